@@ -1,0 +1,250 @@
+"""What an engine is: it gives kernels a share of a GPU and runs them.
+
+Only plain data crosses this line, so an engine may live in another process. All
+methods are coroutines on the loop of :class:`~jupyter_gpu_share.runtime.Runtime`,
+never on the event loop of a Jupyter server.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, ABCMeta, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from traitlets import Float
+from traitlets.config import LoggingConfigurable
+
+from ..allocations import Allocation, Kept, QueuePosition, Share
+from ..size import Size
+
+__all__ = [
+    "Capacity",
+    "Connection",
+    "Engine",
+    "Exit",
+    "Finding",
+    "KernelRequest",
+    "Report",
+    "Running",
+    "Starting",
+    "Usage",
+    "Waiting",
+]
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the five sockets of a kernel are, and how to talk to them.
+
+    Attributes
+    ----------
+    transport: ``tcp`` or ``ipc``.
+    ip: address (tcp), or the path before ``-<port>`` (ipc), as in Jupyter connection files.
+    ports: channel name (``shell``, ``iopub``, ``stdin``, ``control``, ``hb``) to number.
+    key: signs the messages; the same at both ends of the relay.
+    curve_publickey, curve_secretkey: Z85 text; None where the wire is not encrypted.
+    """
+
+    transport: str
+    ip: str
+    ports: Mapping[str, int]
+    key: bytes = field(repr=False)
+    signature_scheme: str = "hmac-sha256"
+    curve_publickey: str | None = None
+    curve_secretkey: str | None = field(default=None, repr=False)
+
+    def url(self, channel: str) -> str:
+        """The ZeroMQ endpoint of a channel."""
+        separator = ":" if self.transport == "tcp" else "-"
+        return f"{self.transport}://{self.ip}{separator}{self.ports[channel]}"
+
+
+@dataclass(frozen=True)
+class KernelRequest:
+    """A kernel that is to run.
+
+    Attributes
+    ----------
+    argv: command; an element ``{connection_file}`` is replaced by the engine.
+    env: environment of the kernel, complete.
+    language: of the kernelspec; caps in the frameworks exist for ``python`` only.
+    can_encrypt: the kernelspec declares CURVE support.
+    options: what jupyter_client passes on to the process (``cwd``, ``stdout``, ``independent``,
+        …); meaningful to an engine that starts the process in this machine only.
+    """
+
+    kernel_id: str
+    kernel_name: str
+    size: Size
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(repr=False)
+    key: bytes = field(repr=False)
+    signature_scheme: str = "hmac-sha256"
+    language: str = "python"
+    can_encrypt: bool = False
+    path: str | None = None
+    user: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The kernel waits for room. ``reason`` is a sentence for the user."""
+
+    queue: QueuePosition
+    reason: str
+
+
+@dataclass(frozen=True)
+class Starting:
+    """The share is held; the kernel's process is on its way."""
+
+    share: Share
+
+
+Report = Callable[[Waiting | Starting], None]
+
+
+@dataclass(frozen=True)
+class Running:
+    """The kernel's process runs and will bind ``connection``."""
+
+    share: Share
+    connection: Connection
+    pid: int | None = None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """The kernel is gone. ``reason`` is a sentence for the user."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A reading. ``used_bytes`` over all devices of the share; ``utilization`` 0 to 1 or None."""
+
+    used_bytes: int | None
+    utilization: float | None
+    notice: str | None = None  #: to be shown in the notebook, e.g. that the share is nearly full
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """A GPU (or MIG instance) as a whole."""
+
+    uuid: str
+    model: str
+    node: str
+    memory_bytes: int
+    free_bytes: int
+    profile: str | None = None
+    simulated: bool = False
+    kernels: int = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of ``doctor``. ``level`` is ``ok``, ``note``, ``warning`` or ``error``."""
+
+    level: str
+    what: str
+    fix: str | None = None
+
+
+class _EngineMeta(ABCMeta, type(LoggingConfigurable)):  # type: ignore[misc]
+    pass
+
+
+class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):
+    """Gives kernels a share and runs them."""
+
+    #: Name in the contract: ``local`` or ``kubernetes``.
+    name: ClassVar[str]
+
+    usage_interval = Float(
+        2.0,
+        min=0.1,
+        config=True,
+        help="""
+        Seconds between two readings of memory and utilisation. Default 2.
+
+        ::
+
+            c.LocalEngine.usage_interval = 5
+        """,
+    )
+
+    @abstractmethod
+    async def start(self, request: KernelRequest, report: Report) -> Running:
+        """Get a share, waiting in the queue as long as it takes, and start the kernel.
+
+        Called for every start, restart and wake. A kernel that still holds a share (after
+        ``stop(keep_share=True)``) keeps it where the size is the same; another size is swapped in
+        one step. ``report`` is called on every change of place or state, on the runtime's loop.
+
+        Cancelling gives up waiting. However it ends other than by returning, no share is held,
+        no process runs and no file is left.
+
+        Raises
+        ------
+        NoGpuError, EngineError
+        """
+
+    @abstractmethod
+    async def wait(self, kernel_id: str) -> Exit:
+        """Return when the kernel's process has ended. The share is still held then."""
+
+    @abstractmethod
+    async def signal(self, kernel_id: str, signum: int) -> None:
+        """Send a signal to the kernel's process group; nothing where it is gone."""
+
+    @abstractmethod
+    async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
+        """End the kernel now if it runs, and give its share back unless ``keep_share``.
+
+        Idempotent; called after every end, however it came about.
+        """
+
+    @abstractmethod
+    async def usage(self, busy: frozenset[str]) -> dict[str, Usage]:
+        """Readings of the kernels that this process started, by kernel id.
+
+        Called every ``usage_interval`` seconds. ``busy`` has the ids of the kernels in which a
+        cell runs: those are interrupted when they use more than their share.
+        """
+
+    @abstractmethod
+    async def capacity(self) -> list[Capacity]:
+        """The GPUs with what is free of each.
+
+        Raises
+        ------
+        EngineError, NoGpuError
+        """
+
+    @abstractmethod
+    async def allocations(self) -> list[Allocation]:
+        """All kernels on this engine's GPUs, those of other servers included."""
+
+    @abstractmethod
+    async def fits(self, kernel_id: str | None, size: Size) -> str | None:
+        """None where ``size`` could be had at once, else a sentence that says why not.
+
+        With ``kernel_id`` what that kernel holds counts as free.
+        """
+
+    @abstractmethod
+    async def diagnose(self) -> list[Finding]:
+        """What was found, what is enforced and what to fix, for ``doctor``."""
+
+    def kept(self, kernel_id: str) -> Kept:
+        """How a release of this kernel would keep its variables."""
+        return Kept()
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of everything; kernels that still run are ended, unless started as independent."""

@@ -1,0 +1,7 @@
+"""The engine for one machine: a ledger, the GPUs that NVML reports, and processes."""
+
+from __future__ import annotations
+
+from ._engine import LocalEngine
+
+__all__ = ["LocalEngine"]

@@ -1,0 +1,462 @@
+"""The engine ``local``: kernels as processes of this machine, on shares that a ledger keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from traitlets import CaselessStrEnum, Float, Unicode, default
+
+from ...allocations import Allocation, Device, Isolation, QueuePosition, Share, State
+from ...errors import GpuShareError, LedgerError, NoGpuError
+from ...kernel_side import PATH as KERNEL_SIDE
+from ...size import Size
+from ..base import (
+    Capacity,
+    Engine,
+    Exit,
+    Finding,
+    KernelRequest,
+    Report,
+    Running,
+    Starting,
+    Usage,
+    Waiting,
+)
+from . import _doctor
+from ._enforcement import MpsStatus, environment, mps_status
+from ._folders import kernel_folder, ledger_folder, sweep_kernel_folders
+from ._gpu import Gpu
+from ._inventory import Inventory, inventory
+from ._ledger import Claim, Ledger
+from ._placement import never_fits
+from ._process import KernelProcess, make_connection
+from ._processes import Holder, carriers, this_process
+from ._usage import Reader, Supervisor
+
+__all__ = ["LocalEngine"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Kernel:
+    """What this engine knows of a kernel that it runs."""
+
+    share: Share
+    token: str
+    supervisor: Supervisor
+    independent: bool = False
+    process: KernelProcess | None = None
+
+
+class LocalEngine(Engine):
+    """Runs kernels on this machine. Several servers share its GPUs through one ledger."""
+
+    name: ClassVar[str] = "local"
+
+    directory = Unicode(
+        "",
+        config=True,
+        help="""
+        Folder of the ledger, which says who holds how much of which GPU. All servers that use the
+        same folder share the GPUs. Default: one for each user and machine, in the user's Jupyter
+        runtime folder. For several users name a folder on a local disk that all of them may write.
+
+        ::
+
+            c.LocalEngine.directory = "/var/lib/jupyter-gpu-share"
+        """,
+    )
+    simulate = Unicode(
+        config=True,
+        help="""
+        GPUs to simulate instead of using real ones, as number, model and memory. Default: the
+        environment variable ``JUPYTER_GPU_SHARE_SIMULATE``, else empty (real GPUs).
+
+        ::
+
+            c.LocalEngine.simulate = "2xA100-80GB"
+        """,
+    )
+    transport = CaselessStrEnum(
+        ["auto", "ipc", "tcp"],
+        default_value="auto",
+        config=True,
+        help="""
+        How the relay reaches a kernel: ``ipc`` (sockets in a folder that only the user can enter),
+        ``tcp`` (loopback, encrypted where the kernelspec declares it), or ``auto``: ipc for
+        kernels that are known to support it, else tcp. Default ``auto``.
+
+        ::
+
+            c.LocalEngine.transport = "tcp"
+        """,
+    )
+    mps = CaselessStrEnum(
+        ["auto", "off"],
+        default_value="auto",
+        config=True,
+        help="""
+        Whether NVIDIA's MPS server, where it runs, enforces the memory of shares. Default ``auto``.
+
+        ::
+
+            c.LocalEngine.mps = "off"
+        """,
+    )
+    queue_interval = Float(
+        0.25,
+        min=0.01,
+        config=True,
+        help="""
+        Seconds between two looks of a queued kernel at the ledger, for room that another server
+        made. Default 0.25.
+
+        ::
+
+            c.LocalEngine.queue_interval = 1.0
+        """,
+    )
+
+    @default("simulate")
+    def _simulate_default(self) -> str:
+        return os.environ.get("JUPYTER_GPU_SHARE_SIMULATE", "")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # One thread: the ledger's connection belongs to it, and work on it keeps its order.
+        self._desk = ThreadPoolExecutor(1, thread_name_prefix="gpu-share-ledger")
+        self._ledger: Ledger | None = None
+        self._inventory: Inventory | None = None
+        self._mps: MpsStatus | None = None
+        self._reader: Reader | None = None
+        self._kernels: dict[str, _Kernel] = {}
+        self._holder: Holder = this_process()
+        self._room = asyncio.Event()
+
+    # -- start and end -----------------------------------------------------------------------
+
+    async def start(self, request: KernelRequest, report: Report) -> Running:
+        """See :meth:`Engine.start <jupyter_gpu_share.engines.base.Engine.start>`."""
+        try:
+            share, token = await self._hold(request, report)
+            additions, isolation = await self._environment(request, share, token)
+            share = _with_isolation(share, isolation)
+            report(Starting(share))
+            kernel = _Kernel(share, token, Supervisor(share.memory_bytes * len(share.devices)))
+            self._kernels[request.kernel_id] = kernel
+            kernel.process = await self._spawn(request, additions)
+            await self._record(request, kernel)
+        except BaseException:
+            await asyncio.shield(self.stop(request.kernel_id))
+            raise
+        return Running(share, kernel.process.connection, kernel.process.pid)
+
+    async def _hold(self, request: KernelRequest, report: Report) -> tuple[Share, str]:
+        """Wait in the queue until the share is held."""
+        size, kernel_id = request.size, request.kernel_id
+        if size.is_none:
+            await self.stop(kernel_id)  # what it held under another size
+            return Share((), 0, Fraction(0), Isolation.NONE), ""
+        found = await self._gpus()
+        if why := never_fits(size, found.gpus):
+            raise NoGpuError(why)
+        info = {"kernel_name": request.kernel_name, "path": request.path, "user": request.user}
+        claim = await self._at_ledger(
+            lambda ledger: ledger.claim(kernel_id, size, self._holder, info)
+        )
+        told: Waiting | None = None
+        while not claim.pieces:
+            news = Waiting(QueuePosition(claim.position, claim.of), claim.reason)
+            if news != told:
+                report(news)
+                told = news
+            self._room.clear()
+            try:
+                await asyncio.wait_for(self._room.wait(), self.queue_interval)
+            except asyncio.TimeoutError:
+                pass
+            claim = await self._at_ledger(lambda ledger: ledger.turn(kernel_id))
+        return _share_of(claim, found.gpus), claim.token
+
+    async def _environment(
+        self, request: KernelRequest, share: Share, token: str
+    ) -> tuple[dict[str, str], Isolation]:
+        gpus = {gpu.uuid: gpu for gpu in self._inventory.gpus} if self._inventory else {}
+        if self._mps is None:
+            off = self.mps == "off"
+            self._mps = MpsStatus.absent() if off else await asyncio.to_thread(mps_status)
+        return environment(
+            memory_bytes=share.memory_bytes,
+            fraction=share.fraction,
+            gpus=[gpus[device.uuid] for device in share.devices],
+            language=request.language,
+            mps=self._mps,
+            kernel_side=KERNEL_SIDE,
+            token=token,
+            simulated_dir=self._folder / "simulated",
+            base=request.env,
+        )
+
+    async def _spawn(self, request: KernelRequest, additions: Mapping[str, str]) -> KernelProcess:
+        folder = await asyncio.to_thread(kernel_folder, self._holder)
+        transport = self.transport
+        if transport == "auto":
+            transport = "ipc" if any("ipykernel" in part for part in request.argv) else "tcp"
+        connection = await asyncio.to_thread(
+            partial(
+                make_connection,
+                folder,
+                transport,
+                key=request.key,
+                signature_scheme=request.signature_scheme,
+                encrypt=request.can_encrypt,
+            )
+        )
+        return await KernelProcess.start(
+            request.argv,
+            {**request.env, **additions},
+            request.options,
+            connection=connection,
+            folder=folder,
+        )
+
+    async def _record(self, request: KernelRequest, kernel: _Kernel) -> None:
+        if not kernel.token or kernel.process is None:
+            return
+        holder = Holder.of(kernel.process.pid)
+        info = {
+            "kernel_name": request.kernel_name,
+            "path": request.path,
+            "user": request.user,
+            "isolation": kernel.share.isolation.value,
+        }
+
+        def record(ledger: Ledger) -> None:
+            ledger.record_kernel(request.kernel_id, holder)
+            ledger.set_info(request.kernel_id, info)
+
+        await self._at_ledger(record)
+
+    async def wait(self, kernel_id: str) -> Exit:
+        """See :meth:`Engine.wait <jupyter_gpu_share.engines.base.Engine.wait>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or kernel.process is None:
+            return Exit(0, "The kernel does not run.")
+        return await kernel.process.wait()
+
+    async def signal(self, kernel_id: str, signum: int) -> None:
+        """See :meth:`Engine.signal <jupyter_gpu_share.engines.base.Engine.signal>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None and kernel.process is not None:
+            kernel.process.signal(signum)
+
+    async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
+        """See :meth:`Engine.stop <jupyter_gpu_share.engines.base.Engine.stop>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None and kernel.process is not None:
+            await kernel.process.end()
+            kernel.process = None
+        if keep_share:
+            return
+        self._kernels.pop(kernel_id, None)
+        if kernel is not None and kernel.token:
+            # What the kernel left running would go on using the GPU without a share.
+            await asyncio.to_thread(_end_carriers, kernel.token)
+        if self._ledger is not None:
+            await self._at_ledger(lambda ledger: ledger.release(kernel_id))
+            self._room.set()
+
+    # -- readings ----------------------------------------------------------------------------
+
+    async def usage(self, busy: frozenset[str]) -> dict[str, Usage]:
+        """See :meth:`Engine.usage <jupyter_gpu_share.engines.base.Engine.usage>`."""
+        running = {
+            kernel_id: kernel.process.pid
+            for kernel_id, kernel in self._kernels.items()
+            if kernel.process is not None and kernel.share.devices
+        }
+        if not running:
+            return {}
+        readings = await self._read(running)
+        result: dict[str, Usage] = {}
+        for kernel_id, reading in readings.items():
+            kernel = self._kernels.get(kernel_id)
+            if kernel is None:
+                continue
+            verdict = kernel.supervisor.judge(reading.used_bytes, busy=kernel_id in busy)
+            if verdict.interrupt:
+                await self.signal(kernel_id, signal.SIGINT)
+            result[kernel_id] = Usage(reading.used_bytes, reading.utilization, verdict.notice)
+        return result
+
+    async def _read(self, running: Mapping[str, int]) -> dict[str, Any]:
+        found = await self._gpus()
+        if self._reader is None:
+            self._reader = Reader(found, self._folder / "simulated")
+        return await asyncio.to_thread(self._reader.read, running)
+
+    async def capacity(self) -> list[Capacity]:
+        """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
+        found = await self._gpus()
+        claims = await self._claims()
+        node = socket.gethostname()
+        result = []
+        for gpu in found.gpus:
+            pieces = [p for claim in claims for p in claim.pieces if p.uuid == gpu.uuid]
+            used = sum(piece.memory_bytes for piece in pieces)
+            result.append(
+                Capacity(
+                    uuid=gpu.uuid,
+                    model=gpu.model,
+                    node=node,
+                    memory_bytes=gpu.memory_bytes,
+                    free_bytes=max(0, gpu.memory_bytes - used),
+                    profile=gpu.profile,
+                    simulated=gpu.simulated,
+                    kernels=len(pieces),
+                )
+            )
+        return result
+
+    async def allocations(self) -> list[Allocation]:
+        """See :meth:`Engine.allocations <jupyter_gpu_share.engines.base.Engine.allocations>`."""
+        found = await self._gpus()
+        claims = await self._claims()
+        readings = await self._read({c.kernel_id: c.kernel.pid for c in claims if c.kernel})
+        return [_allocation(claim, found.gpus, readings.get(claim.kernel_id)) for claim in claims]
+
+    async def fits(self, kernel_id: str | None, size: Size) -> str | None:
+        """See :meth:`Engine.fits <jupyter_gpu_share.engines.base.Engine.fits>`."""
+        if size.is_none:
+            return None
+        found = await self._gpus()
+        if why := never_fits(size, found.gpus):
+            return why
+        return await self._at_ledger(lambda ledger: ledger.fits(kernel_id, size))
+
+    async def diagnose(self) -> list[Finding]:
+        """See :meth:`Engine.diagnose <jupyter_gpu_share.engines.base.Engine.diagnose>`."""
+        findings: list[Finding] = []
+        try:
+            found = await self._gpus()
+            findings += _doctor.about_gpus(found)
+        except GpuShareError as error:
+            findings.append(Finding("error", str(error)))
+        if self.mps == "auto":
+            findings.append(_doctor.about_mps(await asyncio.to_thread(mps_status)))
+        try:
+            claims = await self._at_ledger(lambda ledger: ledger.claims())
+            findings.append(_doctor.about_ledger(self._folder, claims, common=bool(self.directory)))
+        except LedgerError as error:
+            findings.append(Finding("error", str(error)))
+        return findings
+
+    async def close(self) -> None:
+        """See :meth:`Engine.close <jupyter_gpu_share.engines.base.Engine.close>`."""
+        for kernel_id, kernel in list(self._kernels.items()):
+            if not kernel.independent:
+                await self.stop(kernel_id)
+        if self._ledger is not None:
+            ledger, self._ledger = self._ledger, None
+            await asyncio.get_running_loop().run_in_executor(self._desk, ledger.close)
+        self._desk.shutdown(wait=False)
+
+    # -- the ledger and the GPUs -------------------------------------------------------------
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.directory) if self.directory else ledger_folder()
+
+    async def _gpus(self) -> Inventory:
+        """The GPUs of this machine, looked up once.
+
+        Raises
+        ------
+        NoGpuError
+        """
+        if self._inventory is None:
+            found = await asyncio.to_thread(inventory, self.simulate or None)
+            await self._at_ledger(lambda ledger: ledger.set_gpus(found.gpus))
+            await asyncio.to_thread(sweep_kernel_folders)
+            self._inventory = found
+        return self._inventory
+
+    async def _claims(self) -> list[Claim]:
+        """What is held and who waits, of all processes that are alive."""
+
+        def look(ledger: Ledger) -> list[Claim]:
+            ledger.sweep()
+            return ledger.claims()
+
+        return await self._at_ledger(look)
+
+    async def _at_ledger(self, work: Callable[[Ledger], T]) -> T:
+        """Do ``work`` in the ledger's thread. Work begun is finished even if the caller leaves."""
+
+        def at_desk() -> T:
+            if self._ledger is None:
+                self._ledger = Ledger(self._folder / "ledger.db")
+            return work(self._ledger)
+
+        return await asyncio.get_running_loop().run_in_executor(self._desk, at_desk)
+
+
+def _share_of(claim: Claim, gpus: tuple[Gpu, ...]) -> Share:
+    by_uuid = {gpu.uuid: gpu for gpu in gpus}
+    node = socket.gethostname()
+    held = [by_uuid.get(piece.uuid) for piece in claim.pieces]
+    memory = min((piece.memory_bytes for piece in claim.pieces), default=0)
+    whole = next((gpu.memory_bytes for gpu in held if gpu), memory)
+    fraction = claim.size.fraction or Fraction(memory, whole or 1)
+    return Share(
+        devices=tuple(
+            Device(piece.uuid, gpu.model if gpu else "unknown", node)
+            for piece, gpu in zip(claim.pieces, held, strict=True)
+        ),
+        memory_bytes=memory,
+        fraction=fraction,
+        isolation=Isolation(claim.info.get("isolation", Isolation.NONE.value)),
+        simulated=any(piece.uuid.startswith("SIM-") for piece in claim.pieces),
+    )
+
+
+def _with_isolation(share: Share, isolation: Isolation) -> Share:
+    return Share(share.devices, share.memory_bytes, share.fraction, isolation, share.simulated)
+
+
+def _allocation(claim: Claim, gpus: tuple[Gpu, ...], reading: Any) -> Allocation:
+    held = bool(claim.pieces)
+    running = State.ACTIVE if claim.kernel else State.STARTING
+    return Allocation(
+        kernel_id=claim.kernel_id,
+        kernel_name=str(claim.info.get("kernel_name") or ""),
+        path=claim.info.get("path"),
+        user=claim.info.get("user"),
+        size=str(claim.size),
+        state=running if held else State.QUEUED,
+        reason=claim.reason,
+        share=_share_of(claim, gpus) if held else None,
+        used_bytes=reading.used_bytes if reading else None,
+        utilization=reading.utilization if reading else None,
+        queue=None if held else QueuePosition(claim.position, claim.of),
+        engine=LocalEngine.name,
+    )
+
+
+def _end_carriers(token: str) -> None:
+    for pid in carriers(token):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue

@@ -1,0 +1,70 @@
+"""Where the local engine keeps its files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+from jupyter_core.paths import jupyter_runtime_dir
+
+from ...errors import EngineError
+from ._processes import Holder
+
+__all__ = ["kernel_folder", "ledger_folder", "sweep_kernel_folders"]
+
+
+def ledger_folder() -> Path:
+    """The user's own folder of ledgers for this machine since it was booted.
+
+    Home folders are often shared between machines, whose processes and GPUs have nothing to do
+    with each other.
+    """
+    return Path(jupyter_runtime_dir()) / "gpu-share" / f"{socket.gethostname()}-{_boot()[:8]}"
+
+
+def kernel_folder(owner: Holder) -> Path:
+    """Make a folder for one kernel's connection file and sockets, which only the user can enter.
+
+    It lies under a folder named after the process that owns it, so that another can sweep it.
+    Its path is short: that of a socket has about 100 characters at most.
+    """
+    base = _private(_base()) / f"{owner.pid}-{owner.start_time}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=base, prefix=""))
+
+
+def sweep_kernel_folders() -> None:
+    """Remove the folders of processes that are gone; their kernels ended with them."""
+    base = _base()
+    if not base.is_dir() or base.lstat().st_uid != os.getuid():
+        return
+    for folder in base.iterdir():
+        pid, _, start = folder.name.partition("-")
+        if pid.isdigit() and not Holder.matches(int(pid), start):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _base() -> Path:
+    return Path(tempfile.gettempdir()) / f"gpu-share-{os.getuid()}"
+
+
+def _private(folder: Path) -> Path:
+    """The folder, made if need be, and nobody else's."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    info = folder.lstat()
+    if folder.is_symlink() or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise EngineError(
+            f"{folder} belongs to somebody else or is open to others; "
+            "remove it, or set TMPDIR to a folder of your own."
+        )
+    return folder
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown-boot"

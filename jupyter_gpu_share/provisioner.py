@@ -1,0 +1,387 @@
+"""The kernel provisioner: how Jupyter starts, watches and ends kernels on a share of a GPU.
+
+It adapts the hooks of jupyter_client to the life of a kernel, which runs on the loop of the
+:class:`~jupyter_gpu_share.runtime.Runtime`. Hooks are called on whatever loop the client runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.localinterfaces import is_local_ip
+from jupyter_client.provisioning import KernelProvisionerBase
+from traitlets import Float, Unicode
+
+from ._notebook import size_in_notebook
+from .errors import KernelStartError
+from .size import Size
+
+if TYPE_CHECKING:
+    from .engines.base import Connection
+    from .lifecycle import KernelLife
+    from .runtime import Runtime
+
+__all__ = ["GpuShareProvisioner"]
+
+_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+#: Names the size in the environment of a server, a papermill run, a console.
+_SIZE_VARIABLE = "JUPYTER_GPU_SHARE_SIZE"
+_CONNECTION_FILE = "{connection_file}"
+
+
+class GpuShareProvisioner(KernelProvisionerBase):
+    """Starts a kernel on a share of a GPU, behind a relay that clients talk to."""
+
+    size = Unicode(
+        "",
+        config=True,
+        help="""
+        Size of the share, such as ``1/4``, ``10GiB``, ``mig-1g.10gb`` or ``0``. Usually set in a
+        kernelspec (``jupyter gpu-share install`` writes them). Default: what ``SizePolicy`` says.
+
+        ::
+
+            "metadata": {"kernel_provisioner": {
+                "provisioner_name": "gpu-share-provisioner", "config": {"size": "1/4"}}}
+        """,
+    )
+    engine = Unicode(
+        "local",
+        config=True,
+        help="""
+        Where kernels run: ``local``, this machine. Default ``local``.
+
+        ::
+
+            c.GpuShareProvisioner.engine = "local"
+        """,
+    )
+    queue_patience = Float(
+        10.0,
+        min=0.0,
+        config=True,
+        help="""
+        Seconds that starting a kernel may hold up the client. A kernel that is still queued then
+        counts as started; what is sent to it waits until it has its share. Default 10.
+
+        ::
+
+            c.GpuShareProvisioner.queue_patience = 30
+        """,
+    )
+    start_timeout = Float(
+        60.0,
+        min=1.0,
+        config=True,
+        help="""
+        Seconds that a kernel has to answer once it holds its share. Default 60.
+
+        ::
+
+            c.GpuShareProvisioner.start_timeout = 120
+        """,
+    )
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # The base class has one mutable dict for all instances.
+        self.connection_info = {}
+        self._runtime: Runtime | None = None
+        self._life: KernelLife | None = None
+        self._wanted: Size | None = None
+        self._has_process = False
+        self._restart = False
+        self._cwd: Path | None = None
+        self._path: str | None = None
+
+    @property
+    def has_process(self) -> bool:
+        """True from :meth:`launch_kernel` to :meth:`wait`. Asserted by the kernel manager."""
+        return self._has_process
+
+    # -- start -------------------------------------------------------------------------------
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Decide the size, open the relay and build the command.
+
+        Called by ``KernelManager.pre_start_kernel`` before every start and restart. The relay of
+        a restarted kernel stays, so that its clients stay connected.
+
+        Raises
+        ------
+        SizeError: the size cannot be understood or is not allowed here.
+        """
+        try:
+            kwargs.pop("transport_encryption", None)
+            extra = kwargs.pop("extra_arguments", [])
+            from .runtime import Runtime
+
+            self._runtime = Runtime.instance(self.config)
+            env = kwargs.get("env") or os.environ
+            self._path = env.get("JPY_SESSION_NAME") or None
+            self._wanted = await self._decide_size(env)
+            if self._life is None:
+                await self._open_relay()
+            cmd = self._command(extra, session=self._path)
+            return await super().pre_launch(cmd=cmd, **kwargs)
+        except BaseException:
+            await self._free()
+            raise
+
+    async def _decide_size(self, env: Any) -> Size:
+        """First found wins; every one is checked by the same policy."""
+        assert self._runtime is not None
+        policy = self._runtime.policy
+        if self._life is not None and self._life.next_size is not None:
+            size, self._life.next_size = self._life.next_size, None
+            return size
+        if self.kernel_id and (size := self._runtime.requests.take(self.kernel_id)):
+            return policy.check(str(size))
+        if self._life is not None and self._wanted is not None:
+            return self._wanted  # a restart keeps the size
+        asked = env.get(_SIZE_VARIABLE) or self.kernel_spec.env.get(_SIZE_VARIABLE)
+        for text in (asked, self.size):
+            if text:
+                return policy.check(text)
+        if self._path:
+            hint = await asyncio.to_thread(size_in_notebook, Path(self._path))
+            if hint:
+                return policy.check(hint)
+        return policy.default_size(headless=not self._path)
+
+    async def _open_relay(self) -> None:
+        assert self._runtime is not None
+        runtime = self._runtime
+        from .lifecycle import KernelLife
+        from .relay import Relay
+
+        manager = self.parent
+        key, scheme = b"", "hmac-sha256"
+        transport, ip, ports, curve = "tcp", "127.0.0.1", dict.fromkeys(_CHANNELS, 0), (None, None)
+        if manager is not None:
+            key, scheme = manager.session.key, manager.session.signature_scheme
+            transport, ip = manager.transport, manager.ip
+            if transport == "tcp" and not is_local_ip(ip):
+                raise KernelStartError(
+                    f"{ip} is no address of this machine; kernels are reached through an address "
+                    "of the Jupyter server's own machine, such as 127.0.0.1."
+                )
+            curve = self._front_keys()
+            ports = {name: getattr(manager, f"{name}_port") for name in _CHANNELS}
+        relay = Relay(
+            key=key, signature_scheme=scheme, language=getattr(self.kernel_spec, "language", "")
+        )
+        try:
+            front = await runtime.call(
+                _bind(relay, transport=transport, ip=ip, ports=ports, curve=curve)
+            )
+            engine = await runtime.call(runtime.engine(self.engine))
+            self._life = KernelLife(
+                runtime, engine, relay, self.kernel_id or "", start_timeout=self.start_timeout
+            )
+            relay.events = self._life
+            runtime.lives[self._life.kernel_id] = self._life
+        except BaseException:
+            relay.close()
+            raise
+        self.connection_info = _as_info(front)
+        if manager is not None:
+            for name in _CHANNELS:
+                setattr(manager, f"{name}_port", front.ports[name])
+
+    def _front_keys(self) -> tuple[str | None, str | None]:
+        """Keys for the clients' side, where the kernel manager asks for encryption.
+
+        The relay encrypts by itself, whatever the kernel can, so ``auto`` always does.
+        """
+        manager = self.parent
+        if getattr(manager, "transport_encryption", "disabled") == "disabled":
+            return None, None
+        if manager.curve_publickey is None:
+            manager.curve_publickey, manager.curve_secretkey = zmq.curve_keypair()
+        return manager.curve_publickey.decode(), manager.curve_secretkey.decode()
+
+    def _command(self, extra: list[str], *, session: str | None) -> list[str]:
+        """The kernel's command, with a placeholder for the connection file of its own side."""
+        manager = self.parent
+        if manager is None:
+            return [*self.kernel_spec.argv, *extra]
+        manager.write_connection_file(jupyter_session=session or "")
+        front_file = os.path.realpath(manager.connection_file)
+        argv = manager.format_kernel_cmd(extra_arguments=extra)
+        return [part.replace(front_file, _CONNECTION_FILE) for part in argv]
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Get the share and start the kernel.
+
+        Called by ``KernelManager.launch_kernel``. Returns the relay's connection info when the
+        kernel has answered, or while it is queued once ``queue_patience`` is over.
+
+        Raises
+        ------
+        GpuShareError: it cannot start; the text is shown to the user. Nothing is left behind,
+        since nobody calls :meth:`cleanup` then.
+        """
+        try:
+            assert self._runtime is not None
+            assert self._life is not None
+            assert self._wanted is not None
+            self._cwd = Path(kwargs.get("cwd") or Path.cwd())
+            self._restart = False
+            await self._runtime.call(
+                self._life.launch(self._request(cmd, kwargs), patience=self.queue_patience)
+            )
+        except BaseException:
+            await self._free()
+            raise
+        self._has_process = True
+        return self.connection_info
+
+    def _request(self, cmd: list[str], kwargs: dict[str, Any]) -> Any:
+        from .engines.base import KernelRequest
+
+        assert self._wanted is not None
+        manager = self.parent
+        options = {key: value for key, value in kwargs.items() if key != "kernel_id"}
+        env = options.pop("env", None) or dict(os.environ)
+        return KernelRequest(
+            kernel_id=self.kernel_id or "",
+            kernel_name=getattr(manager, "kernel_name", "") or self.kernel_spec.display_name,
+            size=self._wanted,
+            argv=tuple(cmd),
+            env=env,
+            key=manager.session.key if manager is not None else b"",
+            signature_scheme=(
+                manager.session.signature_scheme if manager is not None else "hmac-sha256"
+            ),
+            language=self.kernel_spec.language or "",
+            can_encrypt=_can_encrypt(self.kernel_spec.metadata),
+            path=self._path,
+            user=env.get("JUPYTERHUB_USER") or _login(),
+            options=options,
+        )
+
+    async def _free(self) -> None:
+        """Give back all that a start took. A later start opens a new relay on the same ports."""
+        life, self._life = self._life, None
+        self._has_process = False
+        if life is not None and self._runtime is not None:
+            await asyncio.shield(self._runtime.call(life.close()))
+
+    # -- watch and signal --------------------------------------------------------------------
+
+    async def poll(self) -> int | None:
+        """None while the kernel runs, is queued or has given its share back; else its exit code.
+
+        Called by ``KernelManager.is_alive``, every 3 s by the restarter and ten times a second in
+        a shutdown: a look into memory.
+        """
+        return 0 if self._life is None else self._life.exit_code
+
+    async def wait(self) -> int | None:
+        """Wait for the kernel's end. Called at the end of a shutdown and after a kill."""
+        code = 0
+        if self._life is not None and self._runtime is not None and self._has_process:
+            code = await self._runtime.call(self._life.ended())
+        self._has_process = False
+        return code
+
+    async def send_signal(self, signum: int) -> None:
+        """Signal the kernel's process group; SIGINT to a queued kernel gives up waiting.
+
+        Called by ``KernelManager.signal_kernel``, for interrupts among others.
+        """
+        if self._life is not None and self._runtime is not None:
+            await self._runtime.call(self._life.signal(signum))
+
+    # -- end ---------------------------------------------------------------------------------
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Remember whether the kernel comes back: neither terminate nor kill is told.
+
+        Called by ``KernelManager.request_shutdown`` once the request was sent. A kernel that is
+        queued or has given its share back ends here, as there is no process to wait for.
+        """
+        self._restart = restart
+        if self._life is not None and self._runtime is not None:
+            await self._runtime.call(self._life.expect_end(restart=restart))
+
+    async def terminate(self, restart: bool = False) -> None:
+        """Ask the process to end. Called in a shutdown when the kernel takes its time."""
+        await self.send_signal(signal.SIGTERM)
+
+    async def kill(self, restart: bool = False) -> None:
+        """End the process at once; the share is dealt with in :meth:`cleanup`.
+
+        Called by ``KernelManager.kill_kernel``; a restart ``now`` comes here without a word that
+        it is one.
+        """
+        await self.send_signal(signal.SIGKILL)
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Give back the share and the ports, or keep both for the next start.
+
+        Called by ``KernelManager.cleanup_resources`` after every shutdown.
+        """
+        if self._life is None or self._runtime is None:
+            return
+        if restart or self._restart:
+            await self._runtime.call(self._life.restart_expected())
+        else:
+            await self._free()
+
+    def get_stable_start_time(self, recommended: float = 10.0) -> float:
+        """Seconds after which a start counts as succeeded. Called by the restarter."""
+        return max(recommended, self.start_timeout) if self._waits else recommended
+
+    @property
+    def _waits(self) -> bool:
+        return self._life is not None and self._life.exit_code is None and not self._has_process
+
+    def resolve_path(self, path_str: str) -> str | None:
+        """A path relative to the kernel's working directory. Called by the server's debugger."""
+        path = Path(path_str).expanduser()
+        if not path.is_absolute() and self._cwd:
+            path = (self._cwd / path).resolve()
+        return path.as_posix() if path.exists() else None
+
+
+async def _bind(relay: Any, *, curve: tuple[str | None, str | None], **where: Any) -> Connection:
+    connection: Connection = await asyncio.to_thread(
+        lambda: relay.bind(**where, curve_publickey=curve[0], curve_secretkey=curve[1])
+    )
+    return connection
+
+
+def _as_info(front: Connection) -> KernelConnectionInfo:
+    info: KernelConnectionInfo = {
+        "transport": front.transport,
+        "ip": front.ip,
+        "signature_scheme": front.signature_scheme,
+        "key": front.key,
+        **{f"{name}_port": number for name, number in front.ports.items()},
+    }
+    if front.curve_publickey and front.curve_secretkey:
+        info["curve_publickey"] = front.curve_publickey
+        info["curve_secretkey"] = front.curve_secretkey
+    return info
+
+
+def _can_encrypt(metadata: dict[str, Any]) -> bool:
+    declared = metadata.get("supported_encryption") or ()
+    names = [declared] if isinstance(declared, str) else declared
+    return "curve" in {str(name).strip().lower() for name in names}
+
+
+def _login() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None

@@ -1,0 +1,615 @@
+"""The relay itself: one thread that owns a kernel's public sockets.
+
+While no kernel is there the thread serves the sockets itself. While one is, it lends them to the
+carriers and reads only what they capture. Sockets change hands only by starting and joining
+threads, so each belongs to one thread at any time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import zmq
+
+from ..engines.base import Connection
+from ..errors import GpuShareError
+from ._activity import Activity, ActivityCounter
+from ._held import Held, HeldLimits, HoldMode, Stand
+from ._sockets import (
+    CAPTURED,
+    CHANNELS,
+    DELIMITER,
+    Carriers,
+    Socket,
+    bind_fronts,
+    close,
+    connect_backs,
+    context,
+    inproc_pair,
+    received,
+    received_heads,
+    unlink,
+)
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: The relay's own requests come back under a name that no client has.
+_OWN_IDENT = b"gpu-share-handshake"
+#: Seconds until the handshake is repeated when the kernel answered but its output did not come.
+_HANDSHAKE_INTERVAL = 0.05
+#: Milliseconds without a message after which nothing is under way from a kernel any more, and the
+#: same once its end of the connection is known to be closed.
+_QUIET, _QUIET_GONE = 50, 10
+_CLOSE_PATIENCE = 5.0
+
+_open: weakref.WeakSet[Relay] = weakref.WeakSet()
+
+
+class RelayEvents:
+    """What a relay tells its owner. Called on the relay's thread; must not block."""
+
+    def wanted(self) -> None:
+        """A message asks for a kernel while the relay is ``WAITING``."""
+
+    def interrupted(self) -> None:
+        """A client interrupts while the relay is ``WAITING``."""
+
+    def shutdown(self, restart: bool) -> None:
+        """A client asks the kernel to end while the relay is ``WAITING``."""
+
+    def activity(self, activity: Activity) -> None:
+        """A cell was sent or is done."""
+
+
+class Relay:
+    """Stable addresses for one kernel, whatever is behind them.
+
+    All methods may be called from any thread and return at once; what takes time is a future.
+
+    Parameters
+    ----------
+    key, signature_scheme: of the Jupyter session; the same on both sides.
+    limits: how much is held for a kernel that is not there.
+    events: told of what clients want; can be set until :meth:`bind`.
+    language: of the kernelspec, for a kernel that never ran.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: bytes,
+        signature_scheme: str = "hmac-sha256",
+        limits: HeldLimits | None = None,
+        events: RelayEvents | None = None,
+        kernel_info: Mapping[str, Any] | None = None,
+        language: str = "python",
+    ) -> None:
+        self.events = events or RelayEvents()
+        self._key = key
+        self._scheme = signature_scheme
+        self._limits = limits or HeldLimits()
+        self._language = language
+        self._first_info = dict(kernel_info) if kernel_info else None
+        self._connection: Connection | None = None
+        self._thread: threading.Thread | None = None
+        self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._bell_lock = threading.Lock()
+        self._closed = False
+
+        # The rest belongs to the relay's thread.
+        self._fronts: dict[str, Socket] = {}
+        self._backs: dict[str, Socket] = {}
+        self._carriers: Carriers | None = None
+        self._monitor: Socket | None = None
+        self._held: list[Held] = []
+        self._held_bytes = 0
+        self._mode = HoldMode.STARTING
+        self._notice = ""
+        self._counter = ActivityCounter()
+        self._activity = Activity()
+        self._last_cell: dict[str, Any] = {}
+        self._attaching: Future[Mapping[str, Any]] | None = None
+        self._handshake = _Handshake()
+        self._ending = False
+
+    # -- for any thread ----------------------------------------------------------------------
+
+    def bind(
+        self,
+        *,
+        transport: str = "tcp",
+        ip: str = "127.0.0.1",
+        ports: Mapping[str, int] | None = None,
+        curve_publickey: str | None = None,
+        curve_secretkey: str | None = None,
+    ) -> Connection:
+        """Open the public sockets and begin to hold what comes; port 0 means any.
+
+        Takes some milliseconds.
+
+        Raises
+        ------
+        EngineError: an address cannot be bound.
+        """
+        wanted = Connection(
+            transport, ip, ports or {}, self._key, self._scheme, curve_publickey, curve_secretkey
+        )
+        self._fronts, self._connection = bind_fronts(wanted)
+        self._stand = Stand(self._fronts, self._key, self._scheme, self._language)
+        self._stand.kernel_info = self._first_info
+        self._bell, self._bell_end = inproc_pair()
+        self._notices = context().socket(zmq.PUB)
+        self._notices.linger = 0
+        self._notices_address = f"inproc://relay-notices-{id(self)}"
+        self._notices.bind(self._notices_address)
+        self._listen()
+        self._thread = threading.Thread(target=self._serve, name="gpu-share-relay", daemon=True)
+        _open.add(self)
+        self._thread.start()
+        return self._connection
+
+    @property
+    def connection(self) -> Connection:
+        """Where clients connect. The relay must be bound."""
+        assert self._connection is not None
+        return self._connection
+
+    @property
+    def attached(self) -> bool:
+        """True while a kernel is behind the relay."""
+        return self._carriers is not None
+
+    @property
+    def held(self) -> int:
+        """Number of messages that wait for a kernel and asked for it."""
+        return sum(held.wants for held in list(self._held))
+
+    @property
+    def activity(self) -> Activity:
+        """What clients do."""
+        return self._activity
+
+    @property
+    def kernel_info(self) -> Mapping[str, Any] | None:
+        """Content of the last ``kernel_info_reply`` of a real kernel."""
+        return self._stand.kernel_info if self._thread else self._first_info
+
+    def hold(self, mode: HoldMode, notice: str = "") -> None:
+        """Say how to behave while no kernel is there, and what to show under waiting cells."""
+        self._do(lambda: self._set_mode(mode, notice))
+
+    def attach(self, back: Connection) -> Future[Mapping[str, Any]]:
+        """Put a kernel behind the relay as soon as it answers.
+
+        The result is the content of its ``kernel_info_reply``; by then all held messages are on
+        their way to it, in order. :meth:`detach` gives up and cancels the future.
+        """
+        future: Future[Mapping[str, Any]] = Future()
+        self._do(lambda: self._begin_attach(back, future), future)
+        return future
+
+    def detach(self) -> Future[Activity]:
+        """Take the kernel away; from then on messages are held.
+
+        What the kernel sent before is passed on first. The result is the activity up to then:
+        cells that count as pending in it were handed to the kernel and not answered.
+        """
+        return self._call(self._detach)
+
+    def discard(self, ename: str, evalue: str) -> Future[int]:
+        """Answer all held messages that want a kernel with an error; how many there were."""
+        return self._call(lambda: self._discard(ename, evalue))
+
+    def notify(self, text: str) -> None:
+        """Show a line under the last cell, whether a kernel is there or not."""
+        self._do(lambda: self._notify(text))
+
+    def close(self) -> Future[None]:
+        """End the relay: addresses are free and the thread is gone. Idempotent."""
+        future: Future[None] = Future()
+        if self._thread is None or self._closed:
+            future.set_result(None)
+        else:
+            self._do(lambda: self._begin_close(future), future)
+        return future
+
+    def _call(self, work: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                _settle(future, error=error)
+                raise
+            _settle(future, result)
+
+        self._do(run, future)
+        return future
+
+    def _do(self, work: Callable[[], None], future: Future[Any] | None = None) -> None:
+        """Have the relay's thread do something. A closed relay cancels ``future``."""
+        with self._bell_lock:
+            if self._closed or self._thread is None:
+                if future is not None:
+                    future.cancel()
+                return
+            self._commands.put(work)
+            self._bell.send(b"")
+
+    # -- the relay's thread ------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while not self._ending:
+            try:
+                self._turn()
+            except zmq.ContextTerminated:
+                return
+            except Exception:
+                _log.exception("The relay met an error and goes on")
+
+    def _turn(self) -> None:
+        timeout = self._handshake.milliseconds_left() if self._attaching else None
+        ready = dict(self._poller.poll(timeout))
+        if self._bell_end in ready:
+            for _ in received(self._bell_end):
+                self._commands.get_nowait()()
+                if self._ending:
+                    return
+        if self._carriers is not None:
+            self._count_captured()
+            return
+        for name in CHANNELS:
+            if self._fronts[name] in ready:
+                for frames in received(self._fronts[name]):
+                    self._from_client(name, frames)
+        if self._attaching is not None:
+            self._go_on_attaching()
+
+    def _listen(self) -> None:
+        """Choose what to wait for; to be called whenever sockets change hands."""
+        self._poller = zmq.Poller()
+        own = [self._bell_end]
+        if self._carriers is not None:
+            own += self._carriers.captures.values()
+        else:
+            own += [*self._fronts.values(), *self._backs.values()]
+        for socket in own:
+            self._poller.register(socket, zmq.POLLIN)
+
+    # -- clients, while no kernel is there ---------------------------------------------------
+
+    def _from_client(self, channel: str, frames: list[bytes]) -> None:
+        if channel == "hb":
+            self._fronts["hb"].send_multipart(frames)
+        elif channel == "iopub":
+            if frames[0][:1] == b"\x01":
+                self._stand.welcome(frames[0][1:])
+        elif channel != "stdin" and (message := self._stand.read(channel, frames)) is not None:
+            self._take(message)
+
+    def _take(self, message: Held) -> None:
+        if self._mode is HoldMode.WAITING and self._answer(message):
+            return
+        full = (
+            len(self._held) >= self._limits.messages
+            or self._held_bytes + message.size > self._limits.bytes
+        )
+        if full:
+            self._stand.refuse_over(message, self._limits)
+            return
+        self._held.append(message)
+        self._held_bytes += message.size
+        if message.kind == "execute_request":
+            self._last_cell = message.header
+        if self._counter.request(message.header):
+            self._tell_activity()
+        if self._mode is HoldMode.WAITING:
+            self._show_waiting(message)
+            if message.wants:
+                self._tell(self.events.wanted)
+
+    def _answer(self, message: Held) -> bool:
+        """Deal with a message that does not need the kernel."""
+        if message.kind == "interrupt_request":
+            self._stand.reply(message, {"status": "ok"})
+            self._tell(self.events.interrupted)
+        elif message.kind == "shutdown_request":
+            self._stand.reply(message, {"status": "ok", "restart": message.restart})
+            self._tell(lambda: self.events.shutdown(message.restart))
+        else:
+            return self._stand.answer(message)
+        return True
+
+    def _show_waiting(self, message: Held) -> None:
+        if message.kind == "execute_request":
+            if message.display_id is None:
+                self._stand.status("busy", message)
+            self._stand.show_notice(message, self._notice)
+
+    def _set_mode(self, mode: HoldMode, notice: str) -> None:
+        changed = mode is not self._mode or notice != self._notice
+        self._mode, self._notice = mode, notice
+        if not changed or self._carriers is not None:
+            return
+        if mode is HoldMode.WAITING:
+            waiting, self._held, self._held_bytes = self._held, [], 0
+            for message in waiting:
+                if not self._answer(message):
+                    self._held.append(message)
+                    self._held_bytes += message.size
+        for message in self._held:
+            if notice:
+                self._show_waiting(message)
+
+    def _discard(self, ename: str, evalue: str) -> int:
+        dropped = [message for message in self._held if message.wants]
+        self._held = [message for message in self._held if not message.wants]
+        self._held_bytes = sum(message.size for message in self._held)
+        for message in dropped:
+            self._stand.refuse(message, ename, evalue)
+            self._counter.reply("execute_reply", message.header.get("msg_id"))
+        if dropped:
+            self._tell_activity()
+        return len(dropped)
+
+    # -- a kernel comes ----------------------------------------------------------------------
+
+    def _begin_attach(self, back: Connection, future: Future[Mapping[str, Any]]) -> None:
+        self._detach()
+        try:
+            self._backs = connect_backs(back)
+            self._backs["iopub"].connect(self._notices_address)
+            self._monitor = self._backs["shell"].get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        except zmq.ZMQError as error:
+            self._drop_backs()
+            _settle(future, error=GpuShareError(f"The kernel cannot be reached: {error.strerror}."))
+            return
+        self._attaching = future
+        self._handshake = _Handshake()
+        self._listen()
+        self._ask()
+
+    def _ask(self) -> None:
+        message = self._stand.session.send(
+            self._backs["shell"], "kernel_info_request", {}, ident=_OWN_IDENT
+        )
+        assert message is not None
+        self._handshake.sent(message["header"]["msg_id"])
+
+    def _go_on_attaching(self) -> None:
+        assert self._attaching is not None
+        if self._attaching.cancelled():
+            self._drop_backs()
+            return
+        for frames in received(self._backs["iopub"]):
+            header, parent, content = self._parts(frames)
+            if parent.get("session") != self._stand.session.session:
+                self._fronts["iopub"].send_multipart(frames)
+            elif header.get("msg_type") == "status" and content.get("execution_state") == "idle":
+                self._handshake.heard(parent.get("msg_id"))
+        for name in ("shell", "control"):
+            for frames in received(self._backs[name]):
+                header, parent, content = self._parts(frames)
+                if header.get("msg_type") == "kernel_info_reply":
+                    self._handshake.answered(parent.get("msg_id"), content)
+        if self._handshake.done:
+            self._finish_attach()
+        elif self._handshake.overdue:
+            self._ask()
+
+    def _finish_attach(self) -> None:
+        """Hand over what was held, in order, and then the sockets."""
+        future, self._attaching = self._attaching, None
+        info = self._stand.kernel_info = self._handshake.info
+        waiting, self._held, self._held_bytes = self._held, [], 0
+        for message in waiting:
+            self._stand.hide_notice(message)
+        for channel in CAPTURED:
+            for message in waiting:
+                if message.channel == channel:
+                    self._backs[channel].send_multipart(message.frames)
+        self._carriers = Carriers(self._fronts, self._backs)
+        self._listen()
+        if future is not None:
+            _settle(future, info)
+
+    # -- and goes ----------------------------------------------------------------------------
+
+    def _detach(self) -> Activity:
+        if self._attaching is not None:
+            self._attaching.cancel()
+            self._drop_backs()
+        if self._carriers is None:
+            return self._counter.snapshot()
+        self._carriers.stop()
+        self._pass_on_the_rest()
+        self._count_captured()
+        carriers, self._carriers = self._carriers, None
+        carriers.close()
+        last = self._counter.snapshot()
+        self._drop_backs()
+        self._counter.lost({str(message.header.get("msg_id")) for message in self._held})
+        self._tell_activity()
+        return last
+
+    def _pass_on_the_rest(self) -> None:
+        """What the kernel sent last may still be under way when its end is known."""
+        assert self._monitor is not None
+        poller = zmq.Poller()
+        for name in CHANNELS:
+            poller.register(self._backs[name], zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+        gone = False
+        while True:
+            ready = dict(poller.poll(_QUIET_GONE if gone else _QUIET))
+            if not ready:
+                return
+            if self._monitor in ready:
+                gone = True
+                for _ in received(self._monitor):
+                    pass
+            for name in CHANNELS:
+                if self._backs[name] in ready:
+                    for frames in received(self._backs[name]):
+                        self._to_client(name, frames)
+
+    def _to_client(self, name: str, frames: list[bytes]) -> None:
+        with suppress(zmq.ZMQError):  # the client is gone
+            self._fronts[name].send_multipart(frames)
+        if name in CAPTURED:
+            header, parent, _ = self._parts(frames)
+            self._counter.reply(header.get("msg_type"), parent.get("msg_id"))
+
+    def _drop_backs(self) -> None:
+        if self._monitor is not None:
+            self._backs["shell"].disable_monitor()
+            self._monitor.close(linger=0)
+            self._monitor = None
+        close(self._backs)
+        self._backs = {}
+        self._attaching = None
+        self._listen()
+
+    # -- counting, telling -------------------------------------------------------------------
+
+    def _count_captured(self) -> None:
+        assert self._carriers is not None
+        changed = False
+        for capture in self._carriers.captures.values():
+            for frames in received_heads(capture):
+                changed |= self._count(frames)
+        if changed:
+            self._tell_activity()
+
+    def _count(self, frames: list[bytes]) -> bool:
+        header, parent, _ = self._parts(frames, content=False)
+        kind = str(header.get("msg_type", ""))
+        if kind.endswith("_reply"):
+            return self._counter.reply(kind, parent.get("msg_id"))
+        if kind != "execute_request":
+            return self._counter.request(header)
+        # Only a cell that the kernel will accept counts: no other is ever answered.
+        start = frames.index(DELIMITER)
+        signed = frames[start + 2 : start + 6]
+        if self._key and self._stand.session.sign(signed) != frames[start + 1]:
+            return False
+        self._last_cell = header
+        return self._counter.request(header)
+
+    def _parts(
+        self, frames: list[bytes], *, content: bool = True
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Header, parent header and content; empty where the message is not of Jupyter's form."""
+        try:
+            start = frames.index(DELIMITER)
+            header, parent = json.loads(frames[start + 2]), json.loads(frames[start + 3])
+            body = json.loads(frames[start + 5]) if content else {}
+        except (ValueError, IndexError):
+            return {}, {}, {}
+        return header, parent, body
+
+    def _notify(self, text: str) -> None:
+        content = {"name": "stderr", "text": text.rstrip("\n") + "\n"}
+        if self._carriers is None:
+            self._stand.publish("stream", content, self._last_cell)
+        else:
+            self._stand.session.send(
+                self._notices, "stream", content, parent=self._last_cell, ident=b"stream.stderr"
+            )
+
+    def _tell_activity(self) -> None:
+        self._activity = self._counter.snapshot()
+        self._tell(lambda: self.events.activity(self._activity))
+
+    def _tell(self, event: Callable[[], None]) -> None:
+        try:
+            event()
+        except Exception:
+            _log.exception("The owner of a relay failed to take note of an event")
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def _begin_close(self, future: Future[None]) -> None:
+        with self._bell_lock:
+            self._closed = True
+        self._ending = True
+        try:
+            self._detach()
+            self._discard("KernelShutdown", "The kernel was shut down.")
+        finally:
+            for front in self._fronts.values():
+                front.close(linger=1000)
+            for socket in (self._bell, self._bell_end, self._notices):
+                socket.close(linger=0)
+            unlink(self.connection)
+            _open.discard(self)
+            while not self._commands.empty():
+                self._commands.get_nowait()
+            _settle(future, None)
+
+
+class _Handshake:
+    """Whether the kernel answers and its output arrives: both, for the same request."""
+
+    def __init__(self) -> None:
+        self.info: dict[str, Any] = {}
+        self._asked: str | None = None
+        self._answered = False
+        self._heard = False
+        self._next = 0.0
+
+    def sent(self, msg_id: str) -> None:
+        self._asked, self._answered, self._heard = msg_id, False, False
+
+    def answered(self, parent_id: object, info: dict[str, Any]) -> None:
+        if parent_id == self._asked:
+            self._answered, self.info = True, info
+            self._next = time.monotonic() + _HANDSHAKE_INTERVAL
+
+    def heard(self, parent_id: object) -> None:
+        self._heard |= parent_id == self._asked
+
+    @property
+    def done(self) -> bool:
+        return self._answered and self._heard
+
+    @property
+    def overdue(self) -> bool:
+        """The kernel answered, but its output is not subscribed to yet."""
+        return self._answered and not self._heard and time.monotonic() >= self._next
+
+    def milliseconds_left(self) -> int | None:
+        if not self._answered:
+            return None
+        return max(0, int((self._next - time.monotonic()) * 1000) + 1)
+
+
+def _settle(future: Future[T], result: T | None = None, error: BaseException | None = None) -> None:
+    """Finish a future that somebody may have cancelled meanwhile."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)  # type: ignore[arg-type]
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave no thread in libzmq's loops when the interpreter ends."""
+    for future in [relay.close() for relay in list(_open)]:
+        with suppress(Exception):
+            future.result(_CLOSE_PATIENCE)

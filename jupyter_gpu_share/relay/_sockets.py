@@ -1,0 +1,241 @@
+"""The sockets of a relay, and the threads that carry frames between them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import zmq
+
+from ..engines.base import Connection
+from ..errors import EngineError
+
+#: Control before shell: what interrupts goes first.
+CHANNELS = ("control", "shell", "stdin", "iopub", "hb")
+#: The channels whose traffic is counted.
+CAPTURED = ("control", "shell")
+
+#: Ends the identities of a message. Signature, header, parent header, metadata and content follow.
+DELIMITER = b"<IDS|MSG>"
+_HEAD = 6
+
+_FRONT = dict.fromkeys(CHANNELS, zmq.ROUTER) | {"iopub": zmq.XPUB}
+_BACK = dict.fromkeys(CHANNELS, zmq.DEALER) | {"iopub": zmq.XSUB}
+#: A kernel that is still booting is met this many milliseconds after it listens, at the latest.
+_RECONNECT_MS = 5
+_SOCKETS = 65_000
+#: The system frees the address of a closed socket a moment later; seconds to wait for that.
+_REBIND_PATIENCE = 2.0
+
+Socket = zmq.Socket[bytes]
+
+_lock = threading.Lock()
+_context: tuple[int, zmq.Context[Socket]] | None = None
+_numbers = count()
+
+
+def context() -> zmq.Context[Socket]:
+    """The ZeroMQ context of all relays of this process. A forked child gets its own."""
+    global _context
+    with _lock:
+        if _context is None or _context[0] != os.getpid():
+            made: zmq.Context[Socket] = zmq.Context(io_threads=1)
+            made.set(zmq.MAX_SOCKETS, _SOCKETS)
+            _context = os.getpid(), made
+        return _context[1]
+
+
+def inproc_pair() -> tuple[Socket, Socket]:
+    """Two sockets of this process that talk to each other, without a bound on what is under way."""
+    address = f"inproc://relay-{next(_numbers)}"
+    ends = []
+    for attach in ("bind", "connect"):
+        end = context().socket(zmq.PAIR)
+        end.set_hwm(0)
+        end.linger = 0
+        getattr(end, attach)(address)
+        ends.append(end)
+    return ends[0], ends[1]
+
+
+def bind_fronts(wanted: Connection) -> tuple[dict[str, Socket], Connection]:
+    """Open the clients' side; port 0 means any. Returns the sockets and where they are.
+
+    Raises
+    ------
+    EngineError: an address is in use or cannot be bound. Nothing is left open.
+    """
+    fronts: dict[str, Socket] = {}
+    ports: dict[str, int] = {}
+    try:
+        for name in CHANNELS:
+            front = fronts[name] = context().socket(_FRONT[name])
+            front.linger = 1000
+            if name == "iopub":
+                # Every subscription travels to the kernel, which welcomes each.
+                front.xpub_verbose = 1
+            elif name != "hb":
+                # A client that comes back under its old identity takes its place, as in ipykernel.
+                front.router_handover = 1
+            if wanted.curve_secretkey and wanted.curve_publickey:
+                front.curve_server = 1
+                front.curve_publickey = wanted.curve_publickey.encode()
+                front.curve_secretkey = wanted.curve_secretkey.encode()
+            ports[name] = _bind(front, wanted, wanted.ports.get(name, 0), ports)
+    except zmq.ZMQError as error:
+        close(fronts)
+        raise EngineError(
+            f"The kernel's {name} channel cannot listen on {wanted.ip}: {error.strerror}. "
+            "Another program may use the port; let Jupyter choose it."
+        ) from error
+    return fronts, replace(wanted, ports=ports)
+
+
+def _bind(front: Socket, where: Connection, port: int, taken: Mapping[str, int]) -> int:
+    if where.transport == "tcp":
+        if port:
+            _bind_again(front, f"tcp://{where.ip}:{port}")
+            return port
+        return front.bind_to_random_port(f"tcp://{where.ip}")
+    free = (n for n in count(1) if n not in taken.values() and not _path(where, n).exists())
+    port = port or next(free)
+    front.bind(f"ipc://{where.ip}-{port}")
+    return port
+
+
+def _bind_again(front: Socket, address: str) -> None:
+    end = time.monotonic() + _REBIND_PATIENCE
+    while True:
+        try:
+            front.bind(address)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _path(where: Connection, port: int) -> Path:
+    return Path(f"{where.ip}-{port}")
+
+
+def unlink(where: Connection) -> None:
+    """Remove the files of ipc sockets."""
+    if where.transport == "ipc":
+        for port in where.ports.values():
+            with suppress(OSError):
+                _path(where, port).unlink()
+
+
+def connect_backs(back: Connection) -> dict[str, Socket]:
+    """Open the kernel's side. Messages sent at once wait until the kernel listens."""
+    backs: dict[str, Socket] = {}
+    # The kernel asks for input under the identity that sent the cell: one for all channels.
+    identity = b"gpu-share-" + os.urandom(8).hex().encode()
+    try:
+        for name in CHANNELS:
+            socket = backs[name] = context().socket(_BACK[name])
+            socket.linger = 0
+            socket.reconnect_ivl = _RECONNECT_MS
+            if name != "iopub":
+                socket.identity = identity
+            if back.curve_publickey and back.curve_secretkey:
+                socket.curve_serverkey = back.curve_publickey.encode()
+                socket.curve_publickey = back.curve_publickey.encode()
+                socket.curve_secretkey = back.curve_secretkey.encode()
+            socket.connect(back.url(name))
+        backs["iopub"].send(b"\x01")  # subscribe to everything; the front filters for each client
+    except BaseException:
+        close(backs)
+        raise
+    return backs
+
+
+def close(sockets: Mapping[str, Socket]) -> None:
+    """Close sockets at once, dropping what they still hold."""
+    for socket in sockets.values():
+        socket.close(linger=0)
+
+
+class Carriers:
+    """Five threads that carry frames between fronts and backs in libzmq's own proxy loop.
+
+    While they run, the sockets belong to them.
+    """
+
+    def __init__(self, fronts: Mapping[str, Socket], backs: Mapping[str, Socket]) -> None:
+        self.captures: dict[str, Socket] = {}
+        self._controls: list[Socket] = []
+        self._threads = []
+        for name in CHANNELS:
+            ours, theirs = inproc_pair()
+            self._controls.append(ours)
+            capture = None
+            if name in CAPTURED:
+                self.captures[name], capture = inproc_pair()
+            thread = threading.Thread(
+                target=_carry,
+                args=(fronts[name], backs[name], capture, theirs),
+                name=f"gpu-share-{name}",
+                daemon=True,
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """End the threads; the sockets are the caller's again. What was captured stays readable."""
+        for control in self._controls:
+            control.send(b"TERMINATE")
+        for thread in self._threads:
+            thread.join()
+        for control in self._controls:
+            control.close(linger=0)
+
+    def close(self) -> None:
+        """Close the captures."""
+        close(self.captures)
+
+
+def _carry(front: Socket, back: Socket, capture: Socket | None, control: Socket) -> None:
+    try:
+        zmq.proxy_steerable(front, back, capture, control)
+    finally:
+        control.close(linger=0)
+        if capture is not None:
+            capture.close(linger=-1)
+
+
+def received(socket: Socket) -> Iterator[list[bytes]]:
+    """Whole messages that are here already."""
+    while True:
+        try:
+            yield socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+
+def received_heads(socket: Socket) -> Iterator[list[bytes]]:
+    """The messages that are here already, up to their content; buffers are not copied."""
+    while True:
+        head: list[bytes] = []
+        end: int | None = None
+        try:
+            frame = socket.recv(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return
+        while True:
+            if end is None or len(head) < end:
+                head.append(frame.bytes)
+                if end is None and head[-1] == DELIMITER:
+                    end = len(head) - 1 + _HEAD
+            if not frame.more:
+                break
+            frame = socket.recv(copy=False)
+        yield head

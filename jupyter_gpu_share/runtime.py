@@ -1,0 +1,269 @@
+"""What all kernels of one process share: the loop of the engines, the allocations, the policies.
+
+Engines work on an event loop in a thread of their own. The loop of a Jupyter server is never held
+up by them, and a kernel that waits for its share gets it even under a client that runs its own
+loop only now and then, as nbclient, papermill and the console do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from traitlets.config import Config, LoggingConfigurable
+
+from .allocations import Allocation, AllocationTable, State
+from .errors import GpuShareError, NotPossible
+from .idle import IdlePolicy
+from .requests import RequestStore
+from .size import Size, SizePolicy
+
+if TYPE_CHECKING:
+    from .engines.base import Capacity, Engine, Finding
+    from .lifecycle import KernelLife
+
+__all__ = ["Runtime"]
+
+T = TypeVar("T")
+
+#: How long leaving the process may take, in seconds.
+_CLOSE_PATIENCE = 10.0
+
+
+class Runtime(LoggingConfigurable):
+    """One per process; :meth:`instance` makes it when it is first needed."""
+
+    _instance: ClassVar[Runtime | None] = None
+    _instance_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.table = AllocationTable()
+        self.requests = RequestStore()
+        self.policy = SizePolicy(parent=self)
+        self.idle_policy = IdlePolicy(parent=self)
+        self.lives: dict[str, KernelLife] = {}
+        self._engines: dict[str, Engine] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="gpu-share", daemon=True)
+        self._thread.start()
+
+    # -- one per process ---------------------------------------------------------------------
+
+    @classmethod
+    def instance(cls, config: Config | None = None) -> Runtime:
+        """The runtime of this process, made with ``config`` by whoever comes first."""
+        with cls._instance_lock:
+            # A forked child has the object but not its thread.
+            if cls._instance is None or cls._instance._pid != os.getpid():
+                cls._instance = cls(config=config or Config())
+                atexit.register(cls.clear_instance)
+            return cls._instance
+
+    @classmethod
+    def clear_instance(cls) -> None:
+        """End what the runtime runs and forget it. Called when the process ends."""
+        with cls._instance_lock:
+            runtime, cls._instance = cls._instance, None
+        atexit.unregister(cls.clear_instance)
+        if runtime is not None and runtime._pid == os.getpid():
+            runtime.close()
+
+    def close(self) -> None:
+        """End every kernel and the thread. Blocks for a few seconds at most."""
+        if not self._thread.is_alive():
+            return
+        done = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+        with suppress(Exception):
+            done.result(_CLOSE_PATIENCE)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CLOSE_PATIENCE)
+
+    async def _close(self) -> None:
+        for life in list(self.lives.values()):
+            with suppress(GpuShareError):
+                if not life.independent:
+                    await life.close()
+        for engine in self._engines.values():
+            await engine.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    # -- the bridge between event loops ------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop on which engines and kernels' lives run."""
+        return self._loop
+
+    async def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` on the runtime's loop and wait for it on the caller's.
+
+        Cancelling the caller cancels the work.
+        """
+        if asyncio.get_running_loop() is self._loop:
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    # -- engines -----------------------------------------------------------------------------
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that kernels use unless their kernelspec names another."""
+        section = self.config.get("GpuShareProvisioner", {})
+        name = section.get("engine", "local")
+        return name if isinstance(name, str) else "local"
+
+    async def engine(self, name: str = "") -> Engine:
+        """The engine of that name, made when it is first needed. On the runtime's loop only."""
+        name = name or self.engine_name
+        if name not in self._engines:
+            from .engines import make_engine
+
+            engine = self._engines[name] = make_engine(name, parent=self)
+            task = asyncio.create_task(self._watch(engine))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return self._engines[name]
+
+    async def _watch(self, engine: Engine) -> None:
+        """Bring readings into the table, and notices into the notebooks."""
+        while True:
+            await asyncio.sleep(engine.usage_interval)
+            lives = {key: life for key, life in self.lives.items() if life.engine is engine}
+            if not lives:
+                continue
+            busy = frozenset(key for key, life in lives.items() if life.busy)
+            try:
+                readings = await engine.usage(busy)
+            except GpuShareError as error:
+                self.log.warning("%s", error)
+                continue
+            except Exception:
+                self.log.exception("The use of the GPUs could not be read")
+                continue
+            for kernel_id, usage in readings.items():
+                self.table.update(
+                    kernel_id, used_bytes=usage.used_bytes, utilization=usage.utilization
+                )
+                if usage.notice and kernel_id in lives:
+                    lives[kernel_id].notify(usage.notice)
+
+    # -- what the server and the command ask, on any loop ------------------------------------
+
+    async def capacity(self) -> list[Capacity]:
+        """The GPUs with what is free of each.
+
+        Raises
+        ------
+        NoGpuError, EngineError
+        """
+
+        async def work() -> list[Capacity]:
+            return await (await self.engine()).capacity()
+
+        return await self.call(work())
+
+    async def machine(self) -> list[Allocation]:
+        """All kernels on these GPUs: those of this process as it knows them, and the others'."""
+
+        async def work() -> list[Allocation]:
+            own = {row.kernel_id: row for row in self.table.all()}
+            others = await (await self.engine()).allocations()
+            return [*own.values(), *(row for row in others if row.kernel_id not in own)]
+
+        return await self.call(work())
+
+    async def fits(self, kernel_id: str | None, size: Size) -> str | None:
+        """None where the size could be had at once, else why not."""
+
+        async def work() -> str | None:
+            return await (await self.engine()).fits(kernel_id, size)
+
+        return await self.call(work())
+
+    async def diagnose(self) -> list[Finding]:
+        """What ``doctor`` says about the engine."""
+
+        async def work() -> list[Finding]:
+            return await (await self.engine()).diagnose()
+
+        return await self.call(work())
+
+    async def resize(self, kernel_id: str, size: Size) -> None:
+        """Set the size that the kernel's next start takes. The caller restarts it.
+
+        Raises
+        ------
+        NotPossible: no such kernel, or the size does not fit now.
+        """
+        life = self._life(kernel_id)
+        if why := await self.fits(kernel_id, size):
+            raise NotPossible(f"The size cannot become {size} now: {why}")
+        life.next_size = size
+
+    async def release(self, kernel_id: str, *, lose_variables: bool) -> Allocation:
+        """Give the share back. The next cell asks for one again.
+
+        Raises
+        ------
+        NotPossible: no such kernel, a cell runs, or variables would be lost without consent.
+        """
+        life = self._life(kernel_id)
+        await self.call(life.release(lose_variables=lose_variables))
+        return self._allocation(kernel_id)
+
+    async def wake(self, kernel_id: str) -> Allocation:
+        """Ask for a share again, as running a cell does.
+
+        Raises
+        ------
+        NotPossible: no such kernel.
+        """
+        life = self._life(kernel_id)
+        await self.call(life.wake())
+        return self._allocation(kernel_id)
+
+    def keep(self, kernel_id: str, until: datetime | None) -> Allocation:
+        """Keep the share until a moment even if unused; None takes that back.
+
+        Raises
+        ------
+        NotPossible: no such kernel, or a moment past the administrator's limit.
+        """
+        self._life(kernel_id)
+        now = datetime.now(timezone.utc)
+        if until is not None and until > now + self.idle_policy.longest_keep:
+            hours = self.idle_policy.keep_limit / 3600
+            raise NotPossible(f"A share can be kept for {hours:g} hours at most.")
+        self.table.update(kernel_id, keep_until=until)
+        return self._allocation(kernel_id)
+
+    def _life(self, kernel_id: str) -> KernelLife:
+        life = self.lives.get(kernel_id)
+        if life is None:
+            raise NotPossible("This server runs no kernel with that id on a share of a GPU.")
+        return life
+
+    def _allocation(self, kernel_id: str) -> Allocation:
+        allocation = self.table.get(kernel_id)
+        if allocation is None or allocation.state is State.ENDED:
+            raise NotPossible("The kernel has just ended.")
+        return allocation

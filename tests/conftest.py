@@ -1,0 +1,54 @@
+"""What all tests share: folders of their own, simulated GPUs, and a runtime that ends with them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: Longest wait for anything that a test expects to happen, in seconds.
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def jupyter_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Jupyter and IPython folders that only this test uses."""
+    for name in ("CONFIG", "DATA", "RUNTIME"):
+        folder = tmp_path / name.lower()
+        folder.mkdir()
+        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(folder))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.delenv("JUPYTER_GPU_SHARE_SIZE", raising=False)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def one_gpu(jupyter_dirs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """One simulated GPU of 80 GiB, and a fresh runtime."""
+    from jupyter_gpu_share.runtime import Runtime
+
+    monkeypatch.setenv("JUPYTER_GPU_SHARE_SIMULATE", "1xA100-80GB")
+    monkeypatch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", "gpu-share-provisioner")
+    Runtime.clear_instance()
+    yield jupyter_dirs
+    Runtime.clear_instance()
+
+
+async def eventually(
+    holds: Callable[[], Any] | Callable[[], Awaitable[Any]], what: str, patience: float = PATIENCE
+) -> Any:
+    """Wait until ``holds()`` is true and return its value; fail with ``what`` if it never is."""
+    end = time.monotonic() + patience
+    while True:
+        result = holds()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return result
+        assert time.monotonic() < end, f"never happened in {patience} s: {what}"
+        await asyncio.sleep(0.02)

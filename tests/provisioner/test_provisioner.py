@@ -1,0 +1,378 @@
+"""The provisioner under a real kernel manager, with real kernels, on a simulated GPU."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PATIENCE, eventually
+from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+
+from jupyter_gpu_share.allocations import State
+from jupyter_gpu_share.errors import GpuShareError, NoGpuError, NotPossible, SizeNotAllowed
+from jupyter_gpu_share.lifecycle import KernelLife
+from jupyter_gpu_share.provisioner import GpuShareProvisioner
+from jupyter_gpu_share.runtime import Runtime
+from jupyter_gpu_share.size import Size
+
+pytestmark = pytest.mark.usefixtures("one_gpu")
+
+
+class Kernels:
+    """Starts kernels and ends them with the test."""
+
+    def __init__(self) -> None:
+        self.managers: list[AsyncKernelManager] = []
+        self.clients: list[AsyncKernelClient] = []
+
+    def manager(self, **traits: Any) -> AsyncKernelManager:
+        KernelProvisionerFactory.clear_instance()
+        manager = AsyncKernelManager(kernel_name="python3", **traits)
+        self.managers.append(manager)
+        return manager
+
+    async def start(self, size: str, **options: Any) -> AsyncKernelManager:
+        traits = options.pop("traits", {})
+        manager = self.manager(**traits)
+        env = {**os.environ, "JUPYTER_GPU_SHARE_SIZE": size}
+        await asyncio.wait_for(manager.start_kernel(env=env, **options), PATIENCE)
+        return manager
+
+    async def client(self, manager: AsyncKernelManager) -> AsyncKernelClient:
+        client = manager.client()
+        client.start_channels()
+        self.clients.append(client)
+        await asyncio.wait_for(client.wait_for_ready(timeout=PATIENCE), PATIENCE)
+        return client
+
+    async def close(self) -> None:
+        for client in self.clients:
+            client.stop_channels()
+        for manager in self.managers:
+            if manager.has_kernel:
+                await manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture
+async def kernels() -> AsyncIterator[Kernels]:
+    own = Kernels()
+    yield own
+    await own.close()
+
+
+async def run(client: AsyncKernelClient, code: str) -> str:
+    """Run a cell; what it printed, or the name of its error."""
+    printed: list[str] = []
+
+    def note(message: dict[str, Any]) -> None:
+        content = message["content"]
+        if message["msg_type"] == "stream":
+            printed.append(content["text"])
+        elif message["msg_type"] == "error":
+            printed.append(content["ename"])
+
+    await asyncio.wait_for(
+        client.execute_interactive(code, output_hook=note, timeout=PATIENCE), PATIENCE
+    )
+    return "".join(printed).strip()
+
+
+def life(manager: AsyncKernelManager) -> KernelLife:
+    return Runtime.instance().lives[manager.kernel_id]
+
+
+def state(manager: AsyncKernelManager) -> State | None:
+    row = Runtime.instance().table.get(manager.kernel_id)
+    return row.state if row else None
+
+
+async def free() -> int:
+    return (await Runtime.instance().capacity())[0].free_bytes
+
+
+GIB = 2**30
+
+
+async def test_a_kernel_knows_its_share(kernels: Kernels) -> None:
+    manager = await kernels.start("1/4")
+    client = await kernels.client(manager)
+    said = await run(client, "import os; print(os.environ['JUPYTER_GPU_SHARE_MEMORY_BYTES'])")
+    assert int(said) == 20 * GIB
+    assert await free() == 60 * GIB
+    row = Runtime.instance().table.get(manager.kernel_id)
+    assert row is not None
+    assert row.state is State.ACTIVE
+    assert row.share is not None
+    assert row.share.simulated
+    await manager.shutdown_kernel()
+    assert await free() == 80 * GIB
+    assert Runtime.instance().table.all() == []
+
+
+async def test_two_kernels_share_one_gpu(kernels: Kernels) -> None:
+    first = await kernels.client(await kernels.start("1/2"))
+    second = await kernels.client(await kernels.start("1/2"))
+    code = "import os; print(os.environ['JUPYTER_GPU_SHARE_UUID'])"
+    assert await run(first, code) == await run(second, code)
+    assert await free() == 0
+
+
+async def test_second_three_quarters_wait_and_the_held_cell_runs_once(
+    kernels: Kernels, tmp_path: Path
+) -> None:
+    first = await kernels.start("3/4")
+    traits = {"config": _config(queue_patience=0.2)}
+    second = await kernels.start("3/4", traits=traits)
+    row = Runtime.instance().table.get(second.kernel_id)
+    assert row is not None
+    assert row.state is State.QUEUED
+    assert row.queue is not None
+    assert (row.queue.position, row.queue.of) == (1, 1)
+    assert "60 GiB" in row.reason
+    assert await second.is_alive()
+
+    client = await kernels.client(second)
+    marks = tmp_path / "marks"
+    cell = asyncio.ensure_future(run(client, f"open({str(marks)!r}, 'a').write('x')"))
+    await eventually(lambda: life(second).relay.held == 1, "the cell is held")
+    assert not marks.exists()
+
+    await first.shutdown_kernel()
+    assert await asyncio.wait_for(cell, PATIENCE) == ""
+    assert marks.read_text() == "x"
+    assert state(second) is State.ACTIVE
+    assert await free() == 20 * GIB
+
+
+async def test_restart_keeps_the_share_and_the_ports(kernels: Kernels) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, "kept = 1")
+    ports = manager.ports
+    rival = await kernels.start("3/4", traits={"config": _config(queue_patience=0.1)})
+    for now in (False, True):
+        await manager.restart_kernel(now=now)
+        assert state(rival) is State.QUEUED, f"the share was given away in a restart, now={now}"
+        assert manager.ports == ports
+        assert await run(client, "print('kept' in globals())") == "False"
+        assert state(manager) is State.ACTIVE
+
+
+async def test_kill_now_gives_the_share_back(kernels: Kernels) -> None:
+    manager = await kernels.start("3/4")
+    await manager.shutdown_kernel(now=True)
+    assert await free() == 80 * GIB
+
+
+async def test_the_share_of_a_killed_kernel_waits_for_the_restarter_and_then_goes_back(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.lifecycle._RESTART_GRACE", 0.5)
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    pid = int(await run(client, "import os; print(os.getpid())"))
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: state(manager) is State.FAILED, "the death is noticed")
+    row = Runtime.instance().table.get(manager.kernel_id)
+    assert row is not None
+    assert "SIGKILL" in row.reason
+    assert await manager.is_alive() is False
+    await eventually(_free_is(80 * GIB), "the share goes back")
+
+
+async def test_a_failed_start_leaves_nothing_behind(kernels: Kernels, tmp_path: Path) -> None:
+    manager = kernels.manager()
+    spec = manager.kernel_spec
+    assert spec is not None
+    spec.argv = ["no-such-program-anywhere", "-f", "{connection_file}"]
+    with pytest.raises(GpuShareError, match="no-such-program-anywhere"):
+        await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/2"})
+    assert await free() == 80 * GIB
+    assert Runtime.instance().lives == {}
+    for port in manager.ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+
+
+async def test_a_kernel_that_ends_at_once_says_so(kernels: Kernels) -> None:
+    manager = kernels.manager()
+    spec = manager.kernel_spec
+    assert spec is not None
+    spec.argv = ["python", "-c", "raise SystemExit(3)", "{connection_file}"]
+    with pytest.raises(GpuShareError, match="exit code 3"):
+        await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/2"})
+    assert await free() == 80 * GIB
+
+
+async def test_a_cancelled_start_leaves_nothing_behind(kernels: Kernels) -> None:
+    first = await kernels.start("3/4")
+    manager = kernels.manager()
+    env = {**os.environ, "JUPYTER_GPU_SHARE_SIZE": "3/4"}
+    starting = asyncio.ensure_future(manager.start_kernel(env=env))
+    await eventually(lambda: len(Runtime.instance().lives) == 2, "the second start has begun")
+    await eventually(
+        lambda: any(row.state is State.QUEUED for row in Runtime.instance().table.all()), "queued"
+    )
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await eventually(lambda: len(Runtime.instance().lives) == 1, "the second life is over")
+    await first.shutdown_kernel()
+    assert await free() == 80 * GIB
+
+
+async def test_shutdown_while_queued_is_quick(kernels: Kernels) -> None:
+    await kernels.start("3/4")
+    second = await kernels.start("3/4", traits={"config": _config(queue_patience=0.1)})
+    shutting = asyncio.ensure_future(second.shutdown_kernel())
+    await asyncio.wait_for(shutting, 3.0)  # the half of jupyter_client's patience is 2.5 s
+    assert len(Runtime.instance().table.all()) == 1
+
+
+async def test_interrupt_gives_up_waiting_and_a_cell_asks_again(kernels: Kernels) -> None:
+    first = await kernels.start("3/4")
+    second = await kernels.start("3/4", traits={"config": _config(queue_patience=0.1)})
+    client = await kernels.client(second)
+    cell = asyncio.ensure_future(run(client, "print(1)"))
+    await eventually(lambda: life(second).relay.held == 1, "the cell is held")
+    await second.interrupt_kernel()
+    assert "KeyboardInterrupt" in await asyncio.wait_for(cell, PATIENCE)
+    assert state(second) is State.RELEASED
+    assert await second.is_alive()
+    again = asyncio.ensure_future(run(client, "print(2)"))
+    await eventually(lambda: state(second) is State.WAKING, "the kernel asks again")
+    await first.shutdown_kernel()
+    assert (await asyncio.wait_for(again, PATIENCE)).endswith("2")
+
+
+async def test_interrupt_by_message(kernels: Kernels) -> None:
+    manager = kernels.manager()
+    spec = manager.kernel_spec
+    assert spec is not None
+    spec.interrupt_mode = "message"
+    await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/4"})
+    client = await kernels.client(manager)
+    cell = asyncio.ensure_future(run(client, "import time\ntime.sleep(99)"))
+    await eventually(lambda: life(manager).busy, "the cell runs")
+    while not cell.done():
+        await manager.interrupt_kernel()
+        await asyncio.wait({cell}, timeout=0.5)
+    assert "KeyboardInterrupt" in await cell
+
+
+async def test_released_share_comes_back_with_a_cell(kernels: Kernels) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, "x = 1")
+    runtime = Runtime.instance()
+    with pytest.raises(NotPossible, match="all variables"):
+        await runtime.release(manager.kernel_id, lose_variables=False)
+    assert await run(client, "print(x)") == "1"
+    await runtime.release(manager.kernel_id, lose_variables=True)
+    assert state(manager) is State.RELEASED
+    assert await free() == 80 * GIB
+    assert await manager.is_alive()
+    assert await run(client, "print('x' in globals())") == "False"
+    assert state(manager) is State.ACTIVE
+
+
+async def test_a_running_cell_is_never_released(kernels: Kernels) -> None:
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    cell = asyncio.ensure_future(run(client, "input_seen = 1\nimport time\ntime.sleep(99)"))
+    await eventually(lambda: life(manager).busy, "the cell runs")
+    with pytest.raises(NotPossible, match="cell"):
+        await Runtime.instance().release(manager.kernel_id, lose_variables=True)
+    await manager.interrupt_kernel()
+    await asyncio.wait_for(cell, PATIENCE)
+    assert await run(client, "print(input_seen)") == "1"
+
+
+async def test_resize_takes_effect_with_the_next_start(kernels: Kernels) -> None:
+    manager = await kernels.start("1/4")
+    client = await kernels.client(manager)
+    await Runtime.instance().resize(manager.kernel_id, Size.parse("1/2"))
+    await manager.restart_kernel()
+    said = await run(client, "import os; print(os.environ['JUPYTER_GPU_SHARE_FRACTION'])")
+    assert said == "1/2"
+    assert await free() == 40 * GIB
+
+
+async def test_a_size_without_gpu(kernels: Kernels) -> None:
+    manager = await kernels.start("0")
+    client = await kernels.client(manager)
+    code = "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"
+    assert await run(client, code) == "''"
+    assert await free() == 80 * GIB
+
+
+async def test_encrypted_clients(kernels: Kernels) -> None:
+    manager = kernels.manager(transport_encryption="required")
+    await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/4"})
+    info = manager.get_connection_info()
+    assert isinstance(info["key"], bytes)
+    assert isinstance(info["curve_publickey"], str)
+    client = await kernels.client(manager)
+    assert await run(client, "print(1)") == "1"
+
+
+async def test_clients_over_ipc(kernels: Kernels, tmp_path: Path) -> None:
+    manager = kernels.manager(transport="ipc", ip=str(tmp_path / "front"))
+    await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/4"})
+    client = await kernels.client(manager)
+    assert await run(client, "print(1)") == "1"
+
+
+def test_connection_info_is_not_shared() -> None:
+    spec: Any = None
+    one, two = (GpuShareProvisioner(kernel_id=name, kernel_spec=spec) for name in "ab")
+    one.connection_info["ip"] = "x"
+    assert two.connection_info == {}
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "says"),
+    [
+        ("3/2", SizeNotAllowed, "3/2 is more than one GPU; the largest size here is 1"),
+        ("-1/4", GpuShareError, "negative"),
+        ("1/0", GpuShareError, "zero"),
+        ("1" + "0" * 30 + "B", NoGpuError, "80 GiB"),
+        ("mig-3g.40gb", NoGpuError, "3g.40gb"),
+        ("much", GpuShareError, "not a size"),
+    ],
+)
+async def test_bad_sizes(kernels: Kernels, size: str, error: type, says: str) -> None:
+    with pytest.raises(error, match=says.replace(".", r"\.")) as caught:
+        await kernels.start(size)
+    assert "\n" not in str(caught.value)
+    assert Runtime.instance().lives == {}
+    assert await free() == 80 * GIB
+
+
+async def test_no_gpu_and_no_simulation(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUPYTER_GPU_SHARE_SIMULATE")
+    with pytest.raises(NoGpuError, match="size 0"):
+        await kernels.start("1/4")
+    assert Runtime.instance().lives == {}
+
+
+def _config(**provisioner: Any) -> Any:
+    from traitlets.config import Config
+
+    return Config({"GpuShareProvisioner": provisioner})
+
+
+def _free_is(amount: int) -> Any:
+    async def holds() -> bool:
+        return await free() == amount
+
+    return holds
