@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .allocations import Allocation, State
 from .engines.base import Engine, Exit, KernelRequest, Running, Starting, Waiting
 from .errors import GpuShareError, KernelStartError, NotPossible
-from .relay import Activity, HoldMode, Relay
+from .relay import Activity, HoldMode, Relay, RelayEvents
 from .size import Size
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 _RESTART_GRACE = 15.0
 
 
-class KernelLife:
+class KernelLife(RelayEvents):
     """One kernel, over all processes that ever run it.
 
     Parameters
@@ -221,8 +221,9 @@ class KernelLife:
         attached = asyncio.wrap_future(self.relay.attach(running.connection))
         ended = asyncio.ensure_future(self.engine.wait(self.kernel_id))
         try:
+            waiters: set[asyncio.Future[Any]] = {attached, ended}
             await asyncio.wait(
-                {attached, ended}, timeout=self._start_timeout, return_when=asyncio.FIRST_COMPLETED
+                waiters, timeout=self._start_timeout, return_when=asyncio.FIRST_COMPLETED
             )
             if attached.done():
                 await attached

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.localinterfaces import is_local_ip
-from jupyter_client.provisioning import KernelProvisionerBase
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Float, Unicode
 
 from ._notebook import size_in_notebook
@@ -140,10 +140,10 @@ class GpuShareProvisioner(KernelProvisionerBase):
         assert self._runtime is not None
         policy = self._runtime.policy
         if self._life is not None and self._life.next_size is not None:
-            size, self._life.next_size = self._life.next_size, None
-            return size
-        if self.kernel_id and (size := self._runtime.requests.take(self.kernel_id)):
-            return policy.check(str(size))
+            changed, self._life.next_size = self._life.next_size, None
+            return changed
+        if self.kernel_id and (requested := self._runtime.requests.take(self.kernel_id)):
+            return policy.check(str(requested))
         if self._life is not None and self._wanted is not None:
             return self._wanted  # a restart keeps the size
         asked = env.get(_SIZE_VARIABLE) or self.kernel_spec.env.get(_SIZE_VARIABLE)
@@ -164,7 +164,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
 
         manager = self.parent
         key, scheme = b"", "hmac-sha256"
-        transport, ip, ports, curve = "tcp", "127.0.0.1", dict.fromkeys(_CHANNELS, 0), (None, None)
+        transport, ip, ports = "tcp", "127.0.0.1", dict.fromkeys(_CHANNELS, 0)
+        curve: tuple[str | None, str | None] = None, None
         if manager is not None:
             key, scheme = manager.session.key, manager.session.signature_scheme
             transport, ip = manager.transport, manager.ip
@@ -201,7 +202,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
 
         The relay encrypts by itself, whatever the kernel can, so ``auto`` always does.
         """
-        manager = self.parent
+        manager: Any = self.parent
         if getattr(manager, "transport_encryption", "disabled") == "disabled":
             return None, None
         if manager.curve_publickey is None:
@@ -366,8 +367,9 @@ def _as_info(front: Connection) -> KernelConnectionInfo:
         "ip": front.ip,
         "signature_scheme": front.signature_scheme,
         "key": front.key,
-        **{f"{name}_port": number for name, number in front.ports.items()},
     }
+    for name, number in front.ports.items():
+        info[f"{name}_port"] = number
     if front.curve_publickey and front.curve_secretkey:
         info["curve_publickey"] = front.curve_publickey
         info["curve_secretkey"] = front.curve_secretkey

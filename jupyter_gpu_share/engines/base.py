@@ -159,7 +159,7 @@ class _EngineMeta(ABCMeta, type(LoggingConfigurable)):  # type: ignore[misc]
     pass
 
 
-class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):
+class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[metaclass]
     """Gives kernels a share and runs them."""
 
     #: Name in the contract: ``local`` or ``kubernetes``.

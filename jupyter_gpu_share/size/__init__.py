@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ._grammar import Size, format_bytes, parse_bytes
+from ._policy import Offer, SizePolicy
 
-__all__ = ["Size", "format_bytes", "parse_bytes"]
+__all__ = ["Offer", "Size", "SizePolicy", "format_bytes", "parse_bytes"]

@@ -41,7 +41,8 @@ from ._ledger import Claim, Ledger
 from ._placement import never_fits
 from ._process import KernelProcess, make_connection
 from ._processes import Holder, carriers, this_process
-from ._usage import Reader, Supervisor
+from ._simulated import slug
+from ._usage import Reader, Reading, Supervisor
 
 __all__ = ["LocalEngine"]
 
@@ -153,7 +154,12 @@ class LocalEngine(Engine):
             additions, isolation = await self._environment(request, share, token)
             share = _with_isolation(share, isolation)
             report(Starting(share))
-            kernel = _Kernel(share, token, Supervisor(share.memory_bytes * len(share.devices)))
+            kernel = _Kernel(
+                share,
+                token,
+                Supervisor(share.memory_bytes * len(share.devices)),
+                independent=bool(request.options.get("independent")),
+            )
             self._kernels[request.kernel_id] = kernel
             kernel.process = await self._spawn(request, additions)
             await self._record(request, kernel)
@@ -204,7 +210,7 @@ class LocalEngine(Engine):
             mps=self._mps,
             kernel_side=KERNEL_SIDE,
             token=token,
-            simulated_dir=self._folder / "simulated",
+            simulated_dir=self._simulated_dir,
             base=request.env,
         )
 
@@ -300,10 +306,10 @@ class LocalEngine(Engine):
             result[kernel_id] = Usage(reading.used_bytes, reading.utilization, verdict.notice)
         return result
 
-    async def _read(self, running: Mapping[str, int]) -> dict[str, Any]:
+    async def _read(self, running: Mapping[str, int]) -> dict[str, Reading]:
         found = await self._gpus()
         if self._reader is None:
-            self._reader = Reader(found, self._folder / "simulated")
+            self._reader = Reader(found, self._simulated_dir)
         return await asyncio.to_thread(self._reader.read, running)
 
     async def capacity(self) -> list[Capacity]:
@@ -357,7 +363,9 @@ class LocalEngine(Engine):
             findings.append(_doctor.about_mps(await asyncio.to_thread(mps_status)))
         try:
             claims = await self._at_ledger(lambda ledger: ledger.claims())
-            findings.append(_doctor.about_ledger(self._folder, claims, common=bool(self.directory)))
+            findings.append(
+                _doctor.about_ledger(self._ledger_path, claims, common=bool(self.directory))
+            )
         except LedgerError as error:
             findings.append(Finding("error", str(error)))
         return findings
@@ -378,6 +386,16 @@ class LocalEngine(Engine):
     def _folder(self) -> Path:
         return Path(self.directory) if self.directory else ledger_folder()
 
+    @property
+    def _ledger_path(self) -> Path:
+        """Simulated GPUs have a ledger of their own: they are never mixed with real ones."""
+        name = f"simulated-{slug(self.simulate)}.db" if self.simulate else "ledger.db"
+        return self._folder / name
+
+    @property
+    def _simulated_dir(self) -> Path:
+        return self._folder / "simulated"
+
     async def _gpus(self) -> Inventory:
         """The GPUs of this machine, looked up once.
 
@@ -388,6 +406,8 @@ class LocalEngine(Engine):
         if self._inventory is None:
             found = await asyncio.to_thread(inventory, self.simulate or None)
             await self._at_ledger(lambda ledger: ledger.set_gpus(found.gpus))
+            if found.simulation:
+                await asyncio.to_thread(self._simulated_dir.mkdir, mode=0o700, exist_ok=True)
             await asyncio.to_thread(sweep_kernel_folders)
             self._inventory = found
         return self._inventory
@@ -406,7 +426,7 @@ class LocalEngine(Engine):
 
         def at_desk() -> T:
             if self._ledger is None:
-                self._ledger = Ledger(self._folder / "ledger.db")
+                self._ledger = Ledger(self._ledger_path)
             return work(self._ledger)
 
         return await asyncio.get_running_loop().run_in_executor(self._desk, at_desk)
@@ -435,7 +455,7 @@ def _with_isolation(share: Share, isolation: Isolation) -> Share:
     return Share(share.devices, share.memory_bytes, share.fraction, isolation, share.simulated)
 
 
-def _allocation(claim: Claim, gpus: tuple[Gpu, ...], reading: Any) -> Allocation:
+def _allocation(claim: Claim, gpus: tuple[Gpu, ...], reading: Reading | None) -> Allocation:
     held = bool(claim.pieces)
     running = State.ACTIVE if claim.kernel else State.STARTING
     return Allocation(

@@ -43,7 +43,7 @@ def sweep_kernel_folders() -> None:
         return
     for folder in base.iterdir():
         pid, _, start = folder.name.partition("-")
-        if pid.isdigit() and not Holder.matches(int(pid), start):
+        if pid.isdigit() and not Holder(int(pid), start).alive:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -97,8 +97,8 @@ class KernelProcess:
     async def _wait(self) -> int:
         if hasattr(os, "pidfd_open"):
             await _wait_on_pidfd(self.pid)
-        while (code := self._process.poll()) is None:
-            await asyncio.sleep(_LOOK_INTERVAL)  # noqa: ASYNC110 - nothing to be woken by
+        while (code := self._process.poll()) is None:  # noqa: ASYNC110 - nobody would set an event
+            await asyncio.sleep(_LOOK_INTERVAL)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()

@@ -1,0 +1,52 @@
+"""What ``doctor`` says about this machine, in words with the way to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...size import format_bytes
+from ..base import Finding
+from ._enforcement import MpsStatus
+from ._inventory import Inventory
+from ._ledger import Claim
+
+__all__ = ["about_gpus", "about_ledger", "about_mps"]
+
+
+def about_gpus(found: Inventory) -> list[Finding]:
+    """A line for each GPU."""
+    lines = []
+    if found.simulation:
+        lines.append(
+            Finding(
+                "note",
+                f"GPUs are simulated ({found.simulation}); no real one is used.",
+                "Unset JUPYTER_GPU_SHARE_SIMULATE (or LocalEngine.simulate) to use real ones.",
+            )
+        )
+    else:
+        lines.append(Finding("ok", f"NVIDIA driver {found.driver} answers."))
+    for gpu in found.gpus:
+        kind = f"MIG {gpu.profile} of GPU {gpu.index}" if gpu.profile else f"GPU {gpu.index}"
+        lines.append(Finding("ok", f"{kind}: {gpu.model}, {format_bytes(gpu.memory_bytes)}."))
+    return lines
+
+
+def about_mps(status: MpsStatus) -> Finding:
+    """Whether memory limits are kept by MPS."""
+    if status.running:
+        return Finding("ok", "MPS runs: memory limits of shares are kept by its server.")
+    return Finding(
+        "note",
+        f"MPS: {status.note}. Shares of a GPU are held apart by soft caps in the frameworks only.",
+        "Start it as the user that owns the GPUs: nvidia-cuda-mps-control -d",
+    )
+
+
+def about_ledger(path: Path, claims: Sequence[Claim], *, common: bool) -> Finding:
+    """Where the ledger is and what it says."""
+    held = sum(claim.held for claim in claims)
+    whose = "of several users" if common else "of this user"
+    waiting = len(claims) - held
+    return Finding("ok", f"Ledger {whose}: {held} shares held, {waiting} waiting ({path}).")

@@ -1,0 +1,147 @@
+"""How a share is enforced on this machine: the environment of a kernel, and its worth."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+
+from ...allocations import Isolation
+from ._gpu import Gpu
+from ._processes import CLAIM_VARIABLE
+
+__all__ = ["MpsStatus", "environment", "mps_status"]
+
+_MIB = 2**20
+_MPS_PIPES = "CUDA_MPS_PIPE_DIRECTORY"
+_MPS_DEFAULT = "/tmp/nvidia-mps"  # noqa: S108 - where NVIDIA's daemon puts it
+
+
+@dataclass(frozen=True)
+class MpsStatus:
+    """Whether NVIDIA's MPS control daemon runs, where its pipes are, and a word about it."""
+
+    running: bool
+    pipes: str = ""
+    note: str = ""
+
+    @classmethod
+    def absent(cls, note: str = "not used (LocalEngine.mps is off)") -> MpsStatus:
+        """No MPS."""
+        return cls(False, note=note)
+
+
+def mps_status(environ: Mapping[str, str] = os.environ) -> MpsStatus:
+    """Look whether the MPS control daemon answers. Blocks for a moment."""
+    pipes = environ.get(_MPS_PIPES, _MPS_DEFAULT)
+    control = Path(pipes) / "control"
+    if not control.exists():
+        return MpsStatus(False, pipes, "its control daemon does not run")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(control))
+        except OSError as error:
+            return MpsStatus(False, pipes, f"its control daemon does not answer: {error.strerror}")
+    return MpsStatus(True, pipes, "its control daemon runs")
+
+
+def environment(
+    *,
+    memory_bytes: int,
+    fraction: Fraction,
+    gpus: Sequence[Gpu],
+    language: str,
+    mps: MpsStatus,
+    kernel_side: Path,
+    token: str,
+    simulated_dir: Path,
+    base: Mapping[str, str],
+) -> tuple[dict[str, str], Isolation]:
+    """What to add to a kernel's environment, and the isolation that this gives.
+
+    Parameters
+    ----------
+    memory_bytes, fraction: of each GPU in ``gpus``.
+    base: the environment so far. What the user set in it is kept where it asks for less.
+    """
+    if not gpus:
+        # Without a share no GPU is visible: using one by accident would be using somebody's.
+        return {"CUDA_VISIBLE_DEVICES": "", "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0"}, Isolation.NONE
+    uuids = ",".join(gpu.uuid for gpu in gpus)
+    simulated = any(gpu.simulated for gpu in gpus)
+    isolation = _isolation(gpus, language, mps)
+    added = {
+        "JUPYTER_GPU_SHARE_UUID": uuids,
+        "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(memory_bytes),
+        "JUPYTER_GPU_SHARE_FRACTION": str(fraction),
+        "JUPYTER_GPU_SHARE_ISOLATION": isolation.value,
+        CLAIM_VARIABLE: token,
+        "CUDA_VISIBLE_DEVICES": "" if simulated else uuids,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(kernel_side), base.get("PYTHONPATH")])),
+    }
+    if simulated:
+        added["JUPYTER_GPU_SHARE_SIMULATED_DIR"] = str(simulated_dir)
+        added["JUPYTER_GPU_SHARE_SIMULATED_BYTES"] = ",".join(str(g.memory_bytes) for g in gpus)
+        return added, isolation
+    if isolation is Isolation.MPS:
+        added |= _mps_limits(memory_bytes, fraction, len(gpus), mps)
+    if any(memory_bytes < gpu.memory_bytes for gpu in gpus):
+        added |= _framework_caps(memory_bytes, fraction, base)
+    return added, isolation
+
+
+def _isolation(gpus: Sequence[Gpu], language: str, mps: MpsStatus) -> Isolation:
+    """What truly holds the kernel to its share.
+
+    A whole GPU has no neighbour of ours, but nothing keeps other programs off it either: it is
+    not called ``hardware``.
+    """
+    if all(gpu.profile for gpu in gpus):
+        return Isolation.HARDWARE if not gpus[0].simulated else Isolation.FRAMEWORK
+    if mps.running and not gpus[0].simulated:
+        return Isolation.MPS
+    return Isolation.FRAMEWORK if language.lower().startswith("python") else Isolation.NONE
+
+
+def _mps_limits(
+    memory_bytes: int, fraction: Fraction, number: int, mps: MpsStatus
+) -> dict[str, str]:
+    """Devices are numbered as the kernel sees them."""
+    limits = ",".join(f"{device}={memory_bytes // _MIB}M" for device in range(number))
+    return {
+        _MPS_PIPES: mps.pipes,
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": limits,
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(max(1, ceil(fraction * 100))),
+    }
+
+
+def _framework_caps(
+    memory_bytes: int, fraction: Fraction, base: Mapping[str, str]
+) -> dict[str, str]:
+    """For the frameworks that read their cap from the environment; hooks see to the others."""
+    # Rounded down to what the text can show, so that it is never more than the share.
+    ceiling = int(fraction * 10_000) / 10_000
+    caps = {
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{_lower(base, ceiling):.4f}",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": base.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false"),
+        "TF_FORCE_GPU_ALLOW_GROWTH": base.get("TF_FORCE_GPU_ALLOW_GROWTH", "true"),
+        "CUPY_GPU_MEMORY_LIMIT": str(memory_bytes),
+    }
+    asked = base.get("CUPY_GPU_MEMORY_LIMIT", "")
+    if asked.isdigit() and 0 < int(asked) < memory_bytes:
+        caps["CUPY_GPU_MEMORY_LIMIT"] = asked
+    return caps
+
+
+def _lower(base: Mapping[str, str], ceiling: float) -> float:
+    try:
+        asked = float(base["XLA_PYTHON_CLIENT_MEM_FRACTION"])
+    except (KeyError, ValueError):
+        return ceiling
+    return asked if 0 < asked < ceiling else ceiling

@@ -1,0 +1,452 @@
+"""The ledger: who holds how much of which GPU, and who waits, for all servers of a machine.
+
+It is a SQLite file. Each method is one transaction, so whoever dies at any instant leaves it whole.
+What a dead process held is found by :meth:`Ledger.sweep` and is free again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ...errors import LedgerError
+from ...size import Size
+from ._gpu import Gpu
+from ._placement import Piece, grants, place, why_waiting
+from ._processes import Holder, carriers
+
+__all__ = ["Claim", "Ledger"]
+
+_VERSION = 1
+
+# The triggers guard the capacity a second time, against any writer: SQLite refuses a piece that
+# would take a GPU beyond what it has.
+_SCHEMA = """
+CREATE TABLE gpus (
+    uuid TEXT PRIMARY KEY, model TEXT NOT NULL, position INTEGER NOT NULL,
+    memory_bytes INTEGER NOT NULL, profile TEXT, parent TEXT, simulated INTEGER NOT NULL,
+    present INTEGER NOT NULL
+);
+CREATE TABLE claims (
+    arrival INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL UNIQUE,
+    kernel_id TEXT NOT NULL UNIQUE, size TEXT NOT NULL, held INTEGER NOT NULL,
+    pid INTEGER NOT NULL, start_time TEXT NOT NULL, uid INTEGER NOT NULL,
+    kernel_pid INTEGER, kernel_start_time TEXT,
+    info TEXT NOT NULL, since TEXT NOT NULL
+);
+CREATE TABLE pieces (
+    token TEXT NOT NULL REFERENCES claims(token) ON DELETE CASCADE,
+    place INTEGER NOT NULL, uuid TEXT NOT NULL REFERENCES gpus(uuid),
+    memory_bytes INTEGER NOT NULL CHECK (memory_bytes > 0),
+    PRIMARY KEY (token, place)
+);
+CREATE INDEX pieces_by_gpu ON pieces(uuid);
+CREATE TRIGGER capacity AFTER INSERT ON pieces
+WHEN (SELECT sum(memory_bytes) FROM pieces WHERE uuid = NEW.uuid)
+   > (SELECT memory_bytes FROM gpus WHERE uuid = NEW.uuid)
+BEGIN SELECT RAISE(ABORT, 'capacity exceeded'); END;
+CREATE TRIGGER no_growth BEFORE UPDATE ON pieces
+BEGIN SELECT RAISE(ABORT, 'pieces do not change'); END;
+PRAGMA user_version = 1;
+"""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a kernel holds or waits for.
+
+    Attributes
+    ----------
+    pieces: empty while it waits.
+    position, of: place in the queue from 1; 0 where it holds.
+    reason: a sentence about what it waits for.
+    holder: the server; ``kernel``: the kernel's process, once it is known.
+    """
+
+    token: str
+    kernel_id: str
+    size: Size
+    holder: Holder
+    pieces: tuple[Piece, ...] = ()
+    position: int = 0
+    of: int = 0
+    reason: str = ""
+    kernel: Holder | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def held(self) -> bool:
+        """True where it holds its share."""
+        return self.position == 0
+
+
+class Ledger:
+    """One connection to the ledger, for one thread.
+
+    Parameters
+    ----------
+    path: of the file. Its folder is made, open to this user only, if it is not there.
+    timeout: seconds to wait while other processes write.
+
+    Raises
+    ------
+    LedgerError: from every method, where the file cannot be used.
+    """
+
+    def __init__(self, path: Path, *, timeout: float = 10.0) -> None:
+        self._path = path
+        self._seen = -1
+        with self._errors():
+            if not path.parent.is_dir():
+                path.parent.mkdir(mode=0o700, parents=True)
+            self._db = sqlite3.connect(
+                path, timeout=timeout, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def close(self) -> None:
+        """Let go of the file. What is held stays held while its holders live."""
+        self._db.close()
+
+    # -- GPUs --------------------------------------------------------------------------------
+
+    def set_gpus(self, gpus: Sequence[Gpu]) -> None:
+        """Say what this machine has now. A GPU that is gone stays until its claims end."""
+        with self._transaction():
+            self._db.execute("UPDATE gpus SET present = 0")
+            for gpu in gpus:
+                self._db.execute(
+                    "INSERT INTO gpus VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (uuid) DO UPDATE "
+                    "SET model = excluded.model, position = excluded.position, present = 1, "
+                    "memory_bytes = excluded.memory_bytes, profile = excluded.profile, "
+                    "parent = excluded.parent",
+                    (
+                        gpu.uuid,
+                        gpu.model,
+                        gpu.index,
+                        gpu.memory_bytes,
+                        gpu.profile,
+                        gpu.parent,
+                        gpu.simulated,
+                    ),
+                )
+
+    def gpus(self) -> list[Gpu]:
+        """The GPUs that are present."""
+        with self._errors():
+            rows = self._db.execute(
+                "SELECT uuid, model, position, memory_bytes, profile, parent, simulated "
+                "FROM gpus WHERE present ORDER BY position, uuid"
+            ).fetchall()
+        return [
+            Gpu(
+                uuid=row["uuid"],
+                model=row["model"],
+                index=row["position"],
+                memory_bytes=row["memory_bytes"],
+                profile=row["profile"],
+                parent=row["parent"],
+                simulated=bool(row["simulated"]),
+            )
+            for row in rows
+        ]
+
+    def used(self) -> dict[str, int]:
+        """Bytes held, by uuid."""
+        with self._errors():
+            rows = self._db.execute("SELECT uuid, sum(memory_bytes) FROM pieces GROUP BY uuid")
+            return dict(rows.fetchall())
+
+    # -- claims ------------------------------------------------------------------------------
+
+    def claim(self, kernel_id: str, size: Size, holder: Holder, info: Mapping[str, Any]) -> Claim:
+        """Ask for a share: held at once where it is the claim's turn, else waiting in the queue.
+
+        A kernel that holds this size already keeps its pieces. One that holds another size swaps
+        in one step where the new one fits, and otherwise waits without its old share.
+        """
+        with self._transaction():
+            self._sweep()
+            old = self._find(kernel_id)
+            if old is not None and old["size"] == str(size) and (old["held"] or size.is_none):
+                self._db.execute(
+                    "UPDATE claims SET pid = ?, start_time = ?, kernel_pid = NULL, "
+                    "kernel_start_time = NULL, info = ? WHERE token = ?",
+                    (holder.pid, holder.start_time, json.dumps(dict(info)), old["token"]),
+                )
+                return self._claim_of(kernel_id)
+            swapped = old is not None and bool(old["held"])
+            if old is not None:
+                self._remove(old["token"])
+            token = uuid4().hex
+            self._db.execute(
+                "INSERT INTO claims (token, kernel_id, size, held, pid, start_time, uid, info, "
+                "since) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?)",
+                (
+                    token,
+                    kernel_id,
+                    str(size),
+                    holder.pid,
+                    holder.start_time,
+                    os.getuid(),
+                    json.dumps(dict(info)),
+                    _now(),
+                ),
+            )
+            if size.is_none:
+                self._hold(token, ())
+            elif swapped and (pieces := place(size, self.gpus(), self.used())) is not None:
+                self._hold(token, pieces)
+            self._grant()
+            return self._claim_of(kernel_id)
+
+    def turn(self, kernel_id: str) -> Claim:
+        """Look whether a waiting claim holds its share now."""
+        with self._transaction():
+            self._sweep()
+            self._grant()
+            return self._claim_of(kernel_id)
+
+    def fits(self, kernel_id: str | None, size: Size) -> str | None:
+        """None where the size could be held at once, else why not.
+
+        What the kernel itself holds counts as free.
+        """
+        with self._transaction():
+            self._sweep()
+            gpus, used = self.gpus(), self.used()
+            own = self._find(kernel_id) if kernel_id else None
+            for piece in self._pieces(own["token"]) if own is not None else ():
+                used[piece.uuid] -= piece.memory_bytes
+            waiting = [
+                (row["token"], Size.parse(row["size"]))
+                for row in self._waiting()
+                if row["kernel_id"] != kernel_id
+            ]
+            if own is not None and own["held"]:
+                free = place(size, gpus, used) is not None
+            else:
+                free = "?" in grants(gpus, used, [*waiting, ("?", size)])
+            return None if free else why_waiting(size, gpus, used, len(waiting))
+
+    def record_kernel(self, kernel_id: str, process: Holder) -> None:
+        """Note the process that uses the share, so that it outlives the server's."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE claims SET kernel_pid = ?, kernel_start_time = ? WHERE kernel_id = ?",
+                (process.pid, process.start_time, kernel_id),
+            )
+
+    def set_info(self, kernel_id: str, info: Mapping[str, Any]) -> None:
+        """Change what others are told about the kernel."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE claims SET info = ? WHERE kernel_id = ?",
+                (json.dumps(dict(info)), kernel_id),
+            )
+
+    def release(self, kernel_id: str) -> bool:
+        """Give a share back, or leave the queue. False where there was neither."""
+        with self._transaction():
+            row = self._find(kernel_id)
+            if row is None:
+                return False
+            self._remove(row["token"])
+            self._grant()
+            return True
+
+    def sweep(self) -> list[str]:
+        """Free what the dead held; the ids of their kernels."""
+        with self._transaction():
+            freed = self._sweep()
+            if freed:
+                self._grant()
+            return freed
+
+    def claims(self) -> list[Claim]:
+        """All claims in the order of arrival."""
+        with self._transaction():
+            rows = self._db.execute("SELECT kernel_id FROM claims ORDER BY arrival").fetchall()
+            return [self._claim_of(row["kernel_id"]) for row in rows]
+
+    def changed(self) -> bool:
+        """Whether another connection wrote since this was last asked. Cheap."""
+        with self._errors():
+            version = int(self._db.execute("PRAGMA data_version").fetchone()[0])
+        changed, self._seen = version != self._seen, version
+        return changed
+
+    # -- inside a transaction ----------------------------------------------------------------
+
+    def _sweep(self) -> list[str]:
+        rows = self._db.execute("SELECT * FROM claims").fetchall()
+        dead = [row for row in rows if not _alive(row)]
+        for row in dead:
+            self._remove(row["token"])
+        return [row["kernel_id"] for row in dead]
+
+    def _grant(self) -> None:
+        waiting = [(row["token"], Size.parse(row["size"])) for row in self._waiting()]
+        if waiting:
+            for token, pieces in grants(self.gpus(), self.used(), waiting).items():
+                self._hold(token, pieces)
+
+    def _hold(self, token: str, pieces: Sequence[Piece]) -> None:
+        self._db.execute("UPDATE claims SET held = 1 WHERE token = ?", (token,))
+        self._db.executemany(
+            "INSERT INTO pieces VALUES (?, ?, ?, ?)",
+            [(token, n, piece.uuid, piece.memory_bytes) for n, piece in enumerate(pieces)],
+        )
+
+    def _remove(self, token: str) -> None:
+        self._db.execute("DELETE FROM claims WHERE token = ?", (token,))
+
+    def _find(self, kernel_id: str) -> sqlite3.Row | None:
+        query = "SELECT * FROM claims WHERE kernel_id = ?"
+        row: sqlite3.Row | None = self._db.execute(query, (kernel_id,)).fetchone()
+        return row
+
+    def _waiting(self) -> list[sqlite3.Row]:
+        return self._db.execute("SELECT * FROM claims WHERE NOT held ORDER BY arrival").fetchall()
+
+    def _pieces(self, token: str) -> tuple[Piece, ...]:
+        rows = self._db.execute(
+            "SELECT uuid, memory_bytes FROM pieces WHERE token = ? ORDER BY place", (token,)
+        )
+        return tuple(Piece(*row) for row in rows.fetchall())
+
+    def _claim_of(self, kernel_id: str) -> Claim:
+        row = self._find(kernel_id)
+        if row is None:
+            raise LedgerError(
+                "The kernel's claim is gone from the ledger: somebody removed it. Start it again."
+            )
+        position = of = 0
+        reason = ""
+        size = Size.parse(row["size"])
+        if not row["held"]:
+            queue = [waiting["token"] for waiting in self._waiting()]
+            position, of = queue.index(row["token"]) + 1, len(queue)
+            reason = why_waiting(size, self.gpus(), self.used(), position - 1)
+        kernel = Holder(row["kernel_pid"], row["kernel_start_time"]) if row["kernel_pid"] else None
+        return Claim(
+            token=row["token"],
+            kernel_id=kernel_id,
+            size=size,
+            holder=Holder(row["pid"], row["start_time"]),
+            pieces=self._pieces(row["token"]),
+            position=position,
+            of=of,
+            reason=reason,
+            kernel=kernel,
+            info=json.loads(row["info"]),
+        )
+
+    # -- the file ----------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self._db.row_factory = sqlite3.Row
+        # A rollback journal works on every file system; a write-ahead log needs shared memory,
+        # which a home folder on a network does not have. Without fsync a crash of a process loses
+        # nothing, and after a crash of the machine nobody holds anything.
+        self._db.execute("PRAGMA journal_mode = TRUNCATE")
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db.execute("BEGIN IMMEDIATE")
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version == 0:
+            for statement in _statements(_SCHEMA):
+                self._db.execute(statement)
+        self._db.execute("COMMIT")
+        if version > _VERSION:
+            raise LedgerError(
+                f"The ledger {self._path} was made by a newer jupyter-gpu-share. "
+                "Use one version on this machine, or another folder (LocalEngine.directory)."
+            )
+        if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("quick_check failed")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerError(_in_words(error, self._path)) from error
+
+
+def _alive(row: sqlite3.Row) -> bool:
+    if Holder(row["pid"], row["start_time"]).alive:
+        return True
+    if not row["held"]:
+        return False
+    if row["kernel_pid"] and Holder(row["kernel_pid"], row["kernel_start_time"]).alive:
+        return True
+    # The server may have died between the start of the kernel and its record, and the kernel may
+    # have left children that still use the GPU.
+    return bool(carriers(row["token"]))
+
+
+def _in_words(error: Exception, path: Path) -> str:
+    text = str(error).lower()
+    code = getattr(error, "sqlite_errorname", "")
+    if "full" in text or getattr(error, "errno", None) == 28:
+        return f"The disk of the ledger {path} is full; make room there."
+    if "readonly" in text.replace("-", "") or isinstance(error, PermissionError):
+        return (
+            f"The ledger {path} cannot be written; give this user the right to write the file and "
+            "its folder, or name another folder (LocalEngine.directory)."
+        )
+    if "locked" in text or "busy" in text:
+        return (
+            f"The ledger {path} is held by another program; end the program that keeps it open "
+            "and try again."
+        )
+    if "malformed" in text or "not a database" in text or "quick_check" in text:
+        return (
+            f"The ledger {path} is damaged; end all kernels on this machine's GPUs, remove the "
+            "file and start them again."
+        )
+    if isinstance(error, NotADirectoryError | FileExistsError) or "unable to open" in text:
+        return (
+            f"The ledger {path} cannot be opened; its folder must exist and be writable "
+            "(LocalEngine.directory)."
+        )
+    return f"The ledger {path} cannot be used: {code or error}."
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The single statements of a script; ``executescript`` would end the transaction."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,78 @@
+"""Who is alive on this machine, with no mistake about reused process numbers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["CLAIM_VARIABLE", "Holder", "carriers", "this_process"]
+
+#: Names the claim in the environment of everything that a kernel starts.
+CLAIM_VARIABLE = "JUPYTER_GPU_SHARE_CLAIM"
+
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process: its number and when it started, in the system's own words."""
+
+    pid: int
+    start_time: str
+
+    @classmethod
+    def of(cls, pid: int) -> Holder:
+        """The process that has this number now; one that is gone gets an empty start time."""
+        return cls(pid, _start_time(pid) or "")
+
+    @property
+    def alive(self) -> bool:
+        """True while this very process runs. One that ended and was not reaped is dead."""
+        return bool(self.start_time) and _start_time(self.pid) == self.start_time
+
+
+def this_process() -> Holder:
+    """The process that asks."""
+    return Holder.of(os.getpid())
+
+
+def carriers(token: str) -> list[int]:
+    """Processes of this user that were started with the claim ``token`` in their environment.
+
+    Found are a kernel whose start was not recorded in time, and what a kernel left behind.
+    Reading other users' environments is not allowed; they are passed over.
+    """
+    mark = f"{CLAIM_VARIABLE}={token}".encode()
+    found = []
+    for entry in _PROC.glob("[0-9]*"):
+        try:
+            if mark in (entry / "environ").read_bytes().split(b"\0") and _start_time(
+                int(entry.name)
+            ):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process started, in a form that is only good for comparing; None if it is gone."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None if _PROC.joinpath("self").exists() else _start_time_by_ps(pid)
+    # The name, in brackets, may hold anything.
+    fields = text.rpartition(")")[2].split()
+    state, started = fields[0], fields[19]
+    return None if state in "ZX" else started
+
+
+def _start_time_by_ps(pid: int) -> str | None:
+    """For systems without /proc."""
+    done = subprocess.run(
+        ["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    state, _, started = done.stdout.strip().partition(" ")
+    return started.strip() if started and not state.startswith("Z") else None

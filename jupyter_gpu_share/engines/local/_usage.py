@@ -1,0 +1,147 @@
+"""Readings of what kernels use, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...size import format_bytes
+from ._inventory import Inventory, real_use
+from ._simulated import SimulatedUse, simulated_use
+
+__all__ = ["Reader", "Reading", "Supervisor", "Verdict", "process_trees"]
+
+_PROC = Path("/proc")
+#: Parts of the share in use: above the first the user is told, below the second may be told again.
+_NEAR, _CALM = 0.90, 0.80
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Bytes in use over all devices of a share, and utilisation 0 to 1; None where not known."""
+
+    used_bytes: int | None
+    utilization: float | None
+
+
+class Reader:
+    """Reads what kernels use, their child processes included."""
+
+    def __init__(self, found: Inventory, simulated_dir: Path) -> None:
+        self._found = found
+        self._simulated_dir = simulated_dir
+
+    def read(self, kernels: Mapping[str, int]) -> dict[str, Reading]:
+        """Readings by kernel id, for pids by kernel id. Blocks on the driver or the disk.
+
+        Raises
+        ------
+        NoGpuError: the driver is gone.
+        """
+        trees = process_trees(kernels.values())
+        everyone = {pid for tree in trees.values() for pid in tree}
+        if self._found.simulation:
+            use = simulated_use(self._simulated_dir, everyone)
+            return {
+                name: _sum_simulated([use[p] for p in trees[pid] if p in use])
+                for name, pid in kernels.items()
+            }
+        real = real_use(self._found.gpus, everyone)
+        result = {}
+        for name, pid in kernels.items():
+            rows = [real[p] for p in trees[pid] if p in real]
+            known = [row.utilization for row in rows if row.utilization is not None]
+            result[name] = Reading(
+                used_bytes=sum(sum(row.used.values()) for row in rows) if rows else None,
+                utilization=min(1.0, sum(known)) if known else None,
+            )
+        return result
+
+
+def _sum_simulated(uses: Collection[SimulatedUse]) -> Reading:
+    used = sum(sum(use.used.values()) for use in uses)
+    return Reading(used, 1.0 if any(use.busy for use in uses) else 0.0)
+
+
+def process_trees(roots: Collection[int]) -> dict[int, set[int]]:
+    """Each root with its descendants and what else is in its session, by root."""
+    parents: dict[int, int] = {}
+    sessions: dict[int, int] = {}
+    for entry in _PROC.glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        pid = int(entry.name)
+        parents[pid], sessions[pid] = int(fields[1]), int(fields[3])
+    trees = {}
+    for root in roots:
+        tree = {root} | {pid for pid, session in sessions.items() if session == root}
+        grown = True
+        while grown:
+            children = {pid for pid, parent in parents.items() if parent in tree}
+            grown = not children <= tree
+            tree |= children
+        trees[root] = tree
+    return trees
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do about a reading: a line for the notebook, and whether to stop the cell."""
+
+    notice: str | None = None
+    interrupt: bool = False
+
+
+class Supervisor:
+    """Judges one kernel's readings. Pure.
+
+    The user is told once when the share is nearly full. A cell that keeps the kernel above its
+    share for two readings in a row is stopped; what is there already when no cell runs cannot be
+    taken away, and is only told. Neighbours are never touched.
+    """
+
+    def __init__(self, share_bytes: int) -> None:
+        self._share = share_bytes
+        self._warned = False
+        self._above = 0
+
+    def judge(self, used_bytes: int | None, *, busy: bool) -> Verdict:
+        """What follows from a reading; unknown use changes nothing."""
+        if used_bytes is None or self._share <= 0:
+            return Verdict()
+        if used_bytes > self._share:
+            self._above += 1
+            return self._judge_above(used_bytes, busy=busy)
+        self._above = 0
+        if used_bytes >= self._share * _NEAR and not self._warned:
+            self._warned = True
+            return Verdict(
+                f"GPU memory is nearly full: {self._of(used_bytes)} in use. "
+                "Free some, or choose a larger size."
+            )
+        if used_bytes < self._share * _CALM:
+            self._warned = False
+        return Verdict()
+
+    def _judge_above(self, used_bytes: int, *, busy: bool) -> Verdict:
+        if self._above < 2:
+            return Verdict()
+        if busy:
+            self._above = 0  # the next cell gets its own two readings
+            return Verdict(
+                f"The cell was stopped: the kernel uses more GPU memory than its share "
+                f"({self._of(used_bytes)}). Free some, or choose a larger size.",
+                interrupt=True,
+            )
+        if self._above == 2:
+            return Verdict(
+                f"The kernel holds more GPU memory than its share ({self._of(used_bytes)}). "
+                "The next cell will be stopped unless memory is freed."
+            )
+        return Verdict()
+
+    def _of(self, used_bytes: int) -> str:
+        return f"{format_bytes(used_bytes)} of {format_bytes(self._share)}"

@@ -1,0 +1,1 @@
+"""The kernel's own side of its share: soft caps, and simulated memory."""
