@@ -10,17 +10,19 @@ import asyncio
 import getpass
 import os
 import signal
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import zmq
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.localinterfaces import is_local_ip
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+from tornado import web
 from traitlets import Float, Unicode
 
 from ._notebook import size_in_notebook
-from .errors import KernelStartError
+from .errors import GpuShareError, KernelStartError, SizeError
 from .size import Size
 
 if TYPE_CHECKING:
@@ -131,8 +133,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
                 await self._open_relay()
             cmd = self._command(extra, session=self._path)
             return await super().pre_launch(cmd=cmd, **kwargs)
-        except BaseException:
-            await self._free()
+        except BaseException as error:
+            await self._fail(error)
             raise
 
     async def _decide_size(self, env: Any) -> Size:
@@ -239,8 +241,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
             await self._runtime.call(
                 self._life.launch(self._request(cmd, kwargs), patience=self.queue_patience)
             )
-        except BaseException:
-            await self._free()
+        except BaseException as error:
+            await self._fail(error)
             raise
         self._has_process = True
         return self.connection_info
@@ -268,6 +270,11 @@ class GpuShareProvisioner(KernelProvisionerBase):
             user=env.get("JUPYTERHUB_USER") or _login(),
             options=options,
         )
+
+    async def _fail(self, error: BaseException) -> None:
+        await self._free()
+        _forget_start(self.parent, self.kernel_id)
+        _tell_server(error, self.parent)
 
     async def _free(self) -> None:
         """Give back all that a start took. A later start opens a new relay on the same ports."""
@@ -354,6 +361,42 @@ class GpuShareProvisioner(KernelProvisionerBase):
         return path.as_posix() if path.exists() else None
 
 
+class _Refused(web.HTTPError):
+    """An error of this package as an answer of a Jupyter server, with its one line."""
+
+    def __init__(self, error: GpuShareError) -> None:
+        status = 400 if isinstance(error, SizeError) else 503
+        super().__init__(status, log_message=str(error), reason="No GPU share")
+
+    def __str__(self) -> str:
+        return str(self.__cause__)
+
+
+def _forget_start(manager: object, kernel_id: str | None) -> None:
+    """Have a manager of several kernels forget a start that failed.
+
+    jupyter_client keeps it among the pending ones; a Jupyter server that has one cannot stop.
+    """
+    several = getattr(manager, "parent", None)
+    pending: Any = getattr(several, "_pending_kernels", None)
+    task = asyncio.current_task()
+    if task is None or not isinstance(pending, dict) or pending.get(kernel_id) is not task:
+        return
+    if not getattr(several, "use_pending_kernels", False):
+        task.add_done_callback(lambda _: pending.pop(kernel_id, None))
+
+
+def _tell_server(error: BaseException, manager: object) -> None:
+    """Have a Jupyter server show our line: of other errors it shows no more than a traceback."""
+    server = sys.modules.get("jupyter_server.services.kernels.kernelmanager")
+    if (
+        isinstance(error, GpuShareError)
+        and server is not None
+        and isinstance(manager, server.ServerKernelManager)
+    ):
+        raise _Refused(error) from error
+
+
 async def _bind(relay: Any, *, curve: tuple[str | None, str | None], **where: Any) -> Connection:
     connection: Connection = await asyncio.to_thread(
         lambda: relay.bind(**where, curve_publickey=curve[0], curve_secretkey=curve[1])
@@ -362,18 +405,17 @@ async def _bind(relay: Any, *, curve: tuple[str | None, str | None], **where: An
 
 
 def _as_info(front: Connection) -> KernelConnectionInfo:
-    info: KernelConnectionInfo = {
+    info: dict[str, Any] = {
         "transport": front.transport,
         "ip": front.ip,
         "signature_scheme": front.signature_scheme,
         "key": front.key,
+        **{f"{name}_port": number for name, number in front.ports.items()},
     }
-    for name, number in front.ports.items():
-        info[f"{name}_port"] = number
     if front.curve_publickey and front.curve_secretkey:
         info["curve_publickey"] = front.curve_publickey
         info["curve_secretkey"] = front.curve_secretkey
-    return info
+    return cast("KernelConnectionInfo", info)
 
 
 def _can_encrypt(metadata: dict[str, Any]) -> bool:

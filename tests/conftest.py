@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-#: Longest wait for anything that a test expects to happen, in seconds.
-PATIENCE = 30.0
 
 
 @pytest.fixture
@@ -37,18 +31,3 @@ def one_gpu(jupyter_dirs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     Runtime.clear_instance()
     yield jupyter_dirs
     Runtime.clear_instance()
-
-
-async def eventually(
-    holds: Callable[[], Any] | Callable[[], Awaitable[Any]], what: str, patience: float = PATIENCE
-) -> Any:
-    """Wait until ``holds()`` is true and return its value; fail with ``what`` if it never is."""
-    end = time.monotonic() + patience
-    while True:
-        result = holds()
-        if asyncio.iscoroutine(result):
-            result = await result
-        if result:
-            return result
-        assert time.monotonic() < end, f"never happened in {patience} s: {what}"
-        await asyncio.sleep(0.02)

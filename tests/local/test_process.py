@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, eventually
+from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.base import Connection
 from jupyter_gpu_share.engines.local import _process

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, eventually
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
 from jupyter_gpu_share.errors import GpuShareError, NoGpuError, NotPossible, SizeNotAllowed

@@ -33,7 +33,7 @@ class _Finder:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = _Loader(spec.loader, cap)
+            spec.loader = _Loader(spec.loader, cap)  # type: ignore[assignment]
         return spec
 
 

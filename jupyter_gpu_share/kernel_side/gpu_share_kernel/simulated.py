@@ -28,7 +28,7 @@ _UNITS.update({"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12})
 
 _lock = threading.RLock()
 #: Bytes in use by device; belongs to the process ``_pid``.
-_used = {}
+_used = {}  # type: dict[str, int]
 _pid = None
 _busy_until = 0.0
 

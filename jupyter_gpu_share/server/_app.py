@@ -1,0 +1,82 @@
+"""The extension of jupyter_server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jupyter_server.extension.application import ExtensionApp
+from traitlets import Bool
+from traitlets.config import Config
+
+from ..idle import IdlePolicy
+from ..size import SizePolicy
+from ._events import EVENT_SCHEMA, EventRelay
+from ._handlers import ROUTES
+from ._metrics import Metrics
+
+if TYPE_CHECKING:
+    from ..runtime import Runtime
+
+_HERE = Path(__file__).parent
+
+
+class GpuShareApp(ExtensionApp):
+    """GPU shares of this server's kernels: REST under ``gpu-share/``, events and metrics."""
+
+    name = "jupyter_gpu_share"
+    extension_url = "/gpu-share"
+    load_other_extensions = True
+    classes = [SizePolicy, IdlePolicy]
+
+    show_queue = Bool(
+        True,
+        config=True,
+        help="""
+        Tell users how many kernels of others wait, without names. Default True.
+
+        ::
+
+            c.GpuShareApp.show_queue = False
+        """,
+    )
+
+    def initialize_settings(self) -> None:
+        """Put what handlers need into the settings. Called by jupyter_server, once."""
+        self.settings["gpu_share_app"] = self
+        assert self.serverapp is not None
+        assert self.serverapp.event_logger is not None
+        self.serverapp.event_logger.register_event_schema(EVENT_SCHEMA)
+        self._events: EventRelay | None = None
+        self._metrics = Metrics()
+        self._runtime: Runtime | None = None
+
+    def initialize_handlers(self) -> None:
+        """Add the routes. Called by jupyter_server, once."""
+        self.handlers.extend(ROUTES)
+
+    async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
+        """Begin to tell of changes. Called by jupyter_server when its event loop runs."""
+        _ = self.runtime  # made here, so that what happens to the first kernel is told
+
+    @property
+    def runtime(self) -> Runtime:
+        """What all kernels of this process share, with this server's configuration."""
+        if self._runtime is None:
+            from ..runtime import Runtime
+
+            assert self.serverapp is not None
+            assert self.serverapp.event_logger is not None
+            config = Config(self.serverapp.config)
+            config.merge(self.config)
+            self._runtime = Runtime.instance(config)
+            self._events = EventRelay(self._runtime.table, self.serverapp.event_logger)
+            self._metrics.follow(self._runtime.table)
+        return self._runtime
+
+    async def stop_extension(self) -> None:
+        """Stop telling. Called by jupyter_server when it ends; kernels are ended before."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        self._metrics.close()

@@ -1,0 +1,310 @@
+"""The REST routes. ``openapi.yaml`` beside this file describes them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import UUID
+
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import APIHandler
+from jupyter_server.utils import ensure_async
+from tornado import web
+
+from .._version import __version__
+from ..allocations import Allocation
+from ..errors import GpuShareError, NotPossible, SizeError
+from ..size import Offer
+
+if TYPE_CHECKING:
+    from ..engines.base import Capacity
+    from ..runtime import Runtime
+    from ._app import GpuShareApp
+
+_RESOURCE = "gpu_share"
+_MAX_BODY = 64 * 1024
+
+Method = TypeVar("Method", bound=Callable[..., Awaitable[None]])
+
+
+def told(method: Method) -> Method:
+    """Turn this package's errors into answers with their one line."""
+
+    @wraps(method)
+    async def wrapper(self: GpuShareHandler, *args: Any, **kwargs: Any) -> None:
+        try:
+            await method(self, *args, **kwargs)
+        except SizeError as error:
+            raise web.HTTPError(400, reason="Bad size", log_message=_line(error)) from error
+        except NotPossible as error:
+            raise web.HTTPError(409, reason="Not possible", log_message=_line(error)) from error
+        except GpuShareError as error:
+            raise web.HTTPError(503, reason="No GPU share", log_message=_line(error)) from error
+
+    return cast("Method", wrapper)
+
+
+class GpuShareHandler(APIHandler):
+    """What all routes share: the right, the runtime, and strict reading of bodies."""
+
+    auth_resource = _RESOURCE
+    #: Asking about shares is no use of the server: cullers do not count it.
+    _track_activity = False
+
+    @property
+    def app(self) -> GpuShareApp:
+        app: GpuShareApp = self.settings["gpu_share_app"]
+        return app
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.app.runtime
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """An error as JSON with one line of message. Called by tornado."""
+        error = kwargs.get("exc_info", (None, None))[1]
+        message = "The server met an error; its log says more."
+        if isinstance(error, web.HTTPError):
+            # tornado doubles percent signs for its log.
+            message = str(error.log_message or error.reason or message).replace("%%", "%")
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps({"message": message, "reason": None}))
+
+    def body(self, allowed: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
+        """The JSON object of a request, with no field that is not ``allowed``."""
+        if len(self.request.body) > _MAX_BODY:
+            raise web.HTTPError(413, log_message=f"The request is larger than {_MAX_BODY} bytes.")
+        try:
+            found = json.loads(self.request.body) if self.request.body.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise web.HTTPError(400, log_message="The request is not valid JSON.") from error
+        if not isinstance(found, dict):
+            raise web.HTTPError(400, log_message="The request must be a JSON object.")
+        for name, value in found.items():
+            if name not in allowed:
+                fields = ", ".join(allowed)
+                raise web.HTTPError(
+                    400, log_message=f"There is no field {name[:40]!r} here; there are: {fields}."
+                )
+            if not isinstance(value, allowed[name]):
+                raise web.HTTPError(400, log_message=f"The field {name!r} has the wrong type.")
+        return found
+
+    def known(self, kernel_id: str) -> Allocation:
+        """The allocation of one of this server's kernels, or 404."""
+        row = self.runtime.table.get(_uuid(kernel_id))
+        if row is None:
+            raise web.HTTPError(
+                404, log_message="This server runs no kernel with that id on a share of a GPU."
+            )
+        return row
+
+    def answer(self, content: Any, status: int = 200) -> None:
+        """End with a JSON body."""
+        self.set_status(status)
+        self.finish(json.dumps(content))
+
+
+class StatusHandler(GpuShareHandler):
+    """``GET gpu-share/status``"""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """The GPUs with what is free, and how this server's kernels stand."""
+        gpus: list[Capacity] = []
+        problem = None
+        try:
+            gpus = await self.runtime.capacity()
+        except GpuShareError as error:
+            problem = _line(error)
+        rows = self.runtime.table.all()
+        queue = None
+        if self.app.show_queue and problem is None:
+            queue = sum(row.queue is not None for row in await self.runtime.machine())
+        self.answer(
+            {
+                "version": __version__,
+                "engine": self.runtime.engine_name,
+                "healthy": problem is None,
+                "problem": problem,
+                "simulated": any(gpu.simulated for gpu in gpus),
+                "gpus": [_gpu(gpu) for gpu in gpus],
+                "kernels": dict(Counter(row.state.value for row in rows)),
+                "queue": queue,
+            }
+        )
+
+
+class SizesHandler(GpuShareHandler):
+    """``GET gpu-share/sizes``"""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """The offered sizes, and which of them can be had now."""
+        policy = self.runtime.policy
+        self.answer(
+            {
+                "sizes": [await self._offer(offer) for offer in policy.offers()],
+                "default": str(policy.default_size()),
+                "minimum": policy.minimum or None,
+                "maximum": policy.maximum or None,
+                "max_devices": policy.max_devices,
+                "only_offered": policy.only_offered,
+            }
+        )
+
+    async def _offer(self, offer: Offer) -> dict[str, Any]:
+        try:
+            why = await self.runtime.fits(None, offer.size)
+        except GpuShareError as error:
+            why = _line(error)
+        return {**offer.to_json(), "available": why is None, "why": why}
+
+
+class RequestHandler(GpuShareHandler):
+    """``PUT gpu-share/requests/<kernel id>``"""
+
+    @web.authenticated
+    @authorized
+    @told
+    async def put(self, kernel_id: str) -> None:
+        """Remember the size for a kernel that is about to be started with this id."""
+        kernel_id = _uuid(kernel_id)
+        body = self.body({"size": str})
+        if "size" not in body:
+            raise web.HTTPError(400, log_message="The field 'size' is missing.")
+        if kernel_id in self.runtime.lives or kernel_id in self.kernel_manager:
+            raise NotPossible("That kernel runs already; change its size with PATCH.")
+        size = self.runtime.policy.check(body["size"])
+        self.runtime.requests.put(kernel_id, size)
+        self.answer({"kernel_id": kernel_id, "size": str(size)})
+
+
+class AllocationsHandler(GpuShareHandler):
+    """``GET gpu-share/allocations``"""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """All kernels of this server."""
+        self.answer([row.to_json() for row in self.runtime.table.all()])
+
+
+class AllocationHandler(GpuShareHandler):
+    """``gpu-share/allocations/<kernel id>``"""
+
+    @web.authenticated
+    @authorized
+    async def get(self, kernel_id: str) -> None:
+        """One kernel."""
+        self.answer(self.known(kernel_id).to_json())
+
+    @web.authenticated
+    @authorized
+    @told
+    async def patch(self, kernel_id: str) -> None:
+        """Change the size, which restarts the kernel, or keep the share for a time."""
+        row = self.known(kernel_id)
+        body = self.body({"size": str, "restart": bool, "keep_until": (str, type(None))})
+        if not {"size", "keep_until"} & set(body):
+            raise web.HTTPError(400, log_message="Name a size, or a time in keep_until.")
+        until = _moment(body["keep_until"]) if body.get("keep_until") else None
+        if "size" in body:
+            await self._resize(row, body["size"], restart=body.get("restart", False))
+        if "keep_until" in body:
+            self.runtime.keep(row.kernel_id, until)
+        self.answer(self.known(row.kernel_id).to_json())
+
+    async def _resize(self, row: Allocation, text: str, *, restart: bool) -> None:
+        size = self.runtime.policy.check(text)
+        if str(size) == row.size:
+            return
+        if not restart:
+            raise NotPossible(
+                f"Changing the size to {size} restarts the kernel and all variables are lost; "
+                "allow that with restart."
+            )
+        await self.runtime.resize(row.kernel_id, size)
+        manager: Any = self.kernel_manager
+        await ensure_async(manager.restart_kernel(row.kernel_id))
+
+
+class ReleaseHandler(GpuShareHandler):
+    """``POST gpu-share/allocations/<kernel id>/release``"""
+
+    @web.authenticated
+    @authorized
+    @told
+    async def post(self, kernel_id: str) -> None:
+        """Give the share back. Where that loses variables, only if the request allows it."""
+        row = self.known(kernel_id)
+        body = self.body({"lose_variables": bool})
+        lose = body.get("lose_variables", False)
+        self.answer((await self.runtime.release(row.kernel_id, lose_variables=lose)).to_json())
+
+
+class WakeHandler(GpuShareHandler):
+    """``POST gpu-share/allocations/<kernel id>/wake``"""
+
+    @web.authenticated
+    @authorized
+    @told
+    async def post(self, kernel_id: str) -> None:
+        """Ask for a share again, as running a cell does."""
+        row = self.known(kernel_id)
+        self.body({})
+        self.answer((await self.runtime.wake(row.kernel_id)).to_json())
+
+
+_ID = r"(?P<kernel_id>[^/]+)"
+ROUTES: list[tuple[str, type[GpuShareHandler]]] = [
+    (r"/gpu-share/status", StatusHandler),
+    (r"/gpu-share/sizes", SizesHandler),
+    (rf"/gpu-share/requests/{_ID}", RequestHandler),
+    (r"/gpu-share/allocations", AllocationsHandler),
+    (rf"/gpu-share/allocations/{_ID}", AllocationHandler),
+    (rf"/gpu-share/allocations/{_ID}/release", ReleaseHandler),
+    (rf"/gpu-share/allocations/{_ID}/wake", WakeHandler),
+]
+
+
+def _uuid(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError as error:
+        raise web.HTTPError(400, log_message="A kernel's id is a UUID.") from error
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise web.HTTPError(
+            400, log_message="keep_until is a time like 2026-03-01T12:00:00Z."
+        ) from error
+    if moment.tzinfo is None:
+        raise web.HTTPError(400, log_message="keep_until needs a time zone, such as Z.")
+    return moment
+
+
+def _gpu(gpu: Capacity) -> dict[str, Any]:
+    return {
+        "uuid": gpu.uuid,
+        "model": gpu.model,
+        "node": gpu.node,
+        "memory_bytes": gpu.memory_bytes,
+        "free_bytes": gpu.free_bytes,
+        "profile": gpu.profile,
+        "simulated": gpu.simulated,
+        "kernels": gpu.kernels,
+    }
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,283 @@
+"""The REST routes of a real server, held against the OpenAPI file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+from servers import TOKEN, Server, run_server, stop_server
+from waiting import PATIENCE
+
+GIB = 2**30
+SPEC: dict[str, Any] = yaml.safe_load(
+    files("jupyter_gpu_share.server").joinpath("openapi.yaml").read_text()
+)
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+def conforms(path: str, method: str, status: int, body: Any) -> None:
+    """Hold an answer against the OpenAPI file."""
+    response = SPEC["paths"][path][method.lower()]["responses"][str(status)]
+    if "$ref" in response:
+        response = SPEC["components"]["responses"][response["$ref"].rpartition("/")[2]]
+    schema = response["content"]["application/json"]["schema"]
+    Draft202012Validator({**schema, "components": SPEC["components"]}).validate(body)
+
+
+def ask(server: Server, path: str, method: str = "GET", body: Any = None, **where: str) -> Any:
+    """Fetch, check against the file, return status and body."""
+    url = path.format(**where).removeprefix("/")
+    status, found = server.fetch(url, method, body)
+    conforms(path, method, status, found)
+    return status, found
+
+
+ALL = [
+    ("/gpu-share/status", "GET"),
+    ("/gpu-share/sizes", "GET"),
+    ("/gpu-share/requests/{kernel_id}", "PUT"),
+    ("/gpu-share/allocations", "GET"),
+    ("/gpu-share/allocations/{kernel_id}", "GET"),
+    ("/gpu-share/allocations/{kernel_id}", "PATCH"),
+    ("/gpu-share/allocations/{kernel_id}/release", "POST"),
+    ("/gpu-share/allocations/{kernel_id}/wake", "POST"),
+]
+
+
+def test_the_file_is_valid_and_names_every_route() -> None:
+    validate(SPEC)
+    from jupyter_gpu_share.server._handlers import ROUTES
+
+    served = set()
+    for pattern, handler in ROUTES:
+        path = pattern.replace("(?P<kernel_id>[^/]+)", "{kernel_id}")
+        served |= {(path, m) for m in ("GET", "PUT", "PATCH", "POST") if m.lower() in vars(handler)}
+    named = {(p, m.upper()) for p, item in SPEC["paths"].items() for m in item if m != "parameters"}
+    assert served == named == set(ALL)
+
+
+def test_status_and_sizes(clean: Server) -> None:
+    clean.start_kernel("3/4")
+    status, found = ask(clean, "/gpu-share/status")
+    assert status == 200
+    assert found["simulated"] is True
+    assert found["gpus"][0]["free_bytes"] == 20 * GIB
+    assert found["kernels"] == {"active": 1}
+    _, sizes = ask(clean, "/gpu-share/sizes")
+    rows = {row["size"]: row for row in sizes["sizes"]}
+    assert rows["1/4"]["available"]
+    assert not rows["1/2"]["available"]
+    assert "20 GiB" in rows["1/2"]["why"]
+    assert rows["0"]["available"]
+
+
+def test_a_kernel_gets_the_size_asked_for(clean: Server) -> None:
+    kernel_id = str(uuid4())
+    status, found = ask(
+        clean, "/gpu-share/requests/{kernel_id}", "PUT", {"size": "0.5"}, kernel_id=kernel_id
+    )
+    assert (status, found["size"]) == (200, "1/2")
+    clean.start_kernel(kernel_id=kernel_id)
+    _, row = ask(clean, "/gpu-share/allocations/{kernel_id}", kernel_id=kernel_id)
+    assert row["share"]["memory_bytes"] == 40 * GIB
+    assert row["state"] == "active"
+    _, rows = ask(clean, "/gpu-share/allocations")
+    assert [one["kernel_id"] for one in rows] == [kernel_id]
+    status, found = ask(
+        clean, "/gpu-share/requests/{kernel_id}", "PUT", {"size": "1"}, kernel_id=kernel_id
+    )
+    assert status == 409
+
+
+def test_a_change_of_size_needs_leave_to_restart(clean: Server) -> None:
+    kernel_id = clean.start_kernel("1/4")
+    path = "/gpu-share/allocations/{kernel_id}"
+    status, found = ask(clean, path, "PATCH", {"size": "1/2"}, kernel_id=kernel_id)
+    assert status == 409
+    assert "variables are lost" in found["message"]
+    status, row = ask(clean, path, "PATCH", {"size": "1/2", "restart": True}, kernel_id=kernel_id)
+    assert (status, row["size"], row["share"]["memory_bytes"]) == (200, "1/2", 40 * GIB)
+    clean.start_kernel("1/4")
+    status, found = ask(clean, path, "PATCH", {"size": "1", "restart": True}, kernel_id=kernel_id)
+    assert status == 409
+    assert "cannot become 1 now" in found["message"]
+    assert clean.ok(f"gpu-share/allocations/{kernel_id}")["size"] == "1/2"
+
+
+def test_keep(clean: Server) -> None:
+    kernel_id = clean.start_kernel("1/4")
+    path = "/gpu-share/allocations/{kernel_id}"
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))
+    _, row = ask(clean, path, "PATCH", {"keep_until": soon}, kernel_id=kernel_id)
+    assert row["keep_until"][:19] == soon[:19]
+    _, row = ask(clean, path, "PATCH", {"keep_until": None}, kernel_id=kernel_id)
+    assert row["keep_until"] is None
+    status, found = ask(
+        clean, path, "PATCH", {"keep_until": "2999-01-01T00:00:00Z"}, kernel_id=kernel_id
+    )
+    assert status == 409
+    assert "24 hours" in found["message"]
+
+
+def test_release_and_wake(clean: Server) -> None:
+    kernel_id = clean.start_kernel("3/4")
+    release = "/gpu-share/allocations/{kernel_id}/release"
+    status, found = ask(clean, release, "POST", kernel_id=kernel_id)
+    assert status == 409
+    assert "all variables" in found["message"]
+    status, row = ask(clean, release, "POST", {"lose_variables": True}, kernel_id=kernel_id)
+    assert (status, row["state"], row["share"]) == (200, "released", None)
+    status, _ = ask(clean, "/gpu-share/allocations/{kernel_id}/wake", "POST", kernel_id=kernel_id)
+    assert status == 200
+    assert clean.wait_for(kernel_id, "active")["share"]["fraction"] == "3/4"
+
+
+def test_a_queued_kernel_is_shown_and_can_leave(clean: Server) -> None:
+    first, second = clean.start_kernel("3/4"), clean.start_kernel("3/4")
+    _, row = ask(clean, "/gpu-share/allocations/{kernel_id}", kernel_id=second)
+    assert (row["state"], row["queue"]) == ("queued", {"position": 1, "of": 1})
+    assert clean.ok("gpu-share/status")["queue"] == 1
+    release = "/gpu-share/allocations/{kernel_id}/release"
+    _, row = ask(clean, release, "POST", kernel_id=second)
+    assert row["state"] == "released"
+    clean.ok(f"gpu-share/allocations/{second}/wake", "POST")
+    clean.wait_for(second, "waking")
+    clean.fetch(f"api/kernels/{first}", "DELETE")
+    clean.wait_for(second, "active")
+
+
+BAD = [
+    ("PUT", "gpu-share/requests/{id}", {"size": "3/2"}, 400, "the largest size here is 1"),
+    ("PUT", "gpu-share/requests/{id}", {"size": 4}, 400, "wrong type"),
+    ("PUT", "gpu-share/requests/{id}", {}, 400, "missing"),
+    ("PUT", "gpu-share/requests/{id}", {"size": "1/4", "image": "x"}, 400, "no field 'image'"),
+    ("PUT", "gpu-share/requests/{id}", b"{", 400, "not valid JSON"),
+    ("PUT", "gpu-share/requests/{id}", b"[]", 400, "JSON object"),
+    ("PUT", "gpu-share/requests/{id}", b"[" * 60_000, 400, "JSON"),
+    ("PUT", "gpu-share/requests/{id}", b" " * 70_000, 413, "larger than"),
+    ("PUT", "gpu-share/requests/no-uuid", {"size": "1/4"}, 400, "UUID"),
+    ("PUT", "gpu-share/requests/{id}", {"size": "100%s"}, 400, "100%s"),
+    ("GET", "gpu-share/allocations/{id}", None, 404, "no kernel with that id"),
+    ("PATCH", "gpu-share/allocations/{id}", {"size": "1/4"}, 404, "no kernel with that id"),
+    ("POST", "gpu-share/allocations/{id}/release", {}, 404, "no kernel with that id"),
+    ("POST", "gpu-share/allocations/{id}/wake", {}, 404, "no kernel with that id"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status", "says"), BAD)
+def test_bad_requests(
+    server: Server, method: str, path: str, body: Any, status: int, says: str
+) -> None:
+    found_status, found = server.fetch(path.format(id=UNKNOWN), method, body)
+    assert found_status == status, found
+    assert says in found["message"]
+    assert "\n" not in found["message"]
+
+
+def test_bad_times(clean: Server) -> None:
+    kernel_id = clean.start_kernel("1/4")
+    for body in ({"keep_until": "soon"}, {"keep_until": "2026-03-01T12:00:00"}, {"restart": True}):
+        status, _ = ask(
+            clean, "/gpu-share/allocations/{kernel_id}", "PATCH", body, kernel_id=kernel_id
+        )
+        assert status == 400
+
+
+@pytest.mark.parametrize(("path", "method"), ALL)
+def test_strangers_are_refused(server: Server, path: str, method: str) -> None:
+    url = path.format(kernel_id=UNKNOWN).removeprefix("/")
+    for token in (None, "wrong"):
+        status, _ = server.fetch(url, method, b"{}" if method != "GET" else None, token=token)
+        assert status == 403
+
+
+@pytest.mark.parametrize(("path", "method"), [row for row in ALL if row[1] != "GET"])
+def test_cookies_alone_are_not_enough(server: Server, path: str, method: str) -> None:
+    # A browser that is logged in sends its cookie for any page; only ours knows the XSRF token.
+    login = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            ("import sys, urllib.request as r, http.cookiejar as c\n"
+            "jar = c.CookieJar(); o = r.build_opener(r.HTTPCookieProcessor(jar))\n"
+            f"o.open({server.url!r} + 'api/status?token={TOKEN}')\n"
+            "print('; '.join(f'{k.name}={k.value}' for k in jar))"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    url = path.format(kernel_id=UNKNOWN).removeprefix("/")
+    cookie = {"Cookie": login.stdout.strip()}
+    status, found = server.fetch(url, method, b"{}", token=None, headers=cookie)
+    assert status == 403, found
+
+
+def test_asking_is_no_activity(server: Server) -> None:
+    before = server.ok("api/status")["last_activity"]
+    server.ok("gpu-share/status")
+    server.ok("gpu-share/allocations")
+    assert server.ok("api/status?no_track_activity=1")["last_activity"] == before
+
+
+def test_the_token_is_not_logged(server: Server) -> None:
+    server.fetch("gpu-share/requests/x", "PUT", {"size": "bad"})
+    ours = [line for line in server.log.read_text().splitlines() if "gpu" in line.lower()]
+    assert not [line for line in ours if TOKEN in line and "http" not in line]
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    found = run_server(
+        tmp_path_factory.mktemp("refusing"),
+        "--ServerApp.authorizer_class=refusing.RefusesGpuShare",
+    )
+    yield found
+    stop_server(found)
+
+
+def test_an_authorizer_can_refuse_every_route(refusing: Server) -> None:
+    assert refusing.fetch("api/kernels")[0] == 200
+    for path, method in ALL:
+        url = path.format(kernel_id=UNKNOWN).removeprefix("/")
+        status, _ = refusing.fetch(url, method, b"{}" if method != "GET" else None)
+        assert status == 403, (path, method)
+
+
+def test_a_server_without_gpu_says_so(tmp_path: Path) -> None:
+    server = run_server(tmp_path, simulate="")
+    try:
+        status, found = ask(server, "/gpu-share/status")
+        assert (status, found["healthy"], found["gpus"]) == (200, False, [])
+        assert "No NVIDIA GPU" in found["problem"]
+        _, sizes = ask(server, "/gpu-share/sizes")
+        assert {row["size"]: row["available"] for row in sizes["sizes"]}["0"]
+        status, found = server.fetch("api/kernels", "POST", {"name": "python3"})
+        assert status == 503
+        assert "Choose size 0" in found["message"]
+        notebook = {"path": "a.ipynb", "type": "notebook", "kernel": {"name": "python3"}}
+        status, found = server.fetch("api/sessions", "POST", notebook)
+        assert status >= 500
+        assert found["message"].startswith("No NVIDIA GPU")
+        assert server.ok("gpu-share/allocations") == []
+        kernel = server.start_kernel("0")
+        assert server.wait_for(kernel, "active")["share"]["devices"] == []
+    finally:
+        stop_server(server)
+
+
+def test_the_server_ends_quickly_with_kernels(tmp_path: Path) -> None:
+    server = run_server(tmp_path)
+    server.start_kernel("1/4")
+    begun = time.monotonic()
+    stop_server(server)
+    assert time.monotonic() - begun < PATIENCE

@@ -1,0 +1,125 @@
+"""A real Jupyter server in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from waiting import PATIENCE
+
+TOKEN = "test-token-that-must-not-leak"
+
+
+@dataclass
+class Server:
+    """Speaks HTTP with a running server."""
+
+    url: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def fetch(
+        self,
+        path: str,
+        method: str = "GET",
+        body: Any = None,
+        *,
+        token: str | None = TOKEN,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, Any]:
+        """Status and decoded body, whatever the status is."""
+        sent = dict(headers or {})
+        if token:
+            sent["Authorization"] = f"token {token}"
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = Request(self.url + path, method=method, data=data, headers=sent)
+        try:
+            with urlopen(request, timeout=PATIENCE) as answer:
+                text, status = answer.read(), answer.status
+        except HTTPError as error:
+            text, status = error.read(), error.code
+        try:
+            return status, json.loads(text)
+        except ValueError:
+            return status, text.decode(errors="replace")
+
+    def ok(self, path: str, method: str = "GET", body: Any = None) -> Any:
+        """The body of an answer that must succeed."""
+        status, found = self.fetch(path, method, body)
+        assert status < 300, (status, found)
+        return found
+
+    def start_kernel(self, size: str | None = None, kernel_id: str | None = None) -> str:
+        """Start a kernel as JupyterLab does; its id."""
+        from uuid import uuid4
+
+        kernel_id = kernel_id or str(uuid4())
+        if size is not None:
+            self.ok(f"gpu-share/requests/{kernel_id}", "PUT", {"size": size})
+        found = self.ok("api/kernels", "POST", {"name": "python3", "kernel_id": kernel_id})
+        assert found["id"] == kernel_id
+        return kernel_id
+
+    def wait_for(self, kernel_id: str, state: str) -> Any:
+        """Wait until a kernel is in a state; its allocation."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            found = self.ok(f"gpu-share/allocations/{kernel_id}")
+            if found["state"] == state:
+                return found
+            assert time.monotonic() < end, f"never {state}: {found}"
+            time.sleep(0.05)
+
+
+def run_server(folder: Path, *arguments: str, simulate: str = "1xA100-80GB") -> Server:
+    """Start a server and wait until it answers."""
+    env = {
+        **os.environ,
+        "JUPYTER_TOKEN": TOKEN,
+        "JUPYTER_GPU_SHARE_SIMULATE": simulate,
+        "JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner",
+        "PYTHONPATH": str(Path(__file__).parent / "server"),
+        **{f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")},
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
+    work = folder / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    log = folder / "server.log"
+    command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root"]
+    options = ["--ServerApp.port=0", "--ServerApp.ip=127.0.0.1", *arguments]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, *options], cwd=work, env=env, stdout=output, stderr=output
+        )
+    end = time.monotonic() + PATIENCE
+    while True:
+        for info in (folder / "runtime").glob("jpserver-*.json"):
+            try:
+                url = json.loads(info.read_text())["url"]
+                with urlopen(f"{url}api", timeout=5):
+                    return Server(url, work, process, log)
+            except (OSError, ValueError, KeyError):
+                continue
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, f"the server did not come up: {log.read_text()}"
+        time.sleep(0.05)
+
+
+def stop_server(server: Server) -> None:
+    """End the server and its kernels."""
+    server.process.terminate()
+    try:
+        server.process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        server.process.wait(PATIENCE)
+        raise
