@@ -380,7 +380,7 @@ def _forget_start(manager: object, kernel_id: str | None) -> None:
     several = getattr(manager, "parent", None)
     pending: Any = getattr(several, "_pending_kernels", None)
     task = asyncio.current_task()
-    if task is None or not isinstance(pending, dict) or pending.get(kernel_id) is not task:
+    if task is None or not isinstance(pending, dict) or pending.get(kernel_id) != task:
         return
     if not getattr(several, "use_pending_kernels", False):
         task.add_done_callback(lambda _: pending.pop(kernel_id, None))

@@ -207,10 +207,12 @@ def test_cookies_alone_are_not_enough(server: Server, path: str, method: str) ->
     login = subprocess.run(
         [
             *(sys.executable, "-c"),
-            ("import sys, urllib.request as r, http.cookiejar as c\n"
-            "jar = c.CookieJar(); o = r.build_opener(r.HTTPCookieProcessor(jar))\n"
-            f"o.open({server.url!r} + 'api/status?token={TOKEN}')\n"
-            "print('; '.join(f'{k.name}={k.value}' for k in jar))"),
+            (
+                "import sys, urllib.request as r, http.cookiejar as c\n"
+                "jar = c.CookieJar(); o = r.build_opener(r.HTTPCookieProcessor(jar))\n"
+                f"o.open({server.url!r} + 'api/status?token={TOKEN}')\n"
+                "print('; '.join(f'{k.name}={k.value}' for k in jar))"
+            ),
         ],
         capture_output=True,
         text=True,

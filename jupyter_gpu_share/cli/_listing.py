@@ -1,0 +1,66 @@
+"""All kernels on this machine's GPUs, from the ledger and from the servers that run them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GpuShareError, NoGpuError
+from ..size import format_bytes
+from ._servers import ask, running_servers
+from ._tables import allocations_table
+
+if TYPE_CHECKING:
+    from ..engines.base import Capacity
+    from ..runtime import Runtime
+
+
+@dataclass
+class Listing:
+    """What there is to show.
+
+    Attributes
+    ----------
+    rows: allocations as the contract has them.
+    notes: what could not be found out.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    gpus: list[Capacity] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+async def collect(runtime: Runtime) -> Listing:
+    """Ask the ledger for all kernels, and the servers for the live state of theirs."""
+    found = Listing()
+    rows: dict[str, dict[str, Any]] = {}
+    try:
+        rows = {row.kernel_id: row.to_json() for row in await runtime.machine()}
+        found.gpus = await runtime.capacity()
+    except NoGpuError as error:
+        found.notes.append(str(error))
+    for server in await asyncio.to_thread(lambda: list(running_servers())):
+        try:
+            for row in await asyncio.to_thread(ask, server, "GET", "gpu-share/allocations"):
+                rows[row["kernel_id"]] = row
+        except GpuShareError as error:
+            found.notes.append(f"Server at port {server.get('port')} was left out: {error}")
+    found.rows = list(rows.values())
+    return found
+
+
+def draw(found: Listing) -> str:
+    """As text."""
+    parts = []
+    if found.rows:
+        parts.append(allocations_table(found.rows))
+    else:
+        parts.append("No kernel is on a share of a GPU.")
+    for gpu in found.gpus:
+        profile = f" MIG {gpu.profile}" if gpu.profile else ""
+        parts.append(
+            f"{gpu.model}{profile}: {format_bytes(gpu.free_bytes)} of "
+            f"{format_bytes(gpu.memory_bytes)} free"
+        )
+    return "\n".join([*parts, *found.notes])

@@ -1,0 +1,288 @@
+"""Arguments of the command, and what each subcommand does."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jupyter_core.application import JupyterApp
+from traitlets import default
+from traitlets.config import Config
+
+from .._version import __version__
+from ..errors import GpuShareError
+
+if TYPE_CHECKING:
+    from ..runtime import Runtime
+
+_DESCRIPTION = "Notebook kernels on a share of a GPU: see them, change them, set them up."
+_SIZES = "1/4, 0.25, 10GiB, mig-1g.10gb, 2x1/2, 1, or 0 for no GPU"
+
+Command = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code: 0 done, 1 refused or failed, 2 wrong arguments.
+
+    Called by the executable ``jupyter-gpu-share``.
+    """
+    arguments = _parser().parse_args(argv)
+    command: Command = arguments.command
+    try:
+        return asyncio.run(command(arguments))
+    except GpuShareError as error:
+        print(f"gpu-share: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("gpu-share: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as `head` does
+        return 0
+    finally:
+        _end_runtime()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jupyter gpu-share", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Command, text: str, **options: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, **options)
+        sub.set_defaults(command=run)
+        return sub
+
+    def add_json(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--json", action="store_true", help="print data as JSON")
+
+    listing = add("list", _list, "Show the kernels on this machine's GPUs, and what is free.")
+    add_json(listing)
+    listing.add_argument("--watch", action="store_true", help="show again every second")
+
+    add_json(add("sizes", _sizes, "Show the sizes that can be chosen, and which are free now."))
+    add_json(add("doctor", _doctor, "Say what was found, what is enforced and what to fix."))
+
+    install = add(
+        "install",
+        _install,
+        "Write a kernelspec for each offered size: the way that works with every client.",
+        epilog="Example: jupyter gpu-share install --user --size 1/4 --size 1",
+    )
+    install.add_argument("--kernel", default="python3", help="kernelspec to start from (python3)")
+    install.add_argument(
+        "--size", action="append", help=f"size to write one for, instead of all offered: {_SIZES}"
+    )
+    place = install.add_mutually_exclusive_group()
+    place.add_argument("--user", action="store_true", help="for this user only")
+    place.add_argument("--sys-prefix", action="store_true", help="in this Python's environment")
+    place.add_argument("--prefix", help="in the environment at this path")
+    install.add_argument("--remove", action="store_true", help="remove what install has written")
+    add_json(install)
+
+    resize = add(
+        "resize",
+        _resize,
+        "Give a kernel another size. The kernel restarts, so its variables are lost.",
+    )
+    _add_kernel(resize)
+    resize.add_argument("size", help=_SIZES)
+    resize.add_argument("--restart", action="store_true", help="allow the restart")
+    add_json(resize)
+
+    release = add("release", _release, "Give a kernel's share back; running a cell asks again.")
+    _add_kernel(release)
+    release.add_argument("--lose-variables", action="store_true", help="allow variables to be lost")
+    add_json(release)
+
+    wake = add("wake", _wake, "Ask for a kernel's share again, as running a cell does.")
+    _add_kernel(wake)
+    add_json(wake)
+
+    keep = add("keep", _keep, "Keep a kernel's share for a time, even if unused.")
+    _add_kernel(keep)
+    keep.add_argument("minutes", type=float, help="from now; 0 takes it back")
+    add_json(keep)
+
+    demo = add("demo", _demo, "Run a notebook on three kernels that share one GPU, and watch.")
+    demo.add_argument("--output", help="folder for the notebooks that were run")
+    return parser
+
+
+def _add_kernel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kernel", help="the kernel's id or its first letters, or its notebook")
+
+
+# -- commands --------------------------------------------------------------------------------
+
+
+async def _list(arguments: argparse.Namespace) -> int:
+    from ._listing import collect, draw
+
+    while True:
+        found = await collect(_runtime())
+        if arguments.json:
+            print(json.dumps(found.rows, indent=2))
+        else:
+            if arguments.watch:
+                print("\x1b[H\x1b[2J", end="")
+            print(draw(found))
+        if not arguments.watch:
+            return 0
+        await asyncio.sleep(1.0)
+
+
+async def _sizes(arguments: argparse.Namespace) -> int:
+    from ._tables import table
+
+    runtime = _runtime()
+    rows = []
+    for offer in runtime.policy.offers():
+        try:
+            why = await runtime.fits(None, offer.size)
+        except GpuShareError as error:
+            why = str(error)
+        rows.append({**offer.to_json(), "available": why is None, "why": why})
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    lines = [
+        [
+            row["size"] + (" (default)" if row["default"] else ""),
+            row["name"],
+            row["description"],
+            "yes" if row["available"] else f"no: {row['why']}",
+        ]
+        for row in rows
+    ]
+    print(table(["SIZE", "NAME", "FOR", "FREE NOW"], lines))
+    return 0
+
+
+async def _doctor(arguments: argparse.Namespace) -> int:
+    from ._examine import examine
+
+    findings = [*await _runtime().diagnose(), *examine()]
+    if arguments.json:
+        print(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        marks = {
+            "ok": "✓ ok     ",
+            "note": "· note   ",
+            "warning": "! warning",
+            "error": "✗ error  ",
+        }
+        for finding in findings:
+            print(f"{marks[finding.level]}  {finding.what}")
+            if finding.fix:
+                print(f"             → {finding.fix}")
+    return 1 if any(finding.level == "error" for finding in findings) else 0
+
+
+async def _install(arguments: argparse.Namespace) -> int:
+    from ..size import SizePolicy
+    from ._kernelspecs import install, installed, remove
+
+    policy = SizePolicy(config=_config())
+    if arguments.remove:
+        done = remove()
+    else:
+        sizes = [policy.check(text) for text in arguments.size or ()]
+        prefix = sys.prefix if arguments.sys_prefix else arguments.prefix
+        offers = [offer.size for offer in policy.offers()]
+        done = install(sizes or offers, kernel=arguments.kernel, user=arguments.user, prefix=prefix)
+    if arguments.json:
+        print(json.dumps({"changed": done, "installed": installed()}, indent=2))
+        return 0
+    verb = "Removed" if arguments.remove else "Wrote"
+    for name in done:
+        print(f"{verb} kernelspec {name}")
+    if not done:
+        print("There was none to remove." if arguments.remove else "Nothing was written.")
+    elif not arguments.remove:
+        print(f"Choose it in JupyterLab, or try: jupyter console --kernel {done[0]}")
+    return 0
+
+
+async def _resize(arguments: argparse.Namespace) -> int:
+    from ..size import SizePolicy
+
+    size = SizePolicy(config=_config()).check(arguments.size)
+    change = {"size": str(size), "restart": arguments.restart}
+    return await _change(arguments, "PATCH", "", change, f"Changing to {size}")
+
+
+async def _release(arguments: argparse.Namespace) -> int:
+    allowed = {"lose_variables": arguments.lose_variables}
+    return await _change(arguments, "POST", "/release", allowed, "Giving back")
+
+
+async def _wake(arguments: argparse.Namespace) -> int:
+    return await _change(arguments, "POST", "/wake", {}, "Asking for the share")
+
+
+async def _keep(arguments: argparse.Namespace) -> int:
+    from datetime import datetime, timedelta, timezone
+
+    from ..allocations import timestamp
+
+    until = None
+    if arguments.minutes > 0:
+        until = timestamp(datetime.now(timezone.utc) + timedelta(minutes=arguments.minutes))
+    return await _change(arguments, "PATCH", "", {"keep_until": until}, "Keeping")
+
+
+async def _change(
+    arguments: argparse.Namespace, method: str, path: str, body: dict[str, Any], doing: str
+) -> int:
+    from ._servers import ask, find_kernel
+    from ._tables import progress, sentence
+
+    server, row = await asyncio.to_thread(find_kernel, arguments.kernel)
+    with progress(f"{doing}: {row['path'] or row['kernel_id'][:8]}"):
+        url = f"gpu-share/allocations/{row['kernel_id']}{path}"
+        row = await asyncio.to_thread(ask, server, method, url, body)
+    print(json.dumps(row, indent=2) if arguments.json else sentence(row))
+    return 0
+
+
+async def _demo(arguments: argparse.Namespace) -> int:
+    from ._demo import demo
+
+    return await demo(arguments.output, _config)
+
+
+# -- configuration ---------------------------------------------------------------------------
+
+
+class _Settings(JupyterApp):
+    """Reads the administrator's and the user's files, those of the Jupyter server included."""
+
+    name = "jupyter-gpu-share"
+    description = _DESCRIPTION
+
+    @default("config_file_name")
+    def _config_file_name(self) -> str:
+        return "jupyter_server_config"
+
+
+def _config() -> Config:
+    settings = _Settings()
+    settings.load_config_file()
+    return settings.config
+
+
+def _runtime() -> Runtime:
+    from ..runtime import Runtime
+
+    return Runtime.instance(_config())
+
+
+def _end_runtime() -> None:
+    module = sys.modules.get("jupyter_gpu_share.runtime")
+    if module is not None:
+        module.Runtime.clear_instance()

@@ -1,0 +1,79 @@
+"""How the command shows things: plain text that fits the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..size import format_bytes
+
+_GAP = "  "
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+    """Columns under a header. The last one is cut where the terminal ends.
+
+    Parameters
+    ----------
+    width: of the terminal in characters; found out where not given, unlimited where there is none.
+    """
+    if width is None:
+        width = shutil.get_terminal_size((100_000, 24)).columns if sys.stdout.isatty() else 100_000
+    clean = [[_printable(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[n]) for row in clean) for n in range(len(header))]
+    lines = []
+    for row in clean:
+        cells = [cell.ljust(size) for cell, size in zip(row, widths, strict=True)]
+        line = _GAP.join(cells).rstrip()
+        lines.append(line if len(line) <= width else line[: max(1, width - 1)] + "…")
+    return "\n".join(lines)
+
+
+def allocations_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
+    """Kernels with their shares."""
+    header = ["KERNEL", "NOTEBOOK", "SIZE", "SHARE", "STATE", "IN USE", "HELD APART BY"]
+    return table(header, [_cells(row) for row in rows], width)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    share = row["share"]
+    held = apart = "-"
+    if share and share["devices"]:
+        models = ", ".join(sorted({device["model"] for device in share["devices"]}))
+        times = f"{len(share['devices'])} x " if len(share["devices"]) > 1 else ""
+        held = f"{times}{format_bytes(share['memory_bytes'])} of {models}"
+        apart = share["isolation"]
+    state = row["state"]
+    if row["queue"]:
+        state += f" ({row['queue']['position']} of {row['queue']['of']})"
+    used = "-" if row["used_bytes"] is None else format_bytes(row["used_bytes"])
+    notebook = row["path"] or row["kernel_name"]
+    return [row["kernel_id"][:8], notebook, row["size"], held, state, used, apart]
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """One kernel after a change."""
+    _, notebook, size, held, state, _, _ = _cells(row)
+    reason = f" {row['reason']}" if row["reason"] else ""
+    return _printable(f"{notebook}: {state}, size {size}, {held}.{reason}")
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """Say what is waited for, on a terminal only, and take the line away at the end."""
+    shown = sys.stderr.isatty()
+    if shown:
+        print(f"{_printable(text)} …", end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """What others named may not steer the terminal."""
+    return "".join(ch if ch.isprintable() else "?" for ch in text)
