@@ -129,6 +129,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             env = kwargs.get("env") or os.environ
             self._path = env.get("JPY_SESSION_NAME") or None
             self._wanted = await self._decide_size(env)
+            await self._runtime.admit(self.kernel_id, self._wanted)
             if self._life is None:
                 await self._open_relay()
             cmd = self._command(extra, session=self._path)

@@ -199,6 +199,24 @@ class Runtime(LoggingConfigurable):
 
         return await self.call(work())
 
+    async def admit(self, kernel_id: str | None, size: Size) -> None:
+        """Hold a size against those rules that need to know the GPUs and the other kernels.
+
+        Raises
+        ------
+        SizeNotAllowed
+        """
+        others = [
+            (Size.parse(row.size), row.share.memory_bytes if row.share else None)
+            for row in self.table.all()
+            if row.kernel_id != kernel_id and row.state not in (State.RELEASED, State.FAILED)
+        ]
+        self.policy.check_total(size, others)
+        if self.policy.needs_capacity(size):
+            # Which GPU it will be is not known yet: the bounds hold on every one.
+            for gpu in await self.capacity():
+                self.policy.check_on(size, gpu.memory_bytes)
+
     async def diagnose(self) -> list[Finding]:
         """What ``doctor`` says about the engine."""
 
@@ -213,8 +231,10 @@ class Runtime(LoggingConfigurable):
         Raises
         ------
         NotPossible: no such kernel, or the size does not fit now.
+        SizeNotAllowed
         """
         life = self._life(kernel_id)
+        await self.admit(kernel_id, size)
         if why := await self.fits(kernel_id, size):
             raise NotPossible(f"The size cannot become {size} now: {why}")
         life.next_size = size

@@ -242,6 +242,15 @@ class SizePolicy(LoggingConfigurable):
         self._check_bounds(size, None)
         return size
 
+    def needs_capacity(self, size: Size) -> bool:
+        """True where a bound is of another kind than the size: see :meth:`check_on`."""
+        bounds = [
+            Size.parse(text) for text in (self.minimum, self.maximum) if text not in ("", "1")
+        ]
+        return not size.is_none and any(
+            (bound.memory is None) != (size.memory is None) for bound in bounds
+        )
+
     def check_on(self, size: Size, capacity: int) -> None:
         """Hold a size against the bounds once the GPU is known.
 

@@ -376,3 +376,54 @@ def _free_is(amount: int) -> Any:
         return await free() == amount
 
     return holds
+
+
+async def test_the_limit_for_all_kernels_together(kernels: Kernels) -> None:
+    Runtime.instance().policy.max_total = "3/4"
+    await kernels.start("1/2")
+    with pytest.raises(SizeNotAllowed, match="1 GPUs; 3/4 GPUs is the limit"):
+        await kernels.start("1/2")
+    second = await kernels.start("1/4")
+    with pytest.raises(SizeNotAllowed):
+        await Runtime.instance().resize(second.kernel_id, Size.parse("1/2"))
+
+
+async def test_a_bound_in_memory_holds_for_fractions(kernels: Kernels) -> None:
+    Runtime.instance().policy.maximum = "30GiB"
+    await kernels.start("1/4")
+    with pytest.raises(SizeNotAllowed, match="the largest size here is 30GiB"):
+        await kernels.start("1/2")
+
+
+async def test_who_decides_the_size(
+    kernels: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime.instance()
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text('{"metadata": {"jupyter_gpu_share": {"size": "1/16"}}}')
+    here = {**os.environ, "JPY_SESSION_NAME": str(notebook)}
+
+    async def granted(env: dict[str, str], **options: Any) -> str:
+        manager = kernels.manager()
+        if "spec_size" in options:
+            spec = manager.kernel_spec
+            assert spec is not None
+            config = {"size": options.pop("spec_size")}
+            name = "gpu-share-provisioner"
+            spec.metadata["kernel_provisioner"] = {"provisioner_name": name, "config": config}
+        await manager.start_kernel(env=env, **options)
+        row = runtime.table.get(manager.kernel_id)
+        assert row is not None
+        await manager.shutdown_kernel(now=True)
+        return row.size
+
+    runtime.requests.put("11111111-1111-4111-8111-111111111111", Size.parse("1/8"))
+    wish = {**here, "JUPYTER_GPU_SHARE_SIZE": "1/10"}
+    asked = {"kernel_id": "11111111-1111-4111-8111-111111111111", "spec_size": "1/12"}
+    assert await granted(wish, **asked) == "1/8"
+    assert await granted(wish, spec_size="1/12") == "1/10"
+    assert await granted(here, spec_size="1/12") == "1/12"
+    assert await granted(here) == "1/16"
+    notebook.write_text("{}")
+    assert await granted(here) == "1/4"
+    assert await granted(dict(os.environ)) == "1/2"

@@ -1,0 +1,136 @@
+"""Where shares are put, and who gets room first."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jupyter_gpu_share.engines.local._gpu import Gpu
+from jupyter_gpu_share.engines.local._placement import grants, never_fits, place, why_waiting
+from jupyter_gpu_share.size import Size
+
+GIB = 2**30
+
+
+def gpus(*amounts: int) -> list[Gpu]:
+    return [Gpu(f"G{n}", "A100", n, amount * GIB) for n, amount in enumerate(amounts)]
+
+
+def mig(number: int = 7) -> list[Gpu]:
+    return [
+        Gpu(f"M{n}", "A100", 0, 10 * GIB, profile="1g.10gb", parent="G0") for n in range(number)
+    ]
+
+
+def uuids(text: str, on: list[Gpu], **used: int) -> list[str] | None:
+    pieces = place(Size.parse(text), on, {name: n * GIB for name, n in used.items()})
+    return None if pieces is None else [piece.uuid for piece in pieces]
+
+
+def test_small_shares_pack_and_whole_gpus_stay_whole() -> None:
+    assert uuids("1/4", gpus(80, 80), G1=20) == ["G1"]
+    assert uuids("1/4", gpus(80, 80), G0=20, G1=60) == ["G1"]
+    assert uuids("1", gpus(80, 80), G0=20) == ["G1"]
+    assert uuids("1", gpus(80), G0=1) is None
+
+
+def test_the_smallest_gpu_that_is_enough_is_taken() -> None:
+    assert uuids("10GiB", gpus(80, 24)) == ["G1"]
+    assert uuids("30GiB", gpus(80, 24)) == ["G0"]
+
+
+def test_several_devices_are_different_gpus() -> None:
+    assert uuids("2x1/2", gpus(80, 80)) == ["G0", "G1"]
+    assert uuids("2x1/2", gpus(80)) is None
+    assert uuids("2x1/2", gpus(80, 80), G0=60) is None
+
+
+def test_mig_instances_go_whole_to_their_profile() -> None:
+    on = [*mig(), Gpu("G1", "A100", 1, 80 * GIB)]
+    assert uuids("mig-1g.10gb", on) == ["M0"]
+    assert uuids("mig-1g.10gb", on, M0=10) == ["M1"]
+    assert uuids("5GiB", on) == ["G1"]
+    assert uuids("5GiB", mig(), M0=10) == ["M1"]
+    assert uuids("1/2", mig()) is None
+
+
+def test_what_can_never_be_had() -> None:
+    assert never_fits(Size.parse("1/2"), gpus(80)) is None
+    assert never_fits(Size.parse("0"), []) is None
+    huge = never_fits(Size.parse("1" + "0" * 30 + "B"), gpus(80, 24))
+    assert huge is not None
+    assert "the largest GPU here (80 GiB)" in huge
+    assert "this machine has 2 such GPUs" in str(never_fits(Size.parse("3x1/2"), gpus(80, 80)))
+    profile = never_fits(Size.parse("mig-3g.40gb"), mig())
+    assert profile == "No GPU here has a MIG profile 3g.40gb; there are 1g.10gb."
+    assert "none is in MIG mode" in str(never_fits(Size.parse("mig-1g.10gb"), gpus(80)))
+    assert "split into MIG" in str(never_fits(Size.parse("1/2"), mig()))
+
+
+def test_the_reason_names_what_is_missing() -> None:
+    reason = why_waiting(Size.parse("3/4"), gpus(80, 80), {"G0": 60 * GIB, "G1": 40 * GIB}, 0)
+    assert reason == "It needs 60 GiB of one GPU; the emptiest has 40 GiB of 80 GiB free."
+    reason = why_waiting(Size.parse("1/4"), gpus(80), {}, 1)
+    assert "came before" in reason
+
+
+def queue(*texts: str) -> list[tuple[str, Size]]:
+    return [(f"{n}:{text}", Size.parse(text)) for n, text in enumerate(texts)]
+
+
+def test_a_large_request_is_not_overtaken_where_it_waits() -> None:
+    used = {"G0": 40 * GIB}
+    assert list(grants(gpus(80), used, queue("1", "1/4", "1/4"))) == []
+    assert list(grants(gpus(80, 80), {"G0": 40 * GIB, "G1": 60 * GIB}, queue("1", "1/4"))) == [
+        "1:1/4"
+    ]
+
+
+def test_unrelated_gpus_are_not_idle_behind_it() -> None:
+    on = [*gpus(80), *mig()]
+    assert list(grants(on, {"G0": GIB}, queue("1", "mig-1g.10gb"))) == ["1:mig-1g.10gb"]
+
+
+amounts = st.integers(1, 100)
+requests = st.lists(
+    st.builds(lambda n, d: Size(fraction=Fraction(min(n, d), max(n, d))), amounts, amounts)
+    | st.builds(lambda n: Size(memory=n * GIB), amounts)
+    | st.builds(lambda d: Size(fraction=Fraction(1, d), count=2), amounts),
+    max_size=20,
+)
+machines = st.lists(st.integers(1, 100), min_size=1, max_size=6)
+
+
+@given(machines, requests, st.data())
+def test_grants_never_exceed_a_gpu_and_serve_the_first_that_fits(
+    sizes: list[int], wanted: list[Size], data: st.DataObject
+) -> None:
+    on = gpus(*sizes)
+    used = {gpu.uuid: data.draw(st.integers(0, gpu.memory_bytes)) for gpu in on}
+    waiting = [(str(n), size) for n, size in enumerate(wanted)]
+    granted = grants(on, used, waiting)
+    total = dict(used)
+    for pieces in granted.values():
+        assert len({piece.uuid for piece in pieces}) == len(pieces)
+        for piece in pieces:
+            total[piece.uuid] += piece.memory_bytes
+    assert all(total[gpu.uuid] <= gpu.memory_bytes for gpu in on)
+    if waiting and place(waiting[0][1], on, used) is not None:
+        assert "0" in granted
+
+
+@given(machines, requests)
+def test_nobody_starves(sizes: list[int], wanted: list[Size]) -> None:
+    """With everything given back in turn, every request that can be had is served in the end."""
+    on = gpus(*sizes)
+    waiting = [(str(n), s) for n, s in enumerate(wanted) if never_fits(s, on) is None]
+    served: list[str] = []
+    for _ in range(len(waiting) + 1):
+        granted = grants(on, {}, waiting)
+        served += granted
+        if waiting:
+            assert waiting[0][0] in granted, "the first in the queue gets an empty machine"
+        waiting = [row for row in waiting if row[0] not in granted]
+    assert not waiting
