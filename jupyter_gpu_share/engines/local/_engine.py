@@ -48,6 +48,9 @@ __all__ = ["LocalEngine"]
 
 T = TypeVar("T")
 
+#: Seconds between two attempts to give a share back to a ledger that cannot be written.
+_RELEASE_INTERVAL = 1.0
+
 
 @dataclass
 class _Kernel:
@@ -144,6 +147,7 @@ class LocalEngine(Engine):
         self._kernels: dict[str, _Kernel] = {}
         self._holder: Holder = this_process()
         self._room = asyncio.Event()
+        self._owed: set[asyncio.Task[None]] = set()
 
     # -- start and end -----------------------------------------------------------------------
 
@@ -280,8 +284,28 @@ class LocalEngine(Engine):
             # What the kernel left running would go on using the GPU without a share.
             await asyncio.to_thread(_end_carriers, kernel.token)
         if self._ledger is not None:
+            await self._release(kernel_id)
+
+    async def _release(self, kernel_id: str) -> None:
+        """Give the share back. Where the ledger cannot be written now, that is tried again."""
+        try:
             await self._at_ledger(lambda ledger: ledger.release(kernel_id))
+        except LedgerError as error:
+            self.log.warning("A share could not be given back yet: %s", error)
+            task = asyncio.create_task(self._release_later(kernel_id))
+            self._owed.add(task)
+            task.add_done_callback(self._owed.discard)
+        self._room.set()
+
+    async def _release_later(self, kernel_id: str) -> None:
+        while kernel_id not in self._kernels:
+            await asyncio.sleep(_RELEASE_INTERVAL)
+            try:
+                await self._at_ledger(lambda ledger: ledger.release(kernel_id))
+            except LedgerError:
+                continue
             self._room.set()
+            return
 
     # -- readings ----------------------------------------------------------------------------
 
@@ -375,6 +399,8 @@ class LocalEngine(Engine):
         for kernel_id, kernel in list(self._kernels.items()):
             if not kernel.independent:
                 await self.stop(kernel_id)
+        for task in self._owed:
+            task.cancel()  # this process's end makes its claims free
         if self._ledger is not None:
             ledger, self._ledger = self._ledger, None
             await asyncio.get_running_loop().run_in_executor(self._desk, ledger.close)

@@ -6,6 +6,7 @@ What a dead process held is found by :meth:`Ledger.sweep` and is free again.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -413,9 +414,13 @@ def _alive(row: sqlite3.Row) -> bool:
 def _in_words(error: Exception, path: Path) -> str:
     text = str(error).lower()
     code = getattr(error, "sqlite_errorname", "")
-    if "full" in text or getattr(error, "errno", None) == 28:
+    if "full" in text or getattr(error, "errno", None) == errno.ENOSPC:
         return f"The disk of the ledger {path} is full; make room there."
-    if "readonly" in text.replace("-", "") or isinstance(error, PermissionError):
+    if (
+        "readonly" in text
+        or isinstance(error, PermissionError)
+        or getattr(error, "errno", None) == errno.EROFS
+    ):
         return (
             f"The ledger {path} cannot be written; give this user the right to write the file and "
             "its folder, or name another folder (LocalEngine.directory)."
