@@ -15,11 +15,13 @@ and what to do. Jupyter shows it as it stands. The technical cause is chained.
     └── EngineError          the engine could not do its work
         ├── LedgerError      the record of who holds what cannot be used
         └── KernelStartError the share was there, the kernel did not come up
+            └── CommandNotFoundError  its command does not exist (a FileNotFoundError too)
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "CommandNotFoundError",
     "EngineError",
     "GpuShareError",
     "HeldError",
@@ -71,3 +73,7 @@ class LedgerError(EngineError):
 
 class KernelStartError(EngineError):
     """The share was granted, but the kernel did not come up."""
+
+
+class CommandNotFoundError(KernelStartError, FileNotFoundError):
+    """The kernel's command does not exist. Callers of jupyter_client expect this as an OSError."""

@@ -66,6 +66,8 @@ class KernelLife(RelayEvents):
         self._closed = False
         self._ending = False
         self._restarting = False
+        #: True where the last process ended without being asked to.
+        self.died = False
         #: Set from the kernel's first answer to its end.
         self._running: Running | None = None
         #: The end of a kernel is being handled; that must not be cut short.
@@ -135,6 +137,7 @@ class KernelLife(RelayEvents):
         self._request = request
         self._exit_code = None
         self._ended.clear()
+        self.died = False
         self._ending = self._restarting = False
         self.relay.hold(HoldMode.STARTING)
         old = self.runtime.table.get(self.kernel_id)
@@ -259,6 +262,7 @@ class KernelLife(RelayEvents):
             self._update(state=State.RELEASED, reason=str(error), share=None, queue=None)
         else:
             self._update(state=State.FAILED, reason=str(error), share=None, queue=None)
+            self.died = True
             self._set_exit(1)
 
     async def wake(self) -> None:
@@ -417,6 +421,7 @@ class KernelLife(RelayEvents):
         else:
             # Whether it is started again is not known yet: a kill "now" says nothing about it.
             await self.engine.stop(self.kernel_id, keep_share=True)
+            self.died = not self._restarting
             reason = "The kernel restarts." if self._restarting else ended.reason
             self._update(
                 state=State.STARTING if self._restarting else State.FAILED,

@@ -132,6 +132,9 @@ class GpuShareProvisioner(KernelProvisionerBase):
             await self._runtime.admit(self.kernel_id, self._wanted)
             if self._life is None:
                 await self._open_relay()
+            else:
+                # A kernel manager that restarts over ipc has removed the files of the sockets.
+                await asyncio.wrap_future(self._life.relay.listen_again())
             cmd = self._command(extra, session=self._path)
             return await super().pre_launch(cmd=cmd, **kwargs)
         except BaseException as error:
@@ -201,12 +204,12 @@ class GpuShareProvisioner(KernelProvisionerBase):
                 setattr(manager, f"{name}_port", front.ports[name])
 
     def _front_keys(self) -> tuple[str | None, str | None]:
-        """Keys for the clients' side, where the kernel manager asks for encryption.
-
-        The relay encrypts by itself, whatever the kernel can, so ``auto`` always does.
-        """
+        """Keys for the clients' side, under the kernel manager's own rule for kernels."""
         manager: Any = self.parent
-        if getattr(manager, "transport_encryption", "disabled") == "disabled":
+        rule = getattr(manager, "transport_encryption", "disabled")
+        if rule == "disabled" or (
+            rule == "auto" and not _can_encrypt(self.kernel_spec.metadata or {})
+        ):
             return None, None
         if manager.curve_publickey is None:
             manager.curve_publickey, manager.curve_secretkey = zmq.curve_keypair()
@@ -233,15 +236,24 @@ class GpuShareProvisioner(KernelProvisionerBase):
         GpuShareError: it cannot start; the text is shown to the user. Nothing is left behind,
         since nobody calls :meth:`cleanup` then.
         """
+        revived = False
         try:
             assert self._runtime is not None
             assert self._life is not None
             assert self._wanted is not None
             self._cwd = Path(kwargs.get("cwd") or Path.cwd())
             self._restart = False
+            revived = self._life.died
             await self._runtime.call(
                 self._life.launch(self._request(cmd, kwargs), patience=self.queue_patience)
             )
+        except GpuShareError as error:
+            if not revived:
+                await self._fail(error)
+                raise
+            # Nobody waits for the start of a kernel that died and is started again by the
+            # restarter. It counts failures by polling, and gives up after some.
+            self.log.warning("%s", error)
         except BaseException as error:
             await self._fail(error)
             raise

@@ -36,6 +36,7 @@ from ._sockets import (
     connect_backs,
     context,
     inproc_pair,
+    rebind,
     received,
     received_heads,
     unlink,
@@ -207,6 +208,10 @@ class Relay:
         cells that count as pending in it were handed to the kernel and not answered.
         """
         return self._call(self._detach)
+
+    def listen_again(self) -> Future[None]:
+        """Make the files of ipc sockets again if somebody removed them. Clients stay connected."""
+        return self._call(self._listen_again)
 
     def discard(self, ename: str, evalue: str) -> Future[int]:
         """Answer all held messages that want a kernel with an error; how many there were."""
@@ -482,6 +487,10 @@ class Relay:
         self._backs = {}
         self._attaching = None
         self._listen()
+
+    def _listen_again(self) -> None:
+        if self._carriers is None and rebind(self._fronts, self.connection):
+            self._listen()
 
     # -- counting, telling -------------------------------------------------------------------
 

@@ -126,6 +126,19 @@ def _path(where: Connection, port: int) -> Path:
     return Path(f"{where.ip}-{port}")
 
 
+def rebind(fronts: Mapping[str, Socket], where: Connection) -> bool:
+    """Listen again on ipc sockets whose files are gone. True where there were any."""
+    lost = [
+        name
+        for name in CHANNELS
+        if where.transport == "ipc" and not _path(where, where.ports[name]).exists()
+    ]
+    for name in lost:
+        fronts[name].unbind(where.url(name))
+        fronts[name].bind(where.url(name))
+    return bool(lost)
+
+
 def unlink(where: Connection) -> None:
     """Remove the files of ipc sockets."""
     if where.transport == "ipc":

@@ -75,7 +75,7 @@ while True:
 """
 
 
-class Violation(AssertionError):
+class CapacityExceededError(AssertionError):
     """A GPU was given out more than once."""
 
 
@@ -84,7 +84,7 @@ def observe(folder: Path, raw: sqlite3.Connection) -> None:
     rows = raw.execute("SELECT uuid, sum(memory_bytes) FROM pieces GROUP BY uuid").fetchall()
     for uuid, amount in rows:
         if amount > CAPACITY[uuid]:
-            raise Violation(f"the ledger gives out {amount} of {uuid}")
+            raise CapacityExceededError(f"the ledger gives out {amount} of {uuid}")
     # Use is read one file after the other, so a share may be seen at its old holder and at its
     # new one. Only who used it before and after the reading used it throughout.
     used: Counter[str] = Counter()
@@ -95,7 +95,7 @@ def observe(folder: Path, raw: sqlite3.Connection) -> None:
             used.update(use)
     for uuid, amount in used.items():
         if amount > CAPACITY[uuid]:
-            raise Violation(f"{amount} of {uuid} are in use")
+            raise CapacityExceededError(f"{amount} of {uuid} are in use")
 
 
 def _use(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
@@ -110,8 +110,7 @@ def workers(folder: Path, seed: int, recovery: str) -> Iterator[list[subprocess.
     """Processes at work; the list may be changed."""
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for number in range(PROCESSES):
-            running.append(start(folder, seed * 1000 + number, recovery))
+        running.extend(start(folder, seed * 1000 + n, recovery) for n in range(PROCESSES))
         yield running
     finally:
         for process in running:

@@ -74,7 +74,7 @@ class LocalEngine(Engine):
         help="""
         Folder of the ledger, which says who holds how much of which GPU. All servers that use the
         same folder share the GPUs. Default: one for each user and machine, in the user's Jupyter
-        runtime folder. For several users name a folder on a local disk that all of them may write.
+        data folder. For several users name a folder on a local disk that all of them may write.
 
         ::
 

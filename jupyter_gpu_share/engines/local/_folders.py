@@ -8,7 +8,7 @@ import socket
 import tempfile
 from pathlib import Path
 
-from jupyter_core.paths import jupyter_runtime_dir
+from jupyter_core.paths import jupyter_data_dir
 
 from ...errors import EngineError
 from ._processes import Holder
@@ -19,10 +19,11 @@ __all__ = ["kernel_folder", "ledger_folder", "sweep_kernel_folders"]
 def ledger_folder() -> Path:
     """The user's own folder of ledgers for this machine since it was booted.
 
-    Home folders are often shared between machines, whose processes and GPUs have nothing to do
-    with each other.
+    It lies in the data folder, which all servers of a user have in common; runtime folders may
+    differ. Home folders are often shared between machines, whose processes and GPUs have nothing
+    to do with each other.
     """
-    return Path(jupyter_runtime_dir()) / "gpu-share" / f"{socket.gethostname()}-{_boot()[:8]}"
+    return Path(jupyter_data_dir()) / "gpu-share" / f"{socket.gethostname()}-{_boot()[:8]}"
 
 
 def kernel_folder(owner: Holder) -> Path:

@@ -18,7 +18,7 @@ import zmq
 from jupyter_client.launcher import launch_kernel
 from jupyter_core.paths import secure_write
 
-from ...errors import KernelStartError
+from ...errors import CommandNotFoundError, KernelStartError
 from ..base import Connection, Exit
 
 __all__ = ["KernelProcess", "make_connection"]
@@ -65,7 +65,10 @@ class KernelProcess:
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             name = Path(argv[0]).name if argv else "(empty)"
-            raise KernelStartError(
+            kind = (
+                CommandNotFoundError if isinstance(error, FileNotFoundError) else KernelStartError
+            )
+            raise kind(
                 f"The kernel's command {name!r} cannot be run: {error.strerror or error}. "
                 "Check argv and cwd of its kernelspec."
             ) from error

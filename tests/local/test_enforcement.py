@@ -1,0 +1,133 @@
+"""What a kernel's environment says about its share, and what that is worth."""
+
+from __future__ import annotations
+
+import socket
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jupyter_gpu_share.allocations import Isolation
+from jupyter_gpu_share.engines.local._enforcement import MpsStatus, environment, mps_status
+from jupyter_gpu_share.engines.local._gpu import Gpu
+from jupyter_gpu_share.engines.local._simulated import parse_simulation
+
+GIB = 2**30
+REAL = Gpu("GPU-0", "A100", 0, 80 * GIB)
+INSTANCE = Gpu("MIG-0", "A100", 0, 10 * GIB, profile="1g.10gb", parent="GPU-0")
+NO_MPS = MpsStatus.absent()
+MPS = MpsStatus(True, "/run/mps")
+
+
+def make(
+    *gpus: Gpu, memory: int = 20 * GIB, language: str = "python", **options: Any
+) -> tuple[dict[str, str], Isolation]:
+    fraction = Fraction(memory, gpus[0].memory_bytes) if gpus else Fraction(0)
+    return environment(
+        memory_bytes=memory,
+        fraction=options.pop("fraction", fraction),
+        gpus=gpus,
+        language=language,
+        mps=options.pop("mps", NO_MPS),
+        kernel_side=Path("/kernel-side"),
+        token="claim",
+        simulated_dir=Path("/simulated"),
+        base=options.pop("base", {}),
+    )
+
+
+def test_the_share_is_told() -> None:
+    env, isolation = make(REAL)
+    assert isolation is Isolation.FRAMEWORK
+    assert env["JUPYTER_GPU_SHARE_UUID"] == env["CUDA_VISIBLE_DEVICES"] == "GPU-0"
+    assert env["JUPYTER_GPU_SHARE_MEMORY_BYTES"] == str(20 * GIB)
+    assert env["JUPYTER_GPU_SHARE_FRACTION"] == "1/4"
+    assert env["JUPYTER_GPU_SHARE_ISOLATION"] == "framework"
+    assert env["JUPYTER_GPU_SHARE_CLAIM"] == "claim"
+
+
+def test_framework_caps() -> None:
+    env, _ = make(REAL)
+    assert env["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.2500"
+    assert env["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert env["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+    assert env["CUPY_GPU_MEMORY_LIMIT"] == str(20 * GIB)
+
+
+def test_a_third_is_never_rounded_up() -> None:
+    env, _ = make(REAL, memory=80 * GIB // 3, fraction=Fraction(1, 3))
+    assert env["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.3333"
+
+
+@pytest.mark.parametrize(
+    ("asked", "xla", "cupy"), [("0.1", "0.1000", "1000"), ("0.9", "0.2500", str(20 * GIB))]
+)
+def test_users_may_ask_for_less_but_not_for_more(asked: str, xla: str, cupy: str) -> None:
+    limit = "1000" if asked == "0.1" else str(70 * GIB)
+    base = {"XLA_PYTHON_CLIENT_MEM_FRACTION": asked, "CUPY_GPU_MEMORY_LIMIT": limit}
+    env, _ = make(REAL, base=base)
+    assert (env["XLA_PYTHON_CLIENT_MEM_FRACTION"], env["CUPY_GPU_MEMORY_LIMIT"]) == (xla, cupy)
+
+
+def test_a_whole_gpu_has_no_caps_and_is_not_called_hardware() -> None:
+    env, isolation = make(REAL, memory=80 * GIB)
+    assert "CUPY_GPU_MEMORY_LIMIT" not in env
+    assert isolation is Isolation.FRAMEWORK
+
+
+def test_other_languages_are_only_accounted_for() -> None:
+    assert make(REAL, language="R")[1] is Isolation.NONE
+
+
+def test_mig_is_hardware() -> None:
+    env, isolation = make(INSTANCE, memory=10 * GIB)
+    assert isolation is Isolation.HARDWARE
+    assert env["CUDA_VISIBLE_DEVICES"] == "MIG-0"
+
+
+def test_mps_limits_each_device_as_the_kernel_counts_them() -> None:
+    other = Gpu("GPU-7", "A100", 7, 80 * GIB)
+    env, isolation = make(REAL, other, mps=MPS)
+    assert isolation is Isolation.MPS
+    assert env["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=20480M,1=20480M"
+    assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
+    assert env["CUDA_MPS_PIPE_DIRECTORY"] == "/run/mps"
+    assert env["CUDA_VISIBLE_DEVICES"] == "GPU-0,GPU-7"
+
+
+def test_without_a_share_no_gpu_is_visible() -> None:
+    env, isolation = make(memory=0)
+    assert env["CUDA_VISIBLE_DEVICES"] == ""
+    assert isolation is Isolation.NONE
+    assert "JUPYTER_GPU_SHARE_UUID" not in env
+
+
+def test_simulated_gpus_are_never_taken_for_real_ones() -> None:
+    simulated = parse_simulation("1xA100-80GB")[0]
+    env, isolation = make(simulated, mps=MPS)
+    assert env["CUDA_VISIBLE_DEVICES"] == ""
+    assert env["JUPYTER_GPU_SHARE_UUID"].startswith("SIM-")
+    assert isolation is Isolation.FRAMEWORK
+    assert not [name for name in env if "MPS" in name]
+    assert make(parse_simulation("A-40GB/mig-1g.5gb")[0], memory=5 * GIB)[1] is Isolation.FRAMEWORK
+
+
+def test_the_users_python_path_is_kept() -> None:
+    env, _ = make(REAL, base={"PYTHONPATH": "/mine"})
+    assert env["PYTHONPATH"] == "/kernel-side:/mine"
+
+
+def test_whether_mps_answers(tmp_path: Path) -> None:
+    here = {"CUDA_MPS_PIPE_DIRECTORY": str(tmp_path)}
+    assert not mps_status(here).running
+    control = tmp_path / "control"
+    # A stand-in for NVIDIA's daemon, which cannot be had without a GPU: it only listens.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+        daemon.bind(str(control))
+        daemon.listen()
+        assert mps_status(here).running
+    dead = mps_status(here)
+    assert not dead.running
+    assert "does not answer" in dead.note
