@@ -89,11 +89,15 @@ class Runtime(LoggingConfigurable):
 
     async def _close(self) -> None:
         for life in list(self.lives.values()):
-            with suppress(GpuShareError):
-                if not life.independent:
-                    await life.close()
+            if life.independent:
+                continue
+            try:
+                await life.close()
+            except Exception:
+                self.log.exception("A kernel could not be ended properly")
         for engine in self._engines.values():
-            await engine.close()
+            with suppress(GpuShareError):
+                await engine.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

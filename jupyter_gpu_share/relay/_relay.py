@@ -105,7 +105,8 @@ class Relay:
         self._first_info = dict(kernel_info) if kernel_info else None
         self._connection: Connection | None = None
         self._thread: threading.Thread | None = None
-        self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._commands: SimpleQueue[tuple[Callable[[], None], Callable[[], object]]]
+        self._commands = SimpleQueue()
         self._bell_lock = threading.Lock()
         self._closed = False
 
@@ -189,7 +190,7 @@ class Relay:
 
     def hold(self, mode: HoldMode, notice: str = "") -> None:
         """Say how to behave while no kernel is there, and what to show under waiting cells."""
-        self._do(lambda: self._set_mode(mode, notice))
+        self._do(lambda: self._set_mode(mode, notice), _nothing)
 
     def attach(self, back: Connection) -> Future[Mapping[str, Any]]:
         """Put a kernel behind the relay as soon as it answers.
@@ -198,7 +199,7 @@ class Relay:
         their way to it, in order. :meth:`detach` gives up and cancels the future.
         """
         future: Future[Mapping[str, Any]] = Future()
-        self._do(lambda: self._begin_attach(back, future), future)
+        self._do(lambda: self._begin_attach(back, future), future.cancel)
         return future
 
     def detach(self) -> Future[Activity]:
@@ -207,30 +208,28 @@ class Relay:
         What the kernel sent before is passed on first. The result is the activity up to then:
         cells that count as pending in it were handed to the kernel and not answered.
         """
-        return self._call(self._detach)
+        return self._call(self._detach, lambda: self._activity)
 
     def listen_again(self) -> Future[None]:
         """Make the files of ipc sockets again if somebody removed them. Clients stay connected."""
-        return self._call(self._listen_again)
+        return self._call(self._listen_again, lambda: None)
 
     def discard(self, ename: str, evalue: str) -> Future[int]:
         """Answer all held messages that want a kernel with an error; how many there were."""
-        return self._call(lambda: self._discard(ename, evalue))
+        return self._call(lambda: self._discard(ename, evalue), lambda: 0)
 
     def notify(self, text: str) -> None:
         """Show a line under the last cell, whether a kernel is there or not."""
-        self._do(lambda: self._notify(text))
+        self._do(lambda: self._notify(text), _nothing)
 
     def close(self) -> Future[None]:
         """End the relay: addresses are free and the thread is gone. Idempotent."""
         future: Future[None] = Future()
-        if self._thread is None or self._closed:
-            future.set_result(None)
-        else:
-            self._do(lambda: self._begin_close(future), future)
+        self._do(lambda: self._begin_close(future), lambda: _settle(future, None))
         return future
 
-    def _call(self, work: Callable[[], T]) -> Future[T]:
+    def _call(self, work: Callable[[], T], closed: Callable[[], T]) -> Future[T]:
+        """Have the relay's thread work; ``closed`` gives the result where there is none."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -241,18 +240,17 @@ class Relay:
                 raise
             _settle(future, result)
 
-        self._do(run, future)
+        self._do(run, lambda: _settle(future, closed()))
         return future
 
-    def _do(self, work: Callable[[], None], future: Future[Any] | None = None) -> None:
-        """Have the relay's thread do something. A closed relay cancels ``future``."""
+    def _do(self, work: Callable[[], None], closed: Callable[[], object]) -> None:
+        """Have the relay's thread do ``work``, or do ``closed`` where the relay is not open."""
         with self._bell_lock:
-            if self._closed or self._thread is None:
-                if future is not None:
-                    future.cancel()
+            if not self._closed and self._thread is not None:
+                self._commands.put((work, closed))
+                self._bell.send(b"")
                 return
-            self._commands.put(work)
-            self._bell.send(b"")
+        closed()
 
     # -- the relay's thread ------------------------------------------------------------------
 
@@ -270,7 +268,8 @@ class Relay:
         ready = dict(self._poller.poll(timeout))
         if self._bell_end in ready:
             for _ in received(self._bell_end):
-                self._commands.get_nowait()()
+                work, _ = self._commands.get_nowait()
+                work()
                 if self._ending:
                     return
         if self._carriers is not None:
@@ -566,7 +565,8 @@ class Relay:
             unlink(self.connection)
             _open.discard(self)
             while not self._commands.empty():
-                self._commands.get_nowait()
+                _, closed = self._commands.get_nowait()
+                closed()
             _settle(future, None)
 
 
@@ -604,6 +604,10 @@ class _Handshake:
         if not self._answered:
             return None
         return max(0, int((self._next - time.monotonic()) * 1000) + 1)
+
+
+def _nothing() -> None:
+    """What a closed relay does about words."""
 
 
 def _settle(future: Future[T], result: T | None = None, error: BaseException | None = None) -> None:

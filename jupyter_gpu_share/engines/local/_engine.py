@@ -42,6 +42,7 @@ from ._placement import never_fits
 from ._process import KernelProcess, make_connection
 from ._processes import Holder, carriers, this_process
 from ._simulated import slug
+from ._threads import in_thread
 from ._usage import Reader, Reading, Supervisor
 
 __all__ = ["LocalEngine"]
@@ -205,7 +206,7 @@ class LocalEngine(Engine):
         gpus = {gpu.uuid: gpu for gpu in self._inventory.gpus} if self._inventory else {}
         if self._mps is None:
             off = self.mps == "off"
-            self._mps = MpsStatus.absent() if off else await asyncio.to_thread(mps_status)
+            self._mps = MpsStatus.absent() if off else await in_thread(mps_status)
         return environment(
             memory_bytes=share.memory_bytes,
             fraction=share.fraction,
@@ -219,11 +220,11 @@ class LocalEngine(Engine):
         )
 
     async def _spawn(self, request: KernelRequest, additions: Mapping[str, str]) -> KernelProcess:
-        folder = await asyncio.to_thread(kernel_folder, self._holder)
+        folder = await in_thread(kernel_folder, self._holder)
         transport = self.transport
         if transport == "auto":
             transport = "ipc" if any("ipykernel" in part for part in request.argv) else "tcp"
-        connection = await asyncio.to_thread(
+        connection = await in_thread(
             partial(
                 make_connection,
                 folder,
@@ -282,7 +283,7 @@ class LocalEngine(Engine):
         self._kernels.pop(kernel_id, None)
         if kernel is not None and kernel.token:
             # What the kernel left running would go on using the GPU without a share.
-            await asyncio.to_thread(_end_carriers, kernel.token)
+            await in_thread(_end_carriers, kernel.token)
         if self._ledger is not None:
             await self._release(kernel_id)
 
@@ -334,7 +335,7 @@ class LocalEngine(Engine):
         found = await self._gpus()
         if self._reader is None:
             self._reader = Reader(found, self._simulated_dir)
-        return await asyncio.to_thread(self._reader.read, running)
+        return await in_thread(self._reader.read, running)
 
     async def capacity(self) -> list[Capacity]:
         """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
@@ -384,7 +385,7 @@ class LocalEngine(Engine):
         except GpuShareError as error:
             findings.append(Finding("error", str(error)))
         if self.mps == "auto":
-            findings.append(_doctor.about_mps(await asyncio.to_thread(mps_status)))
+            findings.append(_doctor.about_mps(await in_thread(mps_status)))
         try:
             claims = await self._at_ledger(lambda ledger: ledger.claims())
             findings.append(
@@ -403,7 +404,7 @@ class LocalEngine(Engine):
             task.cancel()  # this process's end makes its claims free
         if self._ledger is not None:
             ledger, self._ledger = self._ledger, None
-            await asyncio.get_running_loop().run_in_executor(self._desk, ledger.close)
+            await in_thread(ledger.close, executor=self._desk)
         self._desk.shutdown(wait=False)
 
     # -- the ledger and the GPUs -------------------------------------------------------------
@@ -430,11 +431,11 @@ class LocalEngine(Engine):
         NoGpuError
         """
         if self._inventory is None:
-            found = await asyncio.to_thread(inventory, self.simulate or None)
+            found = await in_thread(inventory, self.simulate or None)
             await self._at_ledger(lambda ledger: ledger.set_gpus(found.gpus))
             if found.simulation:
-                await asyncio.to_thread(self._simulated_dir.mkdir, mode=0o700, exist_ok=True)
-            await asyncio.to_thread(sweep_kernel_folders)
+                await in_thread(self._simulated_dir.mkdir, mode=0o700, exist_ok=True)
+            await in_thread(sweep_kernel_folders)
             self._inventory = found
         return self._inventory
 
@@ -455,7 +456,7 @@ class LocalEngine(Engine):
                 self._ledger = Ledger(self._ledger_path)
             return work(self._ledger)
 
-        return await asyncio.get_running_loop().run_in_executor(self._desk, at_desk)
+        return await in_thread(at_desk, executor=self._desk)
 
 
 def _share_of(claim: Claim, gpus: tuple[Gpu, ...]) -> Share:

@@ -20,6 +20,7 @@ from jupyter_core.paths import secure_write
 
 from ...errors import CommandNotFoundError, KernelStartError
 from ..base import Connection, Exit
+from ._threads import in_thread
 
 __all__ = ["KernelProcess", "make_connection"]
 
@@ -59,7 +60,7 @@ class KernelProcess:
         """
         try:
             file = folder / "connection.json"
-            await asyncio.to_thread(_write_connection_file, file, connection)
+            await in_thread(_write_connection_file, file, connection)
             command = [part.replace("{connection_file}", str(file)) for part in argv]
             process = await _shielded_spawn(command, env, options)
         except OSError as error:
@@ -95,7 +96,7 @@ class KernelProcess:
         """Kill the process if it runs, and remove its files. Idempotent."""
         self.signal(signal.SIGKILL)
         await asyncio.wait({self._ended}, timeout=_KILL_PATIENCE)
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await in_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _wait(self) -> int:
         if hasattr(os, "pidfd_open"):
@@ -161,9 +162,7 @@ async def _shielded_spawn(
     command: list[str], env: Mapping[str, str], options: Mapping[str, Any]
 ) -> subprocess.Popen[bytes]:
     """Start the command in a thread; if cancelled meanwhile, the process does not outlive it."""
-    spawning = asyncio.ensure_future(
-        asyncio.to_thread(launch_kernel, command, env=dict(env), **options)
-    )
+    spawning = asyncio.ensure_future(in_thread(launch_kernel, command, env=dict(env), **options))
     try:
         return await asyncio.shield(spawning)
     except asyncio.CancelledError:

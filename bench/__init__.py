@@ -1,0 +1,1 @@
+"""Benchmarks: this provisioner beside jupyter_client's own, in one run."""

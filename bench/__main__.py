@@ -1,0 +1,43 @@
+"""Run all benchmarks: ``python -m bench [--report-only] [NAME ...]``.
+
+Prints a table and writes ``build/bench.json``. The exit code is 1 where a goal was missed, unless
+``--report-only`` is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from . import launch, load, traffic
+from .rows import Row, draw
+
+SUBJECTS = {"launch": launch.rows, "traffic": traffic.rows, "load": load.rows}
+OUTPUT = Path("build") / "bench.json"
+
+
+def main() -> int:
+    """Run what was asked for; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*SUBJECTS, []], help="subjects (all)")
+    parser.add_argument(
+        "--report-only", action="store_true", help="exit 0 even if a goal is missed"
+    )
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    for name in arguments.names or SUBJECTS:
+        print(f"measuring: {name} …", file=sys.stderr, flush=True)
+        rows += SUBJECTS[name]()
+    print(draw(rows))
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_text(json.dumps([row.to_json() for row in rows], indent=2) + "\n")
+    missed = [row.name for row in rows if not row.reached]
+    if missed:
+        print(f"goals missed: {', '.join(missed)}")
+    return 1 if missed and not arguments.report_only else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
