@@ -6,9 +6,7 @@ What a dead process held is found by :meth:`Ledger.sweep` and is free again.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,46 +16,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ...errors import LedgerError
+from ...errors import LedgerError, SizeError
 from ...size import Size
 from ._gpu import Gpu
+from ._ledger_file import connect, file_identity, in_words
 from ._placement import Piece, grants, place, why_waiting
-from ._processes import Holder, carriers
+from ._processes import Holder, boot_id, carriers
 
 __all__ = ["Claim", "Ledger"]
-
-_VERSION = 1
-
-# The triggers guard the capacity a second time, against any writer: SQLite refuses a piece that
-# would take a GPU beyond what it has.
-_SCHEMA = """
-CREATE TABLE gpus (
-    uuid TEXT PRIMARY KEY, model TEXT NOT NULL, position INTEGER NOT NULL,
-    memory_bytes INTEGER NOT NULL, profile TEXT, parent TEXT, simulated INTEGER NOT NULL,
-    present INTEGER NOT NULL
-);
-CREATE TABLE claims (
-    arrival INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL UNIQUE,
-    kernel_id TEXT NOT NULL UNIQUE, size TEXT NOT NULL, held INTEGER NOT NULL,
-    pid INTEGER NOT NULL, start_time TEXT NOT NULL, uid INTEGER NOT NULL,
-    kernel_pid INTEGER, kernel_start_time TEXT,
-    info TEXT NOT NULL, since TEXT NOT NULL
-);
-CREATE TABLE pieces (
-    token TEXT NOT NULL REFERENCES claims(token) ON DELETE CASCADE,
-    place INTEGER NOT NULL, uuid TEXT NOT NULL REFERENCES gpus(uuid),
-    memory_bytes INTEGER NOT NULL CHECK (memory_bytes > 0),
-    PRIMARY KEY (token, place)
-);
-CREATE INDEX pieces_by_gpu ON pieces(uuid);
-CREATE TRIGGER capacity AFTER INSERT ON pieces
-WHEN (SELECT sum(memory_bytes) FROM pieces WHERE uuid = NEW.uuid)
-   > (SELECT memory_bytes FROM gpus WHERE uuid = NEW.uuid)
-BEGIN SELECT RAISE(ABORT, 'capacity exceeded'); END;
-CREATE TRIGGER no_growth BEFORE UPDATE ON pieces
-BEGIN SELECT RAISE(ABORT, 'pieces do not change'); END;
-PRAGMA user_version = 1;
-"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +60,8 @@ class Ledger:
 
     Parameters
     ----------
-    path: of the file. Its folder is made, open to this user only, if it is not there.
+    path: of the file. It and its folder are made, open to this user only, where they are not
+        there; in a folder that a group may write, the group may write the file too.
     timeout: seconds to wait while other processes write.
 
     Raises
@@ -104,18 +71,10 @@ class Ledger:
 
     def __init__(self, path: Path, *, timeout: float = 10.0) -> None:
         self._path = path
-        self._seen = -1
+        self._timeout = timeout
+        self._gpus: tuple[Gpu, ...] = ()
         with self._errors():
-            if not path.parent.is_dir():
-                path.parent.mkdir(mode=0o700, parents=True)
-            self._db = sqlite3.connect(
-                path, timeout=timeout, isolation_level=None, check_same_thread=False
-            )
-            try:
-                self._prepare()
-            except BaseException:
-                self._db.close()
-                raise
+            self._open()
 
     def close(self) -> None:
         """Let go of the file. What is held stays held while its holders live."""
@@ -125,28 +84,13 @@ class Ledger:
 
     def set_gpus(self, gpus: Sequence[Gpu]) -> None:
         """Say what this machine has now. A GPU that is gone stays until its claims end."""
+        self._gpus = tuple(gpus)
         with self._transaction():
-            self._db.execute("UPDATE gpus SET present = 0")
-            for gpu in gpus:
-                self._db.execute(
-                    "INSERT INTO gpus VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (uuid) DO UPDATE "
-                    "SET model = excluded.model, position = excluded.position, present = 1, "
-                    "memory_bytes = excluded.memory_bytes, profile = excluded.profile, "
-                    "parent = excluded.parent",
-                    (
-                        gpu.uuid,
-                        gpu.model,
-                        gpu.index,
-                        gpu.memory_bytes,
-                        gpu.profile,
-                        gpu.parent,
-                        gpu.simulated,
-                    ),
-                )
+            self._write_gpus()
 
     def gpus(self) -> list[Gpu]:
         """The GPUs that are present."""
-        with self._errors():
+        with self._reading():
             rows = self._db.execute(
                 "SELECT uuid, model, position, memory_bytes, profile, parent, simulated "
                 "FROM gpus WHERE present ORDER BY position, uuid"
@@ -166,7 +110,7 @@ class Ledger:
 
     def used(self) -> dict[str, int]:
         """Bytes held, by uuid."""
-        with self._errors():
+        with self._reading():
             rows = self._db.execute("SELECT uuid, sum(memory_bytes) FROM pieces GROUP BY uuid")
             return dict(rows.fetchall())
 
@@ -175,33 +119,41 @@ class Ledger:
     def claim(self, kernel_id: str, size: Size, holder: Holder, info: Mapping[str, Any]) -> Claim:
         """Ask for a share: held at once where it is the claim's turn, else waiting in the queue.
 
-        A kernel that holds this size already keeps its pieces. One that holds another size swaps
-        in one step where the new one fits, and otherwise waits without its old share.
+        A kernel that has asked for this size already keeps its pieces, or its place in the queue.
+        One that holds another size swaps in one step where the new one fits, and otherwise waits
+        without its old share.
         """
         with self._transaction():
             self._sweep()
             old = self._find(kernel_id)
-            if old is not None and old["size"] == str(size) and (old["held"] or size.is_none):
+            if old is not None and old["size"] == str(size) and self._all_present(old["token"]):
                 self._db.execute(
-                    "UPDATE claims SET pid = ?, start_time = ?, kernel_pid = NULL, "
+                    "UPDATE claims SET boot = ?, pid = ?, start_time = ?, kernel_pid = NULL, "
                     "kernel_start_time = NULL, info = ? WHERE token = ?",
-                    (holder.pid, holder.start_time, json.dumps(dict(info)), old["token"]),
+                    (
+                        boot_id(),
+                        holder.pid,
+                        holder.start_time,
+                        json.dumps(dict(info)),
+                        old["token"],
+                    ),
                 )
+                self._grant()
                 return self._claim_of(kernel_id)
             swapped = old is not None and bool(old["held"])
             if old is not None:
                 self._remove(old["token"])
             token = uuid4().hex
             self._db.execute(
-                "INSERT INTO claims (token, kernel_id, size, held, pid, start_time, uid, info, "
-                "since) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?)",
+                "INSERT INTO claims (token, kernel_id, size, held, boot, pid, start_time, "
+                "info, since) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?)",
                 (
                     token,
                     kernel_id,
                     str(size),
+                    boot_id(),
                     holder.pid,
                     holder.start_time,
-                    os.getuid(),
                     json.dumps(dict(info)),
                     _now(),
                 ),
@@ -232,7 +184,7 @@ class Ledger:
             for piece in self._pieces(own["token"]) if own is not None else ():
                 used[piece.uuid] -= piece.memory_bytes
             waiting = [
-                (row["token"], Size.parse(row["size"]))
+                (row["token"], _size_of(row))
                 for row in self._waiting()
                 if row["kernel_id"] != kernel_id
             ]
@@ -245,10 +197,12 @@ class Ledger:
     def record_kernel(self, kernel_id: str, process: Holder) -> None:
         """Note the process that uses the share, so that it outlives the server's."""
         with self._transaction():
-            self._db.execute(
+            done = self._db.execute(
                 "UPDATE claims SET kernel_pid = ?, kernel_start_time = ? WHERE kernel_id = ?",
                 (process.pid, process.start_time, kernel_id),
             )
+            if not done.rowcount:
+                raise _gone()
 
     def set_info(self, kernel_id: str, info: Mapping[str, Any]) -> None:
         """Change what others are told about the kernel."""
@@ -284,12 +238,25 @@ class Ledger:
 
     def changed(self) -> bool:
         """Whether another connection wrote since this was last asked. Cheap."""
-        with self._errors():
+        with self._reading():
             version = int(self._db.execute("PRAGMA data_version").fetchone()[0])
         changed, self._seen = version != self._seen, version
         return changed
 
     # -- inside a transaction ----------------------------------------------------------------
+
+    def _write_gpus(self) -> None:
+        self._db.execute("UPDATE gpus SET present = 0")
+        self._db.executemany(
+            "INSERT INTO gpus VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (uuid) DO UPDATE "
+            "SET model = excluded.model, position = excluded.position, present = 1, "
+            "memory_bytes = excluded.memory_bytes, profile = excluded.profile, "
+            "parent = excluded.parent",
+            [
+                (g.uuid, g.model, g.index, g.memory_bytes, g.profile, g.parent, g.simulated)
+                for g in self._gpus
+            ],
+        )
 
     def _sweep(self) -> list[str]:
         rows = self._db.execute("SELECT * FROM claims").fetchall()
@@ -299,7 +266,7 @@ class Ledger:
         return [row["kernel_id"] for row in dead]
 
     def _grant(self) -> None:
-        waiting = [(row["token"], Size.parse(row["size"])) for row in self._waiting()]
+        waiting = [(row["token"], _size_of(row)) for row in self._waiting()]
         if waiting:
             for token, pieces in grants(self.gpus(), self.used(), waiting).items():
                 self._hold(token, pieces)
@@ -322,6 +289,10 @@ class Ledger:
     def _waiting(self) -> list[sqlite3.Row]:
         return self._db.execute("SELECT * FROM claims WHERE NOT held ORDER BY arrival").fetchall()
 
+    def _all_present(self, token: str) -> bool:
+        """False where a GPU that is held has left the machine, as by a change of MIG."""
+        return {piece.uuid for piece in self._pieces(token)} <= {gpu.uuid for gpu in self.gpus()}
+
     def _pieces(self, token: str) -> tuple[Piece, ...]:
         rows = self._db.execute(
             "SELECT uuid, memory_bytes FROM pieces WHERE token = ? ORDER BY place", (token,)
@@ -331,12 +302,10 @@ class Ledger:
     def _claim_of(self, kernel_id: str) -> Claim:
         row = self._find(kernel_id)
         if row is None:
-            raise LedgerError(
-                "The kernel's claim is gone from the ledger: somebody removed it. Start it again."
-            )
+            raise _gone()
         position = of = 0
         reason = ""
-        size = Size.parse(row["size"])
+        size = _size_of(row)
         if not row["held"]:
             queue = [waiting["token"] for waiting in self._waiting()]
             position, of = queue.index(row["token"]) + 1, len(queue)
@@ -352,36 +321,39 @@ class Ledger:
             of=of,
             reason=reason,
             kernel=kernel,
-            info=json.loads(row["info"]),
+            info=_info_of(row),
         )
 
     # -- the file ----------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        self._db.row_factory = sqlite3.Row
-        # A rollback journal works on every file system; a write-ahead log needs shared memory,
-        # which a home folder on a network does not have. Without fsync a crash of a process loses
-        # nothing, and after a crash of the machine nobody holds anything.
-        self._db.execute("PRAGMA journal_mode = TRUNCATE")
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        self._db.execute("BEGIN IMMEDIATE")
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if version == 0:
-            for statement in _statements(_SCHEMA):
-                self._db.execute(statement)
-        self._db.execute("COMMIT")
-        if version > _VERSION:
-            raise LedgerError(
-                f"The ledger {self._path} was made by a newer jupyter-gpu-share. "
-                "Use one version on this machine, or another folder (LocalEngine.directory)."
-            )
-        if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("quick_check failed")
+    def _open(self) -> None:
+        # Looked up first: if the file is replaced in between, the next look finds that out.
+        identity = file_identity(self._path)
+        self._db = connect(self._path, self._timeout)
+        self._file = identity or file_identity(self._path)
+        self._seen = -1
+
+    def _follow(self) -> None:
+        """Open the file anew where somebody removed or replaced it, as a damaged one has to be.
+
+        Without this a server that runs would go on with the old file, and grant what others hold
+        in the new one.
+        """
+        identity = file_identity(self._path)
+        if identity is not None and identity == self._file:
+            return
+        self._db.close()
+        self._file = None
+        self._open()
+        if self._gpus:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._write_gpus()
+            self._db.execute("COMMIT")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._errors():
+            self._follow()
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -392,14 +364,23 @@ class Ledger:
                 raise
 
     @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._errors():
+            if not self._db.in_transaction:
+                self._follow()
+            yield
+
+    @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise LedgerError(_in_words(error, self._path)) from error
+            raise LedgerError(in_words(error, self._path)) from error
 
 
 def _alive(row: sqlite3.Row) -> bool:
+    if row["boot"] != boot_id():
+        return False  # process numbers and start times begin anew with each boot
     if Holder(row["pid"], row["start_time"]).alive:
         return True
     if not row["held"]:
@@ -411,46 +392,29 @@ def _alive(row: sqlite3.Row) -> bool:
     return bool(carriers(row["token"]))
 
 
-def _in_words(error: Exception, path: Path) -> str:
-    text = str(error).lower()
-    code = getattr(error, "sqlite_errorname", "")
-    if "full" in text or getattr(error, "errno", None) == errno.ENOSPC:
-        return f"The disk of the ledger {path} is full; make room there."
-    if (
-        "readonly" in text
-        or isinstance(error, PermissionError)
-        or getattr(error, "errno", None) == errno.EROFS
-    ):
-        return (
-            f"The ledger {path} cannot be written; give this user the right to write the file and "
-            "its folder, or name another folder (LocalEngine.directory)."
-        )
-    if "locked" in text or "busy" in text:
-        return (
-            f"The ledger {path} is held by another program; end the program that keeps it open "
-            "and try again."
-        )
-    if "malformed" in text or "not a database" in text or "quick_check" in text:
-        return (
-            f"The ledger {path} is damaged; end all kernels on this machine's GPUs, remove the "
-            "file and start them again."
-        )
-    if isinstance(error, NotADirectoryError | FileExistsError) or "unable to open" in text:
-        return (
-            f"The ledger {path} cannot be opened; its folder must exist and be writable "
-            "(LocalEngine.directory)."
-        )
-    return f"The ledger {path} cannot be used: {code or error}."
+def _size_of(row: sqlite3.Row) -> Size:
+    try:
+        return Size.parse(row["size"])
+    except SizeError as error:
+        raise _damaged() from error
 
 
-def _statements(script: str) -> Iterator[str]:
-    """The single statements of a script; ``executescript`` would end the transaction."""
-    statement = ""
-    for line in script.splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+def _info_of(row: sqlite3.Row) -> dict[str, Any]:
+    try:
+        return dict(json.loads(row["info"]))
+    except (ValueError, TypeError) as error:
+        raise _damaged() from error
+
+
+def _gone() -> LedgerError:
+    return LedgerError(
+        "The kernel's claim is gone from the ledger: somebody removed it. Start it again."
+    )
+
+
+def _damaged() -> sqlite3.DatabaseError:
+    """Damage that SQLite cannot see, said like the damage that it sees."""
+    return sqlite3.DatabaseError("malformed row")
 
 
 def _now() -> str:

@@ -22,8 +22,9 @@ class Piece:
 def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Piece, ...] | None:
     """The GPUs that ``size`` goes to now, or None where there is no room.
 
-    A share goes to the GPU with the least room that is enough. Small shares so pack together and
-    whole GPUs stay whole. Several devices of one kernel are different GPUs. A MIG instance is
+    A share goes to a GPU that is shared already before one that is empty, and among those to the
+    one with the least room that is enough. Small shares so pack together and whole GPUs stay
+    whole. Several devices of one kernel are different GPUs. A MIG instance is
     given to one kernel, entire: to who asks for its profile or, on a machine that has only
     instances, to who asks for memory that it covers.
 
@@ -37,11 +38,11 @@ def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Pie
     for gpu in _candidates(size, gpus):
         need = _need(size, gpu)
         room = gpu.memory_bytes - used.get(gpu.uuid, 0)
-        if need <= room:
-            fitting.append((room, gpu.index, gpu.uuid, need))
+        if 0 < need <= room:
+            fitting.append((room == gpu.memory_bytes, room, gpu.index, gpu.uuid, need))
     if len(fitting) < size.count:
         return None
-    return tuple(Piece(uuid, need) for _, _, uuid, need in sorted(fitting)[: size.count])
+    return tuple(Piece(uuid, need) for *_, uuid, need in sorted(fitting)[: size.count])
 
 
 def grants(
@@ -79,11 +80,15 @@ def never_fits(size: Size, gpus: Sequence[Gpu]) -> str | None:
         there = f"there are {', '.join(profiles)}" if profiles else "none is in MIG mode"
         return f"No GPU here has a MIG profile {size.profile}; {there}."
     largest = max((gpu.memory_bytes for gpu in candidates), default=0)
-    enough = [gpu for gpu in candidates if _need(size, gpu) <= gpu.memory_bytes]
+    enough = [gpu for gpu in candidates if 0 < _need(size, gpu) <= gpu.memory_bytes]
     if not enough and size.memory is not None:
         return (
             f"{format_bytes(size.memory)} is more than the largest GPU here "
             f"({format_bytes(largest)})."
+        )
+    if not enough and candidates:
+        return (
+            f"{size} is less than one byte of a GPU here ({format_bytes(largest)}); ask for more."
         )
     if not enough:
         return f"{size} cannot be had here: all GPUs are split into MIG instances; ask for one."
@@ -132,6 +137,6 @@ def _reservation(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> se
     missing = sorted(
         (_need(size, gpu) - gpu.memory_bytes + used.get(gpu.uuid, 0), gpu.index, gpu.uuid)
         for gpu in _candidates(size, gpus)
-        if _need(size, gpu) <= gpu.memory_bytes
+        if 0 < _need(size, gpu) <= gpu.memory_bytes
     )
     return {uuid for _, _, uuid in missing[: size.count]}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-__all__ = ["CLAIM_VARIABLE", "Holder", "carriers", "this_process"]
+__all__ = ["CLAIM_VARIABLE", "Holder", "boot_id", "carriers", "this_process"]
 
 #: Names the claim in the environment of everything that a kernel starts.
 CLAIM_VARIABLE = "JUPYTER_GPU_SHARE_CLAIM"
@@ -29,13 +30,29 @@ class Holder:
 
     @property
     def alive(self) -> bool:
-        """True while this very process runs. One that ended and was not reaped is dead."""
-        return bool(self.start_time) and _start_time(self.pid) == self.start_time
+        """True while this very process runs. One that ended and was not reaped is dead.
+
+        Where the system hides the processes of other users, one that has the number is taken for
+        this one: better a share that is kept too long than one that is given twice.
+        """
+        if not self.start_time:
+            return False
+        started = _start_time(self.pid)
+        return started == self.start_time or (started is None and _is_hidden(self.pid))
 
 
 def this_process() -> Holder:
     """The process that asks."""
     return Holder.of(os.getpid())
+
+
+@cache
+def boot_id() -> str:
+    """Differs from one boot of the machine to the next, where the system tells."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown-boot"
 
 
 def carriers(token: str) -> list[int]:
@@ -67,6 +84,17 @@ def _start_time(pid: int) -> str | None:
     fields = text.rpartition(")")[2].split()
     state, started = fields[0], fields[19]
     return None if state in "ZX" else started
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is such a process, of another user, that /proc does not show (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return not os.access(_PROC / str(pid) / "stat", os.R_OK)
+    except OSError:
+        pass
+    return False
 
 
 def _start_time_by_ps(pid: int) -> str | None:
