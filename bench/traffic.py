@@ -14,7 +14,7 @@ from .rows import Row, times
 ROUND_TRIPS, BLOCKS = 100, 10
 PRINTS = 3000
 MIB = 64
-REPEATS = 7
+REPEATS = 15
 
 _PRINT = f"for n in range({PRINTS}):\n    print(n, flush=True)"
 _BUFFER = f"""

@@ -53,6 +53,8 @@ _HANDSHAKE_INTERVAL = 0.05
 #: Milliseconds without a message after which nothing is under way from a kernel any more, and the
 #: same once its end of the connection is known to be closed.
 _QUIET, _QUIET_GONE = 50, 10
+#: Milliseconds between two looks at what passes.
+_REST = 50
 _CLOSE_PATIENCE = 5.0
 
 _open: weakref.WeakSet[Relay] = weakref.WeakSet()
@@ -125,6 +127,9 @@ class Relay:
         self._attaching: Future[Mapping[str, Any]] | None = None
         self._handshake = _Handshake()
         self._ending = False
+        self._resting = False
+        self._poller = zmq.Poller()
+        self._bell_poller = zmq.Poller()
 
     # -- for any thread ----------------------------------------------------------------------
 
@@ -264,8 +269,14 @@ class Relay:
                 _log.exception("The relay met an error and goes on")
 
     def _turn(self) -> None:
-        timeout = self._handshake.milliseconds_left() if self._attaching else None
-        ready = dict(self._poller.poll(timeout))
+        if self._resting:
+            # Traffic is counted now and then, not message by message: each look takes Python's
+            # lock from those who send and receive.
+            self._resting = False
+            ready = dict(self._bell_poller.poll(_REST))
+        else:
+            timeout = self._handshake.milliseconds_left() if self._attaching else None
+            ready = dict(self._poller.poll(timeout))
         if self._bell_end in ready:
             for _ in received(self._bell_end):
                 work, _ = self._commands.get_nowait()
@@ -273,7 +284,7 @@ class Relay:
                 if self._ending:
                     return
         if self._carriers is not None:
-            self._count_captured()
+            self._resting = self._count_captured()
             return
         for name in CHANNELS:
             if self._fronts[name] in ready:
@@ -284,6 +295,9 @@ class Relay:
 
     def _listen(self) -> None:
         """Choose what to wait for; to be called whenever sockets change hands."""
+        self._resting = False
+        self._bell_poller = zmq.Poller()
+        self._bell_poller.register(self._bell_end, zmq.POLLIN)
         self._poller = zmq.Poller()
         own = [self._bell_end]
         if self._carriers is not None:
@@ -493,14 +507,17 @@ class Relay:
 
     # -- counting, telling -------------------------------------------------------------------
 
-    def _count_captured(self) -> None:
+    def _count_captured(self) -> bool:
+        """Count what passed since the last look. True where there was something."""
         assert self._carriers is not None
-        changed = False
+        any_passed = changed = False
         for capture in self._carriers.captures.values():
             for frames in received_heads(capture):
+                any_passed = True
                 changed |= self._count(frames)
         if changed:
             self._tell_activity()
+        return any_passed
 
     def _count(self, frames: list[bytes]) -> bool:
         header, parent, _ = self._parts(frames, content=False)

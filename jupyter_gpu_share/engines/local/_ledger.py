@@ -73,6 +73,8 @@ class Ledger:
         self._path = path
         self._timeout = timeout
         self._gpus: tuple[Gpu, ...] = ()
+        self._file: tuple[int, int] | None = None
+        self._seen = -1
         with self._errors():
             self._open()
 
@@ -327,11 +329,14 @@ class Ledger:
     # -- the file ----------------------------------------------------------------------------
 
     def _open(self) -> None:
-        # Looked up first: if the file is replaced in between, the next look finds that out.
+        # Looked up first, so that a file that takes its place in between is noticed later. One that
+        # is only made now is opened once more at the first use.
         identity = file_identity(self._path)
         self._db = connect(self._path, self._timeout)
-        self._file = identity or file_identity(self._path)
-        self._seen = -1
+        if self._gpus:
+            with self._atomic():
+                self._write_gpus()
+        self._file = identity
 
     def _follow(self) -> None:
         """Open the file anew where somebody removed or replaced it, as a damaged one has to be.
@@ -339,29 +344,28 @@ class Ledger:
         Without this a server that runs would go on with the old file, and grant what others hold
         in the new one.
         """
-        identity = file_identity(self._path)
-        if identity is not None and identity == self._file:
-            return
-        self._db.close()
-        self._file = None
-        self._open()
-        if self._gpus:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._write_gpus()
-            self._db.execute("COMMIT")
+        if self._file is None or file_identity(self._path) != self._file:
+            self._db.close()
+            self._file, self._seen = None, -1
+            self._open()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._errors():
             self._follow()
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with self._atomic():
                 yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
+
+    @contextmanager
+    def _atomic(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -131,7 +131,8 @@ def _make(path: Path) -> None:
     # not opened under that name: closing it would drop the locks of this process's connections.)
     descriptor, name = tempfile.mkstemp(dir=folder, prefix=".ledger-")
     try:
-        os.fchmod(descriptor, 0o600 | (folder.stat().st_mode & 0o022) * 3)
+        others = folder.stat().st_mode & 0o022  # who may write the folder: the group, everybody
+        os.fchmod(descriptor, 0o600 | others | others << 1)
         os.link(name, path)
     except FileExistsError:
         pass  # another process was faster
