@@ -306,7 +306,7 @@ class KernelLife(RelayEvents):
         running, allocation = self._running, self.runtime.table.get(self.kernel_id)
         if running is None or not (allocation and allocation.share and allocation.share.devices):
             raise NotPossible("The kernel holds no share that could be given back now.")
-        if self.busy:
+        if (await asyncio.wrap_future(self.relay.count())).busy:
             raise NotPossible("A cell runs; interrupt it or wait for its end.")
         kept = self.engine.kept(self.kernel_id)
         if kept.lost and not lose_variables:

@@ -101,7 +101,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
         self._has_process = False
         self._restart = False
         self._cwd: Path | None = None
-        self._path: str | None = None
+        self._notebook: Path | None = None
 
     @property
     def has_process(self) -> bool:
@@ -127,7 +127,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
 
             self._runtime = Runtime.instance(self.config)
             env = kwargs.get("env") or os.environ
-            self._path = env.get("JPY_SESSION_NAME") or None
+            self._notebook = self._locate(env.get("JPY_SESSION_NAME") or "")
             self._wanted = await self._decide_size(env)
             await self._runtime.admit(self.kernel_id, self._wanted)
             if self._life is None:
@@ -135,7 +135,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             else:
                 # A kernel manager that restarts over ipc has removed the files of the sockets.
                 await asyncio.wrap_future(self._life.relay.listen_again())
-            cmd = self._command(extra, session=self._path)
+            cmd = self._command(extra, session=env.get("JPY_SESSION_NAME") or "")
             return await super().pre_launch(cmd=cmd, **kwargs)
         except BaseException as error:
             await self._fail(error)
@@ -156,11 +156,32 @@ class GpuShareProvisioner(KernelProvisionerBase):
         for text in (asked, self.size):
             if text:
                 return policy.check(text)
-        if self._path:
-            hint = await asyncio.to_thread(size_in_notebook, Path(self._path))
+        if self._notebook is not None:
+            hint = await asyncio.to_thread(size_in_notebook, self._notebook)
             if hint:
                 return policy.check(hint)
-        return policy.default_size(headless=not self._path)
+        return policy.default_size(headless=self._notebook is None)
+
+    @property
+    def _root(self) -> Path | None:
+        """The folder that a Jupyter server shows, where there is one."""
+        root = getattr(getattr(self.parent, "parent", None), "root_dir", None)
+        return Path(root) if root else None
+
+    def _locate(self, name: str) -> Path | None:
+        """The notebook's file. A server gives it as a whole path, or one within its folder."""
+        if not name:
+            return None
+        return self._root / name if self._root else Path(name)
+
+    @property
+    def _shown_path(self) -> str | None:
+        """The notebook as users know it: within the folder that the server shows."""
+        if self._notebook is None:
+            return None
+        if self._root and self._notebook.is_relative_to(self._root):
+            return self._notebook.relative_to(self._root).as_posix()
+        return str(self._notebook)
 
     async def _open_relay(self) -> None:
         assert self._runtime is not None
@@ -215,12 +236,12 @@ class GpuShareProvisioner(KernelProvisionerBase):
             manager.curve_publickey, manager.curve_secretkey = zmq.curve_keypair()
         return manager.curve_publickey.decode(), manager.curve_secretkey.decode()
 
-    def _command(self, extra: list[str], *, session: str | None) -> list[str]:
+    def _command(self, extra: list[str], *, session: str) -> list[str]:
         """The kernel's command, with a placeholder for the connection file of its own side."""
         manager = self.parent
         if manager is None:
             return [*self.kernel_spec.argv, *extra]
-        manager.write_connection_file(jupyter_session=session or "")
+        manager.write_connection_file(jupyter_session=session)
         front_file = os.path.realpath(manager.connection_file)
         argv = manager.format_kernel_cmd(extra_arguments=extra)
         return [part.replace(front_file, _CONNECTION_FILE) for part in argv]
@@ -279,7 +300,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             ),
             language=self.kernel_spec.language or "",
             can_encrypt=_can_encrypt(self.kernel_spec.metadata),
-            path=self._path,
+            path=self._shown_path,
             user=env.get("JUPYTERHUB_USER") or _login(),
             options=options,
         )

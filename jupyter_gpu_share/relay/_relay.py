@@ -188,6 +188,10 @@ class Relay:
         """What clients do."""
         return self._activity
 
+    def count(self) -> Future[Activity]:
+        """What clients do, to the last message that passed; :attr:`activity` lags a moment."""
+        return self._call(self._count_now, lambda: self._activity)
+
     @property
     def kernel_info(self) -> Mapping[str, Any] | None:
         """Content of the last ``kernel_info_reply`` of a real kernel."""
@@ -518,6 +522,11 @@ class Relay:
         if changed:
             self._tell_activity()
         return any_passed
+
+    def _count_now(self) -> Activity:
+        if self._carriers is not None:
+            self._count_captured()
+        return self._activity
 
     def _count(self, frames: list[bytes]) -> bool:
         header, parent, _ = self._parts(frames, content=False)

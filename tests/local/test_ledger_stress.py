@@ -16,15 +16,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from waiting import PATIENCE
 
+from jupyter_gpu_share.engines.local import _ledger
 from jupyter_gpu_share.engines.local._gpu import Gpu
 from jupyter_gpu_share.engines.local._ledger import Ledger
-from jupyter_gpu_share.engines.local._processes import Holder
+from jupyter_gpu_share.engines.local._processes import Holder, this_process
+from jupyter_gpu_share.size import Size
 
 GIB = 2**30
 GPUS = (
@@ -51,9 +53,10 @@ ledger, me = Ledger(folder / "ledger.db"), this_process()
 marks = folder / f"use-{os.getpid()}.json"
 sizes = ["1/4", "1/2", "3/4", "1", "10GiB", "24GiB", "2x1/4", "1/3", "2x1/3"]
 
-def mark(used):
+def mark(token, used):
     new = marks.with_suffix(".new")
-    new.write_text(json.dumps({"pid": me.pid, "start": me.start_time, "used": used}))
+    row = {"pid": me.pid, "start": me.start_time, "claim": token, "used": used}
+    new.write_text(json.dumps(row))
     os.replace(new, marks)
 
 turns = 0
@@ -66,9 +69,9 @@ while True:
         claim = ledger.turn(kernel)
     if claim.held:
         # Used strictly within the time in which it is held.
-        mark({piece.uuid: piece.memory_bytes for piece in claim.pieces})
+        mark(claim.token, {piece.uuid: piece.memory_bytes for piece in claim.pieces})
         time.sleep(draw.uniform(0, 0.05))
-        mark({})
+        mark(claim.token, {})
         print("held", flush=True)
     ledger.release(kernel)
     turns += 1
@@ -90,8 +93,8 @@ def observe(folder: Path, raw: sqlite3.Connection) -> None:
     used: Counter[str] = Counter()
     first = dict(_use(folder))
     second = dict(_use(folder))
-    for name, use in first.items():
-        if second.get(name) == use:
+    for claim, use in first.items():
+        if claim in second:
             used.update(use)
     for uuid, amount in used.items():
         if amount > CAPACITY[uuid]:
@@ -102,7 +105,7 @@ def _use(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
     for file in folder.glob("use-*.json"):
         row = json.loads(file.read_text())
         if row["used"] and Holder(row["pid"], row["start"]).alive:
-            yield file.name, row["used"]
+            yield row["claim"], row["used"]
 
 
 @contextmanager
@@ -132,7 +135,9 @@ def storm(folder: Path, seconds: float, seed: int, recovery: str = "with-recover
     ledger = Ledger(folder / "ledger.db")
     ledger.set_gpus(GPUS)
     ledger.close()
-    raw = sqlite3.connect(f"file:{folder / 'ledger.db'}?mode=ro", uri=True, timeout=PATIENCE)
+    # Not opened as read-only: whoever reads first after a kill has to roll back what was begun.
+    raw = sqlite3.connect(folder / "ledger.db", timeout=PATIENCE)
+    raw.execute("PRAGMA query_only = ON")
     seen: Counter[str] = Counter()
     end = time.monotonic() + seconds
     with workers(folder, seed, recovery) as running:
@@ -152,20 +157,23 @@ def storm(folder: Path, seconds: float, seed: int, recovery: str = "with-recover
     return seen
 
 
-def left_over(folder: Path) -> list[str]:
-    """What is still in the ledger after everybody died and the dead were swept."""
+def check_that_nothing_is_held(folder: Path) -> None:
+    """After everybody died: the ledger is empty, and who comes next gets the whole machine."""
     ledger = Ledger(folder / "ledger.db")
-    ledger.sweep()
-    rows = [claim.kernel_id for claim in ledger.claims()]
-    ledger.close()
-    return rows
+    try:
+        ledger.sweep()
+        assert [claim.kernel_id for claim in ledger.claims()] == []
+        assert ledger.claim("next", Size.parse("3x1"), this_process(), {}).held
+        ledger.release("next")
+    finally:
+        ledger.close()
 
 
 def test_capacity_holds_in_a_short_storm(tmp_path: Path) -> None:
-    seen = storm(tmp_path, 5.0, seed=1)
-    assert seen["killed"] > 5
-    assert seen["held"] > 50
-    assert left_over(tmp_path) == []
+    seen = storm(tmp_path, 4.0, seed=1)
+    assert seen["killed"] > 1
+    assert seen["held"] > PROCESSES
+    check_that_nothing_is_held(tmp_path)
 
 
 @pytest.mark.slow
@@ -173,19 +181,44 @@ def test_capacity_holds_in_a_long_storm(tmp_path: Path) -> None:
     seconds = float(os.environ.get("JUPYTER_GPU_SHARE_STRESS_SECONDS", "60"))
     seen = storm(tmp_path, seconds, seed=2)
     print(f"{seconds:g} s: {dict(seen)}")
-    assert seen["killed"] > seconds
-    assert seen["held"] > 10 * seconds
-    assert left_over(tmp_path) == []
+    assert seen["killed"] > 1
+    assert seen["held"] > seconds
+    check_that_nothing_is_held(tmp_path)
 
 
-def test_without_the_recovery_the_dead_keep_everything(tmp_path: Path) -> None:
-    """What the storms above assert is due to the sweep of the dead."""
-    storm(tmp_path, 5.0, seed=1, recovery="without-recovery")
-    raw = sqlite3.connect(tmp_path / "ledger.db")
-    dead = raw.execute("SELECT count(*) FROM claims").fetchone()[0]
-    raw.close()
-    assert dead > 0
-    recovered = (tmp_path / "held.log").read_text().count("held")
-    other = tmp_path / "other"
-    other.mkdir()
-    assert storm(other, 5.0, seed=1)["held"] > 2 * recovered, "the dead starve the living"
+def test_without_the_recovery_the_check_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the storms assert at their end is due to the sweep of the dead."""
+    storm(tmp_path, 2.0, seed=1, recovery="without-recovery")
+    with monkeypatch.context() as patch:
+        patch.setattr(_ledger, "_alive", lambda row: True)
+        with pytest.raises(AssertionError):
+            check_that_nothing_is_held(tmp_path)
+        ledger = Ledger(tmp_path / "ledger.db")
+        claim = ledger.claim("starving", Size.parse("3x1"), this_process(), {})
+        ledger.release("starving")
+        ledger.close()
+        assert not claim.held, "the dead starve the living"
+    check_that_nothing_is_held(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["ledger", "use"])
+def test_the_observer_sees_what_is_too_much(tmp_path: Path, where: str) -> None:
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.set_gpus(GPUS)
+    me = this_process()
+    claim = ledger.claim("a", Size.parse("2x1/2"), me, {})
+    ledger.close()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as raw:
+        observe(tmp_path, raw)
+        if where == "ledger":
+            raw.execute("DROP TRIGGER capacity")
+            raw.execute("INSERT INTO pieces VALUES (?, 9, 'G0', ?)", (claim.token, 80 * GIB))
+        else:
+            for name in "ab":
+                row = {"pid": me.pid, "start": me.start_time, "claim": name}
+                row["used"] = {"G0": 41 * GIB}
+                (tmp_path / f"use-{name}.json").write_text(json.dumps(row))
+        with pytest.raises(CapacityExceededError):
+            observe(tmp_path, raw)

@@ -36,6 +36,11 @@ def test_small_shares_pack_and_whole_gpus_stay_whole() -> None:
     assert uuids("1", gpus(80), G0=1) is None
 
 
+def test_a_gpu_that_is_shared_comes_before_a_smaller_one_that_is_empty() -> None:
+    assert uuids("10GiB", gpus(80, 24), G0=40) == ["G0"]
+    assert uuids("2x10GiB", gpus(80, 24, 80), G0=40, G2=40) == ["G0", "G2"]
+
+
 def test_the_smallest_gpu_that_is_enough_is_taken() -> None:
     assert uuids("10GiB", gpus(80, 24)) == ["G1"]
     assert uuids("30GiB", gpus(80, 24)) == ["G0"]
@@ -66,6 +71,10 @@ def test_what_can_never_be_had() -> None:
     profile = never_fits(Size.parse("mig-3g.40gb"), mig())
     assert profile == "No GPU here has a MIG profile 3g.40gb; there are 1g.10gb."
     assert "none is in MIG mode" in str(never_fits(Size.parse("mig-1g.10gb"), gpus(80)))
+    least = never_fits(Size.parse("0.0000000000001"), gpus(80))
+    assert least is not None
+    assert "less than one byte of a GPU here (80 GiB)" in least
+    assert uuids("0.0000000000001", gpus(80)) is None
     assert "split into MIG" in str(never_fits(Size.parse("1/2"), mig()))
 
 
@@ -119,6 +128,62 @@ def test_grants_never_exceed_a_gpu_and_serve_the_first_that_fits(
     assert all(total[gpu.uuid] <= gpu.memory_bytes for gpu in on)
     if waiting and place(waiting[0][1], on, used) is not None:
         assert "0" in granted
+
+
+@given(machines, requests, st.data())
+def test_an_empty_gpu_stays_whole_while_a_shared_one_has_room(
+    sizes: list[int], wanted: list[Size], data: st.DataObject
+) -> None:
+    on = gpus(*sizes)
+    used = {gpu.uuid: data.draw(st.integers(0, gpu.memory_bytes)) for gpu in on}
+    for size in wanted:
+        pieces = place(size, on, used) or ()
+        on_empty = sum(1 for piece in pieces if not used[piece.uuid])
+        with_room = [
+            gpu
+            for gpu in on
+            if used[gpu.uuid]
+            and size.bytes_of(gpu.memory_bytes) <= gpu.memory_bytes - used[gpu.uuid]
+        ]
+        assert on_empty <= max(0, size.count - len(with_room))
+
+
+@given(machines, requests, st.data())
+def test_the_first_in_the_queue_is_never_put_back(
+    sizes: list[int], wanted: list[Size], data: st.DataObject
+) -> None:
+    """Whoever else comes and goes, what it needs to be freed only ever becomes less."""
+    on = gpus(*sizes)
+    waiting = [(str(n), s) for n, s in enumerate(wanted) if never_fits(s, on) is None]
+    held = {f"old {gpu.uuid}": ((gpu.uuid, gpu.memory_bytes),) for gpu in on}
+    for _ in range(len(held) + 2 * len(waiting)):
+        if not held or not waiting:
+            break
+        del held[data.draw(st.sampled_from(sorted(held)))]
+        used = dict.fromkeys((gpu.uuid for gpu in on), 0)
+        for pieces in held.values():
+            for uuid, amount in pieces:
+                used[uuid] += amount
+        granted = grants(on, used, waiting)
+        if place(waiting[0][1], on, used) is not None:
+            assert waiting[0][0] in granted
+        else:
+            first = waiting[0][1]
+            missing = (
+                lambda use: sorted(  # noqa: E731
+                    max(0, first.bytes_of(gpu.memory_bytes) + use[gpu.uuid] - gpu.memory_bytes)
+                    for gpu in on
+                    if first.bytes_of(gpu.memory_bytes) <= gpu.memory_bytes
+                )[: first.count]
+            )
+            after = dict(used)
+            for rows in granted.values():
+                for piece in rows:
+                    after[piece.uuid] += piece.memory_bytes
+            assert missing(after) == missing(used)
+        for name, rows in granted.items():
+            held[name] = tuple((piece.uuid, piece.memory_bytes) for piece in rows)
+        waiting = [row for row in waiting if row[0] not in granted]
 
 
 @given(machines, requests)

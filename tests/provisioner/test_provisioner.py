@@ -427,3 +427,118 @@ async def test_who_decides_the_size(
     notebook.write_text("{}")
     assert await granted(here) == "1/4"
     assert await granted(dict(os.environ)) == "1/2"
+
+
+async def test_memory_beyond_the_share_is_an_error_in_that_kernel_only(kernels: Kernels) -> None:
+    first = await kernels.client(await kernels.start("3/8"))
+    second = await kernels.client(await kernels.start("1/2"))
+    take = "from gpu_share_kernel import simulated; held = simulated.allocate('{}'); print('took')"
+    assert await run(second, take.format("40GiB")) == "took"
+    assert await run(first, take.format("31GiB")) == "OutOfMemoryError"
+    assert await run(first, take.format("30GiB")) == "took"
+    assert await run(second, "print(simulated.memory()[0] // 2**30)") == "40"
+
+
+async def test_use_above_the_share_is_warned_about_and_stopped_at_the_cell(
+    kernels: Kernels,
+) -> None:
+    engine = await Runtime.instance().call(Runtime.instance().engine())
+    engine.usage_interval = 0.1
+    manager, neighbour = await kernels.start("1/4"), await kernels.start("1/4")
+    client, beside = await kernels.client(manager), await kernels.client(neighbour)
+    await run(beside, "from gpu_share_kernel import simulated; held = simulated.allocate('20GiB')")
+    # Simulates code that no framework caps.
+    code = (
+        "from gpu_share_kernel import simulated\n"
+        "held = simulated.allocate('25GiB', beyond_share=True)\n"
+        "simulated.work(99)"
+    )
+    said = await run(client, code)
+    assert "more GPU memory than its share (25 GiB of 20 GiB)" in said
+    assert "KeyboardInterrupt" in said
+    row = Runtime.instance().table.get(manager.kernel_id)
+    assert row is not None
+    assert row.used_bytes == 25 * GIB
+    assert await run(client, "held.free(); print('alive')") == "alive"
+    assert await run(beside, "print(simulated.memory()[0] // 2**30)") == "20"
+
+
+async def test_what_a_kernel_left_running_ends_with_it(kernels: Kernels) -> None:
+    manager = await kernels.start("1/4")
+    client = await kernels.client(manager)
+    code = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'],"
+        " start_new_session=True)\n"
+        "print(child.pid)"
+    )
+    child = int(await run(client, code))
+    await manager.shutdown_kernel(now=True)
+    await eventually(lambda: not Path(f"/proc/{child}").exists(), "the child is gone")
+
+
+async def test_a_share_that_the_disk_keeps_is_given_back_later(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jupyter_gpu_share.engines.local._ledger import Ledger
+    from jupyter_gpu_share.errors import LedgerError
+
+    manager = await kernels.start("1/4")
+    real = Ledger.release
+
+    def refused(ledger: Ledger, kernel_id: str) -> bool:
+        raise LedgerError("The disk is full.")
+
+    monkeypatch.setattr(Ledger, "release", refused)
+    await manager.shutdown_kernel(now=True)
+    assert await free() == 60 * GIB
+    monkeypatch.setattr(Ledger, "release", real)
+    await eventually(_free_is(80 * GIB), "the share went back")
+
+
+async def test_a_kernel_that_is_started_again_by_the_restarter_and_fails_is_given_up(
+    kernels: Kernels,
+) -> None:
+    """As jupyter_client's restarter does it: kill, clean up, start, and look by polling."""
+    manager = await kernels.start("1/4")
+    client = await kernels.client(manager)
+    pid = int(await run(client, "import os; print(os.getpid())"))
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: state(manager) is State.FAILED, "the death is noticed")
+    spec = manager.kernel_spec
+    assert spec is not None
+    spec.argv = ["python", "-c", "raise SystemExit(3)", "{connection_file}"]
+    await manager.restart_kernel(now=True)
+    assert not await manager.is_alive()
+    row = Runtime.instance().table.get(manager.kernel_id)
+    assert row is not None
+    assert "exit code 3" in row.reason
+    assert await free() == 80 * GIB
+
+
+async def test_an_old_ipykernel_that_cannot_encrypt(
+    kernels: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads the keys of its connection file, ignores them, and never answers."""
+    from traitlets.config import Config
+
+    manager = kernels.manager(
+        config=Config(
+            {"GpuShareProvisioner": {"start_timeout": 4.0}, "LocalEngine": {"transport": "tcp"}}
+        )
+    )
+    Runtime.clear_instance()
+    spec = manager.kernel_spec
+    assert spec is not None
+    # Before 7.3, ipykernel had no such traits; without them the current one is as deaf.
+    code = (
+        "import sys; from ipykernel import kernelapp as k;"
+        "load = k.IPKernelApp.load_connection_info;\n"
+        "def old(self, info):\n"
+        "    load(self, {n: v for n, v in info.items() if not n.startswith('curve')})\n"
+        "k.IPKernelApp.load_connection_info = old; k.launch_new_instance()"
+    )
+    spec.argv = ["python", "-c", code, "-f", "{connection_file}"]
+    with pytest.raises(GpuShareError, match=r"ipykernel older than 7\.3 cannot answer"):
+        await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/4"})
+    assert await free() == 80 * GIB

@@ -282,6 +282,7 @@ async def test_a_wrong_key_is_never_answered_and_never_held(house: House) -> Non
     house.kernel(relay)
     stranger.execute("print('stolen')")
     run(client, "1")
+    await eventually(lambda: relay.activity.cells_done == 1, "the client's cell is counted")
     assert not relay.activity.busy, "a cell that the kernel refuses keeps nobody busy"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from jupyter_core.paths import jupyter_data_dir
 
 from ...errors import EngineError
-from ._processes import Holder
+from ._processes import Holder, boot_id
 
 __all__ = ["kernel_folder", "ledger_folder", "sweep_kernel_folders"]
 
@@ -23,7 +23,7 @@ def ledger_folder() -> Path:
     differ. Home folders are often shared between machines, whose processes and GPUs have nothing
     to do with each other.
     """
-    return Path(jupyter_data_dir()) / "gpu-share" / f"{socket.gethostname()}-{_boot()[:8]}"
+    return Path(jupyter_data_dir()) / "gpu-share" / f"{socket.gethostname()}-{boot_id()[:8]}"
 
 
 def kernel_folder(owner: Holder) -> Path:
@@ -62,10 +62,3 @@ def _private(folder: Path) -> Path:
             "remove it, or set TMPDIR to a folder of your own."
         )
     return folder
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "unknown-boot"
