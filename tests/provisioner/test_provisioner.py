@@ -514,31 +514,3 @@ async def test_a_kernel_that_is_started_again_by_the_restarter_and_fails_is_give
     assert row is not None
     assert "exit code 3" in row.reason
     assert await free() == 80 * GIB
-
-
-async def test_an_old_ipykernel_that_cannot_encrypt(
-    kernels: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It reads the keys of its connection file, ignores them, and never answers."""
-    from traitlets.config import Config
-
-    manager = kernels.manager(
-        config=Config(
-            {"GpuShareProvisioner": {"start_timeout": 4.0}, "LocalEngine": {"transport": "tcp"}}
-        )
-    )
-    Runtime.clear_instance()
-    spec = manager.kernel_spec
-    assert spec is not None
-    # Before 7.3, ipykernel had no such traits; without them the current one is as deaf.
-    code = (
-        "import sys; from ipykernel import kernelapp as k;"
-        "load = k.IPKernelApp.load_connection_info;\n"
-        "def old(self, info):\n"
-        "    load(self, {n: v for n, v in info.items() if not n.startswith('curve')})\n"
-        "k.IPKernelApp.load_connection_info = old; k.launch_new_instance()"
-    )
-    spec.argv = ["python", "-c", code, "-f", "{connection_file}"]
-    with pytest.raises(GpuShareError, match=r"ipykernel older than 7\.3 cannot answer"):
-        await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/4"})
-    assert await free() == 80 * GIB
