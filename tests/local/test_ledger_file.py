@@ -88,8 +88,8 @@ def test_a_server_follows_when_the_file_is_replaced(ledger: Ledger, path: Path) 
     path.unlink()
     other = Ledger(path)
     other.set_gpus(ONE)
-    ask(other, "b", "3/4")
-    assert ledger.used() == other.used() == {"G0": 60 * GIB}
+    ask(other, "b", "1/2")
+    assert ledger.used() == {"G0": 40 * GIB}
     assert ask(ledger, "c", "3/4").position == 1
     other.close()
 

@@ -148,6 +148,16 @@ def test_an_empty_gpu_stays_whole_while_a_shared_one_has_room(
         assert on_empty <= max(0, size.count - len(with_room))
 
 
+def missing(size: Size, on: list[Gpu], used: dict[str, int]) -> list[int]:
+    """Bytes that have to be freed for ``size`` on the GPUs where that is least."""
+    lacks = [
+        max(0, size.bytes_of(gpu.memory_bytes) + used[gpu.uuid] - gpu.memory_bytes)
+        for gpu in on
+        if size.bytes_of(gpu.memory_bytes) <= gpu.memory_bytes
+    ]
+    return sorted(lacks)[: size.count]
+
+
 @given(machines, requests, st.data())
 def test_the_first_in_the_queue_is_never_put_back(
     sizes: list[int], wanted: list[Size], data: st.DataObject
@@ -168,19 +178,11 @@ def test_the_first_in_the_queue_is_never_put_back(
         if place(waiting[0][1], on, used) is not None:
             assert waiting[0][0] in granted
         else:
-            first = waiting[0][1]
-            missing = (
-                lambda use: sorted(  # noqa: E731
-                    max(0, first.bytes_of(gpu.memory_bytes) + use[gpu.uuid] - gpu.memory_bytes)
-                    for gpu in on
-                    if first.bytes_of(gpu.memory_bytes) <= gpu.memory_bytes
-                )[: first.count]
-            )
             after = dict(used)
             for rows in granted.values():
                 for piece in rows:
                     after[piece.uuid] += piece.memory_bytes
-            assert missing(after) == missing(used)
+            assert missing(waiting[0][1], on, after) == missing(waiting[0][1], on, used)
         for name, rows in granted.items():
             held[name] = tuple((piece.uuid, piece.memory_bytes) for piece in rows)
         waiting = [row for row in waiting if row[0] not in granted]
