@@ -223,8 +223,8 @@ class KernelLife(RelayEvents):
         """Put the kernel behind the relay, unless it ends first or never answers."""
         attached = asyncio.wrap_future(self.relay.attach(running.connection))
         ended = asyncio.ensure_future(self.engine.wait(self.kernel_id))
+        waiters: set[asyncio.Future[Any]] = {attached, ended}
         try:
-            waiters: set[asyncio.Future[Any]] = {attached, ended}
             await asyncio.wait(
                 waiters, timeout=self._start_timeout, return_when=asyncio.FIRST_COMPLETED
             )
@@ -242,11 +242,12 @@ class KernelLife(RelayEvents):
                     "GpuShareProvisioner.start_timeout."
                 )
         finally:
-            for waiter in (attached, ended):
-                if not waiter.done():
-                    waiter.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await waiter
+            # Awaiting them one by one would take our own cancellation for theirs.
+            left = {waiter for waiter in waiters if not waiter.done()}
+            for waiter in left:
+                waiter.cancel()
+            if left:
+                await asyncio.wait(left)
 
     async def _undo_start(self) -> None:
         await asyncio.wrap_future(self.relay.detach())
@@ -519,5 +520,6 @@ class KernelLife(RelayEvents):
             return
         if not self._finishing:
             task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
+        await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("The life of kernel %s met an error", self.kernel_id, exc_info=error)

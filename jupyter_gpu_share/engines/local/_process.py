@@ -166,11 +166,16 @@ async def _shielded_spawn(
     try:
         return await asyncio.shield(spawning)
     except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            process = await spawning
-            process.kill()
-            process.wait()
+        spawning.add_done_callback(_end_unwanted)
+        await asyncio.wait({spawning})
         raise
+
+
+def _end_unwanted(spawning: asyncio.Future[subprocess.Popen[bytes]]) -> None:
+    if not spawning.cancelled() and spawning.exception() is None:
+        process = spawning.result()
+        process.kill()
+        process.wait()
 
 
 async def _wait_on_pidfd(pid: int) -> None:
