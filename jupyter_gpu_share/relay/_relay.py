@@ -8,10 +8,8 @@ threads, so each belongs to one thread at any time.
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -24,6 +22,7 @@ import zmq
 from ..engines.base import Connection
 from ..errors import GpuShareError
 from ._activity import Activity, ActivityCounter
+from ._handshake import OWN_IDENT, Handshake
 from ._held import Held, HeldLimits, HoldMode, Stand
 from ._sockets import (
     CAPTURED,
@@ -36,6 +35,7 @@ from ._sockets import (
     connect_backs,
     context,
     inproc_pair,
+    parts,
     rebind,
     received,
     received_heads,
@@ -46,10 +46,6 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: The relay's own requests come back under a name that no client has.
-_OWN_IDENT = b"gpu-share-handshake"
-#: Seconds until the handshake is repeated when the kernel answered but its output did not come.
-_HANDSHAKE_INTERVAL = 0.05
 #: Milliseconds without a message after which nothing is under way from a kernel any more, and the
 #: same once its end of the connection is known to be closed.
 _QUIET, _QUIET_GONE = 50, 10
@@ -125,7 +121,7 @@ class Relay:
         self._activity = Activity()
         self._last_cell: dict[str, Any] = {}
         self._attaching: Future[Mapping[str, Any]] | None = None
-        self._handshake = _Handshake()
+        self._handshake = Handshake()
         self._ending = False
         self._resting = False
         self._poller = zmq.Poller()
@@ -400,13 +396,13 @@ class Relay:
             _settle(future, error=GpuShareError(f"The kernel cannot be reached: {error.strerror}."))
             return
         self._attaching = future
-        self._handshake = _Handshake()
+        self._handshake = Handshake()
         self._listen()
         self._ask()
 
     def _ask(self) -> None:
         message = self._stand.session.send(
-            self._backs["shell"], "kernel_info_request", {}, ident=_OWN_IDENT
+            self._backs["shell"], "kernel_info_request", {}, ident=OWN_IDENT
         )
         assert message is not None
         self._handshake.sent(message["header"]["msg_id"])
@@ -417,14 +413,14 @@ class Relay:
             self._drop_backs()
             return
         for frames in received(self._backs["iopub"]):
-            header, parent, content = self._parts(frames)
+            header, parent, content = parts(frames)
             if parent.get("session") != self._stand.session.session:
                 self._fronts["iopub"].send_multipart(frames)
             elif header.get("msg_type") == "status" and content.get("execution_state") == "idle":
                 self._handshake.heard(parent.get("msg_id"))
         for name in ("shell", "control"):
             for frames in received(self._backs[name]):
-                header, parent, content = self._parts(frames)
+                header, parent, content = parts(frames)
                 if header.get("msg_type") == "kernel_info_reply":
                     self._handshake.answered(parent.get("msg_id"), content)
         if self._handshake.done:
@@ -492,7 +488,7 @@ class Relay:
         with suppress(zmq.ZMQError):  # the client is gone
             self._fronts[name].send_multipart(frames)
         if name in CAPTURED:
-            header, parent, _ = self._parts(frames)
+            header, parent, _ = parts(frames)
             self._counter.reply(header.get("msg_type"), parent.get("msg_id"))
 
     def _drop_backs(self) -> None:
@@ -529,7 +525,7 @@ class Relay:
         return self._activity
 
     def _count(self, frames: list[bytes]) -> bool:
-        header, parent, _ = self._parts(frames, content=False)
+        header, parent, _ = parts(frames, content=False)
         kind = str(header.get("msg_type", ""))
         if kind.endswith("_reply"):
             return self._counter.reply(kind, parent.get("msg_id"))
@@ -542,18 +538,6 @@ class Relay:
             return False
         self._last_cell = header
         return self._counter.request(header)
-
-    def _parts(
-        self, frames: list[bytes], *, content: bool = True
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Header, parent header and content; empty where the message is not of Jupyter's form."""
-        try:
-            start = frames.index(DELIMITER)
-            header, parent = json.loads(frames[start + 2]), json.loads(frames[start + 3])
-            body = json.loads(frames[start + 5]) if content else {}
-        except (ValueError, IndexError):
-            return {}, {}, {}
-        return header, parent, body
 
     def _notify(self, text: str) -> None:
         content = {"name": "stderr", "text": text.rstrip("\n") + "\n"}
@@ -594,42 +578,6 @@ class Relay:
                 _, closed = self._commands.get_nowait()
                 closed()
             _settle(future, None)
-
-
-class _Handshake:
-    """Whether the kernel answers and its output arrives: both, for the same request."""
-
-    def __init__(self) -> None:
-        self.info: dict[str, Any] = {}
-        self._asked: str | None = None
-        self._answered = False
-        self._heard = False
-        self._next = 0.0
-
-    def sent(self, msg_id: str) -> None:
-        self._asked, self._answered, self._heard = msg_id, False, False
-
-    def answered(self, parent_id: object, info: dict[str, Any]) -> None:
-        if parent_id == self._asked:
-            self._answered, self.info = True, info
-            self._next = time.monotonic() + _HANDSHAKE_INTERVAL
-
-    def heard(self, parent_id: object) -> None:
-        self._heard |= parent_id == self._asked
-
-    @property
-    def done(self) -> bool:
-        return self._answered and self._heard
-
-    @property
-    def overdue(self) -> bool:
-        """The kernel answered, but its output is not subscribed to yet."""
-        return self._answered and not self._heard and time.monotonic() >= self._next
-
-    def milliseconds_left(self) -> int | None:
-        if not self._answered:
-            return None
-        return max(0, int((self._next - time.monotonic()) * 1000) + 1)
 
 
 def _nothing() -> None:

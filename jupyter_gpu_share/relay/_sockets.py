@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -252,3 +254,16 @@ def received_heads(socket: Socket) -> Iterator[list[bytes]]:
                 break
             frame = socket.recv(copy=False)
         yield head
+
+
+def parts(
+    frames: list[bytes], *, content: bool = True
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Header, parent header and content; empty where the message is not of Jupyter's form."""
+    try:
+        start = frames.index(DELIMITER)
+        header, parent = json.loads(frames[start + 2]), json.loads(frames[start + 3])
+        body = json.loads(frames[start + 5]) if content else {}
+    except (ValueError, IndexError):
+        return {}, {}, {}
+    return header, parent, body
