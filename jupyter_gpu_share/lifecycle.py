@@ -304,8 +304,10 @@ class KernelLife(RelayEvents):
             return
         if self._state is State.RELEASED:
             return
-        running, allocation = self._running, self.runtime.table.get(self.kernel_id)
-        if running is None or not (allocation and allocation.share and allocation.share.devices):
+        allocation = self.runtime.table.get(self.kernel_id)
+        if self._running is None or not (
+            allocation and allocation.share and allocation.share.devices
+        ):
             raise NotPossible("The kernel holds no share that could be given back now.")
         if (await asyncio.wrap_future(self.relay.count())).busy:
             raise NotPossible("A cell runs; interrupt it or wait for its end.")
@@ -318,12 +320,15 @@ class KernelLife(RelayEvents):
             )
         self._update(state=State.RELEASING, reason="")
         self.relay.hold(HoldMode.WAITING)
-        await self._abandon()
-        last = await asyncio.wrap_future(self.relay.detach())
-        if last.busy:
+        if (await asyncio.wrap_future(self.relay.pause())).busy:
             # A cell slipped in before the relay held back the next one: it has the right of way.
-            await self._resume(running)
+            await asyncio.wrap_future(self.relay.resume())
+            self._update(state=State.ACTIVE)
             raise NotPossible("A cell was run just now; the share stays.")
+        await self._abandon()
+        if self._exit_code is not None:
+            raise NotPossible("The kernel has just ended.")
+        await asyncio.wrap_future(self.relay.detach())
         self._running = None
         await self.engine.stop(self.kernel_id)
         self._update(
@@ -336,13 +341,6 @@ class KernelLife(RelayEvents):
         )
         if self.relay.held:
             self._wake_if_released()
-
-    async def _resume(self, running: Running) -> None:
-        """Go on with the kernel that runs already; its end, if it came meanwhile, is noticed."""
-        with suppress(KernelStartError):
-            await self._attach(running)
-        self._update(state=State.ACTIVE)
-        self._task = asyncio.create_task(self._watch())
 
     def _interrupted(self) -> None:
         if self._state in (State.QUEUED, State.WAKING):

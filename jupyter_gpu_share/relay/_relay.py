@@ -215,6 +215,17 @@ class Relay:
         """
         return self._call(self._detach, lambda: self._activity)
 
+    def pause(self) -> Future[Activity]:
+        """Hold what clients send from now on, with the kernel still there; what they did so far.
+
+        :meth:`resume` goes on as if nothing had been; :meth:`detach` makes it final.
+        """
+        return self._call(self._pause, lambda: self._activity)
+
+    def resume(self) -> Future[None]:
+        """Go on after :meth:`pause`: what was held meanwhile is handed to the kernel first."""
+        return self._call(self._resume, lambda: None)
+
     def listen_again(self) -> Future[None]:
         """Make the files of ipc sockets again if somebody removed them. Clients stay connected."""
         return self._call(self._listen_again, lambda: None)
@@ -303,7 +314,9 @@ class Relay:
         if self._carriers is not None:
             own += self._carriers.captures.values()
         else:
-            own += [*self._fronts.values(), *self._backs.values()]
+            own += self._fronts.values()
+        if self._attaching is not None:
+            own += self._backs.values()
         for socket in own:
             self._poller.register(socket, zmq.POLLIN)
 
@@ -432,6 +445,11 @@ class Relay:
         """Hand over what was held, in order, and then the sockets."""
         future, self._attaching = self._attaching, None
         info = self._stand.kernel_info = self._handshake.info
+        self._hand_over()
+        if future is not None:
+            _settle(future, info)
+
+    def _hand_over(self) -> None:
         waiting, self._held, self._held_bytes = self._held, [], 0
         for message in waiting:
             self._stand.hide_notice(message)
@@ -441,8 +459,6 @@ class Relay:
                     self._backs[channel].send_multipart(message.frames)
         self._carriers = Carriers(self._fronts, self._backs)
         self._listen()
-        if future is not None:
-            _settle(future, info)
 
     # -- and goes ----------------------------------------------------------------------------
 
@@ -450,18 +466,28 @@ class Relay:
         if self._attaching is not None:
             self._attaching.cancel()
             self._drop_backs()
-        if self._carriers is None:
+        if not self._backs:
             return self._counter.snapshot()
-        self._carriers.stop()
+        self._pause()
         self._pass_on_the_rest()
-        self._count_captured()
-        carriers, self._carriers = self._carriers, None
-        carriers.close()
         last = self._counter.snapshot()
         self._drop_backs()
         self._counter.lost({str(message.header.get("msg_id")) for message in self._held})
         self._tell_activity()
         return last
+
+    def _pause(self) -> Activity:
+        if self._carriers is not None:
+            self._carriers.stop()
+            self._count_captured()
+            self._carriers.close()
+            self._carriers = None
+            self._listen()
+        return self._counter.snapshot()
+
+    def _resume(self) -> None:
+        if self._backs and self._carriers is None and self._attaching is None:
+            self._hand_over()
 
     def _pass_on_the_rest(self) -> None:
         """What the kernel sent last may still be under way when its end is known."""

@@ -74,7 +74,8 @@ def test_users_may_ask_for_less_but_not_for_more(asked: str, xla: str, cupy: str
 def test_a_whole_gpu_has_no_caps_and_is_not_called_hardware() -> None:
     env, isolation = make(REAL, memory=80 * GIB)
     assert "CUPY_GPU_MEMORY_LIMIT" not in env
-    assert isolation is Isolation.FRAMEWORK
+    assert isolation is Isolation.NONE
+    assert make(REAL, memory=80 * GIB, mps=MPS)[1] is Isolation.MPS
 
 
 def test_other_languages_are_only_accounted_for() -> None:

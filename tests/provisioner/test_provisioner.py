@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from jupyter_gpu_share.allocations import State
 from jupyter_gpu_share.errors import GpuShareError, NoGpuError, NotPossible, SizeNotAllowed
 from jupyter_gpu_share.lifecycle import KernelLife
 from jupyter_gpu_share.provisioner import GpuShareProvisioner
+from jupyter_gpu_share.relay import Activity
 from jupyter_gpu_share.runtime import Runtime
 from jupyter_gpu_share.size import Size
 
@@ -233,8 +235,9 @@ async def test_a_cancelled_start_leaves_nothing_behind(kernels: Kernels) -> None
 async def test_shutdown_while_queued_is_quick(kernels: Kernels) -> None:
     await kernels.start("3/4")
     second = await kernels.start("3/4", traits={"config": _config(queue_patience=0.1)})
-    shutting = asyncio.ensure_future(second.shutdown_kernel())
-    await asyncio.wait_for(shutting, 3.0)  # the half of jupyter_client's patience is 2.5 s
+    await asyncio.wait_for(second.shutdown_kernel(), PATIENCE)
+    # The polite request was enough: no waiting for a process that is not there, and no signals.
+    assert second._shutdown_status.name == "ShutdownRequest"
     assert len(Runtime.instance().table.all()) == 1
 
 
@@ -297,6 +300,24 @@ async def test_a_running_cell_is_never_released(kernels: Kernels) -> None:
     assert await run(client, "print(input_seen)") == "1"
 
 
+async def test_a_cell_that_slips_in_has_the_right_of_way(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    seen: concurrent.futures.Future[Activity] = concurrent.futures.Future()
+    seen.set_result(Activity())  # what the relay said a moment before the cell came
+    cell = asyncio.ensure_future(run(client, "kept = 1\nimport time\ntime.sleep(99)"))
+    await eventually(lambda: life(manager).busy, "the cell runs")
+    monkeypatch.setattr(life(manager).relay, "count", lambda: seen)
+    with pytest.raises(NotPossible, match="run just now; the share stays"):
+        await Runtime.instance().release(manager.kernel_id, lose_variables=True)
+    assert state(manager) is State.ACTIVE
+    await manager.interrupt_kernel()
+    assert "KeyboardInterrupt" in await asyncio.wait_for(cell, PATIENCE)
+    assert await run(client, "print(kept)") == "1"
+
+
 async def test_resize_takes_effect_with_the_next_start(kernels: Kernels) -> None:
     manager = await kernels.start("1/4")
     client = await kernels.client(manager)
@@ -330,6 +351,9 @@ async def test_clients_over_ipc(kernels: Kernels, tmp_path: Path) -> None:
     await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/4"})
     client = await kernels.client(manager)
     assert await run(client, "print(1)") == "1"
+    # A kernel manager removes the files of its ipc sockets when it restarts.
+    await manager.restart_kernel()
+    assert await run(await kernels.client(manager), "print(2)") == "2"
 
 
 def test_connection_info_is_not_shared() -> None:

@@ -263,6 +263,7 @@ async def test_interrupt_and_shutdown_are_passed_to_the_owner(house: House) -> N
     assert client.get_control_msg(timeout=PATIENCE)["msg_type"] == "interrupt_reply"
     client.shutdown(restart=True)
     assert client.get_control_msg(timeout=PATIENCE)["content"]["restart"] is True
+    await eventually(lambda: len(notes.told) == 2, "the owner is told")
     assert notes.told == ["interrupted", ("shutdown", True)]
 
 
@@ -439,3 +440,22 @@ async def test_random_comings_and_goings_lose_and_double_nothing(
             relay.detach().result(PATIENCE)
             kernel.kill()
     assert marks.read_text().split() == [str(n) for n in range(sent)]
+
+
+async def test_a_pause_loses_nothing_of_a_running_cell(house: House) -> None:
+    relay = house.relay()
+    house.kernel(relay)
+    client = house.client(relay)
+    client.wait_for_ready(timeout=PATIENCE)
+    first = client.execute("import time\nprint('one')\ntime.sleep(1)\nprint('two')")
+    await eventually(lambda: relay.activity.busy, "the cell runs")
+    assert relay.pause().result(PATIENCE).busy
+    second = client.execute("print('three')")
+    await eventually(lambda: relay.held == 1, "the next cell is held")
+    relay.resume().result(PATIENCE)
+    texts = [content["text"] for kind, content in outputs(client, first) if kind == "stream"]
+    assert "".join(texts) == "one\ntwo\n"
+    assert reply(client, first)["status"] == reply(client, second)["status"] == "ok"
+    relay.pause().result(PATIENCE)
+    relay.detach().result(PATIENCE)
+    assert not relay.attached

@@ -74,7 +74,7 @@ def environment(
         return {"CUDA_VISIBLE_DEVICES": "", "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0"}, Isolation.NONE
     uuids = ",".join(gpu.uuid for gpu in gpus)
     simulated = any(gpu.simulated for gpu in gpus)
-    isolation = _isolation(gpus, language, mps)
+    isolation = _isolation(gpus, memory_bytes, language, mps)
     added = {
         "JUPYTER_GPU_SHARE_UUID": uuids,
         "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(memory_bytes),
@@ -96,16 +96,18 @@ def environment(
     return added, isolation
 
 
-def _isolation(gpus: Sequence[Gpu], language: str, mps: MpsStatus) -> Isolation:
+def _isolation(gpus: Sequence[Gpu], memory_bytes: int, language: str, mps: MpsStatus) -> Isolation:
     """What truly holds the kernel to its share.
 
-    A whole GPU has no neighbour of ours, but nothing keeps other programs off it either: it is
-    not called ``hardware``.
+    A whole GPU has no neighbour of ours and needs no cap, but nothing keeps other programs off it
+    either: it is not called ``hardware``.
     """
     if all(gpu.profile for gpu in gpus):
         return Isolation.HARDWARE if not gpus[0].simulated else Isolation.FRAMEWORK
     if mps.running and not gpus[0].simulated:
         return Isolation.MPS
+    if all(memory_bytes >= gpu.memory_bytes for gpu in gpus):
+        return Isolation.NONE
     return Isolation.FRAMEWORK if language.lower().startswith("python") else Isolation.NONE
 
 
