@@ -14,6 +14,8 @@ import pytest
 from servers import TOKEN, Server, run_server, stop_server
 from waiting import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 GIB = 2**30
 
@@ -216,7 +218,6 @@ def test_a_name_that_fits_several(at_server: tuple[Shell, Server]) -> None:
     shell.run("keep", one, "1")
 
 
-@pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     shell = Shell(tmp_path, simulate="")
     text = shell.run("demo", "--output", str(tmp_path / "out"))

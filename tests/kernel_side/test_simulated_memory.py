@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from waiting import PATIENCE
+from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.local._simulated import simulated_use
 from jupyter_gpu_share.kernel_side import PATH
@@ -114,12 +114,14 @@ def test_code_that_no_cap_stops(two: tuple[Kernel, Kernel, Path]) -> None:
     assert one.run("print(simulated.memory()[0] // 2**30)") == "25"
 
 
-def test_work_shows(two: tuple[Kernel, Kernel, Path]) -> None:
+async def test_work_shows(two: tuple[Kernel, Kernel, Path]) -> None:
     one, _, folder = two
     one.run("import threading; t = threading.Thread(target=simulated.work, args=(9,), daemon=True)")
-    one.run("t.start(); import time")
-    one.run("while simulated._busy_until == 0: time.sleep(0.01)")
-    assert simulated_use(folder, [one.process.pid])[one.process.pid].busy
+    one.run("t.start()")
+    pid = one.process.pid
+    await eventually(
+        lambda: (use := simulated_use(folder, [pid]).get(pid)) and use.busy, "the work shows"
+    )
 
 
 def test_a_forked_child_starts_with_nothing(two: tuple[Kernel, Kernel, Path]) -> None:

@@ -169,6 +169,7 @@ def check_that_nothing_is_held(folder: Path) -> None:
         ledger.close()
 
 
+@pytest.mark.slow
 def test_capacity_holds_in_a_short_storm(tmp_path: Path) -> None:
     seen = storm(tmp_path, 4.0, seed=1)
     assert seen["killed"] > 1
@@ -186,6 +187,7 @@ def test_capacity_holds_in_a_long_storm(tmp_path: Path) -> None:
     check_that_nothing_is_held(tmp_path)
 
 
+@pytest.mark.slow
 def test_without_the_recovery_the_check_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ def test_without_the_recovery_the_check_fails(
 
 
 @pytest.mark.parametrize("where", ["ledger", "use"])
+@pytest.mark.slow
 def test_the_observer_sees_what_is_too_much(tmp_path: Path, where: str) -> None:
     ledger = Ledger(tmp_path / "ledger.db")
     ledger.set_gpus(GPUS)

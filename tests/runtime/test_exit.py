@@ -13,6 +13,8 @@ from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.local._ledger import Ledger
 
+pytestmark = pytest.mark.slow
+
 _SCRIPT = """
 import os, sys
 from jupyter_client.manager import KernelManager

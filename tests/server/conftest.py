@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from servers import Server, run_server, stop_server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every file here starts servers: together they take too long for the part run most often."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
