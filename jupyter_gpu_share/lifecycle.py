@@ -351,13 +351,14 @@ class KernelLife(RelayEvents):
     async def _give_up(self, reason: str) -> None:
         await self._abandon()
         self.relay.hold(HoldMode.WAITING)
-        self.relay.discard("KeyboardInterrupt", f"{reason} Run the cell again to ask for the GPU.")
+        # Before the cells are answered: whoever sees the answer asks about the state next.
         self._update(
             state=State.RELEASED,
             queue=None,
             share=None,
             reason=f"{reason} Running a cell asks for the GPU again.",
         )
+        self.relay.discard("KeyboardInterrupt", f"{reason} Run the cell again to ask for the GPU.")
 
     # -- the end -----------------------------------------------------------------------------
 
