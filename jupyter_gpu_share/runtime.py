@@ -216,10 +216,11 @@ class Runtime(LoggingConfigurable):
             if row.kernel_id != kernel_id and row.state not in (State.RELEASED, State.FAILED)
         ]
         self.policy.check_total(size, others)
-        if self.policy.needs_capacity(size):
+        if self.policy.needs_capacity(size, others):
             # Which GPU it will be is not known yet: the bounds hold on every one.
             for gpu in await self.capacity():
                 self.policy.check_on(size, gpu.memory_bytes)
+                self.policy.check_total(size, others, gpu.memory_bytes)
 
     async def diagnose(self) -> list[Finding]:
         """What ``doctor`` says about the engine."""

@@ -71,7 +71,7 @@ class GpuShareApp(ExtensionApp):
             config.merge(self.config)
             self._runtime = Runtime.instance(config)
             self._events = EventRelay(self._runtime.table, self.serverapp.event_logger)
-            self._metrics.follow(self._runtime.table)
+            self._metrics.follow(self._runtime.table, self._runtime.capacity)
         return self._runtime
 
     async def stop_extension(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timezone
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from uuid import UUID
 
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 _RESOURCE = "gpu_share"
 _MAX_BODY = 64 * 1024
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
 
 Method = TypeVar("Method", bound=Callable[..., Awaitable[None]])
 
@@ -117,15 +122,14 @@ class StatusHandler(GpuShareHandler):
     async def get(self) -> None:
         """The GPUs with what is free, and how this server's kernels stand."""
         gpus: list[Capacity] = []
-        problem = None
+        problem = queue = None
         try:
             gpus = await self.runtime.capacity()
+            if self.app.show_queue:
+                queue = sum(row.queue is not None for row in await self.runtime.machine())
         except GpuShareError as error:
             problem = _line(error)
         rows = self.runtime.table.all()
-        queue = None
-        if self.app.show_queue and problem is None:
-            queue = sum(row.queue is not None for row in await self.runtime.machine())
         self.answer(
             {
                 "version": __version__,
@@ -148,10 +152,12 @@ class SizesHandler(GpuShareHandler):
     async def get(self) -> None:
         """The offered sizes, and which of them can be had now."""
         policy = self.runtime.policy
+        offers = policy.offers()
+        default = next((str(offer.size) for offer in offers if offer.default), None)
         self.answer(
             {
-                "sizes": [await self._offer(offer) for offer in policy.offers()],
-                "default": str(policy.default_size()),
+                "sizes": [await self._offer(offer) for offer in offers],
+                "default": default,
                 "minimum": policy.minimum or None,
                 "maximum": policy.maximum or None,
                 "max_devices": policy.max_devices,
@@ -161,6 +167,7 @@ class SizesHandler(GpuShareHandler):
 
     async def _offer(self, offer: Offer) -> dict[str, Any]:
         try:
+            await self.runtime.admit(None, offer.size)
             why = await self.runtime.fits(None, offer.size)
         except GpuShareError as error:
             why = _line(error)
@@ -214,11 +221,18 @@ class AllocationHandler(GpuShareHandler):
         body = self.body({"size": str, "restart": bool, "keep_until": (str, type(None))})
         if not {"size", "keep_until"} & set(body):
             raise web.HTTPError(400, log_message="Name a size, or a time in keep_until.")
-        until = _moment(body["keep_until"]) if body.get("keep_until") else None
-        if "size" in body:
-            await self._resize(row, body["size"], restart=body.get("restart", False))
+        # First what can be taken back: a request that is refused changes nothing.
         if "keep_until" in body:
+            until = None if body["keep_until"] is None else _moment(body["keep_until"])
             self.runtime.keep(row.kernel_id, until)
+        if "size" in body:
+            try:
+                await self._resize(row, body["size"], restart=body.get("restart", False))
+            except BaseException:
+                if "keep_until" in body:
+                    with suppress(NotPossible):  # the kernel has ended meanwhile
+                        self.runtime.keep(row.kernel_id, row.keep_until)
+                raise
         self.answer(self.known(row.kernel_id).to_json())
 
     async def _resize(self, row: Allocation, text: str, *, restart: bool) -> None:
@@ -275,21 +289,28 @@ ROUTES: list[tuple[str, type[GpuShareHandler]]] = [
 
 
 def _uuid(text: str) -> str:
-    try:
-        return str(UUID(text))
-    except ValueError as error:
-        raise web.HTTPError(400, log_message="A kernel's id is a UUID.") from error
+    """A kernel's id as it was given: Jupyter tells ids apart by their letters' case."""
+    if not _UUID.fullmatch(text):
+        raise web.HTTPError(400, log_message="A kernel's id is a UUID.")
+    return text
 
 
 def _moment(text: str) -> datetime:
+    """A moment to come, in UTC, to the microsecond."""
+    found = _RFC3339.fullmatch(text)
     try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError as error:
+        if found is None:
+            raise ValueError(text)
+        day, clock, fraction, zone = found.groups()
+        micro = (fraction or "")[:6].ljust(6, "0")
+        zone = "+00:00" if zone in "Zz" else zone
+        moment = datetime.fromisoformat(f"{day}T{clock}.{micro}{zone}").astimezone(timezone.utc)
+    except (ValueError, OverflowError) as error:
         raise web.HTTPError(
-            400, log_message="keep_until is a time like 2026-03-01T12:00:00Z."
+            400, log_message="keep_until is a time with its zone, like 2026-03-01T12:00:00Z."
         ) from error
-    if moment.tzinfo is None:
-        raise web.HTTPError(400, log_message="keep_until needs a time zone, such as Z.")
+    if moment <= datetime.now(timezone.utc):
+        raise web.HTTPError(400, log_message="keep_until is over already; null ends the keeping.")
     return moment
 
 

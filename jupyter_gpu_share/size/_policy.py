@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +16,14 @@ from ..errors import MoreThanOneGpu, SizeError, SizeNotAllowed
 from ._grammar import Size, format_bytes
 
 _PURPOSES = ("", "explore", "train", "serve")
-_FIELDS = {"size", "name", "description", "purpose", "default"}
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "size": (str, int),
+    "name": str,
+    "description": str,
+    "purpose": str,
+    "default": bool,
+}
+_NOMINAL = re.compile(r"\.(\d+)gb")
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,8 @@ class SizePolicy(LoggingConfigurable):
         The sizes that users are offered, each a dict of ``size``, ``name``, and optionally
         ``description``, ``purpose`` (``explore``, ``train`` or ``serve``) and ``default``. A
         notebook without another wish gets the default (the first, if none is marked), a run
-        without a notebook server the first one to ``train`` with. Default: a quarter (default), a
-        half, a whole GPU, none.
+        without a notebook server the first one to ``train`` with. Sizes that the other rules
+        exclude are left out. Default: a quarter (default), a half, a whole GPU, none.
 
         ::
 
@@ -97,7 +106,8 @@ class SizePolicy(LoggingConfigurable):
         config=True,
         help="""
         Smallest size of one GPU, as a fraction or an amount of memory; empty for none. It holds
-        for sizes of the same kind, and for all once the GPU is known. Default empty.
+        for sizes of the same kind, and for all once the GPU is known. A MIG profile counts with
+        the memory in its name; a bound in fractions does not hold for it. Default empty.
 
         ::
 
@@ -108,8 +118,9 @@ class SizePolicy(LoggingConfigurable):
         "1",
         config=True,
         help="""
-        Largest size of one GPU that a kernel may have, as a fraction or an amount of memory.
-        Default ``1``, a whole GPU.
+        Largest size of one GPU that a kernel may have, as a fraction or an amount of memory;
+        empty for no limit but the GPU. A MIG profile counts with the memory in its name; a bound
+        in fractions does not hold for it. Default ``1``, a whole GPU.
 
         ::
 
@@ -133,11 +144,22 @@ class SizePolicy(LoggingConfigurable):
         config=True,
         help="""
         Most that the kernels of one server may hold together, in GPUs (``3/2``, ``2``) or memory
-        (``60GiB``); empty for no limit. Default empty.
+        (``60GiB``); empty for no limit. In GPUs, a MIG instance counts as one. Default empty.
 
         ::
 
             c.SizePolicy.max_total = "2"
+        """,
+    )
+    allow_zero = Bool(
+        True,
+        config=True,
+        help="""
+        Allow kernels without a GPU, size ``0``. Default True.
+
+        ::
+
+            c.SizePolicy.allow_zero = False
         """,
     )
     allow_profiles = Bool(
@@ -157,17 +179,10 @@ class SizePolicy(LoggingConfigurable):
         value: list[dict[str, Any]] = proposal["value"]
         if not value:
             raise TraitError("SizePolicy.offered must have at least one size.")
-        for entry in value:
-            unknown = set(entry) - _FIELDS
-            if unknown or "size" not in entry:
-                what = f"knows no {min(unknown)!r}" if unknown else "needs a 'size'"
-                raise TraitError(f"SizePolicy.offered: {entry} {what}.")
-            if entry.get("purpose", "") not in _PURPOSES:
-                raise TraitError(
-                    f"SizePolicy.offered: the purpose {entry['purpose']!r} is none of explore, "
-                    "train and serve."
-                )
-            _trait_size(entry["size"], "offered")
+        sizes = [_offered_size(entry) for entry in value]
+        for size in sizes:
+            if sizes.count(size) > 1:
+                raise TraitError(f"SizePolicy.offered: {size} is there twice.")
         if sum(bool(entry.get("default")) for entry in value) > 1:
             raise TraitError("SizePolicy.offered: only one size can be the default.")
         return value
@@ -175,9 +190,13 @@ class SizePolicy(LoggingConfigurable):
     @validate("minimum", "maximum")
     def _validate_bound(self, proposal: dict[str, Any]) -> str:
         text: str = proposal["value"]
-        if text and _trait_size(text, proposal["trait"].name).count != 1:
-            name = proposal["trait"].name
+        name: str = proposal["trait"].name
+        bounds = {"minimum": self.minimum, "maximum": self.maximum, name: text}
+        sizes = {key: _trait_size(value, key) for key, value in bounds.items() if value}
+        if name in sizes and (sizes[name].count != 1 or sizes[name].profile):
             raise TraitError(f"SizePolicy.{name} is a fraction or memory of one GPU, not {text!r}.")
+        if len(sizes) == 2 and _above(sizes["minimum"], sizes["maximum"], None):
+            raise TraitError("SizePolicy.minimum is above SizePolicy.maximum.")
         return text
 
     @validate("max_total")
@@ -186,26 +205,35 @@ class SizePolicy(LoggingConfigurable):
         if text:
             try:
                 _total(text)
-            except (SizeError, ValueError) as error:
+            except SizeError as error:
                 raise TraitError(f"SizePolicy.max_total: {error}") from error
         return text
 
     def offers(self) -> list[Offer]:
-        """What users are offered, in the administrator's order."""
+        """What users are offered, in the administrator's order.
+
+        Sizes that the other rules exclude are left out. Should the default be among them, the
+        first size left that has a GPU is the default; if there is none, no offer is.
+        """
         marked = any(entry.get("default") for entry in self.offered)
-        result = []
+        found = []
         for number, entry in enumerate(self.offered):
             size = Size.parse(str(entry["size"]))
-            result.append(
-                Offer(
-                    size=size,
-                    name=entry.get("name") or str(size),
-                    description=entry.get("description", ""),
-                    purpose=entry.get("purpose", ""),
-                    default=bool(entry.get("default")) if marked else number == 0,
+            if self._excludes(size) is None:
+                found.append(
+                    Offer(
+                        size=size,
+                        name=entry.get("name") or str(size),
+                        description=entry.get("description", ""),
+                        purpose=entry.get("purpose", ""),
+                        default=bool(entry.get("default")) if marked else number == 0,
+                    )
                 )
-            )
-        return result
+        if not any(offer.default for offer in found):
+            first = next((n for n, offer in enumerate(found) if not offer.size.is_none), None)
+            if first is not None:
+                found[first] = replace(found[first], default=True)
+        return found
 
     def default_size(self, *, headless: bool = False) -> Size:
         """What a kernel gets that nobody chose a size for.
@@ -213,11 +241,19 @@ class SizePolicy(LoggingConfigurable):
         Parameters
         ----------
         headless: no notebook server is behind it, as with nbclient and papermill.
+
+        Raises
+        ------
+        SizeNotAllowed: the other rules exclude every offered size with a GPU.
         """
         offers = self.offers()
-        if headless and (train := [offer for offer in offers if offer.purpose == "train"]):
-            return train[0].size
-        return next(offer.size for offer in offers if offer.default)
+        wanted = [offer for offer in offers if offer.purpose == "train"] if headless else []
+        for offer in (*wanted, *(offer for offer in offers if offer.default)):
+            return offer.size
+        raise SizeNotAllowed(
+            "A size has to be named here, as the administrator's rules exclude all that are "
+            f"offered; the largest size here is {self._largest}"
+        )
 
     def check(self, text: str) -> Size:
         """Read a size that somebody asks for, and hold it against the rules.
@@ -230,26 +266,35 @@ class SizePolicy(LoggingConfigurable):
         try:
             size = Size.parse(text)
         except MoreThanOneGpu as error:
-            raise SizeNotAllowed(f"{error}; the largest size here is {self.maximum}") from error
+            raise SizeNotAllowed(f"{error}; the largest size here is {self._largest}") from error
         if self.only_offered and size not in [offer.size for offer in self.offers()]:
-            offered = ", ".join(str(offer.size) for offer in self.offers())
-            raise SizeNotAllowed(f"{size} is not offered here; choose one of {offered}")
-        if size.profile and not self.allow_profiles:
-            raise SizeNotAllowed("MIG profiles cannot be chosen here; name a fraction or memory")
-        if size.count > self.max_devices:
-            many = "one GPU" if self.max_devices == 1 else f"{self.max_devices} GPUs"
-            raise SizeNotAllowed(f"{size} asks for {size.count} GPUs; a kernel has {many} at most")
-        self._check_bounds(size, None)
+            sizes = [str(offer.size) for offer in self.offers()]
+            hint = f"choose one of {', '.join(sizes)}" if sizes else "ask the administrator"
+            raise SizeNotAllowed(f"{size} is not offered here; {hint}")
+        if why := self._excludes(size):
+            raise SizeNotAllowed(why)
         return size
 
-    def needs_capacity(self, size: Size) -> bool:
-        """True where a bound is of another kind than the size: see :meth:`check_on`."""
+    def needs_capacity(self, size: Size, others: Iterable[tuple[Size, int | None]] = ()) -> bool:
+        """True where a rule is of another kind than a size, so that the GPU has to be known.
+
+        :meth:`check_on` and :meth:`check_total` then decide with its capacity. ``others`` are as
+        in :meth:`check_total`.
+        """
+        if size.is_none:
+            return False
         bounds = [
             Size.parse(text) for text in (self.minimum, self.maximum) if text not in ("", "1")
         ]
-        return not size.is_none and any(
+        if size.profile is None and any(
             (bound.memory is None) != (size.memory is None) for bound in bounds
-        )
+        ):
+            return True
+        if not self.max_total:
+            return False
+        limit = _total(self.max_total)
+        rows = [*others, (size, None)]
+        return any(_counted(one, held, limit, None) is None for one, held in rows)
 
     def check_on(self, size: Size, capacity: int) -> None:
         """Hold a size against the bounds once the GPU is known.
@@ -264,12 +309,19 @@ class SizePolicy(LoggingConfigurable):
         """
         self._check_bounds(size, capacity)
 
-    def check_total(self, size: Size, others: Iterable[tuple[Size, int | None]]) -> None:
+    def check_total(
+        self,
+        size: Size,
+        others: Iterable[tuple[Size, int | None]],
+        capacity: int | None = None,
+    ) -> None:
         """Hold a size against what the server's other kernels have.
 
         Parameters
         ----------
         others: their sizes, with the bytes of memory they hold on each GPU where that is known.
+        capacity: bytes of memory of a GPU. Without it, sizes of another kind than the limit do
+            not count: see :meth:`needs_capacity`.
 
         Raises
         ------
@@ -278,18 +330,32 @@ class SizePolicy(LoggingConfigurable):
         if not self.max_total or size.is_none:
             return
         limit = _total(self.max_total)
-        rows = [*others, (size, size.memory)]
-        if isinstance(limit, int):
-            total: int | Fraction = sum(one.count * (held or 0) for one, held in rows)
-            shown, bound = format_bytes(int(total)), format_bytes(limit)
-        else:
-            total = sum((one.count * (one.fraction or Fraction(0)) for one, _ in rows), Fraction(0))
-            shown, bound = f"{total} GPUs", f"{limit} GPUs"
+        rows = [*others, (size, None)]
+        total = sum((_counted(one, held, limit, capacity) or 0 for one, held in rows), Fraction(0))
         if total > limit:
             raise SizeNotAllowed(
-                f"With {size} your kernels would hold {shown}; {bound} is the limit here. "
-                "Shut down one, or choose a smaller size"
+                f"With {size} your kernels would hold {_show(total, limit)}; "
+                f"{_show(limit, limit)} is the limit here. Shut down one, or choose a smaller size"
             )
+
+    @property
+    def _largest(self) -> str:
+        return self.maximum or "1"
+
+    def _excludes(self, size: Size) -> str | None:
+        """Why the rules exclude a size, or None; whether it is offered does not matter here."""
+        if size.is_none and not self.allow_zero:
+            return "A kernel without a GPU cannot be chosen here; name a size above 0"
+        if size.profile and not self.allow_profiles:
+            return "MIG profiles cannot be chosen here; name a fraction or memory"
+        if size.count > self.max_devices:
+            many = "one GPU" if self.max_devices == 1 else f"{self.max_devices} GPUs"
+            return f"{size} asks for {size.count} GPUs; a kernel has {many} at most"
+        try:
+            self._check_bounds(size, None)
+        except SizeNotAllowed as error:
+            return str(error)
+        return None
 
     def _check_bounds(self, size: Size, capacity: int | None) -> None:
         if size.is_none:
@@ -308,24 +374,84 @@ def _above(one: Size, other: Size, capacity: int | None) -> bool:
     """Whether ``one`` is more of a GPU than ``other``; sizes of two kinds need the capacity."""
     if one.fraction is not None and other.fraction is not None:
         return one.fraction > other.fraction
-    if one.memory is not None and other.memory is not None:
-        return one.memory > other.memory
+    first, second = _memory(one), _memory(other)
+    if first is not None and second is not None:
+        return first > second
     if capacity is None or one.profile or other.profile:
         return False
     return one.bytes_of(capacity) > other.bytes_of(capacity)
 
 
+def _memory(size: Size) -> int | None:
+    """Bytes on each GPU where the size itself says so. ``1g.10gb`` has about 10 GiB."""
+    if size.profile is not None:
+        nominal = _NOMINAL.search(size.profile)
+        return int(nominal[1]) * 2**30 if nominal else None
+    return size.memory
+
+
+def _counted(
+    size: Size, held: int | None, limit: int | Fraction, capacity: int | None
+) -> int | Fraction | None:
+    """What a kernel counts against a limit, in the limit's measure.
+
+    None where the capacity of the GPU has to be known and is not.
+    """
+    if size.is_none:
+        return 0
+    if isinstance(limit, int):
+        each: int | Fraction | None = _memory(size) if held is None else held
+        if each is None and capacity is not None:
+            each = size.bytes_of(capacity)
+    elif size.profile is not None:
+        each = 1
+    elif size.memory is not None:
+        each = Fraction(size.memory, capacity) if capacity is not None else None
+    else:
+        each = size.fraction
+    return None if each is None else size.count * each
+
+
+def _show(amount: int | Fraction, limit: int | Fraction) -> str:
+    """An amount in the limit's measure, for people."""
+    if isinstance(limit, int):
+        return format_bytes(int(amount))
+    exact = Fraction(amount)
+    return f"{exact} GPUs" if exact.denominator <= 1000 else f"{float(exact):.2f} GPUs"
+
+
 def _total(text: str) -> int | Fraction:
-    """A limit for several kernels: bytes, or GPUs, of which there may be more than one."""
+    """A limit for several kernels: bytes (int), or GPUs (Fraction), which may be more than one."""
     try:
         size = Size.parse(text)
+        if size.memory is not None:
+            return size.memory * size.count
+        if size.fraction is not None:
+            return size.fraction * size.count
     except MoreThanOneGpu:
-        return Fraction(text.strip())
-    if size.memory is not None:
-        return size.memory * size.count
-    if size.fraction is not None:
-        return size.fraction * size.count
-    raise ValueError(f"{text!r} is neither a number of GPUs nor an amount of memory")
+        with suppress(ValueError):
+            return Fraction(text.strip())
+    raise SizeError(
+        f"{text!r} is neither a number of GPUs above 0, such as 3/2, nor an amount of memory"
+    )
+
+
+def _offered_size(entry: dict[Any, Any]) -> Size:
+    """The size of an entry of ``offered``, all of which is checked."""
+    for name, value in entry.items():
+        if name not in _FIELDS:
+            raise TraitError(f"SizePolicy.offered: {entry} knows no {name!r}.")
+        if not isinstance(value, _FIELDS[name]) or (name == "size" and isinstance(value, bool)):
+            kind = "True or False" if name == "default" else "text in quotes"
+            raise TraitError(f"SizePolicy.offered: {name} is {kind}, not {value!r}.")
+    if "size" not in entry:
+        raise TraitError(f"SizePolicy.offered: {entry} needs a 'size'.")
+    if entry.get("purpose", "") not in _PURPOSES:
+        raise TraitError(
+            f"SizePolicy.offered: the purpose {entry['purpose']!r} is none of explore, "
+            "train and serve."
+        )
+    return _trait_size(entry["size"], "offered")
 
 
 def _trait_size(value: object, name: str) -> Size:

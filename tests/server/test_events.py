@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -16,7 +17,7 @@ from jsonschema import Draft7Validator
 from servers import TOKEN, Server
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
-from waiting import PATIENCE
+from waiting import PATIENCE, eventually
 
 EVENT = "https://events.jupyter.org/jupyter_gpu_share/allocation/v1"
 SCHEMA: dict[str, Any] = yaml.safe_load(
@@ -77,20 +78,33 @@ def _delete_both(server: Server, *kernels: str) -> None:
         server.fetch(f"api/kernels/{kernel}", "DELETE")
 
 
+def metrics(server: Server) -> dict[str, float]:
+    """Those of ours, by name and labels."""
+    with urlopen(f"{server.url}metrics?token={TOKEN}", timeout=PATIENCE) as answer:
+        lines = answer.read().decode().splitlines()
+    rows = [line.rsplit(" ", 1) for line in lines if line.startswith("jupyter_gpu_share_")]
+    return {name: float(value) for name, value in rows}
+
+
+async def test_metrics_tell_of_the_queue_and_the_gpus(clean: Server) -> None:
+    first, second = clean.start_kernel("1"), clean.start_kernel("1/2")
+    assert metrics(clean)["jupyter_gpu_share_queue_length"] == 1
+    total = 'jupyter_gpu_share_gpu_memory_bytes{model="A100-80GB (simulated)"}'
+    await eventually(lambda: metrics(clean).get(total) == 80 * 2**30, "the GPU's memory")
+    _delete_both(clean, first, second)
+
+
 def test_metrics_name_no_user(clean: Server) -> None:
     kernel_id = clean.start_kernel("1/2")
-    with urlopen(f"{clean.url}metrics?token={TOKEN}", timeout=PATIENCE) as answer:
-        lines = [
-            line for line in answer.read().decode().splitlines() if "jupyter_gpu_share_" in line
-        ]
-    found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    assert float(found['jupyter_gpu_share_allocations{state="active"}']) == 1
-    assert float(found["jupyter_gpu_share_granted_bytes"]) == 40 * 2**30
-    assert float(found["jupyter_gpu_share_starts_total"]) >= 1
-    assert float(found["jupyter_gpu_share_queued_seconds_count"]) >= 1
+    found = metrics(clean)
+    assert found['jupyter_gpu_share_allocations{state="active"}'] == 1
+    assert found["jupyter_gpu_share_granted_bytes"] == 40 * 2**30
+    assert found["jupyter_gpu_share_starts_total"] >= 1
+    assert found["jupyter_gpu_share_queued_seconds_count"] >= 1
+    assert found["jupyter_gpu_share_queue_length"] == 0
     labels = {name for key in found for name in re.findall(r"(\w+)=", key)}
-    assert labels <= {"state", "le"}
-    assert kernel_id not in "".join(lines)
+    assert labels <= {"state", "model", "le"}
+    assert kernel_id not in "".join(found)
 
 
 def test_no_engine_is_imported_before_a_kernel_starts() -> None:
@@ -108,3 +122,22 @@ def test_no_engine_is_imported_before_a_kernel_starts() -> None:
         "assert not bad, bad\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
+
+
+def test_a_server_that_has_started_has_no_engine(jupyter_dirs: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from jupyter_server.serverapp import ServerApp\n"
+        "app = ServerApp()\n"
+        "app.initialize(['--ServerApp.jpserver_extensions={\"jupyter_gpu_share\": True}'],\n"
+        "               new_httpserver=False)\n"
+        "asyncio.run(app.extension_manager.start_all_extensions())\n"
+        "assert 'jupyter_gpu_share.runtime' in sys.modules, 'the extension did not start'\n"
+        "bad = [m for m in sys.modules if m.startswith(('jupyter_gpu_share.engines.local',\n"
+        "       'jupyter_gpu_share.relay', 'pynvml', 'kubernetes'))]\n"
+        "print('imported:', bad)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert "imported: []" in done.stdout, (done.stdout, done.stderr)

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
 from servers import TOKEN, Server, run_server, stop_server
 from waiting import PATIENCE
@@ -31,7 +31,13 @@ def conforms(path: str, method: str, status: int, body: Any) -> None:
     if "$ref" in response:
         response = SPEC["components"]["responses"][response["$ref"].rpartition("/")[2]]
     schema = response["content"]["application/json"]["schema"]
-    Draft202012Validator({**schema, "components": SPEC["components"]}).validate(body)
+    check(schema, body)
+
+
+def check(schema: dict[str, Any], value: Any) -> None:
+    """Hold a value against a schema of the file, formats of ids and times included."""
+    rules = {**schema, "components": SPEC["components"]}
+    Draft202012Validator(rules, format_checker=FormatChecker()).validate(value)
 
 
 def ask(server: Server, path: str, method: str = "GET", body: Any = None, **where: str) -> Any:
@@ -64,6 +70,30 @@ def test_the_file_is_valid_and_names_every_route() -> None:
         served |= {(path, m) for m in ("GET", "PUT", "PATCH", "POST") if m.lower() in vars(handler)}
     named = {(p, m.upper()) for p, item in SPEC["paths"].items() for m in item if m != "parameters"}
     assert served == named == set(ALL)
+
+
+def _examples(node: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Every schema of the file that has an example, with the example."""
+    if isinstance(node, list):
+        for one in node:
+            yield from _examples(one)
+    elif isinstance(node, dict):
+        if "schema" in node:
+            shown = [row["value"] for row in node.get("examples", {}).values()]
+            yield from ((node["schema"], value) for value in shown)
+            if "example" in node:
+                yield node["schema"], node["example"]
+        elif isinstance(node.get("examples"), list):
+            yield from ((node, value) for value in node["examples"])
+        for one in node.values():
+            yield from _examples(one)
+
+
+def test_the_examples_in_the_file_are_right() -> None:
+    found = list(_examples(SPEC))
+    assert len(found) >= 12
+    for schema, value in found:
+        check(schema, value)
 
 
 def test_status_and_sizes(clean: Server) -> None:
@@ -184,13 +214,65 @@ def test_bad_requests(
     assert "\n" not in found["message"]
 
 
+BAD_TIMES = [
+    "",
+    "soon",
+    "2026-03-01",
+    "2026-03-01T12:00:00",
+    "2126-02-30T12:00:00Z",
+    "2000-01-01T00:00:00Z",
+    "0001-01-01T00:00:00+23:59",
+    "9999-12-31T23:59:59-23:59",
+]
+
+
 def test_bad_times(clean: Server) -> None:
     kernel_id = clean.start_kernel("1/4")
-    for body in ({"keep_until": "soon"}, {"keep_until": "2026-03-01T12:00:00"}, {"restart": True}):
-        status, _ = ask(
-            clean, "/gpu-share/allocations/{kernel_id}", "PATCH", body, kernel_id=kernel_id
-        )
-        assert status == 400
+    path = "/gpu-share/allocations/{kernel_id}"
+    for text in BAD_TIMES:
+        status, found = ask(clean, path, "PATCH", {"keep_until": text}, kernel_id=kernel_id)
+        assert (status, found["message"].startswith("keep_until is")) == (400, True), text
+    status, _ = ask(clean, path, "PATCH", {"restart": True}, kernel_id=kernel_id)
+    assert status == 400
+    _, rows = ask(clean, "/gpu-share/allocations")
+    assert rows[0]["keep_until"] is None
+
+
+def test_times_as_the_standard_has_them(clean: Server) -> None:
+    kernel_id = clean.start_kernel("1/4")
+    path = "/gpu-share/allocations/{kernel_id}"
+    soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 7200))
+    early = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 3600))
+    for text, shown in (
+        (f"{soon}.5Z", f"{soon}.500Z"),
+        (f"{soon.lower()}.123456789z", f"{soon}.123Z"),
+        (f"{soon}+01:00", f"{early}.000Z"),
+    ):
+        _, row = ask(clean, path, "PATCH", {"keep_until": text}, kernel_id=kernel_id)
+        assert row["keep_until"] == shown
+
+
+def test_a_refused_change_changes_nothing(clean: Server) -> None:
+    kernel_id = clean.start_kernel("1/4")
+    path = "/gpu-share/allocations/{kernel_id}"
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))
+    for body, expected in (
+        ({"size": "1/2", "restart": True, "keep_until": "2999-01-01T00:00:00Z"}, 409),
+        ({"size": "1/2", "keep_until": soon}, 409),
+        ({"size": "3/2", "keep_until": soon}, 400),
+    ):
+        status, _ = ask(clean, path, "PATCH", body, kernel_id=kernel_id)
+        _, row = ask(clean, path, kernel_id=kernel_id)
+        assert (status, row["size"], row["keep_until"]) == (expected, "1/4", None)
+    both = {"size": "1/2", "restart": True, "keep_until": soon}
+    _, row = ask(clean, path, "PATCH", both, kernel_id=kernel_id)
+    assert (row["size"], row["keep_until"][:19]) == ("1/2", soon[:19])
+
+
+def test_an_id_keeps_its_case(clean: Server) -> None:
+    kernel_id = str(uuid4()).upper()
+    clean.start_kernel("1/8", kernel_id=kernel_id)
+    assert clean.ok(f"gpu-share/allocations/{kernel_id}")["size"] == "1/8"
 
 
 @pytest.mark.parametrize(("path", "method"), ALL)
@@ -220,8 +302,10 @@ def test_cookies_alone_are_not_enough(server: Server, path: str, method: str) ->
     )
     url = path.format(kernel_id=UNKNOWN).removeprefix("/")
     cookie = {"Cookie": login.stdout.strip()}
+    assert server.fetch("gpu-share/status", token=None, headers=cookie)[0] == 200
     status, found = server.fetch(url, method, b"{}", token=None, headers=cookie)
-    assert status == 403, found
+    assert status == 403
+    assert "_xsrf" in found["message"]
 
 
 def test_asking_is_no_activity(server: Server) -> None:
