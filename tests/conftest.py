@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cluster.fixtures import cluster, namespace  # noqa: F401
 
 
 @pytest.fixture
