@@ -215,9 +215,17 @@ class KernelLife(RelayEvents):
         else:
             row = self.runtime.table.get(self.kernel_id)
             waited = row is not None and row.queue is not None
-            notice = f"GPU {self._size} is here; the kernel starts." if waited else ""
-            self.relay.hold(HoldMode.STARTING, notice)
-            self._update(state=State.STARTING, queue=None, reason="", share=news.share)
+            lines = [f"GPU {self._size} is here; the kernel starts."] if waited else []
+            self.relay.hold(HoldMode.STARTING, " ".join([*lines, news.notice]).strip())
+            backend, style = self.engine.sharing
+            self._update(
+                state=State.STARTING,
+                queue=None,
+                reason=news.notice,
+                share=news.share,
+                backend=backend,
+                style=style,
+            )
 
     async def _attach(self, running: Running) -> None:
         """Put the kernel behind the relay, unless it ends first or never answers."""

@@ -26,7 +26,7 @@ from .errors import GpuShareError, KernelStartError, SizeError
 from .size import Size
 
 if TYPE_CHECKING:
-    from .engines.base import Connection
+    from .engines.base import Adoptable, Connection
     from .lifecycle import KernelLife
     from .runtime import Runtime
 
@@ -58,11 +58,12 @@ class GpuShareProvisioner(KernelProvisionerBase):
         "local",
         config=True,
         help="""
-        Where kernels run: ``local``, this machine. Default ``local``.
+        Where kernels run: ``local``, this machine, or ``kubernetes``, pods of a cluster
+        (``c.KubernetesEngine`` says how). Default ``local``.
 
         ::
 
-            c.GpuShareProvisioner.engine = "local"
+            c.GpuShareProvisioner.engine = "kubernetes"
         """,
     )
     queue_patience = Float(
@@ -98,6 +99,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
         self._runtime: Runtime | None = None
         self._life: KernelLife | None = None
         self._wanted: Size | None = None
+        #: A kernel of an earlier process that this start takes over.
+        self._adopted: Adoptable | None = None
         self._has_process = False
         self._restart = False
         self._cwd: Path | None = None
@@ -128,6 +131,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             self._runtime = Runtime.instance(self.config)
             env = kwargs.get("env") or os.environ
             self._notebook = self._locate(env.get("JPY_SESSION_NAME") or "")
+            self._adopted = self._runtime.adopted.pop(self.kernel_id or "", None)
             self._wanted = await self._decide_size(env)
             await self._runtime.admit(self.kernel_id, self._wanted)
             if self._life is None:
@@ -148,6 +152,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
         if self._life is not None and self._life.next_size is not None:
             changed, self._life.next_size = self._life.next_size, None
             return changed
+        if self._adopted is not None:
+            return self._adopted.size  # it holds that already
         if self.kernel_id and (requested := self._runtime.requests.take(self.kernel_id)):
             return policy.check(str(requested))
         if self._life is not None and self._wanted is not None:
@@ -194,6 +200,10 @@ class GpuShareProvisioner(KernelProvisionerBase):
         transport, ip, ports = "tcp", "127.0.0.1", dict.fromkeys(_CHANNELS, 0)
         curve: tuple[str | None, str | None] = None, None
         if manager is not None:
+            if self._adopted is not None:
+                # The kernel goes on signing with the key that it was started with.
+                manager.session.key = self._adopted.key
+                manager.session.signature_scheme = self._adopted.signature_scheme
             key, scheme = manager.session.key, manager.session.signature_scheme
             transport, ip = manager.transport, manager.ip
             if transport == "tcp" and not is_local_ip(ip):
@@ -302,6 +312,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             can_encrypt=_can_encrypt(self.kernel_spec.metadata),
             path=self._shown_path,
             user=env.get("JUPYTERHUB_USER") or _login(),
+            declared=frozenset(self.kernel_spec.env),
             options=options,
         )
 

@@ -25,7 +25,7 @@ from .requests import RequestStore
 from .size import Size, SizePolicy
 
 if TYPE_CHECKING:
-    from .engines.base import Capacity, Engine, Finding
+    from .engines.base import Adoptable, Capacity, Engine, Finding
     from .lifecycle import KernelLife
 
 __all__ = ["Runtime"]
@@ -49,6 +49,8 @@ class Runtime(LoggingConfigurable):
         self.policy = SizePolicy(parent=self)
         self.idle_policy = IdlePolicy(parent=self)
         self.lives: dict[str, KernelLife] = {}
+        #: Kernels of an earlier process that are about to be taken over, by id.
+        self.adopted: dict[str, Adoptable] = {}
         self._engines: dict[str, Engine] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._pid = os.getpid()
@@ -221,6 +223,27 @@ class Runtime(LoggingConfigurable):
             for gpu in await self.capacity():
                 self.policy.check_on(size, gpu.memory_bytes)
                 self.policy.check_total(size, others, gpu.memory_bytes)
+
+    async def adoptable(self) -> list[Adoptable]:
+        """Kernels of an earlier process of this server that still run."""
+
+        async def work() -> list[Adoptable]:
+            return await (await self.engine()).adoptable()
+
+        return await self.call(work())
+
+    async def rounding(self, size: Size) -> str:
+        """What a size becomes here, a sentence for the user; empty where it is exact.
+
+        Raises
+        ------
+        NoGpuError, EngineError
+        """
+
+        async def work() -> str:
+            return await (await self.engine()).rounding(size)
+
+        return await self.call(work())
 
     async def diagnose(self) -> list[Finding]:
         """What ``doctor`` says about the engine."""

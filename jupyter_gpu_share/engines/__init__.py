@@ -25,4 +25,14 @@ def make_engine(name: str, *, parent: Configurable) -> Engine:
         from .local import LocalEngine
 
         return LocalEngine(parent=parent)
-    raise EngineError(f"There is no engine called {name!r}; this version has 'local'.")
+    if name == "kubernetes":
+        try:
+            from .kubernetes import KubernetesEngine
+        except ImportError as error:
+            raise EngineError(
+                "The engine 'kubernetes' needs more packages: pip install "
+                "'jupyter-gpu-share[kubernetes]'."
+            ) from error
+
+        return KubernetesEngine(parent=parent)
+    raise EngineError(f"There is no engine called {name!r}; there are 'local' and 'kubernetes'.")

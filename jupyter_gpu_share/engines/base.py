@@ -19,6 +19,7 @@ from ..allocations import Allocation, Kept, QueuePosition, Share
 from ..size import Size
 
 __all__ = [
+    "Adoptable",
     "Capacity",
     "Connection",
     "Engine",
@@ -70,6 +71,7 @@ class KernelRequest:
     env: environment of the kernel, complete.
     language: of the kernelspec; caps in the frameworks exist for ``python`` only.
     can_encrypt: the kernelspec declares CURVE support.
+    declared: names in ``env`` that the kernelspec sets itself.
     options: what jupyter_client passes on to the process (``cwd``, ``stdout``, ``independent``,
         …); meaningful to an engine that starts the process in this machine only.
     """
@@ -85,6 +87,7 @@ class KernelRequest:
     can_encrypt: bool = False
     path: str | None = None
     user: str | None = None
+    declared: frozenset[str] = frozenset()
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -98,9 +101,13 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Starting:
-    """The share is held; the kernel's process is on its way."""
+    """The share is held; the kernel's process is on its way.
+
+    ``notice`` is a line for the notebook, such as what the size was rounded to.
+    """
 
     share: Share
+    notice: str = ""
 
 
 Report = Callable[[Waiting | Starting], None]
@@ -113,6 +120,18 @@ class Running:
     share: Share
     connection: Connection
     pid: int | None = None
+
+
+@dataclass(frozen=True)
+class Adoptable:
+    """A kernel that runs, and that no server process holds any more."""
+
+    kernel_id: str
+    kernel_name: str
+    size: Size
+    key: bytes = field(repr=False)
+    signature_scheme: str = "hmac-sha256"
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -240,6 +259,29 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
     @abstractmethod
     async def diagnose(self) -> list[Finding]:
         """What was found, what is enforced and what to fix, for ``doctor``."""
+
+    async def adoptable(self) -> list[Adoptable]:
+        """Kernels of an earlier process of this server that still run.
+
+        Asked by the server extension when the server has started. ``start`` under the id of one
+        of them takes it over as it is, with its variables; the keys of its session are the ones
+        given here.
+        """
+        return []
+
+    async def rounding(self, size: Size) -> str:
+        """What a size becomes here, a sentence for the user; empty where it is exact.
+
+        Raises
+        ------
+        EngineError, NoGpuError
+        """
+        return ""
+
+    @property
+    def sharing(self) -> tuple[str | None, str | None]:
+        """Sharing backend and style of holding shares, where the engine has such a thing."""
+        return None, None
 
     def kept(self, kernel_id: str) -> Kept:
         """How a release of this kernel would keep its variables."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from traitlets.config import Config
 
 from ..idle import IdlePolicy
 from ..size import SizePolicy
+from ._adopt import adopt_kernels
 from ._events import EVENT_SCHEMA, EventRelay
 from ._handlers import ROUTES
 from ._metrics import Metrics
@@ -50,14 +52,21 @@ class GpuShareApp(ExtensionApp):
         self._events: EventRelay | None = None
         self._metrics = Metrics()
         self._runtime: Runtime | None = None
+        self._adopting: asyncio.Task[None] | None = None
 
     def initialize_handlers(self) -> None:
         """Add the routes. Called by jupyter_server, once."""
         self.handlers.extend(ROUTES)
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
-        """Begin to tell of changes. Called by jupyter_server when its event loop runs."""
-        _ = self.runtime  # made here, so that what happens to the first kernel is told
+        """Begin to tell of changes, and take over kernels that still run.
+
+        Called by jupyter_server when its event loop runs.
+        """
+        runtime = self.runtime  # made here, so that what happens to the first kernel is told
+        if runtime.engine_name != "local":
+            # In the background: a cluster that does not answer must not keep the server away.
+            self._adopting = asyncio.create_task(adopt_kernels(serverapp, runtime))
 
     @property
     def runtime(self) -> Runtime:
@@ -76,6 +85,9 @@ class GpuShareApp(ExtensionApp):
 
     async def stop_extension(self) -> None:
         """Stop telling. Called by jupyter_server when it ends; kernels are ended before."""
+        if self._adopting is not None:
+            self._adopting.cancel()
+            await asyncio.wait({self._adopting})
         if self._events is not None:
             self._events.close()
             self._events = None

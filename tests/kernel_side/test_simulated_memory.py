@@ -140,6 +140,8 @@ def test_what_is_no_amount(two: tuple[Kernel, Kernel, Path], amount: str) -> Non
 def test_a_kernel_without_a_simulated_share(tmp_path: Path) -> None:
     for uuid, what in (("GPU-1", "a real GPU"), ("", "no GPU")):
         kernel = Kernel(tmp_path, uuid)
+        # An engine tells what the whole device has for simulated ones only.
+        kernel.run("import os; os.environ.pop('JUPYTER_GPU_SHARE_SIMULATED_BYTES', None)")
         said = kernel.run("simulated.allocate('1GiB')")
         assert (
             said == f"RuntimeError: This kernel has {what}: there is no simulated memory to take."

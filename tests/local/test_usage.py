@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from jupyter_gpu_share.engines.local._usage import Supervisor, process_trees
+from jupyter_gpu_share.engines._supervisor import Supervisor
+from jupyter_gpu_share.engines.local._usage import process_trees
 
 GIB = 2**30
 

@@ -11,6 +11,7 @@ from math import ceil
 from pathlib import Path
 
 from ...allocations import Isolation
+from .._caps import framework_caps
 from ._gpu import Gpu
 from ._processes import CLAIM_VARIABLE
 
@@ -92,7 +93,7 @@ def environment(
     if isolation is Isolation.MPS:
         added |= _mps_limits(memory_bytes, fraction, len(gpus), mps)
     if any(memory_bytes < gpu.memory_bytes for gpu in gpus):
-        added |= _framework_caps(memory_bytes, fraction, base)
+        added |= framework_caps(memory_bytes, fraction, base)
     return added, isolation
 
 
@@ -121,29 +122,3 @@ def _mps_limits(
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": limits,
         "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(max(1, ceil(fraction * 100))),
     }
-
-
-def _framework_caps(
-    memory_bytes: int, fraction: Fraction, base: Mapping[str, str]
-) -> dict[str, str]:
-    """For the frameworks that read their cap from the environment; hooks see to the others."""
-    # Rounded down to what the text can show, so that it is never more than the share.
-    ceiling = int(fraction * 10_000) / 10_000
-    caps = {
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{_lower(base, ceiling):.4f}",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": base.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false"),
-        "TF_FORCE_GPU_ALLOW_GROWTH": base.get("TF_FORCE_GPU_ALLOW_GROWTH", "true"),
-        "CUPY_GPU_MEMORY_LIMIT": str(memory_bytes),
-    }
-    asked = base.get("CUPY_GPU_MEMORY_LIMIT", "")
-    if asked.isdigit() and 0 < int(asked) < memory_bytes:
-        caps["CUPY_GPU_MEMORY_LIMIT"] = asked
-    return caps
-
-
-def _lower(base: Mapping[str, str], ceiling: float) -> float:
-    try:
-        asked = float(base["XLA_PYTHON_CLIENT_MEM_FRACTION"])
-    except (KeyError, ValueError):
-        return ceiling
-    return asked if 0 < asked < ceiling else ceiling

@@ -1,4 +1,4 @@
-"""Readings of what kernels use, and what follows from them."""
+"""Readings of what kernels use."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...size import format_bytes
 from ._inventory import Inventory, real_use
 from ._simulated import SimulatedUse, simulated_use
 
-__all__ = ["Reader", "Reading", "Supervisor", "Verdict", "process_trees"]
+__all__ = ["Reader", "Reading", "process_trees"]
 
 _PROC = Path("/proc")
-#: Parts of the share in use: above the first the user is told, below the second may be told again.
-_NEAR, _CALM = 0.90, 0.80
 
 
 @dataclass(frozen=True)
@@ -85,63 +82,3 @@ def process_trees(roots: Collection[int]) -> dict[int, set[int]]:
             tree |= children
         trees[root] = tree
     return trees
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What to do about a reading: a line for the notebook, and whether to stop the cell."""
-
-    notice: str | None = None
-    interrupt: bool = False
-
-
-class Supervisor:
-    """Judges one kernel's readings. Pure.
-
-    The user is told once when the share is nearly full. A cell that keeps the kernel above its
-    share for two readings in a row is stopped; what is there already when no cell runs cannot be
-    taken away, and is only told. Neighbours are never touched.
-    """
-
-    def __init__(self, share_bytes: int) -> None:
-        self._share = share_bytes
-        self._warned = False
-        self._above = 0
-
-    def judge(self, used_bytes: int | None, *, busy: bool) -> Verdict:
-        """What follows from a reading; unknown use changes nothing."""
-        if used_bytes is None or self._share <= 0:
-            return Verdict()
-        if used_bytes > self._share:
-            self._above += 1
-            return self._judge_above(used_bytes, busy=busy)
-        self._above = 0
-        if used_bytes >= self._share * _NEAR and not self._warned:
-            self._warned = True
-            return Verdict(
-                f"GPU memory is nearly full: {self._of(used_bytes)} in use. "
-                "Free some, or choose a larger size."
-            )
-        if used_bytes < self._share * _CALM:
-            self._warned = False
-        return Verdict()
-
-    def _judge_above(self, used_bytes: int, *, busy: bool) -> Verdict:
-        if self._above < 2:
-            return Verdict()
-        if busy:
-            self._above = 0  # the next cell gets its own two readings
-            return Verdict(
-                f"The cell was stopped: the kernel uses more GPU memory than its share "
-                f"({self._of(used_bytes)}). Free some, or choose a larger size.",
-                interrupt=True,
-            )
-        if self._above == 2:
-            return Verdict(
-                f"The kernel holds more GPU memory than its share ({self._of(used_bytes)}). "
-                "The next cell will be stopped unless memory is freed."
-            )
-        return Verdict()
-
-    def _of(self, used_bytes: int) -> str:
-        return f"{format_bytes(used_bytes)} of {format_bytes(self._share)}"

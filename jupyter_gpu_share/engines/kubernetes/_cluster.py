@@ -1,0 +1,253 @@
+"""What all kernels of one server share of a cluster: access, watches, knowledge of its GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import zmq.asyncio
+
+from ...errors import EngineError
+from ._names import PART, label, selector, server_name
+from ._pods import files_body
+from ._settings import KubernetesSettings
+from .api import (
+    CLAIMS,
+    CLASSES,
+    CONFIG_MAPS,
+    NODES,
+    PODS,
+    SLICES,
+    AlreadyExists,
+    Change,
+    Forbidden,
+    KubeApi,
+    KubernetesError,
+    NotFound,
+    Resource,
+    Watch,
+)
+from .backends import Backend, Facts
+from .backends import detect as detect_backends
+
+__all__ = ["Cluster", "Object"]
+
+Object = dict[str, Any]
+
+#: Seconds that knowledge of GPUs and of who holds what is used before it is read again.
+_STALE_GPUS, _STALE_CLAIMS = 120.0, 1.0
+
+
+class Cluster:
+    """Access to one namespace. Belongs to the event loop that it is opened on.
+
+    Parameters
+    ----------
+    changed: told of every change of a pod or claim of this package in the namespace.
+    """
+
+    def __init__(self, settings: KubernetesSettings, changed: Callable[[Change], None]) -> None:
+        self.settings = settings
+        self.instance = uuid4().hex
+        self.api = KubeApi(settings.kubeconfig, settings.context)
+        self.namespace = ""
+        self.server = ""
+        self.files = ""
+        self.facts = Facts()
+        self.backend: Backend
+        self.zmq = zmq.asyncio.Context()
+        self.pods: Watch
+        self.claims: Watch | None = None
+        self._changed = changed
+        self._read: dict[str, float] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Get to know the cluster and begin to watch.
+
+        Raises
+        ------
+        KubernetesError: it cannot be reached, or refuses.
+        EngineError: there is no sharing backend.
+        """
+        groups = await self.api.groups()
+        self.namespace = self.settings.namespace or self.api.namespace or "default"
+        self.server = self.settings.server_name or await self._own_name()
+        if server_name(self.server) != self.server:
+            self.server = server_name(self.server)
+        self.facts = Facts(groups=groups)
+        await self.refresh(_STALE_GPUS, slices=True)
+        self.backend = self._choose()
+        period = self.settings.watch_period
+        self.pods = Watch(
+            self.api, PODS, self.namespace, self._changed, selector=selector(), period=period
+        )
+        self.pods.start()
+        if CLAIMS.api_version in groups and self.backend.name == "dra":
+            self.claims = Watch(
+                self.api, CLAIMS, self.namespace, self._changed, selector=selector(), period=period
+            )
+            self.claims.start()
+            await self.claims.synced()
+        await self.pods.synced()
+        await self._put_files()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._refreshing
+        for watch in (getattr(self, "pods", None), self.claims):
+            if watch is not None:
+                await watch.close()
+        await self.api.close()
+        self.zmq.destroy(linger=100)
+
+    async def _own_name(self) -> str:
+        """This server's identity: the same after a restart, another for every other server."""
+        with suppress(KubernetesError):
+            review = Resource(
+                "authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", False
+            )
+            body = {"apiVersion": review.api_version, "kind": review.kind}
+            who = (await self.api.create(review, body))["status"]["userInfo"]["username"]
+            if who.startswith("system:serviceaccount:"):
+                return str(who.rpartition(":")[2])
+        if hub_user := os.environ.get("JUPYTERHUB_USER"):
+            return f"{hub_user}-{os.environ.get('JUPYTERHUB_SERVER_NAME', '')}".strip("-")
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):
+            user = str(os.getuid())
+        where = f"{user}\0{socket.gethostname()}\0{await asyncio.to_thread(Path.cwd)}"
+        return f"server-{hashlib.sha256(where.encode()).hexdigest()[:16]}"
+
+    def _choose(self) -> Backend:
+        wanted = self.settings.backend
+        if wanted == "auto":
+            found = detect_backends(self.facts)
+            # Whoever may not read ResourceSlices is told by the backend what that costs.
+            wanted = found[0] if found else "dra"
+            if not found and "resourceslices" not in self.facts.missing:
+                raise EngineError(
+                    "No way to share GPUs was found in the cluster. `jupyter gpu-share doctor` "
+                    "says what was looked for; c.KubernetesEngine.backend names one anyway."
+                )
+        from .backends import make_backend
+
+        backend = make_backend(wanted, self.settings.backend_options)
+        if self.settings.style not in backend.styles:
+            raise EngineError(
+                f"The backend {backend.name} cannot hold shares in style {self.settings.style!r}; "
+                f"it has {', '.join(backend.styles)}."
+            )
+        return backend
+
+    async def _put_files(self) -> None:
+        """Have the kernel-side files in the namespace; they are shared by all of its servers."""
+        body = files_body()
+        self.files = body["metadata"]["name"]
+        try:
+            await self.api.create(CONFIG_MAPS, body, self.namespace)
+        except AlreadyExists:
+            found = await self.api.get(CONFIG_MAPS, self.files, self.namespace)
+            if found.get("data") != body["data"]:
+                raise EngineError(
+                    f"The ConfigMap {self.files} of the namespace {self.namespace} holds something "
+                    "else than this package's files. Delete it."
+                ) from None
+
+    # -- knowledge of the GPUs ---------------------------------------------------------------
+
+    async def refresh(self, stale: float = _STALE_CLAIMS, *, slices: bool = False) -> Facts:
+        """Read again what is older than ``stale`` seconds; with ``slices`` only the GPUs.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        dra = CLAIMS.api_version in self.facts.groups
+        wanted: list[tuple[str, Resource, float]] = [("nodes", NODES, max(stale, 30.0))]
+        if dra:
+            wanted += [
+                ("slices", SLICES, max(stale, 30.0)),
+                ("device_classes", CLASSES, _STALE_GPUS),
+            ]
+        if not slices:
+            wanted += [("claims", CLAIMS, stale)] if dra else [("pods", PODS, stale)]
+        now = time.monotonic()
+        due = [
+            (key, resource)
+            for key, resource, age in wanted
+            if now - self._read.get(key, -1e9) > age
+        ]
+        results = await asyncio.gather(
+            *(self._list(resource) for _, resource in due), return_exceptions=True
+        )
+        missing = set(self.facts.missing)
+        changes: dict[str, Any] = {}
+        for (key, resource), result in zip(due, results, strict=True):
+            if isinstance(result, Forbidden | NotFound):
+                missing.add(resource.plural)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                missing.discard(resource.plural)
+                changes[key] = result
+            self._read[key] = now
+        self.facts = replace(self.facts, missing=frozenset(missing), **changes)
+        return self.facts
+
+    async def _list(self, resource: Resource) -> list[Object]:
+        if resource is PODS:
+            # Only those that run or wait take anything of a GPU.
+            query = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
+            pods, _ = await self.api.list(PODS, None, **query)
+            return pods
+        items, _ = await self.api.list(resource)
+        return items
+
+    def refresh_soon(self) -> None:
+        """Read again in the background what is old; a launch does not wait for it."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh_quietly())
+
+    async def _refresh_quietly(self) -> None:
+        with suppress(KubernetesError):
+            await self.refresh(_STALE_GPUS, slices=True)
+
+    # -- what the watches know ---------------------------------------------------------------
+
+    def pod(self, name: str) -> Object | None:
+        """A pod as it is."""
+        return self.pods.objects.get(name)
+
+    def claims_of(self, names: set[str]) -> list[Object]:
+        """Claims as they are."""
+        if self.claims is None:
+            return []
+        return [obj for name, obj in self.claims.objects.items() if name in names]
+
+    def waiting(self) -> list[str]:
+        """Names of the pods that wait for a place, in the order of their creation."""
+        part = "lease" if self.settings.style == "lease" else "kernel"
+        pods = [
+            (pod["metadata"]["creationTimestamp"], name)
+            for name, pod in self.pods.objects.items()
+            if label(pod, PART) == part
+            and not pod.get("spec", {}).get("nodeName")
+            and not pod["metadata"].get("deletionTimestamp")
+            and (pod.get("status") or {}).get("phase", "Pending") == "Pending"
+        ]
+        return [name for _, name in sorted(pods)]

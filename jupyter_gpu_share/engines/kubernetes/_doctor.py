@@ -1,0 +1,155 @@
+"""What ``doctor`` says about a cluster: what it can do, what is missing, the command to fix it."""
+
+from __future__ import annotations
+
+from ...errors import GpuShareError
+from ..base import Finding
+from ._cluster import Cluster
+from .api import (
+    CLAIMS,
+    CONFIG_MAPS,
+    EVENTS,
+    LEASES,
+    NAMESPACES,
+    PODS,
+    SECRETS,
+    Forbidden,
+    KubernetesError,
+    NotFound,
+    Resource,
+    Unauthorized,
+    Unreachable,
+)
+
+__all__ = ["examine", "how_to_reach"]
+
+_NEEDED: tuple[tuple[Resource, tuple[str, ...]], ...] = (
+    (PODS, ("get", "list", "watch", "create", "delete")),
+    (SECRETS, ("get", "create")),
+    (CONFIG_MAPS, ("get", "create")),
+    (LEASES, ("get", "create", "patch", "delete")),
+)
+_APPLY = "kubectl apply -k etc/kubernetes/base"
+
+
+def how_to_reach(error: GpuShareError) -> str | None:
+    """A command for an error that kept the cluster from being reached."""
+    if isinstance(error, Unauthorized):
+        return "kubectl auth whoami"
+    if isinstance(error, Unreachable):
+        return "kubectl cluster-info"
+    if isinstance(error, Forbidden):
+        return _APPLY
+    return None
+
+
+async def examine(cluster: Cluster) -> list[Finding]:
+    """Look at everything that kernels need."""
+    findings = [*await _about_cluster(cluster), *await _about_rights(cluster)]
+    findings += cluster.backend.examine(cluster.facts)
+    findings += await _about_style(cluster)
+    findings += _about_pods(cluster)
+    return findings
+
+
+async def _about_cluster(cluster: Cluster) -> list[Finding]:
+    try:
+        version = await cluster.api.version()
+    except KubernetesError as error:
+        return [Finding("error", str(error), how_to_reach(error))]
+    found = [
+        Finding(
+            "ok",
+            f"Kubernetes {version.get('gitVersion', '?')}; kernels run in the namespace "
+            f"{cluster.namespace!r}, this server is {cluster.server!r} there.",
+        ),
+        Finding("ok", f"Shares come from the backend {cluster.backend.name}."),
+    ]
+    watches = [("pods", cluster.pods)]
+    if cluster.claims is not None:
+        watches.append(("claims", cluster.claims))
+    for name, watch in watches:
+        health = watch.health
+        if health.error:
+            found.append(Finding("warning", f"The watch of {name} is behind: {health.error}"))
+        else:
+            age = f"{health.age:.0f} s ago" if health.age is not None else "not yet"
+            found.append(Finding("ok", f"The watch of {name} is up to date (heard {age})."))
+    return found
+
+
+async def _about_rights(cluster: Cluster) -> list[Finding]:
+    needed = list(_NEEDED)
+    if cluster.backend.name == "dra":
+        needed.append((CLAIMS, ("get", "list", "watch", "create", "delete")))
+    found = []
+    for resource, verbs in needed:
+        missing = [
+            verb
+            for verb in verbs
+            if not await cluster.api.allowed(verb, resource, cluster.namespace)
+        ]
+        if missing:
+            found.append(
+                Finding(
+                    "error",
+                    f"This server may not {', '.join(missing)} {resource.plural} in "
+                    f"{cluster.namespace!r}.",
+                    _APPLY,
+                )
+            )
+    if not found:
+        found.append(Finding("ok", "The rights in the namespace suffice."))
+    if await cluster.api.allowed("create", PODS, cluster.namespace, "exec"):
+        found.append(
+            Finding(
+                "note",
+                "This server may open shells in pods, which it never needs.",
+                "Use the Role of etc/kubernetes/base.",
+            )
+        )
+    if not await cluster.api.allowed("list", EVENTS, cluster.namespace):
+        found.append(Finding("note", "Events cannot be read; causes are told in fewer words."))
+    return found
+
+
+async def _about_style(cluster: Cluster) -> list[Finding]:
+    if cluster.settings.style != "lease":
+        return []
+    try:
+        namespace = await cluster.api.get(NAMESPACES, cluster.namespace)
+    except (Forbidden, NotFound):
+        return [
+            Finding(
+                "note",
+                "Whether the namespace allows administrator access, which style 'lease' needs, "
+                "cannot be read.",
+            )
+        ]
+    labels = namespace["metadata"].get("labels") or {}
+    if labels.get("resource.kubernetes.io/admin-access") == "true":
+        return [Finding("ok", "The namespace allows administrator access (style 'lease').")]
+    return [
+        Finding(
+            "error",
+            "Style 'lease' needs a namespace with administrator access.",
+            f"kubectl label namespace {cluster.namespace} resource.kubernetes.io/admin-access=true",
+        )
+    ]
+
+
+def _about_pods(cluster: Cluster) -> list[Finding]:
+    settings = cluster.settings
+    if not settings.image and not settings.images:
+        return [
+            Finding(
+                "error",
+                "No image is set for kernels.",
+                'c.KubernetesEngine.image = "…"  # one that has ipykernel 7.3 or later',
+            )
+        ]
+    try:
+        settings.additions  # noqa: B018 - to see whether it raises
+    except GpuShareError as error:
+        return [Finding("error", str(error))]
+    return [Finding("ok", f"Kernels run in {settings.image or 'the images by kernelspec'}.")]

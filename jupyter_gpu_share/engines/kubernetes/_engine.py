@@ -1,0 +1,383 @@
+"""The engine ``kubernetes``: kernels as pods of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from ...allocations import Allocation, QueuePosition, State
+from ...errors import EngineError, GpuShareError, NoGpuError, SizeError
+from ...size import Size
+from ..base import (
+    Adoptable,
+    Capacity,
+    Exit,
+    Finding,
+    KernelRequest,
+    Report,
+    Running,
+    Usage,
+)
+from . import _doctor
+from . import _failures as failures
+from ._cluster import Cluster, Object
+from ._kernel import PodKernel, size_of
+from ._names import PART, SERVER, annotation, label, object_name
+from ._pods import connection_of
+from ._settings import KubernetesSettings
+from ._sweeper import Sweeper
+from .api import PODS, SECRETS, Change, KubernetesError, NotFound
+
+__all__ = ["KubernetesEngine"]
+
+#: Seconds that ending a kernel may hold up its caller while the API does not answer.
+_DELETE_PATIENCE = 5.0
+_RETRY = 2.0
+
+
+class KubernetesEngine(KubernetesSettings):
+    """Runs kernels in pods. Truth lives in the cluster; this is one server's view of it."""
+
+    name: ClassVar[str] = "kubernetes"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._cluster: Cluster | None = None
+        self._opening = asyncio.Lock()
+        self._kernels: dict[str, PodKernel] = {}
+        #: Kernels whose pod waits for a place: they are told of every change of the queue.
+        self._waiting: set[str] = set()
+        self._sweeper: Sweeper | None = None
+        self._owed: set[asyncio.Task[None]] = set()
+
+    # -- the cluster -------------------------------------------------------------------------
+
+    async def _opened(self) -> Cluster:
+        """The cluster, got to know when it is first needed.
+
+        Raises
+        ------
+        KubernetesError, EngineError
+        """
+        async with self._opening:
+            if self._cluster is None:
+                cluster = Cluster(self, self._changed)
+                try:
+                    await cluster.open()
+                    self._sweeper = Sweeper(cluster, lambda: set(self._kernels))
+                    await self._sweeper.start()
+                except BaseException:
+                    await cluster.close()
+                    raise
+                self._cluster = cluster
+            return self._cluster
+
+    def _changed(self, change: Change) -> None:
+        kernel_id = annotation(change.new or change.old, "kernel-id")
+        if kernel := self._kernels.get(kernel_id):
+            kernel.note(change.old if change.new is None else None)
+        for other in self._waiting - {kernel_id}:
+            if waiter := self._kernels.get(other):
+                waiter.note()
+
+    # -- start and end -----------------------------------------------------------------------
+
+    async def start(self, request: KernelRequest, report: Report) -> Running:
+        """See :meth:`Engine.start <jupyter_gpu_share.engines.base.Engine.start>`."""
+        cluster = await self._opened()
+        kernel = self._kernels.get(request.kernel_id)
+        if kernel is not None and kernel.alive and kernel.request.size == request.size:
+            try:
+                return await kernel.restart(request, report)
+            except BaseException:
+                await asyncio.shield(self.stop(request.kernel_id))
+                raise
+        if kernel is not None:
+            await self.stop(request.kernel_id)
+        kernel = self._kernels[request.kernel_id] = PodKernel(cluster, request)
+        self._waiting.add(request.kernel_id)
+        try:
+            if await self._can_adopt(cluster, kernel):
+                return await kernel.adopt(report)
+            return await kernel.start(report)
+        except BaseException as error:
+            if isinstance(error, GpuShareError) and kernel.link is not None:
+                words = await kernel.last_words()
+                if words:
+                    self.log.warning("Kernel %s printed last:\n%s", request.kernel_id, words)
+            await asyncio.shield(self.stop(request.kernel_id))
+            raise
+        finally:
+            self._waiting.discard(request.kernel_id)
+
+    async def _can_adopt(self, cluster: Cluster, kernel: PodKernel) -> bool:
+        """Whether the kernel's pod is there already, with the keys of the request."""
+        pod = cluster.pod(kernel.name)
+        if pod is None or not _adoptable(pod, cluster.server):
+            return False
+        try:
+            secret = await cluster.api.get(SECRETS, kernel.name, cluster.namespace)
+            same_key = connection_of(secret, "").key == kernel.request.key
+        except (NotFound, ValueError):
+            return False
+        return same_key and size_of(pod) == kernel.request.size
+
+    async def wait(self, kernel_id: str) -> Exit:
+        """See :meth:`Engine.wait <jupyter_gpu_share.engines.base.Engine.wait>`."""
+        kernel = self._kernels.get(kernel_id)
+        return await kernel.ended() if kernel is not None else Exit(0, "The kernel does not run.")
+
+    async def signal(self, kernel_id: str, signum: int) -> None:
+        """See :meth:`Engine.signal <jupyter_gpu_share.engines.base.Engine.signal>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None:
+            await kernel.signal(signum)
+
+    async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
+        """See :meth:`Engine.stop <jupyter_gpu_share.engines.base.Engine.stop>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None:
+            return
+        if keep_share and kernel.alive:
+            await kernel.end_process()
+            return
+        self._kernels.pop(kernel_id, None)
+        await kernel.unlink()
+        if kernel.made:
+            await self._delete(kernel)
+
+    async def _delete(self, kernel: PodKernel) -> None:
+        """Delete the pod; what belongs to it goes with it. Tried again until it is done."""
+        task = asyncio.create_task(self._delete_for_sure(kernel), name="delete a pod")
+        self._owed.add(task)
+        task.add_done_callback(self._owed.discard)
+        await asyncio.wait({task}, timeout=_DELETE_PATIENCE)
+
+    async def _delete_for_sure(self, kernel: PodKernel) -> None:
+        cluster = kernel.cluster
+        while True:
+            try:
+                await cluster.api.delete(PODS, kernel.name, cluster.namespace, grace=1)
+            except KubernetesError as error:
+                self.log.warning("A kernel's pod could not be deleted yet: %s", error)
+                await asyncio.sleep(_RETRY)
+            else:
+                return
+
+    # -- shares of living kernels ------------------------------------------------------------
+
+    async def give_back(self, kernel_id: str) -> None:
+        """Give back the share of a kernel that goes on living. Style ``lease`` only.
+
+        The caller has made sure that the kernel's process holds no memory of the GPU.
+
+        Raises
+        ------
+        EngineError: the kernel is not held by a lease.
+        """
+        await self._leased(kernel_id).drop()
+
+    async def take_back(self, kernel_id: str, report: Report) -> None:
+        """Hold the share again for a kernel that gave it back, waiting as long as it takes.
+
+        Raises
+        ------
+        EngineError: the kernel is not held by a lease, or has ended.
+        """
+        lease = self._leased(kernel_id)
+        kernel = self._kernels[kernel_id]
+        self._waiting.add(kernel_id)
+        try:
+            await lease.retake(report, kernel.until)
+        except BaseException:
+            await asyncio.shield(lease.drop())
+            raise
+        finally:
+            self._waiting.discard(kernel_id)
+
+    def _leased(self, kernel_id: str) -> Any:
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or kernel.lease is None:
+            raise EngineError("The kernel's share is part of its pod; it cannot be given back.")
+        return kernel.lease
+
+    # -- readings ----------------------------------------------------------------------------
+
+    async def usage(self, busy: frozenset[str]) -> dict[str, Usage]:
+        """See :meth:`Engine.usage <jupyter_gpu_share.engines.base.Engine.usage>`."""
+        result: dict[str, Usage] = {}
+        for kernel_id, kernel in list(self._kernels.items()):
+            state = kernel.link.state if kernel.link is not None else None
+            if state is None or kernel.supervisor is None or not kernel.share:
+                continue
+            verdict = kernel.supervisor.judge(state.used_bytes, busy=kernel_id in busy)
+            if verdict.interrupt:
+                await self.signal(kernel_id, signal.SIGINT)
+            result[kernel_id] = Usage(state.used_bytes, state.utilization, verdict.notice)
+        return result
+
+    async def capacity(self) -> list[Capacity]:
+        """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
+        cluster = await self._opened()
+        return cluster.backend.capacity(await cluster.refresh())
+
+    async def allocations(self) -> list[Allocation]:
+        """Kernels of this server, of its other and earlier processes too.
+
+        Other servers' kernels are other people's, and are not shown.
+        """
+        cluster = await self._opened()
+        waiting = cluster.waiting()
+        return [
+            _allocation(cluster, pod, waiting)
+            for pod in cluster.pods.objects.values()
+            if label(pod, PART) == "kernel" and label(pod, SERVER) == cluster.server
+        ]
+
+    async def fits(self, kernel_id: str | None, size: Size) -> str | None:
+        """See :meth:`Engine.fits <jupyter_gpu_share.engines.base.Engine.fits>`."""
+        if size.is_none:
+            return None
+        cluster = await self._opened()
+        facts = await cluster.refresh()
+        try:
+            cluster.backend.render(size, facts)
+        except NoGpuError as error:
+            return str(error)
+        held: dict[str, int] = {}
+        kernel = self._kernels.get(kernel_id or "")
+        if kernel is not None and kernel.share is not None:
+            held = {device.uuid: kernel.share.memory_bytes for device in kernel.share.devices}
+        room = [
+            gpu
+            for gpu in cluster.backend.capacity(facts)
+            if gpu.profile == size.profile
+            and gpu.free_bytes + held.get(gpu.uuid, 0) >= size.bytes_of(gpu.memory_bytes)
+        ]
+        if len(room) >= size.count:
+            return None
+        if {"resourceslices", "resourceclaims", "nodes"} & facts.missing:
+            return None  # what is free is not known to this server: the scheduler will tell
+        return f"No GPU of the cluster has {size} free now."
+
+    async def rounding(self, size: Size) -> str:
+        """See :meth:`Engine.rounding <jupyter_gpu_share.engines.base.Engine.rounding>`."""
+        if size.is_none:
+            return ""
+        cluster = await self._opened()
+        return cluster.backend.render(size, cluster.facts).note
+
+    @property
+    def sharing(self) -> tuple[str | None, str | None]:
+        """See :attr:`Engine.sharing <jupyter_gpu_share.engines.base.Engine.sharing>`."""
+        if self._cluster is None:
+            return None, None
+        return self._cluster.backend.name, self.style
+
+    async def adoptable(self) -> list[Adoptable]:
+        """See :meth:`Engine.adoptable <jupyter_gpu_share.engines.base.Engine.adoptable>`."""
+        cluster = await self._opened()
+        found = []
+        for pod in list(cluster.pods.objects.values()):
+            kernel_id = annotation(pod, "kernel-id")
+            if (
+                not _adoptable(pod, cluster.server)
+                or kernel_id in self._kernels
+                or object_name(cluster.server, kernel_id) != pod["metadata"]["name"]
+            ):
+                continue
+            if await self._sweeper_of().owner_alive(pod):
+                continue
+            if not self.adopt:
+                await cluster.api.delete(PODS, pod["metadata"]["name"], cluster.namespace, grace=1)
+                continue
+            try:
+                secret = await cluster.api.get(SECRETS, pod["metadata"]["name"], cluster.namespace)
+                connection = connection_of(secret, "")
+                size = size_of(pod)
+            except (NotFound, ValueError, SizeError) as error:
+                self.log.warning("A running kernel cannot be taken over: %s", error)
+                continue
+            found.append(
+                Adoptable(
+                    kernel_id=kernel_id,
+                    kernel_name=annotation(pod, "kernel-name"),
+                    size=size,
+                    key=connection.key,
+                    signature_scheme=connection.signature_scheme,
+                    path=annotation(pod, "path") or None,
+                )
+            )
+        return found
+
+    def _sweeper_of(self) -> Sweeper:
+        assert self._sweeper is not None
+        return self._sweeper
+
+    async def diagnose(self) -> list[Finding]:
+        """See :meth:`Engine.diagnose <jupyter_gpu_share.engines.base.Engine.diagnose>`."""
+        try:
+            cluster = await self._opened()
+        except GpuShareError as error:
+            return [Finding("error", str(error), _doctor.how_to_reach(error))]
+        return await _doctor.examine(cluster)
+
+    async def close(self) -> None:
+        """See :meth:`Engine.close <jupyter_gpu_share.engines.base.Engine.close>`."""
+        await asyncio.gather(*(self.stop(kernel_id) for kernel_id in list(self._kernels)))
+        if self._owed:
+            await asyncio.wait(self._owed, timeout=_DELETE_PATIENCE)
+        for task in list(self._owed):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        if self._sweeper is not None:
+            await self._sweeper.close()
+        if self._cluster is not None:
+            cluster, self._cluster = self._cluster, None
+            await cluster.close()
+
+
+def _adoptable(pod: Object, server: str) -> bool:
+    return (
+        label(pod, PART) == "kernel"
+        and label(pod, SERVER) == server
+        and not pod["metadata"].get("deletionTimestamp")
+        and (pod.get("status") or {}).get("phase") == "Running"
+        and bool((pod.get("status") or {}).get("podIP"))
+    )
+
+
+def _allocation(cluster: Cluster, pod: Object, waiting: list[str]) -> Allocation:
+    name = pod["metadata"]["name"]
+    names = {n for n in (cluster.claims.objects if cluster.claims else ()) if n.startswith(name)}
+    share = cluster.backend.granted(pod, cluster.claims_of(names), cluster.facts)
+    cause = failures.end_of(pod, None)
+    phase = (pod.get("status") or {}).get("phase")
+    if cause is not None:
+        state, reason = State.FAILED, cause.text
+    elif pod["metadata"].get("deletionTimestamp"):
+        state, reason = State.ENDED, "The kernel's pod ends."
+    elif phase == "Running":
+        state, reason = State.ACTIVE, ""
+    elif name in waiting:
+        state, reason = State.QUEUED, failures.unschedulable(pod) or ""
+    else:
+        state, reason = State.STARTING, ""
+    queued = state is State.QUEUED
+    return Allocation(
+        kernel_id=annotation(pod, "kernel-id"),
+        kernel_name=annotation(pod, "kernel-name"),
+        path=annotation(pod, "path") or None,
+        user=annotation(pod, "user") or None,
+        size=annotation(pod, "size"),
+        state=state,
+        reason=reason,
+        share=share,
+        queue=QueuePosition(waiting.index(name) + 1, len(waiting)) if queued else None,
+        engine=KubernetesEngine.name,
+        backend=annotation(pod, "backend") or None,
+        style=annotation(pod, "style") or None,
+    )

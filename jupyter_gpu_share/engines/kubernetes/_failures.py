@@ -1,0 +1,193 @@
+"""What keeps a pod from running, or ended it, told apart and told in words. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .backends import dig
+
+__all__ = ["Cause", "end_of", "hindrance", "shorten_schedulers", "unschedulable"]
+
+Object = Mapping[str, Any]
+
+_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
+_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_LONGEST = 200
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why. ``kind`` is for programs and logs, ``text`` a sentence for the user.
+
+    ``code`` is the exit code that clients see.
+    """
+
+    kind: str
+    text: str
+    code: int = 1
+
+
+def hindrance(pod: Object) -> Cause | None:
+    """Why a pod that has its place will not come up; None while it still may."""
+    for status in dig(pod, "status", "containerStatuses", default=[]):
+        waiting = dig(status, "state", "waiting", default={})
+        reason, message = waiting.get("reason", ""), _line(waiting.get("message", ""))
+        if reason in _IMAGE:
+            return Cause(
+                "image",
+                f"The image {status.get('image')!r} cannot be had ({reason}): {message or reason}. "
+                "Check its name, or choose another kernel.",
+            )
+        if reason in _CONFIG:
+            return Cause(
+                "config",
+                f"The node could not make the kernel's container ({reason}): {message}. Tell the "
+                "administrator.",
+            )
+    return None
+
+
+def unschedulable(pod: Object) -> str | None:
+    """The scheduler's words about a pod that has no place yet; None where it has said nothing."""
+    for condition in dig(pod, "status", "conditions", default=[]):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            message: str = condition.get("message") or condition.get("reason") or ""
+            return message
+    return None
+
+
+def end_of(pod: Object | None, last: Object | None) -> Cause | None:
+    """Why a kernel's pod has ended; None while it has not.
+
+    Parameters
+    ----------
+    pod: as it is now; None where it was deleted.
+    last: as it was before it was deleted.
+    """
+    if pod is None:
+        return _deleted(last)
+    status = pod.get("status") or {}
+    phase = status.get("phase")
+    if phase not in ("Failed", "Succeeded"):
+        return _lost(pod)
+    if disruption := _disruption(pod):
+        return disruption
+    reason, message = status.get("reason", ""), _line(status.get("message", ""))
+    if reason == "Evicted":
+        return Cause(
+            "evicted",
+            f"The node put the kernel out: {message or 'it was short of memory or disk'}. Restart "
+            "it; a larger memory request makes this less likely.",
+            137,
+        )
+    if reason == "DeadlineExceeded":
+        return Cause(
+            "deadline",
+            "The kernel reached the longest life that the administrator allows "
+            "(c.KubernetesEngine.longest_life). Restart it.",
+            143,
+        )
+    if reason in ("NodeLost", "NodeShutdown", "Terminated"):
+        return Cause(
+            "node", f"The kernel's node was lost or shut down ({reason}). Restart it.", 143
+        )
+    if reason in ("UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods"):
+        return Cause("node", f"The node had no room after all ({reason}): {message}. Try again.")
+    return _container(pod) or Cause("ended", f"The kernel's pod has ended ({phase}).", 1)
+
+
+def _container(pod: Object) -> Cause | None:
+    for status in dig(pod, "status", "containerStatuses", default=[]):
+        ended = dig(status, "state", "terminated") or dig(status, "lastState", "terminated")
+        if ended is None:
+            continue
+        code, reason = int(ended.get("exitCode", 1)), ended.get("reason", "")
+        if reason == "OOMKilled":
+            limit = _memory_limit(pod)
+            return Cause(
+                "oom",
+                f"The kernel was ended for want of memory{limit} (of the machine, not of the "
+                "GPU). Restart it and use less at a time, or ask for more memory.",
+                137,
+            )
+        if reason in ("StartError", "ContainerCannotRun"):
+            # The runtime's words begin with a list of its own layers.
+            words = str(ended.get("message", ""))
+            words = _line(words[words.find("exec: ") :] if "exec: " in words else words)
+            return Cause(
+                "config",
+                f"The image cannot run the kernel ({words}). It needs Python with ipykernel.",
+                code,
+            )
+        if code == 137:
+            return Cause("killed", "The kernel's pod was killed from outside (SIGKILL).", 137)
+        last = _last_line(ended.get("message", ""))
+        said = f": {last}" if last else ""
+        return Cause("ended", f"The kernel's pod has ended with code {code}{said}.", code)
+    return None
+
+
+def _disruption(pod: Object) -> Cause | None:
+    for condition in dig(pod, "status", "conditions", default=[]):
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            reason = condition.get("reason", "")
+            if reason == "PreemptionByScheduler":
+                return Cause(
+                    "reclaimed",
+                    "The kernel's share was reclaimed for work of higher priority. Restart it to "
+                    "queue for another.",
+                    143,
+                )
+            if reason == "TerminationByKubelet":
+                return None  # the pod's own reason says more
+            return Cause("evicted", f"The kernel's pod was evicted ({reason}). Restart it.", 143)
+    return None
+
+
+def _deleted(last: Object | None) -> Cause:
+    if last is not None:
+        if disruption := _disruption(last):
+            return disruption
+        known = (
+            end_of(last, None) if dig(last, "status", "phase") in ("Failed", "Succeeded") else None
+        )
+        if known is not None and known.kind != "killed":
+            return known
+    return Cause(
+        "deleted",
+        "The kernel's pod was deleted in the cluster, by an administrator or by the scheduler. "
+        "Restart the kernel to get a new one.",
+        143,
+    )
+
+
+def _lost(pod: Object) -> Cause | None:
+    if dig(pod, "status", "reason") == "NodeLost":
+        return Cause("node", "The kernel's node was lost. Restart it to get another place.", 143)
+    return None
+
+
+def _memory_limit(pod: Object) -> str:
+    limit = dig(pod, "spec", "containers", 0, "resources", "limits", "memory")
+    return f", its limit is {limit}" if limit else ""
+
+
+_SKIPPED = re.compile(r"preemption: .*$")
+
+
+def shorten_schedulers(message: str) -> str:
+    """The scheduler's words without what only concerns preemption."""
+    return _line(_SKIPPED.sub("", message)).rstrip(". ") + "."
+
+
+def _line(text: str) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in str(text).splitlines() if line.strip()]
+    return _line(lines[-1]) if lines else ""

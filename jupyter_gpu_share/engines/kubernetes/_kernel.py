@@ -1,0 +1,540 @@
+"""One kernel's pod: made, placed, started, watched, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal as signals
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+from uuid import uuid4
+
+import zmq
+
+from ...allocations import Isolation, QueuePosition, Share
+from ...errors import EngineError, KernelStartError
+from ...size import Size
+from .._caps import framework_caps
+from .._supervisor import Supervisor
+from ..base import Connection, Exit, KernelRequest, Report, Running, Starting, Waiting
+from . import _failures as failures
+from ._cluster import Cluster, Object
+from ._environment import kernel_environment
+from ._lease import Lease
+from ._link import AgentLink, AgentState
+from ._names import annotation, object_name
+from ._pods import (
+    AGENT_PORT,
+    PORTS,
+    Labels,
+    PodPlan,
+    claim_body,
+    connection_of,
+    owner,
+    pod_body,
+    secret_body,
+)
+from .api import CLAIMS, PODS, SECRETS, AlreadyExists, KubernetesError
+from .backends import Rendered
+
+__all__ = ["PodKernel", "flags_of"]
+
+_log = logging.getLogger(__name__)
+
+_END_PATIENCE = 5.0
+#: Seconds that a deleted pod of the same name may take to be gone.
+_GONE_PATIENCE = 60.0
+_SIMULATED_DIR = "/tmp/gpu-share-simulated"  # noqa: S108 - within the pod
+
+
+class PodKernel:
+    """A kernel that this process runs in a pod.
+
+    Parameters
+    ----------
+    request: the last one; a restart brings another.
+    """
+
+    def __init__(self, cluster: Cluster, request: KernelRequest) -> None:
+        self.cluster = cluster
+        self.request = request
+        self.name = object_name(cluster.server, request.kernel_id)
+        self.share: Share | None = None
+        self.connection: Connection | None = None
+        self.link: AgentLink | None = None
+        self.lease: Lease | None = None
+        self.supervisor: Supervisor | None = None
+        self.rendered = Rendered()
+        #: True from the first attempt to create anything until all of it was deleted.
+        self.made = False
+        self._claims: dict[str, str] = {}
+        self._uid = ""
+        self._run = ""
+        self._changed = asyncio.Event()
+        self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+
+    # -- what is told ------------------------------------------------------------------------
+
+    def note(self, gone: Object | None = None) -> None:
+        """The pod, one of its claims, or the queue may have changed.
+
+        ``gone`` is an object that was deleted. That the pod is merely not there yet means nothing:
+        the watch may be behind our own writing.
+        """
+        pod = self.cluster.pod(self.name)
+        cause = None
+        if pod is not None:
+            cause = failures.end_of(pod, None)
+        elif gone is not None and gone["metadata"]["uid"] == self._uid:
+            cause = failures.end_of(None, gone)
+        if cause is not None:
+            self._end(Exit(cause.code, cause.text))
+        self._changed.set()
+
+    def _state_changed(self, state: AgentState) -> None:
+        if state.exit_code is not None and state.run == self._run:
+            self._end(Exit(state.exit_code, _end_in_words(state)))
+        self._changed.set()
+
+    def _end(self, ended: Exit) -> None:
+        if not self._ended.done():
+            self._ended.set_result(ended)
+
+    async def ended(self) -> Exit:
+        """Wait until the kernel's process, or the pod around it, has ended."""
+        return await asyncio.shield(self._ended)
+
+    @property
+    def alive(self) -> bool:
+        """True while the pod is there with an agent to talk to."""
+        pod = self.cluster.pod(self.name)
+        return (
+            self.link is not None
+            and pod is not None
+            and failures.end_of(pod, None) is None
+            and not pod["metadata"].get("deletionTimestamp")
+        )
+
+    # -- start -------------------------------------------------------------------------------
+
+    async def start(self, report: Report) -> Running:
+        """Make the pod, wait for its place, and start the kernel in it.
+
+        Raises
+        ------
+        KernelStartError, NoGpuError, EngineError: it cannot start. What was made is still there.
+        """
+        size = self.request.size
+        backend, facts = self.cluster.backend, self.cluster.facts
+        if not size.is_none:
+            self.rendered = backend.render(size, facts)
+            self.cluster.refresh_soon()
+        await self._old_one_gone()
+        self.made = True
+        pod = await self._make()
+        if self.cluster.settings.style == "lease" and not size.is_none:
+            self.lease = Lease(self.cluster, self.request, self._labels(), owner(pod))
+            await self.lease.acquire(self.name, report, self.until)
+        await self._placed(report)
+        address: str = await self.until(self._address)
+        return await self._run_kernel(address)
+
+    async def restart(self, request: KernelRequest, report: Report) -> Running:
+        """Start a kernel again in the pod that is there; its share was never given up."""
+        self.request = request
+        assert self.share is not None
+        assert self.connection is not None
+        report(Starting(self.share))
+        return await self._run_kernel(self.connection.ip)
+
+    async def adopt(self, report: Report) -> Running:
+        """Take over a pod of an earlier process of this server, and the kernel that runs in it.
+
+        Raises
+        ------
+        EngineError: it is held by a process that is alive, or is no kernel's pod.
+        """
+        self.made = True
+        pod = self.cluster.pod(self.name) or {}
+        self._uid = pod.get("metadata", {}).get("uid", "")
+        secret = await self.cluster.api.get(SECRETS, self.name, self.cluster.namespace)
+        address: str = pod.get("status", {}).get("podIP", "")
+        try:
+            self.connection = connection_of(secret, address)
+        except ValueError as error:
+            raise EngineError(f"The kernel cannot be taken over: {error}.") from error
+        prefix = f"{self.name}-"
+        if self.cluster.claims is not None:
+            self._claims = {
+                name.removeprefix(prefix): name
+                for name in self.cluster.claims.objects
+                if name.startswith(prefix)
+            }
+        if self.cluster.settings.style == "lease" and not self.request.size.is_none:
+            self.lease = Lease(self.cluster, self.request, self._labels(), owner(pod))
+            self.lease.adopt(self.name)
+        self._take_share()
+        assert self.share is not None
+        report(Starting(self.share))
+        state = await self._linked(self.connection).greet()
+        if state.run is None or state.pid is None:
+            return await self._run_kernel(address)
+        self._run = state.run
+        return self._running()
+
+    async def _old_one_gone(self) -> None:
+        """Wait for an earlier pod of this kernel to be gone, which has the same name."""
+
+        def gone() -> bool | None:
+            return True if self.cluster.pod(self.name) is None else None
+
+        old = self.cluster.pod(self.name)
+        if old is None:
+            return
+        if not old["metadata"].get("deletionTimestamp"):
+            await self.cluster.api.delete(
+                PODS, self.name, self.cluster.namespace, grace=1, uid=old["metadata"]["uid"]
+            )
+        try:
+            await asyncio.wait_for(self.until(gone, watch_end=False), _GONE_PATIENCE)
+        except asyncio.TimeoutError:
+            raise KernelStartError(
+                "The kernel's old pod does not go away; its node may be lost. Tell the "
+                "administrator, or start a new kernel."
+            ) from None
+        self._ended = asyncio.get_running_loop().create_future()
+        self._uid = ""
+
+    def _labels(self) -> Labels:
+        return Labels(self.cluster.server, self.request.kernel_id, uuid4().hex)
+
+    async def _make(self) -> Object:
+        """Create the pod, then what belongs to it: it all goes when the pod goes.
+
+        The pod is scheduled once its claims exist, and its container starts once the Secret does.
+        """
+        settings, request = self.cluster.settings, self.request
+        leased = settings.style == "lease" and not request.size.is_none
+        names = [claim.name for claim in self.rendered.claims]
+        self._claims = {name: f"{self.name}-{name}" for name in names}
+        labels = self._labels()
+        plan = PodPlan(
+            name=self.name,
+            labels=labels,
+            image=self._image(),
+            files=self.cluster.files,
+            size=request.size,
+            rendered=self.rendered if not request.size.is_none else _without_gpu(),
+            python=settings.python,
+            flags=flags_of(request.argv),
+            pull_policy=settings.image_pull_policy,
+            service_account=settings.service_account,
+            cpu=settings.cpu,
+            memory=settings.memory,
+            memory_limit=settings.memory_limit,
+            deadline=settings.longest_life,
+            working_dir=settings.working_dir,
+            claims=self._claims,
+            patch=settings.additions,
+            notes={
+                "kernel_name": request.kernel_name,
+                "path": request.path or "",
+                "user": request.user or "",
+                "backend": self.cluster.backend.name,
+                "style": settings.style,
+                "instance": self.cluster.instance,
+            },
+        )
+        try:
+            body = pod_body(plan)
+        except ValueError as error:
+            raise EngineError(
+                f"A setting of c.KubernetesEngine cannot be used: {error}."
+            ) from error
+        pod = await self._create(PODS, body)
+        self._uid = pod["metadata"]["uid"]
+        mine = owner(pod)
+        self.connection = self._new_connection("")
+        secret = secret_body(
+            self.name, labels, self.connection, watchdog=settings.watchdog, owned_by=mine
+        )
+        work: list[Awaitable[Object]] = [self._create(SECRETS, secret)]
+        if not leased:
+            work += [
+                self._create(
+                    CLAIMS,
+                    claim_body(self._claims[claim.name], labels, claim.spec, owned_by=mine),
+                )
+                for claim in self.rendered.claims
+            ]
+        await asyncio.gather(*work)
+        return pod
+
+    async def _create(self, resource: Any, body: Object) -> Object:
+        try:
+            return await self.cluster.api.create(resource, body, self.cluster.namespace)
+        except AlreadyExists as error:
+            raise KernelStartError(
+                f"Kubernetes still has the {resource.kind} of an earlier kernel with this id; try "
+                "again in a moment."
+            ) from error
+        except KubernetesError as error:
+            if "violates PodSecurity" in error.detail or "denied" in error.detail:
+                raise KernelStartError(
+                    f"The cluster's rules do not allow the kernel's pod: {error.detail}. Tell the "
+                    "administrator."
+                ) from error
+            raise
+
+    def _image(self) -> str:
+        settings = self.cluster.settings
+        image: str = settings.images.get(self.request.kernel_name, settings.image)
+        if not image:
+            raise EngineError(
+                "No image is set for kernels; the administrator sets c.KubernetesEngine.image to "
+                "one that has ipykernel."
+            )
+        return image
+
+    def _new_connection(self, ip: str) -> Connection:
+        keys: tuple[str | None, str | None] = None, None
+        if self.cluster.settings.encrypt:
+            public, secret = zmq.curve_keypair()
+            keys = public.decode(), secret.decode()
+        return Connection(
+            transport="tcp",
+            ip=ip,
+            ports=PORTS,
+            key=self.request.key,
+            signature_scheme=self.request.signature_scheme,
+            curve_publickey=keys[0],
+            curve_secretkey=keys[1],
+        )
+
+    # -- waiting for a place -----------------------------------------------------------------
+
+    async def _placed(self, report: Report) -> None:
+        """Wait until the pod has its place and its share is known."""
+        told: Waiting | None = None
+
+        def look() -> bool | None:
+            nonlocal told
+            pod = self.cluster.pod(self.name)
+            if pod is None:
+                return None
+            if pod["spec"].get("nodeName"):
+                return self._take_share() or None
+            words = failures.unschedulable(pod)
+            if words is not None and self.lease is None:
+                news = Waiting(self._place(), self._explain(words))
+                if news != told:
+                    told = news
+                    report(news)
+            return None
+
+        await self.until(look)
+        assert self.share is not None
+        report(Starting(self.share, self.rendered.note))
+
+    def _place(self, name: str = "") -> QueuePosition:
+        waiting = self.cluster.waiting()
+        own = name or self.name
+        position = waiting.index(own) + 1 if own in waiting else len(waiting) + 1
+        return QueuePosition(position, max(len(waiting), position))
+
+    def _explain(self, words: str) -> str:
+        known = self.cluster.backend.explain(words)
+        return known or f"The cluster has no place for it: {failures.shorten_schedulers(words)}"
+
+    def _take_share(self) -> bool:
+        """Read from the claims what was granted. False while that is not known."""
+        if self.request.size.is_none:
+            self.share = Share((), 0, Fraction(0), Isolation.NONE)
+            return True
+        pod = self.cluster.pod(self.name)
+        names = self.lease.claim_names if self.lease is not None else set(self._claims.values())
+        share = self.cluster.backend.granted(
+            pod or {}, self.cluster.claims_of(names), self.cluster.facts
+        )
+        if share is None:
+            return False
+        self.share = _for_language(share, self.request.language)
+        self.supervisor = Supervisor(share.memory_bytes * len(share.devices))
+        return True
+
+    def _address(self) -> str | None:
+        pod = self.cluster.pod(self.name) or {}
+        status = pod.get("status") or {}
+        running = any("running" in s.get("state", {}) for s in status.get("containerStatuses", []))
+        ip: str = status.get("podIP", "")
+        return ip if ip and running else None
+
+    async def until(self, look: Callable[[], Any], *, watch_end: bool = True) -> Any:
+        """Wait until ``look`` gives something, looking at every change.
+
+        Raises
+        ------
+        KernelStartError: the pod has ended, or will not come up.
+        """
+        while True:
+            self._changed.clear()
+            if watch_end:
+                if self._ended.done():
+                    raise KernelStartError(
+                        f"The kernel could not start. {self._ended.result().reason}"
+                    )
+                pod = self.cluster.pod(self.name)
+                if pod is not None and (cause := failures.hindrance(pod)):
+                    raise KernelStartError(cause.text)
+            found = look()
+            if found is not None:
+                return found
+            await self._changed.wait()
+
+    # -- the kernel in the pod ---------------------------------------------------------------
+
+    async def _run_kernel(self, address: str) -> Running:
+        assert self.connection is not None
+        if self.connection.ip != address:
+            self.connection = _at(self.connection, address)
+        if self._ended.done():
+            self._ended = asyncio.get_running_loop().create_future()
+        self._run = uuid4().hex
+        link = self.link or self._linked(self.connection)
+        settings = self.cluster.settings
+        argv = [settings.python, *list(self.request.argv)[1:]]
+        env = self._environment()
+        starting = asyncio.ensure_future(link.start(self._run, argv, env, None))
+        ended = asyncio.ensure_future(self.ended())
+        try:
+            await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                raise KernelStartError(f"The kernel could not start. {ended.result().reason}")
+            await starting
+        finally:
+            for task in (starting, ended):
+                task.cancel()
+            await asyncio.gather(starting, ended, return_exceptions=True)
+        return self._running()
+
+    def _running(self) -> Running:
+        assert self.share is not None
+        assert self.connection is not None
+        return Running(self.share, self.connection)
+
+    def _linked(self, connection: Connection) -> AgentLink:
+        link = self.link = AgentLink(
+            connection,
+            AGENT_PORT,
+            instance=self.cluster.instance,
+            renewal=self.cluster.settings.renewal,
+            changed=self._state_changed,
+        )
+        link.open(self.cluster.zmq)
+        return link
+
+    def _environment(self) -> dict[str, str]:
+        share = self.share
+        assert share is not None
+        env = kernel_environment(
+            self.request.env,
+            self.request.declared,
+            self.cluster.settings.allowed_environment,
+        )
+        if not share.devices:
+            return env | {"CUDA_VISIBLE_DEVICES": "", "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0"}
+        env |= {
+            "JUPYTER_GPU_SHARE_UUID": ",".join(device.uuid for device in share.devices),
+            "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(share.memory_bytes),
+            "JUPYTER_GPU_SHARE_FRACTION": str(share.fraction),
+            "JUPYTER_GPU_SHARE_ISOLATION": share.isolation.value,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        }
+        if share.simulated:
+            totals = self._totals(share)
+            env["JUPYTER_GPU_SHARE_SIMULATED_DIR"] = _SIMULATED_DIR
+            env["JUPYTER_GPU_SHARE_SIMULATED_BYTES"] = ",".join(map(str, totals))
+        elif share.isolation is Isolation.FRAMEWORK:
+            env |= framework_caps(share.memory_bytes, share.fraction, env)
+        return env
+
+    def _totals(self, share: Share) -> list[int]:
+        whole = int(share.memory_bytes / share.fraction) if share.fraction else share.memory_bytes
+        return [whole] * len(share.devices)
+
+    async def signal(self, signum: int) -> None:
+        """Send a signal to the kernel's session."""
+        if self.link is not None:
+            await self.link.signal(signum)
+
+    # -- the end -----------------------------------------------------------------------------
+
+    async def end_process(self) -> None:
+        """End the kernel, keep the pod."""
+        if self.link is not None and self.alive:
+            await self.link.end(_END_PATIENCE)
+
+    async def unlink(self) -> None:
+        """Have the pod end by itself, and stop talking to it."""
+        link, self.link = self.link, None
+        if link is not None:
+            with suppress(zmq.ZMQError):
+                await link.quit()
+            await link.close()
+        self._end(Exit(-signals.SIGKILL, "The kernel was shut down."))
+
+    async def last_words(self, lines: int = 10) -> str:
+        """What the kernel printed last; empty where that cannot be read."""
+        with suppress(KubernetesError):
+            return await self.cluster.api.log(self.name, self.cluster.namespace, lines)
+        return ""
+
+
+def flags_of(argv: Any) -> tuple[str, ...]:
+    """The interpreter's flags in a command ``python -X… -m ipykernel_launcher …``."""
+    parts = list(argv)
+    if "-m" not in parts:
+        return ()
+    return tuple(part for part in parts[1 : parts.index("-m")] if part.startswith("-"))
+
+
+def size_of(pod: Object) -> Size:
+    """The size that a pod was made for."""
+    return Size.parse(annotation(pod, "size") or "0")
+
+
+def _without_gpu() -> Rendered:
+    """Images of NVIDIA ask for all GPUs; a kernel without a share gets none."""
+    return Rendered(env={"NVIDIA_VISIBLE_DEVICES": "void"})
+
+
+def _at(connection: Connection, ip: str) -> Connection:
+    return replace(connection, ip=ip)
+
+
+def _for_language(share: Share, language: str) -> Share:
+    """Soft caps exist for Python only; of other kernels' shares it is said that nothing caps."""
+    if share.isolation is Isolation.FRAMEWORK and not language.lower().startswith("python"):
+        return replace(share, isolation=Isolation.NONE)
+    return share
+
+
+def _end_in_words(state: AgentState) -> str:
+    code = state.exit_code or 0
+    if state.exit_why == "oom":
+        return (
+            "The kernel was ended for want of memory (of the machine, not of the GPU). Restart it "
+            "and use less at a time, or ask for more memory."
+        )
+    if state.exit_why:
+        return f"The kernel could not run: {state.exit_why}."
+    if code < 0:
+        try:
+            name = signals.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return f"The kernel was ended by {name}."
+    return f"The kernel ended with code {code}."

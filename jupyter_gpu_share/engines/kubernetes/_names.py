@@ -1,0 +1,90 @@
+"""Names, labels and annotations: what ties objects to a kernel and to a server. Pure.
+
+Everything that a server needs to adopt or to sweep an object is on the object itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "ATTEMPT",
+    "KERNEL",
+    "MANAGED",
+    "PART",
+    "PREFIX",
+    "SERVER",
+    "annotation",
+    "label",
+    "label_value",
+    "object_name",
+    "selector",
+    "server_name",
+]
+
+PREFIX = "gpu-share.jupyter.org/"
+#: Label that all objects of this package carry, of whatever server.
+MANAGED = ("app.kubernetes.io/managed-by", "jupyter-gpu-share")
+SERVER = PREFIX + "server"
+KERNEL = PREFIX + "kernel"
+#: What an object is: ``kernel``, ``lease``, ``connection``, ``claim``, ``files``, ``server``.
+PART = PREFIX + "part"
+#: Annotation: unique for each attempt to create the object.
+ATTEMPT = PREFIX + "attempt"
+
+_LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+_DNS = re.compile(r"[a-z0-9]([-a-z0-9]{0,51}[a-z0-9])?", re.ASCII)
+_LONGEST_ANNOTATION = 1024
+
+
+def object_name(server: str, kernel_id: str, part: str = "") -> str:
+    """Name of the pod (or another part) of a kernel: the same at every attempt.
+
+    A hash of the whole, so that no two kernels meet after characters were replaced.
+    """
+    digest = hashlib.sha256(f"{server}\0{kernel_id}".encode()).hexdigest()[:32]
+    return f"gpu-share-{digest}" + (f"-{part}" if part else "")
+
+
+def label_value(text: str) -> str:
+    """A text as the value of a label: itself where that is allowed, else a hash of it.
+
+    The hash starts with two characters that cannot begin a text which stays itself.
+    """
+    if _LABEL.fullmatch(text) and not text.startswith("x-"):
+        return text
+    return "x-" + hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def server_name(text: str) -> str:
+    """Identity of a server, good for labels and as part of a name."""
+    if _DNS.fullmatch(text) and not text.startswith("x-"):
+        return text
+    return "x-" + hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def selector(**labels: str) -> str:
+    """Label selector for objects of this package, narrowed by ``server``, ``kernel``, ``part``."""
+    pairs = [MANAGED, *((PREFIX + name, value) for name, value in labels.items())]
+    return ",".join(f"{name}={value}" for name, value in pairs)
+
+
+def label(obj: Mapping[str, Any] | None, name: str) -> str:
+    """A label of an object; empty where it has none."""
+    value: str = (((obj or {}).get("metadata") or {}).get("labels") or {}).get(name, "")
+    return value
+
+
+def annotation(obj: Mapping[str, Any] | None, name: str) -> str:
+    """One of our annotations of an object, without the prefix; empty where it has none."""
+    notes = ((obj or {}).get("metadata") or {}).get("annotations") or {}
+    value: str = notes.get(PREFIX + name, "")
+    return value
+
+
+def note(text: str) -> str:
+    """A text as the value of an annotation: as it is, but not endless."""
+    return text if len(text) <= _LONGEST_ANNOTATION else text[: _LONGEST_ANNOTATION - 1] + "…"

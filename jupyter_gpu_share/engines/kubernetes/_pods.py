@@ -1,0 +1,335 @@
+"""Pods and what belongs to them, as dicts from typed, checked values. Pure: no template, no I/O."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ...kernel_side import PATH as KERNEL_SIDE
+from ...size import Size
+from ..base import Connection
+from ._check import check_pod
+from ._merge import merge
+from ._names import ATTEMPT, KERNEL, MANAGED, PART, PREFIX, SERVER, label_value, note
+from .backends import Rendered
+
+__all__ = [
+    "AGENT_PORT",
+    "CONTAINER",
+    "PORTS",
+    "Labels",
+    "PodPlan",
+    "claim_body",
+    "connection_of",
+    "files_body",
+    "owner",
+    "pod_body",
+    "secret_body",
+]
+
+Object = dict[str, Any]
+
+CONTAINER = "kernel"
+#: Where the kernel of every pod listens; pods have addresses of their own.
+PORTS = {"shell": 52001, "iopub": 52002, "stdin": 52003, "control": 52004, "hb": 52005}
+AGENT_PORT = 52006
+
+_FILES = "/opt/gpu-share/files"
+_CONNECTION = "/opt/gpu-share/connection"
+_IMAGE = re.compile(
+    r"[a-z0-9]+([._-]+[a-z0-9]+)*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+_PYTHON = re.compile(r"[\w./-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Whose an object is."""
+
+    server: str
+    kernel_id: str
+    attempt: str
+
+    def metadata(self, name: str, part: str, **notes: str) -> Object:
+        """``metadata`` of an object, with our annotations."""
+        return {
+            "name": name,
+            "labels": {
+                MANAGED[0]: MANAGED[1],
+                SERVER: self.server,
+                KERNEL: label_value(self.kernel_id),
+                PART: part,
+            },
+            "annotations": {
+                ATTEMPT: self.attempt,
+                PREFIX + "kernel-id": note(self.kernel_id),
+                **{PREFIX + key.replace("_", "-"): note(text) for key, text in notes.items()},
+            },
+        }
+
+
+@dataclass(frozen=True)
+class PodPlan:
+    """All that goes into a kernel's pod.
+
+    Attributes
+    ----------
+    name: of the pod, and of its Secret.
+    image: reference of the image.
+    files: name of the ConfigMap with the kernel-side files.
+    python: the interpreter in the image that runs the agent, and ipykernel.
+    flags: of the interpreter, such as ``-Xfrozen_modules=off``.
+    deadline: seconds after which the pod ends whatever happens; 0 for never.
+    notes: for the annotations: ``size``, ``path``, ``user``, ``kernel_name`` and the like.
+    patch: the administrator's additions, a strategic merge patch.
+    claims: names of the ResourceClaims by their name within the pod.
+    owner: an owner reference, or None.
+    """
+
+    name: str
+    labels: Labels
+    image: str
+    files: str
+    size: Size
+    rendered: Rendered
+    python: str = "python3"
+    flags: tuple[str, ...] = ()
+    pull_policy: str = "IfNotPresent"
+    service_account: str = ""
+    cpu: str = "100m"
+    memory: str = ""
+    memory_limit: str = ""
+    deadline: int = 0
+    working_dir: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    claims: Mapping[str, str] = field(default_factory=dict)
+    patch: Mapping[str, Any] = field(default_factory=dict)
+    owner: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not _IMAGE.fullmatch(self.image):
+            raise ValueError(f"{self.image!r} is not the name of an image")
+        if not _PYTHON.fullmatch(self.python):
+            raise ValueError(f"{self.python!r} is not the name of an interpreter")
+        if any(not re.fullmatch(r"-[\w=.-]+", flag, re.ASCII) for flag in self.flags):
+            raise ValueError(f"{self.flags!r} are not flags of an interpreter")
+
+
+def pod_body(plan: PodPlan) -> Object:
+    """The pod. It fits the restricted Pod Security Standard unless the additions break that.
+
+    Raises
+    ------
+    PodRefused: what the additions make of it is not allowed.
+    """
+    rendered = plan.rendered
+    resources: Object = {"requests": {"cpu": plan.cpu}, "limits": dict(rendered.limits)}
+    if plan.memory:
+        resources["requests"]["memory"] = plan.memory
+    if plan.memory_limit:
+        resources["limits"]["memory"] = plan.memory_limit
+    if plan.claims:
+        resources["claims"] = [{"name": name} for name in plan.claims]
+    container: Object = {
+        "name": CONTAINER,
+        "image": plan.image,
+        "imagePullPolicy": plan.pull_policy,
+        "command": [plan.python, *plan.flags, "-m", "gpu_share_kernel.agent"],
+        "args": [_CONNECTION],
+        "env": [
+            {"name": "PYTHONPATH", "value": _FILES},
+            {"name": "PYTHONUNBUFFERED", "value": "1"},
+            *({"name": name, "value": value} for name, value in rendered.env.items()),
+        ],
+        "ports": [
+            *({"name": name, "containerPort": port} for name, port in PORTS.items()),
+            {"name": "agent", "containerPort": AGENT_PORT},
+        ],
+        "resources": resources,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "gpu-share-files", "mountPath": _FILES, "readOnly": True},
+            {"name": "gpu-share-connection", "mountPath": _CONNECTION, "readOnly": True},
+        ],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if plan.working_dir:
+        container["workingDir"] = plan.working_dir
+    spec: Object = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 10,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [
+            {
+                "name": "gpu-share-files",
+                "configMap": {"name": plan.files, "items": _items(), "defaultMode": 0o444},
+            },
+            {
+                "name": "gpu-share-connection",
+                "secret": {"secretName": plan.name, "defaultMode": 0o444},
+            },
+        ],
+    }
+    for key, value in (
+        ("serviceAccountName", plan.service_account),
+        ("activeDeadlineSeconds", plan.deadline),
+        ("schedulerName", rendered.scheduler),
+        ("priorityClassName", rendered.priority_class),
+        ("runtimeClassName", rendered.runtime_class),
+        ("nodeSelector", dict(rendered.node_selector)),
+    ):
+        if value:
+            spec[key] = value
+    if plan.claims:
+        spec["resourceClaims"] = [
+            {"name": name, "resourceClaimName": claim} for name, claim in plan.claims.items()
+        ]
+    metadata = plan.labels.metadata(plan.name, "kernel", size=str(plan.size), **plan.notes)
+    metadata["labels"] |= rendered.labels
+    metadata["annotations"] |= rendered.annotations
+    if plan.owner:
+        metadata["ownerReferences"] = [dict(plan.owner)]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    if not plan.patch:
+        return pod
+    merged = merge(pod, plan.patch)
+    check_pod(merged, pod)
+    return merged
+
+
+def owner(obj: Mapping[str, Any]) -> Object:
+    """A reference to the object that others belong to: they go when it goes."""
+    return {
+        "apiVersion": obj["apiVersion"],
+        "kind": obj["kind"],
+        "name": obj["metadata"]["name"],
+        "uid": obj["metadata"]["uid"],
+    }
+
+
+def secret_body(
+    name: str,
+    labels: Labels,
+    connection: Connection,
+    *,
+    watchdog: float,
+    owned_by: Mapping[str, Any] | None,
+) -> Object:
+    """The Secret with the keys of a kernel. They are nowhere else."""
+    keys = {"key": connection.key.decode(), "signature_scheme": connection.signature_scheme}
+    curve = {}
+    if connection.curve_publickey and connection.curve_secretkey:
+        curve = {
+            "curve_publickey": connection.curve_publickey,
+            "curve_secretkey": connection.curve_secretkey,
+        }
+    wire = {
+        "transport": "tcp",
+        "ip": "0.0.0.0",  # noqa: S104 - within the pod's own network namespace
+        **{f"{channel}_port": port for channel, port in PORTS.items()},
+        **keys,
+        **curve,
+    }
+    agent = {"ip": wire["ip"], "port": AGENT_PORT, "watchdog": watchdog, **keys, **curve}
+    metadata = labels.metadata(name, "connection")
+    if owned_by:
+        metadata["ownerReferences"] = [dict(owned_by)]
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata,
+        "type": "Opaque",
+        "immutable": True,
+        "stringData": {"connection.json": json.dumps(wire), "agent.json": json.dumps(agent)},
+    }
+
+
+def connection_of(secret: Mapping[str, Any], ip: str) -> Connection:
+    """The connection that a Secret holds, to a pod's address.
+
+    Raises
+    ------
+    ValueError: it is none of ours.
+    """
+    try:
+        wire = json.loads(base64.b64decode(secret["data"]["connection.json"]))
+        return Connection(
+            transport="tcp",
+            ip=ip,
+            ports={channel: int(wire[f"{channel}_port"]) for channel in PORTS},
+            key=wire["key"].encode(),
+            signature_scheme=wire["signature_scheme"],
+            curve_publickey=wire.get("curve_publickey"),
+            curve_secretkey=wire.get("curve_secretkey"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError("the Secret holds no connection of a kernel") from error
+
+
+def claim_body(
+    name: str,
+    labels: Labels,
+    spec: Mapping[str, Any],
+    *,
+    owned_by: Mapping[str, Any] | None,
+    part: str = "claim",
+) -> Object:
+    """A ResourceClaim."""
+    metadata = labels.metadata(name, part)
+    if owned_by:
+        metadata["ownerReferences"] = [dict(owned_by)]
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": metadata,
+        "spec": dict(spec),
+    }
+
+
+def files_body() -> Object:
+    """The ConfigMap with the kernel-side files; its name follows from their content."""
+    data = _files()
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"gpu-share-files-{digest}",
+            "labels": {MANAGED[0]: MANAGED[1], PART: "files"},
+        },
+        "immutable": True,
+        "data": data,
+    }
+
+
+@cache
+def _files() -> dict[str, str]:
+    """The files by key; a key of a ConfigMap cannot hold a slash."""
+    found: Sequence[Path] = sorted(KERNEL_SIDE.rglob("*.py"))
+    return {
+        path.relative_to(KERNEL_SIDE).as_posix().replace("/", ".."): path.read_text("utf-8")
+        for path in found
+        if path.name != "__init__.py" or path.parent != KERNEL_SIDE
+    }
+
+
+def _items() -> list[Object]:
+    return [{"key": key, "path": key.replace("..", "/")} for key in _files()]

@@ -1,0 +1,434 @@
+"""What an administrator can set of the engine ``kubernetes``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from traitlets import Bool, CaselessStrEnum, Dict, Float, Integer, List, Unicode
+
+from ...errors import EngineError
+from ..base import Engine
+from ._environment import ALLOWED
+
+__all__ = ["KubernetesSettings"]
+
+
+class KubernetesSettings(Engine):
+    """The traits of :class:`~jupyter_gpu_share.engines.kubernetes.KubernetesEngine`."""
+
+    # -- the cluster -------------------------------------------------------------------------
+
+    kubeconfig = Unicode(
+        "",
+        config=True,
+        help="""
+        Path of a kubeconfig. Default: the ServiceAccount of the pod that the Jupyter server runs
+        in, else the kubeconfig that kubectl takes.
+
+        ::
+
+            c.KubernetesEngine.kubeconfig = "/etc/jupyter/kernels.kubeconfig"
+        """,
+    )
+    context = Unicode(
+        "",
+        config=True,
+        help="""
+        Context of the kubeconfig. Default: its current one.
+
+        ::
+
+            c.KubernetesEngine.context = "gpu-cluster"
+        """,
+    )
+    namespace = Unicode(
+        "",
+        config=True,
+        help="""
+        Namespace of the kernels' pods. Default: that of the credentials, else ``default``.
+
+        ::
+
+            c.KubernetesEngine.namespace = "notebooks"
+        """,
+    )
+    server_name = Unicode(
+        "",
+        config=True,
+        help="""
+        Identity of this Jupyter server in the cluster: the label of all that it makes. It has to
+        stay the same over restarts, and no other server of the namespace may have it. Default:
+        the name of the ServiceAccount where there is one, else made from user, host and folder.
+
+        ::
+
+            c.KubernetesEngine.server_name = "alice"
+        """,
+    )
+    watch_period = Float(
+        30.0,
+        min=1.0,
+        config=True,
+        help="""
+        Seconds after which a watch of the cluster is begun anew; a connection that died without a
+        word is noticed at most 5 s later. Default 30.
+
+        ::
+
+            c.KubernetesEngine.watch_period = 60
+        """,
+    )
+
+    # -- shares ------------------------------------------------------------------------------
+
+    backend = CaselessStrEnum(
+        ["auto", "dra", "kai", "hami", "device-plugin", "mig"],
+        default_value="auto",
+        config=True,
+        help="""
+        How the cluster splits GPUs. Default ``auto``: what the cluster offers.
+
+        ::
+
+            c.KubernetesEngine.backend = "dra"
+        """,
+    )
+    backend_options = Dict(
+        key_trait=Unicode(),
+        value_trait=Unicode(),
+        config=True,
+        help="""
+        Options of the sharing backend, as docs/kubernetes.md lists them. Default: none.
+
+        ::
+
+            c.KubernetesEngine.backend_options = {"queue": "notebooks"}
+        """,
+    )
+    style = CaselessStrEnum(
+        ["pod", "lease", "annotation"],
+        default_value="pod",
+        config=True,
+        help="""
+        How a share is held: by the kernel's ``pod`` itself; by a ``lease`` beside it (DRA, in a
+        namespace with administrator access); by an ``annotation`` (KAI). Default ``pod``.
+
+        ::
+
+            c.KubernetesEngine.style = "lease"
+        """,
+    )
+
+    lease_image = Unicode(
+        "registry.k8s.io/pause:3.10",
+        config=True,
+        help="""
+        Image of the pods that hold shares in style ``lease``; any that waits. Default
+        ``registry.k8s.io/pause:3.10``.
+
+        ::
+
+            c.KubernetesEngine.lease_image = "registry.example.org/pause:3.10"
+        """,
+    )
+
+    # -- pods --------------------------------------------------------------------------------
+
+    image = Unicode(
+        "",
+        config=True,
+        help="""
+        Image of kernels; it needs Python with ipykernel 7.3 or later, and nothing of this
+        package. No default.
+
+        ::
+
+            c.KubernetesEngine.image = "quay.io/jupyter/pytorch-notebook:cuda12-latest"
+        """,
+    )
+    images = Dict(
+        key_trait=Unicode(),
+        value_trait=Unicode(),
+        config=True,
+        help="""
+        Images by name of the kernelspec, where they differ from ``image``. Default: none.
+
+        ::
+
+            c.KubernetesEngine.images = {"r": "registry.example.org/r-kernel:4.5"}
+        """,
+    )
+    image_pull_policy = CaselessStrEnum(
+        ["IfNotPresent", "Always", "Never"],
+        default_value="IfNotPresent",
+        config=True,
+        help="""
+        When the image is pulled. Default ``IfNotPresent``.
+
+        ::
+
+            c.KubernetesEngine.image_pull_policy = "Always"
+        """,
+    )
+    python = Unicode(
+        "python3",
+        config=True,
+        help="""
+        The interpreter in the image that has ipykernel. Default ``python3``.
+
+        ::
+
+            c.KubernetesEngine.python = "/opt/conda/bin/python"
+        """,
+    )
+    service_account = Unicode(
+        "",
+        config=True,
+        help="""
+        ServiceAccount of kernels; it needs no rights, and its token is never mounted. Default:
+        the namespace's default one.
+
+        ::
+
+            c.KubernetesEngine.service_account = "gpu-share-kernel"
+        """,
+    )
+    working_dir = Unicode(
+        "",
+        config=True,
+        help="""
+        Folder in which kernels start. Default: the image's own.
+
+        ::
+
+            c.KubernetesEngine.working_dir = "/home/jovyan/work"
+        """,
+    )
+    cpu = Unicode(
+        "100m",
+        config=True,
+        help="""
+        CPU that a kernel requests, as a quantity. Default ``100m``, a tenth of a core: kernels
+        that think of the next cell need none, and others take what is free.
+
+        ::
+
+            c.KubernetesEngine.cpu = "1"
+        """,
+    )
+    memory = Unicode(
+        "",
+        config=True,
+        help="""
+        Memory of the machine that a kernel requests, as a quantity. Default: none.
+
+        ::
+
+            c.KubernetesEngine.memory = "4Gi"
+        """,
+    )
+    memory_limit = Unicode(
+        "",
+        config=True,
+        help="""
+        Memory of the machine that a kernel may use, as a quantity. Default: no limit.
+
+        ::
+
+            c.KubernetesEngine.memory_limit = "16Gi"
+        """,
+    )
+    environment = Dict(
+        key_trait=Unicode(),
+        value_trait=Unicode(),
+        config=True,
+        help="""
+        Environment that every kernel gets. It can be read in the cluster: nothing secret here.
+        Default: none.
+
+        ::
+
+            c.KubernetesEngine.environment = {"HF_HOME": "/cache/huggingface"}
+        """,
+    )
+    allowed_environment = List(
+        Unicode(),
+        default_value=list(ALLOWED),
+        config=True,
+        help="""
+        Names of variables that kernels get from the Jupyter server, ``*`` stands for anything.
+        What a kernelspec sets itself always goes with it; everything else stays here. Default:
+        language, time zone and the notebook's name.
+
+        ::
+
+            c.KubernetesEngine.allowed_environment = ["LANG", "LC_*", "TZ", "WANDB_PROJECT"]
+        """,
+    )
+    volumes = List(
+        Dict(),
+        config=True,
+        help="""
+        Volumes of kernels' pods, as in a pod's spec; no ``hostPath``. Default: none.
+
+        ::
+
+            c.KubernetesEngine.volumes = [
+                {"name": "home", "persistentVolumeClaim": {"claimName": "home-alice"}}]
+        """,
+    )
+    volume_mounts = List(
+        Dict(),
+        config=True,
+        help="""
+        Where the kernel's container has the volumes. Default: none.
+
+        ::
+
+            c.KubernetesEngine.volume_mounts = [{"name": "home", "mountPath": "/home/jovyan"}]
+        """,
+    )
+    node_selector = Dict(
+        key_trait=Unicode(),
+        value_trait=Unicode(),
+        config=True,
+        help="""
+        Labels that the nodes of kernels must have. Default: none.
+
+        ::
+
+            c.KubernetesEngine.node_selector = {"pool": "interactive"}
+        """,
+    )
+    tolerations = List(
+        Dict(),
+        config=True,
+        help="""
+        Taints of nodes that kernels tolerate, as in a pod's spec. Default: none.
+
+        ::
+
+            c.KubernetesEngine.tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+        """,
+    )
+    pod_patch = Dict(
+        config=True,
+        help="""
+        Strategic merge patch laid over every kernel's pod, for all that has no setting of its own.
+        The kernel's container is called ``kernel``. What comes out is checked: no privileges, no
+        part of the machine, nothing that this package relies on changed. Default: none.
+
+        ::
+
+            c.KubernetesEngine.pod_patch = {"spec": {"imagePullSecrets": [{"name": "registry"}]}}
+        """,
+    )
+
+    # -- life --------------------------------------------------------------------------------
+
+    encrypt = Bool(
+        True,
+        config=True,
+        help="""
+        Whether the connections to kernels are encrypted (CURVE); that needs ipykernel 7.3 in the
+        image. They are signed in any case. Default True.
+
+        ::
+
+            c.KubernetesEngine.encrypt = False
+        """,
+    )
+    adopt = Bool(
+        True,
+        config=True,
+        help="""
+        Whether a Jupyter server that starts again takes over the kernels that still run, with
+        their variables. With False they are ended. Default True.
+
+        ::
+
+            c.KubernetesEngine.adopt = False
+        """,
+    )
+    watchdog = Float(
+        600.0,
+        min=5.0,
+        config=True,
+        help="""
+        Seconds after which a kernel's pod ends by itself if no Jupyter server was heard. Default
+        600: a server may be away for ten minutes before its kernels are lost.
+
+        ::
+
+            c.KubernetesEngine.watchdog = 3600
+        """,
+    )
+    renewal = Float(
+        10.0,
+        min=0.5,
+        config=True,
+        help="""
+        Seconds between two signs of life to each kernel's pod. Default 10.
+
+        ::
+
+            c.KubernetesEngine.renewal = 30
+        """,
+    )
+    longest_life = Integer(
+        7 * 24 * 3600,
+        min=0,
+        config=True,
+        help="""
+        Seconds after which Kubernetes ends a kernel's pod whatever happens; 0 for never. Default
+        604800, a week.
+
+        ::
+
+            c.KubernetesEngine.longest_life = 86400
+        """,
+    )
+    sweep_interval = Float(
+        60.0,
+        min=1.0,
+        config=True,
+        help="""
+        Seconds between two looks for what ended kernels and dead servers have left. Default 60.
+
+        ::
+
+            c.KubernetesEngine.sweep_interval = 300
+        """,
+    )
+
+    @property
+    def additions(self) -> dict[str, Any]:
+        """The administrator's settings as one patch of the pod.
+
+        Raises
+        ------
+        EngineError: an entry that cannot be merged.
+        """
+        from ._merge import merge
+        from ._pods import CONTAINER
+
+        container: dict[str, Any] = {"name": CONTAINER}
+        if self.environment:
+            container["env"] = [
+                {"name": name, "value": value} for name, value in self.environment.items()
+            ]
+        if self.volume_mounts:
+            container["volumeMounts"] = list(self.volume_mounts)
+        parts = {
+            "volumes": list(self.volumes),
+            "nodeSelector": dict(self.node_selector),
+            "tolerations": list(self.tolerations),
+            "containers": [container] if len(container) > 1 else [],
+        }
+        spec = {key: value for key, value in parts.items() if value}
+        own: Mapping[str, Any] = {"spec": spec} if spec else {}
+        try:
+            return merge(own, self.pod_patch) if self.pod_patch else dict(own)
+        except TypeError as error:
+            raise EngineError(f"c.KubernetesEngine.pod_patch cannot be merged: {error}.") from error

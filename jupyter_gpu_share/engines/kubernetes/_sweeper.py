@@ -1,0 +1,208 @@
+"""Removes what ended kernels and dead servers have left in the namespace.
+
+Each server process says by a Lease that it is alive. A pod that runs ends itself when no server is
+heard; one that never came to run has no agent to do that, and is deleted when its server's Lease
+has run out. So is what remains of pods that have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from ._cluster import Cluster, Object
+from ._names import MANAGED, PART, SERVER, annotation, label, selector
+from .api import LEASES, PODS, AlreadyExists, Forbidden, KubernetesError, NotFound
+
+__all__ = ["Sweeper"]
+
+_log = logging.getLogger(__name__)
+
+#: A server is taken for dead after this many renewals that did not come.
+_MISSED = 3
+_LONGEST_RENEWAL = 20.0
+
+
+class Sweeper:
+    """Sweeps one namespace, and keeps this server's own sign of life.
+
+    Parameters
+    ----------
+    own: the ids of the kernels that this process runs.
+    """
+
+    def __init__(self, cluster: Cluster, own: Callable[[], set[str]]) -> None:
+        self._cluster = cluster
+        self._own = own
+        self._task: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._interval = cluster.settings.sweep_interval
+        self._renewal = min(_LONGEST_RENEWAL, self._interval / 2)
+
+    @property
+    def lease_name(self) -> str:
+        """Name of this process's Lease."""
+        return _lease_name(self._cluster.server, self._cluster.instance)
+
+    async def start(self) -> None:
+        """Show that this process lives, and begin to sweep."""
+        with suppress(Forbidden):
+            await self._renew()
+        self._renewing = asyncio.create_task(self._renew_always(), name="server lease")
+        self._task = asyncio.create_task(self._sweep_always(), name="sweeper")
+
+    async def close(self) -> None:
+        """End, and take the sign of life away."""
+        for task in (self._task, self._renewing):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        with suppress(KubernetesError, asyncio.TimeoutError):
+            await asyncio.wait_for(
+                self._cluster.api.delete(LEASES, self.lease_name, self._cluster.namespace), 5
+            )
+
+    # -- the sign of life --------------------------------------------------------------------
+
+    async def _renew_always(self) -> None:
+        while True:
+            await asyncio.sleep(self._renewal)
+            try:
+                await self._renew()
+            except KubernetesError as error:
+                _log.info("The server's Lease could not be renewed: %s", error)
+
+    async def _renew(self) -> None:
+        now = _timestamp(datetime.now(timezone.utc))
+        spec = {
+            "holderIdentity": self._cluster.instance,
+            "leaseDurationSeconds": max(1, round(self._renewal * _MISSED)),
+            "renewTime": now,
+        }
+        api, space = self._cluster.api, self._cluster.namespace
+        try:
+            await api.patch(LEASES, self.lease_name, {"spec": spec}, space)
+        except NotFound:
+            body = {
+                "apiVersion": LEASES.api_version,
+                "kind": LEASES.kind,
+                "metadata": {
+                    "name": self.lease_name,
+                    "labels": {
+                        MANAGED[0]: MANAGED[1],
+                        SERVER: self._cluster.server,
+                        PART: "server",
+                    },
+                },
+                "spec": spec,
+            }
+            with suppress(AlreadyExists):
+                await api.create(LEASES, body, space)
+
+    async def owner_alive(self, pod: Object) -> bool:
+        """Whether the process that made a pod still renews its Lease, or may."""
+        instance = annotation(pod, "instance")
+        if instance == self._cluster.instance:
+            return True
+        name = _lease_name(label(pod, SERVER), instance)
+        try:
+            lease = await self._cluster.api.get(LEASES, name, self._cluster.namespace)
+        except NotFound:
+            return False
+        except Forbidden:
+            return True
+        return not _run_out(lease)
+
+    # -- sweeping ----------------------------------------------------------------------------
+
+    async def _sweep_always(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except KubernetesError as error:
+                _log.info("The sweep could not be finished: %s", error)
+            except Exception:
+                _log.exception("The sweep met an error of its own")
+            await asyncio.sleep(self._interval)
+
+    async def sweep(self) -> None:
+        """Look once through what this package has in the namespace.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        own = self._own()
+        alive: dict[str, bool] = {}
+        for pod in list(self._cluster.pods.objects.values()):
+            if annotation(pod, "kernel-id") in own and label(pod, SERVER) == self._cluster.server:
+                continue
+            if pod["metadata"].get("deletionTimestamp"):
+                continue
+            phase = (pod.get("status") or {}).get("phase")
+            instance = annotation(pod, "instance")
+            if phase in ("Succeeded", "Failed") or (phase == "Pending" and _settled(pod)):
+                if instance not in alive:
+                    alive[instance] = await self.owner_alive(pod)
+                if not alive[instance] or instance == self._cluster.instance:
+                    await self._delete(pod)
+        await self._sweep_leases()
+
+    async def _delete(self, pod: Object) -> None:
+        meta = pod["metadata"]
+        try:
+            await self._cluster.api.delete(
+                PODS, meta["name"], self._cluster.namespace, grace=1, uid=meta["uid"]
+            )
+            _log.info("Removed the pod %s of a server that is gone", meta["name"])
+        except Forbidden:
+            _log.debug("The pod %s belongs to another server", meta["name"])
+
+    async def _sweep_leases(self) -> None:
+        query = {"labelSelector": selector(part="server")}
+        with suppress(Forbidden):
+            leases, _ = await self._cluster.api.list(LEASES, self._cluster.namespace, **query)
+            for lease in leases:
+                # A while longer than it is valid: its pods are judged by it.
+                if _run_out(lease, 2 * self._interval) and not self._has_pods(lease):
+                    await self._cluster.api.delete(
+                        LEASES,
+                        lease["metadata"]["name"],
+                        self._cluster.namespace,
+                        uid=lease["metadata"]["uid"],
+                    )
+
+    def _has_pods(self, lease: Object) -> bool:
+        holder = lease["spec"].get("holderIdentity")
+        return any(
+            annotation(pod, "instance") == holder for pod in self._cluster.pods.objects.values()
+        )
+
+
+def _lease_name(server: str, instance: str) -> str:
+    return f"gpu-share-{server}-{instance[:8]}"
+
+
+def _settled(pod: Object) -> bool:
+    """Old enough that whoever made it would have gone on with it."""
+    created = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+    return datetime.now(timezone.utc) - created > timedelta(seconds=10)
+
+
+def _run_out(lease: Object, grace: float = 0.0) -> bool:
+    spec: dict[str, Any] = lease.get("spec") or {}
+    try:
+        renewed = datetime.fromisoformat(spec["renewTime"].replace("Z", "+00:00"))
+    except (KeyError, ValueError):
+        return True
+    valid = timedelta(seconds=float(spec.get("leaseDurationSeconds") or 0) + grace)
+    return datetime.now(timezone.utc) > renewed + valid
+
+
+def _timestamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,61 @@
+"""The Kubernetes API: raw JSON over ``kubernetes.aio``, and watches that survive what happens."""
+
+from ._client import KubeApi
+from ._errors import (
+    AlreadyExists,
+    Conflict,
+    Expired,
+    Forbidden,
+    Invalid,
+    KubernetesError,
+    NotFound,
+    QuotaExceeded,
+    ServerTrouble,
+    TooManyRequests,
+    Unauthorized,
+    Unreachable,
+)
+from ._resources import (
+    CLAIMS,
+    CLASSES,
+    CONFIG_MAPS,
+    EVENTS,
+    LEASES,
+    NAMESPACES,
+    NODES,
+    PODS,
+    SECRETS,
+    SLICES,
+    Resource,
+)
+from ._watch import Change, Health, Watch
+
+__all__ = [
+    "CLAIMS",
+    "CLASSES",
+    "CONFIG_MAPS",
+    "EVENTS",
+    "LEASES",
+    "NAMESPACES",
+    "NODES",
+    "PODS",
+    "SECRETS",
+    "SLICES",
+    "AlreadyExists",
+    "Change",
+    "Conflict",
+    "Expired",
+    "Forbidden",
+    "Health",
+    "Invalid",
+    "KubeApi",
+    "KubernetesError",
+    "NotFound",
+    "QuotaExceeded",
+    "Resource",
+    "ServerTrouble",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unreachable",
+    "Watch",
+]

@@ -1,0 +1,145 @@
+"""What a sharing backend is: how a cluster splits its GPUs, in pure functions on plain API objects.
+
+A backend turns a size into what a pod asks for, reads from the cluster's objects what was
+granted, and tells what there is and why something does not fit. It does no I/O.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ....allocations import Share
+from ....size import Size
+from ...base import Capacity, Finding
+
+__all__ = ["Backend", "Claim", "Facts", "Object", "Rendered", "dig"]
+
+#: A Kubernetes object as JSON.
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a cluster, as the objects of its API.
+
+    Attributes
+    ----------
+    groups: API groups with version that the server offers, such as ``resource.k8s.io/v1``.
+    nodes, device_classes, slices, claims: all that may be read.
+    pods: those that ask for GPUs, of all namespaces that may be read.
+    missing: kinds that could not be read for want of rights, in the API's plural.
+    """
+
+    groups: frozenset[str] = frozenset()
+    nodes: Sequence[Object] = ()
+    device_classes: Sequence[Object] = ()
+    slices: Sequence[Object] = ()
+    claims: Sequence[Object] = ()
+    pods: Sequence[Object] = ()
+    missing: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A ResourceClaim beside a pod: ``name`` within the pod, and the claim's ``spec``."""
+
+    name: str
+    spec: Object
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What a size adds to a kernel's pod.
+
+    Attributes
+    ----------
+    limits: extended resources of the kernel's container, as quantities in text.
+    claims: ResourceClaims to be made; the kernel's container uses each of them.
+    scheduler, priority_class, runtime_class: names for the pod's spec, where not the default.
+    env: plain environment of the kernel's container that the sharing machinery needs.
+    memory_bytes: on each GPU, where that is certain before the pod is placed.
+    note: what was rounded, a sentence for the user; empty where the size is exact.
+    """
+
+    limits: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    scheduler: str | None = None
+    priority_class: str | None = None
+    runtime_class: str | None = None
+    memory_bytes: int | None = None
+    note: str = ""
+
+
+class Backend(ABC):
+    """One way in which clusters split GPUs.
+
+    Parameters
+    ----------
+    options: the administrator's, from ``c.KubernetesEngine.backend_options``; each backend lists
+        its own in :attr:`options`, and refuses others.
+
+    Raises
+    ------
+    EngineError: an option that does not exist, or has no sensible value.
+    """
+
+    #: Name in the contract, such as ``dra``.
+    name: ClassVar[str]
+    #: Styles of holding a share that work here, the default first.
+    styles: ClassVar[tuple[str, ...]] = ("pod",)
+    #: Names of the options with their meaning, unit and default.
+    options: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def __init__(self, options: Mapping[str, str]) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def offered(cls, facts: Facts) -> bool:
+        """Whether the cluster has the machinery of this backend. Used to detect it."""
+
+    @abstractmethod
+    def render(self, size: Size, facts: Facts) -> Rendered:
+        """What a pod asks for; size ``0`` never comes here.
+
+        Raises
+        ------
+        NoGpuError: no GPU of this cluster could ever hold the size; the message says what can.
+        """
+
+    @abstractmethod
+    def granted(self, pod: Object, claims: Sequence[Object], facts: Facts) -> Share | None:
+        """The share of a placed pod, or None while that is not known yet.
+
+        ``claims`` are the pod's own ResourceClaims. What the objects do not tell (which GPU of a
+        node a time slice is on) is left out or named by the node, never guessed.
+        """
+
+    @abstractmethod
+    def capacity(self, facts: Facts) -> list[Capacity]:
+        """The GPUs with what is free, as far as the objects tell."""
+
+    def explain(self, message: str) -> str | None:
+        """The scheduler's words about a pod that does not fit, in the user's; None: not known."""
+        return None
+
+    @abstractmethod
+    def examine(self, facts: Facts) -> list[Finding]:
+        """What ``doctor`` says: what the cluster can do, what is missing, the command to fix it."""
+
+
+def dig(obj: Any, *path: str | int, default: Any = None) -> Any:
+    """A value deep in an API object; ``default`` where any step is missing."""
+    for step in path:
+        try:
+            obj = obj[step]
+        except (KeyError, IndexError, TypeError):
+            return default
+    return default if obj is None else obj

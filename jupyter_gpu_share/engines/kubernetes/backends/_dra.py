@@ -1,0 +1,416 @@
+"""Dynamic Resource Allocation: devices with consumable capacity, and MIG instances by selector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar
+
+from ....allocations import Device, Isolation, Share
+from ....errors import EngineError, NoGpuError
+from ....size import Size, format_bytes
+from ...base import Capacity, Finding
+from ._base import Backend, Claim, Facts, Object, Rendered, dig
+from ._quantity import format_quantity, parse_quantity
+
+__all__ = ["DraBackend"]
+
+#: Name of the request within a claim, and of the claim within a pod.
+_REQUEST, _CLAIM = "gpu", "gpu"
+#: So many alternatives may a request have.
+_ALTERNATIVES = 8
+_GROUP = "resource.k8s.io/v1"
+
+
+@dataclass(frozen=True)
+class _Gpu:
+    """A device of a ResourceSlice."""
+
+    pool: str
+    name: str
+    node: str
+    uuid: str
+    model: str
+    memory: int
+    minimum: int
+    step: int
+    shared: bool
+    profile: str | None
+    simulated: bool
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.pool, self.name
+
+    def rounded(self, amount: int) -> int:
+        """The least amount that the device gives out and that holds ``amount``."""
+        if amount <= self.minimum or self.step <= 0:
+            return max(amount, self.minimum)
+        steps = -((self.minimum - amount) // self.step)
+        return self.minimum + steps * self.step
+
+    def part(self, fraction: Fraction) -> int:
+        """Bytes that stand for a fraction: rounded down, so that three thirds fit."""
+        if fraction == 1:
+            return self.memory
+        amount = int(self.memory * fraction)
+        if self.step > 0 and amount > self.minimum:
+            amount = self.minimum + (amount - self.minimum) // self.step * self.step
+        return max(amount, self.minimum)
+
+
+class DraBackend(Backend):
+    """Shares as ResourceClaims on devices whose memory is a consumable capacity.
+
+    In style ``pod`` the kernel's pod uses the claim. In style ``lease`` a tiny pod holds it, and
+    the kernel's pod uses the device through a claim with administrator access.
+    """
+
+    name: ClassVar[str] = "dra"
+    styles: ClassVar[tuple[str, ...]] = ("pod", "lease")
+    options: ClassVar[Mapping[str, str]] = {
+        "driver": "Name of the DRA driver. Default gpu.nvidia.com.",
+        "device_class": "DeviceClass of whole GPUs. Default: as the driver.",
+        "mig_class": "DeviceClass of MIG instances. Default mig.nvidia.com.",
+        "capacity": "Name of the capacity that is memory. Default memory.",
+    }
+
+    def __init__(self, options: Mapping[str, str] | None = None) -> None:
+        chosen = dict(options or {})
+        if unknown := set(chosen) - set(self.options):
+            raise EngineError(
+                f"The backend dra has no option {', '.join(sorted(unknown))}; it has "
+                f"{', '.join(self.options)}."
+            )
+        self.driver = chosen.get("driver", "gpu.nvidia.com")
+        self.device_class = chosen.get("device_class", self.driver)
+        self.mig_class = chosen.get("mig_class", "mig.nvidia.com")
+        self.capacity_name = chosen.get("capacity", "memory")
+
+    @classmethod
+    def offered(cls, facts: Facts) -> bool:
+        """Whether there are devices of NVIDIA's kind behind the API of this group."""
+        return _GROUP in facts.groups and any(
+            dig(item, "spec", "driver") == "gpu.nvidia.com" for item in facts.slices
+        )
+
+    # -- asking ------------------------------------------------------------------------------
+
+    def render(self, size: Size, facts: Facts) -> Rendered:
+        """See :meth:`Backend.render`."""
+        spec, memory, note = self.claim_spec(size, facts)
+        return Rendered(claims=(Claim(_CLAIM, spec),), memory_bytes=memory, note=note)
+
+    def claim_spec(
+        self, size: Size, facts: Facts, device: tuple[str, str] | None = None
+    ) -> tuple[dict[str, Any], int | None, str]:
+        """Spec of a claim, the bytes on each GPU where they are certain, and what was rounded.
+
+        Parameters
+        ----------
+        device: pool and name of the only device that will do.
+
+        Raises
+        ------
+        NoGpuError
+        """
+        gpus = [gpu for gpu in self._gpus(facts) if device in (None, gpu.key)]
+        memory: int | None
+        if size.profile is not None:
+            request, memory, note = self._instance(size, gpus, facts)
+        else:
+            request, memory, note = self._portion(size, gpus, facts)
+        if device is not None:
+            for part in request.get("firstAvailable", [request.get("exactly")]):
+                part.setdefault("selectors", []).append(self._selector(gpus, device))
+        spec: dict[str, Any] = {"devices": {"requests": [request]}}
+        if size.count > 1:
+            # Without this two shares of one kernel may lie on the same GPU.
+            apart = {"requests": [_REQUEST], "distinctAttribute": f"{self.driver}/uuid"}
+            spec["devices"]["constraints"] = [apart]
+        return spec, memory, note
+
+    def admin_spec(self, device: tuple[str, str], facts: Facts) -> dict[str, Any]:
+        """Spec of a claim that uses a device without counting.
+
+        The smallest amount is asked for: a request without one is taken for the whole device, and
+        must be free at the moment of allocation although it is not counted afterwards.
+        """
+        gpus = [gpu for gpu in self._gpus(facts) if gpu.key == device]
+        exactly: dict[str, Any] = {
+            "deviceClassName": self.device_class,
+            "allocationMode": "ExactCount",
+            "count": 1,
+            "adminAccess": True,
+            "selectors": [self._selector(gpus, device)],
+        }
+        if gpus and gpus[0].shared:
+            least = format_quantity(max(1, gpus[0].minimum))
+            exactly["capacity"] = {"requests": {self.capacity_name: least}}
+        return {"devices": {"requests": [{"name": _REQUEST, "exactly": exactly}]}}
+
+    def _portion(
+        self, size: Size, gpus: Sequence[_Gpu], facts: Facts
+    ) -> tuple[dict[str, Any], int | None, str]:
+        whole = [gpu for gpu in gpus if gpu.profile is None]
+        if not whole:
+            if size.memory is not None and "resourceslices" in facts.missing:
+                part = self._exactly(size, size.memory)
+                return {"name": _REQUEST, "exactly": part}, size.memory, ""
+            raise NoGpuError(self._nothing(size, facts))
+        usable = whole if size.is_whole else [gpu for gpu in whole if gpu.shared]
+        if not usable:
+            raise NoGpuError(
+                f"{size} cannot be had: the GPUs of this cluster are not shared (their DRA driver "
+                "offers whole ones only). Ask for 1."
+            )
+        if size.memory is not None:
+            fitting = [gpu for gpu in usable if gpu.rounded(size.memory) <= gpu.memory]
+            if not fitting:
+                largest = max(gpu.memory for gpu in usable)
+                raise NoGpuError(
+                    f"{size} is more than any GPU of this cluster has; the largest has "
+                    f"{format_bytes(largest)}."
+                )
+            amounts = {gpu.rounded(size.memory) for gpu in fitting}
+            amount = max(amounts)
+            note = "" if amount == size.memory else _becomes(size, amount, fitting[0])
+            return {"name": _REQUEST, "exactly": self._exactly(size, amount)}, amount, note
+        fraction = size.fraction or Fraction(1)
+        kinds: dict[int, list[_Gpu]] = {}
+        for gpu in usable:
+            kinds.setdefault(gpu.memory, []).append(gpu)
+        # The smallest kind first: what needs a large one may come later.
+        ordered = sorted(kinds.items())[:_ALTERNATIVES]
+        parts = [
+            (self._exactly(size, group[0].part(fraction), shared=group[0].shared), memory, group[0])
+            for memory, group in ordered
+        ]
+        amount = ordered[0][1][0].part(fraction)
+        note = ""
+        if amount != ordered[0][0] * fraction:
+            note = _becomes(size, amount, ordered[0][1][0])
+        if len(parts) == 1:
+            return {"name": _REQUEST, "exactly": parts[0][0]}, amount, note
+        alternatives = []
+        for number, (part, memory, _) in enumerate(parts):
+            part["selectors"] = [self._of_memory(memory)]
+            alternatives.append({"name": f"kind-{number}", **part})
+        return {"name": _REQUEST, "firstAvailable": alternatives}, None, note
+
+    def _exactly(self, size: Size, amount: int, *, shared: bool = True) -> dict[str, Any]:
+        part: dict[str, Any] = {
+            "deviceClassName": self.device_class,
+            "allocationMode": "ExactCount",
+            "count": size.count,
+        }
+        if shared:
+            part["capacity"] = {"requests": {self.capacity_name: format_quantity(amount)}}
+        return part
+
+    def _instance(
+        self, size: Size, gpus: Sequence[_Gpu], facts: Facts
+    ) -> tuple[dict[str, Any], int | None, str]:
+        fitting = [gpu for gpu in gpus if gpu.profile == size.profile]
+        if not fitting and "resourceslices" not in facts.missing:
+            there = sorted({gpu.profile for gpu in gpus if gpu.profile})
+            instead = f"; there are {', '.join(f'mig-{p}' for p in there)}" if there else ""
+            raise NoGpuError(f"No GPU of this cluster offers {size}{instead}.")
+        expression = f'device.attributes["{self.driver}"].profile == "{size.profile}"'
+        part = {
+            "deviceClassName": self.mig_class,
+            "allocationMode": "ExactCount",
+            "count": size.count,
+            "selectors": [{"cel": {"expression": expression}}],
+        }
+        memory = min((gpu.memory for gpu in fitting), default=None)
+        return {"name": _REQUEST, "exactly": part}, memory, ""
+
+    def _of_memory(self, memory: int) -> dict[str, Any]:
+        name = f'device.capacity["{self.driver}"].{self.capacity_name}'
+        return {"cel": {"expression": f'{name}.compareTo(quantity("{memory}")) == 0'}}
+
+    def _selector(self, gpus: Sequence[_Gpu], device: tuple[str, str]) -> dict[str, Any]:
+        uuid = next((gpu.uuid for gpu in gpus if gpu.key == device), device[1])
+        return {"cel": {"expression": f'device.attributes["{self.driver}"].uuid == "{uuid}"'}}
+
+    def _nothing(self, size: Size, facts: Facts) -> str:
+        if "resourceslices" in facts.missing:
+            return (
+                f"{size} cannot be reckoned: the Jupyter server may not read the cluster's "
+                "ResourceSlices. Ask in GiB, or have the administrator apply "
+                "etc/kubernetes/overlays/cluster-read."
+            )
+        return f"{size} cannot be had: no GPU of this cluster is offered by {self.driver}."
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def granted(self, pod: Object, claims: Sequence[Object], facts: Facts) -> Share | None:
+        """See :meth:`Backend.granted`."""
+        known = {gpu.key: gpu for gpu in self._gpus(facts)}
+        devices, amounts, totals, simulated, hardware = [], [], [], False, False
+        for _, result in _results(claims, self.driver):
+            if result.get("adminAccess"):
+                continue
+            key = result["pool"], result["device"]
+            gpu = known.get(key)
+            taken = dig(result, "consumedCapacity", self.capacity_name)
+            total = gpu.memory if gpu else 0
+            amounts.append(parse_quantity(taken) if taken is not None else total)
+            totals.append(total)
+            uuid = gpu.uuid if gpu else result["device"]
+            devices.append(Device(uuid, gpu.model if gpu else "GPU", gpu.node if gpu else key[0]))
+            simulated |= gpu.simulated if gpu else False
+            hardware |= bool(gpu and gpu.profile)
+        if not devices:
+            return None
+        memory, total = min(amounts), min(totals)
+        if hardware and not simulated:
+            isolation = Isolation.HARDWARE
+        else:
+            isolation = Isolation.NONE if memory >= total else Isolation.FRAMEWORK
+        fraction = Fraction(memory, total) if total else Fraction(0)
+        return Share(tuple(devices), memory, fraction, isolation, simulated)
+
+    def device_of(self, claim: Object) -> tuple[str, str] | None:
+        """Pool and name of the device that a claim was allocated; None before that."""
+        for _, result in _results([claim], self.driver):
+            return result["pool"], result["device"]
+        return None
+
+    def totals(self, share: Share, facts: Facts) -> list[int]:
+        """Bytes of each whole device of a share, in its order."""
+        memory = {gpu.uuid: gpu.memory for gpu in self._gpus(facts)}
+        return [memory.get(device.uuid, share.memory_bytes) for device in share.devices]
+
+    def capacity(self, facts: Facts) -> list[Capacity]:
+        """See :meth:`Backend.capacity`."""
+        taken: dict[tuple[str, str], int] = {}
+        kernels: dict[tuple[str, str], int] = {}
+        sizes = {gpu.key: gpu.memory for gpu in self._gpus(facts)}
+        for _, result in _results(facts.claims, self.driver):
+            if result.get("adminAccess"):
+                continue
+            key = result["pool"], result["device"]
+            amount = dig(result, "consumedCapacity", self.capacity_name)
+            used = parse_quantity(amount) if amount is not None else sizes.get(key, 0)
+            taken[key] = taken.get(key, 0) + used
+            kernels[key] = kernels.get(key, 0) + 1
+        return [
+            Capacity(
+                uuid=gpu.uuid,
+                model=gpu.model,
+                node=gpu.node,
+                memory_bytes=gpu.memory,
+                free_bytes=max(0, gpu.memory - taken.get(gpu.key, 0)),
+                profile=gpu.profile,
+                simulated=gpu.simulated,
+                kernels=kernels.get(gpu.key, 0),
+            )
+            for gpu in self._gpus(facts)
+        ]
+
+    def explain(self, message: str) -> str | None:
+        """See :meth:`Backend.explain`."""
+        if "cannot allocate all claims" in message:
+            return "No GPU has that much free now."
+        if "waiting for" in message and "resourceclaim" in message.lower():
+            return "The share is being allocated."
+        return None
+
+    def examine(self, facts: Facts) -> list[Finding]:
+        """See :meth:`Backend.examine`."""
+        if "resourceslices" in facts.missing:
+            return [
+                Finding(
+                    "warning",
+                    "The Jupyter server may not read ResourceSlices: fractions of a GPU cannot be "
+                    "reckoned, and what is free cannot be shown.",
+                    "kubectl apply -k etc/kubernetes/overlays/cluster-read",
+                )
+            ]
+        gpus = self._gpus(facts)
+        if not gpus:
+            return [
+                Finding(
+                    "error",
+                    f"No device of the DRA driver {self.driver} is offered.",
+                    "Install the driver, or name it: "
+                    'c.KubernetesEngine.backend_options = {"driver": "…"}',
+                )
+            ]
+        findings = []
+        shared = [gpu for gpu in gpus if gpu.shared]
+        what = "simulated GPUs" if any(gpu.simulated for gpu in gpus) else "GPUs"
+        findings.append(
+            Finding("ok", f"DRA offers {len(gpus)} {what}; {len(shared)} of them can be shared.")
+        )
+        if not shared and not any(gpu.profile for gpu in gpus):
+            findings.append(
+                Finding(
+                    "warning",
+                    "Only whole GPUs can be had: no device allows several allocations.",
+                    "Turn on consumable capacity in the DRA driver (Kubernetes 1.34 or later).",
+                )
+            )
+        names = {dig(item, "metadata", "name") for item in facts.device_classes}
+        needed = {self.device_class}
+        if any(gpu.profile for gpu in gpus):
+            needed.add(self.mig_class)
+        findings += [
+            Finding(
+                "error",
+                f"There is no DeviceClass {name!r}, which c.KubernetesEngine.backend_options "
+                "names.",
+                "kubectl get deviceclasses",
+            )
+            for name in sorted(needed - names if names else ())
+        ]
+        return findings
+
+    def _gpus(self, facts: Facts) -> list[_Gpu]:
+        return [gpu for item in facts.slices for gpu in self._of_slice(item)]
+
+    def _of_slice(self, item: Object) -> Iterator[_Gpu]:
+        spec = item.get("spec") or {}
+        if spec.get("driver") != self.driver:
+            return
+        for device in spec.get("devices") or []:
+            capacity = dig(device, "capacity", self.capacity_name)
+            if capacity is None:
+                continue
+            policy = dig(capacity, "requestPolicy", "validRange", default={})
+            profile = _attribute(device, self.driver, "profile")
+            uuid = str(_attribute(device, self.driver, "uuid") or device["name"])
+            yield _Gpu(
+                pool=dig(spec, "pool", "name", default=""),
+                name=device["name"],
+                node=spec.get("nodeName") or "",
+                uuid=uuid,
+                model=str(_attribute(device, self.driver, "productName") or "GPU"),
+                memory=parse_quantity(capacity["value"]),
+                minimum=parse_quantity(policy.get("min", 0)),
+                step=parse_quantity(policy.get("step", 0)),
+                shared=bool(device.get("allowMultipleAllocations")),
+                profile=str(profile) if profile else None,
+                simulated=bool(_attribute(device, self.driver, "simulated"))
+                or uuid.startswith("SIM-"),
+            )
+
+
+def _attribute(device: Object, driver: str, name: str) -> Any:
+    attributes = device.get("attributes") or {}
+    value = attributes.get(name) or attributes.get(f"{driver}/{name}") or {}
+    return next(iter(value.values()), None)
+
+
+def _results(claims: Sequence[Object], driver: str) -> Iterator[tuple[Object, Object]]:
+    for claim in claims:
+        for result in dig(claim, "status", "allocation", "devices", "results", default=[]):
+            if result.get("driver") == driver:
+                yield claim, result
+
+
+def _becomes(size: Size, amount: int, gpu: _Gpu) -> str:
+    return f"{size} becomes {format_bytes(amount)} of a {gpu.model} ({format_bytes(gpu.memory)})."

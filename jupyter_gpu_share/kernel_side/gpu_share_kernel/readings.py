@@ -1,0 +1,139 @@
+"""What the processes of a kernel use: GPU memory, utilisation, memory of the machine.
+
+From inside a pod. A GPU's driver tells of processes by the numbers that they have outside, unless
+the container sees them; where none of ours is among them the use is not known, and None is said.
+"""
+
+import ctypes
+import json
+import os
+
+__all__ = ["Gpu", "memory_events", "resident_bytes", "simulated_use", "tree"]
+
+_NOT_AVAILABLE = 2**64 - 1
+
+
+def tree(root):
+    """Process numbers of ``root``, its descendants and what else is in its session."""
+    parents, sessions = {}, {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open("/proc/%s/stat" % name, errors="replace") as file:
+                    fields = file.read().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(name)], sessions[int(name)] = int(fields[1]), int(fields[3])
+    found = {root} | {pid for pid, session in sessions.items() if session == root}
+    while True:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        if not more:
+            return found
+        found |= more
+
+
+def resident_bytes(pids):
+    """Memory of the machine that processes use, shared pages counted once for each."""
+    total = 0
+    for pid in pids:
+        try:
+            with open("/proc/%d/statm" % pid) as file:
+                total += int(file.read().split()[1])
+        except (OSError, ValueError, IndexError):
+            continue
+    return total * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_events():
+    """How often something in this container was killed for want of memory; None: not known."""
+    for path, word in (
+        ("/sys/fs/cgroup/memory.events", "oom_kill"),
+        ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),
+    ):
+        try:
+            with open(path) as file:
+                rows = dict(line.split()[:2] for line in file if len(line.split()) == 2)
+            return int(rows[word])
+        except (OSError, KeyError, ValueError):
+            continue
+    return None
+
+
+def simulated_use(folder, pids, now):
+    """Bytes and utilisation of simulated GPUs, as the processes have noted them down."""
+    used, busy = 0, False
+    for pid in pids:
+        try:
+            with open(os.path.join(folder, "%d.json" % pid)) as file:
+                row = json.load(file)
+        except (OSError, ValueError):
+            continue
+        used += sum(row["used"].values())
+        busy = busy or row["busy_until"] > now
+    return used, 1.0 if busy else 0.0
+
+
+class _Process(ctypes.Structure):
+    _fields_ = [
+        ("pid", ctypes.c_uint),
+        ("used", ctypes.c_ulonglong),
+        ("gpu_instance", ctypes.c_uint),
+        ("compute_instance", ctypes.c_uint),
+    ]
+
+
+class _Rates(ctypes.Structure):
+    _fields_ = [("gpu", ctypes.c_uint), ("memory", ctypes.c_uint)]
+
+
+class Gpu:
+    """The GPUs that this container sees, through the driver's own library. Nothing is installed."""
+
+    def __init__(self, library="libnvidia-ml.so.1"):
+        self._handles = []
+        self._nvml = None
+        try:
+            self._nvml = ctypes.CDLL(library)
+        except OSError:
+            return
+        if self._nvml.nvmlInit_v2() != 0:
+            self._nvml = None
+            return
+        number = ctypes.c_uint()
+        self._nvml.nvmlDeviceGetCount_v2(ctypes.byref(number))
+        for index in range(number.value):
+            handle = ctypes.c_void_p()
+            if self._nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0:
+                self._handles.append(handle)
+
+    @property
+    def present(self):
+        """True where the driver's library answers."""
+        return bool(self._handles)
+
+    def read(self, pids):
+        """Bytes that the processes use, or None; and the busiest GPU's utilisation, or None.
+
+        The utilisation is that of the whole GPU, neighbours included.
+        """
+        used, seen, busiest = 0, False, None
+        if self._nvml is None:
+            return None, None
+        for handle in self._handles:
+            for row in self._processes(handle):
+                if row.pid in pids and row.used != _NOT_AVAILABLE:
+                    used, seen = used + row.used, True
+            rates = _Rates()
+            if self._nvml.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(rates)) == 0:
+                busiest = max(busiest or 0.0, rates.gpu / 100)
+        return (used if seen else None), busiest
+
+    def _processes(self, handle):
+        read = getattr(self._nvml, "nvmlDeviceGetComputeRunningProcesses_v3", None)
+        if read is None:
+            return []
+        number = ctypes.c_uint(64)
+        rows = (_Process * number.value)()
+        if read(handle, ctypes.byref(number), rows) != 0:
+            return []
+        return rows[: number.value]

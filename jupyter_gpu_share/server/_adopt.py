@@ -1,0 +1,62 @@
+"""Takes over the kernels of an earlier process of this server, with their variables."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GpuShareError
+
+if TYPE_CHECKING:
+    from ..engines.base import Adoptable
+    from ..runtime import Runtime
+
+__all__ = ["adopt_kernels"]
+
+_log = logging.getLogger(__name__)
+
+
+async def adopt_kernels(serverapp: Any, runtime: Runtime) -> None:
+    """Have the server know its earlier kernels under their old ids, and their notebooks.
+
+    A page that is still open finds its kernel again by itself; opening the notebook connects to
+    it. A kernel that cannot be taken over goes on until its pod misses the server.
+    """
+    try:
+        found = await runtime.adoptable()
+    except GpuShareError as error:
+        _log.warning("Whether kernels still run from before could not be found out: %s", error)
+        return
+    for kernel in found:
+        try:
+            await _adopt(serverapp, runtime, kernel)
+        except Exception as error:
+            runtime.adopted.pop(kernel.kernel_id, None)
+            _log.warning("Kernel %s could not be taken over: %s", kernel.kernel_id, error)
+        else:
+            _log.info("Took over kernel %s of %s", kernel.kernel_id, kernel.path or "no notebook")
+
+
+async def _adopt(serverapp: Any, runtime: Runtime, kernel: Adoptable) -> None:
+    manager = serverapp.kernel_manager
+    if kernel.kernel_id in manager:
+        return
+    runtime.adopted[kernel.kernel_id] = kernel
+    folder = PurePosixPath(kernel.path).parent.as_posix() if kernel.path else None
+    env = {"JPY_SESSION_NAME": kernel.path} if kernel.path else {}
+    await manager.start_kernel(
+        kernel_id=kernel.kernel_id,
+        kernel_name=kernel.kernel_name,
+        path=folder if folder not in (None, ".") else None,
+        env={**os.environ, **env},
+    )
+    if kernel.path:
+        await serverapp.session_manager.create_session(
+            path=kernel.path,
+            name=PurePosixPath(kernel.path).name,
+            type="notebook",
+            kernel_name=kernel.kernel_name,
+            kernel_id=kernel.kernel_id,
+        )
