@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from pathlib import PurePosixPath
@@ -17,26 +18,33 @@ __all__ = ["adopt_kernels"]
 
 _log = logging.getLogger(__name__)
 
+#: Seconds before each look; together longer than a server is given to renew its sign of life.
+_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
+
 
 async def adopt_kernels(serverapp: Any, runtime: Runtime) -> None:
     """Have the server know its earlier kernels under their old ids, and their notebooks.
 
     A page that is still open finds its kernel again by itself; opening the notebook connects to
-    it. A kernel that cannot be taken over goes on until its pod misses the server.
+    it. Whether the earlier process is gone may show only after a while, so this looks repeatedly.
+    A kernel that cannot be taken over goes on until its pod misses the server.
     """
-    try:
-        found = await runtime.adoptable()
-    except GpuShareError as error:
-        _log.warning("Whether kernels still run from before could not be found out: %s", error)
-        return
-    for kernel in found:
+    for pause in _PAUSES:
+        await asyncio.sleep(pause)
         try:
-            await _adopt(serverapp, runtime, kernel)
-        except Exception as error:
-            runtime.adopted.pop(kernel.kernel_id, None)
-            _log.warning("Kernel %s could not be taken over: %s", kernel.kernel_id, error)
-        else:
-            _log.info("Took over kernel %s of %s", kernel.kernel_id, kernel.path or "no notebook")
+            found = await runtime.adoptable()
+        except GpuShareError as error:
+            _log.warning("Whether kernels still run from before is not known: %s", error)
+            continue
+        for kernel in found:
+            try:
+                await _adopt(serverapp, runtime, kernel)
+            except Exception as error:
+                runtime.adopted.pop(kernel.kernel_id, None)
+                _log.warning("Kernel %s could not be taken over: %s", kernel.kernel_id, error)
+            else:
+                where = kernel.path or "no notebook"
+                _log.info("Took over kernel %s of %s", kernel.kernel_id, where)
 
 
 async def _adopt(serverapp: Any, runtime: Runtime, kernel: Adoptable) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from waiting import PATIENCE
 
-from jupyter_gpu_share.engines.local._gpu import Gpu
-from jupyter_gpu_share.engines.local._ledger import Claim, Ledger
-from jupyter_gpu_share.engines.local._processes import (
+from jupyter_gpu_share.engines._processes import (
     CLAIM_VARIABLE,
     Holder,
     carriers,
     this_process,
 )
+from jupyter_gpu_share.engines.local._gpu import Gpu
+from jupyter_gpu_share.engines.local._ledger import Claim, Ledger
 from jupyter_gpu_share.errors import LedgerError
 from jupyter_gpu_share.size import Size
 

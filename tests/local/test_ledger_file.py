@@ -14,9 +14,9 @@ import pytest
 from mounts import in_own_mounts
 from waiting import PATIENCE
 
+from jupyter_gpu_share.engines._processes import this_process
 from jupyter_gpu_share.engines.local._gpu import Gpu
 from jupyter_gpu_share.engines.local._ledger import Claim, Ledger
-from jupyter_gpu_share.engines.local._processes import this_process
 from jupyter_gpu_share.errors import LedgerError
 from jupyter_gpu_share.size import Size
 
@@ -171,7 +171,7 @@ _MOUNTED = """
     from pathlib import Path
     from jupyter_gpu_share.engines.local._gpu import Gpu
     from jupyter_gpu_share.engines.local._ledger import Ledger
-    from jupyter_gpu_share.engines.local._processes import this_process
+    from jupyter_gpu_share.engines._processes import this_process
     from jupyter_gpu_share.errors import LedgerError
     from jupyter_gpu_share.size import Size
 

@@ -22,10 +22,10 @@ from pathlib import Path
 import pytest
 from waiting import PATIENCE
 
+from jupyter_gpu_share.engines._processes import Holder, this_process
 from jupyter_gpu_share.engines.local import _ledger
 from jupyter_gpu_share.engines.local._gpu import Gpu
 from jupyter_gpu_share.engines.local._ledger import Ledger
-from jupyter_gpu_share.engines.local._processes import Holder, this_process
 from jupyter_gpu_share.size import Size
 
 GIB = 2**30
@@ -42,7 +42,7 @@ import json, os, random, sys, time
 from pathlib import Path
 from jupyter_gpu_share.engines.local import _ledger
 from jupyter_gpu_share.engines.local._ledger import Ledger
-from jupyter_gpu_share.engines.local._processes import this_process
+from jupyter_gpu_share.engines._processes import this_process
 from jupyter_gpu_share.size import Size
 
 folder, seed, recovery = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "with-recovery"

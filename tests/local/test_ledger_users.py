@@ -23,7 +23,7 @@ import os, sys
 from pathlib import Path
 from jupyter_gpu_share.engines.local._gpu import Gpu
 from jupyter_gpu_share.engines.local._ledger import Ledger
-from jupyter_gpu_share.engines.local._processes import this_process
+from jupyter_gpu_share.engines._processes import this_process
 from jupyter_gpu_share.size import Size
 
 folder, group, user = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

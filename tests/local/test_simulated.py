@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_gpu_share.engines.local._processes import this_process
+from jupyter_gpu_share.engines._processes import this_process
 from jupyter_gpu_share.engines.local._simulated import parse_simulation, simulated_use, slug
 from jupyter_gpu_share.errors import NoGpuError
 

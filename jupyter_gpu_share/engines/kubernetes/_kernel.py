@@ -24,8 +24,8 @@ from . import _failures as failures
 from ._cluster import Cluster, Object
 from ._environment import kernel_environment
 from ._lease import Lease
-from ._link import AgentLink, AgentState
-from ._names import annotation, object_name
+from ._link import AgentLink, AgentState, Owned
+from ._names import PREFIX, annotation, object_name
 from ._pods import (
     AGENT_PORT,
     PORTS,
@@ -37,7 +37,7 @@ from ._pods import (
     pod_body,
     secret_body,
 )
-from .api import CLAIMS, PODS, SECRETS, AlreadyExists, KubernetesError
+from .api import CLAIMS, PODS, SECRETS, AlreadyExists, Conflict, KubernetesError
 from .backends import Rendered
 
 __all__ = ["PodKernel", "flags_of"]
@@ -157,8 +157,8 @@ class PodKernel:
         ------
         EngineError: it is held by a process that is alive, or is no kernel's pod.
         """
+        pod, before = await self._claim_pod()
         self.made = True
-        pod = self.cluster.pod(self.name) or {}
         self._uid = pod.get("metadata", {}).get("uid", "")
         secret = await self.cluster.api.get(SECRETS, self.name, self.cluster.namespace)
         address: str = pod.get("status", {}).get("podIP", "")
@@ -179,11 +179,35 @@ class PodKernel:
         self._take_share()
         assert self.share is not None
         report(Starting(self.share))
-        state = await self._linked(self.connection).greet()
+        state = await self._linked(self.connection).greet(before)
         if state.run is None or state.pid is None:
             return await self._run_kernel(address)
         self._run = state.run
         return self._running()
+
+    async def _claim_pod(self) -> tuple[Object, str]:
+        """Write on the pod that it is this process's now; returns it, and whose it was.
+
+        Raises
+        ------
+        Owned: another process of this server was faster.
+        """
+        api, space = self.cluster.api, self.cluster.namespace
+        before = annotation(self.cluster.pod(self.name), "instance")
+        while True:
+            pod = await api.get(PODS, self.name, space)
+            if annotation(pod, "instance") != before:
+                raise Owned("Another Jupyter server of the same name runs this kernel.")
+            change = {
+                "metadata": {
+                    "resourceVersion": pod["metadata"]["resourceVersion"],
+                    "annotations": {PREFIX + "instance": self.cluster.instance},
+                }
+            }
+            try:
+                return await api.patch(PODS, self.name, change, space), before
+            except Conflict:
+                continue  # its status has changed meanwhile
 
     async def _old_one_gone(self) -> None:
         """Wait for an earlier pod of this kernel to be gone, which has the same name."""

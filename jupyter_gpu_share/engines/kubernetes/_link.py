@@ -113,8 +113,12 @@ class AgentLink:
             self._socket.close(linger=100)
             self._socket = None
 
-    async def greet(self) -> AgentState:
+    async def greet(self, replaces: str = "") -> AgentState:
         """Wait until the agent answers.
+
+        Parameters
+        ----------
+        replaces: the instance that owned the pod and is known to be gone.
 
         Raises
         ------
@@ -123,7 +127,7 @@ class AgentLink:
         while self.state is None:
             if self._refused:
                 raise Owned("Another Jupyter server of the same name runs this kernel.")
-            await self._say({"op": "renew"})
+            await self._say({"op": "renew", "replaces": replaces})
             await self._wait(_REPEAT)
         return self.state
 

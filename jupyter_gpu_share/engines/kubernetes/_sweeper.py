@@ -8,14 +8,17 @@ has run out. So is what remains of pods that have ended.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from .._processes import Holder, boot_id, this_process
 from ._cluster import Cluster, Object
-from ._names import MANAGED, PART, SERVER, annotation, label, selector
+from ._names import MANAGED, PART, PREFIX, SERVER, annotation, label, selector
 from .api import LEASES, PODS, AlreadyExists, Forbidden, KubernetesError, NotFound
 
 __all__ = ["Sweeper"]
@@ -25,6 +28,8 @@ _log = logging.getLogger(__name__)
 #: A server is taken for dead after this many renewals that did not come.
 _MISSED = 3
 _LONGEST_RENEWAL = 20.0
+#: Annotation of a Lease: the process that renews it.
+_PROCESS = PREFIX + "process"
 
 
 class Sweeper:
@@ -98,6 +103,7 @@ class Sweeper:
                         SERVER: self._cluster.server,
                         PART: "server",
                     },
+                    "annotations": {_PROCESS: _this_process()},
                 },
                 "spec": spec,
             }
@@ -116,7 +122,7 @@ class Sweeper:
             return False
         except Forbidden:
             return True
-        return not _run_out(lease)
+        return not _run_out(lease) and not _known_dead(lease)
 
     # -- sweeping ----------------------------------------------------------------------------
 
@@ -186,6 +192,23 @@ class Sweeper:
 
 def _lease_name(server: str, instance: str) -> str:
     return f"gpu-share-{server}-{instance[:8]}"
+
+
+def _this_process() -> str:
+    """Where this process runs and which it is, for a later one that runs in the same place."""
+    holder = this_process()
+    where = {"host": socket.gethostname(), "boot": boot_id()}
+    return json.dumps({**where, "pid": holder.pid, "start": holder.start_time})
+
+
+def _known_dead(lease: Object) -> bool:
+    """Whether the process ran in this very place, and is gone: its Lease need not run out."""
+    try:
+        told = json.loads(lease["metadata"]["annotations"][_PROCESS])
+        here = told["host"] == socket.gethostname() and told["boot"] == boot_id()
+        return here and not Holder(int(told["pid"]), told["start"]).alive
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _settled(pod: Object) -> bool:

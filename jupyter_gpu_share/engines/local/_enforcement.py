@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ...allocations import Isolation
 from .._caps import framework_caps
+from .._processes import CLAIM_VARIABLE
 from ._gpu import Gpu
-from ._processes import CLAIM_VARIABLE
 
 __all__ = ["MpsStatus", "environment", "mps_status"]
 

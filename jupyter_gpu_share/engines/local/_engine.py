@@ -20,6 +20,7 @@ from ...allocations import Allocation, Device, Isolation, QueuePosition, Share, 
 from ...errors import GpuShareError, LedgerError, NoGpuError
 from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
+from .._processes import Holder, carriers, this_process
 from .._supervisor import Supervisor
 from ..base import (
     Capacity,
@@ -41,7 +42,6 @@ from ._inventory import Inventory, inventory
 from ._ledger import Claim, Ledger
 from ._placement import never_fits
 from ._process import KernelProcess, make_connection
-from ._processes import Holder, carriers, this_process
 from ._simulated import slug
 from ._threads import in_thread
 from ._usage import Reader, Reading

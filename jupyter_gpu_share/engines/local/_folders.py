@@ -11,7 +11,7 @@ from pathlib import Path
 from jupyter_core.paths import jupyter_data_dir
 
 from ...errors import EngineError
-from ._processes import Holder, boot_id
+from .._processes import Holder, boot_id
 
 __all__ = ["kernel_folder", "ledger_folder", "sweep_kernel_folders"]
 

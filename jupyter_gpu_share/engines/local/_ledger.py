@@ -18,10 +18,10 @@ from uuid import uuid4
 
 from ...errors import LedgerError, SizeError
 from ...size import Size
+from .._processes import Holder, boot_id, carriers
 from ._gpu import Gpu
 from ._ledger_file import connect, file_identity, in_words
 from ._placement import Piece, grants, place, why_waiting
-from ._processes import Holder, boot_id, carriers
 
 __all__ = ["Claim", "Ledger"]
 

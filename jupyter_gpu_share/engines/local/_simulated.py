@@ -20,8 +20,8 @@ from time import time
 
 from ...errors import NoGpuError
 from ...size import format_bytes
+from .._processes import Holder
 from ._gpu import Gpu
-from ._processes import Holder
 
 __all__ = ["SimulatedUse", "parse_simulation", "simulated_use", "slug"]
 

@@ -9,27 +9,41 @@ knows the keys says what to run, renews the pod's life and is told what becomes 
 pod of which no server has been heard for a while ends: what it holds is not lost to everybody.
 """
 
+import os
+import sys
+
+# As ipykernel_launcher does: no file of the user's folder may stand for a module of Python's.
+if __name__ == "__main__" and sys.path and os.path.abspath(sys.path[0]) == os.getcwd():
+    del sys.path[0]
+
+import ctypes
 import hashlib
 import hmac
 import json
-import os
-import select
+import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 
-from gpu_share_kernel import readings
-from gpu_share_kernel.zygote import Zygote, module_of
+from gpu_share_kernel import farewell, readings
+from gpu_share_kernel.zygote import Zygote, module_of, survives_fork
 
 __all__ = ["Agent", "main"]
 
 _READ_INTERVAL = 2.0
-#: An owner that was silent for this part of the watchdog's time may be replaced by another server.
-_STALE = 0.25
-_GRACE = 5.0
+#: An owner that let this many of its own signs of life pass may be replaced by another server.
+_MISSED = 3
+#: Seconds from the beginning of the end: to SIGTERM, to SIGKILL, to leaving in any case.
+_GRACE = (3.0, 5.0, 6.0)
+#: Seconds within which a kernel that lacks a package ends.
+_AT_ONCE = 10.0
 _CONNECTION = "connection.json"
+_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_MESSAGES_AT_ONCE = 64
+_LONGEST_MESSAGE = 2**24
+_SWEEPS = 100
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(argv=None):
@@ -52,21 +66,28 @@ class Agent:
         self._settings = settings
         self._owner = None
         self._peer = None
+        self._patience = 0.0  # seconds of silence after which the owner may be replaced
         self._heard = time.monotonic()
         self._run = None
         self._pid = None
         self._process = None
+        self._since = 0.0
         self._exit = None
-        self._order = None
+        self._order = None  # to be started as soon as that is possible
+        self._asked = None  # the order that the zygote has, and has not answered
+        self._doomed = False  # what was asked for is to end as soon as it is there
         self._warm = None
         self._cold = ""
+        self._lacking = False  # the kernel runs in an image in which we found no ipykernel
         self._ooms = 0
         self._env = {}
         self._gpu = None
         self._last = None
-        self._ending = None
+        self._ending = None  # what is still to be done at the end: (when, what)
+        self._quit = False
         self._bell = os.pipe()
         self._private = None
+        self._farewell = None
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -77,24 +98,25 @@ class Agent:
         signal.set_wakeup_fd(self._bell[1], warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
+        _inherit_orphans()
         import zmq
 
         self._zmq = zmq
         self._socket = self._listen()
-        poller = select.poll()
-        poller.register(self._socket.fd, select.POLLIN)
-        poller.register(self._bell[0], select.POLLIN)
-        poller.register(self.zygote.sock.fileno(), select.POLLIN)
+        # Its poller knows that a ZeroMQ descriptor tells of changes only.
+        poller = zmq.Poller()
+        for source in (self._socket, self._bell[0], self.zygote.sock.fileno()):
+            poller.register(source, zmq.POLLIN)
         next_reading = time.monotonic() + _READ_INTERVAL
         while True:
             pause = max(0.0, min(next_reading, self._deadline()) - time.monotonic())
-            ready = {descriptor for descriptor, _ in poller.poll(pause * 1000 + 1)}
+            ready = dict(poller.poll(pause * 1000 + 1))
             if self._bell[0] in ready:
                 self._signals(os.read(self._bell[0], 4096))
             if self.zygote.sock.fileno() in ready and not self._zygote_news():
                 poller.unregister(self.zygote.sock.fileno())
-            # A ZeroMQ descriptor tells of changes only: always look.
-            self._messages()
+            if self._socket in ready:
+                self._messages()
             now = time.monotonic()
             if now >= next_reading:
                 next_reading = now + _READ_INTERVAL
@@ -102,13 +124,16 @@ class Agent:
             if self._ending is None and now > self._heard + self.watchdog:
                 self._say("no Jupyter server was heard for %d s; the pod ends" % self.watchdog)
                 self._begin_end()
-            if self._ending is not None and (self._pid is None or now > self._ending):
+            while self._ending and now >= self._ending[0][0]:
+                self._ending.pop(0)[1]()
+            if self._ending is not None and not (self._ending and (self._pid or self._asked)):
                 return self._end()
 
     def _listen(self):
         zmq = self._zmq
         socket = zmq.Context().socket(zmq.ROUTER)
         socket.linger = 200
+        socket.maxmsgsize = _LONGEST_MESSAGE
         socket.router_handover = 1
         if self._settings.get("curve_secretkey"):
             socket.curve_server = 1
@@ -118,7 +143,7 @@ class Agent:
         return socket
 
     def _deadline(self):
-        return self._ending if self._ending is not None else self._heard + self.watchdog
+        return self._ending[0][0] if self._ending else self._heard + self.watchdog
 
     def _signals(self, numbers):
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
@@ -128,7 +153,7 @@ class Agent:
     # -- what a server says --------------------------------------------------------------------
 
     def _messages(self):
-        while True:
+        for _ in range(_MESSAGES_AT_ONCE):
             try:
                 peer, signature, payload = self._socket.recv_multipart(self._zmq.NOBLOCK)
             except self._zmq.Again:
@@ -146,18 +171,20 @@ class Agent:
     def _take(self, peer, message):
         now = time.monotonic()
         instance = message["instance"]
-        stale = now > self._heard + min(30.0, self.watchdog * _STALE)
-        if self._owner not in (None, instance) and not stale:
+        stale = now > self._heard + self._patience
+        known_gone = self._owner is not None and message.get("replaces") == self._owner
+        if self._owner not in (None, instance) and not stale and not known_gone:
             self._send(peer, {"op": "refused"})
             return
+        op, renewal = message["op"], float(message["renewal"])
         self._owner, self._peer, self._heard = instance, peer, now
-        op = message["op"]
+        self._patience = min(_MISSED * renewal, self.watchdog)
         if op == "start":
             self._start(message)
         elif op == "signal":
             self._signal(message["signum"])
         elif op == "end":
-            self._signal(signal.SIGKILL)
+            self._end_kernel()
         elif op == "quit":
             self._begin_end(now=True)
         self._tell()
@@ -175,7 +202,8 @@ class Agent:
             state = {
                 "op": "state",
                 "run": self._run,
-                "pid": self._pid,
+                # Of the run that is told of, not of one that it replaces.
+                "pid": self._pid if self._order is None else None,
                 "exit": self._exit,
                 "reading": self._last,
             }
@@ -186,61 +214,73 @@ class Agent:
     def _start(self, message):
         if message["run"] == self._run:
             return  # said again because our answer was lost
-        if self._pid is not None:
-            self._say("the old kernel is ended first")
-            self._signal(signal.SIGKILL)
+        if self._ending is not None:
+            return
         self._run, self._exit, self._last = message["run"], None, None
         self._order = message
-        self._ooms = readings.memory_events() or 0
+        if self._pid is not None or self._asked is not None:
+            self._say("the old kernel is ended first")
+            self._kill()
         self._go()
 
     def _go(self):
         """Start what is wanted as soon as the old kernel is gone and it is known how."""
         order = self._order
-        if order is None or self._pid is not None:
+        if order is None or self._pid is not None or self._asked is not None:
             return
-        own = {k: v for k, v in os.environ.items() if k not in order.get("drop", ())}
-        env = dict(own, **order["env"])
+        module = module_of(order["argv"])
+        if module is not None and self._warm is None:
+            return  # still importing
+        self._order = None
+        try:
+            self._launch(order)
+        except (OSError, ValueError, TypeError) as error:
+            self._ended(1, "it could not be started: %s" % error)
+
+    def _launch(self, order):
+        env = {k: v for k, v in os.environ.items() if k not in order.get("drop", ())}
+        env.update(order["env"])
+        if "PYTHONPATH" in order["env"]:
+            # Ours stays: the soft caps come from there.
+            env["PYTHONPATH"] = os.pathsep.join([_FOLDER, order["env"]["PYTHONPATH"]])
         folder = env.get("JUPYTER_GPU_SHARE_SIMULATED_DIR")
         if folder:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         path = self._connection_file()
         argv = [part.replace("{connection_file}", path) for part in order["argv"]]
         module = module_of(argv)
-        if module is not None and self._warm is None:
-            return  # still importing
-        self._order = None
-        self._env = env
-        if module is not None and self._warm:
-            self.zygote.fork(self._run, module, env, order.get("cwd"))
-        else:
-            self._exec(argv, env, order.get("cwd"))
+        self._env, self._since = env, time.monotonic()
+        self._ooms = readings.memory_events() or 0
+        self._lacking = module is not None and bool(self._cold)
+        if module is not None and self._warm and survives_fork(env):
+            try:
+                self.zygote.fork(module, env, order.get("cwd"))
+            except OSError:
+                self._say("the importing process is gone")
+            else:
+                self._asked = order
+                return
+        self._exec(argv, env, order.get("cwd"))
 
     def _connection_file(self):
-        """A copy that the kernel may write to, as ipykernel does."""
+        """A copy that the kernel may write to, and remove, as ipykernel does."""
         if self._private is None:
             self._private = tempfile.mkdtemp(prefix="gpu-share-")
         path = os.path.join(self._private, _CONNECTION)
-        if not os.path.exists(path):
-            with open(os.path.join(self.folder, _CONNECTION)) as file:
-                content = file.read()
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                file.write(content)
+        with open(os.path.join(self.folder, _CONNECTION)) as file:
+            content = file.read()
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(content)
         return path
 
     def _exec(self, argv, env, cwd):
-        try:
-            self._process = subprocess.Popen(
-                argv,
-                env=env,
-                cwd=cwd if cwd and os.path.isdir(cwd) else None,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
-            why = self._cold or "its command %s cannot be run: %s" % (argv[0], error.strerror)
-            self._ended(1, why)
-            return
+        self._process = subprocess.Popen(
+            argv,
+            env=env,
+            cwd=cwd if cwd and os.path.isdir(cwd) else None,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         self._pid = self._process.pid
         self._tell()
 
@@ -252,26 +292,42 @@ class Agent:
                 self._warm = True
                 self._go()
             elif news["what"] == "cold":
-                self._warm, self._cold = False, news["why"]
+                self._warm, self._cold = False, news["why"] if news["lacking"] else ""
                 self._say(news["why"])
                 self._go()
-            elif news["what"] == "started" and news["run"] == self._run:
-                self._pid = news["pid"]
+            elif news["what"] == "started":
+                self._asked, self._pid = None, news["pid"]
+                if self._doomed:
+                    self._signal(signal.SIGKILL)
                 self._tell()
-            elif news["what"] == "ended" and news["run"] == self._run:
+            elif news["what"] == "failed":
+                self._asked = None
+                self._ended(1, news["why"])
+            elif news["what"] == "ended" and news["pid"] == self._pid:
                 self._ended(_code(news["status"]))
-            elif news["what"] == "ended":
-                self._pid = None
-                self._go()
         if told is None:
-            # Kernels are started anew from now on; one that runs goes on, and is looked for.
-            self._warm = False
-            self._go()
+            self._zygote_gone()
             return False
         return True
 
+    def _zygote_gone(self):
+        """Kernels are started anew from now on. One that runs goes on, and is ours to wait for."""
+        self._warm = False
+        self.zygote.pid = None
+        self._reap()
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self._sweep()  # it may have been started, and not been told of
+            if self._doomed:
+                self._ended(-signal.SIGKILL)
+            elif self._order is None:
+                self._order = asked
+        elif self._pid is not None and not _exists(self._pid):
+            self._ended(1, "it ended together with the process that waited for it")
+        self._go()
+
     def _reap(self):
-        """Wait for whatever has ended: as the first process this one inherits all orphans."""
+        """Wait for whatever has ended: this one inherits all orphans."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -282,33 +338,40 @@ class Agent:
             if pid == self._pid:
                 if self._process is not None:
                     self._process.returncode = _code(status)
-                    self._process = None
                 self._ended(_code(status))
 
     def _signal(self, number):
         """To the kernel's whole session, which it leads."""
-        if self._pid is not None:
-            try:
-                os.killpg(self._pid, number)
-            except (ProcessLookupError, PermissionError):
-                pass
-        elif number in (signal.SIGKILL, signal.SIGTERM) and self._order is not None:
-            self._order = None
-            self._ended(-number)
+        if self._pid is None:
+            return
+        try:
+            os.killpg(self._pid, number)
+        except ProcessLookupError:
+            # Forked a moment ago, it does not lead one yet; or it is gone.
+            _kill(self._pid, number)
+
+    def _kill(self):
+        self._doomed = self._asked is not None
+        # That we end it is no want of memory, whatever was seen before.
+        self._ooms = readings.memory_events() or 0
+        self._signal(signal.SIGKILL)
+
+    def _end_kernel(self):
+        """Kill what runs, and start nothing any more that was to be started."""
+        waiting, self._order = self._order, None
+        self._kill()
+        if waiting is not None and self._pid is None and self._asked is None:
+            self._ended(-signal.SIGKILL)
 
     def _ended(self, code, why=""):
-        pid, self._pid = self._pid, None
+        self._pid, self._process, self._doomed = None, None, False
         if not why:
             ooms = readings.memory_events()
             if code == -signal.SIGKILL and ooms is not None and ooms > self._ooms:
                 why = "oom"
-        if pid is not None:
-            # What the kernel left running would go on using the GPU.
-            for left in readings.tree(pid) - {pid, os.getpid(), self.zygote.pid}:
-                try:
-                    os.kill(left, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    continue
+            elif code == 1 and self._lacking and time.monotonic() < self._since + _AT_ONCE:
+                why = self._cold
+        self._sweep()
         if self._order is None:
             self._exit = {"code": code, "why": why}
             self._last = None
@@ -316,12 +379,27 @@ class Agent:
         else:
             self._go()
 
+    def _family(self):
+        """The kernel and all that it has started, wherever that has hidden itself."""
+        return readings.tree(os.getpid()) - {os.getpid(), self.zygote.pid}
+
+    def _sweep(self):
+        """Kill what the kernel left running: it would go on using the GPU."""
+        killed = set()
+        for _ in range(_SWEEPS):  # what is being killed may just have started something
+            left = self._family() - killed
+            if not left:
+                return
+            for pid in left:
+                _kill(pid, signal.SIGKILL)
+            killed |= left
+
     # -- readings ------------------------------------------------------------------------------
 
     def _read(self):
         if self._pid is None or self._peer is None:
             return
-        pids = readings.tree(self._pid)
+        pids = self._family()
         folder = self._env.get("JUPYTER_GPU_SHARE_SIMULATED_DIR")
         if folder:
             used, utilization = readings.simulated_use(folder, pids, time.time())
@@ -341,21 +419,70 @@ class Agent:
     # -- the end -------------------------------------------------------------------------------
 
     def _begin_end(self, now=False):
-        if self._ending is None:
-            self._ending = time.monotonic() + (0.0 if now else _GRACE)
-            self._order = None
-            self._signal(signal.SIGKILL if now else signal.SIGTERM)
+        """Ask the kernel to end, as a Jupyter server does, and see to it that it does."""
+        self._order = None
+        if now:
+            self._quit = True
+            self._kill()
+            self._ending = [(time.monotonic() + 1.0, _nothing)]
+        elif self._ending is None:
+            term, kill, leave = (time.monotonic() + after for after in _GRACE)
+            self._ending = [
+                (term, lambda: self._signal(signal.SIGTERM)),
+                (kill, self._kill),
+                (leave, _nothing),
+            ]
+            if self._pid is not None:
+                # A running cell ends first, else the kernel does not get to hear it.
+                self._signal(signal.SIGINT)
+                try:
+                    self._farewell = farewell.ask(self._zmq, self.folder)
+                except (OSError, ValueError, KeyError, self._zmq.ZMQError) as error:
+                    self._say("the kernel cannot be asked to end: %r" % error)
 
     def _end(self):
-        self._signal(signal.SIGKILL)
+        self._sweep()
         self._tell()
         self._socket.close()
-        code = self._exit["code"] if self._exit else 0
+        if self._farewell is not None:
+            self._farewell.close(0)
+        if self._private is not None:
+            shutil.rmtree(self._private, ignore_errors=True)
+        code = self._exit["code"] if self._exit and not self._quit else 0
         return code if 0 <= code < 256 else 128 - code
 
     def _say(self, text):
         sys.stderr.write("gpu-share agent: %s\n" % text)
         sys.stderr.flush()
+
+
+def _inherit_orphans():
+    """Become the parent of all that lose theirs, where the first process of a pod is another."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    except (OSError, AttributeError):
+        pass
+
+
+def _exists(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _kill(pid, number):
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _nothing():
+    """Time is up."""
 
 
 def _code(status):

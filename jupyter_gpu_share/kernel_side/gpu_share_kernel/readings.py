@@ -44,16 +44,14 @@ def resident_bytes(pids):
     return total * os.sysconf("SC_PAGE_SIZE")
 
 
-def memory_events():
+def memory_events(root="/sys/fs/cgroup"):
     """How often something in this container was killed for want of memory; None: not known."""
-    for path, word in (
-        ("/sys/fs/cgroup/memory.events", "oom_kill"),
-        ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),
-    ):
+    # The second version of control groups, and the first one.
+    for name in ("memory.events", "memory/memory.oom_control"):
         try:
-            with open(path) as file:
-                rows = dict(line.split()[:2] for line in file if len(line.split()) == 2)
-            return int(rows[word])
+            with open(os.path.join(root, name)) as file:
+                rows = dict(line.split() for line in file if len(line.split()) == 2)
+            return int(rows["oom_kill"])
         except (OSError, KeyError, ValueError):
             continue
     return None
@@ -66,10 +64,12 @@ def simulated_use(folder, pids, now):
         try:
             with open(os.path.join(folder, "%d.json" % pid)) as file:
                 row = json.load(file)
-        except (OSError, ValueError):
-            continue
-        used += sum(row["used"].values())
-        busy = busy or row["busy_until"] > now
+            mine = sum(int(amount) for amount in row["used"].values())
+            works = row["busy_until"] > now
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            continue  # gone, or written by something else
+        used += mine
+        busy = busy or works
     return used, 1.0 if busy else 0.0
 
 

@@ -14,8 +14,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 
-__all__ = ["Zygote", "module_of"]
+__all__ = ["Zygote", "module_of", "survives_fork"]
 
 #: What ipykernel needs to run its first cell; a module that is missing costs only the head start.
 _WARM = (
@@ -31,6 +32,8 @@ _WARM = (
     "zmq.auth.asyncio",
 )
 _LAUNCHER = "ipykernel_launcher"
+#: Beginnings of the names of variables that Python, the loader or the C library read once.
+_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_TUNABLES")
 
 
 def module_of(argv):
@@ -42,9 +45,15 @@ def module_of(argv):
         at = argv.index("-m", 1)
     except ValueError:
         return None
-    if argv[at + 1 : at + 2] != [_LAUNCHER]:
+    if argv[at + 1 : at + 2] != [_LAUNCHER] or not all(a.startswith("-") for a in argv[1:at]):
         return None
     return list(argv[at + 2 :])
+
+
+def survives_fork(env):
+    """False where something of an environment is read only when a process starts."""
+    names = {name for name in [*env, *os.environ] if name.startswith(_AT_START)}
+    return all(env.get(name) == os.environ.get(name) for name in names - {"PYTHONPATH"})
 
 
 class Zygote:
@@ -68,12 +77,21 @@ class Zygote:
         code = 1
         try:
             code = _serve(theirs)
+        except BrokenPipeError:
+            pass  # the agent is gone
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
 
-    def fork(self, run, argv, env, cwd):
-        """Ask for a kernel. What becomes of it is told by :meth:`news`."""
-        order = {"run": run, "argv": argv, "env": env, "cwd": cwd}
+    def fork(self, argv, env, cwd):
+        """Ask for a kernel. What becomes of it is told by :meth:`news`.
+
+        Raises
+        ------
+        OSError: the process is gone.
+        """
+        order = {"argv": argv, "env": env, "cwd": cwd}
         self.sock.setblocking(True)
         try:
             self.sock.sendall(json.dumps(order).encode() + b"\n")
@@ -89,7 +107,7 @@ class Zygote:
             except BlockingIOError:
                 return told
             except OSError:
-                return None
+                return told or None
             if not data:
                 return told or None
             self._rest += data
@@ -104,10 +122,11 @@ def _serve(sock):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the kernel
     signal.set_wakeup_fd(-1)
     problem = _warm_up()
-    if threading.active_count() != 1:
+    lacking = bool(problem)
+    if not lacking and (threading.active_count() != 1 or _native_threads() != 1):
         problem = "a module of the image starts threads when it is imported"
     if problem:
-        _tell(sock, {"what": "cold", "why": problem})
+        _tell(sock, {"what": "cold", "why": problem, "lacking": lacking})
         return 0
     gc.collect()
     gc.freeze()  # what is here already is shared with the kernels, and stays so
@@ -118,7 +137,7 @@ def _serve(sock):
     os.set_blocking(read, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    return _take_orders(sock, read)
+    return _take_orders(sock, read, write)
 
 
 def _warm_up():
@@ -134,10 +153,18 @@ def _warm_up():
     return ""
 
 
-def _take_orders(sock, wake):
+def _native_threads():
+    """Those of libraries included, of which Python does not know."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 1
+
+
+def _take_orders(sock, wake, ring):
     import select
 
-    runs = {}  # type: dict[int, str]
+    pids = set()  # type: set[int]
     rest = b""
     while True:
         ready, _, _ = select.select([sock, wake], [], [])
@@ -146,8 +173,8 @@ def _take_orders(sock, wake):
                 os.read(wake, 4096)
             except BlockingIOError:
                 pass
-            for run, status in _ended(runs):
-                _tell(sock, {"what": "ended", "run": run, "status": status})
+            for pid, status in _ended(pids):
+                _tell(sock, {"what": "ended", "pid": pid, "status": status})
         if sock in ready:
             data = sock.recv(65536)
             if not data:
@@ -156,23 +183,29 @@ def _take_orders(sock, wake):
             *lines, rest = rest.split(b"\n")
             for line in lines:
                 order = json.loads(line)
-                pid = os.fork()
+                try:
+                    pid = os.fork()
+                except OSError as error:
+                    why = "no process could be started: %s" % error.strerror
+                    _tell(sock, {"what": "failed", "why": why})
+                    continue
                 if pid == 0:
-                    _become_kernel(order, [sock.fileno(), wake])
-                runs[pid] = order["run"]
-                _tell(sock, {"what": "started", "run": order["run"], "pid": pid})
+                    _become_kernel(order, [sock.fileno(), wake, ring])
+                pids.add(pid)
+                _tell(sock, {"what": "started", "pid": pid})
 
 
-def _ended(runs):
-    while runs:
+def _ended(pids):
+    while pids:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
-        if pid in runs:
-            yield runs.pop(pid), status
+        if pid in pids:
+            pids.discard(pid)
+            yield pid, status
 
 
 def _tell(sock, message):
@@ -190,6 +223,9 @@ def _become_kernel(order, descriptors):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for descriptor in descriptors:
             os.close(descriptor)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
         prepare(order["env"], order["cwd"])
         sys.argv = [_LAUNCHER, *order["argv"]]
         # As the interpreter does for -m: the working directory comes first.
@@ -198,6 +234,8 @@ def _become_kernel(order, descriptors):
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if not isinstance(end.code, (int, type(None))):
+            sys.stderr.write("%s\n" % end.code)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -215,6 +253,7 @@ def prepare(env, cwd):
     before = os.environ.get("PYTHONPATH", "")
     os.environ.clear()
     os.environ.update(env)
+    time.tzset()
     known = before.split(os.pathsep)
     for entry in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         if entry and entry not in known and entry not in sys.path:

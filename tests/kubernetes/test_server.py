@@ -1,0 +1,178 @@
+"""A Jupyter server whose kernels are pods: it is killed, starts again, and finds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import websocket
+from cluster.fixtures import CLUSTER_MARKS
+from servers import TOKEN, Server, run_server, stop_server
+from waiting import PATIENCE
+
+pytestmark = CLUSTER_MARKS
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(cluster: Any, namespace: str, tmp_path: Path) -> Iterator[Start]:
+    """Starts servers of one user, one after the other."""
+    running: list[Server] = []
+    folder = tmp_path / "alice"
+
+    def run(**settings: Any) -> Server:
+        traits = {
+            "kubeconfig": str(cluster.kubeconfig),
+            "namespace": namespace,
+            "server_name": "alice",
+            "image": "localhost/kernel:1",
+            "image_pull_policy": "Never",
+            "renewal": 1.0,
+            "sweep_interval": 5.0,
+            **settings,
+        }
+        for old in (folder / "runtime").glob("jpserver-*"):
+            old.unlink()
+        arguments = [f"--KubernetesEngine.{name}={value}" for name, value in traits.items()]
+        server = run_server(folder, "--GpuShareProvisioner.engine=kubernetes", *arguments)
+        running.append(server)
+        return server
+
+    yield run
+    for server in running:
+        if server.process.poll() is None:
+            stop_server(server)
+
+
+def cell(server: Server, kernel_id: str, code: str) -> str:
+    """Run a cell over the server's websocket, as JupyterLab does; what it printed."""
+    url = server.url.replace("http", "ws", 1) + f"api/kernels/{kernel_id}/channels"
+    socket = websocket.create_connection(
+        url, header=[f"Authorization: token {TOKEN}"], timeout=PATIENCE
+    )
+    header = {"msg_id": uuid4().hex, "msg_type": "execute_request", "version": "5.3"}
+    header |= {"session": uuid4().hex, "username": "", "date": "2026-01-01T00:00:00Z"}
+    content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+    content |= {"user_expressions": {}, "stop_on_error": True}
+    message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
+    told = ""
+    try:
+        socket.send(json.dumps({**message, "channel": "shell"}))
+        while True:
+            answer = json.loads(socket.recv())
+            if answer["parent_header"].get("msg_id") != header["msg_id"]:
+                continue
+            kind, body = answer["msg_type"], answer["content"]
+            if kind == "stream":
+                told += body["text"]
+            elif kind == "error":
+                told += f"{body['ename']}: {body['evalue']}"
+            elif kind == "status" and body["execution_state"] == "idle":
+                return told.strip()
+    finally:
+        socket.close()
+
+
+def session(server: Server, path: str) -> dict[str, Any]:
+    """Open a notebook as JupyterLab does."""
+    (server.folder / path).write_text(
+        '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+    )
+    body = {"path": path, "name": path, "type": "notebook", "kernel": {"name": "python3"}}
+    found: dict[str, Any] = server.ok("api/sessions", "POST", body)
+    return found
+
+
+def until(holds: Callable[[], Any], what: str) -> Any:
+    """Wait until something is so."""
+    end = time.monotonic() + 2 * PATIENCE
+    while True:
+        if found := holds():
+            return found
+        assert time.monotonic() < end, f"never happened: {what}"
+        time.sleep(0.05)
+
+
+def test_a_server_that_was_killed_finds_its_kernels_with_their_variables(start: Start) -> None:
+    server = start()
+    opened = session(server, "work.ipynb")
+    kernel_id = opened["kernel"]["id"]
+    assert cell(server, kernel_id, "x = [1, 2]; y = x; print('set')") == "set"
+    before = server.ok(f"gpu-share/allocations/{kernel_id}")
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait(PATIENCE)
+
+    again = start()
+    until(lambda: [k["id"] for k in again.ok("api/kernels")] == [kernel_id], "the kernel is listed")
+    assert cell(again, kernel_id, "print(x, y is x)") == "[1, 2] True"
+    after = again.ok(f"gpu-share/allocations/{kernel_id}")
+    assert after["share"] == before["share"]
+    assert after["path"] == "work.ipynb"
+    # Opening the notebook connects to the kernel that runs.
+    until(lambda: again.ok("api/sessions"), "the session is there")
+    assert session(again, "work.ipynb")["kernel"]["id"] == kernel_id
+    # It can be killed once more: the kernel is the second server's now.
+    os.kill(again.process.pid, signal.SIGKILL)
+    again.process.wait(PATIENCE)
+    third = start()
+    until(lambda: third.ok("api/kernels"), "the kernel is listed once more")
+    assert cell(third, kernel_id, "print(x, y is x)") == "[1, 2] True"
+    third.ok(f"api/kernels/{kernel_id}", "DELETE")
+
+
+def test_a_server_that_shall_not_adopt_ends_the_kernels_that_it_finds(
+    start: Start, cluster: Any, namespace: str
+) -> None:
+    server = start()
+    server.start_kernel("1/4")
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait(PATIENCE)
+    again = start(adopt=False)
+    until(
+        lambda: not cluster.api.get(f"/api/v1/namespaces/{namespace}/pods")["items"],
+        "the pod is gone",
+    )
+    assert again.ok("api/kernels") == []
+
+
+def test_two_servers_of_one_name_do_not_take_each_others_kernels(
+    start: Start, cluster: Any, namespace: str
+) -> None:
+    server = start()
+    kernel_id = server.start_kernel("1/4")
+    assert cell(server, kernel_id, "x = 1; print(x)") == "1"
+    other = start()
+    until(lambda: other.ok("gpu-share/status"), "the other server is up")
+    assert other.ok("api/kernels") == []
+    assert cell(server, kernel_id, "print(x)") == "1"
+
+
+def test_a_pod_that_no_server_renews_ends_and_is_swept(
+    start: Start, cluster: Any, namespace: str
+) -> None:
+    server = start(watchdog=6.0)
+    server.start_kernel("1/4")
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait(PATIENCE)
+    until(
+        lambda: all(
+            pod["status"]["phase"] in ("Succeeded", "Failed")
+            for pod in cluster.api.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
+        ),
+        "the agent has ended the pod",
+    )
+    start()
+    for what in (
+        "/api/v1/namespaces/{}/pods",
+        "/api/v1/namespaces/{}/secrets",
+        "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims",
+    ):
+        until(lambda what=what: not cluster.api.get(what.format(namespace))["items"], what)
