@@ -228,13 +228,13 @@ class Agent:
         order = self._order
         if order is None or self._pid is not None or self._asked is not None:
             return
-        module = module_of(order["argv"])
-        if module is not None and self._warm is None:
-            return  # still importing
-        self._order = None
         try:
+            if self._warm is None and module_of(order["argv"]) is not None:
+                return  # still importing
+            self._order = None
             self._launch(order)
-        except (OSError, ValueError, TypeError) as error:
+        except Exception as error:  # whatever an order holds, the pod lives on
+            self._order = None
             self._ended(1, "it could not be started: %s" % error)
 
     def _launch(self, order):
@@ -365,6 +365,8 @@ class Agent:
 
     def _ended(self, code, why=""):
         self._pid, self._process, self._doomed = None, None, False
+        if not why and self._ending is not None and not self._quit:
+            why = "terminated"  # what for is known to the cluster only
         if not why:
             ooms = readings.memory_events()
             if code == -signal.SIGKILL and ooms is not None and ooms > self._ooms:
@@ -385,7 +387,7 @@ class Agent:
 
     def _sweep(self):
         """Kill what the kernel left running: it would go on using the GPU."""
-        killed = set()
+        killed = set()  # type: set[int]
         for _ in range(_SWEEPS):  # what is being killed may just have started something
             left = self._family() - killed
             if not left:
