@@ -14,6 +14,7 @@ from ._errors import (
     TooManyRequests,
     Unauthorized,
     Unreachable,
+    Untrusted,
 )
 from ._resources import (
     CLAIMS,
@@ -57,5 +58,6 @@ __all__ = [
     "TooManyRequests",
     "Unauthorized",
     "Unreachable",
+    "Untrusted",
     "Watch",
 ]

@@ -1,54 +1,51 @@
 """Calls to the Kubernetes API with plain JSON.
 
-Configuration, credentials, TLS and proxies are those of ``kubernetes.aio``; only the models are
-left out, as they cost more than all the rest.
+Connections are those of ``kubernetes.aio``; only its models are left out, as they cost more than
+all the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
-import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
+from typing import Any, TypeVar
 
-import aiohttp
-from kubernetes.aio import config as kube_config
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config.incluster_config import SERVICE_TOKEN_FILENAME
-
+from ._access import Access
 from ._errors import (
     AlreadyExists,
-    KubernetesError,
+    Conflict,
+    Expired,
+    Forbidden,
+    Invalid,
     NotFound,
+    QuotaExceeded,
     ServerTrouble,
     TooManyRequests,
     Unauthorized,
     Unreachable,
-    error_of,
+    Untrusted,
 )
-from ._resources import Resource
+from ._resources import PODS, Resource
+from ._transport import Transport
 
 __all__ = ["KubeApi"]
 
-_log = logging.getLogger(__name__)
-
 Object = dict[str, Any]
+Objects = list[Object]
+T = TypeVar("T")
 
-#: Seconds that one request may take, and that a call with all its repetitions may.
-_REQUEST, _CALL = 15.0, 45.0
-_CONNECT = 5.0
+#: Seconds that a call may take with all its repetitions.
+_CALL = 45.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_CONNECTIONS = 32
-_AGENT = "jupyter-gpu-share"
-
-_LOST = (aiohttp.ClientError, asyncio.TimeoutError, ssl.SSLError, OSError)
+#: Seconds until a refusal is believed that comes right after other trouble.
+_UNSURE = 1.0
+#: Objects in one page of a list; bytes of what a pod printed last.
+_PAGE, _LONGEST_LOG = 500, 2**18
 
 
 class KubeApi:
@@ -63,16 +60,20 @@ class KubeApi:
     """
 
     def __init__(self, kubeconfig: str = "", context: str = "", *, patience: float = _CALL) -> None:
-        self._kubeconfig = kubeconfig
-        self._context = context
+        self._access = Access(kubeconfig, context)
+        self._transport = Transport(self._access)
         self._patience = patience
-        self._client: ApiClient | None = None
-        self._loading = asyncio.Lock()
         self._random = random.Random()  # noqa: S311 - jitter
-        #: Namespace of the credentials, where they name one.
-        self.namespace = ""
-        #: Monotonic time of the last answer of any kind; 0 before the first.
-        self.last_contact = 0.0
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of the credentials, where they name one; known with the first answer."""
+        return self._access.namespace
+
+    @property
+    def access(self) -> str:
+        """By which credentials which API server is reached, in words; known with its answer."""
+        return self._access.described
 
     # -- objects -----------------------------------------------------------------------------
 
@@ -86,23 +87,84 @@ class KubeApi:
         return await self._call("GET", resource, namespace, name)
 
     async def list(
-        self, resource: Resource, namespace: str | None = None, **query: str
-    ) -> tuple[list[Object], str]:
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        **query: str,
+    ) -> tuple[Objects, str]:
         """Read a collection, page by page: the objects and the position for a watch.
 
         Raises
         ------
         KubernetesError
         """
-        items: list[Object] = []
-        query = {"limit": "500", **query}
+        return await self._list(resource, namespace, query, self._patience)
+
+    async def select(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        keep: Callable[[Object], Object | None],
+        **query: str,
+    ) -> Objects:
+        """Read a collection of which little is of use; a page at a time is in memory.
+
+        Parameters
+        ----------
+        keep: what is kept of each object, None for nothing.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        items, _ = await self._list(resource, namespace, query, self._patience, keep)
+        return items
+
+    async def list_once(
+        self, resource: Resource, namespace: str | None = None, **query: str
+    ) -> tuple[Objects, str]:
+        """Read a collection as `list` does, for a caller who repeats what failed.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        return await self._list(resource, namespace, query, 0.0)
+
+    async def _list(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        query: dict[str, str],
+        patience: float,
+        keep: Callable[[Object], Object | None] | None = None,
+    ) -> tuple[Objects, str]:
+        try:
+            pages = {**query, "limit": str(_PAGE)}
+            return await self._pages(resource, namespace, pages, patience, keep)
+        except Expired:
+            # So much is written that the server forgot where the pages began: all at once then.
+            return await self._pages(resource, namespace, query, patience, keep)
+
+    async def _pages(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        query: dict[str, str],
+        patience: float,
+        keep: Callable[[Object], Object | None] | None,
+    ) -> tuple[Objects, str]:
+        items: Objects = []
         while True:
-            page = await self._call("GET", resource, namespace, query=query)
-            items += page.get("items") or []
-            meta = page["metadata"]
+            page = await self._call("GET", resource, namespace, query=query, patience=patience)
+            found = page.get("items") or []
+            if keep is not None:
+                found = [kept for each in found if (kept := keep(each)) is not None]
+            items += found
+            meta = page.get("metadata") or {}
             if not meta.get("continue"):
                 return items, str(meta.get("resourceVersion", ""))
-            query["continue"] = meta["continue"]
+            query = {**query, "continue": meta["continue"]}
 
     async def create(
         self, resource: Resource, body: Object, namespace: str | None = None
@@ -119,10 +181,13 @@ class KubeApi:
         """
         try:
             return await self._call("POST", resource, namespace, body=body)
-        except AlreadyExists:
-            found = await self.get(resource, body["metadata"]["name"], namespace)
-            if _attempt(found) and _attempt(found) == _attempt(body):
-                return found
+        except (AlreadyExists, QuotaExceeded):
+            # Quota is looked at before names: the object may have used up what it needs itself.
+            if attempt := _attempt(body):
+                with suppress(NotFound, Forbidden):
+                    found = await self.get(resource, body["metadata"]["name"], namespace)
+                    if _attempt(found) == attempt:
+                        return found
             raise
 
     async def patch(
@@ -136,23 +201,13 @@ class KubeApi:
 
         Raises
         ------
+        Conflict: the patch names a resourceVersion, and the object has another. It may have been
+            changed by this very call, whose first answer was lost.
         KubernetesError
         """
         return await self._call(
             "PATCH", resource, namespace, name, body=body, kind="application/merge-patch+json"
         )
-
-    async def replace(
-        self, resource: Resource, name: str, body: Object, namespace: str | None = None
-    ) -> Object:
-        """Put an object in the place of the one that it was read as.
-
-        Raises
-        ------
-        Conflict: it has changed meanwhile.
-        KubernetesError
-        """
-        return await self._call("PUT", resource, namespace, name, body=body)
 
     async def delete(
         self,
@@ -183,6 +238,14 @@ class KubeApi:
             await self._call("DELETE", resource, namespace, name, body=body)
         except NotFound:
             return
+        except Conflict:
+            # Where another object has the name by now, the one that was meant is gone.
+            with suppress(NotFound):
+                if uid is None or await self._uid(resource, name, namespace) == uid:
+                    raise
+
+    async def _uid(self, resource: Resource, name: str, namespace: str | None) -> str:
+        return str((await self.get(resource, name, namespace))["metadata"]["uid"])
 
     async def version(self) -> Object:
         """What the API server says of itself.
@@ -241,49 +304,50 @@ class KubeApi:
         ------
         KubernetesError
         """
-        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
-        async with self._request(
-            "GET", path, f"read the log of {pod}", query={"tailLines": str(lines)}
-        ) as response:
-            return (await response.read()).decode(errors="replace")
+        query = {"tailLines": str(lines), "limitBytes": str(_LONGEST_LOG)}
+        path, what = f"{PODS.path(namespace, pod)}/log", f"read the log of {pod}"
+        read = partial(self._transport.read, "GET", path, what, query=query)
+        try:
+            # Once: a kubelet that does not answer is no reason to wait.
+            data = await self._repeat(read, 0.0)
+        except (NotFound, Invalid):
+            return ""
+        return data.decode(errors="replace")
+
+    async def renew(self, since: float | None = None) -> None:
+        """Read the credentials again. Requests that are under way are not disturbed.
+
+        Parameters
+        ----------
+        since: monotonic time; nothing is done where that has happened after it.
+
+        Raises
+        ------
+        KubernetesError: there are none any more.
+        """
+        await self._access.renew(since)
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._forget()
+        """Close the connections. What is under way fails, and so does what comes later."""
+        await self._access.close()
         # The transports of TLS are gone some turns of the loop later, which may end right away.
         for _ in range(5):
             await asyncio.sleep(0)
 
     # -- watching ----------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def stream(
+    def stream(
         self, path: str, what: str, query: Mapping[str, str], silence: float
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Lines of a long answer. Ends with an error after ``silence`` seconds without any.
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Lines of a long answer. They end with an error after ``silence`` seconds without any.
 
         Raises
         ------
         KubernetesError
         """
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=silence)
-        async with self._request("GET", path, what, query=query, timeout=limits) as response:
-            yield self._lines(response, what)
+        return self._transport.stream(path, what, query, silence)
 
-    async def _lines(self, response: aiohttp.ClientResponse, what: str) -> AsyncIterator[bytes]:
-        rest = bytearray()
-        try:
-            async for chunk in response.content.iter_any():
-                self.last_contact = time.monotonic()
-                rest += chunk
-                while (end := rest.find(b"\n")) >= 0:
-                    line = bytes(rest[:end])
-                    del rest[: end + 1]
-                    yield line
-        except _LOST as error:
-            raise _unreachable(error, what) from error
-
-    # -- one request, and repetitions --------------------------------------------------------
+    # -- repetitions -------------------------------------------------------------------------
 
     async def _call(
         self,
@@ -295,189 +359,67 @@ class KubeApi:
         body: Object | None = None,
         query: Mapping[str, str] | None = None,
         kind: str = "application/json",
+        patience: float | None = None,
     ) -> Object:
-        verb = {"GET": "read", "POST": "create", "PATCH": "change", "PUT": "change"}.get(
-            method, "delete"
-        )
+        verb = {"GET": "read", "POST": "create", "PATCH": "change"}.get(method, "delete")
         what = f"{verb} {resource.plural}" + (f" in {namespace}" if namespace else "")
         path = resource.path(namespace, name)
         return await self._repeat(
-            lambda: self._ask(method, path, what, body=body, query=query, kind=kind)
+            lambda: self._ask(method, path, what, body=body, query=query, kind=kind), patience
         )
 
-    async def _repeat(self, attempt: Callable[[], Any]) -> Object:
+    async def _repeat(
+        self, attempt: Callable[[], Awaitable[T]], patience: float | None = None
+    ) -> T:
         """Repeat what failed for a reason that may pass.
 
         Everything that is asked here may be asked twice: names are given by us, changes are
         merged, and what is deleted stays so.
         """
-        end = time.monotonic() + self._patience
+        end = time.monotonic() + (self._patience if patience is None else patience)
         pause = _FIRST_PAUSE
-        renewed = False
+        renewed = troubled = False
         while True:
+            await self._access.open()
+            began = time.monotonic()
             try:
-                result: Object = await attempt()
-                return result
-            except Unauthorized:
-                # A token that was renewed on disk, or that a plugin gives anew.
+                return await attempt()
+            except (Unauthorized, Untrusted):
+                # A token or an authority that was renewed on disk, or that a plugin gives anew.
                 if renewed:
                     raise
                 renewed = True
-                await self._forget()
+                await self.renew(began)
                 continue
+            except QuotaExceeded:
+                raise
+            except Forbidden:
+                # A server that has just come back says that, before it has read who may do what.
+                if not troubled or time.monotonic() + _UNSURE > end:
+                    raise
+                troubled, wait = False, _UNSURE
             except (Unreachable, ServerTrouble, TooManyRequests) as error:
+                troubled = True
                 wait = max(error.retry_after or 0.0, pause * self._random.uniform(0.5, 1.5))
                 if time.monotonic() + wait > end:
                     raise
             await asyncio.sleep(wait)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        what: str,
-        *,
-        body: Object | None = None,
-        query: Mapping[str, str] | None = None,
-        kind: str = "application/json",
-    ) -> Object:
-        async with self._request(method, path, what, body=body, query=query, kind=kind) as response:
-            try:
-                answer: Object = json.loads(await response.read())
-            except _LOST as error:
-                raise _unreachable(error, what) from error
-            except ValueError as error:
-                raise ServerTrouble(
-                    f"What answered at {what} is no Kubernetes API; a proxy may be in between."
-                ) from error
-            return answer
-
-    @asynccontextmanager
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        what: str,
-        *,
-        body: Object | None = None,
-        query: Mapping[str, str] | None = None,
-        kind: str = "application/json",
-        timeout: aiohttp.ClientTimeout | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        client = await self._opened()
-        headers = {"Accept": "application/json", "Content-Type": kind, "User-Agent": _AGENT}
-        settings = await client.configuration.auth_settings()
-        if "BearerToken" in settings:
-            headers["Authorization"] = settings["BearerToken"]["value"]
-        url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+    async def _ask(self, method: str, path: str, what: str, **request: Any) -> Object:
+        data = await self._transport.read(method, path, what, **request)
         try:
-            answer = await client.rest_client.request(
-                method,
-                url,
-                headers=headers,
-                body=body,
-                _request_timeout=timeout
-                or aiohttp.ClientTimeout(total=_REQUEST, sock_connect=_CONNECT),
+            answer: Object = json.loads(data)
+        except ValueError:
+            answer = {}
+        if not answer or not isinstance(answer, dict):
+            raise ServerTrouble(
+                f"What answered at {what} is no Kubernetes API; a proxy may be in between."
             )
-        except _LOST as error:
-            raise _unreachable(error, what) from error
-        response: aiohttp.ClientResponse = answer.response
-        try:
-            self.last_contact = time.monotonic()
-            if response.status >= 400:
-                try:
-                    text = await response.read()
-                except _LOST as error:
-                    raise _unreachable(error, what) from error
-                raise error_of(response.status, text, what, retry_after=_retry_after(response))
-            yield response
-        finally:
-            # What is left unread would keep the connection busy.
-            if response.content.at_eof():
-                response.release()
-            else:
-                _abort(response)
-
-    # -- credentials -------------------------------------------------------------------------
-
-    async def _opened(self) -> ApiClient:
-        if self._client is not None:
-            return self._client
-        async with self._loading:
-            if self._client is None:
-                configuration = Configuration()
-                configuration.connection_pool_maxsize = _CONNECTIONS
-                await self._load(configuration)
-                self._client = ApiClient(configuration)
-        return self._client
-
-    async def _forget(self) -> None:
-        """Have the credentials read again at the next request."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
-
-    async def _load(self, configuration: Configuration) -> None:
-        try:
-            if not self._kubeconfig and (namespace := _own_namespace()) is not None:
-                kube_config.load_incluster_config(client_configuration=configuration)
-                self.namespace = namespace
-                return
-            loader = await kube_config.load_kube_config(
-                config_file=self._kubeconfig or None,
-                context=self._context or None,
-                client_configuration=configuration,
-                persist_config=False,
-            )
-            context: Any = loader.current_context["context"]
-            self.namespace = str(context["namespace"]) if "namespace" in context else ""
-        except (kube_config.ConfigException, OSError, ValueError) as error:
-            raise KubernetesError(
-                f"There is no usable access to a Kubernetes cluster: {error}. Run the Jupyter "
-                "server in a pod with a ServiceAccount, or set c.KubernetesEngine.kubeconfig."
-            ) from error
-
-
-def _abort(response: aiohttp.ClientResponse) -> None:
-    """Drop the connection at once: closing it in form would go on after the loop has ended."""
-    connection = response.connection
-    if connection is not None and connection.transport is not None:
-        connection.transport.abort()
-    response.close()
-
-
-def _own_namespace() -> str | None:
-    """Namespace of the pod that this process runs in; None outside of pods."""
-    token = Path(SERVICE_TOKEN_FILENAME)
-    if not token.exists():
-        return None
-    namespace = token.with_name("namespace")
-    return namespace.read_text().strip() if namespace.exists() else ""
+        return answer
 
 
 def _attempt(obj: Object) -> str | None:
     annotations = obj.get("metadata", {}).get("annotations") or {}
     attempt: str | None = annotations.get("gpu-share.jupyter.org/attempt")
     return attempt
-
-
-def _unreachable(error: BaseException, what: str) -> Unreachable:
-    # Of the error only its kind is told: aiohttp's texts may hold a URL with its query.
-    kind = type(error).__name__
-    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        reason = "its certificate is not accepted"
-    elif isinstance(error, asyncio.TimeoutError):
-        reason = "it did not answer in time"
-    else:
-        reason = "no connection"
-    return Unreachable(
-        f"The Kubernetes API cannot be reached: {reason} ({what}, {kind}). Running kernels go on."
-    )
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    try:
-        return max(0.0, float(response.headers.get("Retry-After", "")))
-    except ValueError:
-        return None

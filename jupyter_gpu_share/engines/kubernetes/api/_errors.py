@@ -23,6 +23,7 @@ __all__ = [
     "TooManyRequests",
     "Unauthorized",
     "Unreachable",
+    "Untrusted",
     "error_of",
 ]
 
@@ -40,6 +41,10 @@ class KubernetesError(EngineError):
 
 class Unreachable(KubernetesError):
     """No answer: the network, TLS, or a time-out. What was asked may have been done."""
+
+
+class Untrusted(Unreachable):
+    """The certificate of what answers is not accepted."""
 
 
 class Unauthorized(KubernetesError):
@@ -103,6 +108,12 @@ def error_of(
             "administrator for more.",
             detail=message,
         )
+    if status == 403 and message and "cannot" not in message:
+        # Not a right that is missing: admission said no.
+        return Forbidden(
+            f"The cluster's rules do not allow to {what}{words}. Tell the administrator.",
+            detail=message,
+        )
     if status == 403:
         return Forbidden(
             f"The Jupyter server may not {what} in Kubernetes{words}. The administrator can grant "
@@ -142,4 +153,4 @@ def _status(body: bytes | str) -> tuple[str, str]:
 
 def _quota(message: str) -> str:
     """``exceeded quota: gpus, requested: …, used: …, limited: …`` without what stands before."""
-    return message[message.index("exceeded quota") + len("exceeded quota: ") :]
+    return message.partition("exceeded quota")[2].lstrip(": ") or message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 __all__ = [
     "CLAIMS",
@@ -35,11 +36,28 @@ class Resource:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None = None, name: str | None = None) -> str:
-        """Path of the collection, or of one object. Without a namespace: of all namespaces."""
-        base = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        """Path of the collection, or of one object. Without a namespace: of all namespaces.
+
+        Raises
+        ------
+        ValueError: no object can have such a name, or it needs a namespace.
+        """
+        path = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         if self.namespaced and namespace:
-            base += f"/namespaces/{namespace}"
-        return f"{base}/{self.plural}" + (f"/{name}" if name else "")
+            path += f"/namespaces/{_segment(namespace)}"
+        path += f"/{self.plural}"
+        if name is None:
+            return path
+        if self.namespaced and not namespace:
+            raise ValueError(f"{self.kind} {name!r} without a namespace")
+        return f"{path}/{_segment(name)}"
+
+
+def _segment(name: str) -> str:
+    # What is deleted at an empty name are all the objects of the collection.
+    if name in ("", ".", "..") or "/" in name:
+        raise ValueError(f"Kubernetes has no objects with the name {name!r}")
+    return quote(name, safe="")
 
 
 PODS = Resource("", "v1", "pods", "Pod")

@@ -1,4 +1,4 @@
-"""One list+watch loop: the objects of a collection as they are, whatever happens in between."""
+"""The list+watch loop: the objects of a collection as they are, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -9,21 +9,35 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ._client import KubeApi, Object
-from ._errors import Expired, KubernetesError, error_of
+from ._errors import (
+    Expired,
+    Forbidden,
+    Invalid,
+    KubernetesError,
+    NotFound,
+    ServerTrouble,
+    Unauthorized,
+    Untrusted,
+    error_of,
+)
 from ._resources import Resource
+from ._waiting import within
 
 __all__ = ["Change", "Health", "Watch"]
 
 _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 20.0
+#: The longest that a server's ``Retry-After`` is followed.
+_LONGEST_WAIT = 60.0
 #: The server ends a watch after its seconds; silence for this much longer means it is dead.
 _GRACE = 5.0
+#: A watch that ends sooner is not simply followed by the next, or the two would spin.
+_SHORTEST = 0.5
 #: Deleted objects that are remembered, so that a late event does not bring one back.
 _GRAVES = 1000
 
@@ -63,16 +77,25 @@ class Health:
 class Watch:
     """Keeps the objects of a collection in memory.
 
-    It holds what exists and the names of a bounded number of objects that were deleted, nothing
+    It holds what exists and the uids of a bounded number of objects that were deleted, nothing
     that grows with time.
 
     Parameters
     ----------
+    namespace: None only for what belongs to none: objects are known by their names.
     changed: told of every change, on the event loop; must not block.
     selector: label selector.
     period: seconds after which the watch is begun anew. A connection that died without a word is
         noticed at most a few seconds later.
     resync: seconds after which the objects are listed again, should an event have been lost.
+
+    Attributes
+    ----------
+    objects: by name. A list replaces what is known; an event only what is older.
+
+    Raises
+    ------
+    ValueError: the namespace is missing.
     """
 
     def __init__(
@@ -86,6 +109,8 @@ class Watch:
         period: float = 60.0,
         resync: float = 600.0,
     ) -> None:
+        if resource.namespaced and not namespace:
+            raise ValueError(f"a watch of {resource.plural} needs a namespace")
         self.objects: dict[str, Object] = {}
         self._api = api
         self._resource = resource
@@ -95,14 +120,19 @@ class Watch:
         self._period = period
         self._resync = resync
         self._random = random.Random()  # noqa: S311 - jitter
-        self._graves: OrderedDict[str, None] = OrderedDict()
-        self._position = ""
+        #: Versions at which objects were deleted since the last list, by uid.
+        self._graves: OrderedDict[str, str] = OrderedDict()
+        #: Where the next watch begins, and of when the last list is.
+        self._position, self._floor = "", "0"
         self._listed = 0.0
         self._heard: float | None = None
+        #: Seconds to wait after the next failure.
+        self._pause = 0.0
         self._error = ""
         self._lists = 0
-        self._synced = asyncio.Event()
-        self._told = asyncio.Event()
+        self._refused: KubernetesError | None = None
+        #: The first list was answered, with a refusal perhaps.
+        self._answered = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -115,69 +145,88 @@ class Watch:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])
 
     @property
     def health(self) -> Health:
         """How the watch does now."""
         age = None if self._heard is None else time.monotonic() - self._heard
-        return Health(self._synced.is_set(), age, self._error, self._lists)
+        return Health(self._lists > 0, age, self._error, self._lists)
 
     async def synced(self, patience: float = 15.0) -> None:
         """Wait until the objects have been listed.
 
         Raises
         ------
-        KubernetesError: that has not happened in time; the text says why.
+        KubernetesError: that was refused, or has not happened in time; the text says why.
         """
         self.start()
         try:
-            await asyncio.wait_for(self._synced.wait(), patience)
+            await within(patience, self._answered.wait())
         except asyncio.TimeoutError:
             raise KubernetesError(
                 self._error or f"The Kubernetes API did not list {self._resource.plural} in time."
             ) from None
+        if self._refused is not None:
+            raise self._refused.with_traceback(None)
 
     # -- the loop ----------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        self._pause = _FIRST_PAUSE
         while True:
+            began = time.monotonic()
+            wait = 0.0
             try:
-                if not self._position or time.monotonic() - self._listed > self._resync:
+                if not self._position or began - self._listed > self._resync:
                     await self._list()
                 await self._follow()
-                pause = _FIRST_PAUSE
-            except Expired:
-                self._position = ""
+                self._pause = _FIRST_PAUSE
+                continue
             except KubernetesError as error:
-                self._error = str(error)
-                wait = max(error.retry_after or 0.0, pause * self._random.uniform(0.5, 1.5))
-                _log.info("%s Next attempt in %.1f s.", error, wait)
-                await asyncio.sleep(wait)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                wait = min(error.retry_after or 0.0, _LONGEST_WAIT)
+                await self._failed(error, began)
             except Exception:
                 # A loop that has ended would show a world that stands still.
                 self._error = f"The watch of {self._resource.plural} met an error of its own."
                 _log.exception("The watch of %s begins anew", self._resource.plural)
                 self._position = ""
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+            if time.monotonic() - began > _LONGEST_PAUSE:
+                # It went well for long, such as until a load balancer ended a quiet connection.
+                self._pause = _FIRST_PAUSE
+            await asyncio.sleep(max(wait, self._pause * self._random.uniform(0.5, 1.5)))
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+    async def _failed(self, error: KubernetesError, began: float) -> None:
+        self._error = str(error)
+        _log.info("The watch of %s is interrupted: %s", self._resource.plural, error)
+        if isinstance(error, Expired | Invalid | NotFound):
+            self._position = ""
+        if isinstance(error, Forbidden | Invalid | NotFound) and not self._lists:
+            self._refused = error
+            self._answered.set()
+        if isinstance(error, Unauthorized | Untrusted):
+            try:
+                await self._api.renew(began)
+            except KubernetesError as cause:
+                self._error = str(cause)
 
     async def _list(self) -> None:
         query = {"labelSelector": self._selector} if self._selector else {}
-        items, position = await self._api.list(self._resource, self._namespace, **query)
+        # Not repeated in there: what goes wrong shall be visible, and is repeated here.
+        items, position = await self._api.list_once(self._resource, self._namespace, **query)
         self._hear()
         self._listed = time.monotonic()
-        self._lists += 1
         found = {item["metadata"]["name"]: item for item in items}
         for name in [name for name in self.objects if name not in found]:
-            self._gone(self.objects[name])
+            self._remove(name, position)
         for item in found.values():
-            self._seen(item)
-        self._position = position
-        self._synced.set()
+            self._put(item)
+        self._position, self._floor = position, position or "0"
+        self._graves.clear()
+        self._lists += 1
+        self._refused = None
+        self._answered.set()
 
     async def _follow(self) -> None:
         seconds = max(1, round(self._period * self._random.uniform(0.8, 1.0)))
@@ -191,60 +240,85 @@ class Watch:
             query["labelSelector"] = self._selector
         what = f"watch {self._resource.plural}"
         path = self._resource.path(self._namespace)
+        began = time.monotonic()
         async with self._api.stream(path, what, query, seconds + _GRACE) as lines:
             self._hear()
             async for line in lines:
                 self._hear()
-                self._take(json.loads(line), what)
+                self._take(line, what)
+                self._pause = _FIRST_PAUSE
+                if time.monotonic() - began > seconds + _GRACE:
+                    break  # what is in between does not end it
         self._hear()
+        if time.monotonic() - began < _SHORTEST:
+            raise ServerTrouble(f"The Kubernetes API ended at once: {what}.")
 
     def _hear(self) -> None:
         self._heard = time.monotonic()
         self._error = ""
 
-    def _take(self, event: dict[str, Any], what: str) -> None:
+    # -- the objects -------------------------------------------------------------------------
+
+    def _take(self, line: bytes, what: str) -> None:
+        """Take note of one event."""
+        try:
+            event: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise ServerTrouble(f"What came is no event of Kubernetes ({what}).") from None
         kind, item = event["type"], event["object"]
         if kind == "ERROR":
             raise error_of(int(item.get("code") or 500), json.dumps(item), what)
         version = item["metadata"].get("resourceVersion", "")
-        if kind != "BOOKMARK":
+        if kind in ("ADDED", "MODIFIED", "DELETED") and _after(version, self._floor):
             if kind == "DELETED":
-                self._gone(item)
+                self._deleted(item)
             else:
                 self._seen(item)
-        if _newer(version, self._position):
+        if version and (not self._position or _after(version, self._position)):
             self._position = version
-
-    # -- the objects -------------------------------------------------------------------------
 
     def _seen(self, item: Object) -> None:
         meta = item["metadata"]
-        meta.pop("managedFields", None)  # half of an object, and of no use here
-        uid = meta["uid"]
-        if uid in self._graves:
+        grave = self._graves.get(meta["uid"])
+        if grave is not None and not _after(meta["resourceVersion"], grave):
             return
         old = self.objects.get(meta["name"])
-        if old is not None and old["metadata"]["uid"] == uid:
-            if not _newer(meta["resourceVersion"], old["metadata"]["resourceVersion"]):
-                return
-        elif old is not None:
+        # Versions count on across objects: what has an earlier one is an earlier object too.
+        if old is None or _after(meta["resourceVersion"], old["metadata"]["resourceVersion"]):
+            self._put(item)
+
+    def _deleted(self, item: Object) -> None:
+        meta = item["metadata"]
+        old = self.objects.get(meta["name"])
+        # It may have come back: an object that the selector does not match is "deleted" too.
+        if old is not None and not _after(
+            old["metadata"]["resourceVersion"], meta["resourceVersion"]
+        ):
+            self._remove(meta["name"], meta["resourceVersion"])
+        self._bury(meta["uid"], meta["resourceVersion"])
+
+    def _put(self, item: Object) -> None:
+        meta = item["metadata"]
+        meta.pop("managedFields", None)  # half of an object, and of no use here
+        old = self.objects.get(meta["name"])
+        if old is not None and old["metadata"]["uid"] != meta["uid"]:
             # Another object of the same name; that the first was deleted has not been heard.
-            if not _newer(meta["resourceVersion"], old["metadata"]["resourceVersion"]):
-                return
-            self._gone(old)
+            self._remove(meta["name"], meta["resourceVersion"])
             old = None
         self.objects[meta["name"]] = item
-        self._tell(Change(old, item))
+        if old is None or old["metadata"]["resourceVersion"] != meta["resourceVersion"]:
+            self._tell(Change(old, item))
 
-    def _gone(self, item: Object) -> None:
-        meta = item["metadata"]
-        self._graves[meta["uid"]] = None
+    def _remove(self, name: str, version: str) -> None:
+        old = self.objects.pop(name)
+        self._bury(old["metadata"]["uid"], version)
+        self._tell(Change(old, None))
+
+    def _bury(self, uid: str, version: str) -> None:
+        if uid not in self._graves or _after(version, self._graves[uid]):
+            self._graves[uid] = version
         while len(self._graves) > _GRAVES:
             self._graves.popitem(last=False)
-        old = self.objects.get(meta["name"])
-        if old is not None and old["metadata"]["uid"] == meta["uid"]:
-            del self.objects[meta["name"]]
-            self._tell(Change(old, None))
 
     def _tell(self, change: Change) -> None:
         try:
@@ -253,9 +327,6 @@ class Watch:
             _log.exception("A change of %s could not be taken note of", change.name)
 
 
-def _newer(version: str, than: str) -> bool:
-    """Whether a resource version is later. They are numbers since Kubernetes says so (1.35)."""
-    try:
-        return int(version) > int(than)
-    except ValueError:
-        return version != than
+def _after(version: str, other: str) -> bool:
+    """Whether a resource version is later: numbers that count on, as Kubernetes 1.35 promises."""
+    return int(version) > int(other)
