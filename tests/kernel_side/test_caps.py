@@ -8,34 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from frameworks import FAKE_TENSORFLOW, FAKE_TORCH
 from waiting import PATIENCE
 
 from jupyter_gpu_share.kernel_side import PATH
 
 GIB = 2**30
-
-_FAKE_TORCH = """
-calls, queued = [], []
-class _Properties:
-    total_memory = 80 * 2**30
-def device_count(): return 2
-def get_device_properties(device): return _Properties
-def set_per_process_memory_fraction(fraction, device): calls.append((fraction, device))
-def _lazy_call(function): queued.append(function)
-def init():
-    for function in queued: function()
-"""
-_FAKE_TENSORFLOW = """
-class config:
-    limits = []
-    class LogicalDeviceConfiguration:
-        def __init__(self, memory_limit): self.memory_limit = memory_limit
-    @staticmethod
-    def list_physical_devices(kind): return ["gpu0"]
-    @classmethod
-    def set_logical_device_configuration(cls, device, logical):
-        cls.limits.append((device, logical[0].memory_limit))
-"""
 
 
 @pytest.fixture
@@ -43,8 +21,8 @@ def frameworks(tmp_path: Path) -> Path:
     """A folder with the fakes."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("from . import cuda\n")
-    (tmp_path / "torch" / "cuda.py").write_text(_FAKE_TORCH)
-    (tmp_path / "tensorflow.py").write_text(_FAKE_TENSORFLOW)
+    (tmp_path / "torch" / "cuda.py").write_text(FAKE_TORCH)
+    (tmp_path / "tensorflow.py").write_text(FAKE_TENSORFLOW)
     return tmp_path
 
 
@@ -85,6 +63,12 @@ def test_tensorflow_gets_one_logical_device(frameworks: Path) -> None:
 def test_without_a_share_nothing_is_capped(frameworks: Path) -> None:
     code = "import tensorflow; print(tensorflow.config.limits)"
     assert said(run(code, frameworks, share=False)) == "[]"
+
+
+def test_a_share_whose_memory_is_not_known_is_not_capped_at_nothing(frameworks: Path) -> None:
+    code = "import tensorflow, torch; torch.cuda.init(); print(tensorflow.config.limits)"
+    code += "; print(torch.cuda.calls)"
+    assert said(run(code, frameworks, JUPYTER_GPU_SHARE_MEMORY_BYTES="0")) == "[]\n[]"
 
 
 def test_a_framework_whose_interface_changed_works_and_says_so(frameworks: Path) -> None:

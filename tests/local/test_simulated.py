@@ -61,5 +61,9 @@ def test_only_the_living_count(tmp_path: Path) -> None:
     assert not simulated_use(tmp_path, [me])[me].busy
     write(me, this_process().start_time, busy_until=2**40)
     assert simulated_use(tmp_path, [me])[me].busy
-    (tmp_path / f"{me}.json").write_text("{")
-    assert simulated_use(tmp_path, [me, 2**30]) == {}
+    # What a kernel writes there is its user's, and takes nobody else's readings away.
+    write(me, this_process().start_time, used={"SIM-0": float("inf")})
+    assert simulated_use(tmp_path, [me]) == {}
+    for text in ("{", "[]", "[" * 100_000):
+        (tmp_path / f"{me}.json").write_text(text)
+        assert simulated_use(tmp_path, [me, 2**30]) == {}

@@ -25,6 +25,11 @@ _log = logging.getLogger(__name__)
 _RECONNECT_MS, _RECONNECT_MAX_MS = 10, 500
 #: Seconds between two attempts to say a thing until it is answered.
 _REPEAT = 0.5
+#: Signs of life without an answer after which the connection is made anew.
+_UNANSWERED = 3
+#: The agent's memory is the user's own: what it says is checked, and bounded.
+_LONGEST_MESSAGE = 2**20
+_LONGEST_WHY = 300
 
 
 class Owned(EngineError):  # noqa: N818
@@ -52,15 +57,26 @@ class AgentState:
     utilization: float | None = None
     memory_bytes: int | None = None
 
+    @property
+    def settled(self) -> bool:
+        """True once it is known what became of the start: a kernel runs, or has ended."""
+        return self.pid is not None or self.exit_code is not None
+
+    @property
+    def unended(self) -> bool:
+        """True while a kernel runs, or is on its way."""
+        return self.pid is not None or (self.run is not None and self.exit_code is None)
+
 
 class AgentLink:
     """Talks to one agent. Belongs to the event loop that it is opened on.
 
     Parameters
     ----------
-    connection: of the kernel; the agent uses the same keys.
+    connection: of the kernel; the agent has the same keys.
     port: of the agent.
-    instance: of this server process; tells the agent its owner from others.
+    instance: of this server process; tells the agent its owner from others. Another one is let
+        in when the owner has missed three renewals.
     renewal: seconds between two signs of life.
     changed: told of every state that differs from the last; must not block.
     """
@@ -82,6 +98,9 @@ class AgentLink:
         self._changed = changed
         self._news = asyncio.Event()
         self._refused = False
+        self._closed = False
+        self._replaces = ""
+        self._heard = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._socket: zmq.asyncio.Socket | None = None
 
@@ -89,6 +108,7 @@ class AgentLink:
         """Connect, and renew the pod's life from now on."""
         socket = self._socket = context.socket(zmq.DEALER)
         socket.linger = 0
+        socket.maxmsgsize = _LONGEST_MESSAGE
         socket.reconnect_ivl = _RECONNECT_MS
         socket.reconnect_ivl_max = _RECONNECT_MAX_MS
         if self._connection.curve_publickey and self._connection.curve_secretkey:
@@ -98,17 +118,17 @@ class AgentLink:
         socket.connect(self._address)
         self._tasks = [
             asyncio.create_task(self._receive(socket), name="agent replies"),
-            asyncio.create_task(self._renew(), name="agent renewal"),
+            asyncio.create_task(self._renew(socket), name="agent renewal"),
         ]
 
     async def close(self) -> None:
-        """Disconnect. The pod lives on until its watchdog bites."""
+        """Disconnect. The pod lives on until its watchdog bites. Who waits gets an error."""
+        self._closed = True
+        self._news.set()
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._socket is not None:
             self._socket.close(linger=100)
             self._socket = None
@@ -123,12 +143,11 @@ class AgentLink:
         Raises
         ------
         Owned: another server holds it.
+        EngineError: the link was closed.
         """
-        while self.state is None:
-            if self._refused:
-                raise Owned("Another Jupyter server of the same name runs this kernel.")
-            await self._say({"op": "renew", "replaces": replaces})
-            await self._wait(_REPEAT)
+        self._replaces = replaces
+        await self._insist({"op": "renew"}, lambda: self.state is not None)
+        assert self.state is not None
         return self.state
 
     async def start(
@@ -139,57 +158,83 @@ class AgentLink:
         Raises
         ------
         Owned: another server holds the pod.
+        EngineError: the link was closed.
         """
         order = {"op": "start", "run": run, "argv": argv, "env": env, "cwd": cwd}
-        while True:
-            state = self.state
-            if state is not None and state.run == run:
-                if state.pid is not None or state.exit_code is not None:
-                    return state
-                await self._wait(_REPEAT)
-                continue
-            if self._refused:
-                raise Owned("Another Jupyter server of the same name runs this kernel.")
-            await self._say(order)
-            await self._wait(_REPEAT)
+
+        def settled() -> bool:
+            return self.state is not None and self.state.run == run and self.state.settled
+
+        await self._insist(order, settled)
+        assert self.state is not None
+        return self.state
 
     async def signal(self, signum: int) -> None:
         """Send a signal to the kernel's session."""
         await self._say({"op": "signal", "signum": signum})
 
     async def end(self, patience: float) -> None:
-        """End the kernel, leave the pod. Returns when it is gone, or after ``patience`` seconds."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._end(), patience)
+        """End the kernel, leave the pod.
 
-    async def _end(self) -> None:
-        while self.state is None or self.state.pid is not None:
-            await self._say({"op": "end"})
-            await self._wait(_REPEAT)
+        Returns when nothing runs or is about to, or after ``patience`` seconds.
+        """
+        ended = self._insist(
+            {"op": "end"}, lambda: self.state is not None and not self.state.unended
+        )
+        with suppress(asyncio.TimeoutError, EngineError):
+            await asyncio.wait_for(ended, patience)
 
     async def quit(self) -> None:
         """Have the pod end by itself. Not waited for."""
         await self._say({"op": "quit"})
+
+    async def _insist(self, order: dict[str, Any], done: Callable[[], bool]) -> None:
+        """Say a thing until the agent tells that it is done; each time it answers how far it is.
+
+        Raises
+        ------
+        Owned: another server holds the pod.
+        EngineError: the link was closed.
+        """
+        while not done():
+            await self._say(order)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._until(done), _REPEAT)
+
+    async def _until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            if self._refused:
+                raise Owned("Another Jupyter server of the same name runs this kernel.")
+            if self._closed:
+                raise EngineError("The kernel's pod was let go of in the meantime.")
+            self._news.clear()
+            await self._news.wait()
 
     # -- the wire ----------------------------------------------------------------------------
 
     async def _say(self, message: dict[str, Any]) -> None:
         if self._socket is None:
             return
-        payload = json.dumps({"instance": self._instance, **message}).encode()
+        sender: dict[str, Any] = {"instance": self._instance, "renewal": self._renewal}
+        if self._replaces:
+            sender["replaces"] = self._replaces
+        payload = json.dumps({**sender, **message}).encode()
         with suppress(zmq.ZMQError):  # never heard of the agent: said again later
             await self._socket.send_multipart([self._sign(payload), payload], zmq.NOBLOCK)
 
     def _sign(self, payload: bytes) -> bytes:
         return hmac.new(self._connection.key, payload, hashlib.sha256).hexdigest().encode()
 
-    async def _wait(self, seconds: float) -> None:
-        self._news.clear()
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._news.wait(), seconds)
-
-    async def _renew(self) -> None:
+    async def _renew(self, socket: zmq.asyncio.Socket) -> None:
+        clock = asyncio.get_running_loop().time
+        self._heard = clock()
         while True:
+            if clock() > self._heard + _UNANSWERED * self._renewal:
+                # A silent network, or a message that ZeroMQ has refused: it gives up there.
+                with suppress(zmq.ZMQError):
+                    socket.disconnect(self._address)
+                socket.connect(self._address)
+                self._heard = clock()
             await self._say({"op": "renew"})
             await asyncio.sleep(self._renewal)
 
@@ -200,29 +245,65 @@ class AgentLink:
                 signature, payload = frames
                 if not hmac.compare_digest(signature, self._sign(payload)):
                     continue
-                self._take(json.loads(payload))
-            except (ValueError, KeyError, TypeError):
+                message = json.loads(payload)
+                state = None if message["op"] == "refused" else _state(message)
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 _log.warning("A message of a kernel's agent could not be understood")
+                continue
+            try:
+                self._take(state)
+            except Exception:
+                _log.exception("What a kernel's agent told could not be followed")
 
-    def _take(self, message: dict[str, Any]) -> None:
-        if message["op"] == "refused":
-            self._refused = True
-            self._news.set()
-            return
-        self._refused = False
-        ended = message.get("exit") or {}
-        reading = message.get("reading") or {}
-        state = AgentState(
-            run=message.get("run"),
-            pid=message.get("pid"),
-            exit_code=ended.get("code"),
-            exit_why=ended.get("why") or "",
-            used_bytes=reading.get("used_bytes"),
-            utilization=reading.get("utilization"),
-            memory_bytes=reading.get("memory_bytes"),
-        )
-        changed = state != self.state
-        self.state = state
+    def _take(self, state: AgentState | None) -> None:
+        """Take note of how things stand; None where the agent listens to another server."""
+        self._heard = asyncio.get_running_loop().time()
+        self._refused = state is None
+        if state is not None:
+            self._replaces = ""
         self._news.set()
-        if changed:
+        if state is not None and state != self.state:
+            self.state = state
             self._changed(state)
+
+
+def _state(message: dict[str, Any]) -> AgentState:
+    """Read what an agent tells.
+
+    Raises
+    ------
+    KeyError, OverflowError, TypeError, ValueError: it is not what an agent says.
+    """
+    ended, reading = message["exit"] or {}, message["reading"] or {}
+    if not isinstance(ended, dict) or not isinstance(reading, dict):
+        raise TypeError("not a state")
+    run, why = message["run"], ended.get("why", "")
+    if not isinstance(run, str | None) or not isinstance(why, str):
+        raise TypeError("not text")
+    utilization = reading.get("utilization")
+    if utilization is not None:
+        utilization = float(utilization)
+        if not 0.0 <= utilization <= 1.0:
+            raise ValueError("not a share of the time")
+    return AgentState(
+        run=run,
+        pid=_whole(message["pid"]),
+        exit_code=_whole(ended.get("code"), least=-255, most=255),
+        exit_why=_line(why)[:_LONGEST_WHY],
+        used_bytes=_whole(reading.get("used_bytes")),
+        utilization=utilization,
+        memory_bytes=_whole(reading.get("memory_bytes")),
+    )
+
+
+def _line(text: str) -> str:
+    """One line that a log, a terminal and JSON can show."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _whole(value: object, least: int = 0, most: int = 2**63 - 1) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError("not a number that can be")
+    return value

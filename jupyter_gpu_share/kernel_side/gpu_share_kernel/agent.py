@@ -38,6 +38,8 @@ _MISSED = 3
 _GRACE = (3.0, 5.0, 6.0)
 #: Seconds within which a kernel that lacks a package ends.
 _AT_ONCE = 10.0
+#: Exit code of a kernel whose command is not there, as shells have it.
+_NO_COMMAND = 127
 _CONNECTION = "connection.json"
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MESSAGES_AT_ONCE = 64
@@ -122,7 +124,9 @@ class Agent:
                 next_reading = now + _READ_INTERVAL
                 self._read()
             if self._ending is None and now > self._heard + self.watchdog:
-                self._say("no Jupyter server was heard for %d s; the pod ends" % self.watchdog)
+                why = "no Jupyter server was heard for %d s" % self.watchdog
+                self._say("%s; the pod ends" % why)
+                farewell.leave_word(why)
                 self._begin_end()
             while self._ending and now >= self._ending[0][0]:
                 self._ending.pop(0)[1]()
@@ -242,7 +246,8 @@ class Agent:
         env.update(order["env"])
         if "PYTHONPATH" in order["env"]:
             # Ours stays: the soft caps come from there.
-            env["PYTHONPATH"] = os.pathsep.join([_FOLDER, order["env"]["PYTHONPATH"]])
+            own = order["env"]["PYTHONPATH"]
+            env["PYTHONPATH"] = os.pathsep.join([_FOLDER, own]) if own else _FOLDER
         folder = env.get("JUPYTER_GPU_SHARE_SIMULATED_DIR")
         if folder:
             os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -274,13 +279,19 @@ class Agent:
         return path
 
     def _exec(self, argv, env, cwd):
-        self._process = subprocess.Popen(
-            argv,
-            env=env,
-            cwd=cwd if cwd and os.path.isdir(cwd) else None,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                env=env,
+                cwd=cwd if cwd and os.path.isdir(cwd) else None,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            if error.filename != argv[0]:
+                raise
+            self._ended(_NO_COMMAND, "it could not be started: %s" % error)
+            return
         self._pid = self._process.pid
         self._tell()
 

@@ -14,8 +14,11 @@ _MIB = 2**20
 
 
 def install():
-    """Have the caps put in as the frameworks are imported. Idempotent."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    """Have the caps put in as the frameworks are imported. Idempotent.
+
+    Nothing is capped where it is not known how much memory the share is.
+    """
+    if granted_bytes() > 0 and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 

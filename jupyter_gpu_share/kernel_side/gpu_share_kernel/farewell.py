@@ -1,4 +1,4 @@
-"""Asks a kernel to shut down, in Jupyter's own protocol, so that it can tidy up first."""
+"""What is said at the end: to the kernel, so that it can tidy up, and to whoever asks later."""
 
 import hashlib
 import hmac
@@ -6,11 +6,14 @@ import json
 import os
 import time
 
-__all__ = ["ask"]
+__all__ = ["ask", "leave_word"]
+
+#: What is written here, the cluster shows as the reason of the container's end.
+_TERMINATION_LOG = "/dev/termination-log"
 
 
 def ask(zmq, folder):
-    """Send ``shutdown_request`` to the kernel; does not wait.
+    """Send ``shutdown_request`` to the kernel, in Jupyter's own protocol; does not wait.
 
     Parameters
     ----------
@@ -40,3 +43,13 @@ def ask(zmq, folder):
     digest = hmac.new(wire["key"].encode(), b"".join(parts), hashlib.sha256)
     socket.send_multipart([b"<IDS|MSG>", digest.hexdigest().encode(), *parts], zmq.NOBLOCK)
     return socket
+
+
+def leave_word(text):
+    """Tell whoever looks at the pod when it is over. The file is there in pods only."""
+    if os.path.exists(_TERMINATION_LOG):
+        try:
+            with open(_TERMINATION_LOG, "w") as file:
+                file.write(text)
+        except OSError:
+            pass

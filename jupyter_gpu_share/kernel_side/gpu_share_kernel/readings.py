@@ -11,6 +11,8 @@ import os
 __all__ = ["Gpu", "memory_events", "resident_bytes", "simulated_use", "tree"]
 
 _NOT_AVAILABLE = 2**64 - 1
+_INSUFFICIENT_SIZE = 7
+_ATTEMPTS = 5
 
 
 def tree(root):
@@ -66,8 +68,8 @@ def simulated_use(folder, pids, now):
                 row = json.load(file)
             mine = sum(int(amount) for amount in row["used"].values())
             works = row["busy_until"] > now
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            continue  # gone, or written by something else
+        except Exception:  # noqa: S112 - gone, or written by something else
+            continue
         used += mine
         busy = busy or works
     return used, 1.0 if busy else 0.0
@@ -133,7 +135,9 @@ class Gpu:
         if read is None:
             return []
         number = ctypes.c_uint(64)
-        rows = (_Process * number.value)()
-        if read(handle, ctypes.byref(number), rows) != 0:
-            return []
-        return rows[: number.value]
+        for _ in range(_ATTEMPTS):  # it says how many there are; by then there may be more
+            rows = (_Process * number.value)()
+            code = read(handle, ctypes.byref(number), rows)
+            if code != _INSUFFICIENT_SIZE:
+                return rows[: number.value] if code == 0 else []
+        return []

@@ -32,7 +32,8 @@ _WARM = (
     "zmq.auth.asyncio",
 )
 _LAUNCHER = "ipykernel_launcher"
-#: Beginnings of the names of variables that Python, the loader or the C library read once.
+#: Beginnings of the names of variables that Python, the loader or the C library read once. A
+#: module of the kernel's own PYTHONPATH counts before one that is imported here already.
 _AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_TUNABLES")
 
 
@@ -53,7 +54,7 @@ def module_of(argv):
 def survives_fork(env):
     """False where something of an environment is read only when a process starts."""
     names = {name for name in [*env, *os.environ] if name.startswith(_AT_START)}
-    return all(env.get(name) == os.environ.get(name) for name in names - {"PYTHONPATH"})
+    return all(env.get(name) == os.environ.get(name) for name in names)
 
 
 class Zygote:
@@ -250,20 +251,18 @@ def _become_kernel(order, descriptors):
 
 def prepare(env, cwd):
     """Take on an environment and a folder, as Python does when it starts."""
-    before = os.environ.get("PYTHONPATH", "")
     os.environ.clear()
     os.environ.update(env)
     time.tzset()
-    known = before.split(os.pathsep)
-    for entry in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-        if entry and entry not in known and entry not in sys.path:
-            sys.path.insert(0, entry)
     if cwd:
         try:
             os.chdir(cwd)
         except OSError as error:
             sys.stderr.write("gpu-share: stays in %s: %s\n" % (os.getcwd(), error))
     if os.environ.get("JUPYTER_GPU_SHARE_UUID"):
-        from gpu_share_kernel import caps
+        try:
+            from gpu_share_kernel import caps
 
-        caps.install()
+            caps.install()
+        except Exception as error:  # a kernel without soft caps is better than none
+            sys.stderr.write("gpu-share: frameworks are not capped: %s\n" % error)
