@@ -283,6 +283,11 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         """Sharing backend and style of holding shares, where the engine has such a thing."""
         return None, None
 
+    @property
+    def place(self) -> str:
+        """Where kernels run, in words for people; empty where that is this machine."""
+        return ""
+
     def kept(self, kernel_id: str) -> Kept:
         """How a release of this kernel would keep its variables."""
         return Kept()

@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import (  # noqa: F401
+    another_namespace,
+    cluster_read,
+    jupyter,
+    policies,
+    two_servers,
+)
 from notebooks import Notebook
 from traitlets.config import Config
 

@@ -54,7 +54,8 @@ class Notebook:
     def connect(self) -> AsyncKernelClient:
         """A client of the relay."""
         client: AsyncKernelClient = self.manager.client()
-        client.start_channels()
+        # Its thread may come to make its socket when the manager has closed the context already.
+        client.start_channels(hb=False)
         self.client = client
         return client
 

@@ -1,46 +1,55 @@
 """What no pod of ours may be, whoever asked for it. Pure.
 
-The namespace's Pod Security Standard and the admission policy of ``etc/kubernetes`` hold the same
-from outside; here it is said in words, and before anything is created.
+It fits the restricted Pod Security Standard, and it is still the pod that this package made: its
+labels, its command, its keys and its share are what they were. The admission policy of
+``etc/kubernetes`` holds the same from outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...errors import EngineError
-from ._names import MANAGED, PREFIX
+from ._names import NAMES, PREFIX
+from ._restricted import all_containers, violations
 
-__all__ = ["PodRefused", "check_pod"]
+__all__ = ["ROOT", "PodRefused", "check_pod"]
 
-_VOLUMES = {
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "image",
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-}
-#: Of the kernel's container: what makes it one that the server can talk to.
-_OURS = ("command", "args")
+Object = Mapping[str, Any]
+
+#: Folder of our mounts in the kernel's container.
+ROOT = "/opt/gpu-share"
+#: Of the kernel's container: with these it would run something else, or be run again by the node.
+_OURS = ("command", "args", "lifecycle", "restartPolicy", "restartPolicyRules")
+#: Of the pod: what follows from the size stays where a backend has set it.
+_OF_SIZE = ("schedulerName", "priorityClassName", "runtimeClassName")
+#: Variables that say which GPU, or which share of it, a process may use.
+_GPU_VARIABLES = ("JUPYTER_GPU_SHARE_", "NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+_GPU_RESOURCES = "nvidia.com/"
+#: Sources of a projected volume by which a pod becomes its ServiceAccount.
+_CREDENTIALS = {"serviceAccountToken": "token", "podCertificate": "certificate"}
 
 
 class PodRefused(EngineError):  # noqa: N818
-    """The administrator's additions make a pod that is not safe, or none of ours any more."""
+    """The administrator's settings make a pod that is not safe, or none of ours any more."""
 
 
-def check_pod(pod: Mapping[str, Any], original: Mapping[str, Any]) -> None:
+def check_pod(pod: Object, original: Object) -> None:
     """Hold a merged pod against what it was before.
 
     Raises
     ------
     PodRefused: with all reasons in one line.
     """
-    reasons = [*_of_pod(pod, original)]
+    try:
+        reasons = list(dict.fromkeys([*violations(pod), *_changes(pod, original)]))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise PodRefused(
+            "The pod that c.KubernetesEngine describes is refused: it is not shaped like a pod. "
+            "Nothing was created; change the setting."
+        ) from error
     if reasons:
         raise PodRefused(
             f"The pod that c.KubernetesEngine describes is refused: {'; '.join(reasons)}. "
@@ -48,121 +57,143 @@ def check_pod(pod: Mapping[str, Any], original: Mapping[str, Any]) -> None:
         )
 
 
-def _of_pod(pod: Mapping[str, Any], original: Mapping[str, Any]) -> Iterator[str]:
-    spec = pod.get("spec") or {}
-    for name in ("hostNetwork", "hostPID", "hostIPC"):
-        if spec.get(name):
-            yield f"{name} is not allowed"
+def _changes(pod: Object, original: Object) -> Iterator[str]:
+    spec, before = pod["spec"], original["spec"]
+    if pod.keys() != original.keys() or pod["kind"] != original["kind"]:
+        yield f"it has the parts {', '.join(sorted(pod))}"
+    yield from _of_metadata(pod["metadata"], original["metadata"])
     if spec.get("automountServiceAccountToken") is not False:
         yield "automountServiceAccountToken must stay false"
-    if spec.get("shareProcessNamespace"):
-        yield "shareProcessNamespace is not allowed"
     if spec.get("restartPolicy") != "Never":
         yield "restartPolicy must stay Never"
-    if spec.get("finalizers") or (pod.get("metadata") or {}).get("finalizers"):
-        yield "finalizers are not allowed"
-    yield from _of_security(spec.get("securityContext") or {}, "the pod", pod_level=True)
-    yield from _of_volumes(pod, original)
+    if spec.get("shareProcessNamespace"):
+        yield "shareProcessNamespace is not allowed"
     if spec.get("ephemeralContainers"):
         yield "ephemeral containers are not allowed"
-    for kind in ("containers", "initContainers"):
-        for container in spec.get(kind) or []:
-            yield from _of_container(container)
-    yield from _of_kernel(pod, original)
+    if spec.get("nodeName"):
+        yield "nodeName is not allowed: shares are counted by the scheduler"
+    if spec.get("resourceClaims") != before.get("resourceClaims"):
+        yield "spec.resourceClaims follows from the size"
+    for name in _OF_SIZE:
+        if name in before and spec.get(name) != before[name]:
+            yield f"{name} follows from the size"
+    for key, value in (before.get("nodeSelector") or {}).items():
+        if (spec.get("nodeSelector") or {}).get(key) != value:
+            yield f"the nodeSelector {key} follows from the size"
+    yield from _of_volumes(spec.get("volumes") or [], before["volumes"])
+    yield from _of_containers(pod, original)
 
 
-def _of_volumes(pod: Mapping[str, Any], original: Mapping[str, Any]) -> Iterator[str]:
-    ours = {v["name"]: v for v in original["spec"].get("volumes") or []}
-    for volume in pod["spec"].get("volumes") or []:
-        name = volume.get("name")
-        kinds = set(volume) - {"name"}
-        if name in ours:
-            if volume != ours[name]:
-                yield f"the volume {name!r} is this package's own"
-        elif bad := kinds - _VOLUMES:
-            yield f"a volume of kind {', '.join(sorted(bad))} is not allowed"
-        elif _service_token(volume):
-            yield f"the volume {name!r} would give the kernel a token for the cluster"
-
-
-def _service_token(volume: Mapping[str, Any]) -> bool:
-    sources = (volume.get("projected") or {}).get("sources") or []
-    return any("serviceAccountToken" in source for source in sources)
-
-
-def _of_container(container: Mapping[str, Any]) -> Iterator[str]:
-    name = f"container {container.get('name')!r}"
-    yield from _of_security(container.get("securityContext") or {}, name, pod_level=False)
-    if any(port.get("hostPort") for port in container.get("ports") or []):
-        yield f"{name}: hostPort is not allowed"
-    for probe in ("lifecycle",):
-        if container.get(probe):
-            yield f"{name}: {probe} is not allowed"
-
-
-def _of_security(context: Mapping[str, Any], where: str, *, pod_level: bool) -> Iterator[str]:
-    if context.get("privileged"):
-        yield f"{where}: privileged is not allowed"
-    if context.get("runAsUser") == 0 or context.get("runAsNonRoot") is False:
-        yield f"{where}: running as root is not allowed"
-    if pod_level and context.get("runAsNonRoot") is not True:
-        yield f"{where}: runAsNonRoot must stay true"
-    if not pod_level and context.get("allowPrivilegeEscalation") is not False:
-        yield f"{where}: allowPrivilegeEscalation must be false"
-    capabilities = context.get("capabilities") or {}
-    if added := set(capabilities.get("add") or []) - {"NET_BIND_SERVICE"}:
-        yield f"{where}: the capabilities {', '.join(sorted(added))} are not allowed"
-    if not pod_level and "ALL" not in (capabilities.get("drop") or []):
-        yield f"{where}: all capabilities must be dropped"
-    if context.get("procMount") not in (None, "Default"):
-        yield f"{where}: procMount is not allowed"
-    if context.get("sysctls"):
-        yield f"{where}: sysctls are not allowed"
-    seccomp = (context.get("seccompProfile") or {}).get("type")
-    if seccomp == "Unconfined" or (pod_level and seccomp is None):
-        yield f"{where}: seccompProfile must be RuntimeDefault or Localhost"
-    if (context.get("appArmorProfile") or {}).get("type") == "Unconfined":
-        yield f"{where}: an unconfined appArmorProfile is not allowed"
-
-
-def _of_kernel(pod: Mapping[str, Any], original: Mapping[str, Any]) -> Iterator[str]:
-    """What ties the pod to its kernel and its server, and what it is asked to run."""
-    meta, before = pod["metadata"], original["metadata"]
-    for name in ("name", "namespace"):
+def _of_metadata(meta: Object, before: Object) -> Iterator[str]:
+    for name in ("name", "namespace", "generateName", "ownerReferences"):
         if meta.get(name) != before.get(name):
             yield f"metadata.{name} is this package's own"
+    if meta.get("finalizers"):
+        yield "finalizers are not allowed"
     for kind in ("labels", "annotations"):
-        for key, value in (before.get(kind) or {}).items():
-            ours = key.startswith(PREFIX) or key == MANAGED[0]
-            if ours and (meta.get(kind) or {}).get(key) != value:
-                yield f"the {kind[:-1]} {key} is this package's own"
-        new = set(meta.get(kind) or {}) - set(before.get(kind) or {})
-        for key in sorted(new):
+        old, new = before.get(kind) or {}, meta.get(kind) or {}
+        for key in [key for key in old if new.get(key) != old[key]]:
+            yield f"the {kind[:-1]} {key} is this package's own"
+        for key in sorted(new.keys() - old.keys()):
             if key.startswith(PREFIX):
                 yield f"the prefix {PREFIX} is this package's own ({key})"
+
+
+def _of_volumes(volumes: Iterable[Object], before: Iterable[Object]) -> Iterator[str]:
+    ours = {volume["name"]: volume for volume in before}
+    there = {volume["name"]: volume for volume in volumes}
+    for name, volume in ours.items():
+        if there.get(name) != volume:
+            yield f"the volume {name!r} is this package's own"
+    for name, volume in there.items():
+        if name in ours:
+            continue
+        if name.startswith(NAMES):
+            yield f"the volume {name!r} is named like one of this package's own"
+        sources = (volume.get("projected") or {}).get("sources") or []
+        for kind in [
+            _CREDENTIALS[key] for source in sources for key in source.keys() & _CREDENTIALS
+        ]:
+            yield f"the volume {name!r} would give the pod a {kind} for the cluster"
+        yield from _of_secrets(
+            (volume.get("secret") or {}).get("secretName"),
+            ((volume.get("csi") or {}).get("nodePublishSecretRef") or {}).get("name"),
+            *((source.get("secret") or {}).get("name") for source in sources),
+        )
+
+
+def _of_secrets(*names: str | None) -> Iterator[str]:
+    """Secrets named like ours hold the keys of a kernel, this one's or another's."""
+    for name in names:
+        if name and name.startswith(NAMES):
+            yield f"the Secret {name} may hold the keys of a kernel"
+
+
+def _of_containers(pod: Object, original: Object) -> Iterator[str]:
     old = original["spec"]["containers"][0]
-    kernel = next(
-        (c for c in pod["spec"].get("containers") or [] if c.get("name") == old["name"]), None
-    )
-    if kernel is None:
-        yield f"the container {old['name']!r} is missing"
-        return
+    ours = {volume["name"] for volume in original["spec"]["volumes"]}
+    kernels = [c for c in pod["spec"].get("containers") or [] if c.get("name") == old["name"]]
+    if len(kernels) != 1:
+        yield f"the container {old['name']!r} must be there once"
+    for container in all_containers(pod):
+        name = container.get("name")
+        is_kernel = any(container is kernel for kernel in kernels)
+        before = old if is_kernel else {}
+        if is_kernel:
+            yield from _of_kernel(container, old)
+        mine = before.get("volumeMounts") or []
+        for mount in container.get("volumeMounts") or []:
+            if mount not in mine and mount.get("name") in ours:
+                yield f"container {name!r}: the volume {mount['name']!r} is this package's own"
+        yield from _of_resources(container, before)
+        for entry in container.get("env") or []:
+            if entry not in (before.get("env") or []) and entry["name"].startswith(_GPU_VARIABLES):
+                yield f"container {name!r}: the variable {entry['name']} follows from the size"
+        yield from _of_secrets(
+            *(
+                (source.get("secretRef") or {}).get("name")
+                for source in _list(container, "envFrom")
+            ),
+            *(
+                ((entry.get("valueFrom") or {}).get("secretKeyRef") or {}).get("name")
+                for entry in _list(container, "env")
+            ),
+        )
+
+
+def _of_kernel(kernel: Object, old: Object) -> Iterator[str]:
     for name in _OURS:
         if kernel.get(name) != old.get(name):
             yield f"the {name} of the kernel's container is this package's own"
-    mounts = {mount["mountPath"]: mount for mount in kernel.get("volumeMounts") or []}
-    for mount in old.get("volumeMounts") or []:
-        if mounts.get(mount["mountPath"]) != mount:
+    mounts = _list(kernel, "volumeMounts")
+    for mount in old["volumeMounts"]:
+        if mount not in mounts:
             yield f"the mount at {mount['mountPath']} is this package's own"
-    values = {entry["name"]: entry for entry in kernel.get("env") or []}
-    for entry in old.get("env") or []:
-        if values.get(entry["name"]) != entry:
+    for mount in mounts:
+        path = posixpath.normpath("/" + mount["mountPath"].lstrip("/"))
+        if mount not in old["volumeMounts"] and (path + "/").startswith(ROOT + "/"):
+            yield f"mounts below {ROOT} are this package's own ({mount['mountPath']})"
+    for entry in old["env"]:
+        if [other for other in _list(kernel, "env") if other["name"] == entry["name"]] != [entry]:
             yield f"the variable {entry['name']} is this package's own"
-    claims = old.get("resources", {}).get("claims")
-    if kernel.get("resources", {}).get("claims") != claims:
-        yield "the claims of the kernel's container are this package's own"
-    for name, amount in (old.get("resources", {}).get("limits") or {}).items():
-        if "/" in name and kernel.get("resources", {}).get("limits", {}).get(name) != amount:
-            yield f"the limit {name} follows from the size"
-    if pod["spec"].get("resourceClaims") != original["spec"].get("resourceClaims"):
-        yield "spec.resourceClaims follows from the size"
+
+
+def _of_resources(container: Object, old: Object) -> Iterator[str]:
+    """GPUs come through the size, and go to the kernel alone."""
+    name = container.get("name")
+    resources, before = container.get("resources") or {}, old.get("resources") or {}
+    if (resources.get("claims") or []) != (before.get("claims") or []):
+        yield f"container {name!r}: its claims follow from the size"
+    limits = {key: n for key, n in (before.get("limits") or {}).items() if "/" in key}
+    for key, amount in limits.items():
+        if (resources.get("limits") or {}).get(key) != amount:
+            yield f"container {name!r}: {key} follows from the size"
+    for kind in ("limits", "requests"):
+        for key, amount in (resources.get(kind) or {}).items():
+            is_gpu = key in limits or key.startswith(_GPU_RESOURCES)
+            if is_gpu and limits.get(key) != amount:
+                yield f"container {name!r}: {key} follows from the size"
+
+
+def _list(container: Object, name: str) -> list[Any]:
+    return list(container.get(name) or [])

@@ -18,7 +18,7 @@ from uuid import uuid4
 import zmq.asyncio
 
 from ...errors import EngineError
-from ._names import PART, label, selector, server_name
+from ._names import PART, SERVER, label, selector, server_name
 from ._pods import files_body
 from ._settings import KubernetesSettings
 from .api import (
@@ -37,7 +37,7 @@ from .api import (
     Resource,
     Watch,
 )
-from .backends import Backend, Facts
+from .backends import Backend, Facts, asks_for_gpus, make_backend, trimmed
 from .backends import detect as detect_backends
 
 __all__ = ["Cluster", "Object"]
@@ -46,6 +46,19 @@ Object = dict[str, Any]
 
 #: Seconds that knowledge of GPUs and of who holds what is used before it is read again.
 _STALE_GPUS, _STALE_CLAIMS = 120.0, 1.0
+#: GPUs change seldom; not even whoever wants to know exactly has them read all the time.
+_STALE_NODES = 30.0
+
+#: What can be known of GPUs, and who holds them: by the API's plural, where it goes in the facts.
+_GPUS: dict[str, tuple[str, Resource]] = {
+    "nodes": ("nodes", NODES),
+    "resourceslices": ("slices", SLICES),
+    "deviceclasses": ("device_classes", CLASSES),
+}
+_HOLDERS: dict[str, tuple[str, Resource]] = {
+    "resourceclaims": ("claims", CLAIMS),
+    "pods": ("pods", PODS),
+}
 
 
 class Cluster:
@@ -69,6 +82,8 @@ class Cluster:
         self.pods: Watch
         self.claims: Watch | None = None
         self._changed = changed
+        #: What is read, in the API's plural: until a backend is chosen, what shows which there is.
+        self._reads = frozenset(_GPUS)
         self._read: dict[str, float] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -86,8 +101,11 @@ class Cluster:
         if server_name(self.server) != self.server:
             self.server = server_name(self.server)
         self.facts = Facts(groups=groups)
-        await self.refresh(_STALE_GPUS, slices=True)
+        if self.settings.backend == "auto":
+            await self.refresh(_STALE_GPUS, slices=True)
         self.backend = self._choose()
+        self._reads = self.backend.reads
+        await self.refresh(_STALE_GPUS, slices=True)
         period = self.settings.watch_period
         self.pods = Watch(
             self.api, PODS, self.namespace, self._changed, selector=selector(), period=period
@@ -134,25 +152,23 @@ class Cluster:
         return f"server-{hashlib.sha256(where.encode()).hexdigest()[:16]}"
 
     def _choose(self) -> Backend:
-        wanted = self.settings.backend
+        settings, wanted = self.settings, self.settings.backend
         if wanted == "auto":
             found = detect_backends(self.facts)
             # Whoever may not read ResourceSlices is told by the backend what that costs.
             wanted = found[0] if found else "dra"
             if not found and "resourceslices" not in self.facts.missing:
+                if "nodes" in self.facts.missing:
+                    raise EngineError(
+                        "How GPUs are shared in the cluster cannot be seen: this server may not "
+                        "read nodes. Set c.KubernetesEngine.backend, or have the administrator "
+                        "apply etc/kubernetes/overlays/cluster-read-pods."
+                    )
                 raise EngineError(
                     "No way to share GPUs was found in the cluster. `jupyter gpu-share doctor` "
                     "says what was looked for; c.KubernetesEngine.backend names one anyway."
                 )
-        from .backends import make_backend
-
-        backend = make_backend(wanted, self.settings.backend_options)
-        if self.settings.style not in backend.styles:
-            raise EngineError(
-                f"The backend {backend.name} cannot hold shares in style {self.settings.style!r}; "
-                f"it has {', '.join(backend.styles)}."
-            )
-        return backend
+        return make_backend(wanted, settings.backend_options, settings.style)
 
     async def _put_files(self) -> None:
         """Have the kernel-side files in the namespace; they are shared by all of its servers."""
@@ -177,15 +193,14 @@ class Cluster:
         ------
         KubernetesError
         """
-        dra = CLAIMS.api_version in self.facts.groups
-        wanted: list[tuple[str, Resource, float]] = [("nodes", NODES, max(stale, 30.0))]
-        if dra:
-            wanted += [
-                ("slices", SLICES, max(stale, 30.0)),
-                ("device_classes", CLASSES, _STALE_GPUS),
-            ]
-        if not slices:
-            wanted += [("claims", CLAIMS, stale)] if dra else [("pods", PODS, stale)]
+        kinds = {} if slices else {what: (*place, stale) for what, place in _HOLDERS.items()}
+        age = max(stale, _STALE_NODES)
+        kinds |= {what: (*place, age) for what, place in _GPUS.items()}
+        wanted = [
+            (field, resource, age)
+            for what, (field, resource, age) in kinds.items()
+            if what in self._reads and resource.api_version in {"v1", *self.facts.groups}
+        ]
         now = time.monotonic()
         due = [
             (key, resource)
@@ -213,8 +228,7 @@ class Cluster:
         if resource is PODS:
             # Only those that run or wait take anything of a GPU.
             query = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
-            pods, _ = await self.api.list(PODS, None, **query)
-            return pods
+            return await self.api.select(PODS, None, _about_gpus, **query)
         items, _ = await self.api.list(resource)
         return items
 
@@ -239,6 +253,17 @@ class Cluster:
             return []
         return [obj for name, obj in self.claims.objects.items() if name in names]
 
+    def own_claims(self, prefix: str) -> dict[str, Object]:
+        """This server's claims whose names begin so.
+
+        Another server of the namespace can give a claim such a name, but not this label.
+        """
+        return {
+            name: claim
+            for name, claim in (self.claims.objects if self.claims is not None else {}).items()
+            if name.startswith(prefix) and label(claim, SERVER) == self.server
+        }
+
     def waiting(self) -> list[str]:
         """Names of the pods that wait for a place, in the order of their creation."""
         part = "lease" if self.settings.style == "lease" else "kernel"
@@ -251,3 +276,8 @@ class Cluster:
             and (pod.get("status") or {}).get("phase", "Pending") == "Pending"
         ]
         return [name for _, name in sorted(pods)]
+
+
+def _about_gpus(pod: Object) -> Object | None:
+    """What is kept of a pod that may be anybody's."""
+    return dict(trimmed(pod)) if asks_for_gpus(pod) else None

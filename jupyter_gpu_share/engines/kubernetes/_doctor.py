@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ...errors import GpuShareError
 from ..base import Finding
 from ._cluster import Cluster
 from .api import (
     CLAIMS,
     CONFIG_MAPS,
-    EVENTS,
     LEASES,
     NAMESPACES,
     PODS,
@@ -23,12 +24,14 @@ from .api import (
 
 __all__ = ["examine", "how_to_reach"]
 
+#: What the smallest Role of etc/kubernetes grants, that of overlays/shared.
 _NEEDED: tuple[tuple[Resource, tuple[str, ...]], ...] = (
-    (PODS, ("get", "list", "watch", "create", "delete")),
-    (SECRETS, ("get", "create")),
+    (PODS, ("get", "list", "watch", "create", "patch", "delete")),
+    (SECRETS, ("create",)),
     (CONFIG_MAPS, ("get", "create")),
-    (LEASES, ("get", "create", "patch", "delete")),
+    (LEASES, ("get", "list", "create", "patch", "delete")),
 )
+_NEEDED_BY_DRA = (CLAIMS, ("get", "list", "watch", "create", "delete"))
 _APPLY = "kubectl apply -k etc/kubernetes/base"
 
 
@@ -46,6 +49,8 @@ def how_to_reach(error: GpuShareError) -> str | None:
 async def examine(cluster: Cluster) -> list[Finding]:
     """Look at everything that kernels need."""
     findings = [*await _about_cluster(cluster), *await _about_rights(cluster)]
+    with suppress(KubernetesError):  # told above
+        await cluster.refresh()
     findings += cluster.backend.examine(cluster.facts)
     findings += await _about_style(cluster)
     findings += _about_pods(cluster)
@@ -60,8 +65,8 @@ async def _about_cluster(cluster: Cluster) -> list[Finding]:
     found = [
         Finding(
             "ok",
-            f"Kubernetes {version.get('gitVersion', '?')}; kernels run in the namespace "
-            f"{cluster.namespace!r}, this server is {cluster.server!r} there.",
+            f"Kubernetes {version.get('gitVersion', '?')}, {cluster.api.access}; kernels run in "
+            f"the namespace {cluster.namespace!r}, this server is {cluster.server!r} there.",
         ),
         Finding("ok", f"Shares come from the backend {cluster.backend.name}."),
     ]
@@ -81,7 +86,7 @@ async def _about_cluster(cluster: Cluster) -> list[Finding]:
 async def _about_rights(cluster: Cluster) -> list[Finding]:
     needed = list(_NEEDED)
     if cluster.backend.name == "dra":
-        needed.append((CLAIMS, ("get", "list", "watch", "create", "delete")))
+        needed.append(_NEEDED_BY_DRA)
     found = []
     for resource, verbs in needed:
         missing = [
@@ -108,8 +113,19 @@ async def _about_rights(cluster: Cluster) -> list[Finding]:
                 "Use the Role of etc/kubernetes/base.",
             )
         )
-    if not await cluster.api.allowed("list", EVENTS, cluster.namespace):
-        found.append(Finding("note", "Events cannot be read; causes are told in fewer words."))
+    if cluster.settings.adopt and not await cluster.api.allowed("get", SECRETS, cluster.namespace):
+        found.append(
+            Finding(
+                "note",
+                "This server may not read Secrets: when it is started again, it cannot take over "
+                "kernels that run. Where several servers share a namespace it has to be so.",
+                "c.KubernetesEngine.adopt = False  # they are ended at once",
+            )
+        )
+    if not await cluster.api.allowed("get", PODS, cluster.namespace, "log"):
+        found.append(
+            Finding("note", "What kernels print before they fail to start cannot be read.")
+        )
     return found
 
 

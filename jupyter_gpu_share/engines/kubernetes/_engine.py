@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from ...allocations import Allocation, QueuePosition, State
@@ -22,13 +24,16 @@ from ..base import (
 )
 from . import _doctor
 from . import _failures as failures
+from ._annotation import Annotation
 from ._cluster import Cluster, Object
 from ._kernel import PodKernel, size_of
-from ._names import PART, SERVER, annotation, label, object_name
+from ._lease import Lease
+from ._names import PART, SERVER, annotation, label
 from ._pods import connection_of
 from ._settings import KubernetesSettings
 from ._sweeper import Sweeper
-from .api import PODS, SECRETS, Change, KubernetesError, NotFound
+from .api import PODS, SECRETS, Change, Forbidden, KubernetesError, NotFound
+from .backends import Facts
 
 __all__ = ["KubernetesEngine"]
 
@@ -99,8 +104,8 @@ class KubernetesEngine(KubernetesSettings):
         kernel = self._kernels[request.kernel_id] = PodKernel(cluster, request)
         self._waiting.add(request.kernel_id)
         try:
-            if await self._can_adopt(cluster, kernel):
-                return await kernel.adopt(report)
+            if name := await self._earlier(cluster, request):
+                return await kernel.adopt(name, report)
             return await kernel.start(report)
         except BaseException as error:
             if isinstance(error, GpuShareError) and kernel.link is not None:
@@ -112,17 +117,23 @@ class KubernetesEngine(KubernetesSettings):
         finally:
             self._waiting.discard(request.kernel_id)
 
-    async def _can_adopt(self, cluster: Cluster, kernel: PodKernel) -> bool:
-        """Whether the kernel's pod is there already, with the keys of the request."""
-        pod = cluster.pod(kernel.name)
-        if pod is None or not _adoptable(pod, cluster.server):
-            return False
-        try:
-            secret = await cluster.api.get(SECRETS, kernel.name, cluster.namespace)
-            same_key = connection_of(secret, "").key == kernel.request.key
-        except (NotFound, ValueError):
-            return False
-        return same_key and size_of(pod) == kernel.request.size
+    async def _earlier(self, cluster: Cluster, request: KernelRequest) -> str | None:
+        """Name of a pod in which the kernel runs already, with the keys of the request."""
+        for name, pod in list(cluster.pods.objects.items()):
+            if (
+                annotation(pod, "kernel-id") != request.kernel_id
+                or not _adoptable(pod, cluster.server)
+                or annotation(pod, "instance") == cluster.instance
+                or size_of(pod) != request.size
+            ):
+                continue
+            try:
+                secret = await cluster.api.get(SECRETS, name, cluster.namespace)
+                if connection_of(secret, "").key == request.key:
+                    return name
+            except (Forbidden, NotFound, ValueError):
+                continue
+        return None
 
     async def wait(self, kernel_id: str) -> Exit:
         """See :meth:`Engine.wait <jupyter_gpu_share.engines.base.Engine.wait>`."""
@@ -169,39 +180,39 @@ class KubernetesEngine(KubernetesSettings):
     # -- shares of living kernels ------------------------------------------------------------
 
     async def give_back(self, kernel_id: str) -> None:
-        """Give back the share of a kernel that goes on living. Style ``lease`` only.
+        """Give back the share of a kernel that goes on living. Not in style ``pod``.
 
         The caller has made sure that the kernel's process holds no memory of the GPU.
 
         Raises
         ------
-        EngineError: the kernel is not held by a lease.
+        EngineError: the kernel's share is part of its pod, or could not be taken again.
         """
-        await self._leased(kernel_id).drop()
+        await self._holder(kernel_id).drop()
 
     async def take_back(self, kernel_id: str, report: Report) -> None:
         """Hold the share again for a kernel that gave it back, waiting as long as it takes.
 
         Raises
         ------
-        EngineError: the kernel is not held by a lease, or has ended.
+        EngineError: the kernel's share is part of its pod, or the kernel has ended.
         """
-        lease = self._leased(kernel_id)
+        holder = self._holder(kernel_id)
         kernel = self._kernels[kernel_id]
         self._waiting.add(kernel_id)
         try:
-            await lease.retake(report, kernel.until)
+            await holder.retake(report, kernel.until)
         except BaseException:
-            await asyncio.shield(lease.drop())
+            await asyncio.shield(holder.drop())
             raise
         finally:
             self._waiting.discard(kernel_id)
 
-    def _leased(self, kernel_id: str) -> Any:
+    def _holder(self, kernel_id: str) -> Lease | Annotation:
         kernel = self._kernels.get(kernel_id)
-        if kernel is None or kernel.lease is None:
+        if kernel is None or kernel.holder is None:
             raise EngineError("The kernel's share is part of its pod; it cannot be given back.")
-        return kernel.lease
+        return kernel.holder
 
     # -- readings ----------------------------------------------------------------------------
 
@@ -242,23 +253,16 @@ class KubernetesEngine(KubernetesSettings):
             return None
         cluster = await self._opened()
         facts = await cluster.refresh()
+        if kernel := self._kernels.get(kernel_id or ""):
+            facts = _without(facts, cluster.namespace, {kernel.name} | kernel.claim_names)
         try:
             cluster.backend.render(size, facts)
+            room = cluster.backend.room(size, facts)
         except NoGpuError as error:
             return str(error)
-        held: dict[str, int] = {}
-        kernel = self._kernels.get(kernel_id or "")
-        if kernel is not None and kernel.share is not None:
-            held = {device.uuid: kernel.share.memory_bytes for device in kernel.share.devices}
-        room = [
-            gpu
-            for gpu in cluster.backend.capacity(facts)
-            if gpu.profile == size.profile
-            and gpu.free_bytes + held.get(gpu.uuid, 0) >= size.bytes_of(gpu.memory_bytes)
-        ]
-        if len(room) >= size.count:
+        if room >= size.count:
             return None
-        if {"resourceslices", "resourceclaims", "nodes"} & facts.missing:
+        if cluster.backend.reads & facts.missing:
             return None  # what is free is not known to this server: the scheduler will tell
         return f"No GPU of the cluster has {size} free now."
 
@@ -276,17 +280,20 @@ class KubernetesEngine(KubernetesSettings):
             return None, None
         return self._cluster.backend.name, self.style
 
+    @property
+    def place(self) -> str:
+        """See :attr:`Engine.place <jupyter_gpu_share.engines.base.Engine.place>`."""
+        if self._cluster is None:
+            return ""
+        return f"{self._cluster.api.access}, namespace {self._cluster.namespace!r}"
+
     async def adoptable(self) -> list[Adoptable]:
         """See :meth:`Engine.adoptable <jupyter_gpu_share.engines.base.Engine.adoptable>`."""
         cluster = await self._opened()
         found = []
         for pod in list(cluster.pods.objects.values()):
             kernel_id = annotation(pod, "kernel-id")
-            if (
-                not _adoptable(pod, cluster.server)
-                or kernel_id in self._kernels
-                or object_name(cluster.server, kernel_id) != pod["metadata"]["name"]
-            ):
+            if not _adoptable(pod, cluster.server) or kernel_id in self._kernels:
                 continue
             if await self._sweeper_of().owner_alive(pod):
                 continue
@@ -297,7 +304,7 @@ class KubernetesEngine(KubernetesSettings):
                 secret = await cluster.api.get(SECRETS, pod["metadata"]["name"], cluster.namespace)
                 connection = connection_of(secret, "")
                 size = size_of(pod)
-            except (NotFound, ValueError, SizeError) as error:
+            except (Forbidden, NotFound, ValueError, SizeError) as error:
                 self.log.warning("A running kernel cannot be taken over: %s", error)
                 continue
             found.append(
@@ -350,9 +357,23 @@ def _adoptable(pod: Object, server: str) -> bool:
     )
 
 
+def _without(facts: Facts, namespace: str, names: set[str]) -> Facts:
+    """What is known, without what these pods and claims of a namespace hold."""
+
+    def others(objects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        return [
+            each
+            for each in objects
+            if each["metadata"].get("namespace") != namespace
+            or each["metadata"]["name"] not in names
+        ]
+
+    return replace(facts, pods=others(facts.pods), claims=others(facts.claims))
+
+
 def _allocation(cluster: Cluster, pod: Object, waiting: list[str]) -> Allocation:
     name = pod["metadata"]["name"]
-    names = {n for n in (cluster.claims.objects if cluster.claims else ()) if n.startswith(name)}
+    names = set(cluster.own_claims(f"{name}-"))
     share = cluster.backend.granted(pod, cluster.claims_of(names), cluster.facts)
     cause = failures.end_of(pod, None)
     phase = (pod.get("status") or {}).get("phase")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 
 __all__ = ["ALLOWED", "kernel_environment"]
 
 #: What says something about the user's work, and nothing about the server.
 ALLOWED = ("JPY_SESSION_NAME", "LANG", "LANGUAGE", "LC_*", "TZ", "MPLBACKEND", "NO_COLOR")
 
-#: Set by us, or by the pod; never by what a server happens to have.
+#: Set by us or by the image, true on the server's machine only, or the server's own credentials:
+#: never let through by a pattern such as ``*``.
 _RESERVED = re.compile(
-    r"JUPYTER_GPU_SHARE_.*|JUPYTERHUB_.*|KUBERNETES_.*|PATH|HOME|PYTHONPATH|LD_.*|JPY_PARENT_PID"
+    r"JUPYTER.*|JPY_(?!SESSION_NAME$).*|CONFIGPROXY_.*|KUBE.*|CUDA_.*|NVIDIA_.*"
+    r"|PATH|HOME|PWD|OLDPWD|TMPDIR|LD_.*|PYTHON.*|VIRTUAL_ENV.*|CONDA_.*"
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
@@ -26,11 +27,11 @@ def kernel_environment(
     Parameters
     ----------
     server: the environment that a local kernel would get.
-    declared: names that the kernelspec sets itself.
+    declared: names that the kernelspec sets itself; they all go with it.
     allowed: names, or patterns with ``*``, of what may come from the server.
     """
     named = set(declared)
-    patterns = tuple(allowed)
+    patterns = [re.compile(".*".join(map(re.escape, text.split("*")))) for text in allowed]
     return {
         name: value
         for name, value in server.items()
@@ -40,7 +41,7 @@ def kernel_environment(
             name in named
             or (
                 not _RESERVED.fullmatch(name)
-                and any(fnmatchcase(name, pattern) for pattern in patterns)
+                and any(pattern.fullmatch(name) for pattern in patterns)
             )
         )
     }

@@ -15,13 +15,15 @@ from uuid import uuid4
 import zmq
 
 from ...allocations import Isolation, QueuePosition, Share
-from ...errors import EngineError, KernelStartError
+from ...errors import CommandNotFoundError, EngineError, KernelStartError
 from ...size import Size
 from .._caps import framework_caps
 from .._supervisor import Supervisor
 from ..base import Connection, Exit, KernelRequest, Report, Running, Starting, Waiting
 from . import _failures as failures
+from ._annotation import Annotation
 from ._cluster import Cluster, Object
+from ._command import command_of, flags_of
 from ._environment import kernel_environment
 from ._lease import Lease
 from ._link import AgentLink, AgentState, Owned
@@ -40,13 +42,15 @@ from ._pods import (
 from .api import CLAIMS, PODS, SECRETS, AlreadyExists, Conflict, KubernetesError
 from .backends import Rendered
 
-__all__ = ["PodKernel", "flags_of"]
+__all__ = ["PodKernel"]
 
 _log = logging.getLogger(__name__)
 
 _END_PATIENCE = 5.0
-#: Seconds that a deleted pod of the same name may take to be gone.
-_GONE_PATIENCE = 60.0
+#: Seconds that the cluster has to tell why a pod was ended.
+_CAUSE_PATIENCE = 30.0
+#: By the agent's word, the image has not the kernel's command; the code that shells give.
+_NO_COMMAND = 127
 _SIMULATED_DIR = "/tmp/gpu-share-simulated"  # noqa: S108 - within the pod
 
 
@@ -61,11 +65,12 @@ class PodKernel:
     def __init__(self, cluster: Cluster, request: KernelRequest) -> None:
         self.cluster = cluster
         self.request = request
-        self.name = object_name(cluster.server, request.kernel_id)
+        self.name = object_name(cluster.server, request.kernel_id, generation=uuid4().hex)
         self.share: Share | None = None
         self.connection: Connection | None = None
         self.link: AgentLink | None = None
         self.lease: Lease | None = None
+        self.annotation: Annotation | None = None
         self.supervisor: Supervisor | None = None
         self.rendered = Rendered()
         #: True from the first attempt to create anything until all of it was deleted.
@@ -75,6 +80,7 @@ class PodKernel:
         self._run = ""
         self._changed = asyncio.Event()
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._vacating: asyncio.Future[None] | None = None
 
     # -- what is told ------------------------------------------------------------------------
 
@@ -90,13 +96,24 @@ class PodKernel:
             cause = failures.end_of(pod, None)
         elif gone is not None and gone["metadata"]["uid"] == self._uid:
             cause = failures.end_of(None, gone)
+        if cause is None and self.lease is not None and self.lease.taken_away():
+            cause = failures.end_of_lease(gone)
+            if self._vacating is None and self.link is not None:
+                # The memory may be somebody else's already.
+                self._vacating = asyncio.ensure_future(self.link.quit())
         if cause is not None:
-            self._end(Exit(cause.code, cause.text))
+            words = self.cluster.backend.reclaimed(gone) if gone and cause.kind == "deleted" else ""
+            self._end(Exit(cause.code, words or cause.text))
         self._changed.set()
 
     def _state_changed(self, state: AgentState) -> None:
         if state.exit_code is not None and state.run == self._run:
-            self._end(Exit(state.exit_code, _end_in_words(state)))
+            ended = Exit(state.exit_code, _end_in_words(state))
+            if state.exit_why == "terminated":
+                # The pod was told to end. The watch brings the reason, if it is not away.
+                asyncio.get_running_loop().call_later(_CAUSE_PATIENCE, self._end, ended)
+            else:
+                self._end(ended)
         self._changed.set()
 
     def _end(self, ended: Exit) -> None:
@@ -108,11 +125,22 @@ class PodKernel:
         return await asyncio.shield(self._ended)
 
     @property
+    def holder(self) -> Lease | Annotation | None:
+        """What can give the share back and take it again while the kernel lives, if anything."""
+        return self.lease or self.annotation
+
+    @property
+    def claim_names(self) -> set[str]:
+        """Names of the claims that hold the kernel's share."""
+        return self.lease.claim_names if self.lease is not None else set(self._claims.values())
+
+    @property
     def alive(self) -> bool:
         """True while the pod is there with an agent to talk to."""
         pod = self.cluster.pod(self.name)
         return (
             self.link is not None
+            and self._vacating is None
             and pod is not None
             and failures.end_of(pod, None) is None
             and not pod["metadata"].get("deletionTimestamp")
@@ -132,31 +160,40 @@ class PodKernel:
         if not size.is_none:
             self.rendered = backend.render(size, facts)
             self.cluster.refresh_soon()
-        await self._old_one_gone()
         self.made = True
         pod = await self._make()
         if self.cluster.settings.style == "lease" and not size.is_none:
             self.lease = Lease(self.cluster, self.request, self._labels(), owner(pod))
             await self.lease.acquire(self.name, report, self.until)
         await self._placed(report)
+        if self.cluster.settings.style == "annotation" and not size.is_none:
+            self.annotation = Annotation(self.cluster, self.name)
         address: str = await self.until(self._address)
         return await self._run_kernel(address)
 
     async def restart(self, request: KernelRequest, report: Report) -> Running:
-        """Start a kernel again in the pod that is there; its share was never given up."""
+        """Start a kernel again in the pod that is there, with the share that it has there.
+
+        A share that was given back is taken again first, waiting as long as it takes.
+        """
         self.request = request
+        if self.holder is not None and self.holder.lent:
+            if self._ended.done():  # the process; the pod is there
+                self._ended = asyncio.get_running_loop().create_future()
+            await self.holder.retake(report, self.until)
         assert self.share is not None
         assert self.connection is not None
         report(Starting(self.share))
         return await self._run_kernel(self.connection.ip)
 
-    async def adopt(self, report: Report) -> Running:
+    async def adopt(self, name: str, report: Report) -> Running:
         """Take over a pod of an earlier process of this server, and the kernel that runs in it.
 
         Raises
         ------
         EngineError: it is held by a process that is alive, or is no kernel's pod.
         """
+        self.name = name
         pod, before = await self._claim_pod()
         self.made = True
         self._uid = pod.get("metadata", {}).get("uid", "")
@@ -167,16 +204,15 @@ class PodKernel:
         except ValueError as error:
             raise EngineError(f"The kernel cannot be taken over: {error}.") from error
         prefix = f"{self.name}-"
-        if self.cluster.claims is not None:
-            self._claims = {
-                name.removeprefix(prefix): name
-                for name in self.cluster.claims.objects
-                if name.startswith(prefix)
-            }
+        self._claims = {name.removeprefix(prefix): name for name in self.cluster.own_claims(prefix)}
         if self.cluster.settings.style == "lease" and not self.request.size.is_none:
             self.lease = Lease(self.cluster, self.request, self._labels(), owner(pod))
             self.lease.adopt(self.name)
-        self._take_share()
+        if self.cluster.settings.style == "annotation" and not self.request.size.is_none:
+            self.annotation = Annotation(self.cluster, self.name)
+            await self.annotation.adopt()
+        if not self._take_share():
+            raise EngineError(failures.end_of_lease(None).text)
         assert self.share is not None
         report(Starting(self.share))
         state = await self._linked(self.connection).greet(before)
@@ -196,7 +232,10 @@ class PodKernel:
         before = annotation(self.cluster.pod(self.name), "instance")
         while True:
             pod = await api.get(PODS, self.name, space)
-            if annotation(pod, "instance") != before:
+            whose = annotation(pod, "instance")
+            if whose == self.cluster.instance:
+                return pod, before  # it was written, though the answer was lost
+            if whose != before:
                 raise Owned("Another Jupyter server of the same name runs this kernel.")
             change = {
                 "metadata": {
@@ -207,30 +246,7 @@ class PodKernel:
             try:
                 return await api.patch(PODS, self.name, change, space), before
             except Conflict:
-                continue  # its status has changed meanwhile
-
-    async def _old_one_gone(self) -> None:
-        """Wait for an earlier pod of this kernel to be gone, which has the same name."""
-
-        def gone() -> bool | None:
-            return True if self.cluster.pod(self.name) is None else None
-
-        old = self.cluster.pod(self.name)
-        if old is None:
-            return
-        if not old["metadata"].get("deletionTimestamp"):
-            await self.cluster.api.delete(
-                PODS, self.name, self.cluster.namespace, grace=1, uid=old["metadata"]["uid"]
-            )
-        try:
-            await asyncio.wait_for(self.until(gone, watch_end=False), _GONE_PATIENCE)
-        except asyncio.TimeoutError:
-            raise KernelStartError(
-                "The kernel's old pod does not go away; its node may be lost. Tell the "
-                "administrator, or start a new kernel."
-            ) from None
-        self._ended = asyncio.get_running_loop().create_future()
-        self._uid = ""
+                continue  # something else of it has changed meanwhile
 
     def _labels(self) -> Labels:
         return Labels(self.cluster.server, self.request.kernel_id, uuid4().hex)
@@ -262,7 +278,7 @@ class PodKernel:
             deadline=settings.longest_life,
             working_dir=settings.working_dir,
             claims=self._claims,
-            patch=settings.additions,
+            patches=settings.additions,
             notes={
                 "kernel_name": request.kernel_name,
                 "path": request.path or "",
@@ -379,9 +395,8 @@ class PodKernel:
             self.share = Share((), 0, Fraction(0), Isolation.NONE)
             return True
         pod = self.cluster.pod(self.name)
-        names = self.lease.claim_names if self.lease is not None else set(self._claims.values())
         share = self.cluster.backend.granted(
-            pod or {}, self.cluster.claims_of(names), self.cluster.facts
+            pod or {}, self.cluster.claims_of(self.claim_names), self.cluster.facts
         )
         if share is None:
             return False
@@ -396,7 +411,7 @@ class PodKernel:
         ip: str = status.get("podIP", "")
         return ip if ip and running else None
 
-    async def until(self, look: Callable[[], Any], *, watch_end: bool = True) -> Any:
+    async def until(self, look: Callable[[], Any]) -> Any:
         """Wait until ``look`` gives something, looking at every change.
 
         Raises
@@ -405,14 +420,11 @@ class PodKernel:
         """
         while True:
             self._changed.clear()
-            if watch_end:
-                if self._ended.done():
-                    raise KernelStartError(
-                        f"The kernel could not start. {self._ended.result().reason}"
-                    )
-                pod = self.cluster.pod(self.name)
-                if pod is not None and (cause := failures.hindrance(pod)):
-                    raise KernelStartError(cause.text)
+            if self._ended.done():
+                raise KernelStartError(f"The kernel could not start. {self._ended.result().reason}")
+            pod = self.cluster.pod(self.name)
+            if pod is not None and (cause := failures.hindrance(pod)):
+                raise KernelStartError(cause.text)
             found = look()
             if found is not None:
                 return found
@@ -428,13 +440,13 @@ class PodKernel:
             self._ended = asyncio.get_running_loop().create_future()
         self._run = uuid4().hex
         link = self.link or self._linked(self.connection)
-        settings = self.cluster.settings
-        argv = [settings.python, *list(self.request.argv)[1:]]
+        argv = command_of(self.request.argv, self.cluster.settings.python)
         env = self._environment()
         starting = asyncio.ensure_future(link.start(self._run, argv, env, None))
         ended = asyncio.ensure_future(self.ended())
         try:
             await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
+            self._check_command(argv)
             if not starting.done():
                 raise KernelStartError(f"The kernel could not start. {ended.result().reason}")
             await starting
@@ -443,6 +455,16 @@ class PodKernel:
                 task.cancel()
             await asyncio.gather(starting, ended, return_exceptions=True)
         return self._running()
+
+    def _check_command(self, argv: list[str]) -> None:
+        state = self.link.state if self.link is not None else None
+        if state is None or state.run != self._run or not state.exit_why:
+            return
+        if state.exit_code == _NO_COMMAND:
+            raise CommandNotFoundError(
+                f"The kernel's command {argv[0]!r} is not in the image {self._image()}. The "
+                "administrator names one that has it in c.KubernetesEngine.images."
+            )
 
     def _running(self) -> Running:
         assert self.share is not None
@@ -504,6 +526,10 @@ class PodKernel:
     async def unlink(self) -> None:
         """Have the pod end by itself, and stop talking to it."""
         link, self.link = self.link, None
+        if self.annotation is not None:
+            await self.annotation.close()
+        if self._vacating is not None:
+            await asyncio.gather(self._vacating, return_exceptions=True)
         if link is not None:
             with suppress(zmq.ZMQError):
                 await link.quit()
@@ -515,14 +541,6 @@ class PodKernel:
         with suppress(KubernetesError):
             return await self.cluster.api.log(self.name, self.cluster.namespace, lines)
         return ""
-
-
-def flags_of(argv: Any) -> tuple[str, ...]:
-    """The interpreter's flags in a command ``python -X… -m ipykernel_launcher …``."""
-    parts = list(argv)
-    if "-m" not in parts:
-        return ()
-    return tuple(part for part in parts[1 : parts.index("-m")] if part.startswith("-"))
 
 
 def size_of(pod: Object) -> Size:
@@ -553,6 +571,8 @@ def _end_in_words(state: AgentState) -> str:
             "The kernel was ended for want of memory (of the machine, not of the GPU). Restart it "
             "and use less at a time, or ask for more memory."
         )
+    if state.exit_why == "terminated":
+        return "The kernel's pod was told to end from outside. Restart the kernel to get a new one."
     if state.exit_why:
         return f"The kernel could not run: {state.exit_why}."
     if code < 0:

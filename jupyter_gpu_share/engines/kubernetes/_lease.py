@@ -54,18 +54,38 @@ class Lease:
         #: Name of the lease's pod and claim, which changes with every lease; empty: none is held.
         self.name = ""
         self.device: tuple[str, str] | None = None
+        self._seen = False  # of the lease that is named: its pod with its allocation
+        self._dropping = False
 
     @property
     def claim_names(self) -> set[str]:
         """Names of the claims that count."""
         return {self.name} if self.name else set()
 
+    @property
+    def lent(self) -> bool:
+        """Whether the share was given back, or never held."""
+        return not self.name
+
     def adopt(self, kernel: str) -> None:
         """Find the lease of a kernel that is taken over."""
-        for name, claim in self._objects().items():
-            if name.startswith(self._base) and self._backend.device_of(claim):
+        for name, claim in self._cluster.own_claims(f"{self._base}-").items():
+            if self._backend.device_of(claim):
                 self.name = name
                 self.device = self._backend.device_of(claim)
+
+    def taken_away(self) -> bool:
+        """Whether the share was held, and somebody else has ended that."""
+        if not self.name or self._dropping:
+            return False
+        pod = self._cluster.pod(self.name)
+        held = (
+            pod is not None
+            and failures.end_of(pod, None) is None
+            and self._device_of(self.name) is not None
+        )
+        self._seen = self._seen or held
+        return self._seen and not held
 
     async def acquire(self, kernel: str, report: Report, until: Until) -> None:
         """Hold the share, and give the kernel's pod the device that it lies on.
@@ -86,13 +106,18 @@ class Lease:
 
     async def drop(self) -> None:
         """Give the share back. The kernel's pod stays as it is."""
-        name, self.name = self.name, ""
-        if name:
-            space = self._cluster.namespace
+        if not self.name:
+            return
+        space = self._cluster.namespace
+        self._dropping = True
+        try:
             await asyncio.gather(
-                self._cluster.api.delete(PODS, name, space, grace=0),
-                self._cluster.api.delete(CLAIMS, name, space),
+                self._cluster.api.delete(PODS, self.name, space, grace=0),
+                self._cluster.api.delete(CLAIMS, self.name, space),
             )
+            self.name = ""
+        finally:
+            self._dropping = self._seen = False
 
     async def retake(self, report: Report, until: Until) -> None:
         """Hold the share again, on the device that the kernel's pod has."""
@@ -104,7 +129,7 @@ class Lease:
     async def _post(self, device: tuple[str, str] | None) -> None:
         """Create the lease: a claim, and a pod that has it reserved."""
         spec, _, _ = self._backend.claim_spec(self._size, self._cluster.facts, device)
-        self.name = f"{self._base}-{uuid4().hex[:8]}"
+        self.name, self._seen = f"{self._base}-{uuid4().hex[:8]}", False
         labels = replace(self._labels, attempt=uuid4().hex)
         claim = claim_body(self.name, labels, spec, owned_by=self._owner, part="lease")
         await asyncio.gather(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["merge"]
 
-#: Lists of objects that are merged by a key of theirs; all other lists are replaced.
+_DIRECTIVE = "$patch"
+#: Lists of objects that are merged by a key of theirs; all other lists are replaced as a whole.
 _KEYS = {
     "containers": "name",
     "initContainers": "name",
+    "ephemeralContainers": "name",
     "volumes": "name",
     "env": "name",
     "ports": "containerPort",
@@ -20,56 +21,99 @@ _KEYS = {
     "imagePullSecrets": "name",
     "hostAliases": "ip",
     "resourceClaims": "name",
-    "claims": "name",
+    "schedulingGates": "name",
     "topologySpreadConstraints": "topologyKey",
+    "ownerReferences": "uid",
 }
-#: Lists of which each entry is a whole: what is new is added.
-_UNIONS = {"tolerations", "envFrom", "schedulingGates", "supplementalGroups"}
+#: Lists of plain values: what is new is added.
+_UNIONS = {"finalizers"}
 
 
 def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``patch`` laid over it; neither is changed.
+    """``base`` with ``patch`` laid over it; neither is changed, nothing is shared with them.
 
     A value of None removes the key. Lists of named things (containers, volumes, environment) are
-    merged by name, and ``{"$patch": "delete", "name": …}`` removes one of them.
+    merged by name, and ``{"$patch": "delete", "name": …}`` removes one of them. With
+    ``{"$patch": "replace"}`` in it an object, or such a list, takes the place of what was there.
+    New things come last, so the kernel's container stays the first.
 
     Raises
     ------
-    TypeError: the patch has an object or a list where the base has something else.
+    TypeError: the patch has one kind of thing where the base has another, an entry of a list
+        has no name, or a directive is unknown.
     """
-    result = copy.deepcopy(dict(base))
+    directive = _directive(patch)
+    if directive == "delete":
+        return {}
+    result = {} if directive == "replace" else {key: _copy(value) for key, value in base.items()}
     for key, value in patch.items():
+        if key == _DIRECTIVE:
+            continue
+        if key.startswith("$"):
+            raise TypeError(f"the directive {key!r} is not supported")
         if value is None:
             result.pop(key, None)
-        elif isinstance(value, Mapping):
-            result[key] = merge(_of_kind(result.get(key, {}), dict, key), value)
-        elif isinstance(value, list) and key in _KEYS:
-            result[key] = _by_key(_of_kind(result.get(key, []), list, key), value, _KEYS[key])
-        elif isinstance(value, list) and key in _UNIONS:
-            there = _of_kind(result.get(key, []), list, key)
-            result[key] = there + [copy.deepcopy(item) for item in value if item not in there]
         else:
-            result[key] = copy.deepcopy(value)
+            result[key] = _merged(key, result.get(key), value)
     return result
 
 
-def _of_kind(value: Any, kind: type, key: str) -> Any:
-    if not isinstance(value, kind):
-        what = "an object" if kind is dict else "a list"
-        raise TypeError(f"{key!r} is {what} there, and none here")
+def _merged(key: str, old: Any, new: Any) -> Any:
+    if isinstance(new, Mapping):
+        return merge(_of_kind(key, old, {}), new)
+    if isinstance(new, list | tuple):
+        there = _of_kind(key, old, [])
+        if key in _KEYS:
+            return _by_key(there, new, _KEYS[key])
+        if key in _UNIONS:
+            return there + [_copy(item) for item in new if item not in there]
+        return [_copy(item) for item in new]
+    if isinstance(old, dict | list):
+        _of_kind(key, new, type(old)())
+    return new
+
+
+def _of_kind(key: str, value: Any, empty: Any) -> Any:
+    """The value, or an empty one where there is none."""
+    if value is None:
+        return empty
+    if not isinstance(value, type(empty)):
+        kind = "an object" if isinstance(empty, dict) else "a list"
+        raise TypeError(f"{key!r} is {kind} on one side, and not on the other")
     return value
 
 
-def _by_key(base: list[Any], patch: list[Any], key: str) -> list[Any]:
-    result = list(base)
+def _by_key(base: list[Any], patch: list[Any] | tuple[Any, ...], key: str) -> list[Any]:
+    told: dict[str, list[Mapping[str, Any]]] = {"merge": [], "replace": [], "delete": []}
     for item in patch:
-        if not isinstance(item, Mapping) or key not in item:
+        if not isinstance(item, Mapping):
+            raise TypeError(f"each entry is an object with {key!r}")
+        directive = _directive(item)
+        if key not in item and directive != "replace":
             raise TypeError(f"each entry needs {key!r}")
+        told[directive].append(item)
+    gone = [item[key] for item in told["delete"]]
+    result = [] if told["replace"] else [old for old in base if old.get(key) not in gone]
+    for item in told["merge"]:
         at = next((i for i, old in enumerate(result) if old.get(key) == item[key]), None)
-        if item.get("$patch") == "delete":
-            result = [old for old in result if old.get(key) != item[key]]
-        elif at is None:
-            result.append(copy.deepcopy(dict(item)))
+        if at is None:
+            result.append(merge({}, item))
         else:
             result[at] = merge(result[at], item)
     return result
+
+
+def _directive(patch: Mapping[str, Any]) -> str:
+    directive = patch.get(_DIRECTIVE, "merge")
+    if directive not in ("merge", "replace", "delete"):
+        raise TypeError(f"there is no directive {directive!r}")
+    return str(directive)
+
+
+def _copy(value: Any) -> Any:
+    """A copy of plain data, without the keys that are None."""
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_copy(item) for item in value]
+    return value

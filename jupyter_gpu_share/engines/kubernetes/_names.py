@@ -6,6 +6,7 @@ Everything that a server needs to adopt or to sweep an object is on the object i
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +15,14 @@ __all__ = [
     "ATTEMPT",
     "KERNEL",
     "MANAGED",
+    "NAMES",
     "PART",
     "PREFIX",
     "SERVER",
     "annotation",
     "label",
     "label_value",
+    "note",
     "object_name",
     "selector",
     "server_name",
@@ -35,18 +38,27 @@ PART = PREFIX + "part"
 #: Annotation: unique for each attempt to create the object.
 ATTEMPT = PREFIX + "attempt"
 
+#: All objects of kernels are named so; no object of anybody else should be.
+NAMES = "gpu-share-"
+
 _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
 _DNS = re.compile(r"[a-z0-9]([-a-z0-9]{0,51}[a-z0-9])?", re.ASCII)
 _LONGEST_ANNOTATION = 1024
 
 
-def object_name(server: str, kernel_id: str, part: str = "") -> str:
-    """Name of the pod (or another part) of a kernel: the same at every attempt.
+def object_name(server: str, kernel_id: str, part: str = "", *, generation: str = "") -> str:
+    """Name of a pod (or another part) of a kernel: the same at every attempt to create it.
 
-    A hash of the whole, so that no two kernels meet after characters were replaced.
+    A hash of the whole, so that no two kernels meet after characters were replaced. As JSON no
+    character of the one can pass for the border to the other.
+
+    Parameters
+    ----------
+    generation: differs from one pod of the kernel to the next, which may have to be made while
+        the last one is still on its way out.
     """
-    digest = hashlib.sha256(f"{server}\0{kernel_id}".encode()).hexdigest()[:32]
-    return f"gpu-share-{digest}" + (f"-{part}" if part else "")
+    text = json.dumps([server, kernel_id, generation])
+    return f"{NAMES}{_hash(text)}" + (f"-{part}" if part else "")
 
 
 def label_value(text: str) -> str:
@@ -56,18 +68,26 @@ def label_value(text: str) -> str:
     """
     if _LABEL.fullmatch(text) and not text.startswith("x-"):
         return text
-    return "x-" + hashlib.sha256(text.encode()).hexdigest()[:32]
+    return "x-" + _hash(text)
 
 
 def server_name(text: str) -> str:
     """Identity of a server, good for labels and as part of a name."""
     if _DNS.fullmatch(text) and not text.startswith("x-"):
         return text
-    return "x-" + hashlib.sha256(text.encode()).hexdigest()[:32]
+    return "x-" + _hash(text)
 
 
 def selector(**labels: str) -> str:
-    """Label selector for objects of this package, narrowed by ``server``, ``kernel``, ``part``."""
+    """Label selector for objects of this package, narrowed by ``server``, ``kernel``, ``part``.
+
+    Raises
+    ------
+    ValueError: a value that no label has, such as one that would select more.
+    """
+    for value in labels.values():
+        if not _LABEL.fullmatch(value):
+            raise ValueError(f"{value!r} is not the value of a label")
     pairs = [MANAGED, *((PREFIX + name, value) for name, value in labels.items())]
     return ",".join(f"{name}={value}" for name, value in pairs)
 
@@ -87,4 +107,10 @@ def annotation(obj: Mapping[str, Any] | None, name: str) -> str:
 
 def note(text: str) -> str:
     """A text as the value of an annotation: as it is, but not endless."""
+    text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= _LONGEST_ANNOTATION else text[: _LONGEST_ANNOTATION - 1] + "…"
+
+
+def _hash(text: str) -> str:
+    # A client's JSON can hold half of a surrogate pair, which is no UTF-8.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

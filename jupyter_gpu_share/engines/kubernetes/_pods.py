@@ -12,10 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...errors import EngineError
 from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
 from ..base import Connection
-from ._check import check_pod
+from ._check import ROOT, PodRefused, check_pod
 from ._merge import merge
 from ._names import ATTEMPT, KERNEL, MANAGED, PART, PREFIX, SERVER, label_value, note
 from .backends import Rendered
@@ -41,23 +42,36 @@ CONTAINER = "kernel"
 PORTS = {"shell": 52001, "iopub": 52002, "stdin": 52003, "control": 52004, "hb": 52005}
 AGENT_PORT = 52006
 
-_FILES = "/opt/gpu-share/files"
-_CONNECTION = "/opt/gpu-share/connection"
+_FILES = f"{ROOT}/files"
+_CONNECTION = f"{ROOT}/connection"
 _IMAGE = re.compile(
     r"[a-z0-9]+([._-]+[a-z0-9]+)*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?",
     re.ASCII,
 )
-_PYTHON = re.compile(r"[\w./-]+", re.ASCII)
+_PYTHON = re.compile(r"[\w./][\w./-]*", re.ASCII)
+#: Those that take no word of their own after them, and leave the agent what it needs.
+_FLAG = re.compile(r"-(B|OO?|P|R|b{1,2}|d|q|s|u|v{1,3}|W[\w.:]+|X[\w=.-]+)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Whose an object is."""
+    """Whose an object is.
+
+    Raises
+    ------
+    EngineError: that is no id of a kernel; only what can be read back from an object is one.
+    """
 
     server: str
     kernel_id: str
     attempt: str
+
+    def __post_init__(self) -> None:
+        if not self.kernel_id or note(self.kernel_id) != self.kernel_id:
+            raise EngineError(
+                f"{self.kernel_id[:40]!r} is not the id of a kernel; start a new one."
+            )
 
     def metadata(self, name: str, part: str, **notes: str) -> Object:
         """``metadata`` of an object, with our annotations."""
@@ -90,9 +104,13 @@ class PodPlan:
     flags: of the interpreter, such as ``-Xfrozen_modules=off``.
     deadline: seconds after which the pod ends whatever happens; 0 for never.
     notes: for the annotations: ``size``, ``path``, ``user``, ``kernel_name`` and the like.
-    patch: the administrator's additions, a strategic merge patch.
+    patches: the administrator's additions, strategic merge patches in the order to lay them on.
     claims: names of the ResourceClaims by their name within the pod.
     owner: an owner reference, or None.
+
+    Raises
+    ------
+    PodRefused: a name of an image or interpreter, or a flag, that is none.
     """
 
     name: str
@@ -112,16 +130,22 @@ class PodPlan:
     working_dir: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
-    patch: Mapping[str, Any] = field(default_factory=dict)
+    patches: Sequence[Mapping[str, Any]] = ()
     owner: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not _IMAGE.fullmatch(self.image):
-            raise ValueError(f"{self.image!r} is not the name of an image")
+            raise PodRefused(
+                f"c.KubernetesEngine.image: {self.image!r} is not the name of an image."
+            )
         if not _PYTHON.fullmatch(self.python):
-            raise ValueError(f"{self.python!r} is not the name of an interpreter")
-        if any(not re.fullmatch(r"-[\w=.-]+", flag, re.ASCII) for flag in self.flags):
-            raise ValueError(f"{self.flags!r} are not flags of an interpreter")
+            raise PodRefused(f"c.KubernetesEngine.python: {self.python!r} is not an interpreter.")
+        for flag in self.flags:
+            if not _FLAG.fullmatch(flag):
+                raise PodRefused(
+                    f"The kernelspec's flag {flag!r} of the interpreter cannot be used in "
+                    "a pod; take it out of the kernelspec."
+                )
 
 
 def pod_body(plan: PodPlan) -> Object:
@@ -129,7 +153,7 @@ def pod_body(plan: PodPlan) -> Object:
 
     Raises
     ------
-    PodRefused: what the additions make of it is not allowed.
+    PodRefused: what the additions make of it is not allowed, or they cannot be merged.
     """
     rendered = plan.rendered
     resources: Object = {"requests": {"cpu": plan.cpu}, "limits": dict(rendered.limits)}
@@ -205,12 +229,18 @@ def pod_body(plan: PodPlan) -> Object:
     metadata = plan.labels.metadata(plan.name, "kernel", size=str(plan.size), **plan.notes)
     metadata["labels"] |= rendered.labels
     metadata["annotations"] |= rendered.annotations
+    metadata["annotations"] |= {key: plan.name + end for key, end in rendered.own_names.items()}
     if plan.owner:
         metadata["ownerReferences"] = [dict(plan.owner)]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-    if not plan.patch:
-        return pod
-    merged = merge(pod, plan.patch)
+    try:
+        merged = merge(pod, {})
+        for patch in plan.patches:
+            merged = merge(merged, patch)
+    except TypeError as error:
+        raise PodRefused(
+            f"The additions of c.KubernetesEngine cannot be merged into a pod: {error}."
+        ) from error
     check_pod(merged, pod)
     return merged
 
@@ -271,16 +301,20 @@ def connection_of(secret: Mapping[str, Any], ip: str) -> Connection:
     """
     try:
         wire = json.loads(base64.b64decode(secret["data"]["connection.json"]))
+        texts = {name: wire[name] for name in ("key", "signature_scheme")}
+        texts |= {
+            name: wire[name] for name in ("curve_publickey", "curve_secretkey") if name in wire
+        }
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise TypeError("not text")
         return Connection(
             transport="tcp",
             ip=ip,
             ports={channel: int(wire[f"{channel}_port"]) for channel in PORTS},
-            key=wire["key"].encode(),
-            signature_scheme=wire["signature_scheme"],
-            curve_publickey=wire.get("curve_publickey"),
-            curve_secretkey=wire.get("curve_secretkey"),
+            key=texts.pop("key").encode(),
+            **texts,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ValueError("the Secret holds no connection of a kernel") from error
 
 
@@ -316,7 +350,7 @@ def files_body() -> Object:
             "labels": {MANAGED[0]: MANAGED[1], PART: "files"},
         },
         "immutable": True,
-        "data": data,
+        "data": dict(data),
     }
 
 

@@ -99,7 +99,7 @@ class KubernetesSettings(Engine):
         value_trait=Unicode(),
         config=True,
         help="""
-        Options of the sharing backend, as docs/kubernetes.md lists them. Default: none.
+        Options of the sharing backend, as docs/backends.md lists them. Default: none.
 
         ::
 
@@ -403,8 +403,8 @@ class KubernetesSettings(Engine):
     )
 
     @property
-    def additions(self) -> dict[str, Any]:
-        """The administrator's settings as one patch of the pod.
+    def additions(self) -> tuple[Mapping[str, Any], ...]:
+        """The administrator's settings as patches of the pod, one laid over the other.
 
         Raises
         ------
@@ -429,6 +429,7 @@ class KubernetesSettings(Engine):
         spec = {key: value for key, value in parts.items() if value}
         own: Mapping[str, Any] = {"spec": spec} if spec else {}
         try:
-            return merge(own, self.pod_patch) if self.pod_patch else dict(own)
+            merge(own, self.pod_patch)  # what is of the wrong kind is told before any start
         except TypeError as error:
             raise EngineError(f"c.KubernetesEngine.pod_patch cannot be merged: {error}.") from error
+        return own, self.pod_patch

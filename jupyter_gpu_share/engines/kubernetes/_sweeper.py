@@ -171,11 +171,13 @@ class Sweeper:
 
     async def _sweep_leases(self) -> None:
         query = {"labelSelector": selector(part="server")}
+        leases: list[Object] = []
         with suppress(Forbidden):
             leases, _ = await self._cluster.api.list(LEASES, self._cluster.namespace, **query)
-            for lease in leases:
-                # A while longer than it is valid: its pods are judged by it.
-                if _run_out(lease, 2 * self._interval) and not self._has_pods(lease):
+        for lease in leases:
+            # A while longer than it is valid: its pods are judged by it.
+            if _run_out(lease, 2 * self._interval) and not self._has_pods(lease):
+                with suppress(Forbidden):  # another server's
                     await self._cluster.api.delete(
                         LEASES,
                         lease["metadata"]["name"],

@@ -7,29 +7,48 @@ from collections.abc import Mapping
 from ....errors import EngineError
 from ._base import Backend, Claim, Facts, Object, Rendered, dig
 from ._detect import BACKENDS, detect
+from ._device_plugin import DevicePluginBackend
 from ._dra import DraBackend
+from ._hami import HamiBackend
+from ._kai import KaiBackend
+from ._mig import MigBackend
+from ._nodes import LET_READ, asks_for_gpus, trimmed
 
 __all__ = [
     "BACKENDS",
+    "LET_READ",
     "Backend",
     "Claim",
+    "DevicePluginBackend",
     "DraBackend",
     "Facts",
+    "HamiBackend",
+    "KaiBackend",
+    "MigBackend",
     "Object",
     "Rendered",
+    "asks_for_gpus",
     "detect",
     "dig",
     "make_backend",
+    "trimmed",
 ]
 
 
-def make_backend(name: str, options: Mapping[str, str]) -> Backend:
-    """The backend of that name.
+def make_backend(name: str, options: Mapping[str, str], style: str = "pod") -> Backend:
+    """The backend of that name, holding shares in that style.
 
     Raises
     ------
-    EngineError: there is no such backend, or an option that it does not have.
+    EngineError: there is no such backend, it has no such style, or not such an option.
     """
     if name not in BACKENDS:
         raise EngineError(f"There is no sharing backend {name!r}; there is {', '.join(BACKENDS)}.")
-    return BACKENDS[name](options)
+    backend = BACKENDS[name](options)
+    if style not in backend.styles:
+        raise EngineError(
+            f"The backend {name} cannot hold shares in style {style!r}; it has "
+            f"{', '.join(backend.styles)}."
+        )
+    backend.style = style
+    return backend

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ....allocations import Share
+from ....errors import EngineError
 from ....size import Size
 from ...base import Capacity, Finding
 
@@ -29,7 +30,8 @@ class Facts:
     ----------
     groups: API groups with version that the server offers, such as ``resource.k8s.io/v1``.
     nodes, device_classes, slices, claims: all that may be read.
-    pods: those that ask for GPUs, of all namespaces that may be read.
+    pods: those that ask for GPUs and have not ended, of all namespaces that may be read, without
+        what says nothing about GPUs.
     missing: kinds that could not be read for want of rights, in the API's plural.
     """
 
@@ -57,6 +59,7 @@ class Rendered:
     Attributes
     ----------
     limits: extended resources of the kernel's container, as quantities in text.
+    own_names: annotations that hold a name of the pod's own: what follows its name in them.
     claims: ResourceClaims to be made; the kernel's container uses each of them.
     scheduler, priority_class, runtime_class: names for the pod's spec, where not the default.
     env: plain environment of the kernel's container that the sharing machinery needs.
@@ -66,6 +69,7 @@ class Rendered:
 
     limits: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    own_names: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     node_selector: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -96,9 +100,30 @@ class Backend(ABC):
     styles: ClassVar[tuple[str, ...]] = ("pod",)
     #: Names of the options with their meaning, unit and default.
     options: ClassVar[Mapping[str, str]] = {}
+    #: What of :class:`Facts` it works with, in the API's plural; nothing else needs to be read.
+    reads: ClassVar[frozenset[str]]
+
+    #: The style in use; one of :attr:`styles`.
+    style: str = "pod"
 
     @abstractmethod
     def __init__(self, options: Mapping[str, str]) -> None: ...
+
+    @classmethod
+    def accept(cls, options: Mapping[str, str] | None) -> dict[str, str]:
+        """The options, once it is certain that this backend has all of them.
+
+        Raises
+        ------
+        EngineError
+        """
+        chosen = dict(options or {})
+        if unknown := set(chosen) - set(cls.options):
+            raise EngineError(
+                f"The backend {cls.name} has no option {', '.join(sorted(unknown))}; it has "
+                f"{', '.join(cls.options)}."
+            )
+        return chosen
 
     @classmethod
     @abstractmethod
@@ -126,8 +151,27 @@ class Backend(ABC):
     def capacity(self, facts: Facts) -> list[Capacity]:
         """The GPUs with what is free, as far as the objects tell."""
 
+    def room(self, size: Size, facts: Facts) -> int:
+        """In how many places one more kernel of this size would start at once.
+
+        Raises
+        ------
+        NoGpuError: no GPU of this cluster could ever hold the size.
+        """
+        return sum(
+            gpu.profile == size.profile and gpu.free_bytes >= size.bytes_of(gpu.memory_bytes)
+            for gpu in self.capacity(facts)
+        )
+
     def explain(self, message: str) -> str | None:
         """The scheduler's words about a pod that does not fit, in the user's; None: not known."""
+        return None
+
+    def reclaimed(self, pod: Object) -> str | None:
+        """Why a pod may have been deleted that nobody here has deleted; None: not known.
+
+        For schedulers that take a share away by deleting the pod, and leave no word in it.
+        """
         return None
 
     @abstractmethod

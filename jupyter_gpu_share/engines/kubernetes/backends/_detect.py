@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from ._base import Backend, Facts
+from ._device_plugin import DevicePluginBackend
 from ._dra import DraBackend
+from ._hami import HamiBackend
+from ._kai import KaiBackend
+from ._mig import MigBackend
 
 __all__ = ["BACKENDS", "detect"]
 
-BACKENDS: dict[str, type[Backend]] = {DraBackend.name: DraBackend}
+#: The best first: those that know memory in bytes, then those that know units only; and walls
+#: before none. KAI gives no parts of GPUs that a DRA driver offers, and GPUs of HAMi look like
+#: those of NVIDIA's device plugin.
+BACKENDS: dict[str, type[Backend]] = {
+    backend.name: backend
+    for backend in (DraBackend, KaiBackend, HamiBackend, MigBackend, DevicePluginBackend)
+}
 
 
 def detect(facts: Facts) -> tuple[str, ...]:

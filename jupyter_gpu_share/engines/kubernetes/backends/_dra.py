@@ -8,10 +8,11 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 from ....allocations import Device, Isolation, Share
-from ....errors import EngineError, NoGpuError
+from ....errors import NoGpuError
 from ....size import Size, format_bytes
 from ...base import Capacity, Finding
 from ._base import Backend, Claim, Facts, Object, Rendered, dig
+from ._nodes import a_model
 from ._quantity import format_quantity, parse_quantity
 
 __all__ = ["DraBackend"]
@@ -76,13 +77,12 @@ class DraBackend(Backend):
         "capacity": "Name of the capacity that is memory. Default memory.",
     }
 
+    reads: ClassVar[frozenset[str]] = frozenset(
+        {"deviceclasses", "resourceslices", "resourceclaims"}
+    )
+
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
-        chosen = dict(options or {})
-        if unknown := set(chosen) - set(self.options):
-            raise EngineError(
-                f"The backend dra has no option {', '.join(sorted(unknown))}; it has "
-                f"{', '.join(self.options)}."
-            )
+        chosen = self.accept(options)
         self.driver = chosen.get("driver", "gpu.nvidia.com")
         self.device_class = chosen.get("device_class", self.driver)
         self.mig_class = chosen.get("mig_class", "mig.nvidia.com")
@@ -99,6 +99,12 @@ class DraBackend(Backend):
 
     def render(self, size: Size, facts: Facts) -> Rendered:
         """See :meth:`Backend.render`."""
+        if self.style == "lease" and (size.profile is not None or size.count > 1):
+            # The kernel's claim with administrator access is for one device, and drivers refuse
+            # such access to an instance.
+            raise NoGpuError(
+                f"{size} cannot be had in style lease: only a share of one GPU can be given back."
+            )
         spec, memory, note = self.claim_spec(size, facts)
         return Rendered(claims=(Claim(_CLAIM, spec),), memory_bytes=memory, note=note)
 
@@ -413,4 +419,5 @@ def _results(claims: Sequence[Object], driver: str) -> Iterator[tuple[Object, Ob
 
 
 def _becomes(size: Size, amount: int, gpu: _Gpu) -> str:
-    return f"{size} becomes {format_bytes(amount)} of a {gpu.model} ({format_bytes(gpu.memory)})."
+    model = a_model(gpu.model)
+    return f"{size} becomes {format_bytes(amount)} of {model} ({format_bytes(gpu.memory)})."

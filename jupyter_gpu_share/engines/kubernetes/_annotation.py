@@ -1,0 +1,266 @@
+"""Style ``annotation``: KAI Scheduler counts a running pod by annotations, which are changed.
+
+Giving a share back is one patch. Taking it again is not asked of anybody: KAI would let a GPU be
+counted for more than it has. So the room is looked for here, the share is written, and the GPU is
+looked at again; where others were faster the share is given back before anything of it was used.
+Of two that write at once each sees the other one afterwards, as the API's reads are consistent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...allocations import QueuePosition
+from ...errors import EngineError
+from ...size import format_bytes
+from ..base import Report, Waiting
+from ._cluster import Cluster, Object
+from .api import PODS, Conflict, Forbidden, KubernetesError, NotFound
+from .backends import LET_READ, KaiBackend, dig, trimmed
+from .backends import kai_pods as kai
+
+__all__ = ["Annotation", "Refused"]
+
+_log = logging.getLogger(__name__)
+
+Until = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+#: Seconds between two looks for room, and at most after others were faster several times.
+_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
+#: So often a change is tried anew that somebody else's came in between.
+_TRIES = 20
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A share that could not be taken again.
+
+    Attributes
+    ----------
+    reason: a sentence for the user.
+    late: there was room, until somebody else took it at the same time.
+    """
+
+    reason: str
+    late: bool = False
+
+
+class Annotation:
+    """The share of one kernel whose pod runs, as its annotations count it.
+
+    Parameters
+    ----------
+    kernel: name of the kernel's pod, which has its place.
+    """
+
+    def __init__(self, cluster: Cluster, kernel: str) -> None:
+        if not isinstance(cluster.backend, KaiBackend):
+            raise EngineError("Style 'annotation' needs the backend kai.")
+        self._cluster = cluster
+        self._backend: KaiBackend = cluster.backend
+        self._name = kernel
+        self._undoing: set[asyncio.Task[None]] = set()
+        self._random = random.Random()  # noqa: S311 - jitter
+        self.lent = False
+
+    async def adopt(self) -> None:
+        """See whether a kernel that is taken over has its share.
+
+        Where its server ended while it took the share again, it has not.
+        """
+        self.lent = kai.given_back(await self._pod())
+        if self.lent:
+            await self.drop()
+
+    async def drop(self) -> None:
+        """Give the share back. The kernel's pod stays as it is. Idempotent.
+
+        Raises
+        ------
+        EngineError: it could not be taken again, as nobody would know whether there is room.
+        """
+        pod = await self._pod()
+        total = self._total(pod)
+        if not self.lent:
+            await self._others(pod)
+        await self._change(lambda pod: kai.shrink(pod, total))
+        self.lent = True
+
+    async def retake(self, report: Report, until: Until) -> None:
+        """Hold the share again, waiting until its GPU has room.
+
+        Raises
+        ------
+        EngineError: the pod has ended, or what others hold cannot be seen any more.
+        """
+        told: Waiting | None = None
+        pause = _PAUSE
+        while (refused := await self.grow()) is not None:
+            news = Waiting(QueuePosition(1, 1), refused.reason)
+            if news != told:
+                told = news
+                report(news)
+            pause = min(pause * 2, _LONGEST_PAUSE) if refused.late else _PAUSE
+            await self._wait(pause * self._random.uniform(0.5, 1.5), until)
+
+    async def grow(self) -> Refused | None:
+        """Take the share again if its GPU has room now; None if that is done.
+
+        Whatever happens in between, the share is given back before this ends otherwise.
+
+        Raises
+        ------
+        EngineError
+        """
+        for _ in range(_TRIES):
+            pod = await self._pod()
+            if not kai.given_back(pod):
+                self.lent = False
+                return None
+            reason = await self._without_room(pod)
+            if reason is not None:
+                # An answer may have been lost that said it was written.
+                await self._undo()
+                return Refused(reason)
+            try:
+                await self._patch(pod, kai.restore(pod))
+                break
+            except Conflict:
+                continue
+            except BaseException:
+                await self._undo()
+                raise
+        else:
+            return Refused("The kernel's pod is changed all the time; the share waits.")
+        try:
+            reason = await self._without_room(pod)
+            if reason is None:
+                # A round of the scheduler may go by what it saw before.
+                await asyncio.sleep(self._backend.settle)
+                reason = await self._without_room(pod)
+            if reason is None:
+                await self._change(lambda _: kai.settled())
+                self.lent = False
+                return None
+        except BaseException:
+            await self._undo()
+            raise
+        await self._undo()
+        return Refused(reason, late=True)
+
+    async def close(self) -> None:
+        """Let go of what is not done yet; the pod is about to go."""
+        for task in list(self._undoing):
+            task.cancel()
+        await asyncio.gather(*self._undoing, return_exceptions=True)
+
+    # -- the GPU -----------------------------------------------------------------------------
+
+    async def _without_room(self, pod: Object) -> str | None:
+        """Why the pod's GPUs have no room for its whole share, in words; None: they have."""
+        total = self._total(pod)
+        wanted = kai.amount_of(kai.original(pod), total)
+        assert wanted is not None
+        others = await self._others(pod)
+        for group in kai.groups_of(pod):
+            taken = kai.used(others, group, total, without=dig(pod, "metadata", "uid"))
+            if taken + wanted > total:
+                free = format_bytes(max(0, int(total - taken)) * _MIB)
+                return (
+                    f"The GPU of the kernel has {free} free now, its share is "
+                    f"{format_bytes(int(wanted) * _MIB)}; others hold the rest."
+                )
+        return None
+
+    async def _others(self, pod: Object) -> list[Object]:
+        """All pods on the GPUs of a pod, itself among them, as they are at this moment.
+
+        Raises
+        ------
+        EngineError: this server may not see them.
+        """
+        found: list[Object] = []
+        for group in kai.groups_of(pod):
+            for label in (f"{kai.GROUP}={group}", f"{kai.GROUP}/{group}={group}"):
+                try:
+                    found += await self._cluster.api.select(
+                        PODS, None, lambda each: dict(trimmed(each)), labelSelector=label
+                    )
+                except Forbidden as error:
+                    raise EngineError(
+                        "The share of a running kernel cannot be given back: this server may not "
+                        "see who else is on its GPU, so it could not be taken again. The "
+                        f"administrator runs: {LET_READ}"
+                    ) from error
+        if not found:
+            raise EngineError("The kernel's share cannot be changed: KAI has not put it on a GPU.")
+        return found
+
+    def _total(self, pod: Object) -> int:
+        """MiB of each of the pod's GPUs."""
+        total = self._backend.total(pod, self._cluster.facts)
+        if not total:
+            raise EngineError(
+                "The share of a running kernel cannot be changed: how much memory its GPU has is "
+                f"not known (label nvidia.com/gpu.memory of {dig(pod, 'spec', 'nodeName')})."
+            )
+        return total
+
+    # -- the pod -----------------------------------------------------------------------------
+
+    async def _pod(self) -> Object:
+        return await self._cluster.api.get(PODS, self._name, self._cluster.namespace)
+
+    async def _patch(self, pod: Object, notes: Object) -> None:
+        """Change annotations of the pod as it was read, and of no later state of it."""
+        version = pod["metadata"]["resourceVersion"]
+        body = {"metadata": {"resourceVersion": version, "annotations": notes}}
+        await self._cluster.api.patch(PODS, self._name, body, self._cluster.namespace)
+
+    async def _change(self, notes: Callable[[Object], Object]) -> None:
+        for _ in range(_TRIES):
+            pod = await self._pod()
+            try:
+                await self._patch(pod, notes(pod))
+                return
+            except Conflict:
+                continue
+            except ValueError as error:
+                raise EngineError(f"The kernel's share cannot be given back: {error}.") from error
+        raise EngineError("The kernel's pod is changed all the time; try again.")
+
+    async def _undo(self) -> None:
+        """Give back what was taken, however long that takes, and though the caller gives up."""
+        task = asyncio.create_task(self._undo_for_sure(), name="give a share back")
+        self._undoing.add(task)
+        task.add_done_callback(self._undoing.discard)
+        await asyncio.shield(task)
+
+    async def _undo_for_sure(self) -> None:
+        while True:
+            try:
+                await self.drop()
+            except NotFound:
+                return
+            except (EngineError, KubernetesError) as error:
+                _log.warning("A share could not be given back yet: %s", error)
+                await asyncio.sleep(_PAUSE)
+            else:
+                return
+
+    async def _wait(self, seconds: float, until: Until) -> None:
+        """Let time pass, unless the pod ends meanwhile."""
+        ended = asyncio.ensure_future(until(lambda: None))
+        try:
+            await asyncio.wait({ended}, timeout=seconds)
+            if ended.done():
+                ended.result()
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)

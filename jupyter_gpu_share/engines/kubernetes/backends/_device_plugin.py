@@ -1,0 +1,398 @@
+"""NVIDIA's device plugin: whole GPUs, and replicas of GPUs by time-slicing or MPS.
+
+A replica cannot be chosen in size, and several replicas do not give more of a GPU: the plugin may
+take them from different GPUs, or refuse the pod. So a kernel has one replica of one GPU, or whole
+GPUs. A size is rounded up to the smallest that there is. Only where nothing reaches it, a fraction
+becomes the nearest number of time slices, should that be one: ``1/3`` becomes 1 of 4. Memory is
+never rounded down, and nothing is with MPS, where a replica ends in a wall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+from ....allocations import Isolation, Share
+from ....errors import EngineError, NoGpuError, SizeError
+from ....size import Size, format_bytes, parse_bytes
+from ...base import Capacity, Finding
+from ._base import Backend, Facts, Object, Rendered, dig
+from ._nodes import (
+    GPU,
+    LET_READ,
+    MIB,
+    SHARED_GPU,
+    GpuNode,
+    a_model,
+    asked,
+    gpu_nodes,
+    limits_of,
+    separating,
+    unnamed,
+)
+
+__all__ = ["DevicePluginBackend"]
+
+_WORDS = {"time-slicing": "time slices", "mps": "MPS replicas"}
+#: A fraction of this many time slices is nearer to two than to one.
+_TWO = Fraction(3, 2)
+_LABEL_HELP = (
+    "Install GPU feature discovery (it comes with NVIDIA's GPU operator), or say it in "
+    'c.KubernetesEngine.backend_options = {"replicas": "4", "memory": "80GiB"}'
+)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What one unit of a resource of a node is."""
+
+    node: GpuNode
+    resource: str
+    replicas: int
+    memory: int
+
+    @property
+    def shared(self) -> bool:
+        return self.replicas > 1
+
+    @property
+    def part(self) -> Fraction:
+        return Fraction(1, self.replicas)
+
+    @property
+    def slice(self) -> int:
+        """Bytes that stand for one unit; a limit of MPS is a whole number of MiB."""
+        return self.memory // self.replicas // MIB * MIB
+
+    @property
+    def words(self) -> str:
+        """One of them, for people."""
+        total = format_bytes(self.memory)
+        if not self.shared:
+            return f"a whole GPU ({total})" if self.memory else "a whole GPU"
+        what = _WORDS.get(self.node.sharing, "replicas")
+        size = f" ({format_bytes(self.slice)} of {total})" if self.memory else ""
+        return f"1 of {self.replicas} {what} of {a_model(self.node.model)}{size}"
+
+
+class DevicePluginBackend(Backend):
+    """Shares as extended resources: one time slice or MPS replica of a GPU, or whole GPUs."""
+
+    name: ClassVar[str] = "device-plugin"
+    reads: ClassVar[frozenset[str]] = frozenset({"nodes", "pods"})
+    options: ClassVar[Mapping[str, str]] = {
+        "resource": (
+            "Name of the extended resource. Default: nvidia.com/gpu or nvidia.com/gpu.shared, as "
+            "the nodes offer."
+        ),
+        "replicas": (
+            "Replicas of each GPU, for nodes without the label nvidia.com/gpu.replicas. Default 1 "
+            "for nvidia.com/gpu: GPUs are not shared."
+        ),
+        "memory": (
+            "Memory of each GPU, such as 80GiB, for nodes without the label nvidia.com/gpu.memory. "
+            "Default: not known."
+        ),
+        "runtime_class": (
+            "RuntimeClass of kernels' pods, where GPUs need one, such as nvidia. Default: none."
+        ),
+    }
+
+    def __init__(self, options: Mapping[str, str] | None = None) -> None:
+        chosen = self.accept(options)
+        self._resource = chosen.get("resource", "")
+        self._runtime_class = chosen.get("runtime_class") or None
+        try:
+            self._replicas = int(chosen["replicas"]) if "replicas" in chosen else None
+            self._memory = parse_bytes(chosen["memory"]) if "memory" in chosen else 0
+        except (SizeError, ValueError) as error:
+            raise EngineError(f"c.KubernetesEngine.backend_options: {error}.") from error
+        if self._replicas is not None and self._replicas < 1:
+            raise EngineError("c.KubernetesEngine.backend_options: replicas is 1 or more.")
+
+    @classmethod
+    def offered(cls, facts: Facts) -> bool:
+        """Whether a node offers GPUs, or replicas of them, as an extended resource."""
+        return any(
+            (GPU in node.offered and node.profile is None) or SHARED_GPU in node.offered
+            for node in gpu_nodes(facts)
+        )
+
+    # -- asking ------------------------------------------------------------------------------
+
+    def render(self, size: Size, facts: Facts) -> Rendered:
+        """See :meth:`Backend.render`."""
+        kinds = self._kinds(facts)
+        if not kinds:
+            return self._blind(size, facts)
+        chosen = self._choose(size, kinds)
+        best = chosen[0]
+        if best.shared and size.count > 1:
+            raise NoGpuError(
+                f"{size} cannot be had: the cluster cannot put {_WORDS.get(best.node.sharing)} of "
+                f"one kernel on different GPUs. Ask for {_one(size)}."
+            )
+        names = {kind.node.name for kind in chosen}
+        selector = separating(
+            [kind.node for kind in chosen],
+            [
+                node
+                for node in gpu_nodes(facts)
+                if best.resource in node.offered and node.name not in names
+            ],
+        )
+        sizes = {kind.slice for kind in chosen}
+        return Rendered(
+            limits={best.resource: str(size.count)},
+            node_selector=selector,
+            runtime_class=self._runtime_class,
+            memory_bytes=best.slice if len(sizes) == 1 and best.memory else None,
+            note="" if _exact(size, best) else f"{_one(size)} becomes {best.words}.",
+        )
+
+    def _choose(self, size: Size, kinds: Sequence[_Kind]) -> list[_Kind]:
+        """The kinds that a size becomes, which are all the same to it.
+
+        Raises
+        ------
+        NoGpuError
+        """
+        if size.profile is not None:
+            raise NoGpuError(
+                f"{size} cannot be had: the backend device-plugin gives whole GPUs and replicas of "
+                'them. c.KubernetesEngine.backend = "mig" gives MIG instances.'
+            )
+        if size.memory is not None:
+            fitting = [kind for kind in kinds if kind.slice >= size.memory]
+            if not fitting:
+                raise NoGpuError(self._too_much(size, kinds))
+            least = min(kind.slice for kind in fitting)
+            return [kind for kind in fitting if kind.slice == least]
+        fraction = size.fraction or Fraction(1)
+        fitting = [kind for kind in kinds if kind.part >= fraction]
+        if not fitting:
+            # Nothing keeps the memory of time slices apart, so that their number is what counts.
+            fitting = [
+                kind
+                for kind in kinds
+                if kind.node.sharing == "time-slicing" and fraction * kind.replicas < _TWO
+            ]
+            if not fitting:
+                largest = max(kinds, key=lambda kind: kind.part)
+                raise NoGpuError(
+                    f"{size} cannot be had: a kernel can have {largest.words}, not several. Ask "
+                    f"for {largest.part}."
+                )
+            part = max(kind.part for kind in fitting)
+        else:
+            part = min(kind.part for kind in fitting)
+        return [kind for kind in fitting if kind.part == part]
+
+    def _too_much(self, size: Size, kinds: Sequence[_Kind]) -> str:
+        known = [kind for kind in kinds if kind.memory]
+        if not known:
+            return (
+                f"{size} cannot be reckoned: the nodes do not say how much memory their GPUs have. "
+                f"Ask for a fraction. {_LABEL_HELP}."
+            )
+        largest = max(known, key=lambda kind: kind.slice)
+        return (
+            f"{size} is more than a kernel can have in this cluster; the most is {largest.words}."
+        )
+
+    def _blind(self, size: Size, facts: Facts) -> Rendered:
+        """What to ask for where no node is known: as the options say."""
+        if "nodes" not in facts.missing:
+            if any(SHARED_GPU in node.offered for node in gpu_nodes(facts)):
+                raise NoGpuError(
+                    f"{size} cannot be reckoned: the nodes do not say in how many parts their GPUs "
+                    f"are shared. {_LABEL_HELP}."
+                )
+            raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {self._what}.")
+        replicas = self._replicas or 1
+        node = GpuNode(
+            name="",
+            model="GPU",
+            profile=None,
+            memory=self._memory,
+            count=0,
+            replicas=replicas,
+            sharing="time-slicing" if replicas > 1 else "none",
+            offered={},
+            labels={},
+        )
+        kind = _Kind(node, self._resource or GPU, replicas, self._memory)
+        (chosen,) = self._choose(size, [kind])
+        return Rendered(
+            limits={chosen.resource: str(size.count)},
+            runtime_class=self._runtime_class,
+            memory_bytes=chosen.slice or None,
+            note="" if _exact(size, chosen) else f"{_one(size)} becomes {chosen.words}.",
+        )
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def granted(self, pod: Object, claims: Sequence[Object], facts: Facts) -> Share | None:
+        """See :meth:`Backend.granted`. Only the node knows on which of its GPUs it lies."""
+        name = dig(pod, "spec", "nodeName")
+        taken = {
+            resource: number
+            for resource, number in limits_of(pod).items()
+            if resource in (self._resource, GPU, SHARED_GPU)
+        }
+        if not name or not taken:
+            return None
+        resource, number = next(iter(taken.items()))
+        kind = next(
+            (
+                kind
+                for kind in self._kinds(facts)
+                if kind.node.name == name and kind.resource == resource
+            ),
+            None,
+        )
+        if kind is None:
+            devices = unnamed(name, "GPU", number)
+            return Share(devices, 0, Fraction(1, self._replicas or 1), Isolation.NONE)
+        return Share(
+            unnamed(name, kind.node.model, number),
+            kind.slice,
+            kind.part,
+            _isolation(kind),
+        )
+
+    def capacity(self, facts: Facts) -> list[Capacity]:
+        """See :meth:`Backend.capacity`. One entry for each whole GPU, and for each replica."""
+        found = []
+        for kind in self._kinds(facts):
+            total = kind.node.offered[kind.resource]
+            taken = min(total, asked(facts, kind.node.name, kind.resource))
+            what = kind.resource.rpartition("/")[2]
+            found += [
+                Capacity(
+                    uuid=f"{kind.node.name}/{what}-{number + 1}",
+                    model=kind.node.model,
+                    node=kind.node.name,
+                    memory_bytes=kind.slice,
+                    free_bytes=0 if number < taken else kind.slice,
+                    kernels=1 if number < taken else 0,
+                )
+                for number in range(total)
+            ]
+        return found
+
+    def room(self, size: Size, facts: Facts) -> int:
+        """See :meth:`Backend.room`."""
+        kinds = self._kinds(facts)
+        if not kinds:
+            return 0
+        free = [
+            kind.node.offered[kind.resource] - asked(facts, kind.node.name, kind.resource)
+            for kind in self._choose(size, kinds)
+        ]
+        # GPUs of one kernel are on one node.
+        return max((number for number in free), default=0)
+
+    def explain(self, message: str) -> str | None:
+        """See :meth:`Backend.explain`."""
+        for resource in {self._resource, GPU, SHARED_GPU} - {""}:
+            if f"Insufficient {resource}" in message:
+                return "All GPUs that fit are in use."
+        if "node affinity/selector" in message:
+            return "No node has a GPU of the kind that this size needs."
+        return None
+
+    def examine(self, facts: Facts) -> list[Finding]:
+        """See :meth:`Backend.examine`."""
+        if "nodes" in facts.missing:
+            return [
+                Finding(
+                    "warning",
+                    "The Jupyter server may not read nodes: how GPUs are shared is not known.",
+                    LET_READ,
+                )
+            ]
+        kinds = self._kinds(facts)
+        if not kinds:
+            return [
+                Finding(
+                    "error",
+                    f"No node offers {self._what}, or what it offers is not told by labels.",
+                    "kubectl get pods -A -l app.kubernetes.io/name=nvidia-device-plugin",
+                )
+            ]
+        findings = []
+        for kind in kinds:
+            number = kind.node.offered[kind.resource]
+            findings.append(
+                Finding(
+                    "ok", f"{kind.node.name} offers {number} times {kind.resource}: {kind.words}."
+                )
+            )
+        unlabelled = sorted({kind.node.name for kind in kinds if not kind.memory})
+        if unlabelled:
+            findings.append(
+                Finding(
+                    "warning",
+                    f"How much memory the GPUs of {', '.join(unlabelled)} have is not known.",
+                    _LABEL_HELP,
+                )
+            )
+        if any(kind.shared and kind.node.sharing == "time-slicing" for kind in kinds):
+            findings.append(
+                Finding(
+                    "note",
+                    "Time slices share all of a GPU's memory: only caps in the frameworks, and a "
+                    "watch over the kernels, keep neighbours apart.",
+                    "MPS (sharing.mps in the plugin's configuration) limits memory.",
+                )
+            )
+        if "pods" in facts.missing:
+            findings.append(
+                Finding(
+                    "note",
+                    "Pods of other namespaces cannot be read: what is free is not known.",
+                    LET_READ,
+                )
+            )
+        return findings
+
+    def _kinds(self, facts: Facts) -> list[_Kind]:
+        """What the nodes offer; MIG instances are another backend's."""
+        wanted = [self._resource] if self._resource else [GPU, SHARED_GPU]
+        return [
+            _Kind(node, resource, replicas, node.memory or self._memory)
+            for node in gpu_nodes(facts)
+            for resource in wanted
+            if resource in node.offered and not (resource == GPU and node.profile)
+            if (replicas := self._replicas_of(node, resource))
+        ]
+
+    def _replicas_of(self, node: GpuNode, resource: str) -> int | None:
+        """In how many parts a GPU is offered; None: not known."""
+        if node.number("gpu.replicas"):
+            return node.replicas
+        return self._replicas or (None if resource == SHARED_GPU else 1)
+
+    @property
+    def _what(self) -> str:
+        return self._resource or f"{GPU} or {SHARED_GPU}"
+
+
+def _isolation(kind: _Kind) -> Isolation:
+    if not kind.shared:
+        return Isolation.NONE
+    return Isolation.MPS if kind.node.sharing == "mps" else Isolation.FRAMEWORK
+
+
+def _exact(size: Size, kind: _Kind) -> bool:
+    if size.memory is not None:
+        return size.memory == kind.slice
+    return (size.fraction or Fraction(1)) == kind.part
+
+
+def _one(size: Size) -> Size:
+    """The size on a single GPU."""
+    return Size(size.fraction, size.memory, size.profile)

@@ -1,0 +1,448 @@
+"""KAI Scheduler: parts of GPUs by annotations of pods, in queues with priorities."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import ClassVar
+
+from ....allocations import Device, Isolation, Share
+from ....errors import EngineError, NoGpuError
+from ....size import Size, format_bytes
+from ...base import Capacity, Finding
+from . import kai_pods as kai
+from ._base import Backend, Facts, Object, Rendered, dig
+from ._nodes import (
+    GPU,
+    LET_READ,
+    MIB,
+    GpuNode,
+    gpu_nodes,
+    limits_of,
+    mig_resource,
+    profile_in,
+    unnamed,
+)
+
+__all__ = ["KaiBackend"]
+
+#: The kernel's container, which is the pod's first.
+_CONTAINER = "kernel"
+#: In style ``annotation`` a fraction is this part of what was asked for: in what is left of the GPU
+#: stay the kernels that gave their share back, which KAI goes on counting for something.
+_WITH_REST = Fraction(999, 1000)
+_CONFIG_MAP = "runai/shared-gpu-configmap"
+_CHART = "oci://ghcr.io/kai-scheduler/kai-scheduler/kai-scheduler"
+#: Node conditions by which KAI's own memory limits are ready; the name has changed.
+_ENFORCED = ("gpu-sharing.nvidia.com/Ready", "gpu-fractioning.nvidia.com/Ready")
+#: Priorities from this on are not taken away from.
+_SAFE_PRIORITY = 100
+_LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+_NAME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?", re.ASCII)
+
+
+class KaiBackend(Backend):
+    """Shares as annotations that KAI Scheduler accounts by.
+
+    In style ``annotation`` a patch of the running pod gives the share back, and takes it again.
+    """
+
+    name: ClassVar[str] = "kai"
+    styles: ClassVar[tuple[str, ...]] = ("pod", "annotation")
+    reads: ClassVar[frozenset[str]] = frozenset({"nodes", "pods", "resourceslices"})
+    options: ClassVar[Mapping[str, str]] = {
+        "queue": "Queue in which kernels are accounted. Default default-queue.",
+        "queue_label": "Label that names the queue. Default kai.scheduler/queue.",
+        "priority": (
+            "PriorityClass of kernels. Below 100 KAI takes a GPU away again when others need it, "
+            "and the kernel with it. Default build, which it never does that to; build-preemptible "
+            "and train may go beyond the queue's quota; empty for KAI's default, train."
+        ),
+        "scheduler": "Name of KAI's scheduler. Default kai-scheduler.",
+        "keys": (
+            "``legacy`` for the annotations gpu-fraction and gpu-memory, known to every version; "
+            "``container`` for memory by container, with a limit that is kept (mode NvFractions "
+            "of KAI). Default legacy."
+        ),
+        "settle": (
+            "Style annotation: seconds from taking a share again to the last look at its GPU, more "
+            "than a round of the scheduler takes. Default 2."
+        ),
+        "runtime_class": (
+            "RuntimeClass of kernels' pods, where KAI does not set one itself. Default: none."
+        ),
+    }
+
+    def __init__(self, options: Mapping[str, str] | None = None) -> None:
+        chosen = self.accept(options)
+        self._queue = chosen.get("queue", "default-queue")
+        self._queue_label = chosen.get("queue_label", "kai.scheduler/queue")
+        self._priority = chosen.get("priority", "build")
+        self._scheduler = chosen.get("scheduler", "kai-scheduler")
+        self._runtime_class = chosen.get("runtime_class", "")
+        self._keys = chosen.get("keys", "legacy")
+        if self._keys not in ("legacy", "container"):
+            raise EngineError(
+                f"c.KubernetesEngine.backend_options: keys is legacy or container, not "
+                f"{self._keys!r}."
+            )
+        for name in (self._priority, self._scheduler, self._runtime_class):
+            if not _NAME.fullmatch(name):
+                raise EngineError(f"c.KubernetesEngine.backend_options: {name!r} is not a name.")
+        if not _LABEL.fullmatch(self._queue):
+            raise EngineError(
+                f"c.KubernetesEngine.backend_options: {self._queue!r} is not the name of a queue."
+            )
+        #: Seconds from a write that takes a share again to the last look at the GPU.
+        self.settle = _seconds(chosen.get("settle", "2"))
+
+    @classmethod
+    def offered(cls, facts: Facts) -> bool:
+        """Whether KAI's kinds of objects are there."""
+        return any(group.startswith("scheduling.run.ai/") for group in facts.groups)
+
+    # -- asking ------------------------------------------------------------------------------
+
+    def render(self, size: Size, facts: Facts) -> Rendered:
+        """See :meth:`Backend.render`."""
+        if size.profile is not None:
+            return self._rendered(limits={self._mig(size, facts): str(size.count)})
+        memories = {node.memory for node in _nodes(facts) if node.memory}
+        if not memories and not _nodes(facts) and "nodes" not in facts.missing:
+            raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {GPU}.")
+        if size.is_whole and self.style != "annotation":
+            memory = max(memories) if len(memories) == 1 else None
+            return self._rendered(limits={GPU: str(size.count)}, memory_bytes=memory)
+        notes, memory, note = self._amounts(size, memories)
+        if size.count > 1:
+            notes[kai.NUMBER] = str(size.count)
+        return self._rendered(
+            annotations=notes,
+            # Where KAI's webhook does not choose the name, binding needs one.
+            own_names={_CONFIG_MAP: "-gpu"},
+            memory_bytes=memory,
+            note=note,
+        )
+
+    def _rendered(
+        self,
+        limits: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+        own_names: Mapping[str, str] | None = None,
+        memory_bytes: int | None = None,
+        note: str = "",
+    ) -> Rendered:
+        return Rendered(
+            limits=limits or {},
+            annotations=annotations or {},
+            own_names=own_names or {},
+            labels={self._queue_label: self._queue},
+            scheduler=self._scheduler,
+            priority_class=self._priority or None,
+            runtime_class=self._runtime_class or None,
+            memory_bytes=memory_bytes,
+            note=note,
+        )
+
+    def _amounts(self, size: Size, memories: set[int]) -> tuple[dict[str, str], int | None, str]:
+        """Annotations for a part of a GPU, its bytes where certain, and what was rounded."""
+        if size.memory is not None:
+            mib = -(-size.memory // MIB)
+            if memories and mib * MIB > max(memories):
+                raise NoGpuError(
+                    f"{size} is more than any GPU of this cluster has; the largest has "
+                    f"{format_bytes(max(memories))}."
+                )
+            note = "" if mib * MIB == size.memory else f"{size} becomes {format_bytes(mib * MIB)}."
+            return self._memory(mib), mib * MIB, note
+        asked = size.fraction or Fraction(1)
+        fraction = asked * _WITH_REST if self.style == "annotation" else asked
+        one = Size(fraction=asked)
+        if self._keys == "container" and len(memories) == 1:
+            total = max(memories)
+            mib = int(total * fraction) // MIB
+            note = ""
+            if abs(total * asked - mib * MIB) >= MIB:
+                note = f"{one} becomes {format_bytes(mib * MIB)} of {format_bytes(total)}."
+            return self._memory(max(1, mib)), max(1, mib) * MIB, note
+        text = kai.decimal(fraction)
+        if Fraction(text) == 0:
+            raise NoGpuError(f"{size} is less than a millionth of a GPU; ask for more.")
+        memory = int(max(memories) * Fraction(text)) // MIB * MIB if len(memories) == 1 else None
+        # Six digits are as good as exact; what is kept for others is told.
+        note = f"{one} becomes {text} of a GPU." if fraction != asked else ""
+        return {kai.FRACTION: text}, memory, note
+
+    def _memory(self, mib: int) -> dict[str, str]:
+        if self._keys == "container":
+            amount = f"{mib}Mi"
+            return {kai.request_key(_CONTAINER): amount, kai.limit_key(_CONTAINER): amount}
+        return {kai.MEMORY: str(mib)}
+
+    def _mig(self, size: Size, facts: Facts) -> str:
+        if self.style == "annotation":
+            raise NoGpuError(
+                f"{size} cannot be had in style annotation: only parts of whole GPUs can be given "
+                "back."
+            )
+        assert size.profile is not None
+        resource = mig_resource(size.profile)
+        there = {name for node in gpu_nodes(facts) for name in node.offered}
+        if resource not in there and "nodes" not in facts.missing:
+            found = sorted(f"mig-{profile}" for name in there if (profile := profile_in(name)))
+            instead = f"; there are {', '.join(found)}" if found else ""
+            raise NoGpuError(f"No GPU of this cluster offers {size}{instead}.")
+        return resource
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def granted(self, pod: Object, claims: Sequence[Object], facts: Facts) -> Share | None:
+        """See :meth:`Backend.granted`. A share that was given back is the one that comes back."""
+        name = dig(pod, "spec", "nodeName")
+        if not name:
+            return None
+        pod = kai.original(pod)
+        node = next((node for node in gpu_nodes(facts) if node.name == name), None)
+        model = node.model if node else "GPU"
+        for resource, number in limits_of(pod).items():
+            return _whole(node, resource, unnamed(name, model, number))
+        groups = kai.groups_of(pod)
+        if not groups:
+            return None
+        total = node.memory // MIB if node else 0
+        amount = kai.amount_of(pod, total)
+        memory = int(amount or 0) * MIB
+        if total:
+            fraction = Fraction(memory // MIB, total)
+        else:
+            text = dig(pod, "metadata", "annotations", kai.FRACTION, default="0")
+            fraction = Fraction(text)
+        known = kai.devices_of(pod) or self._reserved(groups, facts)
+        names = known if len(known) == len(groups) else list(groups)
+        devices = tuple(Device(uuid, model, name) for uuid in names)
+        isolation = _isolation(pod, name, facts) if memory else Isolation.NONE
+        return Share(devices, memory, fraction, isolation)
+
+    def total(self, pod: Object, facts: Facts) -> int:
+        """MiB of each of a pod's GPUs; 0 if unknown."""
+        name = dig(pod, "spec", "nodeName")
+        return next((node.memory // MIB for node in gpu_nodes(facts) if node.name == name), 0)
+
+    def _reserved(self, groups: Sequence[str], facts: Facts) -> list[str]:
+        """UUIDs of the GPUs of groups, as far as the reservations tell."""
+        told = {
+            group: kai.reserved_gpu(pod)
+            for pod in facts.pods
+            if kai.is_reservation(pod)
+            for group in kai.groups_of(pod)
+        }
+        return [told[group] for group in groups if told.get(group)]
+
+    def capacity(self, facts: Facts) -> list[Capacity]:
+        """See :meth:`Backend.capacity`. One entry for each shared GPU, and for each other one."""
+        found = []
+        for node in gpu_nodes(facts):
+            pods = [pod for pod in facts.pods if dig(pod, "spec", "nodeName") == node.name]
+            total = node.memory // MIB
+            groups = sorted({group for pod in pods for group in kai.groups_of(pod)})
+            for group in groups:
+                taken = int(kai.used(pods, group, total) + Fraction(999, 1000)) * MIB
+                found.append(
+                    Capacity(
+                        uuid=(self._reserved([group], facts) or [group])[0],
+                        model=node.model,
+                        node=node.name,
+                        memory_bytes=node.memory,
+                        free_bytes=max(0, node.memory - taken),
+                        kernels=sum(
+                            group in kai.groups_of(pod) and not kai.is_reservation(pod)
+                            for pod in pods
+                        ),
+                    )
+                )
+            found += _unshared(node, pods, len(groups))
+        return found
+
+    def explain(self, message: str) -> str | None:
+        """See :meth:`Backend.explain`."""
+        if "DRA-only" in message:
+            return (
+                "KAI gives no parts of GPUs that a DRA driver offers. The administrator sets "
+                'c.KubernetesEngine.backend = "dra".'
+            )
+        if "OverQuota" in message or "over quota" in message:
+            return (
+                f"The quota of the queue {self._queue} is used up; the kernel waits for its turn."
+            )
+        if "OverLimit" in message or "has reached the allowable limit" in message:
+            return (
+                f"The limit of the queue {self._queue} is reached; the kernel waits for its turn."
+            )
+        if match := re.search(r"mig profile: (\S+?)[.,]?(\s|$)", message):
+            return f"All MIG instances {profile_in(match[1]) or match[1]} are in use."
+        if "fractional GPU" in message and "not ready" in message:
+            return "The nodes are not ready to share GPUs yet."
+        if "enough resources: GPUs" in message:
+            return "No GPU has that much free now."
+        if "enough resources: GPU memory" in message:
+            return "No GPU of this cluster has that much memory."
+        if "queue" in message.lower() and "not found" in message.lower():
+            return f"KAI has no queue {self._queue}. Tell the administrator."
+        return None
+
+    def reclaimed(self, pod: Object) -> str | None:
+        """See :meth:`Backend.reclaimed`. KAI deletes pods of low priority when others need GPUs."""
+        priority = dig(pod, "spec", "priority", default=0)
+        if dig(pod, "spec", "schedulerName") != self._scheduler or priority >= _SAFE_PRIORITY:
+            return None
+        return (
+            "The kernel's share was most likely reclaimed for other work in the cluster: its "
+            "priority allows that. Restart it to queue for another."
+        )
+
+    def examine(self, facts: Facts) -> list[Finding]:
+        """See :meth:`Backend.examine`."""
+        findings = []
+        if not self.offered(facts):
+            findings.append(
+                Finding(
+                    "error",
+                    "KAI Scheduler is not installed (no API group scheduling.run.ai).",
+                    f"helm upgrade -i kai-scheduler {_CHART} -n kai-scheduler --create-namespace "
+                    "--set global.gpuSharing=true",
+                )
+            )
+        if "nodes" in facts.missing:
+            findings.append(
+                Finding(
+                    "warning",
+                    "The Jupyter server may not read nodes: how much memory a fraction is, is not "
+                    "known.",
+                    LET_READ,
+                )
+            )
+            return findings
+        nodes = _nodes(facts)
+        plural = "node offers" if len(nodes) == 1 else "nodes offer"
+        queue = f"queue {self._queue}, priority {self._priority or 'train'}"
+        findings.append(
+            Finding(
+                "ok" if nodes else "error",
+                f"{len(nodes) or 'No'} {plural} GPUs to KAI ({queue}).",
+                None
+                if nodes
+                else "kubectl get nodes -o custom-columns="
+                "NAME:.metadata.name,GPUS:.status.allocatable.'nvidia\\.com/gpu'",
+            )
+        )
+        if unlabelled := [node.name for node in nodes if not node.memory]:
+            findings.append(
+                Finding(
+                    "warning",
+                    f"The nodes {', '.join(unlabelled)} do not say how much memory their GPUs have "
+                    "(label nvidia.com/gpu.memory): KAI shares these by fractions only.",
+                    "Install GPU feature discovery (it comes with NVIDIA's GPU operator).",
+                )
+            )
+        if replicas := [node.name for node in nodes if node.replicas > 1]:
+            findings.append(
+                Finding(
+                    "error",
+                    f"The device plugin shares the GPUs of {', '.join(replicas)} as well: KAI "
+                    "counts each replica as a GPU.",
+                    "Turn sharing off in the configuration of NVIDIA's device plugin.",
+                )
+            )
+        claimed = {dig(item, "spec", "nodeName") for item in facts.slices}
+        if draped := [node.name for node in nodes if node.name in claimed]:
+            findings.append(
+                Finding(
+                    "warning",
+                    f"A DRA driver offers the GPUs of {', '.join(draped)}: KAI refuses parts of "
+                    "GPUs there.",
+                    'c.KubernetesEngine.backend = "dra"',
+                )
+            )
+        if "pods" in facts.missing:
+            findings.append(
+                Finding(
+                    "error" if self.style == "annotation" else "note",
+                    "Pods of other namespaces cannot be read: what is free of a GPU is not known"
+                    + (", so no share can be given back." if self.style == "annotation" else "."),
+                    LET_READ,
+                )
+            )
+        return findings
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 60:
+        raise EngineError(
+            f"c.KubernetesEngine.backend_options: settle is seconds from 0 to 60, not {text!r}."
+        )
+    return seconds
+
+
+def _nodes(facts: Facts) -> list[GpuNode]:
+    """Nodes with GPUs that KAI may split."""
+    return [node for node in gpu_nodes(facts) if GPU in node.offered and node.profile is None]
+
+
+def _whole(node: GpuNode | None, resource: str, devices: tuple[Device, ...]) -> Share:
+    """A share that is no part of a GPU: all of it, or a MIG instance."""
+    profile = profile_in(resource)
+    if profile is None:
+        return Share(devices, node.memory if node else 0, Fraction(1), Isolation.NONE)
+    memory = node.number(f"mig-{profile.replace('+', '.')}.memory") * MIB if node else 0
+    return Share(devices, memory, Fraction(1), Isolation.HARDWARE)
+
+
+def _isolation(pod: Object, node: str, facts: Facts) -> Isolation:
+    """How a part of a GPU is held apart, by what KAI and its companions have put into the pod."""
+    if kai.devices_of(pod) and any(
+        dig(item, "metadata", "name") == node
+        and condition.get("type") in _ENFORCED
+        and condition.get("status") == "True"
+        for item in facts.nodes
+        for condition in dig(item, "status", "conditions", default=[])
+    ):
+        return Isolation.DRIVER
+    kernel = dig(pod, "spec", "containers", 0, default={})
+    limited = any(
+        entry.get("name") == "CUDA_DEVICE_MEMORY_LIMIT" for entry in kernel.get("env") or []
+    )
+    loaded = any(
+        mount.get("mountPath") == "/etc/ld.so.preload" for mount in kernel.get("volumeMounts") or []
+    )
+    return Isolation.PRELOAD if limited and loaded else Isolation.FRAMEWORK
+
+
+def _unshared(node: GpuNode, pods: Sequence[Object], shared: int) -> list[Capacity]:
+    """The node's GPUs that no group is on, and its MIG instances."""
+    found = []
+    for resource, number in node.offered.items():
+        profile = node.profile if resource == GPU else profile_in(resource)
+        held = sum(limits_of(pod).get(resource, 0) for pod in pods if not kai.is_reservation(pod))
+        rest = number - (shared if resource == GPU else 0)
+        memory = node.memory
+        if resource != GPU:
+            memory = node.number(f"{resource.removeprefix('nvidia.com/')}.memory") * MIB
+        what = f"mig-{profile}" if profile else "gpu"
+        found += [
+            Capacity(
+                uuid=f"{node.name}/{what}-{index + 1}",
+                model=node.model,
+                node=node.name,
+                memory_bytes=memory,
+                free_bytes=0 if index < held else memory,
+                profile=profile,
+                kernels=1 if index < held else 0,
+            )
+            for index in range(rest)
+        ]
+    return found
