@@ -22,6 +22,9 @@ SERVICES = "10.96.0.0/24"
 ALL_PODS = "10.244.0.0/16"
 #: The node's own address, on the loopback interface: no other machine and no route is involved.
 NODE_ADDRESS = "10.244.127.1"
+#: Set by us: a bridge that is not given one takes its lowest port's, and changes it whenever a pod
+#: comes or goes. What other pods sent would be lost until they asked for the new one.
+_BRIDGE_MAC = "02:00:0a:f4:00:01"
 _CGROUPS = Path("/sys/fs/cgroup")
 _MNT_DETACH = 2
 
@@ -53,7 +56,7 @@ def prepare_network() -> None:
     _ip("route", "replace", "blackhole", ALL_PODS)
     _ip("address", "replace", f"{NODE_ADDRESS}/32", "dev", "lo")
     if BRIDGE not in {name for _, name in socket.if_nameindex()}:
-        _ip("link", "add", BRIDGE, "type", "bridge")
+        _ip("link", "add", BRIDGE, "address", _BRIDGE_MAC, "type", "bridge")
     prefix = REAL_PODS.partition("/")[2]
     _ip("address", "replace", f"{BRIDGE_ADDRESS}/{prefix}", "dev", BRIDGE)
     _ip("link", "set", BRIDGE, "up")

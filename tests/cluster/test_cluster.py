@@ -23,7 +23,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 
 from . import KERNEL_IMAGE, ApiError, Cluster, wait_for
 from ._config import Layout
-from ._host import KWOK_PODS
+from ._host import BRIDGE, KWOK_PODS
 from .build import REPOSITORY, build
 from .fixtures import CLUSTER_MARKS
 
@@ -110,6 +110,21 @@ def test_no_packet_for_a_service_or_a_pod_leaves_the_machine(
         socket.create_connection((address, 443), timeout=5)
     # What a black hole answers; a packet on its way would run into the timeout.
     assert caught.value.errno == errno.EINVAL
+
+
+def test_the_bridge_keeps_its_address_when_a_pod_comes_or_goes(cluster: Cluster) -> None:
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", "link", *words], check=True)
+
+    address = Path(f"/sys/class/net/{BRIDGE}/address")
+    before = address.read_text()
+    # A port with the lowest address of all.
+    ip("add", "gpushare-port", "address", "02:00:00:00:00:01", "type", "veth")
+    try:
+        ip("set", "gpushare-port", "master", BRIDGE)
+        assert address.read_text() == before
+    finally:
+        ip("delete", "gpushare-port")
 
 
 def test_a_kernel_in_a_pod_answers_a_client_on_the_host(cluster: Cluster, namespace: str) -> None:
