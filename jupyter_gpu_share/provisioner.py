@@ -21,6 +21,7 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from tornado import web
 from traitlets import Float, Unicode
 
+from ._configuration import completed
 from ._notebook import size_in_notebook
 from .errors import GpuShareError, KernelStartError, SizeError
 from .size import Size
@@ -55,11 +56,12 @@ class GpuShareProvisioner(KernelProvisionerBase):
         """,
     )
     engine = Unicode(
-        "local",
+        "",
         config=True,
         help="""
         Where kernels run: ``local``, this machine, or ``kubernetes``, pods of a cluster
-        (``c.KubernetesEngine`` says how). Default ``local``.
+        (``c.KubernetesEngine`` says how). Default: the engine of the whole process, where that
+        has one configured, else ``local``.
 
         ::
 
@@ -128,7 +130,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             extra = kwargs.pop("extra_arguments", [])
             from .runtime import Runtime
 
-            self._runtime = Runtime.instance(self.config)
+            self._runtime = Runtime.instance(lambda: completed(self.config))
             env = kwargs.get("env") or os.environ
             self._notebook = self._locate(env.get("JPY_SESSION_NAME") or "")
             self._adopted = self._runtime.adopted.pop(self.kernel_id or "", None)

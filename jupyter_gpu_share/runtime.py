@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -61,13 +62,16 @@ class Runtime(LoggingConfigurable):
     # -- one per process ---------------------------------------------------------------------
 
     @classmethod
-    def instance(cls, config: Config | None = None) -> Runtime:
-        """The runtime of this process, made with ``config`` by whoever comes first."""
+    def instance(cls, config: Config | Callable[[], Config] | None = None) -> Runtime:
+        """The runtime of this process, made with ``config`` by whoever comes first.
+
+        A function is asked for it only if the runtime has to be made.
+        """
         with cls._instance_lock:
             # A forked child has the object but not its thread.
             if cls._instance is None or cls._instance._pid != os.getpid():
-                cls._instance = cls(config=config or Config())
-                atexit.register(cls.clear_instance)
+                cls._instance = cls(config=(config() if callable(config) else config) or Config())
+                _at_exit(cls.clear_instance)
             return cls._instance
 
     @classmethod
@@ -135,7 +139,7 @@ class Runtime(LoggingConfigurable):
         """The engine that kernels use unless their kernelspec names another."""
         section = self.config.get("GpuShareProvisioner", {})
         name = section.get("engine", "local")
-        return name if isinstance(name, str) else "local"
+        return name if isinstance(name, str) and name else "local"
 
     async def engine(self, name: str = "") -> Engine:
         """The engine of that name, made when it is first needed. On the runtime's loop only."""
@@ -315,3 +319,14 @@ class Runtime(LoggingConfigurable):
         if allocation is None or allocation.state is State.ENDED:
             raise NotPossible("The kernel has just ended.")
         return allocation
+
+
+def _at_exit(work: Callable[[], None]) -> None:
+    """Have something done when this process ends."""
+    atexit.register(work)
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        # Workers of multiprocessing end without what atexit has.
+        from multiprocessing.util import Finalize
+
+        Finalize(None, work, exitpriority=0)

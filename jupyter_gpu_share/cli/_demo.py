@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,23 +18,65 @@ from traitlets.config import Config
 
 from ..allocations import Allocation, State
 from ..errors import EngineError, NoGpuError
-from ._tables import allocations_table
+from ._tables import allocations_table, progress
 
 if TYPE_CHECKING:
+    from ..engines.base import Capacity
     from ..runtime import Runtime
 
 _SIMULATE = "JUPYTER_GPU_SHARE_SIMULATE"
 _SIMULATED = "1xA100-80GB"
-#: A demonstration that takes longer than this many seconds has gone wrong.
-_PATIENCE = 240.0
+#: A demonstration that takes longer than this many seconds has gone wrong; in a cluster the image
+#: of the kernels may have to be pulled first.
+_PATIENCE, _PATIENCE_WITH_PULL = 240.0, 1200.0
+#: Seconds within which ended kernels are gone: a pod takes a moment.
+_GONE = 60.0
+#: A cluster with more GPUs than these is not filled up only to show its queue.
+_OWN_GPUS = 2
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A notebook that is run on a size."""
 
     name: str
     size: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run: the first two at once, the third when both hold their shares.
+
+    Attributes
+    ----------
+    waits: there is room for the third only when the first, or the second, has ended.
+    """
+
+    parts: tuple[Part, Part, Part]
+    waits: bool
+
+
+def plan(gpus: Sequence[Capacity], *, local: bool) -> Plan:
+    """Sizes for what there is.
+
+    On this machine, and in a cluster of one node with nothing else on its few GPUs, the third
+    kernel has to wait. In any other cluster room for it is somebody else's as well.
+
+    Parameters
+    ----------
+    gpus: none where a cluster does not tell what it has.
+    """
+    node = {gpu.node for gpu in gpus}
+    unused = all(gpu.free_bytes == gpu.memory_bytes for gpu in gpus)
+    if local or (len(node) == 1 and unused and len(gpus) <= _OWN_GPUS):
+        sizes = ("1/2", "1/4", "1/2" if len(gpus) == 1 else f"{len(gpus)}x1")
+        waits = True
+    else:
+        # Fractions cannot be reckoned where the GPUs are not known.
+        sizes = ("1/2", "1/4", "1/4") if gpus else ("8GiB", "4GiB", "4GiB")
+        waits = False
+    first, second, third = map(Part, ("first", "second", "third"), sizes)
+    return Plan((first, second, third), waits)
 
 
 async def demo(output: str | None, config: Callable[[], Config]) -> int:
@@ -54,60 +96,94 @@ async def demo(output: str | None, config: Callable[[], Config]) -> int:
         raise EngineError("The demo needs nbclient: pip install 'jupyter-gpu-share[demo]'")
     os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "gpu-share-provisioner"
     runtime, gpus = await _gpus(config)
+    local = runtime.engine_name == "local"
+    shown = plan(gpus, local=local)
     folder = _folder(output)
-    first = _Part("first", "1/2")
-    second = _Part("second", "1/4")
-    # There is room for the third only when the first, or the second, has ended.
-    third = _Part("third", "1/2" if gpus == 1 else f"{gpus}x1")
     begun = monotonic()
     watcher = _Watcher(runtime)
+    patience = _PATIENCE if local else _PATIENCE_WITH_PULL
     try:
-        playing = _play(first, second, third, folder, runtime)
-        await asyncio.wait_for(playing, _PATIENCE)
+        playing = _play(shown, folder, runtime, patience)
+        await asyncio.wait_for(playing, patience)
     except asyncio.TimeoutError as error:
-        raise EngineError(f"The demo did not end within {_PATIENCE:g} s.") from error
+        raise EngineError(f"The demo did not end within {patience:g} s.") from error
     finally:
         watcher.close()
-    left = [row for row in await runtime.machine() if row.kernel_id in watcher.kernels]
-    if left or not watcher.queued:
+    seconds = monotonic() - begun
+    if await _left(runtime, watcher.kernels) or (shown.waits and not watcher.queued):
         raise EngineError("The demo did not show what it should: a share is left, or none waited.")
-    print(
-        f"\nThree kernels shared {'one GPU' if gpus == 1 else f'{gpus} GPUs'} in "
-        f"{monotonic() - begun:.0f} s: two side by side, each with its own memory, and one that "
-        f"waited and got its turn. All shares are back.\nThe notebooks as they ran: {folder}"
-    )
+    print(f"\n{_summary(shown, len(gpus), seconds)}\nThe notebooks as they ran: {folder}")
     return 0
 
 
-async def _gpus(config: Callable[[], Config]) -> tuple[Runtime, int]:
-    """The runtime, and how many GPUs it has; simulated ones where this machine has none."""
+def _summary(shown: Plan, gpus: int, seconds: float) -> str:
+    if not shown.waits:
+        return (
+            f"Three kernels ran in {seconds:.0f} s on shares of the cluster's GPUs, each with its "
+            "own memory. All shares are back."
+        )
+    return (
+        f"Three kernels shared {'one GPU' if gpus == 1 else f'{gpus} GPUs'} in {seconds:.0f} s: "
+        "two side by side, each with its own memory, and one that waited and got its turn. All "
+        "shares are back."
+    )
+
+
+async def _gpus(config: Callable[[], Config]) -> tuple[Runtime, Sequence[Capacity]]:
+    """The runtime, and its GPUs; simulated ones where this machine has none."""
     from ..runtime import Runtime
 
+    runtime = Runtime.instance(config())
+    if runtime.engine_name != "local":
+        return runtime, await _gpus_of_cluster(runtime)
     for simulate in (False, True):
         if simulate:
             Runtime.clear_instance()
             os.environ[_SIMULATE] = _SIMULATED
-        runtime = Runtime.instance(config())
+            runtime = Runtime.instance(config())
         with suppress(NoGpuError):
             gpus = await runtime.capacity()
-            if gpus[0].simulated:
-                print(
-                    f"The GPU is SIMULATED ({gpus[0].model}): shares, limits and the queue are "
-                    "real, its memory is only counted.\n"
-                )
-            return runtime, len(gpus)
+            _say_if_simulated(gpus)
+            return runtime, gpus
     raise EngineError("No GPU could be simulated; unset LocalEngine.simulate in the configuration.")
 
 
-async def _play(first: _Part, second: _Part, third: _Part, folder: Path, runtime: Runtime) -> None:
+async def _gpus_of_cluster(runtime: Runtime) -> Sequence[Capacity]:
+    section = runtime.config.get("KubernetesEngine", {})
+    image = section.get("image") or ", ".join(section.get("images", {}).values())
+    if not image:
+        raise EngineError(
+            "No image is set for kernels: name one that has ipykernel 7.3 or later, with --image "
+            "(make demo: IMAGE=…) or as c.KubernetesEngine.image."
+        )
+    with progress("Looking at the cluster"):
+        gpus = await runtime.capacity()
+    engine = await runtime.call(runtime.engine())
+    print(f"Cluster: {engine.place}. Kernels are pods of the image {image}.")
+    _say_if_simulated(gpus)
+    return gpus
+
+
+def _say_if_simulated(gpus: Sequence[Capacity]) -> None:
+    models = ", ".join(sorted({gpu.model for gpu in gpus if gpu.simulated}))
+    if models:
+        what = "The GPU is" if len(gpus) == 1 else f"The {len(gpus)} GPUs are"
+        print(
+            f"{what} SIMULATED ({models}): shares, limits and the queue are real, "
+            f"{'its' if len(gpus) == 1 else 'their'} memory is only counted.\n"
+        )
+
+
+async def _play(shown: Plan, folder: Path, runtime: Runtime, patience: float) -> None:
     """Two at once; the third when both hold their shares."""
-    tasks = [asyncio.create_task(_run(part, folder)) for part in (first, second)]
+    first, second, third = shown.parts
+    tasks = [asyncio.create_task(_run(part, folder, patience)) for part in (first, second)]
     try:
         while sum(row.state is State.ACTIVE for row in runtime.table.all()) < 2:
             await asyncio.wait(tasks, timeout=0.05)
             if any(task.done() for task in tasks):
                 break
-        tasks.append(asyncio.create_task(_run(third, folder)))
+        tasks.append(asyncio.create_task(_run(third, folder, patience)))
         await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
@@ -116,14 +192,17 @@ async def _play(first: _Part, second: _Part, third: _Part, folder: Path, runtime
         raise
 
 
-async def _run(part: _Part, folder: Path) -> None:
+async def _run(part: Part, folder: Path, patience: float) -> None:
     """Run the notebook on a share, and keep it as it ran."""
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
     notebook = nbformat.reads(_source(), as_version=4)
-    client = NotebookClient(notebook, timeout=120, startup_timeout=200, kernel_name="python3")
+    # A cell's time includes that in the queue.
+    client = NotebookClient(
+        notebook, timeout=int(patience), startup_timeout=int(patience), kernel_name="python3"
+    )
     # The name stands in the table of allocations.
     env = {
         **os.environ,
@@ -140,6 +219,16 @@ async def _run(part: _Part, folder: Path) -> None:
         nbformat.write(notebook, folder / f"{part.name}.ipynb")
     for line in _said(notebook):
         print(f"  {part.name}: {line}")
+
+
+async def _left(runtime: Runtime, kernels: set[str]) -> bool:
+    """Whether any of the kernels, which have ended, does not go."""
+    end = monotonic() + _GONE
+    while any(row.kernel_id in kernels for row in await runtime.machine()):
+        if monotonic() > end:
+            return True
+        await asyncio.sleep(0.1)
+    return False
 
 
 def _said(notebook: Any) -> list[str]:

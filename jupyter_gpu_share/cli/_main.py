@@ -9,10 +9,9 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jupyter_core.application import JupyterApp
-from traitlets import default
 from traitlets.config import Config
 
+from .._configuration import from_files
 from .._version import __version__
 from ..errors import GpuShareError
 
@@ -110,6 +109,13 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = add("demo", _demo, "Run a notebook on three kernels that share one GPU, and watch.")
     demo.add_argument("--output", help="folder for the notebooks that were run")
+    demo.add_argument(
+        "--engine",
+        choices=["local", "kubernetes"],
+        help="this machine, or the cluster that kubectl takes; as configured where not given",
+    )
+    demo.add_argument("--image", help="image of kernels in the cluster; it needs ipykernel 7.3")
+    demo.add_argument("--namespace", help="of the cluster, instead of the credentials' own")
     return parser
 
 
@@ -187,7 +193,7 @@ async def _install(arguments: argparse.Namespace) -> int:
     from ..size import SizePolicy
     from ._kernelspecs import install, installed, remove
 
-    policy = SizePolicy(config=_config())
+    policy = SizePolicy(config=from_files())
     if arguments.remove:
         done = remove()
     else:
@@ -211,7 +217,7 @@ async def _install(arguments: argparse.Namespace) -> int:
 async def _resize(arguments: argparse.Namespace) -> int:
     from ..size import SizePolicy
 
-    size = SizePolicy(config=_config()).check(arguments.size)
+    size = SizePolicy(config=from_files()).check(arguments.size)
     change = {"size": str(size), "restart": arguments.restart}
     return await _change(arguments, "PATCH", "", change, f"Changing to {size}")
 
@@ -253,33 +259,25 @@ async def _change(
 async def _demo(arguments: argparse.Namespace) -> int:
     from ._demo import demo
 
-    return await demo(arguments.output, _config)
+    def config() -> Config:
+        found = from_files()
+        if arguments.engine:
+            found.GpuShareProvisioner.engine = arguments.engine
+        for name in ("image", "namespace"):
+            if value := getattr(arguments, name):
+                found.KubernetesEngine[name] = value
+        return found
+
+    return await demo(arguments.output, config)
 
 
-# -- configuration ---------------------------------------------------------------------------
-
-
-class _Settings(JupyterApp):
-    """Reads the administrator's and the user's files, those of the Jupyter server included."""
-
-    name = "jupyter-gpu-share"
-    description = _DESCRIPTION
-
-    @default("config_file_name")
-    def _config_file_name(self) -> str:
-        return "jupyter_server_config"
-
-
-def _config() -> Config:
-    settings = _Settings()
-    settings.load_config_file()
-    return settings.config
+# -- what is asked ---------------------------------------------------------------------------
 
 
 def _runtime() -> Runtime:
     from ..runtime import Runtime
 
-    return Runtime.instance(_config())
+    return Runtime.instance(from_files())
 
 
 def _end_runtime() -> None:

@@ -43,6 +43,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     held = apart = "-"
     if share and share["devices"]:
         models = ", ".join(sorted({device["model"] for device in share["devices"]}))
+        if share["simulated"] and "simulated" not in models:
+            models += " (simulated)"
         times = f"{len(share['devices'])} x " if len(share["devices"]) > 1 else ""
         held = f"{times}{format_bytes(share['memory_bytes'])} of {models}"
         apart = share["isolation"]

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
-from jupyter_gpu_share.allocations import Allocation, QueuePosition, State
+import pytest
+
+from jupyter_gpu_share.allocations import (
+    Allocation,
+    Device,
+    Isolation,
+    QueuePosition,
+    Share,
+    State,
+)
 from jupyter_gpu_share.cli._tables import allocations_table, sentence, table
 
 
@@ -24,6 +34,14 @@ def test_a_queued_kernel() -> None:
     row = _row(state=State.QUEUED, queue=QueuePosition(2, 4), reason="It waits.")
     assert "queued (2 of 4)" in allocations_table([row])
     assert sentence(row) == "a.ipynb: queued (2 of 4), size 1/4, -. It waits."
+
+
+@pytest.mark.parametrize("model", ["A100", "A100 (simulated)"])
+def test_a_simulated_gpu_is_called_so(model: str) -> None:
+    share = Share(
+        (Device("GPU-1", model, "one"),), 2**30, Fraction(1, 80), Isolation.FRAMEWORK, True
+    )
+    assert "  1 GiB of A100 (simulated)  active" in allocations_table([_row(share=share)])
 
 
 def _row(**fields: Any) -> dict[str, Any]:

@@ -33,9 +33,28 @@ if sys.argv[1] == "wait":
 """
 
 
-def run(how: str) -> subprocess.Popen[str]:
+_WORKER = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+def work():
+    from jupyter_client.manager import KernelManager
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel()
+    from jupyter_gpu_share.runtime import Runtime
+    return next(iter(Runtime.instance().lives.values()))._running.pid
+
+with ProcessPoolExecutor(1, mp_context=get_context("fork")) as workers:
+    print(workers.submit(work).result(), flush=True)
+if sys.argv[1] == "wait":
+    input()
+"""
+
+
+def run(how: str, script: str = _SCRIPT) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, how],
+        [sys.executable, "-c", script, how],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,6 +86,17 @@ async def test_a_script_that_just_ends_leaves_nothing(one_gpu: Path) -> None:
     assert "Traceback" not in complaints, complaints
     await eventually(lambda: gone(int(said)), "the kernel ended with its script")
     assert claims(one_gpu) == 0
+
+
+async def test_a_worker_that_ends_leaves_nothing(one_gpu: Path) -> None:
+    process = run("wait", _WORKER)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    await eventually(lambda: gone(pid), "the kernel ended with its worker")
+    await eventually(lambda: claims(one_gpu) == 0, "its share went back")
+    assert process.poll() is None
+    _, complaints = process.communicate("\n", timeout=PATIENCE)
+    assert complaints == ""
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
