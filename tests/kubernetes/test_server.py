@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
+import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +18,7 @@ from uuid import uuid4
 import pytest
 import websocket
 from cluster.fixtures import CLUSTER_MARKS
+from faults import SEED, STYLES, TURNS, Log
 from servers import TOKEN, Server, run_server, stop_server
 from waiting import PATIENCE
 
@@ -176,3 +181,43 @@ def test_a_pod_that_no_server_renews_ends_and_is_swept(
         "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims",
     ):
         until(lambda what=what: not cluster.api.get(what.format(namespace))["items"], what)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_server_that_is_killed_leaves_nothing_when_it_is_back(
+    turn: int, start: Start, cluster: Any, namespace: str
+) -> None:
+    log = Log("server kill -9", turn, STYLES[turn % 2])
+    rng = random.Random(f"{SEED}-{log.fault}-{turn}")
+    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
+    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
+    server = start(style=log.style)
+    server.ok("gpu-share/status")
+    launch = threading.Thread(target=_start_quietly, args=(server,))
+    launch.start()
+    log.instant = round(rng.uniform(0, 1.5), 3)
+    time.sleep(log.instant)
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait(PATIENCE)
+    launch.join(PATIENCE)
+    assert not launch.is_alive()
+    begun = time.monotonic()
+    again = start(style=log.style, adopt=False)
+    for what in ("pods", "secrets", "resourceclaims"):
+        group = "apis/resource.k8s.io/v1" if what == "resourceclaims" else "api/v1"
+        path = f"/{group}/namespaces/{namespace}/{what}"
+        until(lambda path=path: not cluster.api.get(path)["items"], f"no {what} are left")
+    log.empty_after = round(time.monotonic() - begun, 2)
+    assert again.ok("api/kernels") == []
+    # The sign of life of the one that was killed goes too.
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    if turn == 0:
+        until(lambda: len(cluster.api.get(leases)["items"]) == 1, "one server's Lease is left")
+    log.write()
+
+
+def _start_quietly(server: Server) -> None:
+    """Start a kernel on a server that may be killed meanwhile."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        server.start_kernel("1/4")

@@ -1,0 +1,61 @@
+"""Makes docs/faults.md from what ``make faults`` has written down.
+
+::
+
+    python tests/kubernetes/faults_table.py build/faults.jsonl docs/faults.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HEAD = """# What happens when something goes wrong
+
+`make faults` does each of these things to kernels on the real one-node cluster of the tests, many
+times at random instants from a fixed seed, half of them in style `lease` where both styles are
+concerned. After every round no pod, Secret, claim or lease of the kernels was left, and no GPU had
+given out more than it has; a round in which that does not hold fails the run.
+
+The instant is counted from the beginning of a start, so that a part of the faults meets a pod that
+is being made and another part a kernel that runs. *Empty after* is the time from the end of the
+kernels to an empty namespace.
+
+| fault | rounds | instants | what the user is told | empty after (median, longest) |
+|---|---|---|---|---|
+"""
+
+
+def main() -> int:
+    """Read the rounds, write the table."""
+    source, target = map(Path, sys.argv[1:])
+    rounds = [json.loads(line) for line in source.read_text().splitlines()]
+    faults: dict[str, list[dict[str, Any]]] = {}
+    for row in rounds:
+        faults.setdefault(row["fault"], []).append(row)
+    lines = [_line(name, rows) for name, rows in faults.items()]
+    target.write_text(HEAD + "\n".join(lines) + "\n")
+    return 0
+
+
+def _line(name: str, rows: list[dict[str, Any]]) -> str:
+    instants = [row["instant"] for row in rows if row["instant"] is not None]
+    when = f"{min(instants):.2f} to {max(instants):.2f} s" if instants else "-"
+    empty = [row["empty_after"] for row in rows]
+    after = f"{median(empty):.1f} s, {max(empty):.1f} s"
+    return f"| {name} | {len(rows)} | {when} | {_told(rows)} | {after} |"
+
+
+def _told(rows: list[dict[str, Any]]) -> str:
+    """Each text once, without what differs from round to round."""
+    texts = {re.sub(r"gpu-share-[0-9a-f-]+|test-[0-9a-f]+", "…", row["told"]) for row in rows}
+    shown = "<br>".join(sorted(text.replace("|", "\\|") for text in texts if text))
+    return shown or "nothing: the kernels go on"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
