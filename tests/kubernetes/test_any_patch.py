@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from plans import NAME, RICH, body, kernel
@@ -123,6 +124,7 @@ patches = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.lists(patches, min_size=1, max_size=2))
 def test_whatever_passes_keeps_to_the_standard_and_is_still_ours(changes: list[Any]) -> None:

@@ -84,6 +84,7 @@ def test_the_control_channel_reaches_a_busy_kernel(house: House) -> None:
     assert reply(client, sent)["ename"] == "KeyboardInterrupt"
 
 
+@pytest.mark.slow
 def test_clients_stay_while_kernels_come_and_go(house: House) -> None:
     relay = house.relay()
     client = house.client(relay)
@@ -383,6 +384,7 @@ def test_closing_gives_everything_back(house: House) -> None:
     assert relay.attach(again.connection).cancelled()
 
 
+@pytest.mark.slow
 async def test_no_file_descriptor_is_lost(house: House) -> None:
     kernel = house.kernel()
 
@@ -412,6 +414,7 @@ async def settled(reading: Any) -> int:
     return last
 
 
+@pytest.mark.slow
 async def test_random_comings_and_goings_lose_and_double_nothing(
     house: House, tmp_path: Path
 ) -> None:

@@ -459,6 +459,7 @@ async def use(api: KubeApi) -> None:
     await api.delete(PODS, "a", NAMESPACE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("troubled", [False, True])
 async def test_cancelled_anywhere_nothing_is_left(
     server: ScriptedServer, kubeconfig: Path, troubled: bool

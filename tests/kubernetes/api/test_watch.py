@@ -622,6 +622,7 @@ async def test_credentials_that_cannot_be_renewed(
 # -- ending ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("troubled", [False, True])
 async def test_closed_at_any_moment_nothing_is_left(
     server: ScriptedServer, kubeconfig: Path, troubled: bool

@@ -61,6 +61,7 @@ def reset(server: ScriptedServer, watch: Watch) -> None:
     server.reset_lines()
 
 
+@pytest.mark.slow
 async def test_it_agrees_after_every_list_and_does_not_grow(
     server: ScriptedServer,
     api: KubeApi,
