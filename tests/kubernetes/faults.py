@@ -46,6 +46,8 @@ class Log:
     instant: float | None = None
     #: What the user was told; empty where nothing ended.
     told: str = ""
+    #: What happens, where nobody is told.
+    silent: str = "nothing: the kernels go on"
     #: Seconds from the end of the kernels to an empty namespace.
     empty_after: float | None = None
 

@@ -54,7 +54,7 @@ def _told(rows: list[dict[str, Any]]) -> str:
     """Each text once, without what differs from round to round."""
     texts = {re.sub(r"gpu-share-[0-9a-f-]+|test-[0-9a-f]+", "…", row["told"]) for row in rows}
     shown = "<br>".join(sorted(text.replace("|", "\\|") for text in texts if text))
-    return shown or "nothing: the kernels go on"
+    return shown or f"({rows[0]['silent']})"
 
 
 if __name__ == "__main__":

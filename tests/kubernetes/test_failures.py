@@ -20,7 +20,7 @@ from jupyter_gpu_share.engines.kubernetes._failures import (
     end_of,
     end_of_lease,
     hindrance,
-    shorten_schedulers,
+    no_place,
     unschedulable,
 )
 
@@ -129,7 +129,8 @@ def test_a_pod_without_a_place_has_the_schedulers_words() -> None:
     words = unschedulable(pod)
     assert words is not None
     assert "1 Insufficient cpu" in words
-    assert shorten_schedulers(words) == "0/1 nodes are available: 1 Insufficient cpu."
+    nodes = "0/1 nodes are available: 1 Insufficient cpu."
+    assert no_place(words) == f"The cluster has no place for it: {nodes}"
     assert (hindrance(pod), end_of(pod, None)) == (None, None)
 
 
@@ -308,7 +309,7 @@ def test_all_that_is_said_is_one_line_with_an_end(pod: dict[str, Any]) -> None:
 
 @given(words)
 def test_the_schedulers_words_are_one_line_too(message: str) -> None:
-    said = shorten_schedulers(message)
+    said = no_place(message)
     assert said.splitlines() == [said]
     assert said.endswith(".")
     assert "preemption: " not in said

@@ -9,7 +9,7 @@ from typing import Any
 
 from .backends import dig
 
-__all__ = ["Cause", "end_of", "end_of_lease", "hindrance", "shorten_schedulers", "unschedulable"]
+__all__ = ["Cause", "end_of", "end_of_lease", "hindrance", "no_place", "unschedulable"]
 
 Object = Mapping[str, Any]
 
@@ -261,9 +261,10 @@ def _memory_limit(pod: Object) -> str:
 _SKIPPED = re.compile(r"preemption: .*$")
 
 
-def shorten_schedulers(message: str) -> str:
-    """The scheduler's words without what only concerns preemption."""
-    return _line(_SKIPPED.sub("", message)).rstrip(". ") + "."
+def no_place(message: str) -> str:
+    """That a pod waits, with the scheduler's words but for those that only concern preemption."""
+    words = _line(_SKIPPED.sub("", message)).rstrip(". ")
+    return f"The cluster has no place for it: {words}."
 
 
 def _line(text: str | None) -> str:

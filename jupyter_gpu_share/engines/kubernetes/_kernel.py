@@ -387,7 +387,7 @@ class PodKernel:
 
     def _explain(self, words: str) -> str:
         known = self.cluster.backend.explain(words)
-        return known or f"The cluster has no place for it: {failures.shorten_schedulers(words)}"
+        return known or failures.no_place(words)
 
     def _take_share(self) -> bool:
         """Read from the claims what was granted. False while that is not known."""

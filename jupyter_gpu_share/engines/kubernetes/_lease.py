@@ -206,7 +206,7 @@ class Lease:
             words = failures.unschedulable(pod) if pod is not None and not device else None
             if words is not None:
                 known = self._backend.explain(words)
-                reason = known or failures.shorten_schedulers(words)
+                reason = known or failures.no_place(words)
                 news = Waiting(self._place(), reason)
                 if news != told:
                     told = news
