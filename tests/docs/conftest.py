@@ -1,0 +1,8 @@
+"""The examples in the docs are about the same recorded objects as the backends' own tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "kubernetes" / "backends"))
