@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_gpu_share.engines.kubernetes._environment import ALLOWED, kernel_environment
+from jupyter_gpu_share.allocations import Device, Isolation, Share
+from jupyter_gpu_share.engines.kubernetes._environment import (
+    ALLOWED,
+    kernel_environment,
+    share_environment,
+)
 
 #: What a Jupyter server may have, and none of its kernels in pods should.
 SECRETS = {
@@ -105,3 +112,29 @@ def test_nothing_is_made_up_or_changed(server: dict[str, str], allowed: list[str
     before = dict(server)
     assert kernel_environment(server, (), allowed).items() <= server.items()
     assert server == before
+
+
+GPU = (Device("GPU-1", "A100", "node-1"), Device("GPU-2", "A100", "node-1"))
+
+
+def test_a_kernel_without_a_share_sees_no_gpu() -> None:
+    told = share_environment(Share((), 0, Fraction(0), Isolation.NONE), {})
+    assert told == {"CUDA_VISIBLE_DEVICES": "", "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0"}
+
+
+def test_a_share_is_told_and_the_frameworks_keep_to_it() -> None:
+    share = Share(GPU, 20 * 2**30, Fraction(1, 4), Isolation.FRAMEWORK)
+    told = share_environment(share, {})
+    assert told["JUPYTER_GPU_SHARE_UUID"] == "GPU-1,GPU-2"
+    assert told["JUPYTER_GPU_SHARE_FRACTION"] == "1/4"
+    assert told["CUPY_GPU_MEMORY_LIMIT"] == str(20 * 2**30)
+    assert "JUPYTER_GPU_SHARE_SIMULATED_BYTES" not in told
+    lower = {"CUPY_GPU_MEMORY_LIMIT": str(2**30)}
+    assert share_environment(share, lower)["CUPY_GPU_MEMORY_LIMIT"] == str(2**30)
+
+
+def test_simulated_memory_is_counted_on_each_gpu() -> None:
+    share = Share(GPU, 20 * 2**30, Fraction(1, 4), Isolation.FRAMEWORK, simulated=True)
+    told = share_environment(share, {})
+    assert told["JUPYTER_GPU_SHARE_SIMULATED_BYTES"] == f"{80 * 2**30},{80 * 2**30}"
+    assert "CUPY_GPU_MEMORY_LIMIT" not in told

@@ -19,6 +19,7 @@ from jupyter_gpu_share.engines.kubernetes._failures import (
     Cause,
     end_of,
     end_of_lease,
+    end_of_process,
     hindrance,
     no_place,
     unschedulable,
@@ -313,3 +314,18 @@ def test_the_schedulers_words_are_one_line_too(message: str) -> None:
     assert said.splitlines() == [said]
     assert said.endswith(".")
     assert "preemption: " not in said
+
+
+@pytest.mark.parametrize(
+    ("code", "why", "words"),
+    [
+        (-9, "oom", "want of memory"),
+        (-15, "terminated", "told to end from outside"),
+        (1, "ipykernel cannot be imported", "could not run: ipykernel cannot be imported."),
+        (-11, "", "ended by SIGSEGV."),
+        (-200, "", "ended by signal 200."),
+        (3, "", "ended with code 3."),
+    ],
+)
+def test_a_kernel_that_ended_in_its_pod(code: int, why: str, words: str) -> None:
+    assert words in end_of_process(code, why)

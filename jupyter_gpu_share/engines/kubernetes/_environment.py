@@ -1,11 +1,14 @@
-"""Which of the server's environment a kernel in a pod gets: what an allow list names. Pure."""
+"""The environment of a kernel in a pod: what an allow list names, and its share. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 
-__all__ = ["ALLOWED", "kernel_environment"]
+from ...allocations import Isolation, Share
+from .._caps import framework_caps
+
+__all__ = ["ALLOWED", "kernel_environment", "share_environment"]
 
 #: What says something about the user's work, and nothing about the server.
 ALLOWED = ("JPY_SESSION_NAME", "LANG", "LANGUAGE", "LC_*", "TZ", "MPLBACKEND", "NO_COLOR")
@@ -16,6 +19,7 @@ _RESERVED = re.compile(
     r"JUPYTER.*|JPY_(?!SESSION_NAME$).*|CONFIGPROXY_.*|KUBE.*|CUDA_.*|NVIDIA_.*"
     r"|PATH|HOME|PWD|OLDPWD|TMPDIR|LD_.*|PYTHON.*|VIRTUAL_ENV.*|CONDA_.*"
 )
+_SIMULATED_DIR = "/tmp/gpu-share-simulated"  # noqa: S108 - within the pod
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -45,3 +49,28 @@ def kernel_environment(
             )
         )
     }
+
+
+def share_environment(share: Share, env: Mapping[str, str]) -> dict[str, str]:
+    """What tells a kernel of its share, and keeps the frameworks to it.
+
+    Parameters
+    ----------
+    env: all else that the kernel gets; a cap in there that is lower stays.
+    """
+    if not share.devices:
+        return {"CUDA_VISIBLE_DEVICES": "", "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0"}
+    told = {
+        "JUPYTER_GPU_SHARE_UUID": ",".join(device.uuid for device in share.devices),
+        "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(share.memory_bytes),
+        "JUPYTER_GPU_SHARE_FRACTION": str(share.fraction),
+        "JUPYTER_GPU_SHARE_ISOLATION": share.isolation.value,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+    if share.simulated:
+        whole = int(share.memory_bytes / share.fraction) if share.fraction else share.memory_bytes
+        told["JUPYTER_GPU_SHARE_SIMULATED_DIR"] = _SIMULATED_DIR
+        told["JUPYTER_GPU_SHARE_SIMULATED_BYTES"] = ",".join([str(whole)] * len(share.devices))
+    elif share.isolation is Isolation.FRAMEWORK:
+        told |= framework_caps(share.memory_bytes, share.fraction, env)
+    return told

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .backends import dig
 
-__all__ = ["Cause", "end_of", "end_of_lease", "hindrance", "no_place", "unschedulable"]
+__all__ = [
+    "Cause",
+    "end_of",
+    "end_of_lease",
+    "end_of_process",
+    "hindrance",
+    "no_place",
+    "unschedulable",
+]
 
 Object = Mapping[str, Any]
 
@@ -143,6 +152,32 @@ def _statuses(pod: Object) -> list[Object]:
     kinds = ("containerStatuses", "initContainerStatuses")
     found = [status for kind in kinds for status in dig(pod, "status", kind, default=[])]
     return sorted(found, key=lambda status: status.get("name") != kernel)
+
+
+def end_of_process(code: int, why: str) -> str:
+    """Why a kernel has ended whose pod goes on, a sentence for the user.
+
+    Parameters
+    ----------
+    code: exit code, negative for a signal.
+    why: what the agent knows of it; empty where that is nothing.
+    """
+    if why == "oom":
+        return (
+            "The kernel was ended for want of memory (of the machine, not of the GPU). Restart it "
+            "and use less at a time, or ask for more memory."
+        )
+    if why == "terminated":
+        return "The kernel's pod was told to end from outside. Restart the kernel to get a new one."
+    if why:
+        return f"The kernel could not run: {why}."
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return f"The kernel was ended by {name}."
+    return f"The kernel ended with code {code}."
 
 
 def _container(pod: Object) -> Cause | None:

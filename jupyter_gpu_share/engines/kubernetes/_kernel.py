@@ -17,14 +17,13 @@ import zmq
 from ...allocations import Isolation, QueuePosition, Share
 from ...errors import CommandNotFoundError, EngineError, KernelStartError
 from ...size import Size
-from .._caps import framework_caps
 from .._supervisor import Supervisor
 from ..base import Connection, Exit, KernelRequest, Report, Running, Starting, Waiting
 from . import _failures as failures
 from ._annotation import Annotation
 from ._cluster import Cluster, Object
 from ._command import command_of, flags_of
-from ._environment import kernel_environment
+from ._environment import kernel_environment, share_environment
 from ._lease import Lease
 from ._link import AgentLink, AgentState, Owned
 from ._names import PREFIX, annotation, object_name
@@ -51,7 +50,6 @@ _END_PATIENCE = 5.0
 _CAUSE_PATIENCE = 30.0
 #: By the agent's word, the image has not the kernel's command; the code that shells give.
 _NO_COMMAND = 127
-_SIMULATED_DIR = "/tmp/gpu-share-simulated"  # noqa: S108 - within the pod
 
 
 class PodKernel:
@@ -108,7 +106,8 @@ class PodKernel:
 
     def _state_changed(self, state: AgentState) -> None:
         if state.exit_code is not None and state.run == self._run:
-            ended = Exit(state.exit_code, _end_in_words(state))
+            words = failures.end_of_process(state.exit_code, state.exit_why)
+            ended = Exit(state.exit_code, words)
             if state.exit_why == "terminated":
                 # The pod was told to end. The watch brings the reason, if it is not away.
                 asyncio.get_running_loop().call_later(_CAUSE_PATIENCE, self._end, ended)
@@ -483,33 +482,10 @@ class PodKernel:
         return link
 
     def _environment(self) -> dict[str, str]:
-        share = self.share
-        assert share is not None
-        env = kernel_environment(
-            self.request.env,
-            self.request.declared,
-            self.cluster.settings.allowed_environment,
-        )
-        if not share.devices:
-            return env | {"CUDA_VISIBLE_DEVICES": "", "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0"}
-        env |= {
-            "JUPYTER_GPU_SHARE_UUID": ",".join(device.uuid for device in share.devices),
-            "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(share.memory_bytes),
-            "JUPYTER_GPU_SHARE_FRACTION": str(share.fraction),
-            "JUPYTER_GPU_SHARE_ISOLATION": share.isolation.value,
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        }
-        if share.simulated:
-            totals = self._totals(share)
-            env["JUPYTER_GPU_SHARE_SIMULATED_DIR"] = _SIMULATED_DIR
-            env["JUPYTER_GPU_SHARE_SIMULATED_BYTES"] = ",".join(map(str, totals))
-        elif share.isolation is Isolation.FRAMEWORK:
-            env |= framework_caps(share.memory_bytes, share.fraction, env)
-        return env
-
-    def _totals(self, share: Share) -> list[int]:
-        whole = int(share.memory_bytes / share.fraction) if share.fraction else share.memory_bytes
-        return [whole] * len(share.devices)
+        assert self.share is not None
+        allowed = self.cluster.settings.allowed_environment
+        env = kernel_environment(self.request.env, self.request.declared, allowed)
+        return env | share_environment(self.share, env)
 
     async def signal(self, signum: int) -> None:
         """Send a signal to the kernel's session."""
@@ -562,23 +538,3 @@ def _for_language(share: Share, language: str) -> Share:
     if share.isolation is Isolation.FRAMEWORK and not language.lower().startswith("python"):
         return replace(share, isolation=Isolation.NONE)
     return share
-
-
-def _end_in_words(state: AgentState) -> str:
-    code = state.exit_code or 0
-    if state.exit_why == "oom":
-        return (
-            "The kernel was ended for want of memory (of the machine, not of the GPU). Restart it "
-            "and use less at a time, or ask for more memory."
-        )
-    if state.exit_why == "terminated":
-        return "The kernel's pod was told to end from outside. Restart the kernel to get a new one."
-    if state.exit_why:
-        return f"The kernel could not run: {state.exit_why}."
-    if code < 0:
-        try:
-            name = signals.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return f"The kernel was ended by {name}."
-    return f"The kernel ended with code {code}."
