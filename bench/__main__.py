@@ -12,9 +12,17 @@ import sys
 from pathlib import Path
 
 from . import launch, load, traffic
+from .kubernetes import pods, room, scale
 from .rows import Row, draw
 
-SUBJECTS = {"launch": launch.rows, "traffic": traffic.rows, "load": load.rows}
+SUBJECTS = {
+    "launch": launch.rows,
+    "traffic": traffic.rows,
+    "load": load.rows,
+    "pods": pods.rows,
+    "room": room.rows,
+    "scale": scale.rows,
+}
 OUTPUT = Path("build") / "bench.json"
 
 

@@ -48,12 +48,12 @@ def rows() -> list[Row]:
 async def _measure(provisioner: str) -> dict[str, float]:
     # One kernel first: what is loaded once is not counted to each.
     managers = [await _started(provisioner)]
-    before = _resident()
+    before = resident()
     lags: list[float] = []
-    watching = asyncio.create_task(_watch(lags))
+    watching = asyncio.create_task(watch_lag(lags))
     managers += await asyncio.gather(*(_started(provisioner) for _ in range(KERNELS)))
     watching.cancel()
-    after = _resident()
+    after = resident()
     await asyncio.gather(*(manager.shutdown_kernel(now=True) for manager in managers))
     lags.sort()
     return {
@@ -73,14 +73,15 @@ async def _started(provisioner: str) -> Any:
     return manager
 
 
-async def _watch(lags: list[float]) -> None:
+async def watch_lag(lags: list[float]) -> None:
+    """Note, a thousand times a second, by how many seconds the event loop is late."""
     while True:
         due = perf_counter() + _TICK
         await asyncio.sleep(_TICK)
         lags.append(max(0.0, perf_counter() - due))
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of memory that only this process has."""
     total = 0
     with open("/proc/self/smaps_rollup") as file:  # noqa: PTH123

@@ -14,7 +14,7 @@ class Row:
     Attributes
     ----------
     ours, peer: what was measured, in ``unit``; medians unless the name says otherwise.
-    limit: what ours may be at most, worked out from the peer.
+    limit: what ours may be at most, worked out from the peer; None where it is told, no more.
     goal: the rule for the limit, in words.
     """
 
@@ -22,13 +22,13 @@ class Row:
     unit: str
     ours: float
     peer: float | None
-    limit: float
-    goal: str
+    limit: float | None = None
+    goal: str = ""
 
     @property
     def reached(self) -> bool:
-        """Whether ours is within the limit."""
-        return self.ours <= self.limit
+        """Whether ours is within the limit, if there is one."""
+        return self.limit is None or self.ours <= self.limit
 
     def to_json(self) -> dict[str, Any]:
         """The row in ``build/bench.json``."""
@@ -37,7 +37,7 @@ class Row:
             "unit": self.unit,
             "ours": round(self.ours, 4),
             "peer": None if self.peer is None else round(self.peer, 4),
-            "limit": round(self.limit, 4),
+            "limit": None if self.limit is None else round(self.limit, 4),
             "goal": self.goal,
             "reached": self.reached,
         }
@@ -58,15 +58,15 @@ def draw(rows: Sequence[Row]) -> str:
     header = ["", "ours", "peer", "limit", "goal", ""]
     lines = [header]
     for row in rows:
-        peer = "-" if row.peer is None else f"{row.peer:.2f}"
+        judged = "reached" if row.reached else "MISSED"
         lines.append(
             [
                 f"{row.name} [{row.unit}]",
                 f"{row.ours:.2f}",
-                peer,
-                f"{row.limit:.2f}",
+                _shown(row.peer),
+                _shown(row.limit),
                 row.goal,
-                "reached" if row.reached else "MISSED",
+                judged if row.limit is not None else "",
             ]
         )
     widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
@@ -74,3 +74,7 @@ def draw(rows: Sequence[Row]) -> str:
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def _shown(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.2f}"
