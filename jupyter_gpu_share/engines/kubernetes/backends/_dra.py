@@ -87,6 +87,8 @@ class DraBackend(Backend):
         self.device_class = chosen.get("device_class", self.driver)
         self.mig_class = chosen.get("mig_class", "mig.nvidia.com")
         self.capacity_name = chosen.get("capacity", "memory")
+        self._slices: Sequence[Object] = ()
+        self._known: dict[tuple[str, str], _Gpu] = {}
 
     @classmethod
     def offered(cls, facts: Facts) -> bool:
@@ -254,7 +256,7 @@ class DraBackend(Backend):
 
     def granted(self, pod: Object, claims: Sequence[Object], facts: Facts) -> Share | None:
         """See :meth:`Backend.granted`."""
-        known = {gpu.key: gpu for gpu in self._gpus(facts)}
+        known = self._by_key(facts)
         devices, amounts, totals, simulated, hardware = [], [], [], False, False
         for _, result in _results(claims, self.driver):
             if result.get("adminAccess"):
@@ -376,7 +378,14 @@ class DraBackend(Backend):
         return findings
 
     def _gpus(self, facts: Facts) -> list[_Gpu]:
-        return [gpu for item in facts.slices for gpu in self._of_slice(item)]
+        return list(self._by_key(facts).values())
+
+    def _by_key(self, facts: Facts) -> dict[tuple[str, str], _Gpu]:
+        """GPUs by pool and name. Slices are read once: every kernel of a list asks for them."""
+        if facts.slices is not self._slices:
+            self._slices = facts.slices
+            self._known = {gpu.key: gpu for item in facts.slices for gpu in self._of_slice(item)}
+        return self._known
 
     def _of_slice(self, item: Object) -> Iterator[_Gpu]:
         spec = item.get("spec") or {}
