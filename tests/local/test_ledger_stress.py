@@ -139,8 +139,12 @@ def storm(folder: Path, seconds: float, seed: int, recovery: str = "with-recover
     raw = sqlite3.connect(folder / "ledger.db", timeout=PATIENCE)
     raw.execute("PRAGMA query_only = ON")
     seen: Counter[str] = Counter()
-    end = time.monotonic() + seconds
     with workers(folder, seed, recovery) as running:
+        # On a busy machine it takes a while until anybody is at work.
+        calm = time.monotonic() + PATIENCE
+        while not (folder / "held.log").stat().st_size and time.monotonic() < calm:
+            time.sleep(0.01)
+        end = time.monotonic() + seconds
         next_kill = time.monotonic() + 0.5
         while time.monotonic() < end:
             observe(folder, raw)
