@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from certificates import Authority, make_authority
 from scripted import ScriptedServer, write_kubeconfig
+from watched import Watched
 
 from jupyter_gpu_share.engines.kubernetes.api import KubeApi, _access, _client, _watch
 
@@ -55,3 +56,11 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Authority
         pytest.skip("openssl makes the certificates of these tests, and is not here")
     folder = tmp_path_factory.mktemp("authorities")
     return {name: make_authority(folder, name) for name in ("old", "new", "elsewhere")}
+
+
+@pytest.fixture
+async def watched(api: KubeApi) -> AsyncIterator[Watched]:
+    """A watch of the FAKE."""
+    watched = Watched(api)
+    yield watched
+    await watched.watch.close()

@@ -9,6 +9,7 @@ import os
 import stat
 from asyncio.base_subprocess import BaseSubprocessTransport
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +200,16 @@ def no_process() -> bool:
     return all(one._proc is None for one in running)
 
 
-async def test_inside_a_pod(
-    authorities: dict[str, Authority], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = await ScriptedServer().start(authorities["old"].server)
+@pytest.fixture
+async def pod_token(
+    authorities: dict[str, Authority],
+    server: ScriptedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """This process takes itself for one in a pod; the file with its token."""
+    await server.close()
+    await server.start(authorities["old"].server)
     token, authority = tmp_path / "token", tmp_path / "ca.crt"
     (tmp_path / "namespace").write_text("notebooks\n")
     for module in (_access, incluster_config):
@@ -213,21 +220,48 @@ async def test_inside_a_pod(
     authority.write_bytes(authorities["old"].certificate.read_bytes())
     token.write_text("t0ken-one\n")
     server.tokens = {"t0ken-one"}
+    return token
+
+
+async def test_inside_a_pod(server: ScriptedServer, pod_token: Path) -> None:
     api = KubeApi()
     await api.list(PODS, NAMESPACE)
     assert api.namespace == "notebooks"
-    token.write_text("t0ken-two\n")
+    pod_token.write_text("t0ken-two\n")
     server.tokens = {"t0ken-two"}
     await api.list(PODS, NAMESPACE)
     # As it is for a moment while a token is replaced by something less careful than a kubelet.
-    token.write_text("")
+    pod_token.write_text("")
     server.tokens = {"t0ken-three"}
     with pytest.raises(KubernetesError, match="Token file exists but empty"):
         await api.list(PODS, NAMESPACE)
-    token.write_text("t0ken-three\n")
+    pod_token.write_text("t0ken-three\n")
     await api.list(PODS, NAMESPACE)
     await api.close()
-    await server.close()
+
+
+async def test_a_pods_token_is_read_again_before_it_runs_out(
+    server: ScriptedServer, pod_token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Impatient(incluster_config.InClusterConfigLoader):  # type: ignore[misc]
+        def _read_token_file(self) -> None:
+            self._token_refresh_period = timedelta(0)
+            super()._read_token_file()
+
+    monkeypatch.setattr(incluster_config, "InClusterConfigLoader", Impatient)
+    server.tokens = set()
+    api = KubeApi()
+    await api.list(PODS, NAMESPACE)
+    pod_token.write_text("t0ken-two\n")
+    await api.list(PODS, NAMESPACE)
+    for empty in (lambda: pod_token.write_text(""), pod_token.unlink):
+        empty()
+        with pytest.raises(KubernetesError, match="ServiceAccount's token cannot be read"):
+            await api.list(PODS, NAMESPACE)
+    pod_token.write_text("t0ken-three\n")
+    await api.list(PODS, NAMESPACE)
+    assert tokens(server) == ["t0ken-one", "t0ken-two", "t0ken-three"]
+    await api.close()
 
 
 # -- renewing beside what is under way -------------------------------------------------------
@@ -258,7 +292,7 @@ async def test_requests_under_way_are_not_disturbed(
     go_on.set()
     found = await asyncio.wait_for(asked, SOON)
     assert found["metadata"]["uid"] == server.pods["a"]["metadata"]["uid"]
-    await eventually(lambda: not server.lines, "its connection is closed after that")
+    await eventually(lambda: not server.lines, "its connection is closed after that", 10.0)
     await api.close()
     for other in others:
         await other.close()
