@@ -155,6 +155,18 @@ async def test_both_see_the_same_world(pod: Pod) -> None:
 
 
 @pytest.mark.slow
+@both_ways
+async def test_a_variable_of_the_image_can_be_kept_from_the_kernel(
+    env: dict[str, str], pod: Pod
+) -> None:
+    pod.boot(env={"OF_THE_IMAGE": "1", "OTHER": "2"})
+    order = {"run": "r1", "argv": ARGV, "env": env, "cwd": None, "drop": ["OF_THE_IMAGE", "NONE"]}
+    await pod.peer().say("start", **order)
+    code = "import os; print([n for n in ('OF_THE_IMAGE', 'OTHER') if n in os.environ])"
+    assert await run(await pod.ready(), code) == "['OTHER']"
+
+
+@pytest.mark.slow
 async def test_no_two_kernels_draw_the_same_random_numbers(pod: Pod) -> None:
     pod.boot()
     link = pod.link()

@@ -196,10 +196,12 @@ def test_what_else_may_end_a_pod(pod: dict[str, Any], kind: str, words: str, cod
 
 def test_of_a_pod_that_the_node_has_ended_the_node_knows_why() -> None:
     pod = disrupted("TerminationByKubelet", "Failed")
-    pod["status"]["reason"] = "Evicted"
+    pod["status"] |= {"reason": "Evicted", "message": "low on memory " * 100}
     cause = end_of(pod, None)
     assert cause is not None
-    assert cause.kind == "evicted"
+    assert cause.text.startswith("The node put the kernel out: low on memory low on memory ")
+    assert "…. Restart it; a larger memory request" in cause.text
+    assert len(cause.text) < 400, "in so many words as fit into a line"
 
 
 @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", None])

@@ -353,7 +353,7 @@ async def test_what_no_agent_says_is_passed_over(
 
 
 async def test_a_message_that_is_too_long_costs_one_connection(
-    link_with: Callable[..., AgentLink], agent: FakeAgent
+    link_with: Callable[..., AgentLink], agent: FakeAgent, told: list[AgentState]
 ) -> None:
     link = link_with(renewal=0.05)
     await agent.hear()
@@ -363,6 +363,7 @@ async def test_a_message_that_is_too_long_costs_one_connection(
         pass
     await agent.tell(run="r1", pid=5)
     await eventually(lambda: link.state and link.state.run == "r1", "it hears again")
+    assert told == [AgentState(run="r1", pid=5)]
 
 
 async def test_whoever_is_told_may_fail_and_the_link_goes_on(
