@@ -165,6 +165,8 @@ def fake_kai(cluster: Any, gpus: int) -> Iterator[FakeKai]:
     amounts = {_GPU: str(gpus)}
     try:
         for name, value in _PRIORITIES.items():
+            # A run that was killed has left them.
+            api.delete(f"{classes}/{name}")
             api.create(classes, {"metadata": {"name": name}, "value": value})
         api.patch(node, {"metadata": {"labels": {**_LABELS, "nvidia.com/gpu.count": str(gpus)}}})
         api.patch(f"{node}/status", {"status": {"capacity": amounts, "allocatable": amounts}})

@@ -21,7 +21,7 @@ _MODULES = "/opt/suite"
 
 @pytest.fixture
 def env(cluster: Any, namespace: str, tmp_path: Path) -> dict[str, str]:
-    """No GPU on this machine, and a configuration that has kernels run in pods."""
+    """No GPU on this machine, and Jupyter's own configuration has kernels run in pods."""
     config = {
         "GpuShareProvisioner": {"engine": "kubernetes"},
         "KubernetesEngine": {
@@ -83,8 +83,8 @@ def test_jupyter_client(env: dict[str, str], cluster: Any, namespace: str) -> No
     names = [*deselected("jupyter_client"), *deselected("jupyter_client-on-pods")]
     left_out = [f"--deselect={name}" for name in names]
     since = cluster.audit_position()
-    plugins = ["-p", "on_pods", "-p", "no:asyncio"]
-    passed, launches, end = run(env, sources("jupyter_client"), *plugins, *left_out, "tests")
+    where = sources("jupyter_client")
+    passed, launches, end = run(env, where, "-p", "no:asyncio", *left_out, "tests")
     assert f"{len(left_out)} deselected" in end, "a name in the list of deselected tests is stale"
     assert passed > 200
     assert launches > 50
@@ -97,7 +97,7 @@ def test_jupyter_kernel_test(
 ) -> None:
     shutil.copy(HERE / "ipykernel_cases.py", tmp_path / "test_ipykernel.py")
     since = cluster.audit_position()
-    _, launches, _ = run(env, tmp_path, "-p", "on_pods", "-p", "no:asyncio", "test_ipykernel.py")
+    _, launches, _ = run(env, tmp_path, "-p", "no:asyncio", "test_ipykernel.py")
     assert launches >= 1
     assert _pods_made(cluster, namespace, since) >= 1
     nothing_left(cluster, namespace)
