@@ -143,8 +143,11 @@ async def test_both_see_the_same_world(pod: Pod) -> None:
     seen: dict[str, Any] = {}
     for way, more in (("forked", {}), ("executed", EXECUTED)):
         state = await link.start(way, ARGV, env | more, str(folder / "work"))
-        assert state.pid is not None
-        assert ("ipykernel_launcher" in command(state.pid)) is (way == "executed")
+        pid = state.pid
+        assert pid is not None
+        # A process that is just being executed has no command for a moment.
+        words = await eventually(lambda pid=pid: command(pid), "it has a command")
+        assert ("ipykernel_launcher" in words) is (way == "executed")
         seen[way] = json.loads(await run(await pod.ready(), LOOK))
     assert seen["executed"]["environment"].pop("MALLOC_ARENA_MAX") == "8"
     assert seen["forked"] == seen["executed"]

@@ -122,6 +122,7 @@ def _serve(sock):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the kernel
     signal.set_wakeup_fd(-1)
+    gc.disable()  # what is imported is no garbage, and looking for some takes a sixth of the time
     problem = _warm_up()
     lacking = bool(problem)
     if not lacking and (threading.active_count() != 1 or _native_threads() != 1):
@@ -129,7 +130,6 @@ def _serve(sock):
     if problem:
         _tell(sock, {"what": "cold", "why": problem, "lacking": lacking})
         return 0
-    gc.collect()
     gc.freeze()  # what is here already is shared with the kernels, and stays so
     _tell(sock, {"what": "warm"})
     # Ended kernels are waited for as soon as they end: the agent has to know.
@@ -217,6 +217,7 @@ def _become_kernel(order, descriptors):
     """Never returns: runs ipykernel as if this process had been started for it."""
     code = 1
     try:
+        gc.enable()
         os.setsid()
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM):
