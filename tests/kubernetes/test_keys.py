@@ -36,7 +36,7 @@ FAILED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED
 )
 
-def connect(ip, port, channel="shell", server=None):
+def opened(ip, port, channel="shell", server=None):
     # The keys of the attacker's own end are fresh; ``server`` is the public key it expects there.
     socket = zmq.Context.instance().socket(TYPES.get(channel, zmq.DEALER))
     socket.linger = 0
@@ -46,13 +46,13 @@ def connect(ip, port, channel="shell", server=None):
     if server is not None:
         socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
         socket.curve_serverkey = server.encode()
-    monitor = socket.get_monitor_socket()
-    socket.connect("tcp://%s:%d" % (ip, port))
-    return socket, monitor
+    return socket, "tcp://%s:%d" % (ip, port)
 
 def handshake(ip, port, channel, server):
     # True where it succeeds, False where the other end turns the attacker away.
-    socket, monitor = connect(ip, port, channel, server)
+    socket, address = opened(ip, port, channel, server)
+    monitor = socket.get_monitor_socket()
+    socket.connect(address)
     if channel != "iopub":
         socket.send(b"ping")
     try:
@@ -61,7 +61,7 @@ def handshake(ip, port, channel, server):
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return True
             if event & FAILED:
-                return not socket.poll(0) == 0
+                return bool(socket.poll(0))
         raise TimeoutError("nothing came of it")
     finally:
         socket.disable_monitor()
@@ -69,7 +69,8 @@ def handshake(ip, port, channel, server):
 
 def asks(ip, port, server, key, then_key, kind, content=None):
     # A request signed with one key, then one signed with another: which of them are answered?
-    socket, _ = connect(ip, port, "shell", server)
+    socket, address = opened(ip, port, "shell", server)
+    socket.connect(address)
     sent = []
     for each, what, body in ((key, kind, content or {}), (then_key, "kernel_info_request", {})):
         session = Session(key=each.encode(), signature_scheme="hmac-sha256")
@@ -82,20 +83,19 @@ def asks(ip, port, server, key, then_key, kind, content=None):
         _, frames = session.feed_identities(socket.recv_multipart())
         told.append(session.deserialize(frames)["parent_header"]["msg_id"])
         if told[-1] == sent[1]:
-            socket.disable_monitor()
             socket.close()
             return [sent.index(each) for each in told]
 
 def orders(ip, port, server, key, then_key, op):
     # The same with the agent.
-    socket, _ = connect(ip, port, "agent", server)
+    socket, address = opened(ip, port, "agent", server)
+    socket.connect(address)
     for each, what in ((key, op), (then_key, "renew")):
         payload = json.dumps({"instance": "attacker", "renewal": 1, "op": what}).encode()
         signature = hmac.new(each.encode(), payload, hashlib.sha256).hexdigest()
         socket.send_multipart([signature.encode(), payload])
     signature, payload = socket.recv_multipart()
     more = socket.poll(0)
-    socket.disable_monitor()
     socket.close()
     return json.loads(payload)["op"], more
 """

@@ -101,7 +101,7 @@ async def test_another_servers_objects_cannot_be_touched(
         ("PATCH", pod, mine, OWN),
         ("PATCH", pod, {"metadata": {"annotations": {f"{PREFIX}instance": "bobs"}}}, OWN),
         ("PATCH", pod, {"metadata": {"finalizers": ["a.b/c"]}}, OWN),
-        ("PATCH", pod, {"spec": {"activeDeadlineSeconds": 1}}, OWN),
+        ("PATCH", pod, {"spec": {"activeDeadlineSeconds": 1}}, "denied request"),
         ("DELETE", claim, None, OWN),
         ("DELETE", lease, None, OWN),
         ("PATCH", lease, {"spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}}, OWN),
@@ -510,3 +510,25 @@ async def test_a_claim_that_is_called_like_a_part_of_a_kernel_does_not_become_on
     cluster = engine._cluster
     await eventually(lambda: planted in cluster.claims.objects, "the claim is seen", LONG)
     assert set(cluster.own_claims(f"{target.name}-")) == {f"{target.name}-gpu"}
+
+
+async def test_a_sweep_removes_its_own_dead_leases_beside_those_of_others(
+    cluster: Any, target: Target
+) -> None:
+    """Another server's come first in the list, and may not be deleted."""
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{target.pod['metadata']['namespace']}/leases"
+    long_ago = "2020-01-01T00:00:00.000000Z"
+    spec = {"holderIdentity": "dead", "leaseDurationSeconds": 1, "renewTime": long_ago}
+    for server in ("aaa", "alice"):
+        labels = {
+            "app.kubernetes.io/managed-by": "jupyter-gpu-share",
+            f"{PREFIX}server": server,
+            f"{PREFIX}part": "server",
+        }
+        meta = {"name": f"gpu-share-{server}-00000000", "labels": labels}
+        cluster.api.create(leases, {"metadata": meta, "spec": spec})
+    runtime = Runtime.instance()
+    engine: Any = await runtime.call(runtime.engine("kubernetes"))
+    await runtime.call(engine._sweeper.sweep())
+    left = {item["metadata"]["name"] for item in cluster.api.get(leases)["items"]}
+    assert left == {"gpu-share-aaa-00000000", target.lease}
