@@ -35,6 +35,8 @@ def kwok_nodes(
         # Inside the range that is routed nowhere: nothing answers at these addresses.
         f"--cidr={_host.KWOK_PODS}",
         f"--node-ip={_host.NODE_ADDRESS}",
+        # Its nodes live by these leases alone, and would be given up after some 50 s.
+        "--node-lease-duration-seconds=40",
         *stages,
     ]
     names = [f"kwok-{number}" for number in range(nodes)]
