@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-import subprocess
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ from jupyter_gpu_share.engines.kubernetes.api import PODS, KubeApi
 from jupyter_gpu_share.runtime import Runtime
 from jupyter_gpu_share.size import Size
 from tests.cluster import KERNEL_IMAGE, Cluster, wait_for
-from tests.cluster._host import KWOK_PODS
+from tests.cluster._host import kwok_pods_here
 
 from ..load import resident
 from ..rows import Row
@@ -53,7 +52,7 @@ def rows() -> list[Row]:
     with ExitStack() as stack:
         nodes = stack.enter_context(cluster.kwok(NODES))
         stack.enter_context(_gpus(cluster, nodes))
-        stack.enter_context(_addresses())
+        stack.enter_context(kwok_pods_here())
         space = stack.enter_context(testbed.namespace(cluster))
         others = [stack.enter_context(testbed.namespace(cluster)) for _ in range(PLACES)]
         given = options(cluster, space)
@@ -112,17 +111,6 @@ def _gpus(cluster: Cluster, nodes: list[str]) -> Iterator[None]:
     finally:
         for name in made:
             cluster.api.delete(f"{_SLICES}/{name}")
-
-
-@contextmanager
-def _addresses() -> Iterator[None]:
-    """Have the addresses of KWOK's pods, which lead nowhere otherwise, lead to this machine."""
-    route = ["local", KWOK_PODS, "dev", "lo"]
-    subprocess.run(["ip", "route", "add", *route], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["ip", "route", "delete", *route], check=True)
 
 
 async def _crowd(cluster: Cluster, beside: list[str], others: list[str], nodes: list[str]) -> None:

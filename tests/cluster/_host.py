@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from ._errors import ClusterError
@@ -25,6 +27,7 @@ NODE_ADDRESS = "10.244.127.1"
 #: Set by us: a bridge that is not given one takes its lowest port's, and changes it whenever a pod
 #: comes or goes. What other pods sent would be lost until they asked for the new one.
 _BRIDGE_MAC = "02:00:0a:f4:00:01"
+_KWOK_PODS_HERE = ("local", KWOK_PODS, "dev", "lo")
 _CGROUPS = Path("/sys/fs/cgroup")
 _MNT_DETACH = 2
 
@@ -51,6 +54,8 @@ def check_ports(ports: dict[int, str]) -> None:
 
 def prepare_network() -> None:
     """Make the bridge, and routes that let no packet for a pod or a service leave the machine."""
+    # Left there if the process that used it was killed.
+    _ip("route", "delete", *_KWOK_PODS_HERE, check=False)
     # Without kube-proxy, an address of a service would go out by the default route.
     _ip("route", "replace", "blackhole", SERVICES)
     _ip("route", "replace", "blackhole", ALL_PODS)
@@ -60,6 +65,16 @@ def prepare_network() -> None:
     prefix = REAL_PODS.partition("/")[2]
     _ip("address", "replace", f"{BRIDGE_ADDRESS}/{prefix}", "dev", BRIDGE)
     _ip("link", "set", BRIDGE, "up")
+
+
+@contextlib.contextmanager
+def kwok_pods_here() -> Iterator[None]:
+    """Have the addresses of KWOK's pods, which lead nowhere otherwise, lead to this machine."""
+    _ip("route", "add", *_KWOK_PODS_HERE)
+    try:
+        yield
+    finally:
+        _ip("route", "delete", *_KWOK_PODS_HERE)
 
 
 def undo_network(network: str) -> None:

@@ -151,6 +151,7 @@ class Cluster:
                 for name in ("kcm", "scheduler", "kubelet"):
                     self.start(name, wait=False)
                 self._create_device_class()
+                self._let_nodes_read_claims()
             for name in ("kcm", "scheduler", "kubelet"):
                 self._wait(name)
             self.start("simdra")
@@ -223,6 +224,22 @@ class Cluster:
             {
                 "metadata": {"name": DEVICE_CLASS},
                 "spec": {"selectors": [{"cel": {"expression": expression}}]},
+            },
+        )
+
+    def _let_nodes_read_claims(self) -> None:
+        # The API server lets a node read the claims of its pods a moment after the pod is bound. A
+        # kubelet that was quicker is refused, and tries again only a minute later.
+        roles = "/apis/rbac.authorization.k8s.io/v1"
+        name, group = "nodes-read-claims", "rbac.authorization.k8s.io"
+        rule = {"apiGroups": ["resource.k8s.io"], "resources": ["resourceclaims"], "verbs": ["get"]}
+        self.api.create(f"{roles}/clusterroles", {"metadata": {"name": name}, "rules": [rule]})
+        self.api.create(
+            f"{roles}/clusterrolebindings",
+            {
+                "metadata": {"name": name},
+                "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+                "subjects": [{"apiGroup": group, "kind": "Group", "name": "system:nodes"}],
             },
         )
 

@@ -325,6 +325,14 @@ def test_kwok_plays_many_nodes(cluster: Cluster, namespace: str) -> None:
     path = f"/api/v1/namespaces/{namespace}/pods"
     with cluster.kwok(nodes=20, gpus=2) as names:
         assert len(names) == 20
+        leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+
+        def alive() -> bool:
+            found = cluster.api.get(leases)["items"]
+            return set(names) <= {lease["metadata"]["name"] for lease in found}
+
+        # Without these they would be given up a minute later.
+        wait_for(alive, "every node has a lease", PATIENCE)
         for number in range(43):
             body = pod(f"gpu-{number}", "sleep", "infinity")
             body["spec"]["containers"][0]["resources"] = limits
