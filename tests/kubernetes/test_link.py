@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import json
@@ -239,11 +240,22 @@ async def test_who_waits_when_the_link_is_closed_waits_no_more(
 async def test_an_agent_that_is_not_there_yet_is_heard_when_it_comes(
     context: zmq.asyncio.Context, link_with: Callable[..., AgentLink], agent: FakeAgent
 ) -> None:
-    agent.socket.unbind(f"tcp://127.0.0.1:{agent.port}")
+    address = f"tcp://127.0.0.1:{agent.port}"
+    agent.socket.unbind(address)
     link = link_with()
     starting = asyncio.ensure_future(link.start("r1", [], {}, None))
-    await asyncio.sleep(0)
-    agent.socket.bind(f"tcp://127.0.0.1:{agent.port}")
+
+    def bound() -> bool:
+        # A port is free only some time after its unbinding.
+        try:
+            agent.socket.bind(address)
+        except zmq.ZMQError as err:
+            if err.errno != errno.EADDRINUSE:
+                raise
+            return False
+        return True
+
+    await eventually(bound, "the agent listens again")
     await agent.hear("start")
     await agent.tell(run="r1", pid=5)
     assert (await asyncio.wait_for(starting, PATIENCE)).pid == 5
