@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -167,6 +168,36 @@ async def test_room_that_somebody_else_took_meanwhile_is_given_back_before_it_is
     assert amount(pod_of(objects, one)) <= 2
     assert (await holder(one)).lent
     assert sum(kai.counted().values()) <= MIB_OF_GPU
+
+
+async def test_without_room_nothing_is_written_and_what_changed_meanwhile_is_not_overwritten(
+    notebook: Make, objects: Objects, kai: FakeKai, cluster: Any, namespace: str
+) -> None:
+    one, rival = notebook("3/4"), notebook("3/4")
+    await one.start()
+    engine = await the_engine()
+    await call(engine.give_back(one.kernel_id))
+    await rival.start()
+    before = pod_of(objects, one)["metadata"]
+    held = await holder(one)
+    refused = await call(held.grow())
+    assert not refused.late
+    assert pod_of(objects, one)["metadata"]["resourceVersion"] == before["resourceVersion"]
+
+    await rival.close()
+    await eventually(lambda: len(objects("pods")) == 1, "the rival's pod is gone")
+    looks = held._others
+
+    async def changed_meanwhile(pod: Any) -> Any:
+        held._others = looks  # type: ignore[method-assign]
+        path = f"/api/v1/namespaces/{namespace}/pods/{before['name']}"
+        noted = {MARK: json.dumps({"gpu-fraction": "0.25"})}
+        await asyncio.to_thread(cluster.api.patch, path, {"metadata": {"annotations": noted}})
+        return await looks(pod)
+
+    held._others = changed_meanwhile  # type: ignore[method-assign]
+    assert await call(held.grow()) is None
+    assert pod_of(objects, one)["metadata"]["annotations"]["gpu-fraction"] == "0.25"
 
 
 async def test_giving_up_gives_back_what_was_just_written(
