@@ -24,8 +24,9 @@ _NAME = "bench-bare"
 
 
 class Contender(child.Contender):
-    """Options: ``kubeconfig``, ``namespace``, ``image``; ``volume``, whether the connection file
-    is mounted from a Secret, as keys should be. Otherwise all is on the command line.
+    """Options: ``kubeconfig``, ``namespace``, ``image``; ``proper``, whether the pod is one for a
+    restricted namespace, with its keys in a Secret. Otherwise they are on the command line, and
+    nothing is asked of the machine but to run it.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -85,7 +86,15 @@ class Contender(child.Contender):
             "enableServiceLinks": False,
             "containers": [container],
         }
-        if self.options["volume"]:
+        if self.options["proper"]:
+            spec["securityContext"] = {
+                "runAsNonRoot": True,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            }
+            container["securityContext"] = {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
             # The kernel writes to its connection file.
             copy = "cp /secret/connection.json /tmp/connection.json"
             container["command"] = ["sh", "-c", f"{copy} && exec {kernel} -f /tmp/connection.json"]
