@@ -321,6 +321,9 @@ def test_doctor_says_what_is_there_and_what_is_missing() -> None:
     claimed = {"spec": {"driver": "gpu.nvidia.com", "nodeName": "gpu-1"}}
     told = BACKEND.examine(facts(SHAPES.node, groups=groups, slices=[claimed]))
     assert told[-1].fix == 'c.KubernetesEngine.backend = "dra"'
+    (unread,) = BACKEND.examine(Facts(groups=groups, missing=frozenset({"nodes"})))
+    assert "how much memory a fraction is" in unread.what
+    assert "cluster-read-pods" in str(unread.fix)
     unseen = frozenset({"pods"})
     annotation = make_backend("kai", {}, "annotation")
     for backend, level in ((BACKEND, "note"), (annotation, "error")):

@@ -210,3 +210,9 @@ def test_doctor_says_which_instances_there_are() -> None:
     told = BACKEND.examine(facts(unknown))
     assert told[-1].level == "warning"
     assert "fractions" in told[-1].what
+    (unread,) = BACKEND.examine(Facts(missing=frozenset({"nodes"})))
+    assert "only MIG profiles can be asked for" in unread.what
+    assert "cluster-read-pods" in str(unread.fix)
+    partly = BACKEND.examine(facts(SHAPES.mixed, missing=frozenset({"pods"})))
+    assert partly[-1].level == "note"
+    assert "what is free is not known" in partly[-1].what

@@ -315,15 +315,11 @@ class KubeApi:
         return data.decode(errors="replace")
 
     async def renew(self, since: float | None = None) -> None:
-        """Read the credentials again. Requests that are under way are not disturbed.
-
-        Parameters
-        ----------
-        since: monotonic time; nothing is done where that has happened after it.
+        """Read the credentials again, as :meth:`Access.renew` does.
 
         Raises
         ------
-        KubernetesError: there are none any more.
+        KubernetesError
         """
         await self._access.renew(since)
 

@@ -21,14 +21,17 @@ from ...base import Capacity, Finding
 from ._base import Backend, Facts, Object, Rendered, dig
 from ._nodes import (
     GPU,
-    LET_READ,
     MIB,
+    PODS_UNREAD,
     SHARED_GPU,
     GpuNode,
     a_model,
     asked,
+    capacities,
     gpu_nodes,
+    left,
     limits_of,
+    nodes_unread,
     separating,
     unnamed,
 )
@@ -267,20 +270,10 @@ class DevicePluginBackend(Backend):
         """See :meth:`Backend.capacity`. One entry for each whole GPU, and for each replica."""
         found = []
         for kind in self._kinds(facts):
-            total = kind.node.offered[kind.resource]
-            taken = min(total, asked(facts, kind.node.name, kind.resource))
             what = kind.resource.rpartition("/")[2]
-            found += [
-                Capacity(
-                    uuid=f"{kind.node.name}/{what}-{number + 1}",
-                    model=kind.node.model,
-                    node=kind.node.name,
-                    memory_bytes=kind.slice,
-                    free_bytes=0 if number < taken else kind.slice,
-                    kernels=1 if number < taken else 0,
-                )
-                for number in range(total)
-            ]
+            number = kind.node.offered[kind.resource]
+            held = asked(facts, kind.node.name, kind.resource)
+            found += capacities(kind.node, what, kind.slice, number, held)
         return found
 
     def room(self, size: Size, facts: Facts) -> int:
@@ -288,12 +281,8 @@ class DevicePluginBackend(Backend):
         kinds = self._kinds(facts)
         if not kinds:
             return 0
-        free = [
-            kind.node.offered[kind.resource] - asked(facts, kind.node.name, kind.resource)
-            for kind in self._choose(size, kinds)
-        ]
         # GPUs of one kernel are on one node.
-        return max((number for number in free), default=0)
+        return max(left(facts, kind.node, kind.resource) for kind in self._choose(size, kinds))
 
     def explain(self, message: str) -> str | None:
         """See :meth:`Backend.explain`."""
@@ -307,13 +296,7 @@ class DevicePluginBackend(Backend):
     def examine(self, facts: Facts) -> list[Finding]:
         """See :meth:`Backend.examine`."""
         if "nodes" in facts.missing:
-            return [
-                Finding(
-                    "warning",
-                    "The Jupyter server may not read nodes: how GPUs are shared is not known.",
-                    LET_READ,
-                )
-            ]
+            return [nodes_unread("how GPUs are shared is not known")]
         kinds = self._kinds(facts)
         if not kinds:
             return [
@@ -350,13 +333,7 @@ class DevicePluginBackend(Backend):
                 )
             )
         if "pods" in facts.missing:
-            findings.append(
-                Finding(
-                    "note",
-                    "Pods of other namespaces cannot be read: what is free is not known.",
-                    LET_READ,
-                )
-            )
+            findings.append(PODS_UNREAD)
         return findings
 
     def _kinds(self, facts: Facts) -> list[_Kind]:

@@ -18,7 +18,7 @@ from ....errors import EngineError, NoGpuError
 from ....size import Size, format_bytes
 from ...base import Capacity, Finding
 from ._base import Backend, Facts, Object, Rendered, dig
-from ._nodes import LET_READ, MIB
+from ._nodes import MIB, PODS_UNREAD, nodes_unread
 
 __all__ = ["HamiBackend"]
 
@@ -220,13 +220,7 @@ class HamiBackend(Backend):
     def examine(self, facts: Facts) -> list[Finding]:
         """See :meth:`Backend.examine`."""
         if "nodes" in facts.missing:
-            return [
-                Finding(
-                    "warning",
-                    "The Jupyter server may not read nodes: which GPUs there are is not known.",
-                    LET_READ,
-                )
-            ]
+            return [nodes_unread("which GPUs there are is not known")]
         gpus = _gpus(facts)
         if not gpus:
             return [
@@ -241,13 +235,7 @@ class HamiBackend(Backend):
         modes = ", ".join(sorted({gpu.mode for gpu in gpus}))
         findings = [Finding("ok", f"HAMi shares {len(gpus)} GPUs (mode {modes}).")]
         if "pods" in facts.missing:
-            findings.append(
-                Finding(
-                    "note",
-                    "Pods of other namespaces cannot be read: what is free is not known.",
-                    LET_READ,
-                )
-            )
+            findings.append(PODS_UNREAD)
         return findings
 
 

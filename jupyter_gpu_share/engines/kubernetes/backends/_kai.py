@@ -18,9 +18,11 @@ from ._nodes import (
     LET_READ,
     MIB,
     GpuNode,
+    capacities,
     gpu_nodes,
     limits_of,
     mig_resource,
+    nodes_unread,
     profile_in,
     unnamed,
 )
@@ -314,14 +316,7 @@ class KaiBackend(Backend):
                 )
             )
         if "nodes" in facts.missing:
-            findings.append(
-                Finding(
-                    "warning",
-                    "The Jupyter server may not read nodes: how much memory a fraction is, is not "
-                    "known.",
-                    LET_READ,
-                )
-            )
+            findings.append(nodes_unread("how much memory a fraction is, is not known"))
             return findings
         nodes = _nodes(facts)
         plural = "node offers" if len(nodes) == 1 else "nodes offer"
@@ -433,16 +428,5 @@ def _unshared(node: GpuNode, pods: Sequence[Object], shared: int) -> list[Capaci
         if resource != GPU:
             memory = node.number(f"{resource.removeprefix('nvidia.com/')}.memory") * MIB
         what = f"mig-{profile}" if profile else "gpu"
-        found += [
-            Capacity(
-                uuid=f"{node.name}/{what}-{index + 1}",
-                model=node.model,
-                node=node.name,
-                memory_bytes=memory,
-                free_bytes=0 if index < held else memory,
-                profile=profile,
-                kernels=1 if index < held else 0,
-            )
-            for index in range(rest)
-        ]
+        found += capacities(node, what, memory, rest, held, profile)
     return found

@@ -21,14 +21,17 @@ from ...base import Capacity, Finding
 from ._base import Backend, Facts, Object, Rendered, dig
 from ._nodes import (
     GPU,
-    LET_READ,
     MIB,
+    PODS_UNREAD,
     GpuNode,
     a_model,
     asked,
+    capacities,
     gpu_nodes,
+    left,
     limits_of,
     mig_resource,
+    nodes_unread,
     profile_in,
     separating,
     unnamed,
@@ -180,31 +183,17 @@ class MigBackend(Backend):
         """See :meth:`Backend.capacity`. One entry for each instance."""
         found = []
         for kind in _kinds(facts):
-            total = kind.node.offered[kind.resource]
-            taken = min(total, asked(facts, kind.node.name, kind.resource))
             what = f"mig-{kind.profile}" if kind.profile else "gpu"
-            found += [
-                Capacity(
-                    uuid=f"{kind.node.name}/{what}-{number + 1}",
-                    model=kind.node.model,
-                    node=kind.node.name,
-                    memory_bytes=kind.memory,
-                    free_bytes=0 if number < taken else kind.memory,
-                    profile=kind.profile,
-                    kernels=1 if number < taken else 0,
-                )
-                for number in range(total)
-            ]
+            number = kind.node.offered[kind.resource]
+            held = asked(facts, kind.node.name, kind.resource)
+            found += capacities(kind.node, what, kind.memory, number, held, kind.profile)
         return found
 
     def room(self, size: Size, facts: Facts) -> int:
         """See :meth:`Backend.room`."""
         if "nodes" in facts.missing and not facts.nodes:
             return 0
-        return max(
-            kind.node.offered[kind.resource] - asked(facts, kind.node.name, kind.resource)
-            for kind in self._choose(size, facts)
-        )
+        return max(left(facts, kind.node, kind.resource) for kind in self._choose(size, facts))
 
     def explain(self, message: str) -> str | None:
         """See :meth:`Backend.explain`."""
@@ -217,13 +206,7 @@ class MigBackend(Backend):
     def examine(self, facts: Facts) -> list[Finding]:
         """See :meth:`Backend.examine`."""
         if "nodes" in facts.missing:
-            return [
-                Finding(
-                    "warning",
-                    "The Jupyter server may not read nodes: only MIG profiles can be asked for.",
-                    LET_READ,
-                )
-            ]
+            return [nodes_unread("only MIG profiles can be asked for")]
         kinds = [kind for kind in _kinds(facts) if kind.profile]
         if not kinds:
             return [
@@ -251,13 +234,7 @@ class MigBackend(Backend):
                 )
             )
         if "pods" in facts.missing:
-            findings.append(
-                Finding(
-                    "note",
-                    "Pods of other namespaces cannot be read: what is free is not known.",
-                    LET_READ,
-                )
-            )
+            findings.append(PODS_UNREAD)
         return findings
 
 

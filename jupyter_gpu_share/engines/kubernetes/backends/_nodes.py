@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from ....allocations import Device
+from ...base import Capacity, Finding
 from ._base import Facts, Object, dig
 from ._quantity import parse_quantity
 
@@ -18,14 +19,18 @@ __all__ = [
     "GPU",
     "LET_READ",
     "MIB",
+    "PODS_UNREAD",
     "SHARED_GPU",
     "GpuNode",
     "a_model",
     "asked",
     "asks_for_gpus",
+    "capacities",
     "gpu_nodes",
+    "left",
     "limits_of",
     "mig_resource",
+    "nodes_unread",
     "profile_in",
     "separating",
     "trimmed",
@@ -35,6 +40,10 @@ __all__ = [
 MIB = 2**20
 #: Lets a Jupyter server read nodes, and the pods of all namespaces.
 LET_READ = "kubectl apply -k etc/kubernetes/overlays/cluster-read-pods"
+#: What ``doctor`` says where pods of other namespaces may not be read.
+PODS_UNREAD = Finding(
+    "note", "Pods of other namespaces cannot be read: what is free is not known.", LET_READ
+)
 #: Extended resources of NVIDIA's device plugin: whole GPUs or replicas of them, and replicas where
 #: the plugin is told to rename them.
 GPU, SHARED_GPU = "nvidia.com/gpu", "nvidia.com/gpu.shared"
@@ -178,6 +187,38 @@ def _has(node: GpuNode, labels: Mapping[str, str]) -> bool:
     return all(node.labels.get(name) == value for name, value in labels.items())
 
 
+def capacities(
+    node: GpuNode, what: str, memory: int, number: int, held: int, profile: str | None = None
+) -> list[Capacity]:
+    """An entry for each GPU, replica or MIG instance that a node counts and does not name.
+
+    Parameters
+    ----------
+    what: name that they are numbered under, from ``-1`` on.
+    memory: bytes of each; 0 if unknown.
+    number: how many there are.
+    held: how many of them pods hold; which ones is not known, so the first are taken to be.
+    profile: of each, where they are MIG instances.
+    """
+    return [
+        Capacity(
+            uuid=f"{node.name}/{what}-{index + 1}",
+            model=node.model,
+            node=node.name,
+            memory_bytes=memory,
+            free_bytes=0 if index < held else memory,
+            profile=profile,
+            kernels=1 if index < held else 0,
+        )
+        for index in range(number)
+    ]
+
+
+def nodes_unread(consequence: str) -> Finding:
+    """What ``doctor`` says where nodes may not be read; ``consequence`` without a full stop."""
+    return Finding("warning", f"The Jupyter server may not read nodes: {consequence}.", LET_READ)
+
+
 # -- pods ----------------------------------------------------------------------------------------
 
 
@@ -202,6 +243,11 @@ def asked(facts: Facts, node: str, resource: str) -> int:
         for pod in facts.pods
         if dig(pod, "spec", "nodeName") == node
     )
+
+
+def left(facts: Facts, node: GpuNode, resource: str) -> int:
+    """How much of an extended resource a node has left; below 0 where pods hold more."""
+    return node.offered[resource] - asked(facts, node.name, resource)
 
 
 def asks_for_gpus(pod: Object) -> bool:
