@@ -48,10 +48,23 @@ def _stat(pid: int) -> tuple[str, str] | None:
     return fields[0], fields[19]
 
 
+def _gone(pid: int, state: str) -> bool:
+    """Whether a process in this state has let go of everything, its ports included.
+
+    That of a process is its first thread's, which may have ended before the others.
+    """
+    if state not in "ZX":
+        return False
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir()) <= 1
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def process_start(pid: int) -> str | None:
     """When a process started, which tells it from a later one with its pid; None if it ended."""
     found = _stat(pid)
-    return None if found is None or found[0] in "ZX" else found[1]
+    return None if found is None or _gone(pid, found[0]) else found[1]
 
 
 class Program:
@@ -73,7 +86,7 @@ class Program:
         found = _stat(pid)
         if found is None or found[1] != start:
             return None
-        if found[0] in "ZX":
+        if _gone(pid, found[0]):
             self._reap(pid)
             return None
         return pid
