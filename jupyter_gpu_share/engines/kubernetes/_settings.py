@@ -365,11 +365,12 @@ class KubernetesSettings(Engine):
         """,
     )
     renewal = Float(
-        10.0,
+        15.0,
         min=0.5,
         config=True,
         help="""
-        Seconds between two signs of life to each kernel's pod. Default 10.
+        Seconds between two signs of life to each kernel's pod. Default 15. They are most of what
+        an idle kernel costs the server.
 
         ::
 
