@@ -100,6 +100,7 @@ def old_pythons() -> list[str]:
     return [found[version] for version in versions if version in found]
 
 
+@pytest.mark.slow
 def test_they_run_on_an_old_python(tmp_path: Path) -> None:
     pythons = old_pythons()
     if not pythons:

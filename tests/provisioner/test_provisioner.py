@@ -170,6 +170,7 @@ async def test_second_three_quarters_wait_and_the_held_cell_runs_once(
     assert await free() == 20 * GIB
 
 
+@pytest.mark.slow
 async def test_restart_keeps_the_share_and_the_ports(kernels: Kernels) -> None:
     manager = await kernels.start("3/4")
     client = await kernels.client(manager)
@@ -357,6 +358,7 @@ async def test_encrypted_clients(kernels: Kernels) -> None:
     assert await run(client, "print(1)") == "1"
 
 
+@pytest.mark.slow
 async def test_clients_over_ipc(kernels: Kernels, tmp_path: Path) -> None:
     manager = kernels.manager(transport="ipc", ip=str(tmp_path / "front"))
     await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/4"})
@@ -430,6 +432,7 @@ async def test_a_bound_in_memory_holds_for_fractions(kernels: Kernels) -> None:
         await kernels.start("1/2")
 
 
+@pytest.mark.slow
 async def test_who_decides_the_size(
     kernels: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,6 +477,7 @@ async def test_memory_beyond_the_share_is_an_error_in_that_kernel_only(kernels: 
     assert await run(second, "print(simulated.memory()[0] // 2**30)") == "40"
 
 
+@pytest.mark.slow
 async def test_use_above_the_share_is_warned_about_and_stopped_at_the_cell(
     kernels: Kernels,
 ) -> None:
@@ -498,6 +502,7 @@ async def test_use_above_the_share_is_warned_about_and_stopped_at_the_cell(
     assert await run(beside, "print(simulated.memory()[0] // 2**30)") == "20"
 
 
+@pytest.mark.slow
 async def test_what_a_kernel_left_running_ends_with_it(kernels: Kernels) -> None:
     manager = await kernels.start("1/4")
     client = await kernels.client(manager)
@@ -512,6 +517,7 @@ async def test_what_a_kernel_left_running_ends_with_it(kernels: Kernels) -> None
     await eventually(lambda: not Path(f"/proc/{child}").exists(), "the child is gone")
 
 
+@pytest.mark.slow
 async def test_a_share_that_the_disk_keeps_is_given_back_later(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def test_clients_stay_while_kernels_come_and_go(house: House) -> None:
     assert dict(relay.connection.ports) == addresses
 
 
+@pytest.mark.slow
 def test_the_last_words_of_a_kernel_arrive(house: House) -> None:
     relay = house.relay()
     kernel = house.kernel(relay)
@@ -330,6 +331,7 @@ def test_encryption_on_either_side(house: House, front: bool, back: bool) -> Non
         assert not stranger.shell_channel.msg_ready()
 
 
+@pytest.mark.slow
 def test_a_kernel_with_another_curve_key_is_not_met(house: House) -> None:
     relay = house.relay()
     kernel = house.kernel(curve=True)
@@ -360,6 +362,7 @@ def test_clients_over_ipc_and_files_that_were_removed(house: House) -> None:
     assert not any(file.exists() for file in files)
 
 
+@pytest.mark.slow
 def test_an_address_in_use(house: House) -> None:
     taken = house.relay().connection.ports
     other = Relay(key=KEY)
@@ -446,6 +449,7 @@ async def test_random_comings_and_goings_lose_and_double_nothing(
     assert marks.read_text().split() == [str(n) for n in range(sent)]
 
 
+@pytest.mark.slow
 async def test_a_pause_loses_nothing_of_a_running_cell(house: House) -> None:
     relay = house.relay()
     house.kernel(relay)

@@ -113,6 +113,7 @@ async def test_a_list_that_expires_between_its_pages(
 
 
 @pytest.mark.parametrize("troubles", [[silence], [stream()], [stream(b'{"type": ')]])
+@pytest.mark.slow
 async def test_a_connection_that_died_without_a_word(
     server: ScriptedServer, api: KubeApi, monkeypatch: pytest.MonkeyPatch, troubles: list[Act]
 ) -> None:
@@ -127,6 +128,7 @@ async def test_a_connection_that_died_without_a_word(
     await watched.watch.close()
 
 
+@pytest.mark.slow
 async def test_a_watch_that_never_ends_is_ended(
     server: ScriptedServer, api: KubeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
