@@ -230,10 +230,15 @@ def test_a_pod_that_is_gone_and_of_which_nothing_is_known() -> None:
 
 
 def test_a_lease_that_is_gone() -> None:
-    assert end_of_lease(None).kind == "reclaimed"
-    assert "taken away in the cluster" in end_of_lease({"status": {}}).text
-    assert end_of_lease(disrupted("DeletionByTaintManager")).kind == "node"
-    assert end_of_lease(SHAPES["preempted"]).text == end_of(None, SHAPES["preempted"]).text  # type: ignore[union-attr]
+    assert end_of_lease(None, None).kind == "reclaimed"
+    assert "taken away in the cluster" in end_of_lease(None, {"status": {}}).text
+    assert end_of_lease(None, disrupted("DeletionByTaintManager")).kind == "node"
+    # It has ended there, and nobody has deleted it.
+    here = {"metadata": {}, "status": {"phase": "Failed"}}
+    assert "has ended on its node" in end_of_lease(here, None).text
+    leaving = {"metadata": {"deletionTimestamp": "2026-03-01T12:00:00Z"}, "status": here["status"]}
+    assert "taken away in the cluster" in end_of_lease(leaving, None).text
+    assert end_of_lease(None, SHAPES["preempted"]).text == end_of(None, SHAPES["preempted"]).text  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -130,13 +130,23 @@ def end_of(pod: Object | None, last: Object | None) -> Cause | None:
     return _DELETED if deleted and cause.kind in ("ended", "killed") else cause
 
 
-def end_of_lease(last: Object | None) -> Cause:
+def end_of_lease(pod: Object | None, last: Object | None) -> Cause:
     """Why a kernel whose share is held beside it has lost the share.
 
-    ``last`` is what held it, as it was before it was deleted, if that is known.
+    Parameters
+    ----------
+    pod: the pod that holds it, as it is now; None where it was deleted.
+    last: what held it, as it was before it was deleted, if that is known.
     """
     if last is not None and (disruption := _disruption(last)):
         return disruption
+    if pod is not None and dig(pod, "metadata", "deletionTimestamp") is None and end_of(pod, None):
+        return Cause(
+            "node",
+            "What held the kernel's share has ended on its node, so the kernel was ended. Restart "
+            "it to queue for another.",
+            143,
+        )
     return Cause(
         "reclaimed",
         "The kernel's share was taken away in the cluster (what held it was deleted, by an "

@@ -94,9 +94,9 @@ class PodKernel:
             cause = failures.end_of(pod, None)
         elif gone is not None and gone["metadata"]["uid"] == self._uid:
             cause = failures.end_of(None, gone)
-        if cause is None and self.lease is not None and self.lease.taken_away():
-            cause = failures.end_of_lease(gone)
-            if self._vacating is None and self.link is not None:
+        if cause is None and self.lease is not None:
+            cause = self.lease.taken_away(gone)
+            if cause is not None and self._vacating is None and self.link is not None:
                 # The memory may be somebody else's already.
                 self._vacating = asyncio.ensure_future(self.link.quit())
         if cause is not None:
@@ -211,7 +211,7 @@ class PodKernel:
             self.annotation = Annotation(self.cluster, self.name)
             await self.annotation.adopt()
         if not self._take_share():
-            raise EngineError(failures.end_of_lease(None).text)
+            raise EngineError(failures.end_of_lease(None, None).text)
         assert self.share is not None
         report(Starting(self.share))
         state = await self._linked(self.connection).greet(before)

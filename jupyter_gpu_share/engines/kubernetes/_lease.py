@@ -74,10 +74,13 @@ class Lease:
                 self.name = name
                 self.device = self._backend.device_of(claim)
 
-    def taken_away(self) -> bool:
-        """Whether the share was held, and somebody else has ended that."""
+    def taken_away(self, gone: Object | None = None) -> failures.Cause | None:
+        """Why the share is held no more, if somebody else has ended that.
+
+        ``gone`` is an object that was deleted just now.
+        """
         if not self.name or self._dropping:
-            return False
+            return None
         pod = self._cluster.pod(self.name)
         held = (
             pod is not None
@@ -85,7 +88,7 @@ class Lease:
             and self._device_of(self.name) is not None
         )
         self._seen = self._seen or held
-        return self._seen and not held
+        return failures.end_of_lease(pod, gone) if self._seen and not held else None
 
     async def acquire(self, kernel: str, report: Report, until: Until) -> None:
         """Hold the share, and give the kernel's pod the device that it lies on.
