@@ -24,6 +24,7 @@ from traitlets import Float, Unicode
 from ._configuration import completed
 from ._notebook import size_in_notebook
 from .errors import GpuShareError, KernelStartError, SizeError
+from .requests import Request
 from .size import Size
 
 if TYPE_CHECKING:
@@ -132,9 +133,13 @@ class GpuShareProvisioner(KernelProvisionerBase):
 
             self._runtime = Runtime.instance(lambda: completed(self.config))
             env = kwargs.get("env") or os.environ
-            self._notebook = self._locate(env.get("JPY_SESSION_NAME") or "")
+            requested = self._runtime.requests.take(self.kernel_id) if self.kernel_id else None
+            # A kernel that is started apart from its session is told of it by the request.
+            session = env.get("JPY_SESSION_NAME") or (requested and requested.path) or ""
+            if session or self._life is None:
+                self._notebook = self._locate(session)
             self._adopted = self._runtime.adopted.pop(self.kernel_id or "", None)
-            self._wanted = await self._decide_size(env)
+            self._wanted = await self._decide_size(env, requested)
             await self._runtime.admit(self.kernel_id, self._wanted)
             if self._life is None:
                 await self._open_relay()
@@ -147,7 +152,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             await self._fail(error)
             raise
 
-    async def _decide_size(self, env: Any) -> Size:
+    async def _decide_size(self, env: Any, requested: Request | None) -> Size:
         """First found wins; every one is checked by the same policy."""
         assert self._runtime is not None
         policy = self._runtime.policy
@@ -156,8 +161,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
             return changed
         if self._adopted is not None:
             return self._adopted.size  # it holds that already
-        if self.kernel_id and (requested := self._runtime.requests.take(self.kernel_id)):
-            return policy.check(str(requested))
+        if requested is not None:
+            return policy.check(str(requested.size))
         if self._life is not None and self._wanted is not None:
             return self._wanted  # a restart keeps the size
         asked = env.get(_SIZE_VARIABLE) or self.kernel_spec.env.get(_SIZE_VARIABLE)

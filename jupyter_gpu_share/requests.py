@@ -5,10 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from .size import Size
 
-__all__ = ["RequestStore"]
+__all__ = ["Request", "RequestStore"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A size, and the notebook or console that the kernel is for where the client said so."""
+
+    size: Size
+    path: str | None = None
 
 
 class RequestStore:
@@ -22,25 +31,25 @@ class RequestStore:
         self._lock = threading.Lock()
         self._limit = limit
         self._lifetime = lifetime
-        self._sizes: OrderedDict[str, tuple[float, Size]] = OrderedDict()
+        self._requests: OrderedDict[str, tuple[float, Request]] = OrderedDict()
 
-    def put(self, kernel_id: str, size: Size) -> None:
-        """Remember the size for a kernel; a later request replaces an earlier one."""
+    def put(self, kernel_id: str, request: Request) -> None:
+        """Remember what a kernel shall have; a later request replaces an earlier one."""
         with self._lock:
-            self._sizes.pop(kernel_id, None)
-            self._sizes[kernel_id] = (time.monotonic() + self._lifetime, size)
-            while len(self._sizes) > self._limit:
-                self._sizes.popitem(last=False)
+            self._requests.pop(kernel_id, None)
+            self._requests[kernel_id] = (time.monotonic() + self._lifetime, request)
+            while len(self._requests) > self._limit:
+                self._requests.popitem(last=False)
 
-    def get(self, kernel_id: str) -> Size | None:
-        """The size asked for, or None; it stays."""
+    def get(self, kernel_id: str) -> Request | None:
+        """What was asked for, or None; it stays."""
         with self._lock:
-            expires, size = self._sizes.get(kernel_id, (0.0, None))
-            return size if expires > time.monotonic() else None
+            expires, request = self._requests.get(kernel_id, (0.0, None))
+            return request if expires > time.monotonic() else None
 
-    def take(self, kernel_id: str) -> Size | None:
-        """The size asked for, or None; it is gone then."""
-        size = self.get(kernel_id)
+    def take(self, kernel_id: str) -> Request | None:
+        """What was asked for, or None; it is gone then."""
+        request = self.get(kernel_id)
         with self._lock:
-            self._sizes.pop(kernel_id, None)
-        return size
+            self._requests.pop(kernel_id, None)
+        return request

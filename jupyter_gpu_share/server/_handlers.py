@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import wraps
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from jupyter_server.auth.decorator import authorized
@@ -19,6 +20,7 @@ from tornado import web
 from .._version import __version__
 from ..allocations import Allocation
 from ..errors import GpuShareError, NotPossible, SizeError
+from ..requests import Request
 from ..size import Offer
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _RESOURCE = "gpu_share"
 _MAX_BODY = 64 * 1024
+_MAX_PATH = 4096
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -183,13 +186,13 @@ class RequestHandler(GpuShareHandler):
     async def put(self, kernel_id: str) -> None:
         """Remember the size for a kernel that is about to be started with this id."""
         kernel_id = _uuid(kernel_id)
-        body = self.body({"size": str})
+        body = self.body({"size": str, "path": str})
         if "size" not in body:
             raise web.HTTPError(400, log_message="The field 'size' is missing.")
         if kernel_id in self.runtime.lives or kernel_id in self.kernel_manager:
             raise NotPossible("That kernel runs already; change its size with PATCH.")
         size = self.runtime.policy.check(body["size"])
-        self.runtime.requests.put(kernel_id, size)
+        self.runtime.requests.put(kernel_id, Request(size, _path(body.get("path"))))
         self.answer({"kernel_id": kernel_id, "size": str(size)})
 
 
@@ -293,6 +296,16 @@ def _uuid(text: str) -> str:
     if not _UUID.fullmatch(text):
         raise web.HTTPError(400, log_message="A kernel's id is a UUID.")
     return text
+
+
+def _path(text: str | None) -> str | None:
+    """A path within the folder that the server shows."""
+    if not text:
+        return None
+    path = PurePosixPath(text.lstrip("/"))
+    if len(text) > _MAX_PATH or ".." in path.parts or not text.isprintable():
+        raise web.HTTPError(400, log_message="path names a file within the server's folder.")
+    return str(path)
 
 
 def _moment(text: str) -> datetime:

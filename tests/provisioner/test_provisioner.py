@@ -23,6 +23,7 @@ from jupyter_gpu_share.errors import GpuShareError, NoGpuError, NotPossible, Siz
 from jupyter_gpu_share.lifecycle import KernelLife
 from jupyter_gpu_share.provisioner import GpuShareProvisioner
 from jupyter_gpu_share.relay import Activity
+from jupyter_gpu_share.requests import Request
 from jupyter_gpu_share.runtime import Runtime
 from jupyter_gpu_share.size import Size
 
@@ -455,7 +456,7 @@ async def test_who_decides_the_size(
         await manager.shutdown_kernel(now=True)
         return row.size
 
-    runtime.requests.put("11111111-1111-4111-8111-111111111111", Size.parse("1/8"))
+    runtime.requests.put("11111111-1111-4111-8111-111111111111", Request(Size.parse("1/8")))
     wish = {**here, "JUPYTER_GPU_SHARE_SIZE": "1/10"}
     asked = {"kernel_id": "11111111-1111-4111-8111-111111111111", "spec_size": "1/12"}
     assert await granted(wish, **asked) == "1/8"

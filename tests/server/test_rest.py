@@ -129,6 +129,21 @@ def test_a_kernel_gets_the_size_asked_for(clean: Server) -> None:
     assert status == 409
 
 
+def test_a_kernel_apart_from_a_session_is_known_by_the_path_asked_for(clean: Server) -> None:
+    kernel_id = str(uuid4())
+    wanted = {"size": "1/4", "path": "/folder/a.ipynb"}
+    status, found = ask(
+        clean, "/gpu-share/requests/{kernel_id}", "PUT", wanted, kernel_id=kernel_id
+    )
+    assert status == 200, found
+    clean.start_kernel(kernel_id=kernel_id)
+    _, row = ask(clean, "/gpu-share/allocations/{kernel_id}", kernel_id=kernel_id)
+    assert row["path"] == "folder/a.ipynb"
+    clean.ok(f"api/kernels/{kernel_id}/restart", "POST", {})
+    _, row = ask(clean, "/gpu-share/allocations/{kernel_id}", kernel_id=kernel_id)
+    assert (row["path"], row["size"]) == ("folder/a.ipynb", "1/4")
+
+
 def test_a_change_of_size_needs_leave_to_restart(clean: Server) -> None:
     kernel_id = clean.start_kernel("1/4")
     path = "/gpu-share/allocations/{kernel_id}"
@@ -191,6 +206,9 @@ BAD = [
     ("PUT", "gpu-share/requests/{id}", {"size": 4}, 400, "wrong type"),
     ("PUT", "gpu-share/requests/{id}", {}, 400, "missing"),
     ("PUT", "gpu-share/requests/{id}", {"size": "1/4", "image": "x"}, 400, "no field 'image'"),
+    ("PUT", "gpu-share/requests/{id}", {"size": "1/4", "path": "../x"}, 400, "within"),
+    ("PUT", "gpu-share/requests/{id}", {"size": "1/4", "path": "a\nb"}, 400, "within"),
+    ("PUT", "gpu-share/requests/{id}", {"size": "1/4", "path": "x" * 5000}, 400, "within"),
     ("PUT", "gpu-share/requests/{id}", b"{", 400, "not valid JSON"),
     ("PUT", "gpu-share/requests/{id}", b"[]", 400, "JSON object"),
     ("PUT", "gpu-share/requests/{id}", b"[" * 60_000, 400, "JSON"),
