@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/stamp
+MODULES := labextension/node_modules
+NPM := scripts/npm-env $(VENV)
 
-.PHONY: help demo test test-fast faults lint bench clean
+.PHONY: help demo lab extension test test-fast faults pictures lint bench clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -18,7 +20,16 @@ else
 	$(BIN)/jupyter-gpu-share demo $(if $(ENGINE),--engine $(ENGINE))
 endif
 
-test: $(STAMP) ## Run all tests, other projects' suites included
+lab: $(STAMP) extension ## Start JupyterLab on two simulated GPUs, with the demo's notebook open
+	mkdir -p build/lab/binder
+	[ -e build/lab/binder/demo.ipynb ] || cp binder/demo.ipynb build/lab/binder/
+	cd build/lab && PATH="$(CURDIR)/$(BIN):$$PATH" $(CURDIR)/binder/start \
+		jupyter lab --no-browser $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
+
+extension: $(STAMP) # Build the JupyterLab extension again if its sources have changed.
+	$(NPM) python scripts/labextension.py
+
+test: $(STAMP) extension $(MODULES) ## Run all tests, other projects' suites included
 	scripts/install-tools
 	$(BIN)/python -m pytest
 
@@ -33,17 +44,28 @@ faults: $(STAMP) ## Do each fault of a cluster 20 times, and write docs/faults.m
 		-m fault tests/kubernetes
 	$(BIN)/python tests/kubernetes/faults_table.py build/faults.jsonl docs/faults.md
 
-lint: $(STAMP) ## Check style and types
+pictures: $(STAMP) extension ## Make the pictures of the docs anew, from the real page
+	scripts/install-tools
+	JUPYTER_GPU_SHARE_PICTURES=1 $(BIN)/python -m pytest -q tests/browser/test_pictures.py
+
+lint: $(STAMP) $(MODULES) ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd labextension && ../scripts/npm-env ../$(VENV) jlpm lint
 
-bench: $(STAMP) ## Measure beside other projects' provisioners, into build/bench.json
+bench: $(STAMP) extension ## Measure beside other projects' provisioners, into build/bench.json
+	scripts/install-tools
 	$(BIN)/python -m bench
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(MODULES) labextension/lib labextension/tsconfig.tsbuildinfo jupyter_gpu_share/labextension
 
-$(STAMP): pyproject.toml scripts/make-venv
+$(STAMP): pyproject.toml scripts/make-venv scripts/npm-env
 	scripts/make-venv $(PYTHON) $(VENV)
+	@touch $@
+
+$(MODULES): labextension/package.json labextension/yarn.lock | $(STAMP)
+	cd labextension && ../scripts/npm-env ../$(VENV) jlpm install --immutable
 	@touch $@

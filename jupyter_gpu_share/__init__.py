@@ -19,3 +19,11 @@ def _jupyter_server_extension_points() -> list[dict[str, object]]:
     from .server import GpuShareApp
 
     return [{"module": "jupyter_gpu_share.server", "app": GpuShareApp}]
+
+
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    """Say where the built JupyterLab extension is.
+
+    Called by ``jupyter labextension develop``.
+    """
+    return [{"src": "labextension", "dest": "jupyter-gpu-share"}]

@@ -80,8 +80,17 @@ class Server:
             time.sleep(0.05)
 
 
-def run_server(folder: Path, *arguments: str, simulate: str = "1xA100-80GB") -> Server:
-    """Start a server and wait until it answers."""
+def run_server(
+    folder: Path,
+    *arguments: str,
+    simulate: str = "1xA100-80GB",
+    app: str = "jupyter_server",
+    prefix: tuple[str, ...] = (),
+) -> Server:
+    """Start a server and wait until it answers.
+
+    ``app`` is the module that is run; ``prefix`` a command that runs the one that comes after it.
+    """
     env = {
         **os.environ,
         "JUPYTER_TOKEN": TOKEN,
@@ -94,7 +103,7 @@ def run_server(folder: Path, *arguments: str, simulate: str = "1xA100-80GB") -> 
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
-    command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root"]
+    command = [*prefix, sys.executable, "-m", app, "--no-browser", "--allow-root"]
     options = ["--ServerApp.port=0", "--ServerApp.ip=127.0.0.1", *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -1,0 +1,140 @@
+import { Dialog, Notification, showDialog } from '@jupyterlab/apputils';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { SizeField } from './sizefield';
+import type { IAllocation, IShares } from './tokens';
+import { fileName, shortSize, Words } from './words';
+
+/** Milliseconds after which work is said to be under way. */
+const SLOW = 500;
+
+/** What a person does with a share: asks where something is lost, and says how it went. */
+export class Actions {
+  constructor(
+    private readonly _shares: IShares,
+    private readonly _trans: TranslationBundle
+  ) {
+    this._words = new Words(_trans);
+  }
+
+  /** The name under which a person knows a kernel. */
+  name(row: IAllocation): string {
+    return row.path === null ? row.kernel_name : fileName(row.path);
+  }
+
+  /** Change the size; without one, ask for it. */
+  async changeSize(row: IAllocation, size?: string): Promise<void> {
+    const trans = this._trans;
+    const title = trans.__('Change the share of %1', this.name(row));
+    const buttons = [
+      Dialog.cancelButton(),
+      Dialog.warnButton({ label: trans.__('Restart and change') })
+    ];
+    const warning = trans.__('The kernel restarts, and all its variables are lost.');
+    let wanted: string | null = size ?? null;
+    if (wanted === null) {
+      const sizes = await this._shares.refreshSizes();
+      const field = new SizeField(sizes, row.size, this._words, trans);
+      const text = document.createElement('p');
+      text.textContent = warning;
+      field.node.append(text);
+      const result = await showDialog({ title, body: field, buttons });
+      if (!result.button.accept) {
+        return;
+      }
+      wanted = field.size ?? sizes.default;
+    } else {
+      const body = `${trans.__('To %1.', shortSize(wanted))} ${warning}`;
+      const result = await showDialog({ title, body, buttons });
+      if (!result.button.accept) {
+        return;
+      }
+    }
+    if (wanted === null) {
+      return;
+    }
+    await this._told(this._shares.resize(row.kernel_id, wanted), {
+      pending: trans.__('Changing the share of %1 to %2…', this.name(row), shortSize(wanted)),
+      done: trans.__('%1 has a share of %2.', this.name(row), shortSize(wanted))
+    });
+  }
+
+  /** Keep the share for some minutes even if it is not used. */
+  async keep(row: IAllocation, minutes: number): Promise<void> {
+    const until = new Date(Date.now() + minutes * 60 * 1000);
+    await this._failing(this._shares.keep(row.kernel_id, until));
+  }
+
+  async stopKeeping(row: IAllocation): Promise<void> {
+    await this._failing(this._shares.keep(row.kernel_id, null));
+  }
+
+  /** Give the share back; where that loses something, only if it is agreed to. */
+  async giveBack(row: IAllocation): Promise<void> {
+    const trans = this._trans;
+    const waits = row.share === null;
+    const loses = !waits && row.kept.how === 'none';
+    if (loses) {
+      const result = await showDialog({
+        title: trans.__('Give back the share of %1?', this.name(row)),
+        body: `${this._words.kept(row)} ${trans.__('The next cell starts a fresh kernel.')}`,
+        buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: trans.__('Give back') })]
+      });
+      if (!result.button.accept) {
+        return;
+      }
+    }
+    await this._told(this._shares.release(row.kernel_id, loses), {
+      pending: trans.__('Giving back the share of %1…', this.name(row)),
+      done: waits
+        ? trans.__('%1 no longer waits.', this.name(row))
+        : trans.__('The share of %1 is given back.', this.name(row))
+    });
+  }
+
+  async wake(row: IAllocation): Promise<void> {
+    await this._failing(this._shares.wake(row.kernel_id));
+  }
+
+  /** Say that work is under way where it takes long, and how it ended. */
+  private async _told(work: Promise<void>, said: { pending: string; done: string }): Promise<void> {
+    const outcome = work.then(
+      () => null,
+      (error: unknown) => line(error)
+    );
+    if ((await Promise.race([outcome, after(SLOW)])) === undefined) {
+      const id = Notification.emit(said.pending, 'in-progress', { autoClose: false });
+      // The first message of a page is put up some time after it was given, and one that is taken
+      // back before would stay.
+      await Promise.all([outcome, after(SLOW)]);
+      Notification.dismiss(id);
+    }
+    const problem = await outcome;
+    if (problem === null) {
+      Notification.success(said.done, { autoClose: 3000 });
+    } else {
+      Notification.error(problem, { autoClose: false });
+    }
+  }
+
+  /** Say only that it failed: success is seen where the share is shown. */
+  private async _failing(work: Promise<void>): Promise<void> {
+    try {
+      await work;
+    } catch (error) {
+      Notification.error(line(error), { autoClose: false });
+    }
+  }
+
+  private readonly _words: Words;
+}
+
+/** What went wrong, in one line. */
+function line(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+function after(milliseconds: number): Promise<undefined> {
+  return new Promise(resolve => {
+    setTimeout(resolve, milliseconds, undefined);
+  });
+}

@@ -1,0 +1,172 @@
+import type { CommandRegistry } from '@lumino/commands';
+import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
+import { Menu } from '@lumino/widgets';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import type { Actions } from './actions';
+import type { CurrentKernel } from './current';
+import type { IAllocation, IShares } from './tokens';
+import { Words } from './words';
+
+/** Ids of what can be done; each takes `kernelId`, else it means the current kernel. */
+export namespace CommandIDs {
+  export const changeSize = 'gpu-share:change-size';
+  export const keep = 'gpu-share:keep';
+  export const stopKeeping = 'gpu-share:stop-keeping';
+  export const giveBack = 'gpu-share:give-back';
+  export const wake = 'gpu-share:wake';
+  export const show = 'gpu-share:show';
+}
+
+/** Minutes for which a share can be kept by a click. */
+export const KEEP_MINUTES = [30, 60, 240] as const;
+
+const KERNEL = {
+  kernelId: {
+    type: 'string',
+    description: 'Id of the kernel; the current notebook’s or console’s where it is left out.'
+  }
+} as const;
+
+/** Register everything that can be done with a share. */
+export function addCommands(
+  commands: CommandRegistry,
+  shares: IShares,
+  current: CurrentKernel,
+  actions: Actions,
+  trans: TranslationBundle
+): void {
+  const words = new Words(trans);
+  const row = (args: ReadonlyPartialJSONObject): IAllocation | null => {
+    const id = args['kernelId'];
+    return typeof id === 'string' ? (shares.allocations.get(id) ?? null) : current.allocation;
+  };
+  const add = (
+    id: string,
+    can: (found: IAllocation) => boolean,
+    act: (found: IAllocation, args: ReadonlyPartialJSONObject) => Promise<void>,
+    more: Omit<CommandRegistry.ICommandOptions, 'execute'>,
+    properties: Record<string, { type: string; description: string }> = {}
+  ): void => {
+    commands.addCommand(id, {
+      ...more,
+      describedBy: { args: { type: 'object', properties: { ...KERNEL, ...properties } } },
+      isEnabled: args => {
+        const found = shares.health === 'ready' ? row(args) : null;
+        return found !== null && can(found);
+      },
+      execute: async args => {
+        const found = row(args);
+        if (found !== null) {
+          await act(found, args);
+        }
+      }
+    });
+  };
+  add(
+    CommandIDs.changeSize,
+    found => found.state !== 'ended',
+    (found, args) => {
+      const size = args['size'];
+      return actions.changeSize(found, typeof size === 'string' ? size : undefined);
+    },
+    {
+      label: args => {
+        const offer = shares.sizes?.sizes.find(each => each.size === args['size']);
+        return offer === undefined ? trans.__('Change GPU Share…') : words.offer(offer);
+      },
+      caption: args => {
+        const offer = shares.sizes?.sizes.find(each => each.size === args['size']);
+        return offer === undefined
+          ? trans.__('Pick another share of a GPU for this kernel')
+          : words.about(offer);
+      },
+      isToggled: args => args['size'] !== undefined && row(args)?.size === args['size'],
+      isToggleable: false
+    },
+    { size: { type: 'string', description: 'Size, such as 1/4 or 10GiB; asked for if left out.' } }
+  );
+  add(
+    CommandIDs.keep,
+    found => found.share !== null,
+    (found, args) =>
+      actions.keep(found, typeof args['minutes'] === 'number' ? args['minutes'] : 60),
+    {
+      label: args => keepLabel(trans, args['minutes']),
+      caption: trans.__('Keep the share for a time even if it is not used')
+    },
+    { minutes: { type: 'number', description: 'Minutes from now; 60 if left out.' } }
+  );
+  add(
+    CommandIDs.stopKeeping,
+    found => found.keep_until !== null,
+    found => actions.stopKeeping(found),
+    { label: trans.__('Stop Keeping GPU Share') }
+  );
+  add(
+    CommandIDs.giveBack,
+    found => found.share !== null || found.queue !== null,
+    found => actions.giveBack(found),
+    {
+      label: args =>
+        row(args)?.queue ? trans.__('Stop Waiting for GPU Share') : trans.__('Give Back GPU Share'),
+      caption: trans.__('Give the share back to others; running a cell takes one again')
+    }
+  );
+  add(
+    CommandIDs.wake,
+    found => found.state === 'released',
+    found => actions.wake(found),
+    {
+      label: trans.__('Wake GPU Share'),
+      caption: trans.__('Take a share again now, as running a cell does')
+    }
+  );
+}
+
+function keepLabel(trans: TranslationBundle, minutes: unknown): string {
+  if (typeof minutes !== 'number') {
+    return trans.__('Keep GPU Share for an Hour');
+  }
+  return minutes < 60
+    ? trans._n('Keep for %1 Minute', 'Keep for %1 Minutes', minutes)
+    : trans._n('Keep for %1 Hour', 'Keep for %1 Hours', Math.round(minutes / 60));
+}
+
+/** A menu of everything that can be done with one kernel's share. */
+export function shareMenu(
+  commands: CommandRegistry,
+  shares: IShares,
+  kernelId: string,
+  trans: TranslationBundle
+): Menu {
+  const menu = new Menu({ commands });
+  const args = { kernelId };
+  for (const { size } of shares.sizes?.sizes ?? []) {
+    menu.addItem({ command: CommandIDs.changeSize, args: { ...args, size } });
+  }
+  menu.addItem({ command: CommandIDs.changeSize, args });
+  menu.addItem({ type: 'separator' });
+  menu.addItem({ type: 'submenu', submenu: keepMenu(commands, kernelId, trans) });
+  menu.addItem({ command: CommandIDs.giveBack, args });
+  menu.addItem({ command: CommandIDs.wake, args });
+  if (commands.hasCommand(CommandIDs.show)) {
+    menu.addItem({ type: 'separator' });
+    menu.addItem({ command: CommandIDs.show });
+  }
+  return menu;
+}
+
+/** A menu of the times for which a share can be kept. */
+export function keepMenu(
+  commands: CommandRegistry,
+  kernelId: string,
+  trans: TranslationBundle
+): Menu {
+  const menu = new Menu({ commands });
+  menu.title.label = trans.__('Keep GPU Share');
+  for (const minutes of KEEP_MINUTES) {
+    menu.addItem({ command: CommandIDs.keep, args: { kernelId, minutes } });
+  }
+  menu.addItem({ command: CommandIDs.stopKeeping, args: { kernelId } });
+  return menu;
+}

@@ -1,0 +1,77 @@
+import type { JupyterFrontEnd } from '@jupyterlab/application';
+import type { ISessionContext } from '@jupyterlab/apputils';
+import type { IDisposable } from '@lumino/disposable';
+import { Signal, type ISignal } from '@lumino/signaling';
+import type { Widget } from '@lumino/widgets';
+import { choiceKey } from './sessions';
+import type { IAllocation, IShares } from './tokens';
+
+/** The session of a notebook or console; null for other widgets. */
+export function sessionOf(widget: Widget | null): ISessionContext | null {
+  const found = (widget as { sessionContext?: ISessionContext } | null)?.sessionContext;
+  return found !== undefined && 'kernelChanged' in found ? found : null;
+}
+
+/** The share of a session's kernel; null where there is none. */
+export function shareOf(shares: IShares, context: ISessionContext | null): IAllocation | null {
+  if (context === null || context.isDisposed) {
+    return null;
+  }
+  const id = context.session?.kernel?.id;
+  if (id !== undefined) {
+    return shares.allocations.get(id) ?? null;
+  }
+  // The session is there only once its kernel answers; until then it is known by its path.
+  const path = choiceKey(context.path, context.name);
+  const starts = ['queued', 'starting', 'failed'];
+  const rows = [...shares.allocations.values()].reverse();
+  return rows.find(row => row.path === path && starts.includes(row.state)) ?? null;
+}
+
+/** The kernel of the notebook or console that the user is in. */
+export class CurrentKernel implements IDisposable {
+  constructor(
+    private readonly _shell: JupyterFrontEnd.IShell,
+    private readonly _shares: IShares
+  ) {
+    _shell.currentChanged?.connect(this._follow, this);
+    this._follow();
+  }
+
+  /** Its session; null elsewhere than in a notebook or console. */
+  get session(): ISessionContext | null {
+    return this._session?.isDisposed ? null : this._session;
+  }
+
+  get allocation(): IAllocation | null {
+    return shareOf(this._shares, this.session);
+  }
+
+  get changed(): ISignal<this, void> {
+    return this._changed;
+  }
+
+  get isDisposed(): boolean {
+    return this._disposed;
+  }
+
+  dispose(): void {
+    this._disposed = true;
+    Signal.clearData(this);
+  }
+
+  private _follow(): void {
+    this._session?.kernelChanged.disconnect(this._tell, this);
+    this._session = sessionOf(this._shell.currentWidget);
+    this._session?.kernelChanged.connect(this._tell, this);
+    this._tell();
+  }
+
+  private _tell(): void {
+    this._changed.emit();
+  }
+
+  private readonly _changed = new Signal<this, void>(this);
+  private _session: ISessionContext | null = null;
+  private _disposed = false;
+}

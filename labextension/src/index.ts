@@ -1,0 +1,332 @@
+import {
+  ILayoutRestorer,
+  type JupyterFrontEnd,
+  type JupyterFrontEndPlugin
+} from '@jupyterlab/application';
+import {
+  ICommandPalette,
+  ISessionContextDialogs,
+  IToolbarWidgetRegistry,
+  SessionContextDialogs
+} from '@jupyterlab/apputils';
+import { ILauncher } from '@jupyterlab/launcher';
+import type { NotebookPanel } from '@jupyterlab/notebook';
+import { IRunningSessionManagers } from '@jupyterlab/running';
+import {
+  IConnectionStatus,
+  IKernelManager,
+  IServerSettings,
+  ISessionManager,
+  ServerConnection,
+  SessionManager,
+  type ServiceManagerPlugin,
+  type Session
+} from '@jupyterlab/services';
+import { ISettingRegistry } from '@jupyterlab/settingregistry';
+import { IStatusBar } from '@jupyterlab/statusbar';
+import { ITranslator, nullTranslator } from '@jupyterlab/translation';
+import type { DisposableSet } from '@lumino/disposable';
+import { Actions } from './actions';
+import { SizeChoices } from './choices';
+import { addCommands, CommandIDs, KEEP_MINUTES } from './commands';
+import { CurrentKernel } from './current';
+import { SizedDialogs } from './dialogs';
+import { gpuIcon } from './icon';
+import { addCards, addNewNotebook, NEW_NOTEBOOK } from './launcher';
+import { Notifications } from './notifications';
+import { RunningShares } from './running';
+import { SizedSessions } from './sessions';
+import { Shares } from './shares';
+import { Sidebar } from './sidebar';
+import { StatusItem } from './statusbar';
+import { IShares, ISizeChoices } from './tokens';
+import { ToolbarItem } from './toolbar';
+
+export { IShares, ISizeChoices } from './tokens';
+
+const DOMAIN = 'jupyter_gpu_share';
+
+const choices: ServiceManagerPlugin<ISizeChoices> = {
+  id: 'jupyter-gpu-share:choices',
+  description: 'Remembers the size that was last chosen for each notebook.',
+  autoStart: true,
+  provides: ISizeChoices,
+  optional: [IServerSettings],
+  activate: (_: null, given: ServerConnection.ISettings | null) => {
+    const settings = given ?? ServerConnection.makeSettings();
+    return new SizeChoices(window.localStorage, settings.baseUrl);
+  }
+};
+
+const sessions: ServiceManagerPlugin<Session.IManager> = {
+  id: 'jupyter-gpu-share:sessions',
+  description: 'Starts kernels with the size that was chosen for them.',
+  autoStart: true,
+  provides: ISessionManager,
+  requires: [IKernelManager],
+  optional: [ISizeChoices, IServerSettings, IConnectionStatus],
+  activate: (
+    _: null,
+    kernelManager: SessionManager.IOptions['kernelManager'],
+    remembered: ISizeChoices | null,
+    given: ServerConnection.ISettings | null,
+    connection: IConnectionStatus | null
+  ) => {
+    const serverSettings = given ?? ServerConnection.makeSettings();
+    const sized = remembered && new SizedSessions(serverSettings, remembered);
+    return new SessionManager({
+      kernelManager,
+      serverSettings,
+      ...(sized && { sessionAPIClient: sized }),
+      standby: () => !(connection?.isConnected ?? true) || 'when-hidden'
+    });
+  }
+};
+
+const shares: JupyterFrontEndPlugin<IShares> = {
+  id: 'jupyter-gpu-share:shares',
+  description: 'Knows the GPU shares of this server’s kernels.',
+  autoStart: true,
+  provides: IShares,
+  optional: [IConnectionStatus],
+  activate: (app: JupyterFrontEnd, connection: IConnectionStatus | null) =>
+    new Shares({
+      serverSettings: app.serviceManager.serverSettings,
+      events: app.serviceManager.events,
+      connection: connection ?? undefined
+    })
+};
+
+const dialogs: JupyterFrontEndPlugin<ISessionContextDialogs> = {
+  id: 'jupyter-gpu-share:dialogs',
+  description: 'The Select Kernel dialog with a size.',
+  autoStart: true,
+  provides: ISessionContextDialogs,
+  optional: [IShares, ISizeChoices, ITranslator, ISettingRegistry],
+  activate: (
+    _: JupyterFrontEnd,
+    known: IShares | null,
+    remembered: ISizeChoices | null,
+    translator: ITranslator | null,
+    settingRegistry: ISettingRegistry | null
+  ) => {
+    const own = translator ?? nullTranslator;
+    const standard = { translator: own, settingRegistry };
+    if (known === null || remembered === null) {
+      return new SessionContextDialogs(standard);
+    }
+    return new SizedDialogs({
+      shares: known,
+      choices: remembered,
+      trans: own.load(DOMAIN),
+      lab: own.load('jupyterlab'),
+      standard
+    });
+  }
+};
+
+const commands: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-gpu-share:commands',
+  description: 'Commands to change, keep, give back and wake shares.',
+  autoStart: true,
+  optional: [IShares, ISizeChoices, ICommandPalette, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    known: IShares | null,
+    remembered: ISizeChoices | null,
+    palette: ICommandPalette | null,
+    translator: ITranslator | null
+  ) => {
+    if (known === null) {
+      return;
+    }
+    const trans = (translator ?? nullTranslator).load(DOMAIN);
+    const current = new CurrentKernel(app.shell, known);
+    addCommands(app.commands, known, current, new Actions(known, trans), trans);
+    if (remembered !== null) {
+      addNewNotebook(app, known, remembered, trans);
+      palette?.addItem({ command: NEW_NOTEBOOK, category: trans.__('GPU') });
+    }
+    const notify = (): void => app.commands.notifyCommandChanged();
+    known.changed.connect(notify);
+    current.changed.connect(notify);
+    const category = trans.__('GPU');
+    for (const command of [
+      CommandIDs.changeSize,
+      CommandIDs.stopKeeping,
+      CommandIDs.giveBack,
+      CommandIDs.wake
+    ]) {
+      palette?.addItem({ command, category });
+    }
+    for (const minutes of KEEP_MINUTES) {
+      palette?.addItem({ command: CommandIDs.keep, category, args: { minutes } });
+    }
+  }
+};
+
+const toolbar: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-gpu-share:toolbar',
+  description: 'The share of a notebook’s kernel in its toolbar.',
+  autoStart: true,
+  requires: [IToolbarWidgetRegistry],
+  optional: [IShares, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    registry: IToolbarWidgetRegistry,
+    known: IShares | null,
+    translator: ITranslator | null
+  ) => {
+    if (known === null) {
+      return;
+    }
+    const trans = (translator ?? nullTranslator).load(DOMAIN);
+    registry.addFactory<NotebookPanel>('Notebook', 'gpuShare', panel => {
+      const { sessionContext: session } = panel;
+      return new ToolbarItem({ session, shares: known, commands: app.commands, trans });
+    });
+  }
+};
+
+const sidebar: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-gpu-share:sidebar',
+  description: 'A sidebar with all shares of this server’s kernels, and what is free.',
+  autoStart: true,
+  optional: [IShares, ILayoutRestorer, ICommandPalette, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    known: IShares | null,
+    restorer: ILayoutRestorer | null,
+    palette: ICommandPalette | null,
+    translator: ITranslator | null
+  ) => {
+    if (known === null) {
+      return;
+    }
+    const trans = (translator ?? nullTranslator).load(DOMAIN);
+    const current = new CurrentKernel(app.shell, known);
+    const panel = new Sidebar({ shares: known, current, commands: app.commands, trans });
+    panel.id = 'jupyter-gpu-share-sidebar';
+    panel.title.icon = gpuIcon;
+    panel.title.caption = trans.__('GPU Shares');
+    app.shell.add(panel, 'right', { rank: 600, type: 'GPU Shares' });
+    restorer?.add(panel, 'gpu-shares');
+    app.commands.addCommand(CommandIDs.show, {
+      label: trans.__('Show GPU Shares'),
+      caption: trans.__('Show all shares of your kernels, and what is free'),
+      describedBy: { args: { type: 'object', properties: {} } },
+      execute: () => app.shell.activateById(panel.id)
+    });
+    palette?.addItem({ command: CommandIDs.show, category: trans.__('GPU') });
+  }
+};
+
+const running: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-gpu-share:running',
+  description: 'Kernels with a share in the panel of running sessions.',
+  autoStart: true,
+  optional: [IShares, IRunningSessionManagers, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    known: IShares | null,
+    managers: IRunningSessionManagers | null,
+    translator: ITranslator | null
+  ) => {
+    if (known === null || managers === null) {
+      return; // Notebook 7 has no such panel
+    }
+    const trans = (translator ?? nullTranslator).load(DOMAIN);
+    const open = (path: string): void => {
+      void app.commands.execute('docmanager:open', { path });
+    };
+    managers.add(new RunningShares(known, app.commands, gpuIcon, trans, open));
+  }
+};
+
+const statusBar: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-gpu-share:status-bar',
+  description: 'The current kernel’s share in the status bar.',
+  autoStart: true,
+  optional: [IShares, IStatusBar, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    known: IShares | null,
+    bar: IStatusBar | null,
+    translator: ITranslator | null
+  ) => {
+    if (known === null || bar === null) {
+      return; // Notebook 7 has no status bar
+    }
+    const trans = (translator ?? nullTranslator).load(DOMAIN);
+    const current = new CurrentKernel(app.shell, known);
+    const item = new StatusItem({ shares: known, current, commands: app.commands, trans });
+    bar.registerStatusItem('jupyter-gpu-share:status-bar', {
+      item,
+      align: 'left',
+      rank: 20,
+      isActive: () => known.health === 'ready',
+      activeStateChanged: known.changed
+    });
+  }
+};
+
+const notifications: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-gpu-share:notifications',
+  description: 'Says when a share is waited for, goes back, comes or fails.',
+  autoStart: true,
+  optional: [IShares, ITranslator],
+  activate: (app: JupyterFrontEnd, known: IShares | null, translator: ITranslator | null) => {
+    if (known === null) {
+      return;
+    }
+    new Notifications(known, app.commands, (translator ?? nullTranslator).load(DOMAIN));
+  }
+};
+
+const launcher: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-gpu-share:launcher',
+  description: 'A section of the launcher with a card for each offered size.',
+  autoStart: true,
+  requires: [ISettingRegistry],
+  optional: [IShares, ILauncher, ITranslator],
+  activate: async (
+    _: JupyterFrontEnd,
+    registry: ISettingRegistry,
+    known: IShares | null,
+    target: ILauncher | null,
+    translator: ITranslator | null
+  ) => {
+    if (known === null || target === null) {
+      return; // Notebook 7 has no launcher
+    }
+    const trans = (translator ?? nullTranslator).load(DOMAIN);
+    const settings = await registry.load(launcher.id);
+    let cards: Promise<DisposableSet | null> = Promise.resolve(null);
+    const follow = (): void => {
+      const wanted = settings.get('show').composite === true;
+      cards = cards.then(async old => {
+        old?.dispose();
+        // Without the sizes there is nothing to offer; the sidebar says what is wrong.
+        return wanted ? addCards(target, known, trans).catch(() => null) : null;
+      });
+    };
+    settings.changed.connect(follow);
+    follow();
+  }
+};
+
+const plugins = [
+  choices,
+  sessions,
+  shares,
+  dialogs,
+  commands,
+  toolbar,
+  sidebar,
+  running,
+  statusBar,
+  notifications,
+  launcher
+];
+
+export default plugins;

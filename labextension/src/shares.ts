@@ -1,0 +1,247 @@
+import { ServerConnection, type Event, type IConnectionStatus } from '@jupyterlab/services';
+import { DisposableDelegate, type IDisposable } from '@lumino/disposable';
+import { Poll } from '@lumino/polling';
+import { Signal, type ISignal } from '@lumino/signaling';
+import { ask, Refusal } from './server';
+import type { Health, IAllocation, IChange, IReading, IShares, ISizes, IStatus } from './tokens';
+
+const EVENT = 'https://events.jupyter.org/jupyter_gpu_share/allocation/v1';
+/** Milliseconds between two requests of a page: the server is asked no more often by one user. */
+const INTERVAL = 5000;
+/** Milliseconds of readings that are kept. */
+const SPAN = 5 * 60 * 1000;
+/** Free memory changes less than readings do: so many requests for those come before it. Where
+ *  something has happened to a share, one is enough. */
+const READINGS_FIRST = 2;
+
+/** Allocations by events, and readings by asking while somebody looks. */
+export class Shares implements IShares, IDisposable {
+  constructor(private readonly _options: Shares.IOptions) {
+    this._poll = new Poll({
+      auto: false,
+      factory: () => this._refresh(),
+      frequency: { interval: INTERVAL, backoff: true, max: 60 * 1000 },
+      // Not once more after the page was hidden.
+      linger: 0,
+      name: 'jupyter-gpu-share:shares',
+      standby: () => this._rests() || 'when-hidden'
+    });
+    _options.events.stream.connect(this._onEvent, this);
+    void this._poll.start();
+  }
+
+  get health(): Health {
+    return this._connected ? this._health : 'away';
+  }
+
+  get problem(): string {
+    return this._problem || this._status?.problem || '';
+  }
+
+  get allocations(): ReadonlyMap<string, IAllocation> {
+    return this._allocations;
+  }
+
+  get status(): IStatus | null {
+    return this._status;
+  }
+
+  get sizes(): ISizes | null {
+    return this._sizes;
+  }
+
+  get changed(): ISignal<IShares, void> {
+    return this._changed;
+  }
+
+  get allocationChanged(): ISignal<IShares, IChange> {
+    return this._allocationChanged;
+  }
+
+  get isDisposed(): boolean {
+    return this._poll.isDisposed;
+  }
+
+  dispose(): void {
+    if (!this.isDisposed) {
+      this._poll.dispose();
+      Signal.clearData(this);
+    }
+  }
+
+  history(kernelId: string): readonly IReading[] {
+    return this._histories.get(kernelId) ?? [];
+  }
+
+  observe(): IDisposable {
+    this._observers += 1;
+    this._readings = this._status === null ? READINGS_FIRST : 0;
+    // At once, but no sooner after the last request than any other.
+    const interval = Math.max(0, this._asked + INTERVAL - Date.now());
+    void this._poll.schedule({ interval, phase: 'refreshed' });
+    return new DisposableDelegate(() => {
+      this._observers -= 1;
+    });
+  }
+
+  async refreshSizes(): Promise<ISizes> {
+    this._sizes = await this._ask<ISizes>(['gpu-share', 'sizes']);
+    this._changed.emit();
+    return this._sizes;
+  }
+
+  async resize(kernelId: string, size: string): Promise<void> {
+    await this._act('PATCH', [kernelId], { size, restart: true });
+  }
+
+  async keep(kernelId: string, until: Date | null): Promise<void> {
+    await this._act('PATCH', [kernelId], { keep_until: until?.toISOString() ?? null });
+  }
+
+  async release(kernelId: string, loseVariables: boolean): Promise<void> {
+    await this._act('POST', [kernelId, 'release'], { lose_variables: loseVariables });
+  }
+
+  async wake(kernelId: string): Promise<void> {
+    await this._act('POST', [kernelId, 'wake'], {});
+  }
+
+  private get _connected(): boolean {
+    return this._options.connection?.isConnected ?? true;
+  }
+
+  /** Whether nothing is to be asked even on a page that is seen. Asked by each tick. */
+  private _rests(): boolean {
+    const connected = this._connected;
+    if (!connected) {
+      // What happens meanwhile is told to nobody.
+      this._stale = true;
+    }
+    if (connected !== this._wasConnected) {
+      this._wasConnected = connected;
+      this._changed.emit();
+    }
+    const wanted = this._stale || this._observers > 0;
+    return !wanted || !connected || this._health === 'missing';
+  }
+
+  private _ask<T>(path: string[], request = {}): Promise<T> {
+    return ask<T>(this._options.serverSettings, path, request);
+  }
+
+  private async _act(method: 'PATCH' | 'POST', path: string[], body: unknown): Promise<void> {
+    const place = ['gpu-share', 'allocations', ...path];
+    this._take(await this._ask<IAllocation>(place, { method, body }));
+    this._changed.emit();
+  }
+
+  /** One request: for the allocations, and now and then for the GPUs instead. */
+  private async _refresh(): Promise<void> {
+    this._asked = Date.now();
+    try {
+      if (!this._stale && this._readings >= (this._eventful ? 1 : READINGS_FIRST)) {
+        this._readings = 0;
+        this._eventful = false;
+        this._status = await this._ask<IStatus>(['gpu-share', 'status']);
+      } else {
+        const rows = await this._ask<IAllocation[]>(['gpu-share', 'allocations']);
+        const known = new Set(rows.map(row => row.kernel_id));
+        for (const row of [...this._allocations.values()]) {
+          if (!known.has(row.kernel_id)) {
+            this._take({ ...row, state: 'ended' });
+          }
+        }
+        rows.forEach(row => this._take(row));
+        this._stale = false;
+        this._readings += 1;
+      }
+      this._tell('ready', '');
+    } catch (error) {
+      this._tell(...judged(error));
+      throw error;
+    }
+  }
+
+  private _tell(health: Health, problem: string): void {
+    this._health = health;
+    this._problem = problem;
+    this._changed.emit();
+  }
+
+  private _onEvent(_: unknown, event: Event.Emission): void {
+    if (event.schema_id !== EVENT) {
+      return;
+    }
+    const row = event as unknown as IAllocation;
+    // What is free has changed too.
+    this._eventful = true;
+    this._take(row);
+    this._changed.emit();
+  }
+
+  private _take(row: IAllocation): void {
+    const before = this._allocations.get(row.kernel_id) ?? null;
+    if (row.state === 'ended') {
+      this._allocations.delete(row.kernel_id);
+      this._histories.delete(row.kernel_id);
+    } else {
+      this._allocations.set(row.kernel_id, row);
+      this._read(row);
+    }
+    if (before === null || standing(before) !== standing(row)) {
+      this._allocationChanged.emit({ before, now: row });
+    }
+  }
+
+  private _read(row: IAllocation): void {
+    const at = Date.now();
+    const recent = this.history(row.kernel_id).filter(reading => reading.at > at - SPAN);
+    const reading = { at, used: row.used_bytes, utilization: row.utilization };
+    this._histories.set(row.kernel_id, [...recent, reading]);
+  }
+
+  private readonly _allocations = new Map<string, IAllocation>();
+  private readonly _histories = new Map<string, readonly IReading[]>();
+  private readonly _changed = new Signal<IShares, void>(this);
+  private readonly _allocationChanged = new Signal<IShares, IChange>(this);
+  private readonly _poll: Poll;
+  private _status: IStatus | null = null;
+  private _sizes: ISizes | null = null;
+  private _health: Health = 'loading';
+  private _problem = '';
+  private _stale = true;
+  private _wasConnected = true;
+  private _observers = 0;
+  private _readings = 0;
+  private _eventful = false;
+  private _asked = 0;
+}
+
+/** What of an allocation is worth telling of: all but readings. */
+function standing({ state, reason, size, queue, next, keep_until }: IAllocation): string {
+  return JSON.stringify([state, reason, size, queue, next, keep_until]);
+}
+
+function judged(error: unknown): [Health, string] {
+  if (error instanceof Refusal) {
+    const known = new Map<number, Health>([
+      [403, 'forbidden'],
+      [404, 'missing']
+    ]);
+    return [known.get(error.status) ?? 'failed', error.message];
+  }
+  if (error instanceof ServerConnection.NetworkError) {
+    return ['away', ''];
+  }
+  return ['failed', String(error)];
+}
+
+export namespace Shares {
+  export interface IOptions {
+    serverSettings: ServerConnection.ISettings;
+    /** Where changes of allocations are told. */
+    events: Event.IManager;
+    /** Nothing is asked while the server is known to be unreachable. */
+    connection?: IConnectionStatus | undefined;
+  }
+}

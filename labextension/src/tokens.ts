@@ -1,0 +1,159 @@
+import { Token } from '@lumino/coreutils';
+import type { IDisposable } from '@lumino/disposable';
+import type { ISignal } from '@lumino/signaling';
+
+/** Where a kernel and its share stand. */
+export type State =
+  | 'queued'
+  | 'starting'
+  | 'active'
+  | 'idle'
+  | 'releasing'
+  | 'released'
+  | 'waking'
+  | 'failed'
+  | 'ended';
+
+/** How a share is held apart from others on the same GPU. */
+export type Isolation = 'hardware' | 'driver' | 'mps' | 'preload' | 'framework' | 'none';
+
+/** What was granted. Memory in bytes. */
+export interface IShare {
+  readonly devices: readonly {
+    readonly uuid: string;
+    readonly model: string;
+    readonly node: string;
+  }[];
+  readonly memory_bytes: number;
+  readonly fraction: string | null;
+  readonly isolation: Isolation;
+  readonly simulated: boolean;
+}
+
+/** A kernel with its size, share and state, as REST and events tell it. Times are RFC 3339. */
+export interface IAllocation {
+  readonly kernel_id: string;
+  readonly kernel_name: string;
+  readonly path: string | null;
+  readonly user: string | null;
+  readonly size: string;
+  readonly state: State;
+  readonly reason: string;
+  readonly share: IShare | null;
+  readonly used_bytes: number | null;
+  readonly utilization: number | null;
+  readonly idle_since: string | null;
+  readonly keep_until: string | null;
+  readonly next: { readonly action: string; readonly at: string } | null;
+  readonly queue: { readonly position: number; readonly of: number } | null;
+  readonly engine: string;
+  readonly backend: string | null;
+  readonly style: string | null;
+  readonly kept: { readonly how: string; readonly lost: readonly string[] };
+}
+
+/** One GPU, or one MIG instance, and what is free of it. Memory in bytes. */
+export interface IGpu {
+  readonly uuid: string;
+  readonly model: string;
+  readonly node: string;
+  readonly memory_bytes: number;
+  readonly free_bytes: number;
+  readonly profile: string | null;
+  readonly simulated: boolean;
+  readonly kernels: number;
+}
+
+/** The GPUs, and how many kernels wait where the server tells. */
+export interface IStatus {
+  readonly version: string;
+  readonly engine: string;
+  readonly healthy: boolean;
+  readonly problem: string | null;
+  readonly simulated: boolean;
+  readonly gpus: readonly IGpu[];
+  readonly queue: number | null;
+}
+
+/** A size that the administrator offers. */
+export interface IOffer {
+  readonly size: string;
+  readonly name: string;
+  readonly description: string;
+  readonly purpose: '' | 'explore' | 'train' | 'serve';
+  readonly default: boolean;
+  readonly available: boolean;
+  readonly why: string | null;
+}
+
+/** The offered sizes and the rules about others. */
+export interface ISizes {
+  readonly sizes: readonly IOffer[];
+  readonly default: string | null;
+  readonly minimum: string | null;
+  readonly maximum: string | null;
+  readonly max_devices: number;
+  readonly only_offered: boolean;
+}
+
+/**
+ * What can be said of the server: nothing yet, all is well, it does not answer, it does not have
+ * this extension, it refuses us, or it failed.
+ */
+export type Health = 'loading' | 'ready' | 'away' | 'missing' | 'forbidden' | 'failed';
+
+/** Memory in bytes and use from 0 to 1 at a moment in milliseconds; null where unknown. */
+export interface IReading {
+  readonly at: number;
+  readonly used: number | null;
+  readonly utilization: number | null;
+}
+
+/** The shares of this server's kernels. All rejections are errors with one line for the user. */
+export interface IShares {
+  readonly health: Health;
+  /** What is wrong, in the server's words; empty where all is well. */
+  readonly problem: string;
+  /** By kernel id, in the order in which the kernels came. */
+  readonly allocations: ReadonlyMap<string, IAllocation>;
+  readonly status: IStatus | null;
+  /** The offers as they were told last; `refreshSizes` asks again. */
+  readonly sizes: ISizes | null;
+  /** Anything above changed. */
+  readonly changed: ISignal<IShares, void>;
+  /** An allocation is new or changed; with what it was before. */
+  readonly allocationChanged: ISignal<IShares, IChange>;
+  /** Readings of the last minutes, the oldest first. */
+  history(kernelId: string): readonly IReading[];
+  /** Poll readings and free memory, while the page is visible, until disposed. */
+  observe(): IDisposable;
+  refreshSizes(): Promise<ISizes>;
+  resize(kernelId: string, size: string): Promise<void>;
+  /** Keep an unused share until then; null ends that. */
+  keep(kernelId: string, until: Date | null): Promise<void>;
+  release(kernelId: string, loseVariables: boolean): Promise<void>;
+  wake(kernelId: string): Promise<void>;
+}
+
+export interface IChange {
+  readonly before: IAllocation | null;
+  readonly now: IAllocation;
+}
+
+export const IShares = new Token<IShares>(
+  'jupyter-gpu-share:IShares',
+  'The GPU shares of the kernels of this server, and what can be done with them.'
+);
+
+/** Which size the next kernel of a notebook starts with. */
+export interface ISizeChoices {
+  /** The size chosen for a path; null where nobody chose one. */
+  get(path: string): string | null;
+  /** Remember a choice, for this start and later ones; null forgets it. */
+  set(path: string, size: string | null): void;
+}
+
+export const ISizeChoices = new Token<ISizeChoices>(
+  'jupyter-gpu-share:ISizeChoices',
+  'The size of a share that was last chosen for a notebook or console.'
+);

@@ -1,0 +1,74 @@
+"""The package is built where no node is, with the JupyterLab extension in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHARED = "share/jupyter/labextensions/jupyter-gpu-share/"
+PATIENCE = 600.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(PATIENCE + 60)]
+
+
+def tracked() -> Iterator[str]:
+    """The files that a clone has, and those that will be committed."""
+    for what in ([], ["--others", "--exclude-standard"]):
+        done = subprocess.run(
+            ["git", "ls-files", "-z", *what], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        yield from (name for name in done.stdout.split("\0") if (ROOT / name).is_file())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """A wheel of a fresh clone, made with an empty ``PATH``: no node, and no jlpm."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in tracked():
+        target = folder / "clone" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    (folder / "empty").mkdir()
+    # What was downloaded by other builds may be used, what they built may not.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    env = {k: v for k, v in os.environ.items() if k != "JUPYTER_GPU_SHARE_BUILD_CACHE"} | {
+        "PATH": str(folder / "empty"),
+        "YARN_ENABLE_GLOBAL_CACHE": "true",
+        "YARN_GLOBAL_FOLDER": str(cache / "jupyter-gpu-share" / "yarn"),
+    }
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, "."]
+    done = subprocess.run(
+        command, cwd=folder / "clone", env=env, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (made,) = folder.glob("*.whl")
+    return zipfile.ZipFile(made)
+
+
+def test_the_extension_is_in_it(wheel: zipfile.ZipFile) -> None:
+    names = [name.partition(SHARED)[2] for name in wheel.namelist() if SHARED in name]
+    assert {"package.json", "install.json", "static/style.js"} <= set(names)
+    assert any(name.startswith("static/remoteEntry.") for name in names)
+    assert any(name.startswith("schemas/jupyter-gpu-share/") for name in names)
+
+
+def test_nothing_else_of_it_is(wheel: zipfile.ZipFile) -> None:
+    inside = [name for name in wheel.namelist() if SHARED not in name]
+    assert not [name for name in inside if "node_modules" in name or "labextension" in name]
+
+
+def test_the_version_is_that_of_npm(wheel: zipfile.ZipFile) -> None:
+    version = json.loads((ROOT / "labextension" / "package.json").read_text())["version"]
+    assert f"-{version}-" in Path(str(wheel.filename)).name
+    assert f'"{version}"' in wheel.read("jupyter_gpu_share/_version.py").decode()
+    metadata = next(name for name in wheel.namelist() if name.endswith("METADATA"))
+    assert f"\nVersion: {version}\n" in wheel.read(metadata).decode()
