@@ -44,7 +44,7 @@ CONFIGURED = {
     )
 }
 #: Files that are made by a target of the Makefile, and are not in the repository.
-MADE = {"build/bench.json"}
+MADE = {"build/bench.json", "build/browser"}
 #: What the engine says where nothing is wrong.
 STATES = {
     "The kernel does not run.",

@@ -1,0 +1,90 @@
+"""Waiting for a share: seen, given up, and over with a reload."""
+
+from __future__ import annotations
+
+from labs import write_notebook
+from pages import Heard, open_lab, restored, wait_for_kernel
+from parts import allocation, granted, open_sidebar, toolbar, until
+from playwright.sync_api import Page, expect
+from servers import Server
+
+
+def test_three_kernels_on_one_gpu_see_their_places_move(lab: Server, page: Page) -> None:
+    holders = [lab.start_kernel("1"), lab.start_kernel("3/4"), lab.start_kernel("3/4")]
+    write_notebook(lab, "last.ipynb", "print(6 * 7)")
+    write_choice(page, lab, "last.ipynb", "3/4")
+    open_lab(page, lab, "last.ipynb")
+    expect(toolbar(page)).to_contain_text("waiting, 3 of 3")
+    panel = open_sidebar(page)
+    expect(panel).to_contain_text("waiting, 3 of 3")
+    expect(panel).to_contain_text("It needs 60 GiB of one GPU")
+    expect(panel).to_contain_text("3 kernels wait.")
+    expect(page.locator(".Toastify")).to_contain_text("last.ipynb waits for a share: 3 of 3.")
+    for place, holder in zip(("2 of 2", "1 of 1"), holders, strict=False):
+        lab.fetch(f"api/kernels/{holder}", "DELETE")
+        expect(toolbar(page)).to_contain_text(f"waiting, {place}")
+    lab.fetch(f"api/kernels/{holders[2]}", "DELETE")
+    expect(toolbar(page)).to_contain_text("GPU ¾ · 60 GiB")
+    wait_for_kernel(page)
+
+
+def test_a_reload_while_waiting_shows_the_same_place(lab: Server, page: Page) -> None:
+    holder = lab.start_kernel("1")
+    write_notebook(lab, "waits.ipynb", "1")
+    write_choice(page, lab, "waits.ipynb", "1/2")
+    open_lab(page, lab, "waits.ipynb", workspace="queue")
+    expect(toolbar(page)).to_contain_text("waiting, 1 of 1")
+    # Its session is there once it is held by the relay.
+    until(lambda: lab.ok("api/sessions"), "the session is there")
+    page.reload()
+    restored(page)
+    expect(toolbar(page)).to_contain_text("waiting, 1 of 1")
+    assert len(lab.ok("gpu-share/allocations")) == 2
+    lab.fetch(f"api/kernels/{holder}", "DELETE")
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+
+
+def test_a_reload_while_released_shows_it_released(lab: Server, page: Page) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb", workspace="released")
+    wait_for_kernel(page)
+    row = granted(lab, "one.ipynb")
+    place = f"gpu-share/allocations/{row['kernel_id']}"
+    until(
+        lambda: lab.fetch(f"{place}/release", "POST", {"lose_variables": True})[0] == 200,
+        "the share goes back",
+    )
+    expect(toolbar(page)).to_contain_text("given back")
+    page.reload()
+    restored(page)
+    expect(toolbar(page)).to_contain_text("given back")
+    assert (allocation(lab, "one.ipynb") or {})["state"] == "released"
+
+
+def test_waiting_is_given_up_from_the_notification(lab: Server, page: Page, heard: Heard) -> None:
+    heard.allow("500|503|Error")
+    lab.start_kernel("1")
+    write_notebook(lab, "waits.ipynb", "1")
+    write_choice(page, lab, "waits.ipynb", "1/2")
+    open_lab(page, lab, "waits.ipynb")
+    expect(toolbar(page)).to_contain_text("waiting, 1 of 1")
+    until(lambda: lab.ok("api/sessions"), "the session is there")
+    page.locator(".Toastify").get_by_role("button", name="Stop waiting").click()
+    until(
+        lambda: (
+            (allocation(lab, "waits.ipynb") or {"state": "ended"})["state"] in ("released", "ended")
+        ),
+        "it waits no longer",
+    )
+    expect(toolbar(page)).not_to_contain_text("waiting")
+
+
+def write_choice(page: Page, lab: Server, path: str, size: str) -> None:
+    """Remember a size for a notebook, as choosing it in the dialog does."""
+    open_lab(page, lab)
+    base = page.evaluate("() => window.jupyterapp.serviceManager.serverSettings.baseUrl")
+    page.evaluate(
+        "([base, path, size]) => window.localStorage.setItem("
+        "'jupyter-gpu-share:sizes:' + base, JSON.stringify([[path, size]]))",
+        [base, path, size],
+    )

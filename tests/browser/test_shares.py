@@ -1,0 +1,214 @@
+"""What a person sees of a share, and does with it."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+
+from labs import write_notebook
+from pages import Heard, in_time, open_lab, open_notebook7, run_cell, wait_for_kernel
+from parts import (
+    accept,
+    allocation,
+    choose,
+    dialog,
+    execute,
+    granted,
+    open_sidebar,
+    sidebar,
+    toolbar,
+    until,
+)
+from playwright.sync_api import Page, expect
+from servers import Server
+
+
+def open_one(lab: Server, page: Page) -> None:
+    """Open a notebook whose kernel has the default share, and the sidebar."""
+    write_notebook(lab, "one.ipynb", "kept = 1", "print('kept' in globals())")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    open_sidebar(page)
+    expect(sidebar(page)).to_contain_text("¼ · 20 GiB")
+
+
+def test_the_sidebar_says_what_is_held_and_what_is_free(lab: Server, page: Page) -> None:
+    open_one(lab, page)
+    panel = sidebar(page)
+    expect(panel.get_by_role("heading", name="one.ipynb")).to_be_visible()
+    expect(panel).to_contain_text("¼ · 20 GiB of A100-80GB (simulated)")
+    expect(panel).to_contain_text("PyTorch and JAX keep to the memory limit")
+    expect(panel).to_contain_text("These GPUs are simulated")
+    expect(panel.get_by_text("¾ of 1")).to_be_visible()
+    expect(panel.get_by_role("img", name=re.compile("Memory .*0 GiB of 20 GiB"))).to_be_visible()
+    expect(panel.get_by_role("img", name=re.compile("Use of the GPU"))).to_be_visible()
+
+
+def test_a_size_is_changed_from_the_toolbar_after_saying_what_is_lost(
+    lab: Server, page: Page
+) -> None:
+    open_one(lab, page)
+    run_cell(page, 0)
+    toolbar(page).click()
+    page.get_by_role("menuitem", name="½ · Half").click()
+    expect(dialog(page)).to_contain_text("The kernel restarts, and all its variables are lost.")
+    accept(page)
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    row = until(lambda: granted(lab, "one.ipynb")["size"] == "1/2", "the kernel has half")
+    assert row
+    expect(sidebar(page)).to_contain_text("½ · 40 GiB of A100-80GB")
+
+
+def test_a_change_that_is_not_agreed_to_changes_nothing(lab: Server, page: Page) -> None:
+    open_one(lab, page)
+    before = granted(lab, "one.ipynb")
+    execute(page, "gpu-share:change-size")
+    dialog(page).get_by_label("Share of a GPU").select_option("1/2")
+    dialog(page).get_by_role("button", name="Cancel").click()
+    expect(dialog(page)).to_have_count(0)
+    assert granted(lab, "one.ipynb")["share"] == before["share"]
+
+
+def test_a_change_that_does_not_fit_says_why(lab: Server, page: Page, heard: Heard) -> None:
+    heard.allow("409")
+    open_one(lab, page)
+    lab.start_kernel("3/4")
+    execute(page, "gpu-share:change-size", size="1")
+    accept(page)
+    expect(page.locator(".Toastify")).to_contain_text("The size cannot become 1 now")
+    assert granted(lab, "one.ipynb")["size"] == "1/4"
+
+
+def test_a_share_goes_back_and_comes_back(lab: Server, page: Page) -> None:
+    open_one(lab, page)
+    until(lambda: (allocation(lab, "one.ipynb") or {})["state"] == "active", "it is active")
+    panel = sidebar(page)
+    panel.get_by_role("button", name="Give back").click()
+    expect(dialog(page)).to_contain_text("All variables of the kernel will be lost.")
+    accept(page)
+    expect(panel).to_contain_text("given back")
+    expect(panel).to_contain_text("Running a cell takes a share again.")
+    expect(toolbar(page)).to_contain_text("given back")
+    expect(panel.get_by_text("1 of 1")).to_be_visible()
+    assert (allocation(lab, "one.ipynb") or {})["share"] is None
+    panel.get_by_role("button", name="Wake").click()
+    expect(toolbar(page)).to_contain_text("GPU ¼ · 20 GiB")
+    granted(lab, "one.ipynb")
+
+
+def test_a_share_is_kept_for_a_time(lab: Server, page: Page) -> None:
+    open_one(lab, page)
+    panel = sidebar(page)
+    panel.get_by_role("button", name="Keep").click()
+    page.get_by_role("menuitem", name="Keep for 1 Hour").click()
+    expect(panel).to_contain_text("Kept until")
+    until_ = datetime.fromisoformat((allocation(lab, "one.ipynb") or {})["keep_until"])
+    left = until_ - datetime.now(timezone.utc)
+    assert timedelta(minutes=58) < left <= timedelta(minutes=60)
+    execute(page, "gpu-share:stop-keeping")
+    expect(panel).not_to_contain_text("Kept until")
+    assert (allocation(lab, "one.ipynb") or {})["keep_until"] is None
+
+
+def test_two_tabs_of_one_notebook_agree(lab: Server, page: Page) -> None:
+    open_one(lab, page)
+    other = page.context.new_page()
+    open_lab(other, lab, "one.ipynb")
+    expect(toolbar(other)).to_contain_text("GPU ¼ · 20 GiB")
+    choose(page, "1/2")
+    for tab in (page, other):
+        expect(toolbar(tab)).to_contain_text("GPU ½ · 40 GiB")
+    execute(other, "gpu-share:keep", minutes=30)
+    expect(sidebar(page)).to_contain_text("Kept until")
+
+
+def test_the_running_panel_lists_shares(lab: Server, page: Page) -> None:
+    open_one(lab, page)
+    execute(page, "running:show-panel")
+    panel = page.locator("#jp-running-sessions")
+    expect(panel).to_contain_text("GPU shares")
+    item = panel.locator(".jp-RunningSessions-item", has_text="GPU ¼ · 20 GiB")
+    expect(item).to_contain_text("one.ipynb")
+
+
+def test_the_status_bar_shows_the_share_and_opens_the_sidebar(lab: Server, page: Page) -> None:
+    open_one(lab, page)
+    execute(page, "application:toggle-right-area")
+    expect(sidebar(page)).to_be_hidden()
+    item = page.locator(".jp-GpuShare-status button")
+    expect(item).to_contain_text("GPU ¼ · 20 GiB")
+    width = item.bounding_box()
+    item.click()
+    expect(sidebar(page)).to_be_visible()
+    execute(page, "launcher:create")
+    expect(item).to_contain_text("No GPU share")
+    after = item.bounding_box()
+    assert width is not None
+    assert after is not None
+    assert width["width"] == after["width"]
+
+
+def test_everything_is_a_command_in_palette_and_menu(lab: Server, page: Page) -> None:
+    open_one(lab, page)
+    execute(page, "apputils:activate-command-palette")
+    palette = page.locator(".jp-ModalCommandPalette, #command-palette").last
+    palette.get_by_role("searchbox").or_(palette.locator("input")).first.fill("GPU")
+    for label in ("Change GPU Share…", "Give Back GPU Share", "Show GPU Shares", "Keep for 1 Hour"):
+        expect(palette.locator(".lm-CommandPalette-item", has_text=label).first).to_be_visible()
+    page.keyboard.press("Escape")
+    described = page.evaluate(
+        """async () => {
+          const ids = window.jupyterapp.commands.listCommands();
+          const ours = ids.filter(id => id.startsWith('gpu-share:'));
+          const found = {};
+          for (const id of ours) {
+            const {args} = await window.jupyterapp.commands.describedBy(id);
+            found[id] = args;
+          }
+          return found;
+        }"""
+    )
+    assert len(described) == 7
+    for command, args in described.items():
+        assert args["type"] == "object", command
+        assert all(one["description"] for one in args["properties"].values()), command
+    page.get_by_role("menuitem", name="Kernel").click()
+    expect(page.get_by_role("menuitem", name="Give Back GPU Share")).to_be_visible()
+
+
+def test_notebook_7_shows_and_changes_the_share(notebook7: Server, page: Page) -> None:
+    write_notebook(notebook7, "one.ipynb", "1")
+    open_notebook7(page, notebook7, "one.ipynb")
+    wait_for_kernel(page)
+    expect(page.locator(".jp-GpuShare-toolbar button")).to_contain_text("GPU ¼ · 20 GiB")
+    execute(page, "notebook:change-kernel")
+    dialog(page).locator("select").first.select_option(label="Python 3 (ipykernel)")
+    dialog(page).get_by_label("Share of a GPU").select_option("1/2")
+    accept(page)
+    expect(page.locator(".jp-GpuShare-toolbar button")).to_contain_text("GPU ½ · 40 GiB")
+    execute(page, "gpu-share:show")
+    expect(sidebar(page)).to_contain_text("½ · 40 GiB of A100-80GB")
+
+
+def test_it_works_in_800_pixels_and_by_keyboard(lab: Server, page: Page) -> None:
+    page.set_viewport_size({"width": 800, "height": 600})
+    open_one(lab, page)
+    panel = sidebar(page)
+    box = panel.bounding_box()
+    assert box is not None
+    assert box["x"] > 0 and box["x"] + box["width"] <= 800
+    for button in panel.get_by_role("button").all():
+        own = button.bounding_box()
+        assert own is not None
+        assert own["x"] >= box["x"] and own["x"] + own["width"] <= box["x"] + box["width"]
+    panel.get_by_role("button", name="Change size").focus()
+    order = []
+    for _ in range(3):
+        order.append(in_time(page, "Promise.resolve(document.activeElement.textContent)"))
+        page.keyboard.press("Tab")
+    assert [text.strip(" ▾") for text in order] == ["Change size", "Keep", "Give back"]
+    panel.get_by_role("button", name="Give back").focus()
+    page.keyboard.press("Enter")
+    expect(dialog(page)).to_contain_text("Give back the share of one.ipynb?")
+    page.keyboard.press("Escape")
+    expect(dialog(page)).to_have_count(0)

@@ -1,0 +1,205 @@
+"""Every way to start a kernel carries the size that was chosen for it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from labs import write_notebook
+from pages import Heard, in_time, open_lab, restored, wait_for_kernel
+from parts import (
+    accept,
+    allocation,
+    choose,
+    dialog,
+    execute,
+    granted,
+    new_notebook,
+    open_sidebar,
+    pick,
+    toolbar,
+)
+from playwright.sync_api import Page, expect
+from servers import Server
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def simulate() -> str:
+    return "2xA100-80GB"
+
+
+def test_a_launcher_card_starts_with_the_default_and_without_a_question(
+    lab: Server, page: Page
+) -> None:
+    open_lab(page, lab)
+    page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
+    expect(toolbar(page)).to_contain_text("GPU ¼ · 20 GiB")
+    row = granted(lab, "Untitled.ipynb")
+    assert (row["size"], row["share"]["memory_bytes"]) == ("1/4", 20 * GIB)
+    expect(dialog(page)).to_have_count(0)
+
+
+def test_the_dialog_starts_with_the_size_that_is_picked(lab: Server, page: Page) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    first = granted(lab, "one.ipynb")
+    choose(page, "1/2")
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    row = granted(lab, "one.ipynb")
+    assert (row["size"], row["share"]["memory_bytes"]) == ("1/2", 40 * GIB)
+    # The kernel before has ended, and its share is free again.
+    kernels = [kernel["id"] for kernel in lab.ok("api/kernels")]
+    assert kernels == [row["kernel_id"]] != [first["kernel_id"]]
+    # The session knows its new kernel, and the server whose kernel it is.
+    (session,) = lab.ok("api/sessions")
+    assert session["kernel"]["id"] == row["kernel_id"]
+
+
+def test_another_size_can_be_written(lab: Server, page: Page) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    choose(page, "30GiB")
+    expect(toolbar(page)).to_contain_text("GPU 30 GiB · 30 GiB")
+    assert granted(lab, "one.ipynb")["size"] == "30GiB"
+
+
+def test_a_console_starts_with_the_size_that_is_picked(lab: Server, page: Page) -> None:
+    open_lab(page, lab)
+    in_time(page, "window.jupyterapp.commands.execute('console:create', {}).then(() => true)")
+    execute(page, "console:change-kernel")
+    pick(page, "1/2")
+    row = granted(lab, "Console 1")
+    assert row["share"]["memory_bytes"] == 40 * GIB
+    expect(open_sidebar(page)).to_contain_text("½ · 40 GiB of A100-80GB")
+
+
+def test_a_notebook_starts_again_with_its_last_choice_even_under_another_name(
+    lab: Server, page: Page
+) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    choose(page, "1/2")
+    granted(lab, "one.ipynb")
+    in_time(
+        page,
+        "window.jupyterapp.shell.currentWidget.context.rename('two.ipynb').then(() => true)",
+    )
+    page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.path === 'two.ipynb'"
+    )
+    in_time(page, "window.jupyterapp.shell.currentWidget.sessionContext.shutdown().then(() => 1)")
+    open_lab(page, lab, "two.ipynb")
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    assert granted(lab, "two.ipynb")["size"] == "1/2"
+
+
+def test_a_size_that_is_not_allowed_says_why_and_is_forgotten(
+    lab: Server, page: Page, heard: Heard
+) -> None:
+    heard.allow(r"400")
+    heard.allow(r"the largest size here is 1")
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    choose(page, "3/2")
+    expect(dialog(page)).to_contain_text("3/2 is more than one GPU; the largest size here is 1")
+    accept(page)
+    # The notebook can be used on: the next start is the default again.
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    assert granted(lab, "one.ipynb")["size"] == "1/4"
+
+
+def test_a_size_that_cannot_be_had_now_says_so_and_why(lab: Server, page: Page) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    # Half of one GPU, then three quarters of the other.
+    for size in ("1/2", "3/4"):
+        lab.start_kernel(size)
+    execute(page, "notebook:change-kernel")
+    dialog(page).locator("select").first.select_option(label="Python 3 (ipykernel)")
+    field = dialog(page).get_by_label("Share of a GPU")
+    field.select_option("1")
+    expect(field.locator("option:checked")).to_contain_text("(not now)")
+    expect(dialog(page)).to_contain_text("Not now: It needs")
+    page.keyboard.press("Escape")
+
+
+def test_a_running_kernel_is_joined_with_the_share_that_it_has(lab: Server, page: Page) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    running = lab.start_kernel("1/2")
+    in_time(page, "window.jupyterapp.serviceManager.kernels.refreshRunning().then(() => 1)")
+    execute(page, "notebook:change-kernel")
+    kernels = dialog(page).locator("select").first
+    kernels.select_option(value=json.dumps({"id": running}, separators=(",", ":")))
+    expect(dialog(page).get_by_label("Share of a GPU")).to_be_disabled()
+    expect(dialog(page)).to_contain_text("A kernel that runs keeps its size")
+    accept(page)
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+
+
+def test_the_launcher_has_sizes_only_where_the_administrator_wants_them(
+    lab: Server, page: Page
+) -> None:
+    open_lab(page, lab)
+    cards = page.locator(".jp-LauncherCard[data-category='GPU']")
+    expect(page.locator(".jp-LauncherCard[data-category='Notebook']").first).to_be_visible()
+    expect(cards).to_have_count(0)
+    in_time(
+        page,
+        "window.jupyterapp.serviceManager.settings"
+        ".save('jupyter-gpu-share:launcher', '{\"show\": true}').then(() => true)",
+    )
+    open_lab(page, lab)
+    expect(cards).to_have_count(4)
+    cards.filter(has_text="½").click()
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    assert granted(lab, "Untitled.ipynb")["size"] == "1/2"
+
+
+def test_without_a_choice_nothing_is_asked_of_the_server(lab: Server, page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+    open_lab(page, lab)
+    path = new_notebook(page)
+    wait_for_kernel(page)
+    assert allocation(lab, path) is not None
+    assert not [one for one in asked if "gpu-share/requests" in one]
+
+
+def test_a_start_that_fails_shows_its_cause(lab: Server, page: Page, heard: Heard) -> None:
+    heard.allow("500")
+    heard.allow("MIG")
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    choose(page, "mig-1g.10gb")
+    expect(dialog(page)).to_contain_text("MIG")
+    accept(page)
+    row = allocation(lab, "one.ipynb")
+    assert row is None or row["size"] != "mig-1g.10gb" or row["state"] == "failed"
+
+
+def test_a_reload_while_a_kernel_starts_shows_its_share_and_any_that_was_left(
+    lab: Server, page: Page
+) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    with page.expect_request(lambda one: one.method == "POST" and "/api/sessions" in one.url):
+        page.goto(f"{lab.url}lab/workspaces/start/tree/one.ipynb")
+    page.reload()
+    restored(page)
+    expect(toolbar(page)).to_contain_text("GPU ¼ · 20 GiB")
+    wait_for_kernel(page)
+    # Lab itself may start a second kernel when it is reloaded before it knows of the first; then
+    # the first is not hidden from whoever pays for it.
+    held = len(lab.ok("gpu-share/allocations"))
+    panel = open_sidebar(page)
+    expect(panel.get_by_role("listitem")).to_have_count(held - 1)

@@ -1,0 +1,75 @@
+"""What an open page asks of the server, and what not."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+from labs import write_notebook
+from pages import open_lab, wait_for_kernel
+from parts import open_sidebar, until
+from playwright.sync_api import Page, Request
+from servers import Server
+
+
+def ask_times(page: Page) -> list[float]:
+    """The moments of our own requests from now on; the scripts of the page are none."""
+    times: list[float] = []
+
+    def note(request: Request) -> None:
+        if "/gpu-share/" in request.url:
+            times.append(time.monotonic())
+
+    page.on("request", note)
+    return times
+
+
+def test_an_open_page_asks_once_in_five_seconds(lab: Server, page: Page) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    times = ask_times(page)
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    open_sidebar(page)
+
+    def several() -> bool:
+        page.wait_for_timeout(100)  # lets the page's events come
+        return len(times) >= 5
+
+    until(several, "five requests")
+    gaps = [after - before for before, after in pairwise(times)]
+    assert min(gaps) > 4.8, gaps
+
+
+def test_a_page_that_nobody_sees_asks_nothing_and_activity_is_not_counted(
+    lab: Server, page: Page
+) -> None:
+    open_lab(page, lab)
+    open_sidebar(page)
+    times = ask_times(page)
+
+    def one() -> bool:
+        page.wait_for_timeout(100)
+        return len(times) >= 1
+
+    until(one, "a request of the page that is seen")
+    # Chromium without a window hides no page by itself.
+    page.evaluate(
+        """() => {
+          Object.defineProperty(document, 'hidden', {value: true, configurable: true});
+          Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true});
+          document.dispatchEvent(new Event('visibilitychange'));
+        }"""
+    )
+    before = len(times)
+    page.wait_for_timeout(12_000)
+    assert len(times) == before
+
+
+def test_our_requests_do_not_count_as_use_of_the_server(lab: Server, page: Page) -> None:
+    before = lab.ok("api/status")["last_activity"]
+    first = lab.ok("api/status")["last_activity"]
+    # A status request itself is not counted either, as servers have it.
+    assert first >= before
+    for path in ("gpu-share/allocations", "gpu-share/status", "gpu-share/sizes"):
+        lab.ok(path)
+    assert lab.ok("api/status")["last_activity"] == first
