@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import launch, load, traffic
+from . import lab, lab_events, launch, load, traffic
 from .kubernetes import pods, room, scale
 from .rows import Row, draw
 
@@ -19,6 +19,8 @@ SUBJECTS = {
     "launch": launch.rows,
     "traffic": traffic.rows,
     "load": load.rows,
+    "lab": lab.rows,
+    "pixels": lab_events.rows,
     "pods": pods.rows,
     "room": room.rows,
     "scale": scale.rows,
