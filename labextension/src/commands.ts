@@ -72,16 +72,18 @@ export function addCommands(
     {
       label: args => {
         const offer = shares.sizes?.sizes.find(each => each.size === args['size']);
-        return offer === undefined ? trans.__('Change GPU Share…') : words.offer(offer);
+        if (offer === undefined) {
+          return trans.__('Change GPU Share…');
+        }
+        const held = row(args)?.size === offer.size;
+        return held ? trans.__('%1 (as now)', words.offer(offer)) : words.offer(offer);
       },
       caption: args => {
         const offer = shares.sizes?.sizes.find(each => each.size === args['size']);
         return offer === undefined
           ? trans.__('Pick another share of a GPU for this kernel')
           : words.about(offer);
-      },
-      isToggled: args => args['size'] !== undefined && row(args)?.size === args['size'],
-      isToggleable: false
+      }
     },
     { size: { type: 'string', description: 'Size, such as 1/4 or 10GiB; asked for if left out.' } }
   );
