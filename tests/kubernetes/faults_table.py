@@ -26,6 +26,9 @@ The instant is counted from the beginning of a start, so that a part of the faul
 is being made and another part a kernel that runs. *Empty after* is the time from the end of the
 kernels to an empty namespace.
 
+A kubelet that dies in the moment when it makes a container can take that start with it: the user is
+told that the node could not make the container, and the next start works.
+
 | fault | rounds | instants | what the user is told | empty after (median, longest) |
 |---|---|---|---|---|
 """
