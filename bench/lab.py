@@ -16,10 +16,12 @@ from .rows import Row, plus
 sys.path += [str(Path(__file__).parents[1] / "tests" / part) for part in ("", "browser")]
 
 from chromium import running_chromium
-from labs import NAME, lab_server
+from labs import NAME, allocation_of, lab_server
 from pages import PATIENCE_MS, in_time, log_in, open_lab
 from playwright.sync_api import Browser, Page, Response
 from servers import Server
+
+__all__ = ["allocation_of", "rows", "running_lab"]
 
 ROUNDS = 20
 _BYTES = 150_000

@@ -12,7 +12,7 @@ from statistics import quantiles
 from typing import Any
 from uuid import uuid4
 
-from .lab import running_lab
+from .lab import allocation_of, running_lab
 from .rows import Row
 
 KERNELS, CHANGES = 50, 500
@@ -58,7 +58,10 @@ def rows() -> list[Row]:
 
             def tell(number: int) -> None:
                 word = f"change {number}"
-                row = _row(kernels[number % KERNELS], chance.choice(_STATES), word)
+                state = chance.choice(_STATES)
+                queue = {"position": 1, "of": 1} if state == "queued" else None
+                kernel = kernels[number % KERNELS]
+                row = allocation_of(kernel, state=state, reason=word, queue=queue)
                 rows[row["kernel_id"]] = row
                 sent[word] = time.time()
                 server.ok("api/events", "POST", {"schema_id": _EVENT, "version": "1", "data": row})
@@ -80,26 +83,3 @@ def rows() -> list[Row]:
     found = quantiles(delays, n=20)[-1]
     what = f"from event to pixel, {KERNELS} kernels, {RATE} changes a second"
     return [Row(what, "ms", found, None, _GOAL, "95th percentile at most 300 ms")]
-
-
-def _row(kernel_id: str, state: str, reason: str) -> dict[str, Any]:
-    return {
-        "kernel_id": kernel_id,
-        "kernel_name": "python3",
-        "path": f"{kernel_id[:8]}.ipynb",
-        "user": None,
-        "size": "1/4",
-        "state": state,
-        "reason": reason,
-        "share": None,
-        "used_bytes": None,
-        "utilization": None,
-        "idle_since": None,
-        "keep_until": None,
-        "next": None,
-        "queue": {"position": 1, "of": 1} if state == "queued" else None,
-        "engine": "local",
-        "backend": None,
-        "style": None,
-        "kept": {"how": "none", "lost": []},
-    }

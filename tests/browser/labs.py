@@ -94,3 +94,28 @@ def empty(server: Server) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def allocation_of(kernel_id: str, **changes: Any) -> dict[str, Any]:
+    """An allocation as the server tells it, of a kernel that need not run."""
+    return {
+        "kernel_id": kernel_id,
+        "kernel_name": "python3",
+        "path": f"kernel-{kernel_id[-4:]}.ipynb",
+        "user": None,
+        "size": "1/4",
+        "state": "active",
+        "reason": "",
+        "share": None,
+        "used_bytes": None,
+        "utilization": None,
+        "idle_since": None,
+        "keep_until": None,
+        "next": None,
+        "queue": None,
+        "engine": "local",
+        "backend": None,
+        "style": None,
+        "kept": {"how": "none", "lost": []},
+        **changes,
+    }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from labs import write_notebook
+from labs import allocation_of, write_notebook
 from pages import Heard, assert_accessible, log_in, open_lab, wait_for_kernel
 from parts import choose, dialog, execute, granted, open_sidebar, sidebar, toolbar
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -77,28 +77,9 @@ def test_without_a_kernel_and_without_a_gpu_that_is_said(lab: Server, page: Page
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
-    """An allocation as the server tells it."""
-    return {
-        "kernel_id": f"00000000-0000-4000-8000-{number:012d}",
-        "kernel_name": "python3",
-        "path": f"kernel-{number}.ipynb",
-        "user": None,
-        "size": "1/4",
-        "state": "active",
-        "reason": "",
-        "share": None,
-        "used_bytes": None,
-        "utilization": None,
-        "idle_since": None,
-        "keep_until": None,
-        "next": None,
-        "queue": None,
-        "engine": "local",
-        "backend": None,
-        "style": None,
-        "kept": {"how": "none", "lost": ["all variables"]},
-        **changes,
-    }
+    """An allocation that loses its variables when it is given back."""
+    lost = {"how": "none", "lost": ["all variables"]}
+    return allocation_of(f"00000000-0000-4000-8000-{number:012d}", kept=lost, **changes)
 
 
 EVERY_STATE = [
