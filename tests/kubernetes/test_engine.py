@@ -13,6 +13,7 @@ from cluster.fixtures import CLUSTER_MARKS
 from notebooks import LONG, Notebook
 from waiting import eventually
 
+from jupyter_gpu_share.engines.kubernetes import _overlooked
 from jupyter_gpu_share.errors import GpuShareError
 from jupyter_gpu_share.runtime import Runtime
 
@@ -171,6 +172,55 @@ async def test_five_kernels_fill_two_gpus_and_the_sixth_waits_for_room(
     assert sixth.allocation.share is not None
     total = sum(gpu.memory_bytes - gpu.free_bytes for gpu in await Runtime.instance().capacity())
     assert total <= 160 * GIB
+
+
+@pytest.mark.parametrize("style", ["pod", "lease"])
+async def test_the_scheduler_is_asked_again_where_there_is_room_that_it_overlooks(
+    style: str,
+    notebook: Make,
+    cluster: Any,
+    namespace: str,
+    objects: Objects,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    admin_access(cluster, namespace)
+    full = [notebook("80GiB", style=style) for _ in range(2)]
+    for one in full:
+        await one.start()
+    waiting = notebook("40GiB", style=style)
+    waiting.config.GpuShareProvisioner.queue_patience = 0.5
+    await waiting.start()
+    await waiting.state("queued")
+    runtime = Runtime.instance()
+    engine: Any = await runtime.call(runtime.engine("kubernetes"))
+    kernel = engine._kernels[waiting.kernel_id]
+
+    def uids() -> set[str]:
+        return {
+            claim["metadata"]["uid"]
+            for claim in objects("claims")
+            if not claim.get("status", {}).get("allocation")
+        }
+
+    before = uids()
+    assert len(before) == 1
+    assert not await runtime.call(kernel._ask_again()), "both GPUs are full"
+    assert uids() == before
+
+    # That the scheduler overlooks room cannot be brought about; here there only seems to be some.
+    async def room(*_: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(_overlooked, "_has_room", room)
+    assert await runtime.call(kernel._ask_again())
+    after = uids()
+    assert len(after) == 1
+    assert after.isdisjoint(before)
+    held = engine._kernels[full[0].kernel_id]
+    assert not await runtime.call(held._ask_again()), "it has its share"
+    cell = asyncio.ensure_future(waiting.run("print('here at last')"))
+    await full[0].close()
+    assert await cell == "here at last"
 
 
 async def test_a_leased_share_goes_and_comes_back_under_a_living_kernel(

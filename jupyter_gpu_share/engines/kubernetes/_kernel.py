@@ -27,6 +27,7 @@ from ._environment import kernel_environment, share_environment
 from ._lease import Lease
 from ._link import AgentLink, AgentState, Owned
 from ._names import PREFIX, annotation, object_name
+from ._overlooked import ask_again
 from ._pods import (
     AGENT_PORT,
     PORTS,
@@ -48,6 +49,8 @@ _log = logging.getLogger(__name__)
 _END_PATIENCE = 5.0
 #: Seconds that the cluster has to tell why a pod was ended.
 _CAUSE_PATIENCE = 30.0
+#: Seconds in the queue after which the scheduler is asked again, where there seems to be room.
+_LOOK_AGAIN = 10.0
 #: By the agent's word, the image has not the kernel's command; the code that shells give.
 _NO_COMMAND = 127
 
@@ -417,6 +420,8 @@ class PodKernel:
         ------
         KernelStartError: the pod has ended, or will not come up.
         """
+        clock, pause = asyncio.get_running_loop().time, _LOOK_AGAIN
+        overdue = clock() + pause
         while True:
             self._changed.clear()
             if self._ended.done():
@@ -427,7 +432,20 @@ class PodKernel:
             found = look()
             if found is not None:
                 return found
-            await self._changed.wait()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), max(0.0, overdue - clock()))
+            if clock() >= overdue:
+                if await self._ask_again():
+                    pause *= 2
+                overdue = clock() + pause
+
+    async def _ask_again(self) -> bool:
+        """Have the scheduler look again at what it may have overlooked. True where it was asked."""
+        size = self.request.size
+        asked = await ask_again(self.cluster, self.name, self._claims.values(), size)
+        if self.lease is not None:
+            asked |= await ask_again(self.cluster, self.lease.name, self.lease.claim_names, size)
+        return asked
 
     # -- the kernel in the pod ---------------------------------------------------------------
 

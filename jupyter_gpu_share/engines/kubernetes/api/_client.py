@@ -217,6 +217,7 @@ class KubeApi:
         *,
         grace: int | None = None,
         uid: str | None = None,
+        version: str | None = None,
     ) -> None:
         """Delete an object; nothing where it is gone.
 
@@ -224,16 +225,19 @@ class KubeApi:
         ----------
         grace: seconds for a pod to end by itself.
         uid: delete only that very object, not a later one of the same name.
+        version: delete it only as it was when it had this resourceVersion.
 
         Raises
         ------
+        Conflict: it has changed since.
         KubernetesError
         """
         body: Object = {"kind": "DeleteOptions", "apiVersion": "v1"}
         if grace is not None:
             body["gracePeriodSeconds"] = grace
-        if uid is not None:
-            body["preconditions"] = {"uid": uid}
+        wanted = {"uid": uid, "resourceVersion": version}
+        if preconditions := {key: value for key, value in wanted.items() if value is not None}:
+            body["preconditions"] = preconditions
         try:
             await self._call("DELETE", resource, namespace, name, body=body)
         except NotFound:
