@@ -19,6 +19,10 @@ _log = logging.getLogger(__name__)
 #: Messages that ask for the kernel itself: they are held, and wake it.
 WANTING = frozenset({"execute_request", "comm_open", "comm_msg", "comm_close"})
 
+#: Comms that a page opens by itself when it is loaded, to learn what there is: ipywidgets does.
+#: They are held like the others, and wake nobody.
+QUIET_TARGETS = frozenset({"jupyter.widget.control"})
+
 _EMPTY: dict[str, dict[str, Any]] = {
     "complete_request": {"matches": [], "cursor_start": 0, "cursor_end": 0, "metadata": {}},
     "inspect_request": {"found": False, "data": {}, "metadata": {}},
@@ -47,7 +51,13 @@ class HeldLimits:
 
 @dataclass
 class Held:
-    """A message that waits for the kernel. ``frames`` are what the kernel will get."""
+    """A message that waits for the kernel.
+
+    Attributes
+    ----------
+    frames: what the kernel will get.
+    quiet: of a comm that a page opens by itself.
+    """
 
     channel: str
     frames: list[bytes]
@@ -55,6 +65,7 @@ class Held:
     header: dict[str, Any]
     silent: bool = False
     restart: bool = False
+    quiet: bool = False
     display_id: str | None = None
     size: int = field(init=False)
 
@@ -67,7 +78,8 @@ class Held:
 
     @property
     def wants(self) -> bool:
-        return self.kind in WANTING
+        """True where somebody asks for the kernel itself."""
+        return self.kind in WANTING and not self.quiet
 
 
 class Stand:
@@ -84,6 +96,7 @@ class Stand:
         self.session.digest_history_size = 2000
         self.kernel_info: dict[str, Any] | None = None
         self._bad = 0
+        self._quiet_comms: set[str] = set()
 
     def read(self, channel: str, frames: list[bytes]) -> Held | None:
         """Understand a client's message; None for one that is not signed with the kernel's key."""
@@ -93,12 +106,22 @@ class Stand:
             header = message["header"]
             content = message["content"]
             silent, restart = bool(content.get("silent")), bool(content.get("restart"))
+            quiet = self._is_quiet(header["msg_type"], content)
         except Exception as error:  # whatever a stranger sends must not end the relay
             self._bad += 1
             if self._bad & (self._bad - 1) == 0:
                 _log.warning("Message %d on %s refused: %s", self._bad, channel, error)
             return None
-        return Held(channel, frames, idents, dict(header), silent, restart)
+        return Held(channel, frames, idents, dict(header), silent, restart, quiet)
+
+    def _is_quiet(self, kind: str, content: Mapping[str, Any]) -> bool:
+        comm = str(content.get("comm_id"))
+        if kind == "comm_open" and content.get("target_name") in QUIET_TARGETS:
+            self._quiet_comms.add(comm)
+        quiet = kind in ("comm_open", "comm_msg", "comm_close") and comm in self._quiet_comms
+        if kind == "comm_close":
+            self._quiet_comms.discard(comm)
+        return quiet
 
     # -- answers -----------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labs import write_notebook
 from pages import Heard, open_lab, restored, wait_for_kernel
-from parts import allocation, open_sidebar, toolbar, until
+from parts import allocation, granted, open_sidebar, toolbar, until
 from playwright.sync_api import Page, expect
 from servers import Server
 
@@ -42,6 +42,23 @@ def test_a_reload_while_waiting_shows_the_same_place(lab: Server, page: Page) ->
     assert len(lab.ok("gpu-share/allocations")) == 2
     lab.fetch(f"api/kernels/{holder}", "DELETE")
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+
+
+def test_a_reload_while_released_shows_it_released(lab: Server, page: Page) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb", workspace="released")
+    wait_for_kernel(page)
+    row = granted(lab, "one.ipynb")
+    place = f"gpu-share/allocations/{row['kernel_id']}"
+    until(
+        lambda: lab.fetch(f"{place}/release", "POST", {"lose_variables": True})[0] == 200,
+        "the share goes back",
+    )
+    expect(toolbar(page)).to_contain_text("given back")
+    page.reload()
+    restored(page)
+    expect(toolbar(page)).to_contain_text("given back")
+    assert (allocation(lab, "one.ipynb") or {})["state"] == "released"
 
 
 def test_waiting_is_given_up_from_the_notification(lab: Server, page: Page, heard: Heard) -> None:

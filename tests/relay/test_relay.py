@@ -185,6 +185,34 @@ async def test_held_cells_run_once_and_in_order(house: House, tmp_path: Path) ->
     assert relay.activity.cells_done == 20
 
 
+async def test_a_comm_that_pages_open_by_themselves_is_held_and_wakes_nobody(house: House) -> None:
+    notes = Notes()
+    relay = house.relay(events=notes)
+    relay.hold(HoldMode.WAITING)
+    client = house.client(relay)
+
+    def send(kind: str, **content: Any) -> None:
+        client.shell_channel.send(client.session.msg(kind, {"data": {}, **content}))
+
+    send("comm_open", comm_id="page", target_name="jupyter.widget.control")
+    send("comm_msg", comm_id="page")
+    assert reply(client, client.complete("a"))["matches"] == []  # both have arrived
+    assert "wanted" not in notes.told
+    assert relay.held == 0
+    send("comm_open", comm_id="widget", target_name="jupyter.widget")
+    send("comm_msg", comm_id="widget")
+    await eventually(lambda: relay.held == 2, "a widget asks for the kernel")
+    assert notes.told.count("wanted") == 2
+    house.kernel(relay)
+    # What was held was handed on: the kernel has no such targets, and closes both comms.
+    closed = []
+    while len(closed) < 2:
+        message = client.get_iopub_msg(timeout=PATIENCE)
+        if message["msg_type"] == "comm_close":
+            closed.append(message["content"]["comm_id"])
+    assert closed == ["page", "widget"]
+
+
 async def test_what_a_cell_waits_for_is_shown_and_taken_away(house: House) -> None:
     relay = house.relay()
     relay.hold(HoldMode.WAITING, "1st of 2")
