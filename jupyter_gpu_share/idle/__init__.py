@@ -1,7 +1,9 @@
-"""Idleness: when a share counts as unused."""
+"""Idleness: when a share counts as unused, and when it goes back."""
 
 from __future__ import annotations
 
+from ._history import History
 from ._policy import IdlePolicy
+from ._situation import Plan, Situation
 
-__all__ = ["IdlePolicy"]
+__all__ = ["History", "IdlePolicy", "Plan", "Situation"]

@@ -2,42 +2,309 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, tzinfo
+from itertools import pairwise
+from typing import Any, TypeVar
 
-from traitlets import Float
-from traitlets.config import LoggingConfigurable
+from traitlets import All, TraitError, observe, validate
+
+from ..errors import SizeError
+from ..size import Size
+from ._adaptive import Model, weight
+from ._history import History
+from ._keeping import KeepingSettings
+from ._learnt import LEARNT
+from ._settings import FIGURES, IdleSettings
+from ._situation import Plan, Situation
+from ._terms import Entry, Terms, read_entries
+from ._windows import zone
+from .words import spell
+
+__all__ = ["IdlePolicy"]
+
+_Key = TypeVar("_Key")
+_NEVER = math.inf
+_WEEK = timedelta(days=8)  # with a day to spare for the change of summer time
 
 
-class IdlePolicy(LoggingConfigurable):
-    """When a share counts as idle, and for how long a user may keep it."""
+@dataclass(frozen=True)
+class _Settled:
+    """The settings as they are used."""
 
-    idle_after = Float(
-        60.0,
-        min=0.0,
-        config=True,
-        help="""
-        Seconds without a running or waiting cell after which a share is shown as idle. Default 60.
+    terms: Terms
+    rules: tuple[Entry, ...]
+    windows: tuple[Entry, ...]
+    zone: tzinfo | None
+    usual: Size
 
-        ::
 
-            c.IdlePolicy.idle_after = 300
-        """,
-    )
-    keep_limit = Float(
-        24 * 3600.0,
-        min=0.0,
-        config=True,
-        help="""
-        Longest time, in seconds from now, for which a user may keep an unused share.
-        Default 86400 (a day).
+class IdlePolicy(IdleSettings, KeepingSettings):
+    """When an unused share goes back, and for how long a user may keep it.
 
-        ::
+    It is pure: what it answers depends on the settings and on what it is told, so that the same
+    rules run in a server and in a simulation.
+    """
 
-            c.IdlePolicy.keep_limit = 4 * 3600
-        """,
-    )
+    #: What the adaptive rule knows of notebooks in general; a benchmark puts another in.
+    model: Model = LEARNT
+    _known: _Settled | None = None
 
     @property
     def longest_keep(self) -> timedelta:
         """``keep_limit`` as a span of time."""
         return timedelta(seconds=self.keep_limit)
+
+    def group_of(self, *names: str) -> str:
+        """The administrator's group of the first of these names that has one; else empty.
+
+        Parameters
+        ----------
+        names: of the user, then of the groups that the user is in.
+        """
+        return next((self.groups[name] for name in names if name in self.groups), "")
+
+    def plan(self, situation: Situation, history: History) -> Plan:
+        """What happens to a share if it stays unused and nothing else changes.
+
+        Called when a burst has ended, and again when the situation has changed. It takes some
+        microseconds.
+        """
+        if situation.released_at is not None:
+            return self._plan_released(situation, situation.released_at)
+        if situation.size.is_none:
+            return Plan(None, None, None, "This kernel has no share of a GPU.")
+        pin = self._pin(situation)
+        begin = situation.idle_since + timedelta(seconds=self.idle_after)
+        found = self._first(situation, history, max(situation.now, begin, pin or begin))
+        if found is None:
+            return Plan(None, None, None, self._why_not(situation))
+        release, terms, waited = found
+        warn = cull = None
+        if terms.warn_before:
+            warn = max(begin, release - timedelta(seconds=terms.warn_before))
+        if terms.cull_after:
+            cull = release + timedelta(seconds=terms.cull_after)
+        why = self._why(terms, situation, history, waited)
+        if pin and release <= pin:
+            why = "It is kept as you asked, and goes back then if it is not used."
+        return Plan(warn, release, cull, why)
+
+    def order(self, candidates: Iterable[tuple[_Key, Situation]]) -> list[_Key]:
+        """Whose share goes back first now that somebody waits: the least recently used.
+
+        Those whose share does not go back for others, or not yet, are left out: used a moment ago,
+        kept, or with variables that would be lost.
+        """
+        ready: list[tuple[datetime, int, _Key]] = []
+        for key, situation in candidates:
+            terms = self._terms_at(situation, situation.now)
+            pin = self._pin(situation)
+            if (
+                situation.released_at is None
+                and not situation.size.is_none
+                and terms.rule != "never"
+                and terms.demand_after is not None
+                and (situation.kept or terms.lose_variables)
+                and (pin is None or pin <= situation.now)
+                and situation.now - situation.idle_since
+                >= timedelta(seconds=max(terms.demand_after, self.idle_after))
+            ):
+                ready.append((situation.idle_since, len(ready), key))
+        return [key for _, _, key in sorted(ready, key=lambda row: row[:2])]
+
+    # -- when ----------------------------------------------------------------------------------
+
+    def _first(
+        self, situation: Situation, history: History, start: datetime
+    ) -> tuple[datetime, Terms, float] | None:
+        """The first moment from ``start`` at which a share goes back, with what held then.
+
+        With it come the seconds that the terms made it wait.
+        """
+        base, windows = self._covering(situation)
+        if not windows:
+            waited = self._waited(base, situation, history)
+            if waited == _NEVER:
+                return None
+            return max(start, situation.idle_since + timedelta(seconds=waited)), base, waited
+        waits: dict[Terms, float] = {}
+
+        def due(terms: Terms) -> float:
+            if terms not in waits:
+                waits[terms] = self._waited(terms, situation, history)
+            return waits[terms]
+
+        # Weeks are alike: if terms let it go at all, then within one from when they first could.
+        starts = {start}
+        for terms in (base, *(entry.apply(base) for entry in windows)):
+            if due(terms) != _NEVER:
+                starts.add(max(start, situation.idle_since + timedelta(seconds=due(terms))))
+        for first in sorted(starts):
+            for begin, end, terms in self._segments(base, windows, first):
+                if (waited := due(terms)) == _NEVER:
+                    continue
+                moment = max(begin, situation.idle_since + timedelta(seconds=waited))
+                if moment < end:
+                    return moment, terms, waited
+        return None
+
+    def _waited(self, terms: Terms, situation: Situation, history: History) -> float:
+        """Seconds without use after which a share goes back under some terms."""
+        if terms.rule == "never" or not (situation.kept or terms.lose_variables):
+            return _NEVER
+        waited = _NEVER
+        if terms.rule == "fixed":
+            waited = terms.timeout
+        elif terms.rule == "adaptive":
+            share = weight(situation.size, self._settled.usual)
+            waited = self.model.release_after(history, share, self.model.price(terms.aim))
+        if situation.waiting and terms.demand_after is not None:
+            waited = min(waited, terms.demand_after)
+        return max(waited, self.idle_after)
+
+    def _segments(
+        self, base: Terms, windows: tuple[Entry, ...], first: datetime
+    ) -> list[tuple[datetime, datetime, Terms]]:
+        """Spans of a week from ``first`` in each of which the same terms hold."""
+        last = first + _WEEK
+        where = self._settled.zone
+        spans = [
+            (begin, end, entry)
+            for entry in windows
+            if entry.window
+            for begin, end in entry.window.spans(first, last, where)
+        ]
+        bounds = {moment for begin, end, _ in spans for moment in (begin, end)}
+        edges = [first, *sorted(moment for moment in bounds if first < moment < last), last]
+        found = []
+        for begin, end in pairwise(edges):
+            holds = {id(entry) for low, high, entry in spans if low <= begin < high}
+            entry = next((entry for entry in windows if id(entry) in holds), None)
+            found.append((begin, end, entry.apply(base) if entry else base))
+        return found
+
+    def _covering(self, situation: Situation) -> tuple[Terms, tuple[Entry, ...]]:
+        """What holds for a share without windows, and the windows that are about it."""
+        settled = self._settled
+        size, group = situation.size, situation.group
+        rule = next((entry for entry in settled.rules if entry.covers(size, group)), None)
+        windows = tuple(entry for entry in settled.windows if entry.covers(size, group))
+        return (rule.apply(settled.terms) if rule else settled.terms), windows
+
+    def _terms_at(self, situation: Situation, moment: datetime) -> Terms:
+        base, windows = self._covering(situation)
+        return self._segments(base, windows, moment)[0][2] if windows else base
+
+    def _pin(self, situation: Situation) -> datetime | None:
+        """Until when the share is kept, as far as the limit allows."""
+        if situation.keep_until is None:
+            return None
+        return min(situation.keep_until, situation.now + self.longest_keep)
+
+    def _plan_released(self, situation: Situation, released: datetime) -> Plan:
+        terms = self._terms_at(situation, released)
+        if not terms.cull_after:
+            return Plan(None, None, None, "Running a cell takes the share back.")
+        moments = [released + timedelta(seconds=terms.cull_after), situation.now]
+        if pin := self._pin(situation):
+            moments.append(pin)
+        why = f"The kernel ends {spell(terms.cull_after)} after its share went back."
+        return Plan(None, None, max(moments), why)
+
+    # -- why -----------------------------------------------------------------------------------
+
+    def _why(self, terms: Terms, situation: Situation, history: History, waited: float) -> str:
+        after = spell(waited)
+        if situation.waiting:
+            unhurried = replace(situation, waiting=False)
+            if waited < self._waited(terms, unhurried, history):
+                return f"Somebody waits for a share; this one goes back after {after} without use."
+        if terms.rule == "fixed":
+            return f"It goes back after {after} without use."
+        if not history.pauses:
+            return f"After {after} without use, a notebook seldom goes on soon."
+        usual = spell(history.usual(self.model.expected, 0.0))  # its own pauses, nobody else's
+        return f"This notebook usually pauses {usual}; after {after} it seldom goes on soon."
+
+    def _why_not(self, situation: Situation) -> str:
+        terms = self._terms_at(situation, situation.now)
+        if terms.rule == "never":
+            return "This share does not go back by itself."
+        if not (situation.kept or terms.lose_variables):
+            return "Its variables could not be kept, so the share stays."
+        if terms.rule == "demand" and terms.demand_after is not None:
+            return f"It goes back when somebody waits, after {spell(terms.demand_after)} unused."
+        return "This notebook usually goes on soon, so the share stays."
+
+    # -- settings ------------------------------------------------------------------------------
+
+    @property
+    def _settled(self) -> _Settled:
+        if self._known is None:
+            self._known = _Settled(
+                terms=Terms(
+                    rule=self.rule,
+                    timeout=self.timeout,
+                    aim=self.aim,
+                    demand_after=self.demand_after,
+                    warn_before=self.warn_before,
+                    cull_after=self.cull_after,
+                    lose_variables=self.lose_variables,
+                ),
+                rules=read_entries(self.rules, timed=False),
+                windows=read_entries(self.windows, timed=True),
+                zone=zone(self.time_zone),
+                usual=Size.parse(self.usual_size),
+            )
+        return self._known
+
+    @observe(All)
+    def _changed(self, change: dict[str, Any]) -> None:
+        self._known = None
+
+    @validate(*FIGURES)
+    def _validate_figure(self, proposal: dict[str, Any]) -> float | None:
+        value: float | None = proposal["value"]
+        if value is not None and not math.isfinite(value):
+            raise TraitError(f"IdlePolicy.{proposal['trait'].name} is a number, not {value}.")
+        return value
+
+    @validate("aim")
+    def _validate_aim(self, proposal: dict[str, Any]) -> float:
+        value: float = proposal["value"]
+        if not 0 < value < 1:
+            raise TraitError(f"IdlePolicy.aim is a number between 0 and 1, not {value}.")
+        return value
+
+    @validate("rules", "windows")
+    def _validate_entries(self, proposal: dict[str, Any]) -> list[dict[str, Any]]:
+        value: list[dict[str, Any]] = proposal["value"]
+        name: str = proposal["trait"].name
+        try:
+            read_entries(value, timed=name == "windows")
+        except ValueError as error:
+            raise TraitError(f"IdlePolicy.{name}: {error}.") from error
+        return value
+
+    @validate("time_zone")
+    def _validate_zone(self, proposal: dict[str, Any]) -> str:
+        value: str = proposal["value"]
+        try:
+            zone(value)
+        except ValueError as error:
+            raise TraitError(f"IdlePolicy.time_zone: {error}.") from error
+        return value
+
+    @validate("usual_size")
+    def _validate_size(self, proposal: dict[str, Any]) -> str:
+        value: str = proposal["value"]
+        try:
+            size = Size.parse(value)
+        except SizeError as error:
+            raise TraitError(f"IdlePolicy.usual_size: {error}.") from error
+        if size.is_none:
+            raise TraitError("IdlePolicy.usual_size is a size above 0.")
+        return value

@@ -1,0 +1,49 @@
+"""The administrator's rules about what a kernel keeps when its share is given back."""
+
+from __future__ import annotations
+
+from traitlets import Bool, Integer, Unicode
+from traitlets.config import LoggingConfigurable
+
+
+class KeepingSettings(LoggingConfigurable):
+    """How the state of a kernel is kept while its share is somebody else's."""
+
+    in_place = Bool(
+        True,
+        config=True,
+        help="""
+        Whether a kernel's process may live on without its share, what it had in the GPU's memory
+        being moved to the machine's. Otherwise its variables are saved and it ends. Default True.
+
+        ::
+
+            c.IdlePolicy.in_place = False
+        """,
+    )
+
+    snapshot_folder = Unicode(
+        "",
+        config=True,
+        help="""
+        Folder of the Jupyter server for the variables of kernels whose process had to end to give
+        its share back. Default: a folder in the user's Jupyter data folder.
+
+        ::
+
+            c.IdlePolicy.snapshot_folder = "/scratch/kept"
+        """,
+    )
+    snapshot_limit = Integer(
+        4 * 2**30,
+        min=0,
+        config=True,
+        help="""
+        Bytes that the saved variables of one kernel may take. A kernel with more keeps its share.
+        Default 4294967296 (4 GiB).
+
+        ::
+
+            c.IdlePolicy.snapshot_limit = 16 * 2**30
+        """,
+    )
