@@ -6,7 +6,7 @@ STAMP := $(VENV)/stamp
 MODULES := labextension/node_modules
 NPM := scripts/npm-env $(VENV)
 
-.PHONY: help demo lab extension test test-fast faults pictures lint bench clean
+.PHONY: help demo lab extension test test-fast test-gpu faults pictures lint bench clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,12 +36,16 @@ test: $(STAMP) extension $(MODULES) ## Run all tests, other projects' suites inc
 test-fast: $(STAMP) ## Run the tests that take less than a minute together
 	$(BIN)/python -m pytest -m "not slow and not suite"
 
+# GPU_PYTHON: a Python that has PyTorch and cuda-bindings, where that is not this project's own.
+test-gpu: $(STAMP) ## Try the process checkpoint on this machine's NVIDIA GPU, if it has one
+	JUPYTER_GPU_SHARE_GPU_PYTHON="$(GPU_PYTHON)" $(BIN)/python -m pytest -q tests/gpu
+
 faults: $(STAMP) ## Do each fault of a cluster 20 times, and write docs/faults.md
 	scripts/install-tools
 	mkdir -p build && rm -f build/faults.jsonl
 	JUPYTER_GPU_SHARE_FAULT_ROUNDS=20 JUPYTER_GPU_SHARE_FAULT_LOG=$(CURDIR)/build/faults.jsonl \
 		JUPYTER_GPU_SHARE_REQUIRE_CLUSTER=1 $(BIN)/python -m pytest -q \
-		-m fault tests/kubernetes
+		-m fault tests/kubernetes tests/release
 	$(BIN)/python tests/kubernetes/faults_table.py build/faults.jsonl docs/faults.md
 
 pictures: $(STAMP) extension ## Make the pictures of the docs anew, from the real page

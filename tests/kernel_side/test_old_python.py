@@ -40,7 +40,7 @@ NEWER_NAMES = {
     "waitstatus_to_exitcode",
 }
 #: What is imported beside the standard library: our own files, and what makes a kernel.
-OTHERS = {"gpu_share_kernel", "ipykernel", "zmq"}
+OTHERS = {"IPython", "gpu_share_kernel", "ipykernel", "zmq"}
 GENERIC = {"dict", "frozenset", "list", "set", "tuple", "type"}
 
 
@@ -107,7 +107,8 @@ def test_they_run_on_an_old_python(tmp_path: Path) -> None:
         pytest.skip("there is no Python 3.8 or 3.9 on this machine")
     code = (
         "import os, gpu_share_kernel.agent as agent\n"
-        "from gpu_share_kernel import caps, farewell, readings, simulated, zygote\n"
+        "from gpu_share_kernel import asked, background, caps, cuda, cuda_signs, farewell\n"
+        "from gpu_share_kernel import readings, simulated, snapshot, vacate, zygote\n"
         "assert zygote.survives_fork(dict(os.environ))\n"
         "assert zygote.module_of(['python', '-m', 'ipykernel_launcher', 'x']) == ['x']\n"
         "assert os.getpid() in readings.tree(os.getppid())\n"

@@ -199,6 +199,7 @@ def test_the_files_are_named_after_their_content_and_fit_into_a_config_map() -> 
         "immutable": True,
     }
     assert {"gpu_share_kernel..agent.py", "sitecustomize.py"} <= set(data)
+    assert "delivered..cloudpickle..cloudpickle.py" in data
     assert all(re.fullmatch(r"[-._a-zA-Z0-9]+", key) for key in data)
     assert sum(map(len, map(str.encode, data.values()))) < 2**20 / 2
     data["sitecustomize.py"] += "#"
@@ -209,15 +210,18 @@ def test_the_files_work_as_a_pod_has_them(tmp_path: Path) -> None:
     data = files_body()["data"]
     for item in body()["spec"]["volumes"][0]["configMap"]["items"]:
         path = tmp_path / item["path"]
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(data.pop(item["key"]))
     assert not data, "all of them are there"
+    # Without the packages of this environment: cloudpickle has to be the one that was delivered.
     code = (
         "import sys, gpu_share_kernel.agent as agent, sitecustomize\n"
-        "print(agent.__file__, sitecustomize.__file__)"
+        "from gpu_share_kernel import pickles\n"
+        "assert 'cloudpickle' not in sys.modules\n"
+        "print(agent.__file__, sitecustomize.__file__, pickles.cloudpickle().__file__)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-S", "-c", code],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -227,4 +231,5 @@ def test_the_files_work_as_a_pod_has_them(tmp_path: Path) -> None:
     assert done.stdout.split() == [
         str(tmp_path / "gpu_share_kernel" / "agent.py"),
         str(tmp_path / "sitecustomize.py"),
+        str(tmp_path / "delivered" / "cloudpickle" / "__init__.py"),
     ]

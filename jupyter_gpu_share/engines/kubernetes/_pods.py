@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from ...errors import EngineError
+from ...kernel_side import DELIVERED, cloudpickle
 from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
 from ..base import Connection
@@ -357,12 +357,18 @@ def files_body() -> Object:
 @cache
 def _files() -> dict[str, str]:
     """The files by key; a key of a ConfigMap cannot hold a slash."""
-    found: Sequence[Path] = sorted(KERNEL_SIDE.rglob("*.py"))
-    return {
-        path.relative_to(KERNEL_SIDE).as_posix().replace("/", ".."): path.read_text("utf-8")
-        for path in found
+    ours = {
+        path.relative_to(KERNEL_SIDE).as_posix(): path.read_text("utf-8")
+        for path in sorted(KERNEL_SIDE.rglob("*.py"))
         if path.name != "__init__.py" or path.parent != KERNEL_SIDE
     }
+    # For images that have none: what snapshots of variables are made with.
+    folder = cloudpickle()
+    theirs = {
+        f"{DELIVERED}/{path.relative_to(folder).as_posix()}": path.read_text("utf-8")
+        for path in sorted((folder / "cloudpickle").rglob("*.py"))
+    }
+    return {path.replace("/", ".."): text for path, text in (ours | theirs).items()}
 
 
 def _items() -> list[Object]:

@@ -11,6 +11,7 @@ from math import ceil
 from pathlib import Path
 
 from ...allocations import Isolation
+from ...kernel_side import CLOUDPICKLE, cloudpickle
 from .._caps import framework_caps
 from .._processes import CLAIM_VARIABLE
 from ._gpu import Gpu
@@ -70,13 +71,18 @@ def environment(
     memory_bytes, fraction: of each GPU in ``gpus``.
     base: the environment so far. What the user set in it is kept where it asks for less.
     """
+    added = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(kernel_side), base.get("PYTHONPATH")])),
+        CLOUDPICKLE: str(cloudpickle()),
+    }
     if not gpus:
         # Without a share no GPU is visible: using one by accident would be using somebody's.
-        return {"CUDA_VISIBLE_DEVICES": "", "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0"}, Isolation.NONE
+        added |= {"CUDA_VISIBLE_DEVICES": "", "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0"}
+        return added, Isolation.NONE
     uuids = ",".join(gpu.uuid for gpu in gpus)
     simulated = any(gpu.simulated for gpu in gpus)
     isolation = _isolation(gpus, memory_bytes, language, mps)
-    added = {
+    added |= {
         "JUPYTER_GPU_SHARE_UUID": uuids,
         "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(memory_bytes),
         "JUPYTER_GPU_SHARE_FRACTION": str(fraction),
@@ -84,7 +90,6 @@ def environment(
         CLAIM_VARIABLE: token,
         "CUDA_VISIBLE_DEVICES": "" if simulated else uuids,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(kernel_side), base.get("PYTHONPATH")])),
     }
     if simulated:
         added["JUPYTER_GPU_SHARE_SIMULATED_DIR"] = str(simulated_dir)

@@ -19,9 +19,9 @@ import os
 import re
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-__all__ = ["Memory", "OutOfMemoryError", "allocate", "memory", "work"]
+__all__ = ["Memory", "OutOfMemoryError", "allocate", "memory", "resume", "vacate", "work"]
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNITS.update({"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12})
@@ -31,6 +31,9 @@ _lock = threading.RLock()
 _used = {}  # type: dict[str, int]
 _pid = None
 _busy_until = 0.0
+#: Bytes by device that wait in the machine's memory while the share is given back, else None.
+_away = None
+_back = threading.Condition(_lock)
 
 
 class OutOfMemoryError(MemoryError):
@@ -64,6 +67,11 @@ class Memory:
         except Exception:  # the interpreter is ending, and the files with it
             return
 
+    def __reduce__(self):
+        """Taken anew, on the same GPU of the share, wherever this is loaded."""
+        number = _uuids().index(self._device) if self._device in _uuids() else 0
+        return _taken_anew, (number, self.nbytes, self._held)
+
     def __repr__(self):
         state = _text(self.nbytes) if self._held else "freed"
         return "<simulated GPU memory: %s>" % state
@@ -86,6 +94,8 @@ def allocate(amount, device=0, beyond_share=False):
     nbytes = _bytes(amount)
     uuid, granted, total = _share(device)
     with _lock:
+        while _away is not None:  # as a call to a driver that is stopped
+            _back.wait()
         mine = _own().get(uuid, 0)
         if mine + nbytes > granted and not beyond_share:
             raise OutOfMemoryError(
@@ -109,6 +119,60 @@ def memory(device=0):
         return _own().get(uuid, 0), granted
 
 
+def opened():
+    """Whether this process has ever taken memory of a simulated GPU."""
+    return bool(_own())
+
+
+def vacate():
+    """Move what this process holds off the simulated GPUs; the bytes that were moved.
+
+    What :func:`resume` undoes. Who wants memory meanwhile waits. Idempotent.
+    """
+    global _away
+    with _lock:
+        own = _own()
+        if _away is None:
+            _away = dict(own)
+            own.update(dict.fromkeys(own, 0))
+            _publish()
+        return sum(_away.values())
+
+
+def resume():
+    """Take again what :func:`vacate` has moved. Nothing where nothing was.
+
+    Raises
+    ------
+    OutOfMemoryError: the device has no room for it. Everything stays as it is.
+    """
+    global _away
+    with _lock:
+        if _away is None:
+            return
+        totals = os.environ["JUPYTER_GPU_SHARE_SIMULATED_BYTES"].split(",")
+        with ExitStack() as devices:
+            for uuid, nbytes in sorted(_away.items()):
+                total = int(totals[_uuids().index(uuid)])
+                if devices.enter_context(_device(uuid)) + nbytes > total:
+                    raise OutOfMemoryError(
+                        "The device has no room for the %s that were moved off it (simulated GPU)."
+                        % _text(nbytes)
+                    )
+            _own().update(_away)
+            _away = None
+            _publish()
+        _back.notify_all()
+
+
+def _taken_anew(number, nbytes, held):
+    if held:
+        return allocate(nbytes, number)
+    freed = Memory(_uuids()[number], nbytes)
+    freed._held = False
+    return freed
+
+
 def work(seconds):
     """Keep the simulated GPUs of the share busy, so that utilisation shows. Blocks meanwhile."""
     global _busy_until
@@ -127,7 +191,7 @@ def work(seconds):
 
 
 def _share(device):
-    uuids = [u for u in os.environ.get("JUPYTER_GPU_SHARE_UUID", "").split(",") if u]
+    uuids = _uuids()
     if not uuids or "JUPYTER_GPU_SHARE_SIMULATED_BYTES" not in os.environ:
         what = "a real GPU" if uuids else "no GPU"
         raise RuntimeError("This kernel has %s: there is no simulated memory to take." % what)
@@ -138,20 +202,24 @@ def _share(device):
     return uuids[device], granted, int(totals[device])
 
 
+def _uuids():
+    return [u for u in os.environ.get("JUPYTER_GPU_SHARE_UUID", "").split(",") if u]
+
+
 def _folder():
     return os.environ["JUPYTER_GPU_SHARE_SIMULATED_DIR"]
 
 
 def _own():
     """What this process holds. A forked child starts with nothing."""
-    global _used, _pid
+    global _used, _pid, _away
     if _pid != os.getpid():
-        _used, _pid = {}, os.getpid()
+        _used, _pid, _away = {}, os.getpid(), None
     return _used
 
 
 def _change(uuid, nbytes):
-    own = _own()
+    own = _own() if _away is None else _away
     own[uuid] = max(0, own.get(uuid, 0) + nbytes)
     _publish()
 

@@ -1,0 +1,652 @@
+"""Pickling many variables one by one as one whole: what they share stays shared.
+
+All variables go through one pickler, so that an object that two of them hold is written once. What
+belongs to the kernel and not to the user (the namespace itself, the shell, ``sys.stdout``) is put
+into the pickler's memory beforehand, and into the unpickler's of the next kernel: a reference to
+the old one becomes a reference to the new one.
+
+A variable that cannot be unpickled must not spoil what others share with it. Whatever is missing
+is replaced by a stand-in, everything is read to its end, and variables that hold a stand-in are
+given up afterwards.
+"""
+
+import copyreg
+import dataclasses
+import functools
+import gc
+import importlib
+import importlib.util
+import os
+import pickle
+import sys
+import types
+import typing
+import warnings
+from importlib.machinery import PathFinder
+
+from gpu_share_kernel import devices
+from gpu_share_kernel.kinds import Lost, article, called, kind_of
+
+__all__ = [
+    "CarefulLoader",
+    "Loader",
+    "NoCloudpickle",
+    "Trial",
+    "cloudpickle",
+    "damage",
+    "save_all",
+    "try_all",
+]
+
+_PROTOCOL = 5
+_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+#: Buffers of fewer bytes go with the pickles.
+_SMALL = 16 * 2**10
+#: Up to so many bytes of pickles the memory of the trial's pickler is rolled back exactly.
+_ROLLBACK = 2 * 2**20
+_SHORT = 200
+#: The class of marks that dataclasses compare by identity.
+_Sentinel = type(dataclasses._FIELD)  # type: ignore[attr-defined]
+_SENTINELS = ("_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR")
+_Cached = type(functools.lru_cache(1)(len))
+
+
+class NoCloudpickle(Exception):  # noqa: N818 - a finding, told to the user
+    """There is no cloudpickle; the text is a sentence."""
+
+
+def cloudpickle():
+    """The kernel's own cloudpickle, or the one that was delivered with these files.
+
+    Raises
+    ------
+    NoCloudpickle: neither is there.
+    """
+    try:
+        module = importlib.import_module("cloudpickle")
+    except Exception:
+        module = _delivered()
+    if module is None:
+        raise NoCloudpickle("cloudpickle is not installed in the kernel's environment.")
+    if not hasattr(module.CloudPickler, "reducer_override"):
+        raise NoCloudpickle("The cloudpickle of the kernel's environment is too old.")
+    return module
+
+
+def _delivered():
+    """Import it from a folder of which nothing else may be importable."""
+    for folder in (
+        os.environ.get("JUPYTER_GPU_SHARE_CLOUDPICKLE"),
+        os.path.join(_FOLDER, "delivered"),
+    ):
+        spec = PathFinder.find_spec("cloudpickle", [folder]) if folder else None
+        if spec is None or spec.loader is None:
+            continue
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["cloudpickle"] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules["cloudpickle"]
+            raise
+        return module
+    return None
+
+
+# -- what is the kernel's own ----------------------------------------------------------------------
+
+
+def _shell():
+    return sys.modules["IPython"].get_ipython()
+
+
+def _history():
+    return _shell().history_manager
+
+
+#: By name, for the file: its meaning must not depend on the order here.
+_ROOTS = {
+    "namespace": lambda: _shell().user_ns,
+    "globals": lambda: _shell().user_global_ns,
+    "shell": _shell,
+    "kernel": lambda: _shell().kernel,
+    "In": lambda: _history().input_hist_parsed,
+    "raw": lambda: _history().input_hist_raw,
+    "Out": lambda: _history().output_hist,
+    "folders": lambda: _history().dir_hist,
+    "stdout": lambda: sys.stdout,
+    "stderr": lambda: sys.stderr,
+    "stdin": lambda: sys.stdin,
+    "environ": lambda: os.environ,
+    "modules": lambda: sys.modules,
+    "path": lambda: sys.path,
+    "random": lambda: sys.modules["random"]._inst,
+    "numpy.random": lambda: sys.modules["numpy.random"].mtrand._rand,
+    "loop": lambda: sys.modules["asyncio"].get_running_loop(),
+}
+
+
+def root(name):
+    """What the name of a root stands for in this kernel; None where it is not there."""
+    try:
+        return _ROOTS[name]()
+    except Exception:
+        return None
+
+
+def _rooted(names):
+    """A pickle that puts roots into an unpickler's memory, one after the other, for good."""
+    parts = [b"\x80\x05"]
+    for name in names:
+        # GLOBAL, BINUNICODE, TUPLE1, REDUCE, MEMOIZE, POP
+        text = name.encode()
+        parts.append(b"c%s\nroot\n" % __name__.encode())
+        parts.append(b"X" + len(text).to_bytes(4, "little") + text + b"\x85R\x940")
+    return b"".join([*parts, b"N."])
+
+
+# -- saving ----------------------------------------------------------------------------------------
+
+
+class _Output:
+    """Where a pickler writes: pickles, and raw buffers beside them."""
+
+    def __init__(self, pickled, buffer, hands):
+        self.write = pickled
+        self._buffer = buffer
+        self._hands = hands
+
+    def take(self, buffer):
+        """Called by the pickler for what it need not copy; true has it copied after all."""
+        with buffer.raw() as view:
+            if len(view) < _SMALL:
+                return True
+            self._buffer(view)
+        if buffer is self._hands.copy:
+            self._hands.let_go()
+        return False
+
+
+def _saver(output, hands):
+    """A pickler for all variables."""
+    base = cloudpickle().CloudPickler
+    namespace = root("globals")
+
+    class Saver(base):  # type: ignore[misc, valid-type]
+        """cloudpickle's, with what a whole namespace needs."""
+
+        def __init__(self):
+            super().__init__(output, protocol=_PROTOCOL, buffer_callback=output.take)
+            self.last = None
+            self._ways = {}
+            self.roots = self._root()
+
+        def _root(self):
+            memo = {}  # type: dict[int, tuple[int, object]]
+            names = []
+            for name in _ROOTS:
+                value = root(name)
+                if value is not None and id(value) not in memo:
+                    memo[id(value)] = (len(memo), value)
+                    names.append(name)
+            self.memo = memo
+            # Functions of the notebook get the notebook's own globals, not a copy of some.
+            self.globals_ref[id(namespace)] = namespace
+            return names
+
+        def start(self):
+            """Write the roots, before anything else."""
+            output.write(_rooted(self.roots))
+
+        def forget(self):
+            """Begin anew, knowing the roots only."""
+            self.clear_memo()
+            self.globals_ref.clear()
+            self._root()
+
+        def reducer_override(self, obj):
+            # Called for every object but the simplest: there may be millions.
+            self.last = obj
+            cls = type(obj)
+            try:
+                way = self._ways[cls]
+            except KeyError:
+                way = self._ways[cls] = self._way(obj, cls)
+            if way is None:
+                return NotImplemented
+            reduced = way(obj)
+            return NotImplemented if reduced is None else reduced
+
+        def _way(self, obj, cls):
+            """The function that reduces objects of a class; None for the usual way."""
+            if kind_of(obj):
+                return _lose
+            if issubclass(cls, type):
+                return super().reducer_override
+            if cls is types.FunctionType:
+                return self._function
+            if cls in _WAYS:
+                return _WAYS[cls]
+            way = hands.way(cls)
+            if way is None and (
+                cls.__reduce_ex__ is not object.__reduce_ex__
+                or cls.__reduce__ is not object.__reduce__
+            ):
+                way = _own_way
+            return way
+
+        def _function(self, obj):
+            reduced = super().reducer_override(obj)
+            if obj.__globals__ is namespace and isinstance(reduced, tuple):
+                # What it uses of the namespace is there as the namespace's own variables.
+                state, slots = reduced[2]
+                return (*reduced[:2], (state, dict(slots, __globals__={})), *reduced[3:])
+            return reduced
+
+    return Saver()
+
+
+def _lose(obj):
+    raise Lost
+
+
+def _sentinel(obj):
+    # Older versions of cloudpickle would copy it.
+    return next(name for name in _SENTINELS if getattr(dataclasses, name) is obj)
+
+
+def _cached(obj):
+    """A function with ``lru_cache``, of a cell: begins with an empty cache."""
+    if not _of_a_cell(obj):
+        return None
+    typed = obj.cache_parameters()["typed"] if hasattr(obj, "cache_parameters") else False
+    return _make_cached, (obj.__wrapped__, obj.cache_info().maxsize, typed)
+
+
+def _make_cached(function, size, typed):
+    return functools.lru_cache(size, typed)(function)
+
+
+def _new_type(obj):
+    return (typing.NewType, (obj.__name__, obj.__supertype__)) if _of_a_cell(obj) else None
+
+
+_WAYS = {_Sentinel: _sentinel, _Cached: _cached}
+if isinstance(getattr(typing, "NewType", None), type):  # a function in older versions
+    _WAYS[typing.NewType] = _new_type
+
+
+def _own_way(obj):
+    """Of a class that says itself how it is pickled.
+
+    Raises
+    ------
+    Lost: as a name in this kernel, which does not bring it into another.
+    """
+    if type(obj) in copyreg.dispatch_table or not _of_a_cell(obj):
+        return None
+    reduced = obj.__reduce_ex__(_PROTOCOL)
+    if isinstance(reduced, str):
+        raise Lost
+    return reduced
+
+
+def _of_a_cell(obj):
+    try:
+        return obj.__module__ == "__main__"
+    except Exception:
+        return False
+
+
+class Trial:
+    """What came of pickling variables without keeping anything.
+
+    Attributes
+    ----------
+    good: the entries that can be saved, in the same order.
+    lost: (entry, what it is, why it cannot be saved), both in words.
+    size: bytes that they take.
+    exact: false where ``size`` may count some more than once.
+    views: for the arrays that share memory, see :class:`gpu_share_kernel.devices.Hands`.
+    """
+
+    def __init__(self):
+        self.good = []
+        self.lost = []
+        self.size = 0
+        self.exact = True
+        self.views = {}
+
+    def _pickled(self, data):
+        self.size += len(data)
+
+    def _counted(self, nbytes):
+        self.size += nbytes
+
+    def _buffer(self, view):
+        self.size += len(view)
+
+
+def try_all(entries):
+    """Try to pickle the ``value`` of each entry, copying nothing that is large."""
+    trial = Trial()
+    hands = devices.Hands(trial._counted)
+    pickler = _saver(_Output(trial._pickled, trial._buffer, hands), hands)
+    pickler.start()
+    with _quiet():
+        for entry in entries:
+            if kind_of(entry.value):
+                trial.lost.append((entry, *_reasons(entry, None, Lost())))
+                continue
+            mark, before = [None], trial.size
+            pickler.dump(mark)  # for its number in the pickler's memory
+            try:
+                pickler.dump(entry.value)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                what, why = _reasons(entry, pickler.last, error)
+                trial.lost.append((entry, what, why))
+                trial.size = before
+                if before <= _ROLLBACK:
+                    memo = pickler.memo.copy()
+                    kept = memo[id(mark)][0]
+                    pickler.memo = {key: row for key, row in memo.items() if row[0] <= kept}
+                else:
+                    # The numbers of a large memory take long to go through.
+                    pickler.forget()
+                    trial.exact = False
+            else:
+                trial.good.append(entry)
+            pickler.last = None
+    trial.views = hands.views()
+    if trial.views:
+        trial.size -= hands.counted_twice(trial.views)
+        trial.exact = False
+    return trial
+
+
+def save_all(trial, pickled, buffer):
+    """Pickle what was found good. What ``pickled`` and ``buffer`` raise comes through.
+
+    Returns
+    -------
+    tuple: as in ``trial.lost``, of an entry that could not be pickled this time; else None.
+    """
+    hands = devices.Hands(views=trial.views)
+    pickler = _saver(_Output(_passing(pickled), _passing(buffer), hands), hands)
+    pickler.start()
+    with _quiet():
+        for entry in trial.good:
+            try:
+                pickler.dump(entry.value)
+            except _Stop as stop:
+                raise stop.error from None
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                return (entry, *_reasons(entry, pickler.last, error))
+            pickler.last = None
+    return None
+
+
+class _Stop(BaseException):
+    """Carries an error of whoever takes the data through the pickler."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+
+def _passing(function):
+    """The function, whose errors are no variable's fault."""
+
+    def call(data):
+        try:
+            return function(data)
+        except Exception as error:
+            raise _Stop(error) from error
+
+    return call
+
+
+def _reasons(entry, culprit, error):
+    """What the variable is, and a sentence why it is not saved."""
+    value = entry.value
+    what = called(value)
+    if culprit is None or culprit is value:
+        if isinstance(error, Lost):
+            return what, "%s cannot be saved" % article(what)
+        return what, "%s cannot be saved: %s" % (article(what), _text(error))
+    inner = article(called(culprit))
+    holds = "%s `%s` holds %s" % (what, entry.name, inner)
+    if isinstance(error, Lost):
+        return what, "%s, which cannot be saved" % holds
+    return what, "%s, which cannot be saved: %s" % (holds, _text(error))
+
+
+def _text(error):
+    """An error in one line."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:
+        message = ""
+    if isinstance(error, RecursionError) or "deep recursion" in message:
+        return "it is nested too deeply"
+    name = type(error).__name__
+    text = message if name in ("PicklingError", "TypeError") and message else name
+    if text == name and message:
+        text = "%s: %s" % (name, message)
+    return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
+
+
+class _quiet:  # noqa: N801 - used as a statement
+    """Keeps warnings of what is pickled from the user: nobody asked for it."""
+
+    def __enter__(self):
+        # Python's own way would have all that was warned of once warned of again.
+        self._filters = warnings.filters
+        warnings.filters = [("ignore", None, Warning, None, 0)]
+
+    def __exit__(self, *exception):
+        warnings.filters = self._filters
+
+
+# -- loading ---------------------------------------------------------------------------------------
+
+
+class _Absent(type):
+    """The class of stand-ins: each is a class itself, for classes are what is missing most."""
+
+    why = ""
+
+
+def _take(self, *args, **kwargs):
+    return None
+
+
+def _absent(why):
+    """A stand-in that can be used as a class, called, filled and given a state."""
+    members = dict.fromkeys(
+        ("__init__", "__setstate__", "__setitem__", "append", "extend", "add", "update"), _take
+    )
+    members["__new__"] = lambda cls, *args, **kwargs: object.__new__(cls)
+    members["why"] = why
+    return _Absent("Absent", (), members)
+
+
+class _Tolerant:
+    """Finds what pickles name; what is not there becomes a stand-in."""
+
+    def find_class(self, module, name):
+        try:
+            found = super().find_class(module, name)  # type: ignore[misc]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return self.missing(error)
+        if name == "subimport" and module.partition(".")[0] == "cloudpickle":
+            return self._module
+        return found
+
+    def _module(self, name):
+        try:
+            __import__(name)
+            return sys.modules[name]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return self.missing(error)
+
+    def missing(self, error):
+        """A stand-in, which is noted."""
+        self.failed = True
+        return _absent(_text(error) if isinstance(error, TypeError) else _sentence(error))
+
+
+def _sentence(error):
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return "the module %s is not here" % error.name
+    return _text(error)
+
+
+class Loader(_Tolerant, pickle.Unpickler):
+    """Unpickles the variables one after the other, as fast as it goes.
+
+    Attributes
+    ----------
+    failed: whether anything was missing.
+    broken: objects that could not be completed, by id: the object, and why.
+    """
+
+    def __init__(self, reader):
+        super().__init__(reader, buffers=reader)
+        self.failed = False
+        self.broken = {}
+        self.load()  # the roots
+
+    def next(self):
+        """The next variable's value."""
+        return self.load()
+
+
+_Unpickler = getattr(pickle, "_Unpickler")  # noqa: B009 - its types say little of it
+
+
+class CarefulLoader(_Tolerant, _Unpickler):  # type: ignore[misc, valid-type]
+    """The same in Python, slowly: goes on where rebuilding an object fails."""
+
+    dispatch = dict(_Unpickler.dispatch)
+
+    def __init__(self, reader):
+        super().__init__(reader, buffers=reader)
+        self.failed = False
+        self.broken = {}
+        self.load()
+
+    def next(self):
+        """The next variable's value."""
+        return self.load()
+
+    def _break(self, value, error):
+        self.failed = True
+        self.broken[id(value)] = (value, _text(error))
+
+    def _reduce(self):
+        args = self.stack.pop()
+        function = self.stack[-1]
+        try:
+            self.stack[-1] = function(*args)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self.stack[-1] = self.missing(error)()
+            # The setter of a state works on an object that is there already.
+            if args and getattr(function, "__name__", "").endswith("setstate"):
+                self._break(args[0], error)
+
+    def _make(self, cls, args, kwargs):
+        try:
+            self.append(cls.__new__(cls, *args, **kwargs))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self.append(self.missing(error)())
+
+    def _new(self):
+        args, cls = self.stack.pop(), self.stack.pop()
+        self._make(cls, args, {})
+
+    def _new_with_names(self):
+        kwargs, args, cls = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        self._make(cls, args, kwargs)
+
+    def _freeze(self):
+        items = self.pop_mark()
+        self._make(frozenset, (items,), {})
+
+    dispatch[pickle.REDUCE[0]] = _reduce
+    dispatch[pickle.NEWOBJ[0]] = _new
+    dispatch[pickle.NEWOBJ_EX[0]] = _new_with_names
+    dispatch[pickle.FROZENSET[0]] = _freeze
+
+
+def _going_on(method, which):
+    """The method of an opcode that fills an object; ``which`` finds the object beforehand."""
+
+    def run(self):
+        filled = which(self)
+        try:
+            method(self)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # what it has taken from the stack was to be taken
+            self._break(filled, error)
+
+    return run
+
+
+for _opcode, _which in (
+    (pickle.BUILD, lambda self: self.stack[-2]),
+    (pickle.APPENDS, lambda self: self.metastack[-1][-1]),
+    (pickle.SETITEMS, lambda self: self.metastack[-1][-1]),
+    (pickle.ADDITEMS, lambda self: self.metastack[-1][-1]),
+    (pickle.APPEND, lambda self: self.stack[-2]),
+    (pickle.SETITEM, lambda self: self.stack[-3]),
+):
+    CarefulLoader.dispatch[_opcode[0]] = _going_on(_Unpickler.dispatch[_opcode[0]], _which)
+
+
+def damage(values, loader):
+    """Why each of the values is not whole, or None: in the same order."""
+    if not loader.failed:
+        return [None] * len(values)
+    # Nothing of a snapshot is reached through modules and the kernel itself.
+    stop = {
+        id(vars(module)) for module in list(sys.modules.values()) if hasattr(module, "__dict__")
+    }
+    stop |= {id(root(name)) for name in _ROOTS}
+    stop |= {id(loader), id(loader.broken)}
+    return [_damage(value, loader.broken, stop) for value in values]
+
+
+def _damage(value, broken, whole):
+    """Look for a stand-in in all that a value holds. What holds none is added to ``whole``."""
+    seen, todo = set(), [value]
+    while todo:
+        each = todo.pop()
+        if id(each) in whole or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if id(each) in broken:
+            return broken[id(each)][1]
+        cls = type(each)
+        if cls is _Absent or type(cls) is _Absent:
+            return each.why
+        if issubclass(cls, types.ModuleType):
+            continue
+        todo += gc.get_referents(each)
+        if cls.__module__ == "numpy" and cls.__name__ == "ndarray" and each.dtype.hasobject:
+            todo += list(each.flat)  # arrays do not show what they hold
+    whole |= seen
+    return None
