@@ -11,8 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from . import lab, lab_events, launch, load, traffic
-from .kubernetes import pods, room, scale
+from . import lab, lab_events, launch, load, replay, traffic
+from .kubernetes import pods, room, scale, wake
 from .rows import Row, draw
 
 SUBJECTS = {
@@ -22,8 +22,10 @@ SUBJECTS = {
     "lab": lab.rows,
     "pixels": lab_events.rows,
     "pods": pods.rows,
+    "replay": replay.rows,
     "room": room.rows,
     "scale": scale.rows,
+    "wake": wake.rows,
 }
 OUTPUT = Path("build") / "bench.json"
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from .allocations import Allocation, State
+from .allocations import Allocation, Kept, State
 from .engines.base import Engine, Exit, KernelRequest, Running, Starting, Waiting
 from .errors import GpuShareError, KernelStartError, NotPossible
+from .idling import Ladder
+from .keeping import Keeper, Look
 from .relay import Activity, HoldMode, Relay, RelayEvents
 from .size import Size
 
@@ -68,13 +69,25 @@ class KernelLife(RelayEvents):
         self._restarting = False
         #: True where the last process ended without being asked to.
         self.died = False
-        #: Set from the kernel's first answer to its end.
+        #: Set from the kernel's first answer to its end, but not while its share is given back.
         self._running: Running | None = None
-        #: The end of a kernel is being handled; that must not be cut short.
-        self._finishing = False
-        self._idle_timer: asyncio.TimerHandle | None = None
+        #: Set while the process lives on without its share.
+        self._parked: Running | None = None
+        self._keeper = Keeper(
+            relay,
+            engine,
+            kernel_id,
+            folder=runtime.kept_folder,
+            policy=runtime.idle_policy,
+        )
+        #: Held by whoever pauses the kernel.
+        self._turn = asyncio.Lock()
+        #: Not set while something is under way that must not be cut short.
+        self._calm = asyncio.Event()
+        self._calm.set()
         self._grace_timer: asyncio.TimerHandle | None = None
         self._chores: set[asyncio.Task[None]] = set()
+        self.ladder = Ladder(self)
 
     # -- may be called from any thread -------------------------------------------------------
 
@@ -87,6 +100,11 @@ class KernelLife(RelayEvents):
     def busy(self) -> bool:
         """True while a cell runs or waits."""
         return self.relay.activity.busy
+
+    @property
+    def answers(self) -> bool:
+        """True while there is a process behind the relay."""
+        return self._running is not None and self._exit_code is None
 
     @property
     def independent(self) -> bool:
@@ -132,7 +150,9 @@ class KernelLife(RelayEvents):
         GpuShareError: it cannot start. Nothing is left but the relay.
         """
         await self._abandon()
+        self._parked = None
         await self.engine.stop(self.kernel_id, keep_share=True)
+        await asyncio.to_thread(self._keeper.discard)
         self._cancel_grace()
         self._request = request
         self._exit_code = None
@@ -167,6 +187,9 @@ class KernelLife(RelayEvents):
         answered: asyncio.Future[None] = self.runtime.loop.create_future()
         # Nobody may be left to fetch the outcome once the patience is over.
         answered.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self._task is not None:  # what watched a process without its share
+            self._task.cancel()
+            self.own(self._task)
         self._task = asyncio.create_task(self._live(self._request, waiting, answered))
         return answered
 
@@ -175,8 +198,11 @@ class KernelLife(RelayEvents):
     ) -> None:
         """One process of the kernel, from its place in the queue to its end."""
         try:
-            running = await self.engine.start(request, lambda news: self._report(news, waiting))
-            await self._attach(running)
+            if self._parked is not None:
+                running = await self._return(self._parked, waiting)
+            else:
+                running = await self.engine.start(request, lambda news: self._report(news, waiting))
+                await self._attach(running, restore=waiting is State.WAKING)
         except asyncio.CancelledError:
             await self._undo_start()
             if not answered.done():
@@ -189,7 +215,7 @@ class KernelLife(RelayEvents):
                 answered.set_exception(error)
             return
         self._running = running
-        self._update(state=State.ACTIVE, share=running.share, queue=None, reason="")
+        self.update(state=State.ACTIVE, share=running.share, queue=None, reason="")
         if not answered.done():
             answered.set_result(None)
         await self._watch()
@@ -198,27 +224,24 @@ class KernelLife(RelayEvents):
         """Note what an answering kernel does until it ends."""
         self._note_activity(self.relay.activity)
         ended = await self.engine.wait(self.kernel_id)
-        self._finishing = True
-        try:
+        with self._uninterrupted():
             self._running = None
             await asyncio.wrap_future(self.relay.detach())
             await self._gone(ended)
-        finally:
-            self._finishing = False
 
     def _report(self, news: Waiting | Starting, waiting: State) -> None:
         if isinstance(news, Waiting):
             place = f"number {news.queue.position} of {news.queue.of} waiting"
             notice = f"Waiting for GPU {self._size}: {place}. {news.reason}"
             self.relay.hold(HoldMode.WAITING, notice)
-            self._update(state=waiting, queue=news.queue, reason=news.reason, share=None)
+            self.update(state=waiting, queue=news.queue, reason=news.reason, share=None)
         else:
             row = self.runtime.table.get(self.kernel_id)
             waited = row is not None and row.queue is not None
             lines = [f"GPU {self._size} is here; the kernel starts."] if waited else []
             self.relay.hold(HoldMode.STARTING, " ".join([*lines, news.notice]).strip())
             backend, style = self.engine.sharing
-            self._update(
+            self.update(
                 state=State.STARTING,
                 queue=None,
                 reason=news.notice,
@@ -227,9 +250,53 @@ class KernelLife(RelayEvents):
                 style=style,
             )
 
-    async def _attach(self, running: Running) -> None:
+    async def _return(self, parked: Running, waiting: State) -> Running:
+        """Take the share back for a process that lives on without it.
+
+        However it ends other than by returning, the process is as it was, and holds no share.
+        """
+        share = await self.engine.take_back(
+            self.kernel_id, lambda news: self._report(news, waiting)
+        )
+        # From here on it is a moment, and cut short it would be neither here nor there.
+        with self._uninterrupted():
+            try:
+                await self._meet(parked, paused=True)
+                await self._keeper.resume()
+                await asyncio.wrap_future(self.relay.resume())
+            except BaseException:
+                with suppress(GpuShareError):
+                    await self._keeper.vacate()
+                await asyncio.wrap_future(self.relay.detach())
+                await self.engine.give_back(self.kernel_id)
+                raise
+        self._parked = None
+        return replace(parked, share=share)
+
+    async def _attach(self, running: Running, *, restore: bool) -> None:
+        """Put a new process behind the relay, with the variables that were kept for it."""
+        if running.away:
+            await self._meet(running, paused=True)
+            await self._keeper.resume()
+            await asyncio.wrap_future(self.relay.resume())
+            return
+        if not (restore and await asyncio.to_thread(lambda: self._keeper.has_snapshot)):
+            await self._meet(running, paused=False)
+            return
+        await self._meet(running, paused=True)
+        try:
+            line = await self._keeper.load()
+        except GpuShareError as error:
+            raise KernelStartError(
+                f"The variables could not be given back to the kernel: {error} They are still "
+                "kept; run a cell to try again, or restart the kernel to go on without them."
+            ) from error
+        await asyncio.wrap_future(self.relay.resume(line))
+        await asyncio.to_thread(self._keeper.discard)
+
+    async def _meet(self, running: Running, *, paused: bool) -> None:
         """Put the kernel behind the relay, unless it ends first or never answers."""
-        attached = asyncio.wrap_future(self.relay.attach(running.connection))
+        attached = asyncio.wrap_future(self.relay.attach(running.connection, paused=paused))
         ended = asyncio.ensure_future(self.engine.wait(self.kernel_id))
         waiters: set[asyncio.Future[Any]] = {attached, ended}
         try:
@@ -259,7 +326,8 @@ class KernelLife(RelayEvents):
 
     async def _undo_start(self) -> None:
         await asyncio.wrap_future(self.relay.detach())
-        await self.engine.stop(self.kernel_id)
+        if self._parked is None:
+            await self.engine.stop(self.kernel_id)
 
     def _failed(self, error: BaseException, waiting: State) -> None:
         if not isinstance(error, GpuShareError):
@@ -268,9 +336,10 @@ class KernelLife(RelayEvents):
         if waiting is State.WAKING:
             # The notebook stays as it is; the next cell tries again.
             self.relay.hold(HoldMode.WAITING)
-            self._update(state=State.RELEASED, reason=str(error), share=None, queue=None)
+            self.update(state=State.RELEASED, reason=str(error), share=None, queue=None)
+            self._guard_parked()
         else:
-            self._update(state=State.FAILED, reason=str(error), share=None, queue=None)
+            self.update(state=State.FAILED, reason=str(error), share=None, queue=None)
             self.died = True
             self._set_exit(1)
 
@@ -285,17 +354,19 @@ class KernelLife(RelayEvents):
             raise NotPossible("The kernel has ended; restart it.")
         self._wake_if_released()
 
-    def _wake_if_released(self) -> None:
+    def _wake_if_released(self, why: str = "a cell was run") -> None:
         if (
             self._state is not State.RELEASED
             or self._request is None
             or self._exit_code is not None
+            or not self._calm.is_set()
         ):
             return
         if self.next_size is not None:
             self._request = replace(self._request, size=self.next_size)
             self.next_size = None
-        self._update(state=State.WAKING, size=str(self._request.size), reason="a cell was run")
+        self.ladder.stop()
+        self.update(state=State.WAKING, size=str(self._request.size), reason=why, next=None)
         self._begin(State.WAKING)
 
     # -- giving back, interrupt --------------------------------------------------------------
@@ -317,56 +388,202 @@ class KernelLife(RelayEvents):
             allocation and allocation.share and allocation.share.devices
         ):
             raise NotPossible("The kernel holds no share that could be given back now.")
+        await self._to_the_end(self._release(lose_variables=lose_variables))
+
+    async def _release(self, *, lose_variables: bool) -> None:
+        async with self._turn:
+            if not self.answers:
+                return  # somebody else asked for it at the same time
+            async with self._held_back():
+                look = await self._keeper.look()
+                self.update(kept=look.kept)
+                if look.kept.lost and not lose_variables:
+                    raise NotPossible(_refusal("Giving the share back", look, "lose_variables"))
+                await self._part(look)
+        if self.relay.held:
+            self._wake_if_released()
+
+    async def look(self, *, ends: bool = False) -> Look:
+        """What works in the kernel although no cell runs, and how its state would be kept.
+
+        Clients notice nothing of it. ``ends`` says that the process cannot live on.
+
+        Raises
+        ------
+        NotPossible: no kernel answers, or a cell runs.
+        """
+        async with self._turn:
+            if self._running is None or (await asyncio.wrap_future(self.relay.count())).busy:
+                raise NotPossible("A cell runs; interrupt it or wait for its end.")
+            self.relay.hold(HoldMode.STARTING)
+            try:
+                if (await asyncio.wrap_future(self.relay.pause())).busy:
+                    raise NotPossible("A cell was run just now.")
+                return await self._keeper.look(ends=ends)
+            finally:
+                await asyncio.wrap_future(self.relay.resume())
+
+    async def change_size(self, size: Size, *, lose_variables: bool) -> bool:
+        """Give the kernel another size, with its variables.
+
+        They are saved, and given to a new process with the new share. Returns when the old one is
+        gone; what clients send meanwhile waits. False where only a restart can do it: no process
+        is there that could save any, or they may be lost and a cell runs.
+
+        Raises
+        ------
+        NotPossible: a cell runs, or variables would be lost and ``lose_variables`` is not set.
+        """
+        if await self._has_saved():
+            assert self._request is not None
+            self._request = replace(self._request, size=size)
+            self.update(size=str(size))
+            return True
+        if self._running is None or (self.busy and lose_variables):
+            return False
+        await self._to_the_end(self._change_size(size, lose_variables=lose_variables))
+        return True
+
+    async def kept_by_change(self) -> Kept:
+        """What a change of size would keep.
+
+        Raises
+        ------
+        NotPossible: a cell runs.
+        """
+        if await self._has_saved():
+            return Kept("snapshot", ())
+        return (await self.look(ends=True)).kept if self.answers else Kept()
+
+    async def _has_saved(self) -> bool:
+        """Whether the share is given back, and the variables wait for the next process."""
+        return (
+            self._state is State.RELEASED
+            and self._parked is None
+            and await asyncio.to_thread(lambda: self._keeper.has_snapshot)
+        )
+
+    async def _change_size(self, size: Size, *, lose_variables: bool) -> None:
+        async with self._turn:
+            if not self.answers:
+                raise NotPossible("The share was given back just now; run a cell and try again.")
+            async with self._held_back():
+                look = await self._keeper.look(ends=True)
+                if look.kept.lost and not lose_variables:
+                    raise NotPossible(_refusal(f"Changing the size to {size}", look, "restart"))
+                await self._part(look)
+        assert self._request is not None
+        self._request = replace(self._request, size=size)
+        self.update(size=str(size))
+        self._wake_if_released("the size was changed")
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for work that goes on where the caller leaves: half of it would be neither."""
+        task = asyncio.ensure_future(work)
+        self.own(task)
+        await asyncio.shield(task)
+
+    @asynccontextmanager
+    async def _held_back(self) -> AsyncIterator[None]:
+        """Within the block the kernel is paused; it goes on if the block fails."""
+        await self._hold_back()
+        try:
+            yield
+        except BaseException:
+            if self.answers:
+                await asyncio.wrap_future(self.relay.resume())
+                self.update(state=State.ACTIVE)
+                self._note_activity(self.relay.activity)
+            raise
+
+    async def _hold_back(self) -> None:
+        """Have the relay hold back what clients send, with no cell under way.
+
+        Raises
+        ------
+        NotPossible: a cell runs. Nothing has changed.
+        """
         if (await asyncio.wrap_future(self.relay.count())).busy:
             raise NotPossible("A cell runs; interrupt it or wait for its end.")
-        kept = self.engine.kept(self.kernel_id)
-        if kept.lost and not lose_variables:
-            lost = ", ".join(kept.lost)
-            raise NotPossible(
-                f"Giving the share back now would lose {lost}; nothing was changed. "
-                "Save what you need, then allow the loss (lose_variables)."
-            )
-        self._update(state=State.RELEASING, reason="")
+        self.update(state=State.RELEASING, reason="")
         self.relay.hold(HoldMode.WAITING)
         if (await asyncio.wrap_future(self.relay.pause())).busy:
             # A cell slipped in before the relay held back the next one: it has the right of way.
             await asyncio.wrap_future(self.relay.resume())
-            self._update(state=State.ACTIVE)
+            self.update(state=State.ACTIVE)
             raise NotPossible("A cell was run just now; the share stays.")
+
+    async def _part(self, look: Look) -> None:
+        """Part the kernel from its share, keeping its state as was found possible."""
+        running = self._running
+        assert running is not None
+        reason = "The next cell starts a new kernel without variables."
+        if look.kept.how == "in-place":
+            await self._keeper.vacate()
+            try:
+                await self.engine.give_back(self.kernel_id)
+            except BaseException:
+                await asyncio.shield(self._keeper.resume())
+                raise
+            reason = "The variables are kept; the next cell takes the share back."
+        elif look.kept.how == "snapshot":
+            await self._keeper.save()
+            reason = "The variables are saved; the next cell brings them back."
         await self._abandon()
         if self._exit_code is not None:
             raise NotPossible("The kernel has just ended.")
         await asyncio.wrap_future(self.relay.detach())
         self._running = None
-        await self.engine.stop(self.kernel_id)
-        self._update(
+        if look.kept.how == "in-place":
+            self._parked = running
+        else:
+            await self.engine.stop(self.kernel_id)
+        self.update(
             state=State.RELEASED,
             share=None,
             used_bytes=None,
             utilization=None,
             idle_since=None,
-            reason="The share was given back. The next cell starts a new kernel without variables.",
+            next=None,
+            reason=f"The share was given back. {reason}",
         )
-        if self.relay.held:
-            self._wake_if_released()
+        self._guard_parked()
+        self.ladder.released()
+
+    def _guard_parked(self) -> None:
+        """Notice the end of a process that lives on without its share."""
+        if self._parked is not None:
+            self._task = asyncio.create_task(self._watch_parked())
+
+    async def _watch_parked(self) -> None:
+        ended = await self.engine.wait(self.kernel_id)
+        with self._uninterrupted():
+            self._parked = None
+            await self._gone(ended)
 
     def _interrupted(self) -> None:
         if self._state in (State.QUEUED, State.WAKING):
             self._chore(self._give_up("Waiting was interrupted."))
-        elif self._exit_code is None and self._running is None:
+        elif self._exit_code is None and (self._running is None or self._state is State.RELEASING):
             self.relay.discard("KeyboardInterrupt", "The cell was interrupted before it ran.")
 
     async def _give_up(self, reason: str) -> None:
+        await self._calm.wait()
+        if self._running is not None:
+            # It had its share already, and was put behind the relay meanwhile.
+            await self.engine.signal(self.kernel_id, signal.SIGINT)
+            return
         await self._abandon()
         self.relay.hold(HoldMode.WAITING)
         # Before the cells are answered: whoever sees the answer asks about the state next.
-        self._update(
+        self.update(
             state=State.RELEASED,
             queue=None,
             share=None,
             reason=f"{reason} Running a cell asks for the GPU again.",
         )
         self.relay.discard("KeyboardInterrupt", f"{reason} Run the cell again to ask for the GPU.")
+        self._guard_parked()
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -409,14 +626,15 @@ class KernelLife(RelayEvents):
             return
         self._closed = True
         self._cancel_grace()
-        self._cancel_idle()
+        self.ladder.stop()
         self.runtime.lives.pop(self.kernel_id, None)
         try:
             await self._abandon()
             await asyncio.wrap_future(self.relay.detach())
-            self._running = None
+            self._running = self._parked = None
             await self.engine.stop(self.kernel_id)
         finally:
+            await asyncio.to_thread(self._keeper.discard)
             await asyncio.wrap_future(self.relay.close())
             self._set_exit(0 if self._exit_code is None else self._exit_code)
             self._forget("The kernel has ended.")
@@ -431,7 +649,7 @@ class KernelLife(RelayEvents):
             await self.engine.stop(self.kernel_id, keep_share=True)
             self.died = not self._restarting
             reason = "The kernel restarts." if self._restarting else ended.reason
-            self._update(
+            self.update(
                 state=State.STARTING if self._restarting else State.FAILED,
                 reason=reason,
                 idle_since=None,
@@ -439,7 +657,7 @@ class KernelLife(RelayEvents):
                 utilization=None,
             )
             self._start_grace()
-        self._cancel_idle()
+        self.ladder.stop()
         self.relay.hold(HoldMode.STARTING)
         self._set_exit(ended.code)
 
@@ -460,7 +678,7 @@ class KernelLife(RelayEvents):
             self._forget("The kernel has ended.")
 
     def _forget(self, reason: str) -> None:
-        self._update(
+        self.update(
             state=State.ENDED,
             reason=reason,
             share=None,
@@ -474,28 +692,14 @@ class KernelLife(RelayEvents):
         self._exit_code = code
         self._ended.set()
 
-    # -- idleness ----------------------------------------------------------------------------
-
     def _note_activity(self, activity: Activity) -> None:
-        if self._running is None:
+        if self._running is None or self._state is State.RELEASING:
             return
         if activity.busy:
-            self._cancel_idle()
-            self._update(state=State.ACTIVE, idle_since=None, reason="")
-        elif self._idle_timer is None:
-            self._update(idle_since=datetime.now(timezone.utc))
-            self._idle_timer = self.runtime.loop.call_later(
-                self.runtime.idle_policy.idle_after, self._idle
-            )
-
-    def _idle(self) -> None:
-        if self._running and not self.busy:
-            self._update(state=State.IDLE, reason="No cell runs or waits.")
-
-    def _cancel_idle(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
+            self.ladder.used()
+            self.update(state=State.ACTIVE, idle_since=None, next=None, reason="")
+        else:
+            self.ladder.unused()
 
     # -- small helpers -----------------------------------------------------------------------
 
@@ -508,13 +712,26 @@ class KernelLife(RelayEvents):
     def _size(self) -> str:
         return str(self._request.size) if self._request else ""
 
-    def _update(self, **changes: Any) -> None:
+    def update(self, **changes: Any) -> None:
+        """Change the kernel's allocation."""
         self.runtime.table.update(self.kernel_id, **changes)
 
     def _chore(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work, loop=self.runtime.loop)
+        self.own(asyncio.ensure_future(work, loop=self.runtime.loop))
+
+    def own(self, task: asyncio.Task[None]) -> None:
+        """Hold on to a task until it is done."""
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+    @contextmanager
+    def _uninterrupted(self) -> Iterator[None]:
+        """Have whoever wants this life to stop wait for the end of the block."""
+        self._calm.clear()
+        try:
+            yield
+        finally:
+            self._calm.set()
 
     async def _abandon(self) -> None:
         """Stop what this life is doing: waiting in the queue, starting, or watching the kernel.
@@ -525,8 +742,18 @@ class KernelLife(RelayEvents):
         task, self._task = self._task, None
         if task is None or task is asyncio.current_task():
             return
-        if not self._finishing:
-            task.cancel()
+        await self._calm.wait()
+        task.cancel()
         await asyncio.wait({task})
         if not task.cancelled() and (error := task.exception()):
             _log.error("The life of kernel %s met an error", self.kernel_id, exc_info=error)
+
+
+def _refusal(what: str, look: Look, allow: str) -> str:
+    """Why something is not done: what would be lost, and how to allow that."""
+    lost = ", ".join(look.kept.lost)
+    why = f" {look.why}" if look.why else ""
+    return (
+        f"{what} now would lose {lost}; nothing was changed.{why} "
+        f"Save what you need, then allow the loss ({allow})."
+    )

@@ -12,14 +12,16 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from jupyter_core.paths import jupyter_data_dir
 from traitlets.config import Config, LoggingConfigurable
 
-from .allocations import Allocation, AllocationTable, State
+from .allocations import Allocation, AllocationTable, Kept, State
 from .errors import GpuShareError, NotPossible
 from .idle import IdlePolicy
 from .requests import RequestStore
@@ -50,6 +52,8 @@ class Runtime(LoggingConfigurable):
         self.policy = SizePolicy(parent=self)
         self.idle_policy = IdlePolicy(parent=self)
         self.lives: dict[str, KernelLife] = {}
+        #: How a server ends one of its kernels; None where there is no server.
+        self.end_kernel: Callable[[str], Awaitable[None]] | None = None
         #: Kernels of an earlier process that are about to be taken over, by id.
         self.adopted: dict[str, Adoptable] = {}
         self._engines: dict[str, Engine] = {}
@@ -116,6 +120,12 @@ class Runtime(LoggingConfigurable):
         finally:
             self._loop.close()
 
+    @property
+    def kept_folder(self) -> Path:
+        """Where variables of kernels wait whose share was given back."""
+        folder = self.idle_policy.snapshot_folder
+        return Path(folder) if folder else Path(jupyter_data_dir()) / "gpu-share" / "kept"
+
     # -- the bridge between event loops ------------------------------------------------------
 
     @property
@@ -175,6 +185,39 @@ class Runtime(LoggingConfigurable):
                 )
                 if usage.notice and kernel_id in lives:
                     lives[kernel_id].notify(usage.notice)
+            try:
+                await self._make_room(engine, lives.values())
+            except GpuShareError as error:
+                self.log.warning("%s", error)
+
+    async def _make_room(self, engine: Engine, lives: Collection[KernelLife]) -> None:
+        """Have an unused share go back for somebody who waits: the one unused for the longest.
+
+        One at a time for each that waits; whether it helped is seen at the next look.
+        """
+        unused = {life.kernel_id: life for life in lives if self._is_unused(life)}
+        if not unused:
+            return
+        for size in await engine.waiting():
+            candidates = [(key, life.ladder.situation()) for key, life in unused.items()]
+            for kernel_id in self.idle_policy.order(candidates):
+                if await engine.fits(kernel_id, size) is None:
+                    life = unused.pop(kernel_id)
+                    life.ladder.wanted = True
+                    life.ladder.reconsider()
+                    break
+
+    def _is_unused(self, life: KernelLife) -> bool:
+        row = self.table.get(life.kernel_id)
+        return row is not None and row.state is State.IDLE and not life.busy
+
+    async def cull(self, kernel_id: str) -> None:
+        """End a kernel for good whose share was given back long ago.
+
+        Only a server can: it has the kernel's manager, which would start the kernel again.
+        """
+        if self.end_kernel is not None:
+            await self.end_kernel(kernel_id)
 
     # -- what the server and the command ask, on any loop ------------------------------------
 
@@ -265,11 +308,53 @@ class Runtime(LoggingConfigurable):
         NotPossible: no such kernel, or the size does not fit now.
         SizeNotAllowed
         """
+        life = await self._fitting(kernel_id, size)
+        life.next_size = size
+
+    async def change_size(self, kernel_id: str, size: Size, *, lose_variables: bool) -> bool:
+        """Give a running kernel another size, with its variables.
+
+        False where only :meth:`resize` and a restart can do it.
+
+        Raises
+        ------
+        NotPossible: no such kernel, the size does not fit now, a cell runs, or variables would be
+            lost without consent.
+        SizeNotAllowed
+        """
+        life = await self._fitting(kernel_id, size)
+        return await self.call(life.change_size(size, lose_variables=lose_variables))
+
+    async def kept_by_change(self, kernel_id: str, size: Size) -> Kept:
+        """What a change of size would keep, without doing it.
+
+        Raises
+        ------
+        NotPossible: no such kernel, the size does not fit now, or a cell runs.
+        SizeNotAllowed
+        """
+        life = await self._fitting(kernel_id, size)
+        return await self.call(life.kept_by_change())
+
+    async def kept_by_release(self, kernel_id: str) -> Kept:
+        """What giving the share back would keep, without doing it.
+
+        Raises
+        ------
+        NotPossible: no such kernel, or a cell runs.
+        """
+        life = self._life(kernel_id)
+        if not life.answers:
+            return self._allocation(kernel_id).kept
+        return (await self.call(life.look())).kept
+
+    async def _fitting(self, kernel_id: str, size: Size) -> KernelLife:
+        """The kernel, if it could have that size now."""
         life = self._life(kernel_id)
         await self.admit(kernel_id, size)
         if why := await self.fits(kernel_id, size):
             raise NotPossible(f"The size cannot become {size} now: {why}")
-        life.next_size = size
+        return life
 
     async def release(self, kernel_id: str, *, lose_variables: bool) -> Allocation:
         """Give the share back. The next cell asks for one again.
@@ -300,12 +385,13 @@ class Runtime(LoggingConfigurable):
         ------
         NotPossible: no such kernel, or a moment past the administrator's limit.
         """
-        self._life(kernel_id)
+        life = self._life(kernel_id)
         now = datetime.now(timezone.utc)
         if until is not None and until > now + self.idle_policy.longest_keep:
             hours = self.idle_policy.keep_limit / 3600
             raise NotPossible(f"A share can be kept for {hours:g} hours at most.")
         self.table.update(kernel_id, keep_until=until)
+        self._loop.call_soon_threadsafe(life.ladder.reconsider)
         return self._allocation(kernel_id)
 
     def _life(self, kernel_id: str) -> KernelLife:

@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
+from uuid import uuid4
 
+import websocket
 from waiting import PATIENCE
 
 TOKEN = "test-token-that-must-not-leak"
@@ -60,8 +63,6 @@ class Server:
 
     def start_kernel(self, size: str | None = None, kernel_id: str | None = None) -> str:
         """Start a kernel as JupyterLab does; its id."""
-        from uuid import uuid4
-
         kernel_id = kernel_id or str(uuid4())
         if size is not None:
             self.ok(f"gpu-share/requests/{kernel_id}", "PUT", {"size": size})
@@ -78,6 +79,44 @@ class Server:
                 return found
             assert time.monotonic() < end, f"never {state}: {found}"
             time.sleep(0.05)
+
+    def run_cell(self, kernel_id: str, code: str) -> str:
+        """Run a cell over the server's websocket, as JupyterLab does; what it printed."""
+        url = self.url.replace("http", "ws", 1) + f"api/kernels/{kernel_id}/channels"
+        socket = websocket.create_connection(
+            url, header=[f"Authorization: token {TOKEN}"], timeout=PATIENCE
+        )
+        header = {"msg_id": uuid4().hex, "msg_type": "execute_request", "version": "5.3"}
+        header |= {"session": uuid4().hex, "username": "", "date": "2026-01-01T00:00:00Z"}
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+        content |= {"user_expressions": {}, "stop_on_error": True}
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
+        told = ""
+        try:
+            socket.send(json.dumps({**message, "channel": "shell"}))
+            while True:
+                answer = json.loads(socket.recv())
+                if answer["parent_header"].get("msg_id") != header["msg_id"]:
+                    continue
+                kind, body = answer["msg_type"], answer["content"]
+                if kind == "stream":
+                    told += body["text"]
+                elif kind == "error":
+                    told += f"{body['ename']}: {body['evalue']}"
+                elif kind == "status" and body["execution_state"] == "idle":
+                    return told.strip()
+        finally:
+            socket.close()
+
+
+def until(holds: Callable[[], Any], what: str) -> Any:
+    """Wait until something is so."""
+    end = time.monotonic() + 2 * PATIENCE
+    while True:
+        if found := holds():
+            return found
+        assert time.monotonic() < end, f"never happened: {what}"
+        time.sleep(0.05)
 
 
 def run_server(

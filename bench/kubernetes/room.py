@@ -83,7 +83,7 @@ class Contender:
         await _until(lambda: _state(sixth) == "queued", "the sixth waits")
         client = sixth.client()
         client.start_channels()
-        cell = asyncio.ensure_future(_answered(client, client.execute("1")))
+        cell = asyncio.ensure_future(answered(client, client.execute("1")))
         leaving = self._on_the_emptier()
         moments: dict[str, float] = {}
         seen: dict[str, bool] = {}
@@ -145,7 +145,8 @@ class Contender:
         )
 
 
-async def _answered(client: AsyncKernelClient, sent: str) -> float:
+async def answered(client: AsyncKernelClient, sent: str) -> float:
+    """Wait for the reply to a cell that has to succeed; the moment."""
     while True:
         reply = await client.get_shell_msg(timeout=_PATIENCE)
         if reply["parent_header"].get("msg_id") == sent:

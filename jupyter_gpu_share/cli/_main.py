@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..runtime import Runtime
 
 _DESCRIPTION = "Notebook kernels on a share of a GPU: see them, change them, set them up."
+_RULES = ("adaptive", "fixed", "demand", "never")
 _SIZES = "1/4, 0.25, 10GiB, mig-1g.10gb, 2x1/2, 1, or 0 for no GPU"
 
 Command = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
@@ -86,11 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     resize = add(
         "resize",
         _resize,
-        "Give a kernel another size. The kernel restarts, so its variables are lost.",
+        "Give a kernel another size. Its variables are saved and brought back.",
     )
     _add_kernel(resize)
     resize.add_argument("size", help=_SIZES)
-    resize.add_argument("--restart", action="store_true", help="allow the restart")
+    resize.add_argument("--restart", action="store_true", help="allow variables to be lost")
     add_json(resize)
 
     release = add("release", _release, "Give a kernel's share back; running a cell asks again.")
@@ -107,6 +108,15 @@ def _parser() -> argparse.ArgumentParser:
     keep.add_argument("minutes", type=float, help="from now; 0 takes it back")
     add_json(keep)
 
+    replay = add(
+        "replay",
+        _replay,
+        "Say what an idle policy would have returned, and who would have waited, on a trace.",
+        epilog="Example: jupyter gpu-share replay trace.csv.gz --rule fixed --timeout 300",
+    )
+    _add_replay(replay)
+    add_json(replay)
+
     demo = add("demo", _demo, "Run a notebook on three kernels that share one GPU, and watch.")
     demo.add_argument("--output", help="folder for the notebooks that were run")
     demo.add_argument(
@@ -117,6 +127,40 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--image", help="image of kernels in the cluster; it needs ipykernel 7.3")
     demo.add_argument("--namespace", help="of the cluster, instead of the credentials' own")
     return parser
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "trace", metavar="TRACE", help="CSV with submit_time, duration (minutes) and num_gpu"
+    )
+    parser.add_argument("--rule", choices=_RULES, help="instead of the configured one")
+    parser.add_argument("--timeout", type=_seconds, help="seconds, of the rule fixed")
+    parser.add_argument("--aim", type=float, help="of the rule adaptive, such as 0.06")
+    parser.add_argument("--demand-after", type=_seconds, help="seconds, if somebody waits")
+    parser.add_argument("--gpus", type=_count, help="let the sessions compete for so many GPUs")
+    parser.add_argument(
+        "--sizes", metavar="FILE", help="CSV with num_gpu and gpu_milli, to draw parts of GPUs from"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of what is drawn (1)")
+    parser.add_argument("--wake", type=_seconds, default=1.0, help="seconds that a wake takes (1)")
+    parser.add_argument(
+        "--curve", action="store_true", help="compare fixed, adaptive and perfect foresight"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw the curves, as .svg or .png")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 366 * 24 * 3600:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds up to a year")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 to 100000")
+    return value
 
 
 def _add_kernel(parser: argparse.ArgumentParser) -> None:
@@ -219,12 +263,14 @@ async def _resize(arguments: argparse.Namespace) -> int:
 
     size = SizePolicy(config=from_files()).check(arguments.size)
     change = {"size": str(size), "restart": arguments.restart}
-    return await _change(arguments, "PATCH", "", change, f"Changing to {size}")
+    look = {"size": str(size), "dry_run": True}
+    return await _change(arguments, "PATCH", "", change, f"Changing to {size}", look)
 
 
 async def _release(arguments: argparse.Namespace) -> int:
     allowed = {"lose_variables": arguments.lose_variables}
-    return await _change(arguments, "POST", "/release", allowed, "Giving back")
+    look = {"dry_run": True}
+    return await _change(arguments, "POST", "/release", allowed, "Giving back", look)
 
 
 async def _wake(arguments: argparse.Namespace) -> int:
@@ -243,16 +289,33 @@ async def _keep(arguments: argparse.Namespace) -> int:
 
 
 async def _change(
-    arguments: argparse.Namespace, method: str, path: str, body: dict[str, Any], doing: str
+    arguments: argparse.Namespace,
+    method: str,
+    path: str,
+    body: dict[str, Any],
+    doing: str,
+    look: dict[str, Any] | None = None,
 ) -> int:
+    """Ask the kernel's server for a change; with ``look`` first what it keeps, which is said."""
     from ._servers import ask, find_kernel
-    from ._tables import progress, sentence
+    from ._tables import kept, progress, sentence
 
     server, row = await asyncio.to_thread(find_kernel, arguments.kernel)
     with progress(f"{doing}: {row['path'] or row['kernel_id'][:8]}"):
         url = f"gpu-share/allocations/{row['kernel_id']}{path}"
+        if look is not None and row["state"] != "queued":
+            found = await asyncio.to_thread(ask, server, method, url, look)
+            print(kept(found["kept"]), file=sys.stderr)
         row = await asyncio.to_thread(ask, server, method, url, body)
     print(json.dumps(row, indent=2) if arguments.json else sentence(row))
+    return 0
+
+
+async def _replay(arguments: argparse.Namespace) -> int:
+    from ._replay import replay_trace
+
+    data, text = replay_trace(arguments, from_files())
+    print(json.dumps(data, indent=2) if arguments.json else text)
     return 0
 
 

@@ -63,6 +63,15 @@ def sentence(row: Mapping[str, Any]) -> str:
     return _printable(f"{notebook}: {state}, size {size}, {held}.{reason}")
 
 
+def kept(found: Mapping[str, Any]) -> str:
+    """What becomes of a kernel's variables."""
+    if found["how"] == "none":
+        return "All variables would be lost."
+    how = "saved and brought back" if found["how"] == "snapshot" else "kept where they are"
+    lost = ", ".join(found["lost"])
+    return _printable(f"Variables are {how}" + (f", but not: {lost}." if lost else "."))
+
+
 @contextmanager
 def progress(text: str) -> Iterator[None]:
     """Say what is waited for, on a terminal only, and take the line away at the end."""

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
-from ..allocations import Allocation, Kept, QueuePosition, Share
+from ..allocations import Allocation, QueuePosition, Share
+from ..errors import EngineError
 from ..size import Size
 
 __all__ = [
@@ -115,11 +116,15 @@ Report = Callable[[Waiting | Starting], None]
 
 @dataclass(frozen=True)
 class Running:
-    """The kernel's process runs and will bind ``connection``."""
+    """The kernel's process runs and will bind ``connection``.
+
+    ``away`` says that it may have been moved off its GPUs by a server that has ended since.
+    """
 
     share: Share
     connection: Connection
     pid: int | None = None
+    away: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,10 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
 
     #: Name in the contract: ``local`` or ``kubernetes``.
     name: ClassVar[str]
+    #: Whether kernels see the files of this process under the same paths.
+    shares_files: ClassVar[bool] = False
+    #: Whether the utilisation that it reads is the kernel's own; else the whole GPU's.
+    own_utilization: ClassVar[bool] = False
 
     usage_interval = Float(
         2.0,
@@ -260,6 +269,10 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
     async def diagnose(self) -> list[Finding]:
         """What was found, what is enforced and what to fix, for ``doctor``."""
 
+    async def waiting(self) -> list[Size]:
+        """Sizes that kernels of anybody wait for here, in the order of the queue."""
+        return []
+
     async def adoptable(self) -> list[Adoptable]:
         """Kernels of an earlier process of this server that still run.
 
@@ -288,9 +301,32 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         """Where kernels run, in words for people; empty where that is this machine."""
         return ""
 
-    def kept(self, kernel_id: str) -> Kept:
-        """How a release of this kernel would keep its variables."""
-        return Kept()
+    def detachable(self, kernel_id: str) -> bool:
+        """Whether this kernel's share can go and come back while its process lives."""
+        return False
+
+    async def give_back(self, kernel_id: str) -> None:
+        """Give back the share of a kernel that goes on living.
+
+        The caller has made sure that the kernel's process holds no memory of the GPU.
+
+        Raises
+        ------
+        EngineError: that cannot be done; the share is still held.
+        """
+        raise EngineError("The kernel's share is part of its process; it cannot be given back.")
+
+    async def take_back(self, kernel_id: str, report: Report) -> Share:
+        """Hold the share again for a kernel that gave it back, waiting as long as it takes.
+
+        Called before anything of the kernel's is moved onto the GPU. However it ends other than
+        by returning, no share is held.
+
+        Raises
+        ------
+        EngineError: the kernel has ended.
+        """
+        raise EngineError("The kernel's share is part of its process; it was not given back.")
 
     @abstractmethod
     async def close(self) -> None:

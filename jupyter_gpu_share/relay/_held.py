@@ -173,6 +173,10 @@ class Stand:
         topic = f"kernel.relay.{kind}".encode()
         self.session.send(self._fronts["iopub"], kind, content, parent=parent, ident=topic)
 
+    def say(self, text: str, parent: dict[str, Any]) -> None:
+        """Show a line in the output of a cell."""
+        self.publish("stream", line_of(text), parent)
+
     def status(self, state: str, held: Held) -> None:
         """Say that a request is worked on, or done."""
         self.publish("status", {"execution_state": state}, held.header)
@@ -202,6 +206,11 @@ class Stand:
         if held.display_id:
             self.publish("clear_output", {"wait": False}, held.header)
             held.display_id = None
+
+
+def line_of(text: str) -> dict[str, Any]:
+    """Content of a message that shows a line."""
+    return {"name": "stderr", "text": text.rstrip("\n") + "\n"}
 
 
 def _some_kernel_info(language: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import atexit
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
@@ -23,7 +23,8 @@ from ..engines.base import Connection
 from ..errors import GpuShareError
 from ._activity import Activity, ActivityCounter
 from ._handshake import OWN_IDENT, Handshake
-from ._held import Held, HeldLimits, HoldMode, Stand
+from ._held import Held, HeldLimits, HoldMode, Stand, line_of
+from ._question import Answer, Question, asking
 from ._sockets import (
     CAPTURED,
     CHANNELS,
@@ -122,6 +123,8 @@ class Relay:
         self._last_cell: dict[str, Any] = {}
         self._attaching: Future[Mapping[str, Any]] | None = None
         self._handshake = Handshake()
+        self._stay_paused = False
+        self._question: Question | None = None
         self._ending = False
         self._resting = False
         self._poller = zmq.Poller()
@@ -197,14 +200,15 @@ class Relay:
         """Say how to behave while no kernel is there, and what to show under waiting cells."""
         self._do(lambda: self._set_mode(mode, notice), _nothing)
 
-    def attach(self, back: Connection) -> Future[Mapping[str, Any]]:
+    def attach(self, back: Connection, *, paused: bool = False) -> Future[Mapping[str, Any]]:
         """Put a kernel behind the relay as soon as it answers.
 
         The result is the content of its ``kernel_info_reply``; by then all held messages are on
-        their way to it, in order. :meth:`detach` gives up and cancels the future.
+        their way to it, in order, unless it stays ``paused``: then :meth:`resume` sends them.
+        :meth:`detach` gives up and cancels the future.
         """
         future: Future[Mapping[str, Any]] = Future()
-        self._do(lambda: self._begin_attach(back, future), future.cancel)
+        self._do(lambda: self._begin_attach(back, future, paused=paused), future.cancel)
         return future
 
     def detach(self) -> Future[Activity]:
@@ -222,9 +226,29 @@ class Relay:
         """
         return self._call(self._pause, lambda: self._activity)
 
-    def resume(self) -> Future[None]:
-        """Go on after :meth:`pause`: what was held meanwhile is handed to the kernel first."""
-        return self._call(self._resume, lambda: None)
+    def resume(self, line: str = "") -> Future[None]:
+        """Go on after :meth:`pause`: what was held meanwhile is handed to the kernel first.
+
+        ``line`` is shown above what the first cell of it prints.
+        """
+        return self._call(lambda: self._resume(line), lambda: None)
+
+    def ask(self, code: str, buffers: Sequence[bytes] = ()) -> Future[Answer]:
+        """Run code of this package in a kernel that is paused; what it answers.
+
+        The code calls ``gpu_share_kernel.asked.answer``, which knows what can be asked for. No
+        client sees anything of it. :meth:`detach` ends the waiting with an error.
+
+        Raises (in the future)
+        ----------------------
+        GpuShareError: the kernel is not paused, is asked already, or could not do it.
+        """
+        future: Future[Answer] = Future()
+        error = GpuShareError("The kernel's connection is closed.")
+        self._do(
+            lambda: self._begin_ask(code, buffers, future), lambda: _settle(future, error=error)
+        )
+        return future
 
     def listen_again(self) -> Future[None]:
         """Make the files of ipc sockets again if somebody removed them. Clients stay connected."""
@@ -303,6 +327,8 @@ class Relay:
                     self._from_client(name, frames)
         if self._attaching is not None:
             self._go_on_attaching()
+        elif self._question is not None:
+            self._go_on_asking()
 
     def _listen(self) -> None:
         """Choose what to wait for; to be called whenever sockets change hands."""
@@ -315,7 +341,7 @@ class Relay:
             own += self._carriers.captures.values()
         else:
             own += self._fronts.values()
-        if self._attaching is not None:
+        if self._attaching is not None or self._question is not None:
             own += self._backs.values()
         for socket in own:
             self._poller.register(socket, zmq.POLLIN)
@@ -398,8 +424,11 @@ class Relay:
 
     # -- a kernel comes ----------------------------------------------------------------------
 
-    def _begin_attach(self, back: Connection, future: Future[Mapping[str, Any]]) -> None:
+    def _begin_attach(
+        self, back: Connection, future: Future[Mapping[str, Any]], *, paused: bool
+    ) -> None:
         self._detach()
+        self._stay_paused = paused
         try:
             self._backs = connect_backs(back)
             self._backs["iopub"].connect(self._notices_address)
@@ -445,20 +474,60 @@ class Relay:
         """Hand over what was held, in order, and then the sockets."""
         future, self._attaching = self._attaching, None
         info = self._stand.kernel_info = self._handshake.info
-        self._hand_over()
+        if self._stay_paused:
+            self._listen()
+        else:
+            self._hand_over()
         if future is not None:
             _settle(future, info)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, line: str = "") -> None:
         waiting, self._held, self._held_bytes = self._held, [], 0
         for message in waiting:
             self._stand.hide_notice(message)
+        if line:
+            cells = [each.header for each in waiting if each.kind == "execute_request"]
+            self._stand.say(line, cells[0] if cells else self._last_cell)
         for channel in CAPTURED:
             for message in waiting:
                 if message.channel == channel:
                     self._backs[channel].send_multipart(message.frames)
         self._carriers = Carriers(self._fronts, self._backs)
         self._listen()
+
+    # -- what is asked of a kernel that is paused --------------------------------------------
+
+    def _begin_ask(self, code: str, buffers: Sequence[bytes], future: Future[Answer]) -> None:
+        paused = bool(self._backs) and self._carriers is None and self._attaching is None
+        if not paused or (self._question is not None and not self._question.given_up):
+            _settle(future, error=GpuShareError("The kernel cannot be asked now."))
+            return
+        message = self._stand.session.send(
+            self._backs["shell"],
+            "execute_request",
+            asking(code),
+            ident=OWN_IDENT,
+            buffers=list(buffers),
+        )
+        assert message is not None
+        self._question = Question(message["header"]["msg_id"], future)
+        self._listen()
+
+    def _go_on_asking(self) -> None:
+        """Take what concerns the question; all else goes on to the clients."""
+        question = self._question
+        assert question is not None
+        for name in CHANNELS:
+            for frames in received(self._backs[name]):
+                _, parent, _ = parts(frames, content=False)
+                if parent.get("session") == self._stand.session.session:
+                    question.heard(frames)
+                else:
+                    self._to_client(name, frames)
+        if question.done:
+            self._question = None
+            self._listen()
+            question.settle()
 
     # -- and goes ----------------------------------------------------------------------------
 
@@ -485,9 +554,12 @@ class Relay:
             self._listen()
         return self._counter.snapshot()
 
-    def _resume(self) -> None:
+    def _resume(self, line: str) -> None:
         if self._backs and self._carriers is None and self._attaching is None:
-            self._hand_over()
+            if self._question is not None:
+                question, self._question = self._question, None
+                question.give_up("Nobody waits for the answer any more.")
+            self._hand_over(line)
 
     def _pass_on_the_rest(self) -> None:
         """What the kernel sent last may still be under way when its end is known."""
@@ -525,6 +597,9 @@ class Relay:
         close(self._backs)
         self._backs = {}
         self._attaching = None
+        if self._question is not None:
+            question, self._question = self._question, None
+            question.give_up("The kernel is gone.")
         self._listen()
 
     def _listen_again(self) -> None:
@@ -566,10 +641,10 @@ class Relay:
         return self._counter.request(header)
 
     def _notify(self, text: str) -> None:
-        content = {"name": "stderr", "text": text.rstrip("\n") + "\n"}
         if self._carriers is None:
-            self._stand.publish("stream", content, self._last_cell)
+            self._stand.say(text, self._last_cell)
         else:
+            content = line_of(text)
             self._stand.session.send(
                 self._notices, "stream", content, parent=self._last_cell, ident=b"stream.stderr"
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.extension.application import ExtensionApp
+from jupyter_server.utils import ensure_async
 from traitlets import Bool
 from traitlets.config import Config
 
@@ -64,9 +65,22 @@ class GpuShareApp(ExtensionApp):
         Called by jupyter_server when its event loop runs.
         """
         runtime = self.runtime  # made here, so that what happens to the first kernel is told
+        runtime.end_kernel = self._end_kernel
         if runtime.engine_name != "local":
             # In the background: a cluster that does not answer must not keep the server away.
             self._adopting = asyncio.create_task(adopt_kernels(serverapp, runtime))
+
+    async def _end_kernel(self, kernel_id: str) -> None:
+        """End a kernel as a user would. Called on the runtime's loop."""
+        assert self.serverapp is not None
+        manager: Any = self.serverapp.kernel_manager
+
+        async def end() -> None:
+            if kernel_id in manager:
+                await ensure_async(manager.shutdown_kernel(kernel_id))
+
+        loop = self.serverapp.io_loop.asyncio_loop  # type: ignore[attr-defined]
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(end(), loop))
 
     @property
     def runtime(self) -> Runtime:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import wraps
 from pathlib import PurePosixPath
@@ -219,11 +220,20 @@ class AllocationHandler(GpuShareHandler):
     @authorized
     @told
     async def patch(self, kernel_id: str) -> None:
-        """Change the size, which restarts the kernel, or keep the share for a time."""
+        """Change the size, or say what that would keep, or keep the share for a time."""
         row = self.known(kernel_id)
-        body = self.body({"size": str, "restart": bool, "keep_until": (str, type(None))})
+        body = self.body(
+            {"size": str, "restart": bool, "dry_run": bool, "keep_until": (str, type(None))}
+        )
         if not {"size", "keep_until"} & set(body):
             raise web.HTTPError(400, log_message="Name a size, or a time in keep_until.")
+        if body.get("dry_run", False):
+            if set(body) != {"size", "dry_run"}:
+                raise web.HTTPError(400, log_message="Only a change of size can be a dry_run.")
+            size = self.runtime.policy.check(body["size"])
+            kept = await self.runtime.kept_by_change(row.kernel_id, size)
+            self.answer(replace(self.known(row.kernel_id), kept=kept).to_json())
+            return
         # First what can be taken back: a request that is refused changes nothing.
         if "keep_until" in body:
             until = None if body["keep_until"] is None else _moment(body["keep_until"])
@@ -241,6 +251,8 @@ class AllocationHandler(GpuShareHandler):
     async def _resize(self, row: Allocation, text: str, *, restart: bool) -> None:
         size = self.runtime.policy.check(text)
         if str(size) == row.size:
+            return
+        if await self.runtime.change_size(row.kernel_id, size, lose_variables=restart):
             return
         if not restart:
             raise NotPossible(
@@ -261,7 +273,11 @@ class ReleaseHandler(GpuShareHandler):
     async def post(self, kernel_id: str) -> None:
         """Give the share back. Where that loses variables, only if the request allows it."""
         row = self.known(kernel_id)
-        body = self.body({"lose_variables": bool})
+        body = self.body({"lose_variables": bool, "dry_run": bool})
+        if body.get("dry_run", False):
+            kept = await self.runtime.kept_by_release(row.kernel_id)
+            self.answer(replace(self.known(row.kernel_id), kept=kept).to_json())
+            return
         lose = body.get("lose_variables", False)
         self.answer((await self.runtime.release(row.kernel_id, lose_variables=lose)).to_json())
 

@@ -21,41 +21,39 @@ export class Actions {
     return row.path === null ? row.kernel_name : fileName(row.path);
   }
 
-  /** Change the size; without one, ask for it. */
+  /** Change the size; without one, ask for it. Variables are lost only if that is agreed to. */
   async changeSize(row: IAllocation, size?: string): Promise<void> {
     const trans = this._trans;
     const title = trans.__('Change the share of %1', this.name(row));
-    const buttons = [
-      Dialog.cancelButton(),
-      Dialog.warnButton({ label: trans.__('Restart and change') })
-    ];
-    const warning = trans.__('The kernel restarts, and all its variables are lost.');
-    let wanted: string | null = size ?? null;
-    if (wanted === null) {
-      const sizes = await this._shares.refreshSizes();
-      const field = new SizeField(sizes, row.size, this._words, trans);
-      const text = document.createElement('p');
-      text.textContent = warning;
-      field.node.append(text);
-      const result = await showDialog({ title, body: field, buttons });
-      if (!result.button.accept) {
-        return;
-      }
-      wanted = field.size ?? sizes.default;
-    } else {
-      const body = `${trans.__('To %1.', shortSize(wanted))} ${warning}`;
-      const result = await showDialog({ title, body, buttons });
-      if (!result.button.accept) {
-        return;
-      }
-    }
+    const wanted = size ?? (await this._askSize(row, title));
     if (wanted === null) {
       return;
     }
-    await this._told(this._shares.resize(row.kernel_id, wanted), {
+    const kept = await this._failing(this._shares.keptByResize(row.kernel_id, wanted));
+    if (kept === null) {
+      return;
+    }
+    const lost = this._words.lost(kept);
+    const body = `${trans.__('To %1: the kernel restarts.', shortSize(wanted))} ${lost}`;
+    if (lost && !(await this._agreed(title, body, trans.__('Restart and change')))) {
+      return;
+    }
+    await this._told(this._shares.resize(row.kernel_id, wanted, lost !== ''), {
       pending: trans.__('Changing the share of %1 to %2…', this.name(row), shortSize(wanted)),
       done: trans.__('%1 has a share of %2.', this.name(row), shortSize(wanted))
     });
+  }
+
+  private async _askSize(row: IAllocation, title: string): Promise<string | null> {
+    const trans = this._trans;
+    const sizes = await this._shares.refreshSizes();
+    const field = new SizeField(sizes, row.size, this._words, trans);
+    const text = document.createElement('p');
+    text.textContent = trans.__('You are asked before any variable is lost.');
+    field.node.append(text);
+    const buttons = [Dialog.cancelButton(), Dialog.okButton({ label: trans.__('Change') })];
+    const result = await showDialog({ title, body: field, buttons });
+    return result.button.accept ? (field.size ?? sizes.default) : null;
   }
 
   /** Keep the share for some minutes even if it is not used. */
@@ -72,23 +70,26 @@ export class Actions {
   async giveBack(row: IAllocation): Promise<void> {
     const trans = this._trans;
     const waits = row.share === null;
-    const loses = !waits && row.kept.how === 'none';
-    if (loses) {
-      const result = await showDialog({
-        title: trans.__('Give back the share of %1?', this.name(row)),
-        body: `${this._words.kept(row)} ${trans.__('The next cell starts a fresh kernel.')}`,
-        buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: trans.__('Give back') })]
-      });
-      if (!result.button.accept) {
-        return;
-      }
+    const kept = waits ? row.kept : await this._failing(this._shares.keptByRelease(row.kernel_id));
+    if (kept === null) {
+      return;
     }
-    await this._told(this._shares.release(row.kernel_id, loses), {
+    const lost = waits ? '' : this._words.lost(kept);
+    const title = trans.__('Give back the share of %1?', this.name(row));
+    if (lost && !(await this._agreed(title, lost, trans.__('Give back')))) {
+      return;
+    }
+    await this._told(this._shares.release(row.kernel_id, lost !== ''), {
       pending: trans.__('Giving back the share of %1…', this.name(row)),
       done: waits
         ? trans.__('%1 no longer waits.', this.name(row))
         : trans.__('The share of %1 is given back.', this.name(row))
     });
+  }
+
+  private async _agreed(title: string, body: string, label: string): Promise<boolean> {
+    const buttons = [Dialog.cancelButton(), Dialog.warnButton({ label })];
+    return (await showDialog({ title, body, buttons })).button.accept;
   }
 
   async wake(row: IAllocation): Promise<void> {
@@ -116,12 +117,13 @@ export class Actions {
     }
   }
 
-  /** Say only that it failed: success is seen where the share is shown. */
-  private async _failing(work: Promise<void>): Promise<void> {
+  /** Say only that it failed, with null: success is seen where the share is shown. */
+  private async _failing<T>(work: Promise<T>): Promise<T | null> {
     try {
-      await work;
+      return await work;
     } catch (error) {
       Notification.error(line(error), { autoClose: false });
+      return null;
     }
   }
 

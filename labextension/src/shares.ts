@@ -3,7 +3,16 @@ import { DisposableDelegate, type IDisposable } from '@lumino/disposable';
 import { Poll } from '@lumino/polling';
 import { Signal, type ISignal } from '@lumino/signaling';
 import { ask, Refusal } from './server';
-import type { Health, IAllocation, IChange, IReading, IShares, ISizes, IStatus } from './tokens';
+import type {
+  Health,
+  IAllocation,
+  IChange,
+  IKept,
+  IReading,
+  IShares,
+  ISizes,
+  IStatus
+} from './tokens';
 
 const EVENT = 'https://events.jupyter.org/jupyter_gpu_share/allocation/v1';
 /** Milliseconds between two requests of a page: the server is asked no more often by one user. */
@@ -90,8 +99,16 @@ export class Shares implements IShares, IDisposable {
     return this._sizes;
   }
 
-  async resize(kernelId: string, size: string): Promise<void> {
-    await this._act('PATCH', [kernelId], { size, restart: true });
+  async resize(kernelId: string, size: string, loseVariables: boolean): Promise<void> {
+    await this._act('PATCH', [kernelId], { size, restart: loseVariables });
+  }
+
+  async keptByResize(kernelId: string, size: string): Promise<IKept> {
+    return this._kept('PATCH', [kernelId], { size, dry_run: true });
+  }
+
+  async keptByRelease(kernelId: string): Promise<IKept> {
+    return this._kept('POST', [kernelId, 'release'], { dry_run: true });
   }
 
   async keep(kernelId: string, until: Date | null): Promise<void> {
@@ -127,6 +144,11 @@ export class Shares implements IShares, IDisposable {
 
   private _ask<T>(path: string[], request = {}): Promise<T> {
     return ask<T>(this._options.serverSettings, path, request);
+  }
+
+  private async _kept(method: 'PATCH' | 'POST', path: string[], body: unknown): Promise<IKept> {
+    const place = ['gpu-share', 'allocations', ...path];
+    return (await this._ask<IAllocation>(place, { method, body })).kept;
   }
 
   private async _act(method: 'PATCH' | 'POST', path: string[], body: unknown): Promise<void> {

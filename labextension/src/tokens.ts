@@ -49,7 +49,13 @@ export interface IAllocation {
   readonly engine: string;
   readonly backend: string | null;
   readonly style: string | null;
-  readonly kept: { readonly how: string; readonly lost: readonly string[] };
+  readonly kept: IKept;
+}
+
+/** How variables are kept where a share goes: `none`, `in-place` or `snapshot`; what is lost. */
+export interface IKept {
+  readonly how: string;
+  readonly lost: readonly string[];
 }
 
 /** One GPU, or one MIG instance, and what is free of it. Memory in bytes. */
@@ -128,7 +134,11 @@ export interface IShares {
   /** Poll readings and free memory, while the page is visible, until disposed. */
   observe(): IDisposable;
   refreshSizes(): Promise<ISizes>;
-  resize(kernelId: string, size: string): Promise<void>;
+  resize(kernelId: string, size: string, loseVariables: boolean): Promise<void>;
+  /** What a change of size would keep; nothing is changed. */
+  keptByResize(kernelId: string, size: string): Promise<IKept>;
+  /** What giving the share back would keep; nothing is changed. */
+  keptByRelease(kernelId: string): Promise<IKept>;
   /** Keep an unused share until then; null ends that. */
   keep(kernelId: string, until: Date | null): Promise<void>;
   release(kernelId: string, loseVariables: boolean): Promise<void>;

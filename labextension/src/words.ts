@@ -1,5 +1,5 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
-import type { IAllocation, IGpu, IOffer, IShare, Isolation, State } from './tokens';
+import type { IAllocation, IGpu, IKept, IOffer, IShare, Isolation, State } from './tokens';
 
 /** Glyphs for fractions that have one. */
 const VULGAR: Readonly<Record<string, string>> = {
@@ -92,7 +92,7 @@ export class Words {
   /** One word, or a few, for a state. */
   state(row: IAllocation, now: number): string {
     const trans = this._trans;
-    if (row.state === 'idle' && row.next !== null) {
+    if (row.state === 'idle' && row.next?.action === 'release') {
       return trans.__('idle, %1', countdown(row.next.at, now));
     }
     if (row.queue !== null && (row.state === 'queued' || row.state === 'waking')) {
@@ -159,6 +159,8 @@ export class Words {
       switch (row.next.action) {
         case 'release':
           return trans.__('Goes back in %1 unless a cell runs.', time);
+        case 'warn':
+          return trans.__('A warning comes in %1 unless a cell runs; then it goes back.', time);
         case 'cull':
           return trans.__('The kernel ends in %1 unless a cell runs.', time);
         default:
@@ -168,15 +170,14 @@ export class Words {
     return row.state === 'released' ? trans.__('Running a cell takes a share again.') : '';
   }
 
-  /** Whether giving the share back keeps variables, and what it could not keep. */
-  kept(row: IAllocation): string {
+  /** What of the variables is lost; empty where nothing is. */
+  lost(kept: IKept): string {
     const trans = this._trans;
-    if (row.kept.how === 'none') {
+    if (kept.how === 'none') {
       return trans.__('All variables of the kernel will be lost.');
     }
-    return row.kept.lost.length
-      ? trans.__('Variables are kept, except: %1', row.kept.lost.join(', '))
-      : trans.__('Variables are kept.');
+    const lost = kept.lost.join(', ');
+    return lost && trans.__('Variables are kept, but these will be lost: %1.', lost);
   }
 
   /** An offer with what it costs to choose it now. */

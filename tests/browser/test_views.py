@@ -181,7 +181,7 @@ def test_a_real_notebook_with_a_hostile_name_is_text_everywhere(lab: Server, pag
     expect(toolbar(page)).to_contain_text("GPU ½")
     assert granted(lab, name)["size"] == "1/2"
     expect(open_sidebar(page)).to_contain_text(name)
-    execute(page, "gpu-share:change-size", size="1/4")
+    execute(page, "gpu-share:change-size")
     expect(dialog(page)).to_contain_text(name)
     page.keyboard.press("Escape")
     assert page.evaluate("() => window.hostile") is None

@@ -15,6 +15,7 @@ from manifests import (  # noqa: F401
     two_servers,
 )
 from notebooks import Notebook
+from servers import Server, run_server, stop_server
 from traitlets.config import Config
 
 from jupyter_gpu_share.runtime import Runtime
@@ -67,3 +68,36 @@ def objects(cluster: Any, namespace: str) -> Callable[[str], list[dict[str, Any]
         return items
 
     return read
+
+
+@pytest.fixture
+def start(cluster: Any, namespace: str, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers of one user, one after the other."""
+    running: list[Server] = []
+    folder = tmp_path / "alice"
+
+    def run(**settings: Any) -> Server:
+        traits = {
+            "kubeconfig": str(cluster.kubeconfig),
+            "namespace": namespace,
+            "server_name": "alice",
+            "image": "localhost/kernel:1",
+            "image_pull_policy": "Never",
+            "renewal": 1.0,
+            "sweep_interval": 5.0,
+            **settings,
+        }
+        for old in (folder / "runtime").glob("jpserver-*"):
+            old.unlink()
+        arguments = [
+            f"--{name if '.' in name else f'KubernetesEngine.{name}'}={value}"
+            for name, value in traits.items()
+        ]
+        server = run_server(folder, "--GpuShareProvisioner.engine=kubernetes", *arguments)
+        running.append(server)
+        return server
+
+    yield run
+    for server in running:
+        if server.process.poll() is None:
+            stop_server(server)

@@ -18,14 +18,12 @@ from typing import Any
 
 from notebooks import LONG, Notebook
 from proxy import Proxy
+from rounds import ROUNDS, SEED
 from traitlets.config import Config
 from waiting import eventually
 
 __all__ = ["ROUNDS", "SEED", "STYLES", "TURNS", "Log", "World", "account", "processes", "through"]
 
-SEED = 20260301
-#: Rounds of each fault, each at another random instant.
-ROUNDS = int(os.environ.get("JUPYTER_GPU_SHARE_FAULT_ROUNDS", "1"))
 #: Of faults that meet both styles of holding a share, by turns.
 TURNS = range(max(2, ROUNDS))
 STYLES = ("pod", "lease")

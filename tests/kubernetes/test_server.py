@@ -4,86 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 import pytest
-import websocket
 from cluster.fixtures import CLUSTER_MARKS
 from faults import SEED, STYLES, TURNS, Log
-from servers import TOKEN, Server, run_server, stop_server
+from servers import Server, until
 from waiting import PATIENCE
 
 pytestmark = CLUSTER_MARKS
 
 Start = Callable[..., Server]
-
-
-@pytest.fixture
-def start(cluster: Any, namespace: str, tmp_path: Path) -> Iterator[Start]:
-    """Starts servers of one user, one after the other."""
-    running: list[Server] = []
-    folder = tmp_path / "alice"
-
-    def run(**settings: Any) -> Server:
-        traits = {
-            "kubeconfig": str(cluster.kubeconfig),
-            "namespace": namespace,
-            "server_name": "alice",
-            "image": "localhost/kernel:1",
-            "image_pull_policy": "Never",
-            "renewal": 1.0,
-            "sweep_interval": 5.0,
-            **settings,
-        }
-        for old in (folder / "runtime").glob("jpserver-*"):
-            old.unlink()
-        arguments = [f"--KubernetesEngine.{name}={value}" for name, value in traits.items()]
-        server = run_server(folder, "--GpuShareProvisioner.engine=kubernetes", *arguments)
-        running.append(server)
-        return server
-
-    yield run
-    for server in running:
-        if server.process.poll() is None:
-            stop_server(server)
-
-
-def cell(server: Server, kernel_id: str, code: str) -> str:
-    """Run a cell over the server's websocket, as JupyterLab does; what it printed."""
-    url = server.url.replace("http", "ws", 1) + f"api/kernels/{kernel_id}/channels"
-    socket = websocket.create_connection(
-        url, header=[f"Authorization: token {TOKEN}"], timeout=PATIENCE
-    )
-    header = {"msg_id": uuid4().hex, "msg_type": "execute_request", "version": "5.3"}
-    header |= {"session": uuid4().hex, "username": "", "date": "2026-01-01T00:00:00Z"}
-    content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
-    content |= {"user_expressions": {}, "stop_on_error": True}
-    message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
-    told = ""
-    try:
-        socket.send(json.dumps({**message, "channel": "shell"}))
-        while True:
-            answer = json.loads(socket.recv())
-            if answer["parent_header"].get("msg_id") != header["msg_id"]:
-                continue
-            kind, body = answer["msg_type"], answer["content"]
-            if kind == "stream":
-                told += body["text"]
-            elif kind == "error":
-                told += f"{body['ename']}: {body['evalue']}"
-            elif kind == "status" and body["execution_state"] == "idle":
-                return told.strip()
-    finally:
-        socket.close()
 
 
 def session(server: Server, path: str) -> dict[str, Any]:
@@ -96,28 +33,18 @@ def session(server: Server, path: str) -> dict[str, Any]:
     return found
 
 
-def until(holds: Callable[[], Any], what: str) -> Any:
-    """Wait until something is so."""
-    end = time.monotonic() + 2 * PATIENCE
-    while True:
-        if found := holds():
-            return found
-        assert time.monotonic() < end, f"never happened: {what}"
-        time.sleep(0.05)
-
-
 def test_a_server_that_was_killed_finds_its_kernels_with_their_variables(start: Start) -> None:
     server = start()
     opened = session(server, "work.ipynb")
     kernel_id = opened["kernel"]["id"]
-    assert cell(server, kernel_id, "x = [1, 2]; y = x; print('set')") == "set"
+    assert server.run_cell(kernel_id, "x = [1, 2]; y = x; print('set')") == "set"
     before = server.ok(f"gpu-share/allocations/{kernel_id}")
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait(PATIENCE)
 
     again = start()
     until(lambda: [k["id"] for k in again.ok("api/kernels")] == [kernel_id], "the kernel is listed")
-    assert cell(again, kernel_id, "print(x, y is x)") == "[1, 2] True"
+    assert again.run_cell(kernel_id, "print(x, y is x)") == "[1, 2] True"
     after = again.ok(f"gpu-share/allocations/{kernel_id}")
     assert after["share"] == before["share"]
     assert after["path"] == "work.ipynb"
@@ -129,7 +56,7 @@ def test_a_server_that_was_killed_finds_its_kernels_with_their_variables(start: 
     again.process.wait(PATIENCE)
     third = start()
     until(lambda: third.ok("api/kernels"), "the kernel is listed once more")
-    assert cell(third, kernel_id, "print(x, y is x)") == "[1, 2] True"
+    assert third.run_cell(kernel_id, "print(x, y is x)") == "[1, 2] True"
     third.ok(f"api/kernels/{kernel_id}", "DELETE")
 
 
@@ -153,11 +80,11 @@ def test_two_servers_of_one_name_do_not_take_each_others_kernels(
 ) -> None:
     server = start()
     kernel_id = server.start_kernel("1/4")
-    assert cell(server, kernel_id, "x = 1; print(x)") == "1"
+    assert server.run_cell(kernel_id, "x = 1; print(x)") == "1"
     other = start()
     until(lambda: other.ok("gpu-share/status"), "the other server is up")
     assert other.ok("api/kernels") == []
-    assert cell(server, kernel_id, "print(x)") == "1"
+    assert server.run_cell(kernel_id, "print(x)") == "1"
 
 
 def test_a_pod_that_no_server_renews_ends_and_is_swept(

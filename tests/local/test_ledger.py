@@ -56,6 +56,24 @@ def test_claims_are_held_until_released(ledger: Ledger) -> None:
     assert ledger.used() == {}
 
 
+def test_a_share_is_taken_back_under_its_old_token_and_where_it_was(path: Path) -> None:
+    own = Ledger(path)
+    own.set_gpus([Gpu(f"G{n}", "A100", n, 80 * GIB) for n in range(2)])
+    first = ask(own, "a", "1")
+    own.release("a")
+    rival = ask(own, "b", "1")
+    assert rival.pieces == first.pieces
+    again = own.claim(
+        "a", first.size, this_process(), {}, token=first.token, only={first.pieces[0].uuid}
+    )
+    assert again.token == first.token
+    assert not again.held
+    assert "the emptiest has 0 B of 80 GiB free" in again.reason
+    own.release("b")
+    assert own.turn("a").pieces == first.pieces
+    own.close()
+
+
 def test_the_queue_is_first_come_first_served(ledger: Ledger) -> None:
     ask(ledger, "a", "1/2")
     whole, small = ask(ledger, "b", "1"), ask(ledger, "c", "1/4")

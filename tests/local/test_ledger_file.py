@@ -132,6 +132,20 @@ def test_damage_that_sqlite_cannot_see(ledger: Ledger, path: Path, change: str) 
         ledger.claims()
 
 
+def test_a_file_of_the_first_version_goes_on(ledger: Ledger, path: Path) -> None:
+    held = ask(ledger, "a", "3/4")
+    ledger.close()
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.execute("ALTER TABLE claims DROP COLUMN only")
+    raw.execute("PRAGMA user_version = 1")
+    raw.close()
+    again = Ledger(path)
+    again.set_gpus(ONE)
+    assert again.claims()[0].token == held.token
+    assert not ask(again, "b", "1/2").held
+    again.close()
+
+
 def test_a_newer_file(path: Path) -> None:
     Ledger(path).close()
     raw = sqlite3.connect(path)

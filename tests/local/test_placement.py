@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_gpu_share.engines.local._gpu import Gpu
-from jupyter_gpu_share.engines.local._placement import grants, never_fits, place, why_waiting
+from jupyter_gpu_share.engines.local._placement import (
+    Wish,
+    grants,
+    never_fits,
+    place,
+    why_waiting,
+)
 from jupyter_gpu_share.size import Size
 
 GIB = 2**30
@@ -85,8 +91,21 @@ def test_the_reason_names_what_is_missing() -> None:
     assert "came before" in reason
 
 
-def queue(*texts: str) -> list[tuple[str, Size]]:
-    return [(f"{n}:{text}", Size.parse(text)) for n, text in enumerate(texts)]
+def queue(*texts: str) -> list[Wish]:
+    return [Wish(f"{n}:{text}", Size.parse(text)) for n, text in enumerate(texts)]
+
+
+def test_who_needs_one_gpu_waits_for_that_one_and_for_no_other() -> None:
+    used = {"G0": 70 * GIB}
+    bound = Wish("bound", Size.parse("1/4"), frozenset({"G0"}))
+    assert list(grants(gpus(80, 80), used, [bound])) == []
+    granted = grants(gpus(80, 80), used, [bound, *queue("10GiB", "1/4")])
+    # Where it waits nobody overtakes it, and all else is open.
+    assert {name: pieces[0].uuid for name, pieces in granted.items()} == {
+        "0:10GiB": "G1",
+        "1:1/4": "G1",
+    }
+    assert grants(gpus(80, 80), {}, [bound])["bound"][0].uuid == "G0"
 
 
 def test_a_large_request_is_not_overtaken_where_it_waits() -> None:
@@ -118,7 +137,7 @@ def test_grants_never_exceed_a_gpu_and_serve_the_first_that_fits(
 ) -> None:
     on = gpus(*sizes)
     used = {gpu.uuid: data.draw(st.integers(0, gpu.memory_bytes)) for gpu in on}
-    waiting = [(str(n), size) for n, size in enumerate(wanted)]
+    waiting = [Wish(str(n), size) for n, size in enumerate(wanted)]
     granted = grants(on, used, waiting)
     total = dict(used)
     for pieces in granted.values():
@@ -126,7 +145,7 @@ def test_grants_never_exceed_a_gpu_and_serve_the_first_that_fits(
         for piece in pieces:
             total[piece.uuid] += piece.memory_bytes
     assert all(total[gpu.uuid] <= gpu.memory_bytes for gpu in on)
-    if waiting and place(waiting[0][1], on, used) is not None:
+    if waiting and place(waiting[0].size, on, used) is not None:
         assert "0" in granted
 
 
@@ -164,7 +183,7 @@ def test_the_first_in_the_queue_is_never_put_back(
 ) -> None:
     """Whoever else comes and goes, what it needs to be freed only ever becomes less."""
     on = gpus(*sizes)
-    waiting = [(str(n), s) for n, s in enumerate(wanted) if never_fits(s, on) is None]
+    waiting = [Wish(str(n), s) for n, s in enumerate(wanted) if never_fits(s, on) is None]
     held = {f"old {gpu.uuid}": ((gpu.uuid, gpu.memory_bytes),) for gpu in on}
     for _ in range(len(held) + 2 * len(waiting)):
         if not held or not waiting:
@@ -175,29 +194,29 @@ def test_the_first_in_the_queue_is_never_put_back(
             for uuid, amount in pieces:
                 used[uuid] += amount
         granted = grants(on, used, waiting)
-        if place(waiting[0][1], on, used) is not None:
-            assert waiting[0][0] in granted
+        if place(waiting[0].size, on, used) is not None:
+            assert waiting[0].name in granted
         else:
             after = dict(used)
             for rows in granted.values():
                 for piece in rows:
                     after[piece.uuid] += piece.memory_bytes
-            assert missing(waiting[0][1], on, after) == missing(waiting[0][1], on, used)
+            assert missing(waiting[0].size, on, after) == missing(waiting[0].size, on, used)
         for name, rows in granted.items():
             held[name] = tuple((piece.uuid, piece.memory_bytes) for piece in rows)
-        waiting = [row for row in waiting if row[0] not in granted]
+        waiting = [row for row in waiting if row.name not in granted]
 
 
 @given(machines, requests)
 def test_nobody_starves(sizes: list[int], wanted: list[Size]) -> None:
     """With everything given back in turn, every request that can be had is served in the end."""
     on = gpus(*sizes)
-    waiting = [(str(n), s) for n, s in enumerate(wanted) if never_fits(s, on) is None]
+    waiting = [Wish(str(n), s) for n, s in enumerate(wanted) if never_fits(s, on) is None]
     served: list[str] = []
     for _ in range(len(waiting) + 1):
         granted = grants(on, {}, waiting)
         served += granted
         if waiting:
-            assert waiting[0][0] in granted, "the first in the queue gets an empty machine"
-        waiting = [row for row in waiting if row[0] not in granted]
+            assert waiting[0].name in granted, "the first in the queue gets an empty machine"
+        waiting = [row for row in waiting if row.name not in granted]
     assert not waiting

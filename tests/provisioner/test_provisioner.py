@@ -7,20 +7,15 @@ import concurrent.futures
 import os
 import signal
 import socket
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jupyter_client.asynchronous import AsyncKernelClient
-from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from managers import GIB, Kernels, active, free, interrupted, life, run, state
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
 from jupyter_gpu_share.errors import GpuShareError, NoGpuError, NotPossible, SizeNotAllowed
-from jupyter_gpu_share.lifecycle import KernelLife
 from jupyter_gpu_share.provisioner import GpuShareProvisioner
 from jupyter_gpu_share.relay import Activity
 from jupyter_gpu_share.requests import Request
@@ -28,96 +23,6 @@ from jupyter_gpu_share.runtime import Runtime
 from jupyter_gpu_share.size import Size
 
 pytestmark = pytest.mark.usefixtures("one_gpu")
-
-
-class Kernels:
-    """Starts kernels and ends them with the test."""
-
-    def __init__(self) -> None:
-        self.managers: list[AsyncKernelManager] = []
-        self.clients: list[AsyncKernelClient] = []
-
-    def manager(self, **traits: Any) -> AsyncKernelManager:
-        KernelProvisionerFactory.clear_instance()
-        manager = AsyncKernelManager(kernel_name="python3", **traits)
-        self.managers.append(manager)
-        return manager
-
-    async def start(self, size: str, **options: Any) -> AsyncKernelManager:
-        traits = options.pop("traits", {})
-        manager = self.manager(**traits)
-        env = {**os.environ, "JUPYTER_GPU_SHARE_SIZE": size}
-        await asyncio.wait_for(manager.start_kernel(env=env, **options), PATIENCE)
-        return manager
-
-    async def client(self, manager: AsyncKernelManager) -> AsyncKernelClient:
-        client = manager.client()
-        client.start_channels()
-        self.clients.append(client)
-        await asyncio.wait_for(client.wait_for_ready(timeout=PATIENCE), PATIENCE)
-        return client
-
-    async def close(self) -> None:
-        for client in self.clients:
-            client.stop_channels()
-        for manager in self.managers:
-            if manager.has_kernel:
-                await manager.shutdown_kernel(now=True)
-
-
-@pytest.fixture
-async def kernels() -> AsyncIterator[Kernels]:
-    own = Kernels()
-    yield own
-    await own.close()
-
-
-async def run(client: AsyncKernelClient, code: str) -> str:
-    """Run a cell; what it printed, or the name of its error."""
-    printed: list[str] = []
-
-    def note(message: dict[str, Any]) -> None:
-        content = message["content"]
-        if message["msg_type"] == "stream":
-            printed.append(content["text"])
-        elif message["msg_type"] == "error":
-            printed.append(content["ename"])
-
-    await asyncio.wait_for(
-        client.execute_interactive(code, output_hook=note, timeout=PATIENCE), PATIENCE
-    )
-    return "".join(printed).strip()
-
-
-def life(manager: AsyncKernelManager) -> KernelLife:
-    return Runtime.instance().lives[manager.kernel_id]
-
-
-def state(manager: AsyncKernelManager) -> State | None:
-    row = Runtime.instance().table.get(manager.kernel_id)
-    return row.state if row else None
-
-
-async def active(manager: AsyncKernelManager) -> None:
-    """A cell's output can be here a moment before the state is noted."""
-    await eventually(lambda: state(manager) is State.ACTIVE, "the kernel counts as active")
-
-
-async def interrupted(manager: AsyncKernelManager, cell: asyncio.Future[str]) -> str:
-    """Interrupt a cell until it ends: one that comes before the cell's own code runs is lost."""
-    end = time.monotonic() + PATIENCE
-    while not cell.done():
-        assert time.monotonic() < end, "the cell cannot be interrupted"
-        await manager.interrupt_kernel()
-        await asyncio.wait({cell}, timeout=0.5)
-    return await cell
-
-
-async def free() -> int:
-    return (await Runtime.instance().capacity())[0].free_bytes
-
-
-GIB = 2**30
 
 
 async def test_a_kernel_knows_its_share(kernels: Kernels) -> None:
@@ -285,22 +190,6 @@ async def test_interrupt_by_message(kernels: Kernels) -> None:
     cell = asyncio.ensure_future(run(client, "import time\ntime.sleep(99)"))
     await eventually(lambda: life(manager).busy, "the cell runs")
     assert "KeyboardInterrupt" in await interrupted(manager, cell)
-
-
-async def test_released_share_comes_back_with_a_cell(kernels: Kernels) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, "x = 1")
-    runtime = Runtime.instance()
-    with pytest.raises(NotPossible, match="all variables"):
-        await runtime.release(manager.kernel_id, lose_variables=False)
-    assert await run(client, "print(x)") == "1"
-    await runtime.release(manager.kernel_id, lose_variables=True)
-    assert state(manager) is State.RELEASED
-    assert await free() == 80 * GIB
-    assert await manager.is_alive()
-    assert await run(client, "print('x' in globals())") == "False"
-    await active(manager)
 
 
 async def test_a_running_cell_is_never_released(kernels: Kernels) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ _numbers = count(1)
 class Kernel:
     """An ipykernel that listens where the relay is told to look for it."""
 
-    def __init__(self, folder: Path, *, curve: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, curve: bool = False, env: Mapping[str, str] | None = None
+    ) -> None:
         number = next(_numbers)
         ports = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
         public, secret = zmq.curve_keypair() if curve else (b"", b"")
@@ -53,7 +55,7 @@ class Kernel:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "IPYTHONDIR": str(folder / "ipython")},
+            env={**os.environ, "IPYTHONDIR": str(folder / "ipython"), **(env or {})},
         )
 
     def kill(self) -> None:

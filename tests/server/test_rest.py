@@ -177,11 +177,9 @@ def test_keep(clean: Server) -> None:
 def test_release_and_wake(clean: Server) -> None:
     kernel_id = clean.start_kernel("3/4")
     release = "/gpu-share/allocations/{kernel_id}/release"
-    status, found = ask(clean, release, "POST", kernel_id=kernel_id)
-    assert status == 409
-    assert "all variables" in found["message"]
-    status, row = ask(clean, release, "POST", {"lose_variables": True}, kernel_id=kernel_id)
+    status, row = ask(clean, release, "POST", kernel_id=kernel_id)
     assert (status, row["state"], row["share"]) == (200, "released", None)
+    assert row["kept"] == {"how": "in-place", "lost": []}
     status, _ = ask(clean, "/gpu-share/allocations/{kernel_id}/wake", "POST", kernel_id=kernel_id)
     assert status == 200
     assert clean.wait_for(kernel_id, "active")["share"]["fraction"] == "3/4"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from ...allocations import Allocation, QueuePosition, State
+from ...allocations import Allocation, QueuePosition, Share, State
 from ...errors import EngineError, GpuShareError, NoGpuError, SizeError
 from ...size import Size
 from ..base import (
@@ -179,24 +179,17 @@ class KubernetesEngine(KubernetesSettings):
 
     # -- shares of living kernels ------------------------------------------------------------
 
+    def detachable(self, kernel_id: str) -> bool:
+        """See :meth:`Engine.detachable <jupyter_gpu_share.engines.base.Engine.detachable>`."""
+        kernel = self._kernels.get(kernel_id)
+        return kernel is not None and kernel.holder is not None
+
     async def give_back(self, kernel_id: str) -> None:
-        """Give back the share of a kernel that goes on living. Not in style ``pod``.
-
-        The caller has made sure that the kernel's process holds no memory of the GPU.
-
-        Raises
-        ------
-        EngineError: the kernel's share is part of its pod, or could not be taken again.
-        """
+        """See :meth:`Engine.give_back <jupyter_gpu_share.engines.base.Engine.give_back>`."""
         await self._holder(kernel_id).drop()
 
-    async def take_back(self, kernel_id: str, report: Report) -> None:
-        """Hold the share again for a kernel that gave it back, waiting as long as it takes.
-
-        Raises
-        ------
-        EngineError: the kernel's share is part of its pod, or the kernel has ended.
-        """
+    async def take_back(self, kernel_id: str, report: Report) -> Share:
+        """See :meth:`Engine.take_back <jupyter_gpu_share.engines.base.Engine.take_back>`."""
         holder = self._holder(kernel_id)
         kernel = self._kernels[kernel_id]
         self._waiting.add(kernel_id)
@@ -207,6 +200,8 @@ class KubernetesEngine(KubernetesSettings):
             raise
         finally:
             self._waiting.discard(kernel_id)
+        assert kernel.share is not None
+        return kernel.share
 
     def _holder(self, kernel_id: str) -> Lease | Annotation:
         kernel = self._kernels.get(kernel_id)
@@ -265,6 +260,13 @@ class KubernetesEngine(KubernetesSettings):
         if cluster.backend.reads & facts.missing:
             return None  # what is free is not known to this server: the scheduler will tell
         return f"No GPU of the cluster has {size} free now."
+
+    async def waiting(self) -> list[Size]:
+        """See :meth:`Engine.waiting <jupyter_gpu_share.engines.base.Engine.waiting>`."""
+        if self._cluster is None:
+            return []
+        pods = [self._cluster.pod(name) for name in self._cluster.waiting()]
+        return [size_of(pod) for pod in pods if pod is not None and failures.unschedulable(pod)]
 
     async def rounding(self, size: Size) -> str:
         """See :meth:`Engine.rounding <jupyter_gpu_share.engines.base.Engine.rounding>`."""

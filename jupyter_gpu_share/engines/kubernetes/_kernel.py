@@ -213,15 +213,19 @@ class PodKernel:
         if self.cluster.settings.style == "annotation" and not self.request.size.is_none:
             self.annotation = Annotation(self.cluster, self.name)
             await self.annotation.adopt()
+        # Before anything that may take long: the pod ends if it hears of no server.
+        state = await self._linked(self.connection).greet(before)
+        if self.holder is not None and self.holder.lent:
+            await self.holder.retake(report, self.until)
         if not self._take_share():
             raise EngineError(failures.end_of_lease(None, None).text)
         assert self.share is not None
         report(Starting(self.share))
-        state = await self._linked(self.connection).greet(before)
         if state.run is None or state.pid is None:
             return await self._run_kernel(address)
         self._run = state.run
-        return self._running()
+        # Its server may have ended after it moved the kernel off the GPU, or back onto it.
+        return replace(self._running(), away=self.holder is not None)
 
     async def _claim_pod(self) -> tuple[Object, str]:
         """Write on the pod that it is this process's now; returns it, and whose it was.

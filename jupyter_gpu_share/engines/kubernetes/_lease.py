@@ -68,7 +68,8 @@ class Lease:
         return not self.name
 
     def adopt(self, kernel: str) -> None:
-        """Find the lease of a kernel that is taken over."""
+        """Find the lease of a kernel that is taken over; it may have given its share back."""
+        self.device = self._device_of(f"{kernel}-gpu")
         for name, claim in self._cluster.own_claims(f"{self._base}-").items():
             if self._backend.device_of(claim):
                 self.name = name

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 from traitlets import CaselessStrEnum, Float, Unicode, default
 
 from ...allocations import Allocation, Device, Isolation, QueuePosition, Share, State
-from ...errors import GpuShareError, LedgerError, NoGpuError
+from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
 from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
 from .._processes import Holder, carriers, this_process
@@ -58,17 +58,24 @@ _RELEASE_INTERVAL = 1.0
 class _Kernel:
     """What this engine knows of a kernel that it runs."""
 
+    request: KernelRequest
     share: Share
     token: str
     supervisor: Supervisor
-    independent: bool = False
     process: KernelProcess | None = None
+
+    @property
+    def independent(self) -> bool:
+        """True where it is to survive this process."""
+        return bool(self.request.options.get("independent"))
 
 
 class LocalEngine(Engine):
     """Runs kernels on this machine. Several servers share its GPUs through one ledger."""
 
     name: ClassVar[str] = "local"
+    shares_files: ClassVar[bool] = True
+    own_utilization: ClassVar[bool] = True
 
     directory = Unicode(
         "",
@@ -161,14 +168,11 @@ class LocalEngine(Engine):
             share = _with_isolation(share, isolation)
             report(Starting(share))
             kernel = _Kernel(
-                share,
-                token,
-                Supervisor(share.memory_bytes * len(share.devices)),
-                independent=bool(request.options.get("independent")),
+                request, share, token, Supervisor(share.memory_bytes * len(share.devices))
             )
             self._kernels[request.kernel_id] = kernel
             kernel.process = await self._spawn(request, additions)
-            await self._record(request, kernel)
+            await self._record(kernel)
         except BaseException:
             await asyncio.shield(self.stop(request.kernel_id))
             raise
@@ -183,10 +187,17 @@ class LocalEngine(Engine):
         found = await self._gpus()
         if why := never_fits(size, found.gpus):
             raise NoGpuError(why)
-        info = {"kernel_name": request.kernel_name, "path": request.path, "user": request.user}
-        claim = await self._at_ledger(
-            lambda ledger: ledger.claim(kernel_id, size, self._holder, info)
+        claim = await self._wait_for_turn(
+            lambda ledger: ledger.claim(kernel_id, size, self._holder, _info(request)),
+            kernel_id,
+            report,
         )
+        return _share_of(claim, found.gpus), claim.token
+
+    async def _wait_for_turn(
+        self, ask: Callable[[Ledger], Claim], kernel_id: str, report: Report
+    ) -> Claim:
+        claim = await self._at_ledger(ask)
         told: Waiting | None = None
         while not claim.pieces:
             news = Waiting(QueuePosition(claim.position, claim.of), claim.reason)
@@ -199,7 +210,7 @@ class LocalEngine(Engine):
             except asyncio.TimeoutError:
                 pass
             claim = await self._at_ledger(lambda ledger: ledger.turn(kernel_id))
-        return _share_of(claim, found.gpus), claim.token
+        return claim
 
     async def _environment(
         self, request: KernelRequest, share: Share, token: str
@@ -243,20 +254,15 @@ class LocalEngine(Engine):
             folder=folder,
         )
 
-    async def _record(self, request: KernelRequest, kernel: _Kernel) -> None:
+    async def _record(self, kernel: _Kernel) -> None:
         if not kernel.token or kernel.process is None:
             return
-        holder = Holder.of(kernel.process.pid)
-        info = {
-            "kernel_name": request.kernel_name,
-            "path": request.path,
-            "user": request.user,
-            "isolation": kernel.share.isolation.value,
-        }
+        holder, kernel_id = Holder.of(kernel.process.pid), kernel.request.kernel_id
+        info = {**_info(kernel.request), "isolation": kernel.share.isolation.value}
 
         def record(ledger: Ledger) -> None:
-            ledger.record_kernel(request.kernel_id, holder)
-            ledger.set_info(request.kernel_id, info)
+            ledger.record_kernel(kernel_id, holder)
+            ledger.set_info(kernel_id, info)
 
         await self._at_ledger(record)
 
@@ -308,6 +314,40 @@ class LocalEngine(Engine):
                 continue
             self._room.set()
             return
+
+    # -- shares of living kernels ------------------------------------------------------------
+
+    def detachable(self, kernel_id: str) -> bool:
+        """See :meth:`Engine.detachable <jupyter_gpu_share.engines.base.Engine.detachable>`."""
+        kernel = self._kernels.get(kernel_id)
+        return kernel is not None and kernel.process is not None and bool(kernel.token)
+
+    async def give_back(self, kernel_id: str) -> None:
+        """See :meth:`Engine.give_back <jupyter_gpu_share.engines.base.Engine.give_back>`."""
+        await self._at_ledger(lambda ledger: ledger.release(kernel_id))
+        self._room.set()
+
+    async def take_back(self, kernel_id: str, report: Report) -> Share:
+        """See :meth:`Engine.take_back <jupyter_gpu_share.engines.base.Engine.take_back>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or kernel.process is None:
+            raise EngineError("The kernel has ended.")
+        request, token = kernel.request, kernel.token
+        # What its memory was copied from, and is copied back to.
+        only = {device.uuid for device in kernel.share.devices}
+        try:
+            await self._wait_for_turn(
+                lambda ledger: ledger.claim(
+                    kernel_id, request.size, self._holder, _info(request), token=token, only=only
+                ),
+                kernel_id,
+                report,
+            )
+            await self._record(kernel)
+        except BaseException:
+            await asyncio.shield(self._release(kernel_id))
+            raise
+        return kernel.share
 
     # -- readings ----------------------------------------------------------------------------
 
@@ -376,6 +416,12 @@ class LocalEngine(Engine):
         if why := never_fits(size, found.gpus):
             return why
         return await self._at_ledger(lambda ledger: ledger.fits(kernel_id, size))
+
+    async def waiting(self) -> list[Size]:
+        """See :meth:`Engine.waiting <jupyter_gpu_share.engines.base.Engine.waiting>`."""
+        if self._ledger is None:
+            return []
+        return [claim.size for claim in await self._claims() if not claim.held]
 
     async def diagnose(self) -> list[Finding]:
         """See :meth:`Engine.diagnose <jupyter_gpu_share.engines.base.Engine.diagnose>`."""
@@ -458,6 +504,11 @@ class LocalEngine(Engine):
             return work(self._ledger)
 
         return await in_thread(at_desk, executor=self._desk)
+
+
+def _info(request: KernelRequest) -> dict[str, Any]:
+    """What others are told about a kernel."""
+    return {"kernel_name": request.kernel_name, "path": request.path, "user": request.user}
 
 
 def _share_of(claim: Claim, gpus: tuple[Gpu, ...]) -> Share:

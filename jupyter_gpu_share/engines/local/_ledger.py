@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -21,7 +21,7 @@ from ...size import Size
 from .._processes import Holder, boot_id, carriers
 from ._gpu import Gpu
 from ._ledger_file import connect, file_identity, in_words
-from ._placement import Piece, grants, place, why_waiting
+from ._placement import Piece, Wish, grants, place, why_waiting
 
 __all__ = ["Claim", "Ledger"]
 
@@ -118,12 +118,26 @@ class Ledger:
 
     # -- claims ------------------------------------------------------------------------------
 
-    def claim(self, kernel_id: str, size: Size, holder: Holder, info: Mapping[str, Any]) -> Claim:
+    def claim(
+        self,
+        kernel_id: str,
+        size: Size,
+        holder: Holder,
+        info: Mapping[str, Any],
+        *,
+        token: str = "",
+        only: Collection[str] = (),
+    ) -> Claim:
         """Ask for a share: held at once where it is the claim's turn, else waiting in the queue.
 
         A kernel that has asked for this size already keeps its pieces, or its place in the queue.
         One that holds another size swaps in one step where the new one fits, and otherwise waits
         without its old share.
+
+        Parameters
+        ----------
+        token: that a running kernel has in its environment already; else a new one is made.
+        only: uuids of the only GPUs that will do; empty: any.
         """
         with self._transaction():
             self._sweep()
@@ -145,10 +159,10 @@ class Ledger:
             swapped = old is not None and bool(old["held"])
             if old is not None:
                 self._remove(old["token"])
-            token = uuid4().hex
+            token = token or uuid4().hex
             self._db.execute(
                 "INSERT INTO claims (token, kernel_id, size, held, boot, pid, start_time, "
-                "info, since) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?)",
+                "info, since, only) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
                 (
                     token,
                     kernel_id,
@@ -158,6 +172,7 @@ class Ledger:
                     holder.start_time,
                     json.dumps(dict(info)),
                     _now(),
+                    json.dumps(sorted(only)),
                 ),
             )
             if size.is_none:
@@ -185,15 +200,11 @@ class Ledger:
             own = self._find(kernel_id) if kernel_id else None
             for piece in self._pieces(own["token"]) if own is not None else ():
                 used[piece.uuid] -= piece.memory_bytes
-            waiting = [
-                (row["token"], _size_of(row))
-                for row in self._waiting()
-                if row["kernel_id"] != kernel_id
-            ]
+            waiting = [_wish_of(row) for row in self._waiting() if row["kernel_id"] != kernel_id]
             if own is not None and own["held"]:
                 free = place(size, gpus, used) is not None
             else:
-                free = "?" in grants(gpus, used, [*waiting, ("?", size)])
+                free = "?" in grants(gpus, used, [*waiting, Wish("?", size)])
             return None if free else why_waiting(size, gpus, used, len(waiting))
 
     def record_kernel(self, kernel_id: str, process: Holder) -> None:
@@ -268,7 +279,7 @@ class Ledger:
         return [row["kernel_id"] for row in dead]
 
     def _grant(self) -> None:
-        waiting = [(row["token"], _size_of(row)) for row in self._waiting()]
+        waiting = [_wish_of(row) for row in self._waiting()]
         if waiting:
             for token, pieces in grants(self.gpus(), self.used(), waiting).items():
                 self._hold(token, pieces)
@@ -311,7 +322,8 @@ class Ledger:
         if not row["held"]:
             queue = [waiting["token"] for waiting in self._waiting()]
             position, of = queue.index(row["token"]) + 1, len(queue)
-            reason = why_waiting(size, self.gpus(), self.used(), position - 1)
+            gpus = _wish_of(row).among(self.gpus())
+            reason = why_waiting(size, gpus, self.used(), position - 1)
         kernel = Holder(row["kernel_pid"], row["kernel_start_time"]) if row["kernel_pid"] else None
         return Claim(
             token=row["token"],
@@ -400,6 +412,13 @@ def _size_of(row: sqlite3.Row) -> Size:
     try:
         return Size.parse(row["size"])
     except SizeError as error:
+        raise _damaged() from error
+
+
+def _wish_of(row: sqlite3.Row) -> Wish:
+    try:
+        return Wish(row["token"], _size_of(row), frozenset(json.loads(row["only"])))
+    except (ValueError, TypeError) as error:
         raise _damaged() from error
 
 

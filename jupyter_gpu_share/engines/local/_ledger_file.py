@@ -14,7 +14,7 @@ from ...errors import LedgerError
 
 __all__ = ["connect", "file_identity", "in_words"]
 
-_VERSION = 1
+_VERSION = 2
 
 # The triggers guard the capacity a second time, against any writer: SQLite refuses a piece that
 # would take a GPU beyond what it has.
@@ -29,7 +29,8 @@ CREATE TABLE claims (
     kernel_id TEXT NOT NULL UNIQUE, size TEXT NOT NULL, held INTEGER NOT NULL,
     boot TEXT NOT NULL, pid INTEGER NOT NULL, start_time TEXT NOT NULL,
     kernel_pid INTEGER, kernel_start_time TEXT,
-    info TEXT NOT NULL, since TEXT NOT NULL
+    info TEXT NOT NULL, since TEXT NOT NULL,
+    only TEXT NOT NULL DEFAULT '[]'
 );
 CREATE TABLE pieces (
     token TEXT NOT NULL REFERENCES claims(token) ON DELETE CASCADE,
@@ -44,8 +45,12 @@ WHEN (SELECT sum(memory_bytes) FROM pieces WHERE uuid = NEW.uuid)
 BEGIN SELECT RAISE(ABORT, 'capacity exceeded'); END;
 CREATE TRIGGER no_growth BEFORE UPDATE ON pieces
 BEGIN SELECT RAISE(ABORT, 'pieces do not change'); END;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
+#: From one version to the next.
+_UPGRADES = {
+    1: "ALTER TABLE claims ADD COLUMN only TEXT NOT NULL DEFAULT '[]'; PRAGMA user_version = 2;",
+}
 
 #: Of file systems without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
@@ -158,8 +163,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = OFF")
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("BEGIN IMMEDIATE")
-    if _version(db) == 0:
-        for statement in _statements(_SCHEMA):
+    while (version := _version(db)) < _VERSION:
+        for statement in _statements(_UPGRADES.get(version, _SCHEMA)):
             db.execute(statement)
     db.execute("COMMIT")
     if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
@@ -173,8 +178,8 @@ def _version(db: sqlite3.Connection) -> int:
 def _statements(script: str) -> Iterator[str]:
     """The single statements of a script; ``executescript`` would end the transaction."""
     statement = ""
-    for line in script.splitlines():
-        statement += line + "\n"
+    for part in script.replace(";", ";\n").splitlines():
+        statement += part + "\n"
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""

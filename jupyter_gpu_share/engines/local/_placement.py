@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...size import Size, format_bytes
 from ._gpu import Gpu
 
-__all__ = ["Piece", "grants", "never_fits", "place", "why_waiting"]
+__all__ = ["Piece", "Wish", "grants", "never_fits", "place", "why_waiting"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,19 @@ class Piece:
 
     uuid: str
     memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one that waits asks for. ``only`` names the GPUs that will do; empty: any."""
+
+    name: str
+    size: Size
+    only: frozenset[str] = frozenset()
+
+    def among(self, gpus: Iterable[Gpu]) -> list[Gpu]:
+        """Those of the GPUs that will do."""
+        return [gpu for gpu in gpus if not self.only or gpu.uuid in self.only]
 
 
 def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Piece, ...] | None:
@@ -46,9 +59,9 @@ def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Pie
 
 
 def grants(
-    gpus: Sequence[Gpu], used: Mapping[str, int], waiting: Iterable[tuple[str, Size]]
+    gpus: Sequence[Gpu], used: Mapping[str, int], waiting: Iterable[Wish]
 ) -> dict[str, tuple[Piece, ...]]:
-    """Who of those that wait gets room now: pieces by the id given in ``waiting``.
+    """Who of those that wait gets room now: pieces by the name given in ``waiting``.
 
     They are served in the order of arrival. One for whom there is no room reserves the GPUs on
     which the least has to be freed for it: who came later gets nothing there, so that a large
@@ -58,13 +71,13 @@ def grants(
     taken = dict(used)
     reserved: set[str] = set()
     granted: dict[str, tuple[Piece, ...]] = {}
-    for name, size in waiting:
-        open_gpus = [gpu for gpu in gpus if gpu.uuid not in reserved]
-        pieces = place(size, open_gpus, taken)
+    for wish in waiting:
+        open_gpus = wish.among(gpu for gpu in gpus if gpu.uuid not in reserved)
+        pieces = place(wish.size, open_gpus, taken)
         if pieces is None:
-            reserved |= _reservation(size, open_gpus, taken)
+            reserved |= _reservation(wish.size, open_gpus, taken)
             continue
-        granted[name] = pieces
+        granted[wish.name] = pieces
         for piece in pieces:
             taken[piece.uuid] = taken.get(piece.uuid, 0) + piece.memory_bytes
     return granted

@@ -1,0 +1,323 @@
+"""How the state of a kernel is kept while its share is given back.
+
+In place: the process lives on, without the GPU. Snapshot: the variables are written to a file of
+the server, the process ends, and the next one gets them before any cell. What a release would lose
+is known before anything is freed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .allocations import Kept
+from .engines.base import Engine
+from .errors import GpuShareError, NotPossible
+from .idle import IdlePolicy
+from .relay import Answer, Relay
+from .size import format_bytes
+
+__all__ = ["Keeper", "Look"]
+
+#: Seconds that a kernel has to answer what takes no time, and what takes as long as its data.
+_SHORT, _LONG = 20.0, 600.0
+#: Bytes of one message with a piece of a snapshot.
+_PIECE = 8 * 2**20
+#: Seconds until memory that was moved away has to be seen as free, and between two looks.
+_FREE_PATIENCE, _FREE_INTERVAL = 15.0, 0.05
+#: What a kernel says is shown to its user: so much of it.
+_LONGEST, _MOST = 200, 50
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a kernel tells about itself.
+
+    Attributes
+    ----------
+    background: what still works in it although no cell runs, in words; empty: nothing.
+    kept: how a release would keep its state.
+    why: a sentence, where it could not.
+    """
+
+    background: tuple[str, ...] = ()
+    kept: Kept = field(default_factory=Kept)
+    why: str = ""
+
+
+class Keeper:
+    """Keeps one kernel's state. All methods but :meth:`discard` need the kernel paused.
+
+    Parameters
+    ----------
+    folder: for snapshots; made where it is not there.
+    policy: what the administrator allows.
+    """
+
+    def __init__(
+        self, relay: Relay, engine: Engine, kernel_id: str, *, folder: Path, policy: IdlePolicy
+    ) -> None:
+        self._relay = relay
+        self._engine = engine
+        self._kernel_id = kernel_id
+        self._in_place = policy.in_place
+        self._limit = policy.snapshot_limit
+        self._file = folder / f"{kernel_id}.kept"
+        #: Names of variables that the last look has told of as lost.
+        self._may_go: list[str] = []
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether there are variables for the next process of the kernel."""
+        return self._file.exists()
+
+    async def look(self, *, ends: bool = False) -> Look:
+        """What works in the background, and how the state would be kept. Changes nothing.
+
+        ``ends`` says that the process cannot live on.
+        """
+        try:
+            signs = await self._told("signs")
+        except GpuShareError as error:
+            unknown = "what runs in the kernel cannot be seen"
+            return Look((unknown,), Kept(), f"The kernel cannot be asked: {error}")
+        background = _texts(signs.get("background"))
+        vacate = signs.get("vacate")
+        vacate = vacate if isinstance(vacate, dict) else {}
+        detachable = not ends and self._in_place and self._engine.detachable(self._kernel_id)
+        # A thread that calls CUDA meanwhile could hold Python's lock, and with it the way back.
+        ways = ("nothing", "simulated") if background else ("nothing", "simulated", "cuda")
+        if detachable and vacate.get("how") in ways:
+            return Look(background, Kept("in-place", ()))
+        why = _text(vacate.get("why")) if detachable else ""
+        kept, snag = await self._survey(background)
+        return Look(background, kept, snag or why)
+
+    async def _survey(self, background: Sequence[str]) -> tuple[Kept, str]:
+        """What a snapshot would keep."""
+        try:
+            found = await self._told("survey", patience=_LONG)
+        except GpuShareError as error:
+            return Kept(), f"The variables cannot be saved: {error}"
+        if why := _text(found.get("why")):
+            return Kept(), why
+        size = found.get("bytes")
+        if isinstance(size, int) and size > self._limit:
+            return Kept(), (
+                f"The variables take {format_bytes(size)}; at most {format_bytes(self._limit)} are "
+                "kept here."
+            )
+        rows = found.get("lost")
+        self._may_go = [
+            name
+            for row in (rows if isinstance(rows, list) else [])
+            if isinstance(row, dict) and isinstance(name := row.get("name"), str)
+        ]
+        # What works in the background ends with the process.
+        return Kept("snapshot", (*_lost(found), *background)), ""
+
+    # -- in place ----------------------------------------------------------------------------
+
+    async def vacate(self) -> None:
+        """Move the process off its GPUs, and make sure that their memory is free.
+
+        Raises
+        ------
+        NotPossible: it could not; it is as before.
+        """
+        seen = await self._used() is not None
+        try:
+            moved = await self._told("vacate", patience=_LONG)
+            # One that never opened a GPU has nothing there, whether it is listed or not.
+            await self._free(listed=seen or moved.get("how") == "nothing")
+        except BaseException as error:
+            await asyncio.shield(self.resume())
+            if isinstance(error, GpuShareError):
+                raise NotPossible(f"The GPU's memory could not be moved away: {error}") from error
+            raise
+
+    async def _free(self, *, listed: bool) -> None:
+        """Wait until the engine sees no memory of the kernel on its GPUs.
+
+        Drivers no longer list a process that was moved away: where it was ``listed`` before, that
+        nothing is known of it any more says that it is gone.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _FREE_PATIENCE
+        while (used := await self._used()) or (used is None and not listed):
+            if loop.time() > end:
+                left = f"{format_bytes(used)} are in use" if used else "what is in use is not known"
+                raise GpuShareError(f"{left} still")
+            await asyncio.sleep(_FREE_INTERVAL)
+
+    async def _used(self) -> int | None:
+        """Bytes of the GPUs that the kernel is seen to use; None where that is not known."""
+        usage = (await self._engine.usage(frozenset())).get(self._kernel_id)
+        return usage.used_bytes if usage is not None else None
+
+    async def resume(self) -> None:
+        """Move the process back onto its GPUs; nothing where it is there.
+
+        Raises
+        ------
+        GpuShareError: there is no room. It stays away.
+        """
+        await self._told("resume", patience=_LONG)
+
+    # -- snapshot ----------------------------------------------------------------------------
+
+    async def save(self) -> None:
+        """Write the variables to the server's disk, but those that the last look said are lost.
+
+        Raises
+        ------
+        NotPossible: they could not be written, or more would be lost. Nothing is left.
+        """
+        partial = self._file.with_suffix(".part")
+        try:
+            await asyncio.to_thread(_make_folder, self._file.parent)
+            if self._engine.shares_files:
+                await self._save(str(partial))
+            else:
+                await self._fetch(partial)
+            await asyncio.to_thread(_settle, partial, self._file)
+        except GpuShareError as error:
+            raise NotPossible(f"The variables could not be saved: {error}") from error
+        except OSError as error:
+            raise NotPossible(f"The variables could not be saved: {error.strerror}.") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+
+    async def _save(self, path: str) -> None:
+        await self._told("save", patience=_LONG, path=path, limit=self._limit, allowed=self._may_go)
+
+    async def _fetch(self, target: Path) -> None:
+        """Have the kernel save beside itself, and bring the file here piece by piece."""
+        scratch = (await self._ask("scratch")).result
+        try:
+            await self._save(scratch)
+            with _private(target) as file:
+                while True:
+                    piece = await self._ask(
+                        "read", patience=_LONG, path=scratch, start=file.tell(), length=_PIECE
+                    )
+                    data = b"".join(piece.buffers)
+                    if not data:
+                        return
+                    if file.tell() + len(data) > self._limit + _PIECE:
+                        raise GpuShareError(f"more than {format_bytes(self._limit)} are not kept")
+                    await asyncio.to_thread(file.write, data)
+        finally:
+            with suppress(GpuShareError):
+                await self._ask("remove", path=scratch)
+
+    async def load(self) -> str:
+        """Give the variables to a new process; a line for the user about what came back.
+
+        Raises
+        ------
+        GpuShareError: they could not be given. They are still kept.
+        """
+        if self._engine.shares_files:
+            return _text(
+                (await self._told("restore", patience=_LONG, path=str(self._file)))["line"]
+            )
+        scratch = (await self._ask("scratch")).result
+        try:
+            with self._file.open("rb") as file:
+                while data := await asyncio.to_thread(file.read, _PIECE):
+                    await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
+            found = await self._told("restore", patience=_LONG, path=scratch)
+            return _text(found.get("line"))
+        finally:
+            with suppress(GpuShareError):
+                await self._ask("remove", path=scratch)
+
+    def discard(self) -> None:
+        """Forget the variables that were kept for the next process."""
+        with suppress(OSError):
+            self._file.unlink()
+
+    # -- asking ------------------------------------------------------------------------------
+
+    async def _told(
+        self, what: str, *, patience: float = _SHORT, **arguments: Any
+    ) -> dict[str, Any]:
+        answer = (await self._ask(what, patience=patience, **arguments)).result
+        return answer if isinstance(answer, dict) else {}
+
+    async def _ask(
+        self,
+        what: str,
+        *,
+        buffers: Sequence[bytes] = (),
+        patience: float = _SHORT,
+        **arguments: Any,
+    ) -> Answer:
+        """Ask the kernel for something that ``gpu_share_kernel.asked`` knows.
+
+        Raises
+        ------
+        GpuShareError: the kernel could not, has ended, or did not answer in time.
+        """
+        module = "__import__('gpu_share_kernel.asked', fromlist=['answer'])"
+        code = f"{module}.answer({what!r}, **{arguments!r})"
+        asked = asyncio.wrap_future(self._relay.ask(code, buffers))
+        ended = asyncio.ensure_future(self._engine.wait(self._kernel_id))
+        waiters: set[asyncio.Future[Any]] = {asked, ended}
+        try:
+            await asyncio.wait(waiters, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                return await asked
+            if ended.done():
+                raise GpuShareError("the kernel has ended")
+            raise GpuShareError(f"the kernel did not answer within {patience:g} s")
+        finally:
+            left = {waiter for waiter in waiters if not waiter.done()}
+            for waiter in left:
+                waiter.cancel()
+            if left:
+                await asyncio.wait(left)
+
+
+def _lost(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is not kept, in words, from what a kernel tells."""
+    rows = found.get("lost")
+    rows = rows if isinstance(rows, list) else []
+    return _texts(
+        [f"{row.get('what')} `{row.get('name')}`" for row in rows if isinstance(row, dict)]
+    )
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    values = values if isinstance(values, list) else []
+    told = tuple(_text(value) for value in values[:_MOST])
+    return (*told, f"{len(values) - _MOST} more") if len(values) > _MOST else told
+
+
+def _text(value: object) -> str:
+    """One line that a log, a page and a terminal can show; a kernel may say anything."""
+    text = value if isinstance(value, str) else ""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _private(path: Path) -> Any:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+
+def _settle(partial: Path, path: Path) -> None:
+    """Give a file that is complete its name, on the disk too."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)

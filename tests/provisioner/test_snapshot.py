@@ -1,0 +1,247 @@
+"""A share goes back where its process cannot live on: variables are saved, and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from managers import GIB, Kernels, active, free, interrupted, life, run, state
+from waiting import PATIENCE, eventually
+
+from jupyter_gpu_share import keeping
+from jupyter_gpu_share.allocations import State
+from jupyter_gpu_share.errors import GpuShareError, NotPossible
+from jupyter_gpu_share.runtime import Runtime
+from jupyter_gpu_share.size import Size
+
+pytestmark = pytest.mark.usefixtures("one_gpu", "saving")
+
+COMPUTE = """
+from gpu_share_kernel import simulated
+memory = simulated.allocate("30GiB")
+rows = [1, 2]
+again = {"rows": rows}
+def double(): return 2 * factor
+factor = 21
+"""
+LOOK = (
+    "rows.append(3); factor = 4; "
+    "print(again['rows'] is rows, rows, double(), memory.nbytes >> 30, simulated.memory()[0] >> 30)"
+)
+THERE = "True [1, 2, 3] 8 30 30"
+
+
+@pytest.fixture(params=["files", "pieces"])
+def saving(one_gpu: Any, request: pytest.FixtureRequest, monkeypatch: Any) -> Path:
+    """No process lives on without its share; variables come by file, or in pieces of messages."""
+    runtime = Runtime.instance()
+    runtime.idle_policy.set_trait("in_place", False)
+    if request.param == "pieces":
+        from jupyter_gpu_share.engines.local import LocalEngine
+
+        monkeypatch.setattr(LocalEngine, "shares_files", False)
+        monkeypatch.setattr(keeping, "_PIECE", 1000)
+    return runtime.kept_folder
+
+
+async def release(manager: Any, *, lose_variables: bool = False) -> None:
+    await Runtime.instance().release(manager.kernel_id, lose_variables=lose_variables)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+async def test_another_has_the_share_meanwhile_and_every_variable_is_there_afterwards(
+    kernels: Kernels, saving: Path
+) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, COMPUTE)
+    pid = await run(client, "import os; print(os.getpid())")
+    await release(manager)
+    row = Runtime.instance().table.get(manager.kernel_id)
+    assert row is not None
+    assert (row.state, row.kept.how, row.kept.lost) == (State.RELEASED, "snapshot", ())
+    assert "variables are saved" in row.reason
+    assert not Path(f"/proc/{pid}").exists()
+    assert left(saving) == [f"{manager.kernel_id}.kept"]
+    assert (saving / left(saving)[0]).stat().st_mode & 0o777 == 0o600
+    rival = await kernels.start("1")
+    await rival.shutdown_kernel()
+    told = await run(client, LOOK)
+    assert THERE in told
+    assert "variables are back" in told
+    await active(manager)
+    assert left(saving) == []
+    assert await free() == 20 * GIB
+    assert await run(client, "print(len(In) > 3, 'double' in In[1])") == "True True"
+
+
+async def test_what_would_be_lost_is_told_before_and_the_share_stays(
+    kernels: Kernels, saving: Path
+) -> None:
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    await run(client, "x = 1; g = (n for n in range(3)); f = open('/dev/null'); jobs = [g]")
+    with pytest.raises(NotPossible) as caught:
+        await release(manager)
+    for words in ("generator `g`", "open file `f`", "list `jobs`", "nothing was changed"):
+        assert words in str(caught.value)
+    assert left(saving) == []
+    row = Runtime.instance().table.get(manager.kernel_id)
+    assert row is not None
+    assert row.state is State.ACTIVE
+    assert "generator `g`" in row.kept.lost
+    assert await run(client, "print(next(g), f.closed)") == "0 False"
+    await release(manager, lose_variables=True)
+    told = await run(client, "print(x, 'g' in globals())")
+    assert "1 False" in told
+    assert "not kept" in told
+    assert "`g`" in told
+
+
+async def test_cells_typed_meanwhile_run_once_in_order_after_the_variables_are_back(
+    kernels: Kernels, tmp_path: Path
+) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    marks = tmp_path / "marks"
+    await run(client, "n = 0")
+    await release(manager)
+    rival = await kernels.start("1/2")
+    for _ in range(5):
+        client.execute(f"open({str(marks)!r}, 'a').write(f'{{n}} '); n += 1")
+    await eventually(lambda: state(manager) is State.WAKING, "it asks for its share")
+    await rival.shutdown_kernel()
+    assert (await run(client, "print(n)")).endswith("5")
+    assert marks.read_text() == "0 1 2 3 4 "
+
+
+async def test_an_interrupt_gives_up_waiting_and_nothing_else(
+    kernels: Kernels, saving: Path
+) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, COMPUTE)
+    await release(manager)
+    rival = await kernels.start("1/2")
+    cell = asyncio.ensure_future(run(client, "rows.append('never')"))
+    await eventually(lambda: state(manager) is State.WAKING, "it asks for its share")
+    assert "KeyboardInterrupt" in await interrupted(manager, cell)
+    assert state(manager) is State.RELEASED
+    assert left(saving) == [f"{manager.kernel_id}.kept"]
+    await rival.shutdown_kernel()
+    assert THERE in await run(client, LOOK)
+
+
+async def test_variables_that_cannot_be_written_keep_the_share(
+    kernels: Kernels, saving: Path
+) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, COMPUTE)
+    Runtime.instance().idle_policy.set_trait("snapshot_folder", "/proc/nowhere")
+    life(manager)._keeper._file = Path("/proc/nowhere/x.kept")
+    with pytest.raises(NotPossible, match="could not be saved"):
+        await release(manager)
+    assert state(manager) is State.ACTIVE
+    assert "True [1, 2, 3] 8 30 30" in await run(client, LOOK)
+
+
+async def test_variables_beyond_the_limit_keep_the_share(kernels: Kernels, saving: Path) -> None:
+    Runtime.instance().idle_policy.set_trait("snapshot_limit", 2**20)
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, "big = bytes(2**21)")
+    with pytest.raises(NotPossible, match="at most 1 MiB are kept here"):
+        await release(manager)
+    assert await run(client, "print(len(big))") == "2097152"
+    assert left(saving) == []
+
+
+async def test_a_restore_that_fails_keeps_the_variables_for_another_try(
+    kernels: Kernels, saving: Path
+) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, COMPUTE)
+    await release(manager)
+    (name,) = left(saving)
+    good = (saving / name).read_bytes()
+    (saving / name).write_bytes(good[:-100])
+    told = await run(client, LOOK)
+    assert told == "KernelStartError"
+    row = Runtime.instance().table.get(manager.kernel_id)
+    assert row is not None
+    assert row.state is State.RELEASED
+    assert "damaged" in row.reason
+    assert "still kept" in row.reason
+    assert await free() == 80 * GIB
+    (saving / name).write_bytes(good)
+    assert THERE in await run(client, LOOK)
+
+
+async def test_a_kernel_that_dies_while_it_saves_is_told_and_leaves_nothing(
+    kernels: Kernels, saving: Path
+) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(
+        client,
+        "import os, signal\nclass Deadly:\n    def __reduce__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\nd = Deadly()",
+    )
+    with pytest.raises(GpuShareError):
+        await release(manager)
+    await eventually(lambda: state(manager) is State.FAILED, "the end is told")
+    assert left(saving) == []
+
+
+@pytest.mark.parametrize("how", ["restart", "shutdown", "kill"])
+async def test_variables_that_nobody_wants_any_more_are_forgotten(
+    how: str, kernels: Kernels, saving: Path
+) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, COMPUTE)
+    await release(manager)
+    assert left(saving)
+    if how == "restart":
+        await asyncio.wait_for(manager.restart_kernel(), PATIENCE)
+        assert await run(client, "print('rows' in globals())") == "False"
+    else:
+        await asyncio.wait_for(manager.shutdown_kernel(now=how == "kill"), PATIENCE)
+    assert left(saving) == []
+
+
+@pytest.mark.parametrize("way", [["1/4", "3/4"], ["0", "1/2"]])
+async def test_a_change_of_size_keeps_the_variables(way: list[str], kernels: Kernels) -> None:
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    await run(client, "x = [1]; y = x")
+    runtime = Runtime.instance()
+    for size in way:
+        kept = await runtime.kept_by_change(manager.kernel_id, Size.parse(size))
+        assert (kept.how, kept.lost) == ("snapshot", ())
+        assert await runtime.change_size(manager.kernel_id, Size.parse(size), lose_variables=False)
+        told = await run(client, "x.append(1); print(x is y, len(x))")
+        assert "True" in told
+        await active(manager)
+        row = runtime.table.get(manager.kernel_id)
+        assert row is not None
+        assert row.size == size
+        assert await free() == 80 * GIB - Size.parse(size).bytes_of(80 * GIB)
+    assert told.endswith("True 3")
+
+
+async def test_a_change_of_size_that_would_lose_something_is_refused(kernels: Kernels) -> None:
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    await run(client, "g = (n for n in range(3))")
+    runtime = Runtime.instance()
+    with pytest.raises(NotPossible, match=r"Changing the size to 1/4 now would lose generator `g`"):
+        await runtime.change_size(manager.kernel_id, Size.parse("1/4"), lose_variables=False)
+    assert await run(client, "print(next(g))") == "0"
