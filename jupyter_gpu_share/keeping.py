@@ -65,11 +65,17 @@ class Keeper:
         self._relay = relay
         self._engine = engine
         self._kernel_id = kernel_id
+        #: Of the kernel; nothing is asked of one that would not understand.
+        self.language = ""
         self._in_place = policy.in_place
         self._limit = policy.snapshot_limit
         self._file = folder / f"{kernel_id}.kept"
         #: Names of variables that the last look has told of as lost.
         self._may_go: list[str] = []
+
+    @property
+    def _understands(self) -> bool:
+        return self.language.lower().startswith("python")
 
     @property
     def has_snapshot(self) -> bool:
@@ -81,6 +87,8 @@ class Keeper:
 
         ``ends`` says that the process cannot live on.
         """
+        if not self._understands:
+            return Look((), Kept(), "Only kernels of Python can keep their variables.")
         try:
             signs = await self._told("signs")
         except GpuShareError as error:
@@ -167,7 +175,8 @@ class Keeper:
         ------
         GpuShareError: there is no room. It stays away.
         """
-        await self._told("resume", patience=_LONG)
+        if self._understands:
+            await self._told("resume", patience=_LONG)
 
     # -- snapshot ----------------------------------------------------------------------------
 

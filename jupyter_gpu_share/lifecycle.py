@@ -155,6 +155,7 @@ class KernelLife(RelayEvents):
         await asyncio.to_thread(self._keeper.discard)
         self._cancel_grace()
         self._request = request
+        self._keeper.language = request.language
         self._exit_code = None
         self._ended.clear()
         self.died = False

@@ -144,6 +144,21 @@ async def test_it_waits_for_the_gpu_that_it_was_on_and_for_no_other(
     assert again.share == first.share
 
 
+async def test_nothing_is_asked_of_a_kernel_of_another_language(kernels: Kernels) -> None:
+    manager = kernels.manager()
+    spec = manager.kernel_spec
+    assert spec is not None
+    spec.language = "R"
+    await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/2"})
+    client = await kernels.client(manager)
+    await run(client, "import sys; known = set(sys.modules)")
+    with pytest.raises(NotPossible, match="Only kernels of Python can keep"):
+        await release(manager)
+    assert await run(client, "print('gpu_share_kernel.asked' in sys.modules)") == "False"
+    await Runtime.instance().release(manager.kernel_id, lose_variables=True)
+    assert await free() == 80 * GIB
+
+
 async def test_two_who_ask_for_the_same_at_once(kernels: Kernels) -> None:
     manager = await kernels.start("3/4")
     client = await kernels.client(manager)
