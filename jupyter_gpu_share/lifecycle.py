@@ -546,7 +546,7 @@ class KernelLife(RelayEvents):
             utilization=None,
             idle_since=None,
             next=None,
-            reason=f"The share was given back. {reason}",
+            reason=reason,
         )
         self._guard_parked()
         self.ladder.released()
