@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 #: jupyter_client looks every 3 s whether a kernel died, and starts it again; until then its share
 #: is not given to anybody else.
 _RESTART_GRACE = 15.0
+#: Seconds that a change of size is waited for by whoever asked for it.
+_CHANGE_PATIENCE = 10.0
 
 
 class KernelLife(RelayEvents):
@@ -133,7 +135,7 @@ class KernelLife(RelayEvents):
         """Cells were sent, or are done."""
         self._later(lambda: self._note_activity(activity))
 
-    def _later(self, work: Callable[[], None]) -> None:
+    def _later(self, work: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process ends
             self.runtime.loop.call_soon_threadsafe(work)
 
@@ -355,20 +357,20 @@ class KernelLife(RelayEvents):
             raise NotPossible("The kernel has ended; restart it.")
         self._wake_if_released()
 
-    def _wake_if_released(self, why: str = "a cell was run") -> None:
+    def _wake_if_released(self, why: str = "a cell was run") -> asyncio.Future[None] | None:
         if (
             self._state is not State.RELEASED
             or self._request is None
             or self._exit_code is not None
             or not self._calm.is_set()
         ):
-            return
+            return None
         if self.next_size is not None:
             self._request = replace(self._request, size=self.next_size)
             self.next_size = None
         self.ladder.stop()
         self.update(state=State.WAKING, size=str(self._request.size), reason=why, next=None)
-        self._begin(State.WAKING)
+        return self._begin(State.WAKING)
 
     # -- giving back, interrupt --------------------------------------------------------------
 
@@ -476,7 +478,10 @@ class KernelLife(RelayEvents):
         assert self._request is not None
         self._request = replace(self._request, size=size)
         self.update(size=str(size))
-        self._wake_if_released("the size was changed")
+        answered = self._wake_if_released("the size was changed")
+        if answered is not None:
+            # Whoever asked sees what came of it, unless it takes long.
+            await asyncio.wait({answered}, timeout=_CHANGE_PATIENCE)
 
     async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for work that goes on where the caller leaves: half of it would be neither."""

@@ -70,6 +70,11 @@ class Server:
         assert found["id"] == kernel_id
         return kernel_id
 
+    def kernels(self) -> list[str]:
+        """Ids of the kernels; none while jupyter_server starts one, and cannot tell of it."""
+        status, found = self.fetch("api/kernels")
+        return [kernel["id"] for kernel in found] if status == 200 else []
+
     def wait_for(self, kernel_id: str, state: str) -> Any:
         """Wait until a kernel is in a state; its allocation."""
         end = time.monotonic() + PATIENCE

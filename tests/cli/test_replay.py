@@ -15,6 +15,8 @@ import pytest
 
 from jupyter_gpu_share.cli import _replay, main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -16,6 +16,8 @@ from processes import alive
 from sessions import Session, Sessions
 from waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 RUNNING = "running()"
 
 

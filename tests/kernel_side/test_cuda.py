@@ -21,6 +21,8 @@ from waiting import PATIENCE
 
 from jupyter_gpu_share.kernel_side import PATH
 
+pytestmark = pytest.mark.slow
+
 MIB, GIB = 2**20, 2**30
 FAKE = Path(__file__).parent / "fake_cuda"
 UUID = "GPU-a"

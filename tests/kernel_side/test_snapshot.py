@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from sessions import Session, Sessions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:

@@ -16,6 +16,8 @@ from waiting import PATIENCE
 
 from jupyter_gpu_share import kernel_side
 
+pytestmark = pytest.mark.slow
+
 WHICH = "__import__('sys').modules['cloudpickle'].__file__"
 
 

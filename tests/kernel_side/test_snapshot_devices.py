@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from sessions import Session, Sessions
 
+pytestmark = pytest.mark.slow
+
 FAKE_TORCH = """
 import ctypes, os, types
 here = []       # storages on the host that were made as copies, while they are there

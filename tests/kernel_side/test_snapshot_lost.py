@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from sessions import CellError, Session, Sessions
 
+pytestmark = pytest.mark.slow
+
 #: How each is made, and what it is called.
 UNSAVEABLE = {
     "generator": "(i for i in [])",

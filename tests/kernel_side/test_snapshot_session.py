@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from sessions import Sessions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:

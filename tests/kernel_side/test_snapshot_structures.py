@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sessions import Session, Sessions
 
+pytestmark = pytest.mark.slow
+
 #: Makes objects from a description, and describes them again by what is the same as what.
 CODE = """
 import json, types

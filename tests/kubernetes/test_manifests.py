@@ -142,7 +142,7 @@ async def test_a_server_uses_every_right_that_it_has_and_lacks_none(
         servers[0].process.wait(PATIENCE)
         servers.append(run_server(tmp_path / "second", *options))
         await eventually(
-            lambda: [k["id"] for k in servers[1].ok("api/kernels")] == [kernel_id],
+            lambda: servers[1].kernels() == [kernel_id],
             "the kernel is taken over",
             LONG,
         )

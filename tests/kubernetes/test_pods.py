@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from plans import NAME, body, kernel, plan
 
@@ -16,16 +18,38 @@ from jupyter_gpu_share.engines.kubernetes.backends import Rendered
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.size import Size
 
-ITEMS = [
-    {"key": "gpu_share_kernel..__init__.py", "path": "gpu_share_kernel/__init__.py"},
-    {"key": "gpu_share_kernel..agent.py", "path": "gpu_share_kernel/agent.py"},
-    {"key": "gpu_share_kernel..caps.py", "path": "gpu_share_kernel/caps.py"},
-    {"key": "gpu_share_kernel..farewell.py", "path": "gpu_share_kernel/farewell.py"},
-    {"key": "gpu_share_kernel..readings.py", "path": "gpu_share_kernel/readings.py"},
-    {"key": "gpu_share_kernel..simulated.py", "path": "gpu_share_kernel/simulated.py"},
-    {"key": "gpu_share_kernel..zygote.py", "path": "gpu_share_kernel/zygote.py"},
-    {"key": "sitecustomize.py", "path": "sitecustomize.py"},
+#: Ours, in the order of their names, and what is delivered beside them.
+FILES = [
+    *(
+        f"gpu_share_kernel/{name}.py"
+        for name in (
+            "__init__",
+            "agent",
+            "asked",
+            "background",
+            "caps",
+            "cuda",
+            "cuda_signs",
+            "devices",
+            "farewell",
+            "kinds",
+            "pickles",
+            "readings",
+            "records",
+            "session",
+            "simulated",
+            "snapshot",
+            "vacate",
+            "zygote",
+        )
+    ),
+    "sitecustomize.py",
+    *(
+        f"delivered/cloudpickle/{path.name}"
+        for path in sorted(Path(cloudpickle.__file__).parent.glob("*.py"))
+    ),
 ]
+ITEMS = [{"key": name.replace("/", ".."), "path": name} for name in FILES]
 POD: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Pod",

@@ -148,6 +148,6 @@ def test_a_server_that_was_killed_finds_a_kernel_without_its_share(
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait(PATIENCE)
     again = start(style="lease")
-    until(lambda: again.ok("api/kernels"), "the kernel is listed")
+    until(lambda: again.kernels(), "the kernel is listed")
     assert again.run_cell(kernel_id, LOOK) == THERE
     again.ok(f"api/kernels/{kernel_id}", "DELETE")

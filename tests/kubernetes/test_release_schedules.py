@@ -55,7 +55,7 @@ class World:
         schedule.server.process.wait(PATIENCE)
         server = schedule.server = self.start()
         until(
-            lambda: [one["id"] for one in server.ok("api/kernels")] == [schedule.kernel_id],
+            lambda: server.kernels() == [schedule.kernel_id],
             "the kernel is taken over",
         )
         return True

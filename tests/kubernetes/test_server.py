@@ -43,7 +43,7 @@ def test_a_server_that_was_killed_finds_its_kernels_with_their_variables(start: 
     server.process.wait(PATIENCE)
 
     again = start()
-    until(lambda: [k["id"] for k in again.ok("api/kernels")] == [kernel_id], "the kernel is listed")
+    until(lambda: again.kernels() == [kernel_id], "the kernel is listed")
     assert again.run_cell(kernel_id, "print(x, y is x)") == "[1, 2] True"
     after = again.ok(f"gpu-share/allocations/{kernel_id}")
     assert after["share"] == before["share"]
@@ -55,7 +55,7 @@ def test_a_server_that_was_killed_finds_its_kernels_with_their_variables(start: 
     os.kill(again.process.pid, signal.SIGKILL)
     again.process.wait(PATIENCE)
     third = start()
-    until(lambda: third.ok("api/kernels"), "the kernel is listed once more")
+    until(lambda: third.kernels(), "the kernel is listed once more")
     assert third.run_cell(kernel_id, "print(x, y is x)") == "[1, 2] True"
     third.ok(f"api/kernels/{kernel_id}", "DELETE")
 

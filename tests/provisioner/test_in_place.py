@@ -21,7 +21,7 @@ from jupyter_gpu_share.engines.local._ledger import Ledger
 from jupyter_gpu_share.errors import LedgerError, NotPossible
 from jupyter_gpu_share.runtime import Runtime
 
-pytestmark = pytest.mark.usefixtures("one_gpu")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_gpu")]
 
 COMPUTE = """
 from gpu_share_kernel import simulated

@@ -16,7 +16,7 @@ from jupyter_gpu_share import idling
 from jupyter_gpu_share.allocations import Allocation, State
 from jupyter_gpu_share.runtime import Runtime
 
-pytestmark = pytest.mark.usefixtures("one_gpu")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_gpu")]
 
 
 @pytest.fixture

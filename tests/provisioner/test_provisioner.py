@@ -204,14 +204,16 @@ async def test_a_running_cell_is_never_released(kernels: Kernels) -> None:
 
 
 async def test_a_cell_that_slips_in_has_the_right_of_way(
-    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     manager = await kernels.start("1/2")
     client = await kernels.client(manager)
     seen: concurrent.futures.Future[Activity] = concurrent.futures.Future()
     seen.set_result(Activity())  # what the relay said a moment before the cell came
-    cell = asyncio.ensure_future(run(client, "kept = 1\nimport time\ntime.sleep(99)"))
-    await eventually(lambda: life(manager).busy, "the cell runs")
+    begun = tmp_path / "begun"
+    code = f"kept = 1\nopen({str(begun)!r}, 'w').close()\nimport time\ntime.sleep(99)"
+    cell = asyncio.ensure_future(run(client, code))
+    await eventually(lambda: life(manager).busy and begun.exists(), "the cell runs")
     monkeypatch.setattr(life(manager).relay, "count", lambda: seen)
     with pytest.raises(NotPossible, match="run just now; the share stays"):
         await Runtime.instance().release(manager.kernel_id, lose_variables=True)

@@ -16,7 +16,7 @@ from jupyter_gpu_share.errors import GpuShareError, NotPossible
 from jupyter_gpu_share.runtime import Runtime
 from jupyter_gpu_share.size import Size
 
-pytestmark = pytest.mark.usefixtures("one_gpu", "saving")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_gpu", "saving")]
 
 COMPUTE = """
 from gpu_share_kernel import simulated

@@ -176,7 +176,7 @@ async def test_held_cells_run_once_and_in_order(house: House, tmp_path: Path) ->
         client.execute(f"with open({str(marks)!r}, 'a') as f: f.write('{n} ')") for n in range(20)
     ]
     await eventually(lambda: relay.held == 20, "all are held")
-    assert notes.told.count("wanted") == 20
+    await eventually(lambda: notes.told.count("wanted") == 20, "each is told")
     assert relay.activity.pending_cells == 20
     house.kernel(relay)
     assert [reply(client, one)["status"] for one in sent] == ["ok"] * 20

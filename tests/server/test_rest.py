@@ -144,19 +144,34 @@ def test_a_kernel_apart_from_a_session_is_known_by_the_path_asked_for(clean: Ser
     assert (row["path"], row["size"]) == ("folder/a.ipynb", "1/4")
 
 
-def test_a_change_of_size_needs_leave_to_restart(clean: Server) -> None:
+def test_a_change_of_size_keeps_variables_or_needs_leave_to_lose_them(clean: Server) -> None:
     kernel_id = clean.start_kernel("1/4")
     path = "/gpu-share/allocations/{kernel_id}"
-    status, found = ask(clean, path, "PATCH", {"size": "1/2"}, kernel_id=kernel_id)
-    assert status == 409
-    assert "variables are lost" in found["message"]
-    status, row = ask(clean, path, "PATCH", {"size": "1/2", "restart": True}, kernel_id=kernel_id)
+    clean.run_cell(kernel_id, "x = 41")
+    look = {"size": "1/2", "dry_run": True}
+    status, row = ask(clean, path, "PATCH", look, kernel_id=kernel_id)
+    assert (status, row["size"], row["kept"]["how"]) == (200, "1/4", "snapshot")
+    status, row = ask(clean, path, "PATCH", {"size": "1/2"}, kernel_id=kernel_id)
     assert (status, row["size"], row["share"]["memory_bytes"]) == (200, "1/2", 40 * GIB)
+    assert clean.run_cell(kernel_id, "print(x + 1); g = (n for n in range(3))") == "42"
+    status, found = ask(clean, path, "PATCH", {"size": "1/4"}, kernel_id=kernel_id)
+    assert status == 409
+    assert "would lose generator `g`" in found["message"]
+    status, row = ask(clean, path, "PATCH", {"size": "1/4", "restart": True}, kernel_id=kernel_id)
+    assert (status, row["size"]) == (200, "1/4")
     clean.start_kernel("1/4")
     status, found = ask(clean, path, "PATCH", {"size": "1", "restart": True}, kernel_id=kernel_id)
     assert status == 409
     assert "cannot become 1 now" in found["message"]
-    assert clean.ok(f"gpu-share/allocations/{kernel_id}")["size"] == "1/2"
+    assert clean.ok(f"gpu-share/allocations/{kernel_id}")["size"] == "1/4"
+
+
+def test_what_a_release_would_keep_is_told_without_doing_it(clean: Server) -> None:
+    kernel_id = clean.start_kernel("1/4")
+    release = "/gpu-share/allocations/{kernel_id}/release"
+    status, row = ask(clean, release, "POST", {"dry_run": True}, kernel_id=kernel_id)
+    assert (status, row["kept"]["how"]) == (200, "in-place")
+    assert row["share"] is not None
 
 
 def test_keep(clean: Server) -> None:
@@ -271,6 +286,7 @@ def test_times_as_the_standard_has_them(clean: Server) -> None:
 def test_a_refused_change_changes_nothing(clean: Server) -> None:
     kernel_id = clean.start_kernel("1/4")
     path = "/gpu-share/allocations/{kernel_id}"
+    clean.run_cell(kernel_id, "g = (n for n in range(3))")  # cannot be kept
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))
     for body, expected in (
         ({"size": "1/2", "restart": True, "keep_until": "2999-01-01T00:00:00Z"}, 409),

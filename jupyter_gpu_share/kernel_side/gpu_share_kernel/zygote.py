@@ -36,6 +36,9 @@ _LAUNCHER = "ipykernel_launcher"
 #: module of the kernel's own PYTHONPATH counts before one that is imported here already.
 _AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_TUNABLES")
 
+#: Environment of the kernel that this process has become; the system shows the agent's.
+started_with = None  # type: dict[str, str] | None
+
 
 def module_of(argv):
     """The arguments of ``python … -m ipykernel_launcher …`` after the module; None for others.
@@ -252,6 +255,8 @@ def _become_kernel(order, descriptors):
 
 def prepare(env, cwd):
     """Take on an environment and a folder, as Python does when it starts."""
+    global started_with
+    started_with = dict(env)
     os.environ.clear()
     os.environ.update(env)
     time.tzset()
