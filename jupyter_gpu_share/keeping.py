@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from .allocations import Kept
+from .engines._processes import Holder, boot_id, this_process
 from .engines.base import Engine
 from .errors import GpuShareError, NotPossible
 from .idle import IdlePolicy
 from .relay import Answer, Relay
 from .size import format_bytes
 
-__all__ = ["Keeper", "Look"]
+__all__ = ["Keeper", "Look", "kept_folder"]
 
 #: Seconds that a kernel has to answer what takes no time, and what takes as long as its data.
 _SHORT, _LONG = 20.0, 600.0
@@ -317,8 +320,22 @@ def _text(value: object) -> str:
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
+def kept_folder(base: Path) -> Path:
+    """Where this process keeps variables: what it leaves behind can be told from others'."""
+    own = this_process()
+    return base / f"{socket.gethostname()}-{boot_id()[:8]}" / f"{own.pid}-{own.start_time}"
+
+
 def _make_folder(folder: Path) -> None:
+    """Make this process's folder, without those of processes that are gone.
+
+    Nobody could bring back what these have kept: the kernels went with them.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for other in folder.parent.iterdir():
+        pid, _, start = other.name.partition("-")
+        if pid.isdigit() and not Holder(int(pid), start).alive:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _private(path: Path) -> Any:

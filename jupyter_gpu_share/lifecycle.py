@@ -263,18 +263,32 @@ class KernelLife(RelayEvents):
         )
         # From here on it is a moment, and cut short it would be neither here nor there.
         with self._uninterrupted():
+            asked = False
             try:
                 await self._meet(parked, paused=True)
+                asked = True
                 await self._keeper.resume()
                 await asyncio.wrap_future(self.relay.resume())
             except BaseException:
-                with suppress(GpuShareError):
-                    await self._keeper.vacate()
-                await asyncio.wrap_future(self.relay.detach())
-                await self.engine.give_back(self.kernel_id)
+                await self._stay_away(asked=asked)
                 raise
         self._parked = None
         return replace(parked, share=share)
+
+    async def _stay_away(self, *, asked: bool) -> None:
+        """Undo the way back of a process, which may have been ``asked`` to move already."""
+        try:
+            if asked:
+                await self._keeper.vacate()
+        except GpuShareError as error:
+            # It may be on the GPU, and cannot be moved: others must not get what it has there.
+            _log.error("Kernel %s is ended: %s", self.kernel_id, error)
+            await asyncio.wrap_future(self.relay.detach())
+            await self.engine.signal(self.kernel_id, signal.SIGKILL)
+            await self.engine.wait(self.kernel_id)
+        else:
+            await asyncio.wrap_future(self.relay.detach())
+        await self.engine.give_back(self.kernel_id)
 
     async def _attach(self, running: Running, *, restore: bool) -> None:
         """Put a new process behind the relay, with the variables that were kept for it."""
@@ -294,8 +308,10 @@ class KernelLife(RelayEvents):
                 f"The variables could not be given back to the kernel: {error} They are still "
                 "kept; run a cell to try again, or restart the kernel to go on without them."
             ) from error
-        await asyncio.wrap_future(self.relay.resume(line))
-        await asyncio.to_thread(self._keeper.discard)
+        # Once cells reach it, the variables are there, and nowhere else.
+        with self._uninterrupted():
+            await asyncio.wrap_future(self.relay.resume(line))
+            await asyncio.to_thread(self._keeper.discard)
 
     async def _meet(self, running: Running, *, paused: bool) -> None:
         """Put the kernel behind the relay, unless it ends first or never answers."""

@@ -122,9 +122,11 @@ class Runtime(LoggingConfigurable):
 
     @property
     def kept_folder(self) -> Path:
-        """Where variables of kernels wait whose share was given back."""
+        """Where variables of this process's kernels wait whose share was given back."""
+        from .keeping import kept_folder
+
         folder = self.idle_policy.snapshot_folder
-        return Path(folder) if folder else Path(jupyter_data_dir()) / "gpu-share" / "kept"
+        return kept_folder(Path(folder or Path(jupyter_data_dir()) / "gpu-share" / "kept"))
 
     # -- the bridge between event loops ------------------------------------------------------
 

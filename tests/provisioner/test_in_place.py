@@ -18,7 +18,7 @@ from waiting import PATIENCE, eventually
 from jupyter_gpu_share.allocations import State
 from jupyter_gpu_share.engines.base import Usage
 from jupyter_gpu_share.engines.local._ledger import Ledger
-from jupyter_gpu_share.errors import LedgerError, NotPossible
+from jupyter_gpu_share.errors import GpuShareError, LedgerError, NotPossible
 from jupyter_gpu_share.runtime import Runtime
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_gpu")]
@@ -235,6 +235,45 @@ async def test_a_ledger_that_cannot_be_written_keeps_the_share(
     assert state(manager) is State.ACTIVE
     assert await in_use(manager) == 30 * GIB
     assert "[1, 2, 3] 1 30" in await run(client, LOOK)
+
+
+async def test_a_way_back_that_fails_leaves_the_kernel_as_it_was(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, COMPUTE)
+    await release(manager)
+
+    async def refused() -> None:
+        raise GpuShareError("The device has no room.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(life(manager)._keeper, "resume", refused)
+        assert await run(client, "rows.append('never')") == "GpuShareError"
+    row = Runtime.instance().table.get(manager.kernel_id)
+    assert row is not None
+    assert (row.state, row.reason) == (State.RELEASED, "The device has no room.")
+    assert await free() == 80 * GIB
+    assert "[1, 2, 3] 1 30" in await run(client, LOOK)
+
+
+async def test_one_that_may_be_on_the_gpu_and_cannot_be_moved_is_ended(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, COMPUTE)
+    await release(manager)
+
+    async def fails() -> None:
+        raise GpuShareError("It cannot be asked.")
+
+    monkeypatch.setattr(life(manager)._keeper, "resume", fails)
+    monkeypatch.setattr(life(manager)._keeper, "vacate", fails)
+    assert await run(client, "rows") == "GpuShareError"
+    await eventually(lambda: state(manager) is State.FAILED, "its end is told")
+    assert await free() == 80 * GIB
 
 
 async def test_its_end_without_its_share_is_told_and_leaves_nothing(kernels: Kernels) -> None:

@@ -184,6 +184,16 @@ async def test_a_restore_that_fails_keeps_the_variables_for_another_try(
     assert THERE in await run(client, LOOK)
 
 
+async def test_what_a_server_that_is_gone_has_kept_is_swept(kernels: Kernels, saving: Path) -> None:
+    gone = saving.parent / f"{2**30}-1"
+    gone.mkdir(parents=True)
+    (gone / "old.kept").write_text("nobody's")
+    manager = await kernels.start("1/4")
+    await release(manager)
+    assert not gone.exists()
+    assert left(saving) == [f"{manager.kernel_id}.kept"]
+
+
 async def test_a_kernel_that_dies_while_it_saves_is_told_and_leaves_nothing(
     kernels: Kernels, saving: Path
 ) -> None:
