@@ -31,7 +31,7 @@ extension: $(STAMP) # Build the JupyterLab extension again if its sources have c
 
 test: $(STAMP) extension $(MODULES) ## Run all tests, other projects' suites included
 	scripts/install-tools
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=30
 
 test-fast: $(STAMP) ## Run the tests that take less than a minute together
 	$(BIN)/python -m pytest -m "not slow and not suite"
