@@ -91,6 +91,8 @@ class Ladder:
         async def guarded() -> None:
             try:
                 await work()
+            except NotPossible:
+                return  # the kernel is gone, and this with it
             except Exception:
                 _log.exception("The idleness of kernel %s cannot be judged", self._life.kernel_id)
 
@@ -198,7 +200,12 @@ class Ladder:
     # -- what is known -----------------------------------------------------------------------
 
     def situation(self, released_at: datetime | None = None) -> Situation:
-        """The share as the policy is to judge it."""
+        """The share as the policy is to judge it.
+
+        Raises
+        ------
+        NotPossible: the kernel has just ended.
+        """
         row = self._row
         return Situation(
             now=_now(),
@@ -218,7 +225,7 @@ class Ladder:
     def _row(self) -> Allocation:
         row = self._runtime.table.get(self._life.kernel_id)
         if row is None:
-            raise asyncio.CancelledError  # the kernel is gone, and this with it
+            raise NotPossible("The kernel has just ended.")
         return row
 
     @property

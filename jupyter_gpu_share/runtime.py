@@ -191,20 +191,26 @@ class Runtime(LoggingConfigurable):
                 await self._make_room(engine, lives.values())
             except GpuShareError as error:
                 self.log.warning("%s", error)
+            except Exception:
+                self.log.exception("It could not be seen who waits for a share")
 
     async def _make_room(self, engine: Engine, lives: Collection[KernelLife]) -> None:
         """Have an unused share go back for somebody who waits: the one unused for the longest.
 
         One at a time for each that waits; whether it helped is seen at the next look.
         """
-        unused = {life.kernel_id: life for life in lives if self._is_unused(life)}
-        if not unused:
+        if not any(self._is_unused(life) for life in lives):
             return
+        asked: set[str] = set()
         for size in await engine.waiting():
-            candidates = [(key, life.ladder.situation()) for key, life in unused.items()]
-            for kernel_id in self.idle_policy.order(candidates):
-                if await engine.fits(kernel_id, size) is None:
-                    life = unused.pop(kernel_id)
+            candidates = [
+                (life, life.ladder.situation())
+                for life in lives
+                if self._is_unused(life) and life.kernel_id not in asked
+            ]
+            for life in self.idle_policy.order(candidates):
+                if await engine.fits(life.kernel_id, size) is None:
+                    asked.add(life.kernel_id)
                     life.ladder.wanted = True
                     life.ladder.reconsider()
                     break
