@@ -29,9 +29,12 @@ lab: $(STAMP) extension ## Start JupyterLab on two simulated GPUs, with the demo
 extension: $(STAMP) # Build the JupyterLab extension again if its sources have changed.
 	$(NPM) python scripts/labextension.py
 
+# Where the cluster's programs are not built yet, that is done while the first tests run.
 test: $(STAMP) extension $(MODULES) ## Run all tests, other projects' suites included
 	scripts/install-tools
-	$(BIN)/python -m pytest --durations=30
+	mkdir -p build
+	$(BIN)/python -m tests.cluster build > build/cluster.log 2>&1 & \
+		$(BIN)/python -m pytest --durations=30; end=$$?; wait; exit $$end
 
 test-fast: $(STAMP) ## Run the tests that take less than a minute together
 	$(BIN)/python -m pytest -m "not slow and not suite"
