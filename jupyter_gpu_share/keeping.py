@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._threads import in_thread
 from .allocations import Kept
 from .engines._processes import Holder, boot_id, this_process
 from .engines.base import Engine
@@ -192,12 +193,12 @@ class Keeper:
         """
         partial = self._file.with_suffix(".part")
         try:
-            await asyncio.to_thread(_make_folder, self._file.parent)
+            await in_thread(_make_folder, self._file.parent)
             if self._engine.shares_files:
                 await self._save(str(partial))
             else:
                 await self._fetch(partial)
-            await asyncio.to_thread(_settle, partial, self._file)
+            await in_thread(_settle, partial, self._file)
         except GpuShareError as error:
             raise NotPossible(f"The variables could not be saved: {error}") from error
         except OSError as error:
@@ -224,7 +225,7 @@ class Keeper:
                         return
                     if file.tell() + len(data) > self._limit + _PIECE:
                         raise GpuShareError(f"more than {format_bytes(self._limit)} are not kept")
-                    await asyncio.to_thread(file.write, data)
+                    await in_thread(file.write, data)
         finally:
             with suppress(GpuShareError):
                 await self._ask("remove", path=scratch)
@@ -243,7 +244,7 @@ class Keeper:
         scratch = (await self._ask("scratch")).result
         try:
             with self._file.open("rb") as file:
-                while data := await asyncio.to_thread(file.read, _PIECE):
+                while data := await in_thread(file.read, _PIECE):
                     await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
             found = await self._told("restore", patience=_LONG, path=scratch)
             return _text(found.get("line"))

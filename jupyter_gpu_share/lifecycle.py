@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ._threads import in_thread
 from .allocations import Allocation, Kept, State
 from .engines.base import Engine, Exit, KernelRequest, Running, Starting, Waiting
 from .errors import GpuShareError, KernelStartError, NotPossible
@@ -154,7 +155,7 @@ class KernelLife(RelayEvents):
         await self._abandon()
         self._parked = None
         await self.engine.stop(self.kernel_id, keep_share=True)
-        await asyncio.to_thread(self._keeper.discard)
+        await in_thread(self._keeper.discard)
         self._cancel_grace()
         self._request = request
         self._keeper.language = request.language
@@ -297,7 +298,7 @@ class KernelLife(RelayEvents):
             await self._keeper.resume()
             await asyncio.wrap_future(self.relay.resume())
             return
-        if not (restore and await asyncio.to_thread(lambda: self._keeper.has_snapshot)):
+        if not (restore and await in_thread(lambda: self._keeper.has_snapshot)):
             await self._meet(running, paused=False)
             return
         await self._meet(running, paused=True)
@@ -311,7 +312,7 @@ class KernelLife(RelayEvents):
         # Once cells reach it, the variables are there, and nowhere else.
         with self._uninterrupted():
             await asyncio.wrap_future(self.relay.resume(line))
-            await asyncio.to_thread(self._keeper.discard)
+            await in_thread(self._keeper.discard)
 
     async def _meet(self, running: Running, *, paused: bool) -> None:
         """Put the kernel behind the relay, unless it ends first or never answers."""
@@ -479,7 +480,7 @@ class KernelLife(RelayEvents):
         return (
             self._state is State.RELEASED
             and self._parked is None
-            and await asyncio.to_thread(lambda: self._keeper.has_snapshot)
+            and await in_thread(lambda: self._keeper.has_snapshot)
         )
 
     async def _change_size(self, size: Size, *, lose_variables: bool) -> None:
@@ -656,7 +657,7 @@ class KernelLife(RelayEvents):
             self._running = self._parked = None
             await self.engine.stop(self.kernel_id)
         finally:
-            await asyncio.to_thread(self._keeper.discard)
+            await in_thread(self._keeper.discard)
             await asyncio.wrap_future(self.relay.close())
             self._set_exit(0 if self._exit_code is None else self._exit_code)
             self._forget("The kernel has ended.")

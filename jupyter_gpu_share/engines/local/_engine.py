@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 
 from traitlets import CaselessStrEnum, Float, Unicode, default
 
+from ..._threads import in_thread
 from ...allocations import Allocation, Device, Isolation, QueuePosition, Share, State
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
 from ...kernel_side import PATH as KERNEL_SIDE
@@ -43,7 +44,6 @@ from ._ledger import Claim, Ledger
 from ._placement import never_fits
 from ._process import KernelProcess, make_connection
 from ._simulated import slug
-from ._threads import in_thread
 from ._usage import Reader, Reading
 
 __all__ = ["LocalEngine"]

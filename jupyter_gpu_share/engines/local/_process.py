@@ -18,9 +18,9 @@ import zmq
 from jupyter_client.launcher import launch_kernel
 from jupyter_core.paths import secure_write
 
+from ..._threads import in_thread
 from ...errors import CommandNotFoundError, KernelStartError
 from ..base import Connection, Exit
-from ._threads import in_thread
 
 __all__ = ["KernelProcess", "make_connection"]
 
