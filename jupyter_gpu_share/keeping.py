@@ -8,6 +8,7 @@ is known before anything is freed.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import socket
@@ -73,7 +74,9 @@ class Keeper:
         self.language = ""
         self._in_place = policy.in_place
         self._limit = policy.snapshot_limit
-        self._file = folder / f"{kernel_id}.kept"
+        # Clients choose the id: it must not become a path.
+        name = hashlib.sha256(kernel_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        self._file = folder / f"{name}.kept"
         #: Names of variables that the last look has told of as lost.
         self._may_go: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ async def test_another_has_the_share_meanwhile_and_every_variable_is_there_after
     assert (row.state, row.kept.how, row.kept.lost) == (State.RELEASED, "snapshot", ())
     assert "variables are saved" in row.reason
     assert not Path(f"/proc/{pid}").exists()
-    assert left(saving) == [f"{manager.kernel_id}.kept"]
+    assert left(saving) == [life(manager)._keeper._file.name]
     assert (saving / left(saving)[0]).stat().st_mode & 0o777 == 0o600
     rival = await kernels.start("1")
     await rival.shutdown_kernel()
@@ -132,7 +133,7 @@ async def test_an_interrupt_gives_up_waiting_and_nothing_else(
     await eventually(lambda: state(manager) is State.WAKING, "it asks for its share")
     assert "KeyboardInterrupt" in await interrupted(manager, cell)
     assert state(manager) is State.RELEASED
-    assert left(saving) == [f"{manager.kernel_id}.kept"]
+    assert left(saving) == [life(manager)._keeper._file.name]
     await rival.shutdown_kernel()
     assert THERE in await run(client, LOOK)
 
@@ -184,6 +185,21 @@ async def test_a_restore_that_fails_keeps_the_variables_for_another_try(
     assert THERE in await run(client, LOOK)
 
 
+async def test_an_id_that_looks_like_a_path_stays_in_the_folder(
+    kernels: Kernels, saving: Path
+) -> None:
+    manager = kernels.manager()
+    env = {**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/4"}
+    await manager.start_kernel(kernel_id="../../outside", env=env)
+    client = await kernels.client(manager)
+    await run(client, "x = 1")
+    await release(manager)
+    (name,) = left(saving)
+    assert name == life(manager)._keeper._file.name
+    assert "outside" not in name
+    assert (await run(client, "print(x)")).endswith("1")
+
+
 async def test_what_a_server_that_is_gone_has_kept_is_swept(kernels: Kernels, saving: Path) -> None:
     gone = saving.parent / f"{2**30}-1"
     gone.mkdir(parents=True)
@@ -191,7 +207,7 @@ async def test_what_a_server_that_is_gone_has_kept_is_swept(kernels: Kernels, sa
     manager = await kernels.start("1/4")
     await release(manager)
     assert not gone.exists()
-    assert left(saving) == [f"{manager.kernel_id}.kept"]
+    assert left(saving) == [life(manager)._keeper._file.name]
 
 
 async def test_a_kernel_that_dies_while_it_saves_is_told_and_leaves_nothing(
