@@ -22,7 +22,7 @@ from jupyter_gpu_share.requests import Request
 from jupyter_gpu_share.runtime import Runtime
 from jupyter_gpu_share.size import Size
 
-pytestmark = pytest.mark.usefixtures("one_gpu")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_gpu")]
 
 
 async def test_a_kernel_knows_its_share(kernels: Kernels) -> None:
