@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shutil
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._text import one_line
 from ._threads import in_thread
 from .allocations import Kept
-from .engines._processes import Holder, boot_id, this_process
+from .engines._processes import sweep_folders, this_boot, this_process
 from .engines.base import Engine
 from .errors import GpuShareError, NotPossible
 from .idle import IdlePolicy
@@ -128,13 +127,11 @@ class Keeper:
                 "kept here."
             )
         rows = found.get("lost")
-        self._may_go = [
-            name
-            for row in (rows if isinstance(rows, list) else [])
-            if isinstance(row, dict) and isinstance(name := row.get("name"), str)
-        ]
+        rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        self._may_go = [str(row.get("name")) for row in rows]
+        lost = _texts([f"{row.get('what')} `{row.get('name')}`" for row in rows])
         # What works in the background ends with the process.
-        return Kept("snapshot", (*_lost(found), *background)), ""
+        return Kept("snapshot", (*lost, *background)), ""
 
     # -- in place ----------------------------------------------------------------------------
 
@@ -241,19 +238,19 @@ class Keeper:
         GpuShareError: they could not be given. They are still kept.
         """
         if self._engine.shares_files:
-            return _text(
-                (await self._told("restore", patience=_LONG, path=str(self._file)))["line"]
-            )
+            return await self._restore(str(self._file))
         scratch = (await self._ask("scratch")).result
         try:
             with self._file.open("rb") as file:
                 while data := await in_thread(file.read, _PIECE):
                     await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
-            found = await self._told("restore", patience=_LONG, path=scratch)
-            return _text(found.get("line"))
+            return await self._restore(scratch)
         finally:
             with suppress(GpuShareError):
                 await self._ask("remove", path=scratch)
+
+    async def _restore(self, path: str) -> str:
+        return _text((await self._told("restore", patience=_LONG, path=path)).get("line"))
 
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
@@ -285,30 +282,13 @@ class Keeper:
         module = "__import__('gpu_share_kernel.asked', fromlist=['answer'])"
         code = f"{module}.answer({what!r}, **{arguments!r})"
         asked = asyncio.wrap_future(self._relay.ask(code, buffers))
-        ended = asyncio.ensure_future(self._engine.wait(self._kernel_id))
-        waiters: set[asyncio.Future[Any]] = {asked, ended}
         try:
-            await asyncio.wait(waiters, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if asked.done():
-                return await asked
-            if ended.done():
-                raise GpuShareError("the kernel has ended")
-            raise GpuShareError(f"the kernel did not answer within {patience:g} s")
-        finally:
-            left = {waiter for waiter in waiters if not waiter.done()}
-            for waiter in left:
-                waiter.cancel()
-            if left:
-                await asyncio.wait(left)
-
-
-def _lost(found: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is not kept, in words, from what a kernel tells."""
-    rows = found.get("lost")
-    rows = rows if isinstance(rows, list) else []
-    return _texts(
-        [f"{row.get('what')} `{row.get('name')}`" for row in rows if isinstance(row, dict)]
-    )
+            ended = await self._engine.ended_before(self._kernel_id, asked, patience)
+        except asyncio.TimeoutError as error:
+            raise GpuShareError(f"the kernel did not answer within {patience:g} s") from error
+        if ended is not None:
+            raise GpuShareError("the kernel has ended")
+        return await asked
 
 
 def _texts(values: object) -> tuple[str, ...]:
@@ -318,16 +298,14 @@ def _texts(values: object) -> tuple[str, ...]:
 
 
 def _text(value: object) -> str:
-    """One line that a log, a page and a terminal can show; a kernel may say anything."""
-    text = value if isinstance(value, str) else ""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """One line, of whatever a kernel says."""
+    line = one_line(value) if isinstance(value, str) else ""
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def kept_folder(base: Path) -> Path:
     """Where this process keeps variables: what it leaves behind can be told from others'."""
-    own = this_process()
-    return base / f"{socket.gethostname()}-{boot_id()[:8]}" / f"{own.pid}-{own.start_time}"
+    return base / this_boot() / this_process().folder
 
 
 def _make_folder(folder: Path) -> None:
@@ -336,10 +314,7 @@ def _make_folder(folder: Path) -> None:
     Nobody could bring back what these have kept: the kernels went with them.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for other in folder.parent.iterdir():
-        pid, _, start = other.name.partition("-")
-        if pid.isdigit() and not Holder(int(pid), start).alive:
-            shutil.rmtree(other, ignore_errors=True)
+    sweep_folders(folder.parent)
 
 
 def _private(path: Path) -> Any:

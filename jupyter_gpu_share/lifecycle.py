@@ -317,32 +317,20 @@ class KernelLife(RelayEvents):
     async def _meet(self, running: Running, *, paused: bool) -> None:
         """Put the kernel behind the relay, unless it ends first or never answers."""
         attached = asyncio.wrap_future(self.relay.attach(running.connection, paused=paused))
-        ended = asyncio.ensure_future(self.engine.wait(self.kernel_id))
-        waiters: set[asyncio.Future[Any]] = {attached, ended}
         try:
-            await asyncio.wait(
-                waiters, timeout=self._start_timeout, return_when=asyncio.FIRST_COMPLETED
+            ended = await self.engine.ended_before(self.kernel_id, attached, self._start_timeout)
+        except asyncio.TimeoutError as error:
+            raise KernelStartError(
+                f"The kernel did not answer within {self._start_timeout:g} s. An ipykernel "
+                "older than 7.3 cannot answer an encrypted connection; otherwise raise "
+                "GpuShareProvisioner.start_timeout."
+            ) from error
+        if ended is not None:
+            raise KernelStartError(
+                f"The kernel ended before it answered: {ended.reason} "
+                "What it printed last is in the log of the Jupyter server."
             )
-            if attached.done():
-                await attached
-            elif ended.done():
-                raise KernelStartError(
-                    f"The kernel ended before it answered: {ended.result().reason} "
-                    "What it printed last is in the log of the Jupyter server."
-                )
-            else:
-                raise KernelStartError(
-                    f"The kernel did not answer within {self._start_timeout:g} s. An ipykernel "
-                    "older than 7.3 cannot answer an encrypted connection; otherwise raise "
-                    "GpuShareProvisioner.start_timeout."
-                )
-        finally:
-            # Awaiting them one by one would take our own cancellation for theirs.
-            left = {waiter for waiter in waiters if not waiter.done()}
-            for waiter in left:
-                waiter.cancel()
-            if left:
-                await asyncio.wait(left)
+        await attached
 
     async def _undo_start(self) -> None:
         await asyncio.wrap_future(self.relay.detach())

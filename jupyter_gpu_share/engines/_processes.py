@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["CLAIM_VARIABLE", "Holder", "boot_id", "carriers", "this_process"]
+__all__ = [
+    "CLAIM_VARIABLE",
+    "Holder",
+    "boot_id",
+    "carriers",
+    "sweep_folders",
+    "this_boot",
+    "this_process",
+]
 
 #: Names the claim in the environment of everything that a kernel starts.
 CLAIM_VARIABLE = "JUPYTER_GPU_SHARE_CLAIM"
@@ -40,10 +50,32 @@ class Holder:
         started = _start_time(self.pid)
         return started == self.start_time or (started is None and _is_hidden(self.pid))
 
+    @property
+    def folder(self) -> str:
+        """Name for what belongs to this process, for :func:`sweep_folders`."""
+        return f"{self.pid}-{self.start_time}"
+
+
+def sweep_folders(base: Path) -> None:
+    """Remove the folders of processes that are gone."""
+    for folder in base.iterdir():
+        pid, _, start = folder.name.partition("-")
+        if pid.isdigit() and not Holder(int(pid), start).alive:
+            shutil.rmtree(folder, ignore_errors=True)
+
 
 def this_process() -> Holder:
     """The process that asks."""
     return Holder.of(os.getpid())
+
+
+def this_boot() -> str:
+    """Name for what belongs to this machine since it was booted.
+
+    Home folders are often shared between machines, whose processes have nothing to do with each
+    other.
+    """
+    return f"{socket.gethostname()}-{boot_id()[:8]}"
 
 
 @cache

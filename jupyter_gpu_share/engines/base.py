@@ -7,6 +7,7 @@ never on the event loop of a Jupyter server.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -225,6 +226,34 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
     @abstractmethod
     async def wait(self, kernel_id: str) -> Exit:
         """Return when the kernel's process has ended. The share is still held then."""
+
+    async def ended_before(
+        self, kernel_id: str, work: asyncio.Future[Any], patience: float
+    ) -> Exit | None:
+        """Wait for work that needs the kernel; its end, where that comes first.
+
+        Work that is not done then, or in time, is cancelled.
+
+        Raises
+        ------
+        asyncio.TimeoutError: neither came within ``patience`` seconds.
+        """
+        ended = asyncio.ensure_future(self.wait(kernel_id))
+        waiters: set[asyncio.Future[Any]] = {work, ended}
+        try:
+            await asyncio.wait(waiters, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return None
+            if ended.done():
+                return ended.result()
+            raise asyncio.TimeoutError
+        finally:
+            # Awaiting them one by one would take our own cancellation for theirs.
+            left = {waiter for waiter in waiters if not waiter.done()}
+            for waiter in left:
+                waiter.cancel()
+            if left:
+                await asyncio.wait(left)
 
     @abstractmethod
     async def signal(self, kernel_id: str, signum: int) -> None:

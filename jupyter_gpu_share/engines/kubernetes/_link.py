@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from ..._text import one_line
 from ...errors import EngineError
 from ..base import Connection
 
@@ -289,16 +290,11 @@ def _state(message: dict[str, Any]) -> AgentState:
         run=run,
         pid=_whole(message["pid"]),
         exit_code=_whole(ended.get("code"), least=-255, most=255),
-        exit_why=_line(why)[:_LONGEST_WHY],
+        exit_why=one_line(why)[:_LONGEST_WHY],
         used_bytes=_whole(reading.get("used_bytes")),
         utilization=utilization,
         memory_bytes=_whole(reading.get("memory_bytes")),
     )
-
-
-def _line(text: str) -> str:
-    """One line that a log, a terminal and JSON can show."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _whole(value: object, least: int = 0, most: int = 2**63 - 1) -> int | None:

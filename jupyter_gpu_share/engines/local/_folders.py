@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import tempfile
 from pathlib import Path
 
 from jupyter_core.paths import jupyter_data_dir
 
 from ...errors import EngineError
-from .._processes import Holder, boot_id
+from .._processes import Holder, sweep_folders, this_boot
 
 __all__ = ["kernel_folder", "ledger_folder", "sweep_kernel_folders"]
 
@@ -23,7 +21,7 @@ def ledger_folder() -> Path:
     differ. Home folders are often shared between machines, whose processes and GPUs have nothing
     to do with each other.
     """
-    return Path(jupyter_data_dir()) / "gpu-share" / f"{socket.gethostname()}-{boot_id()[:8]}"
+    return Path(jupyter_data_dir()) / "gpu-share" / this_boot()
 
 
 def kernel_folder(owner: Holder) -> Path:
@@ -32,7 +30,7 @@ def kernel_folder(owner: Holder) -> Path:
     It lies under a folder named after the process that owns it, so that another can sweep it.
     Its path is short: that of a socket has about 100 characters at most.
     """
-    base = _private(_base()) / f"{owner.pid}-{owner.start_time}"
+    base = _private(_base()) / owner.folder
     base.mkdir(mode=0o700, exist_ok=True)
     return Path(tempfile.mkdtemp(dir=base, prefix=""))
 
@@ -42,10 +40,7 @@ def sweep_kernel_folders() -> None:
     base = _base()
     if not base.is_dir() or base.lstat().st_uid != os.getuid():
         return
-    for folder in base.iterdir():
-        pid, _, start = folder.name.partition("-")
-        if pid.isdigit() and not Holder(int(pid), start).alive:
-            shutil.rmtree(folder, ignore_errors=True)
+    sweep_folders(base)
 
 
 def _base() -> Path:
