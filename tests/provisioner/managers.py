@@ -46,6 +46,13 @@ class Kernels:
         await asyncio.wait_for(client.wait_for_ready(timeout=PATIENCE), PATIENCE)
         return client
 
+    async def computed(self, code: str) -> tuple[AsyncKernelManager, AsyncKernelClient]:
+        """A kernel on three quarters of a GPU that has run a cell, and its client."""
+        manager = await self.start("3/4")
+        client = await self.client(manager)
+        await run(client, code)
+        return manager, client
+
     async def close(self) -> None:
         for client in self.clients:
             client.stop_channels()

@@ -51,9 +51,7 @@ async def in_use(manager: Any) -> int | None:
 async def test_another_has_the_share_meanwhile_and_every_variable_is_there_afterwards(
     kernels: Kernels,
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     pid = await run(client, "import os; print(os.getpid())")
     await release(manager)
     row = Runtime.instance().table.get(manager.kernel_id)
@@ -82,9 +80,7 @@ async def test_another_has_the_share_meanwhile_and_every_variable_is_there_after
 async def test_it_waits_for_its_share_and_cells_run_in_order_and_once(
     kernels: Kernels, tmp_path: Path
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     await release(manager)
     rival = await kernels.start("1/2")
     marks = tmp_path / "marks"
@@ -102,9 +98,7 @@ async def test_it_waits_for_its_share_and_cells_run_in_order_and_once(
 
 
 async def test_an_interrupt_gives_up_waiting_and_nothing_else(kernels: Kernels) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     await release(manager)
     rival = await kernels.start("1/2")
     cell = asyncio.ensure_future(run(client, "rows.append('never')"))
@@ -120,9 +114,7 @@ async def test_it_waits_for_the_gpu_that_it_was_on_and_for_no_other(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JUPYTER_GPU_SHARE_SIMULATE", "2xA100-80GB")
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     first = Runtime.instance().table.get(manager.kernel_id)
     assert first is not None
     assert first.share is not None
@@ -160,9 +152,7 @@ async def test_nothing_is_asked_of_a_kernel_of_another_language(kernels: Kernels
 
 
 async def test_two_who_ask_for_the_same_at_once(kernels: Kernels) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     await asyncio.gather(*(release(manager) for _ in range(3)))
     assert state(manager) is State.RELEASED
     assert "[1, 2, 3] 1 30" in await run(client, LOOK)
@@ -200,9 +190,7 @@ async def test_a_thread_that_wants_the_gpu_meanwhile_waits(kernels: Kernels) -> 
 async def test_memory_that_is_not_seen_to_be_free_keeps_the_share(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     monkeypatch.setattr("jupyter_gpu_share.keeping._FREE_PATIENCE", 0.1)
 
     async def usage(busy: frozenset[str]) -> dict[str, Usage]:
@@ -221,9 +209,7 @@ async def test_memory_that_is_not_seen_to_be_free_keeps_the_share(
 async def test_a_ledger_that_cannot_be_written_keeps_the_share(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
 
     def refused(self: Ledger, kernel_id: str) -> bool:
         raise LedgerError("The disk is full.")
@@ -240,9 +226,7 @@ async def test_a_ledger_that_cannot_be_written_keeps_the_share(
 async def test_a_way_back_that_fails_leaves_the_kernel_as_it_was(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     await release(manager)
 
     async def refused() -> None:
@@ -261,9 +245,7 @@ async def test_a_way_back_that_fails_leaves_the_kernel_as_it_was(
 async def test_one_that_may_be_on_the_gpu_and_cannot_be_moved_is_ended(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     await release(manager)
 
     async def fails() -> None:
@@ -293,9 +275,7 @@ async def test_its_end_without_its_share_is_told_and_leaves_nothing(kernels: Ker
 async def test_a_restart_without_its_share_takes_it_again_and_starts_anew(
     kernels: Kernels, now: bool
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     await release(manager)
     await asyncio.wait_for(manager.restart_kernel(now=now), PATIENCE)
     assert await run(client, "print('rows' in globals())") == "False"

@@ -58,9 +58,7 @@ def left(folder: Path) -> list[str]:
 async def test_another_has_the_share_meanwhile_and_every_variable_is_there_afterwards(
     kernels: Kernels, saving: Path
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     pid = await run(client, "import os; print(os.getpid())")
     await release(manager)
     row = Runtime.instance().table.get(manager.kernel_id)
@@ -124,9 +122,7 @@ async def test_cells_typed_meanwhile_run_once_in_order_after_the_variables_are_b
 async def test_an_interrupt_gives_up_waiting_and_nothing_else(
     kernels: Kernels, saving: Path
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     await release(manager)
     rival = await kernels.start("1/2")
     cell = asyncio.ensure_future(run(client, "rows.append('never')"))
@@ -141,9 +137,7 @@ async def test_an_interrupt_gives_up_waiting_and_nothing_else(
 async def test_variables_that_cannot_be_written_keep_the_share(
     kernels: Kernels, saving: Path
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     Runtime.instance().idle_policy.set_trait("snapshot_folder", "/proc/nowhere")
     life(manager)._keeper._file = Path("/proc/nowhere/x.kept")
     with pytest.raises(NotPossible, match="could not be saved"):
@@ -166,9 +160,7 @@ async def test_variables_beyond_the_limit_keep_the_share(kernels: Kernels, savin
 async def test_a_restore_that_fails_keeps_the_variables_for_another_try(
     kernels: Kernels, saving: Path
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     await release(manager)
     (name,) = left(saving)
     good = (saving / name).read_bytes()
@@ -230,9 +222,7 @@ async def test_a_kernel_that_dies_while_it_saves_is_told_and_leaves_nothing(
 async def test_variables_that_nobody_wants_any_more_are_forgotten(
     how: str, kernels: Kernels, saving: Path
 ) -> None:
-    manager = await kernels.start("3/4")
-    client = await kernels.client(manager)
-    await run(client, COMPUTE)
+    manager, client = await kernels.computed(COMPUTE)
     await release(manager)
     assert left(saving)
     if how == "restart":
