@@ -104,7 +104,9 @@ class Ladder:
         while True:
             self._since, self._kept = _now(), True
             self._life.update(idle_since=self._since)
-            await self._until(self._since + timedelta(seconds=self._policy.idle_after))
+            idle_at = self._since + timedelta(seconds=self._policy.idle_after)
+            while _now() < idle_at:
+                await self._until(idle_at)
             self._life.update(state=State.IDLE, reason=f"{self._no_cell}.")
             outcome = "goes on"
             while outcome == "goes on":
@@ -165,7 +167,7 @@ class Ladder:
 
     async def _look(self) -> Look | None:
         with suppress(NotPossible):
-            return await self._life.look()
+            return await self._life.parting.look()
         return None
 
     async def _works(self, look: Look | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +78,8 @@ class Keeper:
         self._file = folder / f"{name}.kept"
         #: Names of variables that the last look has told of as lost.
         self._may_go: list[str] = []
+        #: Bytes of each GPU at most that are away with the process.
+        self.moved = 0
 
     @property
     def _understands(self) -> bool:
@@ -145,6 +147,7 @@ class Keeper:
         seen = await self._used() is not None
         try:
             moved = await self._told("vacate", patience=_LONG)
+            self.moved = _amount(moved.get("most"))
             # One that never opened a GPU has nothing there, whether it is listed or not.
             await self._free(listed=seen or moved.get("how") == "nothing")
         except BaseException as error:
@@ -175,12 +178,41 @@ class Keeper:
     async def resume(self) -> None:
         """Move the process back onto its GPUs; nothing where it is there.
 
+        It is told of its share anew: that may be of another size by now.
+
         Raises
         ------
         GpuShareError: there is no room. It stays away.
         """
         if self._understands:
-            await self._told("resume", patience=_LONG)
+            limits = await self._engine.limits(self._kernel_id)
+            await self._told("resume", patience=_LONG, limits=dict(limits))
+
+    # -- limits ------------------------------------------------------------------------------
+
+    async def limits(self) -> tuple[int | None, str]:
+        """Bytes in use on the kernel's fullest GPU, and why its limits cannot be others.
+
+        What it keeps for later use is freed first. None where that is not known; an empty text
+        where other limits can be set.
+        """
+        if not self._understands:
+            return None, "Only kernels of Python can be given other limits."
+        try:
+            found = await self._told("limits")
+        except GpuShareError as error:
+            return None, f"The kernel cannot be asked: {error}"
+        used = found.get("used")
+        return used if isinstance(used, int) else None, _text(found.get("why"))
+
+    async def limit(self, limits: Mapping[str, str | None]) -> None:
+        """Set other limits in the kernel, which :meth:`Engine.limits` gives.
+
+        Raises
+        ------
+        GpuShareError: it uses more than that, or could not be asked.
+        """
+        await self._told("limit", limits=dict(limits))
 
     # -- snapshot ----------------------------------------------------------------------------
 
@@ -295,6 +327,10 @@ def _texts(values: object) -> tuple[str, ...]:
     values = values if isinstance(values, list) else []
     told = tuple(_text(value) for value in values[:_MOST])
     return (*told, f"{len(values) - _MOST} more") if len(values) > _MOST else told
+
+
+def _amount(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _text(value: object) -> str:

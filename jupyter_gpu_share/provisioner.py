@@ -163,8 +163,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
             return self._adopted.size  # it holds that already
         if requested is not None:
             return policy.check(str(requested.size))
-        if self._life is not None and self._wanted is not None:
-            return self._wanted  # a restart keeps the size
+        if self._life is not None and self._life.request is not None:
+            return self._life.request.size  # a restart keeps it
         asked = env.get(_SIZE_VARIABLE) or self.kernel_spec.env.get(_SIZE_VARIABLE)
         for text in (asked, self.size):
             if text:

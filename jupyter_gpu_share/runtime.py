@@ -331,7 +331,7 @@ class Runtime(LoggingConfigurable):
         SizeNotAllowed
         """
         life = await self._fitting(kernel_id, size)
-        return await self.call(life.change_size(size, lose_variables=lose_variables))
+        return await self.call(life.resizing.change(size, lose_variables=lose_variables))
 
     async def kept_by_change(self, kernel_id: str, size: Size) -> Kept:
         """What a change of size would keep, without doing it.
@@ -342,7 +342,7 @@ class Runtime(LoggingConfigurable):
         SizeNotAllowed
         """
         life = await self._fitting(kernel_id, size)
-        return await self.call(life.kept_by_change())
+        return await self.call(life.resizing.kept(size))
 
     async def kept_by_release(self, kernel_id: str) -> Kept:
         """What giving the share back would keep, without doing it.
@@ -354,13 +354,14 @@ class Runtime(LoggingConfigurable):
         life = self._life(kernel_id)
         if not life.answers:
             return self._allocation(kernel_id).kept
-        return (await self.call(life.look())).kept
+        return (await self.call(life.parting.look())).kept
 
     async def _fitting(self, kernel_id: str, size: Size) -> KernelLife:
-        """The kernel, if it could have that size now."""
+        """The kernel, if it could have that size: now, unless it has to wait anyway."""
         life = self._life(kernel_id)
         await self.admit(kernel_id, size)
-        if why := await self.fits(kernel_id, size):
+        waits = life.state in (State.QUEUED, State.WAKING, State.RELEASED)
+        if not waits and (why := await self.fits(kernel_id, size)):
             raise NotPossible(f"The size cannot become {size} now: {why}")
         return life
 

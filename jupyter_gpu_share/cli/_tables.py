@@ -64,12 +64,16 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 
 def kept(found: Mapping[str, Any]) -> str:
-    """What becomes of a kernel's variables."""
-    if found["how"] == "none":
-        return "All variables would be lost."
-    how = "saved and brought back" if found["how"] == "snapshot" else "kept where they are"
+    """What becomes of a kernel and its variables."""
     lost = ", ".join(found["lost"])
-    return _printable(f"Variables are {how}" + (f", but not: {lost}." if lost else "."))
+    if found["how"] == "in-place":
+        return "The kernel keeps running, and its variables stay where they are."
+    if found["how"] == "snapshot":
+        but = f", but not: {lost}" if lost else ""
+        return _printable(f"Variables are saved and brought back into a new process{but}.")
+    if lost:
+        return "A new process starts, and all variables would be lost."
+    return "Nothing is lost: there are no variables to keep."
 
 
 @contextmanager

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-__all__ = ["framework_caps"]
+__all__ = ["framework_caps", "limits_of"]
+
+#: Variables of a kernel's environment that follow from how much it holds.
+_LIMITS = (
+    "JUPYTER_GPU_SHARE_MEMORY_BYTES",
+    "JUPYTER_GPU_SHARE_FRACTION",
+    "JUPYTER_GPU_SHARE_ISOLATION",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "CUPY_GPU_MEMORY_LIMIT",
+)
+
+
+def limits_of(env: Mapping[str, str]) -> dict[str, str | None]:
+    """Of a kernel's whole environment what changes with the size of its share."""
+    return {name: env.get(name) for name in _LIMITS}
 
 
 def framework_caps(

@@ -23,6 +23,7 @@ from ..size import Size
 __all__ = [
     "Adoptable",
     "Capacity",
+    "Change",
     "Connection",
     "Engine",
     "Exit",
@@ -126,6 +127,23 @@ class Running:
     connection: Connection
     pid: int | None = None
     away: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """Another size for a kernel that lives on, on the GPU that it has.
+
+    Attributes
+    ----------
+    share: what it would hold.
+    limits: what it would have to be told, as :meth:`Engine.limits` gives it then.
+    beside: whether the kernel may stay on its GPU meanwhile; else its share has to be given back
+        and taken again, and somebody else may be faster.
+    """
+
+    share: Share
+    limits: Mapping[str, str | None]
+    beside: bool = True
 
 
 @dataclass(frozen=True)
@@ -356,6 +374,31 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         EngineError: the kernel has ended.
         """
         raise EngineError("The kernel's share is part of its process; it was not given back.")
+
+    async def plan_change(self, kernel_id: str, size: Size) -> Change | None:
+        """How a living kernel could hold another size on its GPU; None: it cannot, or not now.
+
+        Of one that gave its share back it is not asked whether there is room now.
+        """
+        return None
+
+    async def change(self, kernel_id: str, size: Size) -> Share:
+        """Hold another size for a living kernel, on its GPU, at no moment less than the smaller.
+
+        Of one that gave its share back this is what it takes again.
+
+        Raises
+        ------
+        EngineError: that is not possible, or not now. It holds what it held.
+        """
+        raise EngineError("The kernel's share is part of its process; it cannot be changed.")
+
+    async def limits(self, kernel_id: str) -> Mapping[str, str | None]:
+        """What tells the kernel of its share, and keeps frameworks to it: its environment.
+
+        Names of variables with their values; None: it is not set.
+        """
+        return {}
 
     @abstractmethod
     async def close(self) -> None:

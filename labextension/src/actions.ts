@@ -34,12 +34,13 @@ export class Actions {
       return;
     }
     const lost = this._words.lost(kept);
-    const body = `${trans.__('To %1: the kernel restarts.', shortSize(wanted))} ${lost}`;
+    const way = this._words.way(kept);
+    const body = `${trans.__('To %1.', shortSize(wanted))} ${way} ${lost}`;
     if (lost && !(await this._agreed(title, body, trans.__('Restart and change')))) {
       return;
     }
     await this._told(this._shares.resize(row.kernel_id, wanted, lost !== ''), {
-      pending: trans.__('Changing the share of %1 to %2…', this.name(row), shortSize(wanted)),
+      pending: `${trans.__('Changing the share of %1 to %2…', this.name(row), shortSize(wanted))} ${way}`,
       done: trans.__('%1 has a share of %2.', this.name(row), shortSize(wanted))
     });
   }

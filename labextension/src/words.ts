@@ -173,11 +173,24 @@ export class Words {
   /** What of the variables is lost; empty where nothing is. */
   lost(kept: IKept): string {
     const trans = this._trans;
-    if (kept.how === 'none') {
-      return trans.__('All variables of the kernel will be lost.');
-    }
     const lost = kept.lost.join(', ');
+    if (kept.how === 'none') {
+      return lost && trans.__('All variables of the kernel will be lost.');
+    }
     return lost && trans.__('Variables are kept, but these will be lost: %1.', lost);
+  }
+
+  /** What becomes of the kernel when its size changes; empty where it is not there yet. */
+  way(kept: IKept): string {
+    const trans = this._trans;
+    switch (kept.how) {
+      case 'in-place':
+        return trans.__('The kernel keeps running.');
+      case 'snapshot':
+        return trans.__('The kernel restarts; its variables are saved and brought back.');
+      default:
+        return kept.lost.length > 0 ? trans.__('The kernel restarts.') : '';
+    }
   }
 
   /** An offer with what it costs to choose it now. */

@@ -68,14 +68,15 @@ def test_what_a_change_of_size_would_lose_is_said_before(lab: Server, page: Page
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
     expect_text(run_cell(page, 0), "7")
-    execute(page, "gpu-share:change-size", size="1/2")
+    execute(page, "gpu-share:change-size", size="0")
+    expect(dialog(page)).to_contain_text("The kernel restarts")
     expect(dialog(page)).to_contain_text("these will be lost: generator `numbers`")
     dialog(page).get_by_role("button", name="Cancel").click()
     expect(dialog(page)).to_have_count(0)
     assert granted(lab, "one.ipynb")["size"] == "1/4"
-    execute(page, "gpu-share:change-size", size="1/2")
+    execute(page, "gpu-share:change-size", size="0")
     accept(page)
-    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    expect(toolbar(page)).to_contain_text("No GPU")
 
 
 def test_a_change_that_is_not_agreed_to_changes_nothing(lab: Server, page: Page) -> None:

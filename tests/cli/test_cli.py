@@ -195,9 +195,13 @@ def test_resize(at_server: tuple[Shell, Server]) -> None:
     row = server.wait_for(kernel, "active")
     assert (row["size"], row["share"]["memory_bytes"]) == ("1/2", 40 * GIB)
     server.run_cell(kernel, "numbers = (n for n in range(3))")
-    assert "generator `numbers`" in shell.run("resize", kernel[:8], "1/4", rc=1)
-    assert server.ok(f"gpu-share/allocations/{kernel}")["size"] == "1/2"
-    assert shell.json("resize", kernel[:8], "1/4", "--restart")["size"] == "1/4"
+    assert shell.json("resize", kernel[:8], "1/4")["size"] == "1/4"
+    assert server.run_cell(kernel, "print(next(numbers))") == "0"
+    refused = shell.run("resize", kernel[:8], "0", rc=1)
+    assert "into a new process, but not: generator `numbers`" in refused
+    assert "nothing was changed" in refused
+    assert server.ok(f"gpu-share/allocations/{kernel}")["size"] == "1/4"
+    assert shell.json("resize", kernel[:8], "0", "--restart")["size"] == "0"
     server.wait_for(kernel, "active")
     assert "more than one GPU" in shell.run("resize", kernel[:8], "3/2", "--restart", rc=1)
     assert "No Jupyter server of yours runs a kernel" in shell.run("resize", "zzz", "1/2", rc=1)

@@ -15,7 +15,7 @@ from jupyter_gpu_share.allocations import (
     Share,
     State,
 )
-from jupyter_gpu_share.cli._tables import allocations_table, sentence, table
+from jupyter_gpu_share.cli._tables import allocations_table, kept, sentence, table
 
 
 def test_columns_are_aligned_and_cut_at_the_terminal() -> None:
@@ -42,6 +42,24 @@ def test_a_simulated_gpu_is_called_so(model: str) -> None:
         (Device("GPU-1", model, "one"),), 2**30, Fraction(1, 80), Isolation.FRAMEWORK, True
     )
     assert "  1 GiB of A100 (simulated)  active" in allocations_table([_row(share=share)])
+
+
+@pytest.mark.parametrize(
+    ("how", "lost", "said"),
+    [
+        ("in-place", [], "The kernel keeps running, and its variables stay where they are."),
+        ("snapshot", [], "Variables are saved and brought back into a new process."),
+        (
+            "snapshot",
+            ["list `a`", "file `\x1b`"],
+            "Variables are saved and brought back into a new process, but not: list `a`, file `?`.",
+        ),
+        ("none", ["all variables"], "A new process starts, and all variables would be lost."),
+        ("none", [], "Nothing is lost: there are no variables to keep."),
+    ],
+)
+def test_what_is_said_before_a_change(how: str, lost: list[str], said: str) -> None:
+    assert kept({"how": how, "lost": lost}) == said
 
 
 def _row(**fields: Any) -> dict[str, Any]:

@@ -7,9 +7,28 @@ class _Properties:
 def device_count(): return 2
 def get_device_properties(device): return _Properties
 def set_per_process_memory_fraction(fraction, device): calls.append((fraction, device))
-def _lazy_call(function): queued.append(function)
+ready = []
+def is_initialized(): return bool(ready)
+def _lazy_call(function): function() if ready else queued.append(function)
 def init():
+    ready.append(True)
     for function in queued: function()
+def empty_cache(): calls.append("empty_cache")
+"""
+FAKE_CUPY = """
+limits, freed, current = {}, [], [0]
+class cuda:
+    class runtime:
+        @staticmethod
+        def getDeviceCount(): return 2
+    class Device:
+        def __init__(self, number): self.number = number
+        def __enter__(self): self.before, current[0] = current[0], self.number
+        def __exit__(self, *error): current[0] = self.before
+class Pool:
+    def set_limit(self, size=None): limits[current[0]] = size
+    def free_all_blocks(self): freed.append(True)
+def get_default_memory_pool(): return Pool()
 """
 FAKE_TENSORFLOW = """
 class config:

@@ -33,6 +33,7 @@ FILES = [
             "devices",
             "farewell",
             "kinds",
+            "limits",
             "pickles",
             "readings",
             "records",

@@ -135,6 +135,83 @@ def test_a_size_that_does_not_fit_waits_without_the_old_share(ledger: Ledger) ->
     assert ledger.used() == {"G0": 40 * GIB}
 
 
+def test_a_living_kernel_holds_another_size_where_it_is(ledger: Ledger, path: Path) -> None:
+    first = ask(ledger, "a", "1/2")
+    ask(ledger, "b", "1/4")
+    other = Ledger(path)
+    for size, amount in (("1/4", 20), ("3/4", 60), ("10GiB", 10), ("1/2", 40)):
+        changed = ledger.change("a", Size.parse(size), {"path": size})
+        assert changed is not None
+        assert (changed.token, changed.held, changed.holder) == (first.token, True, first.holder)
+        assert changed.info == {"path": size}
+        assert [piece.memory_bytes for piece in changed.pieces] == [amount * GIB]
+        assert [str(claim.size) for claim in other.claims()] == [size, "1/4"]
+        assert other.used() == {"G0": (amount + 20) * GIB}
+        assert ask(ledger, "a", size).token == first.token, "a restart keeps that size"
+    other.close()
+
+
+def test_a_change_without_room_or_only_tried_changes_nothing(ledger: Ledger) -> None:
+    ask(ledger, "a", "1/2")
+    ask(ledger, "b", "1/4")
+    before = ledger.claims()
+    assert ledger.change("a", Size.parse("7/8")) is None
+    assert ledger.change("a", Size.parse("2x1/4")) is None, "it has one GPU"
+    assert ledger.change("a", Size.parse("0")) is None
+    assert ledger.change("a", Size.parse("1/4"), dry=True) is not None
+    assert ledger.change("a", Size.parse("3/4"), dry=True) is not None
+    assert ledger.change("a", Size.parse("7/8"), dry=True) is None
+    assert ledger.claims() == before
+
+
+def test_what_a_change_frees_is_given_to_who_waits(ledger: Ledger) -> None:
+    ask(ledger, "a", "3/4")
+    assert not ask(ledger, "b", "1/2").held
+    assert ledger.change("a", Size.parse("1/2"), dry=True) is not None
+    assert [claim.held for claim in ledger.claims()] == [True, False]
+    assert ledger.change("a", Size.parse("1/2")) is not None
+    assert [claim.held for claim in ledger.claims()] == [True, True]
+    assert ledger.used() == {"G0": 80 * GIB}
+    assert ledger.change("a", Size.parse("3/4")) is None
+
+
+def test_what_is_not_held_cannot_be_changed(ledger: Ledger) -> None:
+    ask(ledger, "a", "1")
+    ask(ledger, "b", "1/2")
+    ask(ledger, "c", "1/2", DEAD)
+    for kernel in ("b", "c", "nobody"):
+        with pytest.raises(LedgerError, match="gone from the ledger"):
+            ledger.change(kernel, Size.parse("1/4"))
+    assert ledger.turn("b").position == 1
+
+
+def test_a_change_stays_on_its_gpus_in_their_order(path: Path) -> None:
+    own = Ledger(path)
+    own.set_gpus([Gpu(f"G{n}", "A100", n, 80 * GIB) for n in range(3)])
+    ask(own, "a", "1/4")
+    # The first GPU is shared already, so it comes first; later the other one has less room.
+    two = ask(own, "b", "2x1/4")
+    assert [piece.uuid for piece in two.pieces] == ["G0", "G1"]
+    own.release("a")
+    own.claim("c", Size.parse("1/2"), this_process(), {}, only={"G1"})
+    changed = own.change("b", Size.parse("2x1/2"))
+    assert changed is not None
+    assert [(piece.uuid, piece.memory_bytes >> 30) for piece in changed.pieces] == [
+        ("G0", 40),
+        ("G1", 40),
+    ]
+    assert own.change("b", Size.parse("2x3/4")) is None, "one of its GPUs has no room"
+    assert own.change("b", Size.parse("3/4")) is None, "another number is another share"
+    assert own.used() == {"G0": 40 * GIB, "G1": 80 * GIB}
+    # A new claim would rather go where others are already.
+    own.claim("d", Size.parse("1/4"), this_process(), {}, only={"G2"})
+    own.release("c")
+    alone = own.change("d", Size.parse("1/3"))
+    assert alone is not None
+    assert [piece.uuid for piece in alone.pieces] == ["G2"]
+    own.close()
+
+
 def test_whether_a_size_fits(ledger: Ledger) -> None:
     ask(ledger, "a", "1/2")
     assert ledger.fits(None, Size.parse("1/2")) is None

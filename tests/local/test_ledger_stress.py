@@ -1,4 +1,4 @@
-"""Many processes claim and release at random while some of them are killed.
+"""Many processes claim, change and release at random while some of them are killed.
 
 Each process also marks what it truly uses in a file that only it writes. So the ledger is held
 against the use itself, and not only against its own opinion.
@@ -49,6 +49,7 @@ folder, seed, recovery = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "wi
 if not recovery:
     _ledger._alive = lambda row: True
 draw = random.Random(seed)
+CAPACITY = json.loads(sys.argv[4])
 ledger, me = Ledger(folder / "ledger.db"), this_process()
 marks = folder / f"use-{os.getpid()}.json"
 sizes = ["1/4", "1/2", "3/4", "1", "10GiB", "24GiB", "2x1/4", "1/3", "2x1/3"]
@@ -68,9 +69,21 @@ while True:
         time.sleep(0.005)
         claim = ledger.turn(kernel)
     if claim.held:
-        # Used strictly within the time in which it is held.
-        mark(claim.token, {piece.uuid: piece.memory_bytes for piece in claim.pieces})
+        # Used strictly within the time in which it is held, and never more than is.
+        use = {piece.uuid: piece.memory_bytes for piece in claim.pieces}
+        mark(claim.token, use)
         time.sleep(draw.uniform(0, 0.05))
+        size = Size.parse(draw.choice(sizes))
+        fits = ledger.change(kernel, size, dry=True) is not None
+        if fits:
+            shrunk = {uuid: size.bytes_of(CAPACITY[uuid]) for uuid in use}
+            mark(claim.token, {uuid: min(use[uuid], shrunk[uuid]) for uuid in use})
+        changed = ledger.change(kernel, size) if fits else None
+        if changed is not None:
+            use = {piece.uuid: piece.memory_bytes for piece in changed.pieces}
+            mark(claim.token, use)
+            time.sleep(draw.uniform(0, 0.05))
+            print("changed", flush=True)
         mark(claim.token, {})
         print("held", flush=True)
     ledger.release(kernel)
@@ -89,13 +102,14 @@ def observe(folder: Path, raw: sqlite3.Connection) -> None:
         if amount > CAPACITY[uuid]:
             raise CapacityExceededError(f"the ledger gives out {amount} of {uuid}")
     # Use is read one file after the other, so a share may be seen at its old holder and at its
-    # new one. Only who used it before and after the reading used it throughout.
+    # new one. Only who used it before and after the reading used it throughout; and as a size
+    # changes once at most, so much as the smaller of the two.
     used: Counter[str] = Counter()
     first = dict(_use(folder))
     second = dict(_use(folder))
     for claim, use in first.items():
-        if claim in second:
-            used.update(use)
+        after = second.get(claim, {})
+        used.update({uuid: min(amount, after.get(uuid, 0)) for uuid, amount in use.items()})
     for uuid, amount in used.items():
         if amount > CAPACITY[uuid]:
             raise CapacityExceededError(f"{amount} of {uuid} are in use")
@@ -125,7 +139,8 @@ def start(folder: Path, seed: int, recovery: str) -> subprocess.Popen[bytes]:
     log = (folder / "held.log").open("ab")
     with log:
         return subprocess.Popen(
-            [sys.executable, "-c", _WORKER, str(folder), str(seed), recovery], stdout=log
+            [sys.executable, "-c", _WORKER, str(folder), str(seed), recovery, json.dumps(CAPACITY)],
+            stdout=log,
         )
 
 
@@ -157,7 +172,8 @@ def storm(folder: Path, seconds: float, seed: int, recovery: str = "with-recover
                 running[victim] = start(folder, seed * 1000 + 100 + seen["killed"], recovery)
                 next_kill = time.monotonic() + draw.uniform(0.02, 0.4)
     raw.close()
-    seen["held"] = (folder / "held.log").read_text().count("held")
+    log = (folder / "held.log").read_text()
+    seen["held"], seen["changed"] = log.count("held"), log.count("changed")
     return seen
 
 
@@ -178,6 +194,7 @@ def test_capacity_holds_in_a_short_storm(tmp_path: Path) -> None:
     seen = storm(tmp_path, 4.0, seed=1)
     assert seen["killed"] > 1
     assert seen["held"] > PROCESSES
+    assert seen["changed"] > 1
     check_that_nothing_is_held(tmp_path)
 
 

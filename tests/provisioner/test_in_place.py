@@ -233,7 +233,7 @@ async def test_a_way_back_that_fails_leaves_the_kernel_as_it_was(
         raise GpuShareError("The device has no room.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(life(manager)._keeper, "resume", refused)
+        patch.setattr(life(manager).keeper, "resume", refused)
         assert await run(client, "rows.append('never')") == "GpuShareError"
     row = Runtime.instance().table.get(manager.kernel_id)
     assert row is not None
@@ -251,8 +251,8 @@ async def test_one_that_may_be_on_the_gpu_and_cannot_be_moved_is_ended(
     async def fails() -> None:
         raise GpuShareError("It cannot be asked.")
 
-    monkeypatch.setattr(life(manager)._keeper, "resume", fails)
-    monkeypatch.setattr(life(manager)._keeper, "vacate", fails)
+    monkeypatch.setattr(life(manager).keeper, "resume", fails)
+    monkeypatch.setattr(life(manager).keeper, "vacate", fails)
     assert await run(client, "rows") == "GpuShareError"
     await eventually(lambda: state(manager) is State.FAILED, "its end is told")
     assert await free() == 80 * GIB

@@ -150,20 +150,26 @@ def test_a_change_of_size_keeps_variables_or_needs_leave_to_lose_them(clean: Ser
     clean.run_cell(kernel_id, "x = 41")
     look = {"size": "1/2", "dry_run": True}
     status, row = ask(clean, path, "PATCH", look, kernel_id=kernel_id)
-    assert (status, row["size"], row["kept"]["how"]) == (200, "1/4", "snapshot")
+    assert (status, row["size"], row["kept"]["how"]) == (200, "1/4", "in-place")
     status, row = ask(clean, path, "PATCH", {"size": "1/2"}, kernel_id=kernel_id)
     assert (status, row["size"], row["share"]["memory_bytes"]) == (200, "1/2", 40 * GIB)
     assert clean.run_cell(kernel_id, "print(x + 1); g = (n for n in range(3))") == "42"
-    status, found = ask(clean, path, "PATCH", {"size": "1/4"}, kernel_id=kernel_id)
+    status, row = ask(clean, path, "PATCH", {"size": "1/4"}, kernel_id=kernel_id)
+    assert (status, row["share"]["memory_bytes"]) == (200, 20 * GIB)
+    assert clean.run_cell(kernel_id, "print(next(g))") == "0"
+    look = {"size": "0", "dry_run": True}
+    _, row = ask(clean, path, "PATCH", look, kernel_id=kernel_id)
+    assert row["kept"] == {"how": "snapshot", "lost": ["generator `g`"]}
+    status, found = ask(clean, path, "PATCH", {"size": "0"}, kernel_id=kernel_id)
     assert status == 409
     assert "would lose generator `g`" in found["message"]
-    status, row = ask(clean, path, "PATCH", {"size": "1/4", "restart": True}, kernel_id=kernel_id)
-    assert (status, row["size"]) == (200, "1/4")
+    status, row = ask(clean, path, "PATCH", {"size": "0", "restart": True}, kernel_id=kernel_id)
+    assert (status, row["size"]) == (200, "0")
     clean.start_kernel("1/4")
     status, found = ask(clean, path, "PATCH", {"size": "1", "restart": True}, kernel_id=kernel_id)
     assert status == 409
     assert "cannot become 1 now" in found["message"]
-    assert clean.ok(f"gpu-share/allocations/{kernel_id}")["size"] == "1/4"
+    assert clean.ok(f"gpu-share/allocations/{kernel_id}")["size"] == "0"
 
 
 def test_what_a_release_would_keep_is_told_without_doing_it(clean: Server) -> None:
@@ -289,16 +295,16 @@ def test_a_refused_change_changes_nothing(clean: Server) -> None:
     clean.run_cell(kernel_id, "g = (n for n in range(3))")  # cannot be kept
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 600))
     for body, expected in (
-        ({"size": "1/2", "restart": True, "keep_until": "2999-01-01T00:00:00Z"}, 409),
-        ({"size": "1/2", "keep_until": soon}, 409),
+        ({"size": "0", "restart": True, "keep_until": "2999-01-01T00:00:00Z"}, 409),
+        ({"size": "0", "keep_until": soon}, 409),
         ({"size": "3/2", "keep_until": soon}, 400),
     ):
         status, _ = ask(clean, path, "PATCH", body, kernel_id=kernel_id)
         _, row = ask(clean, path, kernel_id=kernel_id)
         assert (status, row["size"], row["keep_until"]) == (expected, "1/4", None)
-    both = {"size": "1/2", "restart": True, "keep_until": soon}
+    both = {"size": "0", "restart": True, "keep_until": soon}
     _, row = ask(clean, path, "PATCH", both, kernel_id=kernel_id)
-    assert (row["size"], row["keep_until"][:19]) == ("1/2", soon[:19])
+    assert (row["size"], row["keep_until"][:19]) == ("0", soon[:19])
 
 
 def test_an_id_keeps_its_case(clean: Server) -> None:

@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,12 @@ from ...allocations import Allocation, Device, Isolation, QueuePosition, Share, 
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
 from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
+from .._caps import limits_of
 from .._processes import Holder, carriers, this_process
 from .._supervisor import Supervisor
 from ..base import (
     Capacity,
+    Change,
     Engine,
     Exit,
     Finding,
@@ -63,6 +65,7 @@ class _Kernel:
     token: str
     supervisor: Supervisor
     process: KernelProcess | None = None
+    lent: bool = False  #: its share was given back while the process lives
 
     @property
     def independent(self) -> bool:
@@ -258,7 +261,7 @@ class LocalEngine(Engine):
         if not kernel.token or kernel.process is None:
             return
         holder, kernel_id = Holder.of(kernel.process.pid), kernel.request.kernel_id
-        info = {**_info(kernel.request), "isolation": kernel.share.isolation.value}
+        info = _told(kernel.request, kernel.share)
 
         def record(ledger: Ledger) -> None:
             ledger.record_kernel(kernel_id, holder)
@@ -325,6 +328,8 @@ class LocalEngine(Engine):
     async def give_back(self, kernel_id: str) -> None:
         """See :meth:`Engine.give_back <jupyter_gpu_share.engines.base.Engine.give_back>`."""
         await self._at_ledger(lambda ledger: ledger.release(kernel_id))
+        if kernel := self._kernels.get(kernel_id):
+            kernel.lent = True
         self._room.set()
 
     async def take_back(self, kernel_id: str, report: Report) -> Share:
@@ -347,7 +352,59 @@ class LocalEngine(Engine):
         except BaseException:
             await asyncio.shield(self._release(kernel_id))
             raise
+        kernel.lent = False
         return kernel.share
+
+    async def plan_change(self, kernel_id: str, size: Size) -> Change | None:
+        """See :meth:`Engine.plan_change <jupyter_gpu_share.engines.base.Engine.plan_change>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or kernel.process is None or not kernel.token or size.is_none:
+            return None
+        held = kernel.request.size
+        # What MPS allows a process is settled when it starts; an instance is what it is.
+        fixed = kernel.share.isolation in (Isolation.MPS, Isolation.HARDWARE)
+        if fixed or size.profile or held.profile or size.count != held.count:
+            return None
+        by_uuid = {gpu.uuid: gpu for gpu in (await self._gpus()).gpus}
+        own = [by_uuid[device.uuid] for device in kernel.share.devices if device.uuid in by_uuid]
+        # One that is away waits for its own GPUs only: it would for ever where they are too small.
+        if any(gpu.profile for gpu in own) or never_fits(size, own):
+            return None
+        if not kernel.lent and not await self._at_ledger(
+            lambda ledger: ledger.change(kernel_id, size, dry=True)
+        ):
+            return None
+        memory = min(size.bytes_of(gpu.memory_bytes) for gpu in own)
+        fraction = _fraction(size, memory, own[0].memory_bytes)
+        share = replace(kernel.share, memory_bytes=memory, fraction=fraction)
+        additions, isolation = await self._environment(kernel.request, share, kernel.token)
+        limits = limits_of({**kernel.request.env, **additions})
+        return Change(_with_isolation(share, isolation), limits)
+
+    async def change(self, kernel_id: str, size: Size) -> Share:
+        """See :meth:`Engine.change <jupyter_gpu_share.engines.base.Engine.change>`."""
+        planned = await self.plan_change(kernel_id, size)
+        kernel = self._kernels.get(kernel_id)
+        if planned is None or kernel is None:
+            raise EngineError(f"Its GPU has no room for {size}.")
+        request = replace(kernel.request, size=size)
+        info = _told(request, planned.share)
+        if not kernel.lent and not await self._at_ledger(
+            lambda ledger: ledger.change(kernel_id, size, info)
+        ):
+            raise EngineError(f"Others were faster: its GPU has no room for {size} any more.")
+        kernel.request, kernel.share = request, planned.share
+        kernel.supervisor = Supervisor(kernel.share.memory_bytes * len(kernel.share.devices))
+        self._room.set()
+        return kernel.share
+
+    async def limits(self, kernel_id: str) -> Mapping[str, str | None]:
+        """See :meth:`Engine.limits <jupyter_gpu_share.engines.base.Engine.limits>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or not kernel.token:
+            return {}
+        additions, _ = await self._environment(kernel.request, kernel.share, kernel.token)
+        return limits_of({**kernel.request.env, **additions})
 
     # -- readings ----------------------------------------------------------------------------
 
@@ -407,6 +464,12 @@ class LocalEngine(Engine):
         claims = await self._claims()
         readings = await self._read({c.kernel_id: c.kernel.pid for c in claims if c.kernel})
         return [_allocation(claim, found.gpus, readings.get(claim.kernel_id)) for claim in claims]
+
+    async def rounding(self, size: Size) -> str:
+        """See :meth:`Engine.rounding <jupyter_gpu_share.engines.base.Engine.rounding>`."""
+        if not size.is_none and (why := never_fits(size, (await self._gpus()).gpus)):
+            raise NoGpuError(why)
+        return ""
 
     async def fits(self, kernel_id: str | None, size: Size) -> str | None:
         """See :meth:`Engine.fits <jupyter_gpu_share.engines.base.Engine.fits>`."""
@@ -511,27 +574,36 @@ def _info(request: KernelRequest) -> dict[str, Any]:
     return {"kernel_name": request.kernel_name, "path": request.path, "user": request.user}
 
 
+def _told(request: KernelRequest, share: Share) -> dict[str, Any]:
+    """The same of one that has its share."""
+    return {**_info(request), "isolation": share.isolation.value}
+
+
 def _share_of(claim: Claim, gpus: tuple[Gpu, ...]) -> Share:
     by_uuid = {gpu.uuid: gpu for gpu in gpus}
     node = socket.gethostname()
     held = [by_uuid.get(piece.uuid) for piece in claim.pieces]
     memory = min((piece.memory_bytes for piece in claim.pieces), default=0)
     whole = next((gpu.memory_bytes for gpu in held if gpu), memory)
-    fraction = claim.size.fraction or Fraction(memory, whole or 1)
     return Share(
         devices=tuple(
             Device(piece.uuid, gpu.model if gpu else "unknown", node)
             for piece, gpu in zip(claim.pieces, held, strict=True)
         ),
         memory_bytes=memory,
-        fraction=fraction,
+        fraction=_fraction(claim.size, memory, whole),
         isolation=Isolation(claim.info.get("isolation", Isolation.NONE.value)),
         simulated=any(piece.uuid.startswith("SIM-") for piece in claim.pieces),
     )
 
 
+def _fraction(size: Size, memory: int, whole: int) -> Fraction:
+    """Of a GPU, as it was asked for, else as it is."""
+    return size.fraction or Fraction(memory, whole or 1)
+
+
 def _with_isolation(share: Share, isolation: Isolation) -> Share:
-    return Share(share.devices, share.memory_bytes, share.fraction, isolation, share.simulated)
+    return replace(share, isolation=isolation)
 
 
 def _allocation(claim: Claim, gpus: tuple[Gpu, ...], reading: Reading | None) -> Allocation:

@@ -207,6 +207,48 @@ class Ledger:
                 free = "?" in grants(gpus, used, [*waiting, Wish("?", size)])
             return None if free else why_waiting(size, gpus, used, len(waiting))
 
+    def change(
+        self,
+        kernel_id: str,
+        size: Size,
+        info: Mapping[str, Any] | None = None,
+        *,
+        dry: bool = False,
+    ) -> Claim | None:
+        """Hold another size on the GPUs of a claim that is held; None where they have no room.
+
+        Nothing is changed if ``dry``, or without room.
+
+        Parameters
+        ----------
+        info: what others are told about the kernel then; None: what they are told now.
+        """
+        with self._transaction():
+            self._sweep()
+            row = self._find(kernel_id)
+            if row is None or not row["held"]:
+                raise _gone()
+            pieces = self._pieces(row["token"])
+            used = self.used()
+            for piece in pieces:
+                used[piece.uuid] -= piece.memory_bytes
+            own = {piece.uuid for piece in pieces}
+            new = place(size, [gpu for gpu in self.gpus() if gpu.uuid in own], used)
+            if new is None or {piece.uuid for piece in new} != own:
+                return None
+            if dry:
+                return self._claim_of(kernel_id)
+            self._db.execute(
+                "UPDATE claims SET size = ?, info = ? WHERE token = ?",
+                (str(size), row["info"] if info is None else json.dumps(dict(info)), row["token"]),
+            )
+            # Made anew: pieces do not change. The kernel counts its GPUs in the order of the old.
+            self._db.execute("DELETE FROM pieces WHERE token = ?", (row["token"],))
+            by_uuid = {piece.uuid: piece for piece in new}
+            self._hold(row["token"], [by_uuid[piece.uuid] for piece in pieces])
+            self._grant()
+            return self._claim_of(kernel_id)
+
     def record_kernel(self, kernel_id: str, process: Holder) -> None:
         """Note the process that uses the share, so that it outlives the server's."""
         with self._transaction():

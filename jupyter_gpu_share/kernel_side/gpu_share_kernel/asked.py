@@ -59,10 +59,26 @@ def _vacate():
     return vacate.vacate()
 
 
-def _resume():
+def _resume(limits):
+    """Move back onto the GPUs, with the limits that the share has now."""
+    from gpu_share_kernel import limits as own
     from gpu_share_kernel import vacate
 
-    return vacate.resume()
+    own.tell(limits)
+    vacate.resume()
+    own.renew()
+
+
+def _limits():
+    from gpu_share_kernel import limits
+
+    return limits.look()
+
+
+def _limit(limits):
+    from gpu_share_kernel import limits as own
+
+    own.change(limits)
 
 
 def _save(path, limit, allowed):
@@ -113,6 +129,8 @@ _WORK = {
     "survey": _survey,
     "vacate": _vacate,
     "resume": _resume,
+    "limits": _limits,
+    "limit": _limit,
     "save": _save,
     "restore": _restore,
     "scratch": _scratch,

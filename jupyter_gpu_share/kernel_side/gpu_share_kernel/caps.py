@@ -91,4 +91,22 @@ def _cap_tensorflow(tensorflow):
         config.set_logical_device_configuration(device, [logical])
 
 
+def renew_torch():
+    """Set the fraction again, where PyTorch is there."""
+    cuda = sys.modules.get("torch.cuda")
+    if cuda is not None:
+        _cap_torch(cuda)
+
+
+def renew_cupy():
+    """Set the limit of CuPy's pool again, where CuPy has one that works."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return
+    limit = int(os.environ.get("CUPY_GPU_MEMORY_LIMIT", "0"))  # 0: none
+    for device in range(cupy.cuda.runtime.getDeviceCount()):
+        with cupy.cuda.Device(device):
+            cupy.get_default_memory_pool().set_limit(size=limit)
+
+
 _CAPS = {"torch.cuda": _cap_torch, "tensorflow": _cap_tensorflow}

@@ -12,6 +12,8 @@ import re
 import sys
 import typing
 
+from gpu_share_kernel import limits
+
 __all__ = [
     "Entry",
     "entries",
@@ -194,8 +196,11 @@ def _changed_environment():
     if first is None:
         return {}
     changed = {}
+    ours = limits.given
     for name in set(first) | set(os.environ):
         now = os.environ.get(name)
+        if name in ours and ours[name] == now:
+            continue
         if now != first.get(name) and not _GIVEN.fullmatch(name):
             changed[name] = now
     return changed

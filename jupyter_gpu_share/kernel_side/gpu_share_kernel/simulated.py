@@ -21,7 +21,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 
-__all__ = ["Memory", "OutOfMemoryError", "allocate", "memory", "resume", "vacate", "work"]
+__all__ = ["Memory", "OutOfMemoryError", "allocate", "memory", "most", "resume", "vacate", "work"]
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNITS.update({"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12})
@@ -117,6 +117,13 @@ def memory(device=0):
     uuid, granted, _ = _share(device)
     with _lock:
         return _own().get(uuid, 0), granted
+
+
+def most():
+    """Bytes of the device of which this process has most, whether they are there or away."""
+    with _lock:
+        own = _own()
+        return max((own if _away is None else _away).values(), default=0)
 
 
 def opened():

@@ -6,7 +6,7 @@ same steps; on NVIDIA's the driver's process checkpoint does it.
 
 import os
 
-__all__ = ["plan", "resume", "vacate"]
+__all__ = ["is_simulated", "opened_nvidia", "plan", "resume", "vacate"]
 
 #: Whether the state of CUDA may be away. The driver closes its files with a checkpoint, so nothing
 #: else tells that it was ever opened.
@@ -21,13 +21,13 @@ def plan():
     """
     if not os.environ.get("JUPYTER_GPU_SHARE_UUID"):
         return {"how": "none", "why": "The kernel holds no share."}
-    if _is_simulated():
+    if is_simulated():
         from gpu_share_kernel import simulated
 
         return {"how": "simulated" if simulated.opened() else "nothing", "why": ""}
     if _away:  # what is to be done is done, or half of it
         return {"how": "cuda", "why": ""}
-    if not _opened_nvidia():
+    if not opened_nvidia():
         return {"how": "nothing", "why": ""}
     from gpu_share_kernel import cuda
 
@@ -38,26 +38,29 @@ def plan():
 def vacate():
     """Move off the GPUs; returns what :func:`plan` said and the bytes that were moved.
 
+    ``bytes`` are those of all GPUs, ``most`` those of the one that had most.
+
     Raises
     ------
     RuntimeError: it cannot be done. Everything is as before.
     """
     global _away
     planned = plan()
-    moved = 0
+    moved = most = 0
     if planned["how"] == "none":
         raise RuntimeError(planned["why"])
     # Of a process that never opened the GPU, none of its threads shall do so while it has no share.
-    if _is_simulated():
+    if is_simulated():
         from gpu_share_kernel import simulated
 
         moved = simulated.vacate()
+        most = simulated.most()
     elif planned["how"] == "cuda":
         from gpu_share_kernel import cuda
 
         _away = True
-        moved = cuda.vacate()
-    return {"how": planned["how"], "bytes": moved}
+        moved = most = cuda.vacate()
+    return {"how": planned["how"], "bytes": moved, "most": most}
 
 
 def resume():
@@ -68,22 +71,23 @@ def resume():
     RuntimeError, MemoryError: there is no room for it. Everything stays where it is.
     """
     global _away
-    if _is_simulated():
+    if is_simulated():
         from gpu_share_kernel import simulated
 
         simulated.resume()
-    elif _away or _opened_nvidia():
+    elif _away or opened_nvidia():
         from gpu_share_kernel import cuda
 
         cuda.resume()
         _away = False
 
 
-def _is_simulated():
+def is_simulated():
+    """Whether the GPUs of this kernel's share are simulated."""
     return "JUPYTER_GPU_SHARE_SIMULATED_BYTES" in os.environ
 
 
-def _opened_nvidia():
+def opened_nvidia():
     """Whether a file of the NVIDIA driver is open in this process; unknown counts as opened."""
     folder = "/proc/self/fd"
     try:
