@@ -14,10 +14,13 @@ from notebooks import LONG, Notebook
 from traitlets.config import Config
 from waiting import eventually
 
+from jupyter_gpu_share.allocations import State
 from jupyter_gpu_share.engines.base import Waiting
 from jupyter_gpu_share.engines.kubernetes._annotation import Annotation
-from jupyter_gpu_share.errors import EngineError, GpuShareError
+from jupyter_gpu_share.engines.kubernetes.backends import kai_pods
+from jupyter_gpu_share.errors import EngineError, GpuShareError, NotPossible
 from jupyter_gpu_share.runtime import Runtime
+from jupyter_gpu_share.size import Size
 
 pytestmark = CLUSTER_MARKS
 
@@ -25,6 +28,14 @@ Make = Callable[..., Notebook]
 Objects = Callable[[str], list[dict[str, Any]]]
 MIB = 2**20
 MARK = "gpu-share.jupyter.org/given-back"
+BEFORE = "gpu-share.jupyter.org/amounts-before"
+COMPUTE = """
+import os
+pid, numbers = os.getpid(), (n for n in range(9))
+first = next(numbers)
+"""
+LOOK = "print(pid == os.getpid(), next(numbers))"
+HELD = "print(os.environ['JUPYTER_GPU_SHARE_MEMORY_BYTES'])"
 
 
 @pytest.fixture
@@ -358,6 +369,147 @@ async def test_a_kernel_whose_gpu_was_reclaimed_says_so(
     assert cluster.api.delete(f"/api/v1/namespaces/{namespace}/pods/{name}", grace=0)
     await one.state("failed")
     assert "most likely reclaimed" in one.allocation.reason
+
+
+# -- the notebook's view: released, woken, and of another size -------------------------------------
+
+
+async def change(one: Notebook, size: str) -> bool:
+    wanted = Size.parse(size)
+    return await Runtime.instance().change_size(one.kernel_id, wanted, lose_variables=False)
+
+
+async def test_a_notebook_is_released_and_its_next_cell_brings_the_share_back(
+    notebook: Make, objects: Objects, kai: FakeKai
+) -> None:
+    one, rival = notebook("3/4"), notebook("3/4")
+    await one.start()
+    await one.run(COMPUTE)
+    await Runtime.instance().release(one.kernel_id, lose_variables=False)
+    row = one.allocation
+    assert (row.state, row.share, row.kept.how) == (State.RELEASED, None, "in-place")
+    assert amount(pod_of(objects, one)) <= 2
+    await rival.start()
+    await rival.state("active", "idle")
+    cell = asyncio.ensure_future(one.run(LOOK))
+    await eventually(lambda: "others hold the rest" in one.allocation.reason, "it waits", LONG)
+    await rival.close()
+    assert (await cell).startswith("True 1")
+    await one.state("active", "idle")
+    assert amount(pod_of(objects, one)) == int(MIB_OF_GPU * 0.749_25)
+
+
+async def test_its_size_changes_while_it_lives(
+    notebook: Make, objects: Objects, kai: FakeKai
+) -> None:
+    one = await notebook("1/4").start()
+    await one.run(COMPUTE)
+    uid = pod_of(objects, one)["metadata"]["uid"]
+    for size in ("3/4", "1/2", "20GiB"):
+        assert await change(one, size)
+        row, pod = one.allocation, pod_of(objects, one)
+        assert row.share is not None
+        assert row.size == size == pod["metadata"]["annotations"]["gpu-share.jupyter.org/size"]
+        assert abs(row.share.memory_bytes // MIB - amount(pod)) <= 1
+        held = await one.run(HELD)
+        assert held == str(row.share.memory_bytes)
+        assert pod["metadata"]["uid"] == uid
+        assert not {BEFORE, MARK} & pod["metadata"]["annotations"].keys()
+    (taken,) = kai.counted().values()
+    assert abs(taken - 20 * 1024) <= 1
+    assert (await one.run(LOOK)).startswith("True 1")
+
+
+async def test_what_it_shrinks_by_is_for_the_next_one(notebook: Make, kai: FakeKai) -> None:
+    one, rival = notebook("3/4"), notebook("1/2")
+    await one.start()
+    await one.run(COMPUTE)
+    await rival.start()
+    await rival.state("queued")
+    assert await change(one, "1/2")
+    assert await rival.run("print('here')") == "here"
+    with pytest.raises(NotPossible, match=r"size cannot become 3/4 now|would lose generator"):
+        await change(one, "3/4")
+    (taken,) = kai.counted().values()
+    assert taken <= MIB_OF_GPU
+    assert (await one.run(LOOK)).startswith("True 1")
+
+
+async def test_one_that_gave_its_share_back_comes_back_with_the_new_size(
+    notebook: Make, objects: Objects, kai: FakeKai
+) -> None:
+    one = await notebook("1/4").start()
+    await one.run(COMPUTE)
+    await Runtime.instance().release(one.kernel_id, lose_variables=False)
+    assert await change(one, "1/2")
+    assert amount(pod_of(objects, one)) <= 2
+    assert (await one.run(LOOK)).startswith("True 1")
+    row = await one.state("active", "idle")
+    assert row.share is not None
+    assert (row.size, row.share.memory_bytes) == ("1/2", 40919 * MIB)
+    assert await one.run(HELD) == str(40919 * MIB)
+
+
+async def test_growth_is_undone_where_somebody_else_was_faster(
+    notebook: Make, objects: Objects, kai: FakeKai
+) -> None:
+    one, rival = notebook("1/4"), notebook("1/2")
+    one.config.KubernetesEngine.backend_options = {"settle": "20"}
+    await one.start()
+    await one.run(COMPUTE)
+    before = amount(pod_of(objects, one))
+    group = pod_of(objects, one)["metadata"]["labels"]["runai-gpu-group"]
+    with kai.held_back():
+        await rival.start()
+        growing = asyncio.ensure_future(change(one, "3/4"))
+        await eventually(lambda: amount(pod_of(objects, one)) > before, "the share is written")
+        assert BEFORE in pod_of(objects, one)["metadata"]["annotations"]
+        # KAI goes by what it saw before.
+        kai.bind(pod_of(objects, rival), group)
+        with pytest.raises(NotPossible, match="Others were faster"):
+            await growing
+    assert amount(pod_of(objects, one)) == before
+    assert BEFORE not in pod_of(objects, one)["metadata"]["annotations"]
+    row = one.allocation
+    assert row.share is not None
+    assert row.size == "1/4"
+    (taken,) = kai.counted().values()
+    assert taken <= MIB_OF_GPU
+    assert (await one.run(LOOK)).startswith("True 1")
+    assert await one.run(HELD) == str(row.share.memory_bytes)
+
+
+async def test_a_server_that_takes_over_undoes_growth_that_was_not_made_sure_of(
+    notebook: Make, objects: Objects, kai: FakeKai, cluster: Any, namespace: str
+) -> None:
+    one = await notebook("1/4").start()
+    pod = pod_of(objects, one)
+    notes = {"gpu-fraction": "0.74925", **kai_pods.resizing(pod)}
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"
+    cluster.api.patch(path, {"metadata": {"annotations": notes}})
+    other = Annotation((await the_engine())._cluster, pod["metadata"]["name"])
+    await call(other.adopt())
+    assert not other.lent
+    after = pod_of(objects, one)["metadata"]["annotations"]
+    assert after["gpu-fraction"] == pod["metadata"]["annotations"]["gpu-fraction"]
+    assert BEFORE not in after
+
+
+async def test_a_limit_that_the_container_was_started_with_stays(
+    notebook: Make, objects: Objects, kai: FakeKai
+) -> None:
+    """KAI keeps to such a limit itself: the variables go to another pod."""
+    one = notebook("1/4")
+    one.config.KubernetesEngine.backend_options = {"keys": "container", "settle": "0.5"}
+    await one.start()
+    await one.run("x = [1]; y = x")
+    uid = pod_of(objects, one)["metadata"]["uid"]
+    kept = await Runtime.instance().kept_by_change(one.kernel_id, Size.parse("1/2"))
+    assert (kept.how, kept.lost) == ("snapshot", ())
+    assert await change(one, "1/2")
+    assert "True" in await one.run("print(x is y)")
+    pods = {pod["metadata"]["uid"] for pod in objects("pods")}
+    await eventually(lambda: uid not in pods or len(objects("pods")) == 1, "the old one is gone")
 
 
 async def test_in_style_pod_nothing_is_given_back(notebook: Make, kai: FakeKai) -> None:

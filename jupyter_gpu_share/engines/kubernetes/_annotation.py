@@ -1,9 +1,10 @@
 """Style ``annotation``: KAI Scheduler counts a running pod by annotations, which are changed.
 
-Giving a share back is one patch. Taking it again is not asked of anybody: KAI would let a GPU be
-counted for more than it has. So the room is looked for here, the share is written, and the GPU is
-looked at again; where others were faster the share is given back before anything of it was used.
-Of two that write at once each sees the other one afterwards, as the API's reads are consistent.
+Giving a share back is one patch, and so is making it smaller. Taking it again, or more of it, is
+not asked of anybody: KAI would let a GPU be counted for more than it has. So the room is looked for
+here, the share is written, and the GPU is looked at again; where others were faster the share is
+given back before anything of it was used. Of two that write at once each sees the other one
+afterwards, as the API's reads are consistent.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...allocations import QueuePosition
+from ...allocations import QueuePosition, Share
 from ...errors import EngineError
-from ...size import format_bytes
+from ...size import Size, format_bytes
 from ..base import Report, Waiting
 from ._cluster import Cluster, Object
 from .api import PODS, Conflict, Forbidden, KubernetesError, NotFound
@@ -72,9 +73,13 @@ class Annotation:
     async def adopt(self) -> None:
         """See whether a kernel that is taken over has its share.
 
-        Where its server ended while it took the share again, it has not.
+        Where its server ended while it took the share again, it has not; while it took more, it
+        has what it had.
         """
-        self.lent = kai.given_back(await self._pod())
+        pod = await self._pod()
+        if kai.unresized(pod):
+            await self._change(kai.unresized)
+        self.lent = kai.given_back(pod)
         if self.lent:
             await self.drop()
 
@@ -139,11 +144,7 @@ class Annotation:
         else:
             return Refused("The kernel's pod is changed all the time; the share waits.")
         try:
-            reason = await self._without_room(pod)
-            if reason is None:
-                # A round of the scheduler may go by what it saw before.
-                await asyncio.sleep(self._backend.settle)
-                reason = await self._without_room(pod)
+            reason = await self._looked_twice(pod)
             if reason is None:
                 await self._change(lambda _: kai.settled())
                 self.lent = False
@@ -153,6 +154,58 @@ class Annotation:
             raise
         await self._undo()
         return Refused(reason, late=True)
+
+    # -- another size ------------------------------------------------------------------------
+
+    async def planned(self, held: Size, size: Size) -> Share | None:
+        """The share that another size would be; None: its GPUs give no such one, or not now.
+
+        Of one that was given back it is not asked whether there is room now.
+        """
+        pod = await self._pod()
+        notes = self._resized(pod, held, size)
+        if notes is None:
+            return None
+        larger = kai.noted(pod, notes)
+        if not self.lent and await self._without_room(larger) is not None:
+            return None
+        return self._backend.granted(larger, (), self._cluster.facts)
+
+    async def change(self, held: Size, size: Size, words: Object) -> None:
+        """Hold another size. It is not more than the GPUs have at any time it is counted on.
+
+        Parameters
+        ----------
+        words: annotations that are to be written when it is held.
+
+        Raises
+        ------
+        EngineError: there is no such share, or no room for it any more. It holds what it held.
+        """
+        pod = await self._pod()
+        notes = self._resized(pod, held, size)
+        if notes is None:
+            raise EngineError(f"Its GPU gives no {size} to a kernel that runs.")
+        larger, total = kai.noted(pod, notes), self._total(pod)
+        before, after = kai.amount_of(pod, total), kai.amount_of(larger, total)
+        if self.lent or (before is not None and after is not None and after <= before):
+            await self._patch(pod, {**notes, **words})
+            return
+        if (reason := await self._without_room(larger)) is not None:
+            raise EngineError(reason)
+        try:
+            await self._patch(pod, {**notes, **kai.resizing(pod)})
+            if (reason := await self._looked_twice(larger)) is not None:
+                raise EngineError(f"Others were faster. {reason}")
+            await self._change(lambda _: {**kai.settled(), **words})
+        except BaseException:
+            await self._for_sure(lambda: self._change(kai.unresized))
+            raise
+
+    def _resized(self, pod: Object, held: Size, size: Size) -> dict[str, Any] | None:
+        total = self._total(pod)
+        amount = self._backend.amount_on(size, total) if size.count == held.count else None
+        return kai.resized(pod, amount, total) if amount is not None else None
 
     async def close(self) -> None:
         """Let go of what is not done yet; the pod is about to go."""
@@ -177,6 +230,15 @@ class Annotation:
                     f"{format_bytes(int(wanted) * _MIB)}; others hold the rest."
                 )
         return None
+
+    async def _looked_twice(self, pod: Object) -> str | None:
+        """Why there is no room for what has just been written; None: there is."""
+        reason = await self._without_room(pod)
+        if reason is None:
+            # A round of the scheduler may go by what it saw before.
+            await asyncio.sleep(self._backend.settle)
+            reason = await self._without_room(pod)
+        return reason
 
     async def _others(self, pod: Object) -> list[Object]:
         """All pods on the GPUs of a pod, itself among them, as they are at this moment.
@@ -236,16 +298,20 @@ class Annotation:
         raise EngineError("The kernel's pod is changed all the time; try again.")
 
     async def _undo(self) -> None:
-        """Give back what was taken, however long that takes, and though the caller gives up."""
-        task = asyncio.create_task(self._undo_for_sure(), name="give a share back")
+        """Give back what was taken."""
+        await self._for_sure(self.drop)
+
+    async def _for_sure(self, undo: Callable[[], Awaitable[None]]) -> None:
+        """Undo something, however long that takes, and though the caller gives up."""
+        task = asyncio.create_task(self._undone(undo), name="give a share back")
         self._undoing.add(task)
         task.add_done_callback(self._undoing.discard)
         await asyncio.shield(task)
 
-    async def _undo_for_sure(self) -> None:
+    async def _undone(self, undo: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.drop()
+                await undo()
             except NotFound:
                 return
             except (EngineError, KubernetesError) as error:

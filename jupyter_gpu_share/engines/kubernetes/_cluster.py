@@ -264,6 +264,16 @@ class Cluster:
             if name.startswith(prefix) and label(claim, SERVER) == self.server
         }
 
+    def own_names(self, prefix: str) -> set[str]:
+        """Names of this server's pods and claims that begin so."""
+        pods = self.pods.objects.items()
+        named = {
+            name
+            for name, pod in pods
+            if name.startswith(prefix) and label(pod, SERVER) == self.server
+        }
+        return named | self.own_claims(prefix).keys()
+
     def waiting(self) -> list[str]:
         """Names of the pods that wait for a place, in the order of their creation."""
         part = "lease" if self.settings.style == "lease" else "kernel"

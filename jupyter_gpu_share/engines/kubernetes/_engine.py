@@ -15,6 +15,7 @@ from ...size import Size
 from ..base import (
     Adoptable,
     Capacity,
+    Change,
     Exit,
     Finding,
     KernelRequest,
@@ -32,7 +33,8 @@ from ._names import PART, SERVER, annotation, label
 from ._pods import connection_of
 from ._settings import KubernetesSettings
 from ._sweeper import Sweeper
-from .api import PODS, SECRETS, Change, Forbidden, KubernetesError, NotFound
+from .api import PODS, SECRETS, Forbidden, KubernetesError, NotFound
+from .api import Change as ObjectChange
 from .backends import Facts
 
 __all__ = ["KubernetesEngine"]
@@ -79,7 +81,7 @@ class KubernetesEngine(KubernetesSettings):
                 self._cluster = cluster
             return self._cluster
 
-    def _changed(self, change: Change) -> None:
+    def _changed(self, change: ObjectChange) -> None:
         kernel_id = annotation(change.new or change.old, "kernel-id")
         if kernel := self._kernels.get(kernel_id):
             kernel.note(change.old if change.new is None else None)
@@ -202,6 +204,23 @@ class KubernetesEngine(KubernetesSettings):
             self._waiting.discard(kernel_id)
         assert kernel.share is not None
         return kernel.share
+
+    async def plan_change(self, kernel_id: str, size: Size) -> Change | None:
+        """See :meth:`Engine.plan_change <jupyter_gpu_share.engines.base.Engine.plan_change>`."""
+        kernel = self._kernels.get(kernel_id)
+        return await kernel.planned(size) if kernel is not None else None
+
+    async def change(self, kernel_id: str, size: Size) -> Share:
+        """See :meth:`Engine.change <jupyter_gpu_share.engines.base.Engine.change>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None:
+            raise EngineError("The kernel does not run.")
+        return await kernel.change(size)
+
+    async def limits(self, kernel_id: str) -> Mapping[str, str | None]:
+        """See :meth:`Engine.limits <jupyter_gpu_share.engines.base.Engine.limits>`."""
+        kernel = self._kernels.get(kernel_id)
+        return kernel.limits() if kernel is not None and kernel.share is not None else {}
 
     def _holder(self, kernel_id: str) -> Lease | Annotation:
         kernel = self._kernels.get(kernel_id)

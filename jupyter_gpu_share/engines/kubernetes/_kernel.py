@@ -17,8 +17,9 @@ import zmq
 from ...allocations import Isolation, QueuePosition, Share
 from ...errors import CommandNotFoundError, EngineError, KernelStartError
 from ...size import Size
+from .._caps import limits_of
 from .._supervisor import Supervisor
-from ..base import Connection, Exit, KernelRequest, Report, Running, Starting, Waiting
+from ..base import Change, Connection, Exit, KernelRequest, Report, Running, Starting, Waiting
 from . import _failures as failures
 from ._annotation import Annotation
 from ._cluster import Cluster, Object
@@ -209,12 +210,13 @@ class PodKernel:
         self._claims = {name.removeprefix(prefix): name for name in self.cluster.own_claims(prefix)}
         if self.cluster.settings.style == "lease" and not self.request.size.is_none:
             self.lease = Lease(self.cluster, self.request, self._labels(), owner(pod))
-            self.lease.adopt(self.name)
         if self.cluster.settings.style == "annotation" and not self.request.size.is_none:
             self.annotation = Annotation(self.cluster, self.name)
             await self.annotation.adopt()
         # Before anything that may take long: the pod ends if it hears of no server.
         state = await self._linked(self.connection).greet(before)
+        if self.lease is not None:
+            await self.lease.adopt(self.name)
         if self.holder is not None and self.holder.lent:
             await self.holder.retake(report, self.until)
         if not self._take_share():
@@ -448,7 +450,8 @@ class PodKernel:
         size = self.request.size
         asked = await ask_again(self.cluster, self.name, self._claims.values(), size)
         if self.lease is not None:
-            asked |= await ask_again(self.cluster, self.lease.name, self.lease.claim_names, size)
+            name, size = self.lease.name, self.lease.asked
+            asked |= await ask_again(self.cluster, name, {name}, size)
         return asked
 
     # -- the kernel in the pod ---------------------------------------------------------------
@@ -503,16 +506,81 @@ class PodKernel:
         link.open(self.cluster.zmq)
         return link
 
-    def _environment(self) -> dict[str, str]:
-        assert self.share is not None
+    def _environment(self, share: Share | None = None) -> dict[str, str]:
+        share = share or self.share
+        assert share is not None
         allowed = self.cluster.settings.allowed_environment
         env = kernel_environment(self.request.env, self.request.declared, allowed)
-        return env | share_environment(self.share, env)
+        return env | share_environment(share, env)
 
     async def signal(self, signum: int) -> None:
         """Send a signal to the kernel's session."""
         if self.link is not None:
             await self.link.signal(signum)
+
+    # -- another size ------------------------------------------------------------------------
+
+    async def planned(self, size: Size) -> Change | None:
+        """How the kernel could hold another size on its GPU; None: it cannot, or not now."""
+        if self.share is None or not self.alive:
+            return None
+        beside = True
+        if self.lease is not None:
+            share, leases = await self.lease.planned(self.share, size)
+            beside = leases is not None
+        elif self.annotation is not None:
+            share = await self.annotation.planned(self.request.size, size)
+        else:
+            return None
+        if share is None:
+            return None
+        share = _for_language(share, self.request.language)
+        return Change(share, self.limits(share), beside)
+
+    async def change(self, size: Size) -> Share:
+        """Hold another size. What is written on the pod is never more than what is held.
+
+        Raises
+        ------
+        EngineError, KubernetesError: it holds what it held.
+        """
+        planned = await self.planned(size)
+        if planned is None:
+            raise EngineError(f"Its GPU has no room for {size}.")
+        # Who takes the kernel over goes by it.
+        words = {PREFIX + "size": str(size)}
+        if self.lease is not None:
+            await self._change_leases(self.lease, planned.share, size, words)
+        elif self.annotation is not None:
+            await self.annotation.change(self.request.size, size, words)
+        self.request = replace(self.request, size=size)
+        self.share = planned.share
+        self.supervisor = Supervisor(self.share.memory_bytes * len(self.share.devices))
+        return self.share
+
+    async def _change_leases(self, lease: Lease, share: Share, size: Size, words: Object) -> None:
+        _, leases = await lease.planned(share, size)
+        if lease.lent:
+            await self._annotate(words)
+            lease.size = size
+            return
+        if leases is None:
+            raise EngineError("Its GPU has no room for both sizes at once.")
+        await lease.extend(leases, self.until)
+        try:
+            await self._annotate(words)
+        except BaseException:
+            await asyncio.shield(lease.retract(leases))
+            raise
+        await lease.settle(size, leases)
+
+    async def _annotate(self, words: Object) -> None:
+        change = {"metadata": {"annotations": words}}
+        await self.cluster.api.patch(PODS, self.name, change, self.cluster.namespace)
+
+    def limits(self, share: Share | None = None) -> dict[str, str | None]:
+        """Of the kernel's environment what follows from its share, or another one."""
+        return limits_of(self._environment(share))
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -524,8 +592,8 @@ class PodKernel:
     async def unlink(self) -> None:
         """Have the pod end by itself, and stop talking to it."""
         link, self.link = self.link, None
-        if self.annotation is not None:
-            await self.annotation.close()
+        if self.holder is not None:
+            await self.holder.close()
         if self._vacating is not None:
             await asyncio.gather(self._vacating, return_exceptions=True)
         if link is not None:

@@ -1,30 +1,41 @@
 """Style ``lease``: the share is held beside the kernel, which itself requests none.
 
 A tiny pod holds the claim that counts. The kernel's pod uses the same device through a claim with
-administrator access, which is not counted: the share can go and come back while the kernel lives.
+administrator access, which is not counted: the share can go and come back while the kernel lives,
+and be of another size. One that has grown can be made up of several leases.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from ...allocations import QueuePosition
+from ...allocations import QueuePosition, Share
 from ...errors import EngineError
+from ...size import Size
 from ..base import KernelRequest, Report, Waiting
 from . import _failures as failures
 from ._cluster import Cluster, Object
+from ._lease_plan import LeaseChange, exactly, least_change
 from ._names import object_name
 from ._pods import Labels, claim_body
-from .api import CLAIMS, PODS
+from .api import CLAIMS, PODS, KubernetesError
 from .backends import DraBackend
 
 __all__ = ["Lease"]
 
+_log = logging.getLogger(__name__)
+
 Until = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+#: Seconds that one more lease is waited for. The scheduler is asked once again within them.
+_PATIENCE = 20.0
+#: Seconds that a lease which is not needed any more may hold up a caller, and between two tries.
+_DROP_PATIENCE, _PAUSE = 5.0, 1.0
 
 
 class Lease:
@@ -47,56 +58,69 @@ class Lease:
             raise EngineError("Style 'lease' needs the backend dra.")
         self._cluster = cluster
         self._backend: DraBackend = cluster.backend
-        self._size = request.size
+        self.size = request.size
         self._labels = labels
         self._owner = owned_by
         self._base = object_name(cluster.server, request.kernel_id, "lease")
-        #: Name of the lease's pod and claim, which changes with every lease; empty: none is held.
-        self.name = ""
+        #: Name of the pod and claim of the last lease that was asked for, and what it is of.
+        self.name, self.asked = "", request.size
         self.device: tuple[str, str] | None = None
-        self._seen = False  # of the lease that is named: its pod with its allocation
-        self._dropping = False
+        self._held: set[str] = set()  # names of all leases, also of one that is asked for
+        self._seen: set[str] = set()  # those that were seen: their pods with their allocations
+        self._dropping: set[str] = set()
+        self._dropped: set[asyncio.Task[None]] = set()
 
     @property
     def claim_names(self) -> set[str]:
         """Names of the claims that count."""
-        return {self.name} if self.name else set()
+        return set(self._held)
 
     @property
     def lent(self) -> bool:
         """Whether the share was given back, or never held."""
-        return not self.name
+        return not self._held
 
-    def adopt(self, kernel: str) -> None:
-        """Find the lease of a kernel that is taken over; it may have given its share back."""
+    async def adopt(self, kernel: str) -> None:
+        """Find the leases of a kernel that is taken over; it may have given its share back.
+
+        Its server may have ended while it changed the size: the pod tells which one counts.
+        """
         self.device = self._device_of(f"{kernel}-gpu")
-        for name, claim in self._cluster.own_claims(f"{self._base}-").items():
-            if self._backend.device_of(claim):
-                self.name = name
-                self.device = self._backend.device_of(claim)
+        claims = self._cluster.own_claims(f"{self._base}-")
+        held = {name: device for name in claims if (device := self._device_of(name)) is not None}
+        self.device = next(iter(held.values()), self.device)
+        if held:
+            facts, device = await self._cluster.refresh(), next(iter(held.values()))
+            amounts = {name: self._backend.held_on(claims[name], device, facts) for name in held}
+            wanted = self._backend.amount_on(self.size, device, facts)
+            enough = exactly(amounts, wanted) if wanted is not None else None
+            self._held = set(held if enough is None else enough)
+        # Also what nobody waits for any more.
+        await self._let_go(self._cluster.own_names(f"{self._base}-") - self._held)
 
     def taken_away(self, gone: Object | None = None) -> failures.Cause | None:
         """Why the share is held no more, if somebody else has ended that.
 
         ``gone`` is an object that was deleted just now.
         """
-        if not self.name or self._dropping:
-            return None
-        pod = self._cluster.pod(self.name)
-        held = (
-            pod is not None
-            and failures.end_of(pod, None) is None
-            and self._device_of(self.name) is not None
-        )
-        self._seen = self._seen or held
-        return failures.end_of_lease(pod, gone) if self._seen and not held else None
+        for name in self._held - self._dropping:
+            pod = self._cluster.pod(name)
+            if (
+                pod is not None
+                and failures.end_of(pod, None) is None
+                and self._device_of(name) is not None
+            ):
+                self._seen.add(name)
+            elif name in self._seen:
+                return failures.end_of_lease(pod, gone)
+        return None
 
     async def acquire(self, kernel: str, report: Report, until: Until) -> None:
         """Hold the share, and give the kernel's pod the device that it lies on.
 
         Waits in the scheduler's queue as long as it takes.
         """
-        await self._post(None)
+        await self._post(None, self.size)
         self.device = await self._allocated(report, until)
         await self._claim_for(kernel)
         if await self._refused(kernel, until):
@@ -105,35 +129,126 @@ class Lease:
             device = self.device
             await self.drop()
             await until(lambda: self._device_of(f"{kernel}-gpu"))
-            await self._post(device)
+            await self._post(device, self.size)
             self.device = await self._allocated(report, until)
 
     async def drop(self) -> None:
         """Give the share back. The kernel's pod stays as it is."""
-        if not self.name:
-            return
-        space = self._cluster.namespace
-        self._dropping = True
-        try:
-            await asyncio.gather(
-                self._cluster.api.delete(PODS, self.name, space, grace=0),
-                self._cluster.api.delete(CLAIMS, self.name, space),
-            )
-            self.name = ""
-        finally:
-            self._dropping = self._seen = False
+        await self._delete(self._held)
 
     async def retake(self, report: Report, until: Until) -> None:
         """Hold the share again, on the device that the kernel's pod has."""
-        await self._post(self.device)
+        await self._post(self.device, self.size)
         await self._allocated(report, until)
+
+    # -- another size ------------------------------------------------------------------------
+
+    async def planned(self, held: Share, size: Size) -> tuple[Share | None, LeaseChange | None]:
+        """The share of another size on the same device, and the leases that would make it up.
+
+        No share: the device gives no such one, or not now; of one that was given back it is not
+        asked whether there is room now. No leases where all have to go first.
+        """
+        facts = await self._cluster.refresh()
+        if self.device is None:
+            return None, None
+        share = self._backend.share_on(held, size, self.device, facts)
+        if share is None or self.lent:
+            return share, None
+        device, wanted = self.device, share.memory_bytes
+        claims = self._cluster.own_claims(f"{self._base}-")
+        amounts = {
+            name: self._backend.held_on(claims[name], device, facts)
+            for name in self._held & claims.keys()
+        }
+        free = self._backend.free_on(device, facts)
+        change = least_change(
+            amounts, wanted, free, lambda amount: self._backend.gives(device, amount, facts)
+        )
+        if change is None and free is not None and free + sum(amounts.values()) < wanted:
+            return None, None
+        return share, change
+
+    async def extend(self, change: LeaseChange, until: Until) -> None:
+        """Hold what a change adds, and still all else.
+
+        Raises
+        ------
+        EngineError: the device has no room for it any more. Nothing has changed.
+        """
+        if not change.add:
+            return
+        await self._post(self.device, Size(memory=change.add))
+        added = self.name
+        try:
+            await asyncio.wait_for(self._allocated(lambda news: None, until), _PATIENCE)
+        except asyncio.TimeoutError as error:
+            await asyncio.shield(self._let_go({added}))
+            raise EngineError(
+                "Others were faster: its GPU has no room for that any more."
+            ) from error
+        except BaseException:
+            await asyncio.shield(self._let_go({added}))
+            raise
+
+    async def settle(self, size: Size, change: LeaseChange) -> None:
+        """Hold nothing but what a change has kept or added."""
+        self.size = size
+        await self._let_go(self._held - change.keep - ({self.name} if change.add else set()))
+
+    async def retract(self, change: LeaseChange) -> None:
+        """Hold what was held before :meth:`extend`."""
+        if change.add:
+            await self._let_go({self.name})
+
+    async def close(self) -> None:
+        """Let go of what is not done yet; the kernel's pod, and all leases with it, is to go."""
+        for task in list(self._dropped):
+            task.cancel()
+        await asyncio.gather(*self._dropped, return_exceptions=True)
 
     # -- the objects -------------------------------------------------------------------------
 
-    async def _post(self, device: tuple[str, str] | None) -> None:
-        """Create the lease: a claim, and a pod that has it reserved."""
-        spec, _, _ = self._backend.claim_spec(self._size, self._cluster.facts, device)
-        self.name, self._seen = f"{self._base}-{uuid4().hex[:8]}", False
+    async def _let_go(self, names: Iterable[str]) -> None:
+        """Delete leases, however long that takes; the caller goes on after a moment."""
+        names = set(names)
+        self._held -= names
+        self._seen -= names
+        if not names:
+            return
+        task = asyncio.create_task(self._delete_for_sure(names), name="delete leases")
+        self._dropped.add(task)
+        task.add_done_callback(self._dropped.discard)
+        await asyncio.wait({task}, timeout=_DROP_PATIENCE)
+
+    async def _delete_for_sure(self, names: set[str]) -> None:
+        while True:
+            try:
+                await self._delete(names)
+            except KubernetesError as error:
+                _log.warning("A lease could not be deleted yet: %s", error)
+                await asyncio.sleep(_PAUSE)
+            else:
+                return
+
+    async def _delete(self, names: Iterable[str]) -> None:
+        names, space, api = set(names), self._cluster.namespace, self._cluster.api
+        self._dropping |= names
+        try:
+            await asyncio.gather(
+                *(api.delete(PODS, name, space, grace=0) for name in names),
+                *(api.delete(CLAIMS, name, space) for name in names),
+            )
+            self._held -= names
+        finally:
+            self._dropping -= names
+            self._seen -= names
+
+    async def _post(self, device: tuple[str, str] | None, size: Size) -> None:
+        """Create a lease: a claim, and a pod that has it reserved."""
+        spec, _, _ = self._backend.claim_spec(size, self._cluster.facts, device)
+        self.name, self.asked = f"{self._base}-{uuid4().hex[:8]}", size
+        self._held.add(self.name)
         labels = replace(self._labels, attempt=uuid4().hex)
         claim = claim_body(self.name, labels, spec, owned_by=self._owner, part="lease")
         await asyncio.gather(
@@ -152,7 +267,7 @@ class Lease:
     def _pod(self, labels: Labels) -> Object:
         settings = self._cluster.settings
         metadata = labels.metadata(
-            self.name, "lease", size=str(self._size), instance=self._cluster.instance
+            self.name, "lease", size=str(self.asked), instance=self._cluster.instance
         )
         metadata["ownerReferences"] = [dict(self._owner)]
         spec: Object = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -257,35 +257,89 @@ class DraBackend(Backend):
     def granted(self, pod: Object, claims: Sequence[Object], facts: Facts) -> Share | None:
         """See :meth:`Backend.granted`."""
         known = self._by_key(facts)
-        devices, amounts, totals, simulated, hardware = [], [], [], False, False
+        # A share can be made up of several claims on one device.
+        amounts: dict[tuple[str, str], int] = {}
         for _, result in _results(claims, self.driver):
-            if result.get("adminAccess"):
-                continue
-            key = result["pool"], result["device"]
-            gpu = known.get(key)
-            taken = dig(result, "consumedCapacity", self.capacity_name)
-            total = gpu.memory if gpu else 0
-            amounts.append(parse_quantity(taken) if taken is not None else total)
-            totals.append(total)
-            uuid = gpu.uuid if gpu else result["device"]
-            devices.append(Device(uuid, gpu.model if gpu else "GPU", gpu.node if gpu else key[0]))
-            simulated |= gpu.simulated if gpu else False
-            hardware |= bool(gpu and gpu.profile)
-        if not devices:
+            if not result.get("adminAccess"):
+                key = result["pool"], result["device"]
+                amounts[key] = amounts.get(key, 0) + self._consumed(result, known.get(key))
+        if not amounts:
             return None
-        memory, total = min(amounts), min(totals)
-        if hardware and not simulated:
+        gpus = [known.get(key) for key in amounts]
+        devices = tuple(
+            Device(
+                gpu.uuid if gpu else key[1],
+                gpu.model if gpu else "GPU",
+                gpu.node if gpu else key[0],
+            )
+            for key, gpu in zip(amounts, gpus, strict=True)
+        )
+        simulated = any(gpu.simulated for gpu in gpus if gpu)
+        memory, total = min(amounts.values()), min(gpu.memory if gpu else 0 for gpu in gpus)
+        if any(gpu.profile for gpu in gpus if gpu) and not simulated:
             isolation = Isolation.HARDWARE
         else:
-            isolation = Isolation.NONE if memory >= total else Isolation.FRAMEWORK
+            isolation = _soft(memory, total)
         fraction = Fraction(memory, total) if total else Fraction(0)
-        return Share(tuple(devices), memory, fraction, isolation, simulated)
+        return Share(devices, memory, fraction, isolation, simulated)
+
+    def _consumed(self, result: Object, gpu: _Gpu | None) -> int:
+        """Bytes that an allocation takes of its device: all of it, if it is not shared."""
+        taken = dig(result, "consumedCapacity", self.capacity_name)
+        if taken is not None:
+            return parse_quantity(taken)
+        return gpu.memory if gpu else 0
 
     def device_of(self, claim: Object) -> tuple[str, str] | None:
         """Pool and name of the device that a claim was allocated; None before that."""
         for _, result in _results([claim], self.driver):
             return result["pool"], result["device"]
         return None
+
+    # -- one device of several claims --------------------------------------------------------
+
+    def held_on(self, claim: Object, device: tuple[str, str], facts: Facts) -> int:
+        """Bytes that a claim holds of a device."""
+        gpu = self._by_key(facts).get(device)
+        return sum(
+            self._consumed(result, gpu)
+            for _, result in _results([claim], self.driver)
+            if (result["pool"], result["device"]) == device and not result.get("adminAccess")
+        )
+
+    def free_on(self, device: tuple[str, str], facts: Facts) -> int | None:
+        """Bytes of a device that nobody holds; None if that is not known."""
+        gpu = self._by_key(facts).get(device)
+        if gpu is None or "resourceclaims" in facts.missing:
+            return None
+        return gpu.memory - sum(self.held_on(claim, device, facts) for claim in facts.claims)
+
+    def amount_on(self, size: Size, device: tuple[str, str], facts: Facts) -> int | None:
+        """Bytes that a size is of a device; None: the device gives no such share."""
+        gpu = self._by_key(facts).get(device)
+        if gpu is None or gpu.profile or size.profile or size.count != 1 or size.is_none:
+            return None
+        if size.memory is not None:
+            memory = gpu.rounded(size.memory)
+        else:
+            memory = gpu.part(size.fraction or Fraction(1))
+        return memory if memory == gpu.memory or (gpu.shared and memory < gpu.memory) else None
+
+    def share_on(
+        self, held: Share, size: Size, device: tuple[str, str], facts: Facts
+    ) -> Share | None:
+        """The share that a size would be on the device of another; None: it gives no such one."""
+        memory, gpu = self.amount_on(size, device, facts), self._by_key(facts).get(device)
+        if memory is None or gpu is None:
+            return None
+        isolation = _soft(memory, gpu.memory)
+        fraction = Fraction(memory, gpu.memory)
+        return replace(held, memory_bytes=memory, fraction=fraction, isolation=isolation)
+
+    def gives(self, device: tuple[str, str], amount: int, facts: Facts) -> bool:
+        """Whether a claim can hold exactly so many bytes of a device."""
+        gpu = self._by_key(facts).get(device)
+        return gpu is not None and gpu.shared and gpu.rounded(amount) == amount <= gpu.memory
 
     def totals(self, share: Share, facts: Facts) -> list[int]:
         """Bytes of each whole device of a share, in its order."""
@@ -296,14 +350,12 @@ class DraBackend(Backend):
         """See :meth:`Backend.capacity`."""
         taken: dict[tuple[str, str], int] = {}
         kernels: dict[tuple[str, str], int] = {}
-        sizes = {gpu.key: gpu.memory for gpu in self._gpus(facts)}
+        known = self._by_key(facts)
         for _, result in _results(facts.claims, self.driver):
             if result.get("adminAccess"):
                 continue
             key = result["pool"], result["device"]
-            amount = dig(result, "consumedCapacity", self.capacity_name)
-            used = parse_quantity(amount) if amount is not None else sizes.get(key, 0)
-            taken[key] = taken.get(key, 0) + used
+            taken[key] = taken.get(key, 0) + self._consumed(result, known.get(key))
             kernels[key] = kernels.get(key, 0) + 1
         return [
             Capacity(
@@ -412,6 +464,11 @@ class DraBackend(Backend):
                 simulated=bool(_attribute(device, self.driver, "simulated"))
                 or uuid.startswith("SIM-"),
             )
+
+
+def _soft(memory: int, total: int) -> Isolation:
+    """What keeps a kernel to a part of a device that knows no borders itself."""
+    return Isolation.NONE if memory >= total else Isolation.FRAMEWORK
 
 
 def _attribute(device: Object, driver: str, name: str) -> Any:

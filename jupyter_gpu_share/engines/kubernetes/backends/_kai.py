@@ -226,6 +226,17 @@ class KaiBackend(Backend):
         isolation = _isolation(pod, name, facts) if memory else Isolation.NONE
         return Share(devices, memory, fraction, isolation)
 
+    def amount_on(self, size: Size, total: int) -> Fraction | None:
+        """MiB that a size is of each GPU of ``total`` MiB; None: that is no part of one."""
+        if size.is_none or size.profile is not None:
+            return None
+        try:
+            notes, _, _ = self._amounts(size, {total * MIB})
+        except NoGpuError:
+            return None
+        amount = kai.amount_of({"metadata": {"annotations": notes}}, total)
+        return amount if amount is not None and amount <= total else None
+
     def total(self, pod: Object, facts: Facts) -> int:
         """MiB of each of a pod's GPUs; 0 if unknown."""
         name = dig(pod, "spec", "nodeName")

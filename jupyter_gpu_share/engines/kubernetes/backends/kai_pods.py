@@ -30,12 +30,16 @@ __all__ = [
     "groups_of",
     "is_reservation",
     "limit_key",
+    "noted",
     "original",
     "request_key",
     "reserved_gpu",
+    "resized",
+    "resizing",
     "restore",
     "settled",
     "shrink",
+    "unresized",
     "used",
 ]
 
@@ -50,10 +54,14 @@ _ENDED = ("Succeeded", "Failed")
 
 #: Our annotation on a pod that gave its share back: what the annotations were, as JSON.
 _GIVEN_BACK = "gpu-share.jupyter.org/given-back"
-#: MiB that such a pod still counts for: KAI takes a share of nothing for no share, and a GPU on
-#: which nothing is counted for a free one.
+#: Ours on a pod that takes more than it had, until it has made sure of that: the same.
+_BEFORE = "gpu-share.jupyter.org/amounts-before"
+#: MiB that a pod without its share still counts for: KAI takes a share of nothing for no share, and
+#: a GPU on which nothing is counted for a free one.
 _REST = 2
 _DIGITS = Decimal("0.000001")
+#: A fraction that is not a whole GPU, of which KAI knows another kind.
+_MOST = 1 - Fraction(_DIGITS)
 
 
 def request_key(container: str) -> str:
@@ -156,11 +164,13 @@ def given_back(pod: Object) -> bool:
 
 def original(pod: Object) -> Object:
     """The pod with the share that it comes back to."""
-    before = _before(pod)
-    if not before:
-        return pod
-    notes = {key: value for key, value in _notes(pod).items() if key != _GIVEN_BACK}
-    return {**pod, "metadata": {**pod["metadata"], "annotations": {**notes, **before}}}
+    return noted(pod, {**_before(pod), _GIVEN_BACK: None})
+
+
+def noted(pod: Object, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod as a merge patch of its annotations leaves it."""
+    merged = {key: value for key, value in {**_notes(pod), **notes}.items() if value is not None}
+    return {**pod, "metadata": {**pod["metadata"], "annotations": merged}}
 
 
 def shrink(pod: Object, total: int) -> dict[str, Any]:
@@ -191,12 +201,47 @@ def restore(pod: Object) -> dict[str, Any]:
 
 def settled() -> dict[str, Any]:
     """Annotations of a pod that has made sure of its share."""
-    return {_GIVEN_BACK: None}
+    return {_GIVEN_BACK: None, _BEFORE: None}
 
 
-def _before(pod: Object) -> dict[str, Any]:
+# -- another amount --------------------------------------------------------------------------------
+
+
+def resized(pod: Object, amount: Fraction, total: int) -> dict[str, Any] | None:
+    """Annotations with which a pod counts for another amount, under the keys that it has.
+
+    Of a pod that gave its share back it is what it comes back to. None where it cannot have
+    another amount while it runs: a limit was set when its container started.
+
+    Parameters
+    ----------
+    amount: MiB on each of its GPUs of ``total`` MiB.
+    """
+    before = _before(pod) or _amounts(_notes(pod))
+    if not before or any(key.startswith(_CONTAINER) for key in before):
+        return None
+    notes = {
+        FRACTION: decimal(min(amount / total, _MOST)),
+        MEMORY: str(int(amount)),
+    }
+    notes = {key: value for key, value in notes.items() if key in before}
+    return {_GIVEN_BACK: json.dumps(notes, sort_keys=True)} if given_back(pod) else notes
+
+
+def resizing(pod: Object) -> dict[str, Any]:
+    """Annotations that go with a larger amount which is not yet made sure of."""
+    return {_BEFORE: json.dumps(_amounts(_notes(pod)), sort_keys=True)}
+
+
+def unresized(pod: Object) -> dict[str, Any]:
+    """Annotations with which a pod counts for what it had before; none where it has that."""
+    before = _before(pod, _BEFORE)
+    return {**before, _BEFORE: None} if _BEFORE in _notes(pod) else {}
+
+
+def _before(pod: Object, key: str = _GIVEN_BACK) -> dict[str, Any]:
     try:
-        before = json.loads(_notes(pod).get(_GIVEN_BACK, "{}"))
+        before = json.loads(_notes(pod).get(key, "{}"))
     except ValueError:
         return {}
     return _amounts(before) if isinstance(before, dict) else {}
