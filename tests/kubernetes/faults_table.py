@@ -30,11 +30,12 @@ A kubelet that dies in the moment when it makes a container can take that start 
 told that the node could not make the container, and the next start works.
 
 Besides, it runs 240 random schedules of eight steps on kernels whose share goes and comes back:
-cells alone and three at once, releases, wakes, reloads and a second tab, and kills of the kernel,
-the server, the agent and the pod among them. 80 are for processes that live on without their share,
-80 for variables that are saved, both on one machine, and 80 for pods in style `lease`. In each, a
-cell that was answered has run exactly once, none has run twice, all ran in order, and between two
-kills no variable was lost.
+cells alone and three at once, releases, wakes, changes of size, reloads and a second tab, and kills
+of the kernel, the server, the agent and the pod among them. 80 are for processes that live on
+without their share, 80 for variables that are saved, both on one machine, and 80 for pods in style
+`lease`. In each, a cell that was answered has run exactly once, none has run twice, those of a tab
+ran in order, between two kills no variable was lost, and in the end the share is of the size that
+is shown.
 
 | fault | rounds | instants | what the user is told | empty after (median, longest) |
 |---|---|---|---|---|

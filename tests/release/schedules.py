@@ -1,4 +1,4 @@
-"""Random schedules of cells, releases, wakes and kills, and what must hold whatever they are.
+"""Random schedules of cells, releases, wakes, changes of size and kills, and what holds always.
 
 Every cell notes its token in a variable of the kernel and prints it. A token is seen at most once;
 a cell that was answered with ok has run exactly once, one that was answered with an error has not;
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from uuid import uuid4
 
 import websocket
@@ -24,7 +25,11 @@ from waiting import PATIENCE
 
 __all__ = ["ACTIONS", "Schedule"]
 
-ACTIONS = ("cell", "cell", "cells", "release", "release", "wake", "reload", "tab", "pause")
+ACTIONS = (
+    *("cell", "cell", "cells", "release", "release", "wake", "resize", "resize"),
+    *("reload", "tab", "pause"),
+)
+SIZES = ("1/4", "1/2", "3/4", "1")
 _CODE = "ran = globals().get('ran', []); ran.append({0!r}); print('RAN', {0!r})"
 
 
@@ -112,6 +117,7 @@ class Schedule:
         self.heard = Heard()
         self.pages = [Page(self.server, self.kernel_id, self.heard)]
         self.sent: list[str] = []
+        self.sender: dict[str, Page] = {}
         self.excused: set[str] = set()
         self.began = 0
         self.log: list[str] = []
@@ -142,31 +148,37 @@ class Schedule:
     # -- actions -----------------------------------------------------------------------------
 
     def _cell(self) -> None:
-        token = f"t{len(self.sent)}"
-        self.sent.append(token)
-        self.rng.choice(self.pages).run(token)
+        self._send(self.rng.choice(self.pages))
 
     def _cells(self) -> None:
         page = self.rng.choice(self.pages)
         for _ in range(3):
-            self.sent.append(f"t{len(self.sent)}")
-            page.run(self.sent[-1])
+            self._send(page)
 
-    def _ask(self, what: str) -> None:
-        place = f"gpu-share/allocations/{self.kernel_id}/{what}"
+    def _send(self, page: Page, token: str = "") -> None:
+        token = token or f"t{len(self.sent)}"
+        self.sent.append(token)
+        self.sender[token] = page
+        page.run(token)
+
+    def _ask(self, what: str, method: str = "POST", body: object = None) -> None:
+        place = f"gpu-share/allocations/{self.kernel_id}{what}"
 
         def ask() -> object:
             with suppress(OSError):
-                return self.server.fetch(place, "POST")
+                return self.server.fetch(place, method, body)
             return None
 
         self._asked.append(self._pool.submit(ask))
 
     def _release(self) -> None:
-        self._ask("release")
+        self._ask("/release")
 
     def _wake(self) -> None:
-        self._ask("wake")
+        self._ask("/wake")
+
+    def _resize(self) -> None:
+        self._ask("", "PATCH", {"size": self.rng.choice(SIZES)})
 
     def _pause(self) -> None:
         time.sleep(self.rng.uniform(0, 1.0))
@@ -198,20 +210,25 @@ class Schedule:
             asked.result(PATIENCE)
         last = Page(self.server, self.kernel_id, self.heard)
         self.pages.append(last)
-        self.sent.append("last")
-        last.run("last")
+        self._send(last, "last")
         until(lambda: "last" in self.heard.status, f"the last cell is answered ({self.log})")
         waited = [token for token in self.sent if token not in self.excused]
         until(
             lambda: all(token in self.heard.status for token in waited),
             f"every cell is answered: {self.heard.status}",
         )
+        place = f"gpu-share/allocations/{self.kernel_id}"
+        row = until(lambda: (row := self.server.ok(place))["share"] and row, "it holds a share")
+        held = row["share"]["fraction"]
+        assert Fraction(held) == Fraction(row["size"]), f"{held} is held, size {row['size']}"
         said = self.server.run_cell(self.kernel_id, "print(ran)")
         ran: list[str] = json.loads(said.replace("'", '"'))
         doubled = [token for token, times in Counter(ran).items() if times > 1]
         assert not doubled, f"ran twice: {doubled}"
         assert max(self.heard.ran.values()) == 1, f"printed twice: {self.heard.ran}"
-        assert ran == sorted(ran, key=self.sent.index), f"out of order: {ran}"
+        for page in set(self.sender.values()):  # which of two tabs is faster, nobody promises
+            own = [token for token in ran if self.sender[token] is page]
+            assert own == sorted(own, key=self.sent.index), f"out of order: {ran}"
         for token in self.sent[self.began :]:
             status = self.heard.status.get(token)
             if status == "ok":
