@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,14 +18,14 @@ from typing import Any
 from ._text import one_line
 from ._threads import in_thread
 from .allocations import Kept
-from .engines._processes import sweep_folders, this_boot, this_process
 from .engines.base import Engine
 from .errors import GpuShareError, NotPossible
 from .idle import IdlePolicy
 from .relay import Answer, Relay
 from .size import format_bytes
+from .snapshots import Note, forget, make_folder, private, settle, sweep
 
-__all__ = ["Keeper", "Look", "kept_folder"]
+__all__ = ["Keeper", "Look"]
 
 #: Seconds that a kernel has to answer what takes no time, and what takes as long as its data.
 _SHORT, _LONG = 20.0, 600.0
@@ -73,6 +72,7 @@ class Keeper:
         self.language = ""
         self._in_place = policy.in_place
         self._limit = policy.snapshot_limit
+        self._lifetime = policy.snapshot_lifetime
         # Clients choose the id: it must not become a path.
         name = hashlib.sha256(kernel_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         self._file = folder / f"{name}.kept"
@@ -216,8 +216,12 @@ class Keeper:
 
     # -- snapshot ----------------------------------------------------------------------------
 
-    async def save(self) -> None:
+    async def save(self, note: Note | None) -> None:
         """Write the variables to the server's disk, but those that the last look said are lost.
+
+        Parameters
+        ----------
+        note: with which the next server may take them over; None: none may.
 
         Raises
         ------
@@ -225,12 +229,15 @@ class Keeper:
         """
         partial = self._file.with_suffix(".part")
         try:
-            await in_thread(_make_folder, self._file.parent)
+            await in_thread(make_folder, self._file.parent)
+            await in_thread(sweep, self._file.parent, self._lifetime)
             if self._engine.shares_files:
                 await self._save(str(partial))
             else:
                 await self._fetch(partial)
-            await in_thread(_settle, partial, self._file)
+            if note is not None:
+                await in_thread(note.write, self._file)
+            await in_thread(settle, partial, self._file)
         except GpuShareError as error:
             raise NotPossible(f"The variables could not be saved: {error}") from error
         except OSError as error:
@@ -247,7 +254,7 @@ class Keeper:
         scratch = (await self._ask("scratch")).result
         try:
             await self._save(scratch)
-            with _private(target) as file:
+            with private(target) as file:
                 while True:
                     piece = await self._ask(
                         "read", patience=_LONG, path=scratch, start=file.tell(), length=_PIECE
@@ -286,8 +293,12 @@ class Keeper:
 
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
-        with suppress(OSError):
-            self._file.unlink()
+        forget(self._file)
+
+    async def renote(self, note: Note) -> None:
+        """Have the next server know of another size, where variables are saved."""
+        if await in_thread(lambda: self.has_snapshot):
+            await in_thread(note.write, self._file)
 
     # -- asking ------------------------------------------------------------------------------
 
@@ -337,28 +348,3 @@ def _text(value: object) -> str:
     """One line, of whatever a kernel says."""
     line = one_line(value) if isinstance(value, str) else ""
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
-
-
-def kept_folder(base: Path) -> Path:
-    """Where this process keeps variables: what it leaves behind can be told from others'."""
-    return base / this_boot() / this_process().folder
-
-
-def _make_folder(folder: Path) -> None:
-    """Make this process's folder, without those of processes that are gone.
-
-    Nobody could bring back what these have kept: the kernels went with them.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sweep_folders(folder.parent)
-
-
-def _private(path: Path) -> Any:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
-
-
-def _settle(partial: Path, path: Path) -> None:
-    """Give a file that is complete its name, on the disk too."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ._threads import in_thread
-from .allocations import Allocation, State
+from .allocations import Allocation, Kept, State
 from .engines.base import Engine, Exit, KernelRequest, Running, Starting, Waiting
 from .errors import GpuShareError, KernelStartError, NotPossible
 from .idling import Ladder
@@ -25,6 +25,7 @@ from .parting import Parting
 from .relay import Activity, HoldMode, Relay, RelayEvents
 from .resizing import Resizing
 from .size import Size
+from .snapshots import Note
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -66,6 +67,8 @@ class KernelLife(RelayEvents):
         self.request: KernelRequest | None = None
         #: What this life does: it waits in the queue, starts, or watches the kernel.
         self.task: asyncio.Task[None] | None = None
+        #: Folder of notebooks of the Jupyter server; None where there is none.
+        self.root: str | None = None
         self._start_timeout = start_timeout
         self._exit_code: int | None = None
         self._ended = asyncio.Event()
@@ -158,26 +161,8 @@ class KernelLife(RelayEvents):
         await self.engine.stop(self.kernel_id, keep_share=True)
         await in_thread(self.keeper.discard)
         self._cancel_grace()
-        self.request = request
-        self.keeper.language = request.language
-        self._exit_code = None
-        self._ended.clear()
-        self.died = False
-        self._ending = self._restarting = False
         self.relay.hold(HoldMode.STARTING)
-        old = self.runtime.table.get(self.kernel_id)
-        fresh = Allocation(
-            kernel_id=self.kernel_id,
-            kernel_name=request.kernel_name,
-            size=str(request.size),
-            state=State.STARTING if old and old.share else State.QUEUED,
-            path=request.path,
-            user=request.user,
-            share=old.share if old else None,
-            engine=self.engine.name,
-            keep_until=old.keep_until if old else None,
-        )
-        self.runtime.table.put(fresh)
+        self._new(request, lambda old: State.STARTING if old and old.share else State.QUEUED)
         answered = self.begin(State.QUEUED)
         try:
             await asyncio.wait({answered}, timeout=patience)
@@ -186,6 +171,44 @@ class KernelLife(RelayEvents):
             raise
         if answered.done():
             await answered
+
+    async def rest(self, request: KernelRequest) -> None:
+        """Be a kernel whose variables an earlier server has saved: its next cell starts it."""
+        self.relay.hold(HoldMode.WAITING)
+        self._new(request, lambda _: State.RELEASED)
+        reason = "The Jupyter server was started again; the next cell brings the variables back."
+        self.update(reason=reason, kept=Kept("snapshot", ()))
+        self.ladder.released()
+
+    def _new(self, request: KernelRequest, state: Callable[[Allocation | None], State]) -> None:
+        """Have an allocation for what was asked for."""
+        self.request = request
+        self.keeper.language = request.language
+        self._exit_code = None
+        self._ended.clear()
+        self.died = False
+        self._ending = self._restarting = False
+        old = self.runtime.table.get(self.kernel_id)
+        fresh = Allocation(
+            kernel_id=self.kernel_id,
+            kernel_name=request.kernel_name,
+            size=str(request.size),
+            state=state(old),
+            path=request.path,
+            user=request.user,
+            share=old.share if old else None,
+            engine=self.engine.name,
+            keep_until=old.keep_until if old else None,
+        )
+        self.runtime.table.put(fresh)
+
+    @property
+    def note(self) -> Note | None:
+        """Whose its saved variables are; None where no other server could know."""
+        if self.request is None or self.root is None:
+            return None
+        request = self.request
+        return Note(self.kernel_id, request.kernel_name, str(request.size), self.root, request.path)
 
     def begin(self, waiting: State) -> asyncio.Future[None]:
         """Get a share and a process; ``waiting`` is the state while there is no room."""

@@ -142,7 +142,7 @@ class Parting:
                 raise
             reason = "The variables are kept; the next cell takes the share back."
         elif look.kept.how == "snapshot":
-            await life.keeper.save()
+            await life.keeper.save(life.note)
             reason = "The variables are saved; the next cell brings them back."
         await life.abandon()
         if life.exit_code is not None:

@@ -207,7 +207,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
         transport, ip, ports = "tcp", "127.0.0.1", dict.fromkeys(_CHANNELS, 0)
         curve: tuple[str | None, str | None] = None, None
         if manager is not None:
-            if self._adopted is not None:
+            if self._adopted is not None and not self._adopted.saved:
                 # The kernel goes on signing with the key that it was started with.
                 manager.session.key = self._adopted.key
                 manager.session.signature_scheme = self._adopted.signature_scheme
@@ -231,6 +231,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             self._life = KernelLife(
                 runtime, engine, relay, self.kernel_id or "", start_timeout=self.start_timeout
             )
+            self._life.root = str(self._root) if self._root else None
             relay.events = self._life
             runtime.lives[self._life.kernel_id] = self._life
         except BaseException:
@@ -282,9 +283,11 @@ class GpuShareProvisioner(KernelProvisionerBase):
             self._cwd = Path(kwargs.get("cwd") or Path.cwd())
             self._restart = False
             revived = self._life.died
-            await self._runtime.call(
-                self._life.launch(self._request(cmd, kwargs), patience=self.queue_patience)
-            )
+            request = self._request(cmd, kwargs)
+            if self._adopted is not None and self._adopted.saved:
+                await self._runtime.call(self._life.rest(request))
+            else:
+                await self._runtime.call(self._life.launch(request, patience=self.queue_patience))
         except GpuShareError as error:
             if not revived:
                 await self._fail(error)

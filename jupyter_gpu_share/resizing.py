@@ -110,6 +110,8 @@ class Resizing:
                 if away:
                     await life.engine.change(life.kernel_id, size)
                 life.resized(size)
+            if not away and life.note is not None:
+                await life.keeper.renote(life.note)
         finally:
             if waiting is not State.RELEASED and life.state is waiting and life.exit_code is None:
                 life.begin(waiting)

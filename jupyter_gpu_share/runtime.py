@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from jupyter_core.paths import jupyter_data_dir
 from traitlets.config import Config, LoggingConfigurable
 
+from ._threads import in_thread
 from .allocations import Allocation, AllocationTable, Kept, State
 from .errors import GpuShareError, NotPossible
 from .idle import IdlePolicy
@@ -123,7 +124,7 @@ class Runtime(LoggingConfigurable):
     @property
     def kept_folder(self) -> Path:
         """Where variables of this process's kernels wait whose share was given back."""
-        from .keeping import kept_folder
+        from .snapshots import kept_folder
 
         folder = self.idle_policy.snapshot_folder
         return kept_folder(Path(folder or Path(jupyter_data_dir()) / "gpu-share" / "kept"))
@@ -285,6 +286,33 @@ class Runtime(LoggingConfigurable):
         async def work() -> list[Adoptable]:
             return await (await self.engine()).adoptable()
 
+        return await self.call(work())
+
+    async def inherit(self, root: str) -> list[Adoptable]:
+        """Take over what an earlier server saved of kernels whose process had ended.
+
+        Parameters
+        ----------
+        root: folder of notebooks, which both have.
+        """
+        from .engines.base import Adoptable
+        from .snapshots import take_over
+
+        async def work() -> list[Adoptable]:
+            notes = await in_thread(take_over, self.kept_folder, root)
+            return [
+                Adoptable(
+                    kernel_id=note.kernel_id,
+                    kernel_name=note.kernel_name,
+                    size=Size.parse(note.size),
+                    path=note.path,
+                    saved=True,
+                )
+                for note in notes
+            ]
+
+        if not self.idle_policy.snapshot_lifetime:
+            return []
         return await self.call(work())
 
     async def rounding(self, size: Size) -> str:

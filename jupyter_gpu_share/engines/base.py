@@ -148,14 +148,21 @@ class Change:
 
 @dataclass(frozen=True)
 class Adoptable:
-    """A kernel that runs, and that no server process holds any more."""
+    """A kernel that no server process holds any more.
+
+    Attributes
+    ----------
+    key: that its process signs with, if one runs.
+    saved: no process runs; its variables are saved on the server's disk.
+    """
 
     kernel_id: str
     kernel_name: str
     size: Size
-    key: bytes = field(repr=False)
+    key: bytes = field(default=b"", repr=False)
     signature_scheme: str = "hmac-sha256"
     path: str | None = None
+    saved: bool = False
 
 
 @dataclass(frozen=True)

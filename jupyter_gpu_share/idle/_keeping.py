@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from traitlets import Bool, Integer, Unicode
+from traitlets import Bool, Float, Integer, Unicode
 from traitlets.config import LoggingConfigurable
 
 
@@ -45,5 +45,18 @@ class KeepingSettings(LoggingConfigurable):
         ::
 
             c.IdlePolicy.snapshot_limit = 16 * 2**30
+        """,
+    )
+    snapshot_lifetime = Float(
+        7 * 86400.0,
+        min=0,
+        config=True,
+        help="""
+        Seconds that saved variables wait for the next Jupyter server where theirs was killed.
+        Default 604800 (a week); 0 for not at all.
+
+        ::
+
+            c.IdlePolicy.snapshot_lifetime = 86400
         """,
     )

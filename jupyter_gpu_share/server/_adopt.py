@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GpuShareError
@@ -26,9 +26,18 @@ async def adopt_kernels(serverapp: Any, runtime: Runtime) -> None:
     """Have the server know its earlier kernels under their old ids, and their notebooks.
 
     A page that is still open finds its kernel again by itself; opening the notebook connects to
-    it. Whether the earlier process is gone may show only after a while, so this looks repeatedly.
-    A kernel that cannot be taken over goes on until its pod misses the server.
+    it. First those whose variables are saved, then those that run in pods: whether their earlier
+    server is gone may show only after a while, so this looks repeatedly. A kernel that cannot be
+    taken over goes on until its pod misses the server.
     """
+    try:
+        saved = await runtime.inherit(str(Path(serverapp.root_dir)))
+    except OSError as error:
+        _log.warning("Whether variables are saved from before is not known: %s", error)
+    else:
+        await _adopt_all(serverapp, runtime, saved)
+    if runtime.engine_name == "local":
+        return  # its kernels end with their server
     for pause in _PAUSES:
         await asyncio.sleep(pause)
         try:
@@ -36,15 +45,19 @@ async def adopt_kernels(serverapp: Any, runtime: Runtime) -> None:
         except GpuShareError as error:
             _log.warning("Whether kernels still run from before is not known: %s", error)
             continue
-        for kernel in found:
-            try:
-                await _adopt(serverapp, runtime, kernel)
-            except Exception as error:
-                runtime.adopted.pop(kernel.kernel_id, None)
-                _log.warning("Kernel %s could not be taken over: %s", kernel.kernel_id, error)
-            else:
-                where = kernel.path or "no notebook"
-                _log.info("Took over kernel %s of %s", kernel.kernel_id, where)
+        await _adopt_all(serverapp, runtime, found)
+
+
+async def _adopt_all(serverapp: Any, runtime: Runtime, found: list[Adoptable]) -> None:
+    for kernel in found:
+        try:
+            await _adopt(serverapp, runtime, kernel)
+        except Exception as error:
+            runtime.adopted.pop(kernel.kernel_id, None)
+            _log.warning("Kernel %s could not be taken over: %s", kernel.kernel_id, error)
+        else:
+            where = kernel.path or "no notebook"
+            _log.info("Took over kernel %s of %s", kernel.kernel_id, where)
 
 
 async def _adopt(serverapp: Any, runtime: Runtime, kernel: Adoptable) -> None:

@@ -66,9 +66,8 @@ class GpuShareApp(ExtensionApp):
         """
         runtime = self.runtime  # made here, so that what happens to the first kernel is told
         runtime.end_kernel = self._end_kernel
-        if runtime.engine_name != "local":
-            # In the background: a cluster that does not answer must not keep the server away.
-            self._adopting = asyncio.create_task(adopt_kernels(serverapp, runtime))
+        # In the background: a cluster that does not answer must not keep the server away.
+        self._adopting = asyncio.create_task(adopt_kernels(serverapp, runtime))
 
     async def _end_kernel(self, kernel_id: str) -> None:
         """End a kernel as a user would. Called on the runtime's loop."""

@@ -1,0 +1,152 @@
+"""A server that is killed leaves saved variables to the next one of the same notebooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import Server, run_server, stop_server, until
+from waiting import PATIENCE
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., Server]
+COMPUTE = "rows = [1, 2]; again = {'rows': rows}"
+LOOK = "rows.append(3); print(again['rows'] is rows, rows)"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts servers of one user that save variables; ``root`` is their folder of notebooks."""
+    running: list[Server] = []
+
+    def run(*options: str, root: str = "notebooks") -> Server:
+        folder = tmp_path / "alice"
+        for old in (folder / "runtime").glob("jpserver-*"):
+            old.unlink()
+        (tmp_path / root).mkdir(exist_ok=True)
+        place = f"--ServerApp.root_dir={tmp_path / root}"
+        running.append(run_server(folder, "--IdlePolicy.in_place=False", place, *options))
+        return running[-1]
+
+    yield run
+    for server in running:
+        if server.process.poll() is None:
+            stop_server(server)
+
+
+def kill(server: Server) -> None:
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait(PATIENCE)
+
+
+def saved(server: Server, size: str = "1/2") -> str:
+    """A kernel of a notebook that has computed, and whose share was given back."""
+    session = server.ok(
+        "api/sessions",
+        "POST",
+        {
+            "path": "work.ipynb",
+            "name": "work.ipynb",
+            "type": "notebook",
+            "kernel": {"name": "python3"},
+        },
+    )
+    kernel_id: str = session["kernel"]["id"]
+    assert server.run_cell(kernel_id, COMPUTE) == ""
+    server.ok(f"gpu-share/allocations/{kernel_id}", "PATCH", {"size": size})
+    row = server.ok(f"gpu-share/allocations/{kernel_id}/release", "POST")
+    assert (row["state"], row["kept"]["how"]) == ("released", "snapshot")
+    return kernel_id
+
+
+def left(server: Server) -> list[Path]:
+    return sorted((server.folder.parent / "data" / "gpu-share" / "kept").glob("*/*/*"))
+
+
+def test_the_notebook_goes_on_in_the_next_server(start: Start) -> None:
+    first = start()
+    kernel_id = saved(first)
+    kill(first)
+    (note,) = (path for path in left(first) if path.suffix == ".json")
+    assert note.stat().st_mode & 0o777 == 0o600
+    assert "key" not in json.loads(note.read_text())
+    second = start()
+    row = second.wait_for(kernel_id, "released") if _knows(second, kernel_id) else {}
+    assert (row["size"], row["share"], row["path"]) == ("1/2", None, "work.ipynb")
+    assert row["kept"] == {"how": "snapshot", "lost": []}
+    (session,) = until(lambda: second.ok("api/sessions"), "the notebook has its session")
+    assert (session["path"], session["kernel"]["id"]) == ("work.ipynb", kernel_id)
+    gpu = second.ok("gpu-share/status")["gpus"][0]
+    assert gpu["free_bytes"] == gpu["memory_bytes"], "nothing is held for it"
+    told = second.run_cell(kernel_id, LOOK)
+    assert "True [1, 2, 3]" in told
+    assert "variables are back" in told
+    assert left(second) == []
+
+
+def _knows(server: Server, kernel_id: str) -> bool:
+    return bool(until(lambda: kernel_id in server.kernels(), "the kernel is taken over"))
+
+
+def test_killed_again_before_any_cell_it_is_still_there(start: Start) -> None:
+    first = start()
+    kernel_id = saved(first)
+    kill(first)
+    second = start()
+    assert _knows(second, kernel_id)
+    second.wait_for(kernel_id, "released")
+    second.ok(f"gpu-share/allocations/{kernel_id}", "PATCH", {"size": "1/4"})
+    kill(second)
+    third = start()
+    assert _knows(third, kernel_id)
+    assert third.wait_for(kernel_id, "released")["size"] == "1/4"
+    assert "True [1, 2, 3]" in third.run_cell(kernel_id, LOOK)
+
+
+def test_a_restart_of_one_that_was_taken_over_forgets_its_variables(start: Start) -> None:
+    first = start()
+    kernel_id = saved(first)
+    kill(first)
+    second = start()
+    assert _knows(second, kernel_id)
+    second.wait_for(kernel_id, "released")
+    second.ok(f"api/kernels/{kernel_id}/restart", "POST")
+    assert "NameError" in second.run_cell(kernel_id, LOOK)
+    assert left(second) == []
+
+
+def test_servers_of_other_notebooks_leave_it_alone(start: Start) -> None:
+    first = start()
+    kernel_id = saved(first)
+    before = left(first)
+    kill(first)
+    other = start(root="others")
+    another = saved(other)  # which sweeps, too
+    assert another != kernel_id
+    assert set(before) <= set(left(other))
+    assert other.kernels() == [another]
+    again = start()
+    assert _knows(again, kernel_id)
+    assert "True [1, 2, 3]" in again.run_cell(kernel_id, LOOK)
+
+
+def test_where_the_administrator_wants_none_they_are_swept(start: Start) -> None:
+    first = start()
+    saved(first)
+    before = left(first)
+    kill(first)
+    second = start("--IdlePolicy.snapshot_lifetime=0")
+    saved(second)
+    assert not set(before) & set(left(second))
+
+
+def test_a_server_that_ends_leaves_nothing(start: Start) -> None:
+    first = start()
+    saved(first)
+    stop_server(first)
+    assert left(first) == []
