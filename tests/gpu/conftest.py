@@ -9,7 +9,7 @@ import pytest
 from gpu_process import OUT_OF_REACH, PYTHON, Device, GpuProcess, missing
 
 # `test_gpu_machine.py` says the one sentence then.
-collect_ignore = ["test_gpu_checkpoint.py"] if missing() else []
+collect_ignore = ["test_gpu_checkpoint.py", "test_gpu_notebook.py"] if missing() else []
 
 
 @pytest.fixture
