@@ -110,8 +110,7 @@ class Resizing:
                 if away:
                     await life.engine.change(life.kernel_id, size)
                 life.resized(size)
-            if not away and life.note is not None:
-                await life.keeper.renote(life.note)
+            await self._renote()
         finally:
             if waiting is not State.RELEASED and life.state is waiting and life.exit_code is None:
                 life.begin(waiting)
@@ -145,17 +144,26 @@ class Resizing:
                 if look.kept.lost and not lose_variables:
                     raise NotPossible(refusal(f"Changing the size to {size}", look, "restart"))
                 await life.parting.part(look)
+            refused: GpuShareError | None = None
             with life.uninterrupted():
-                if change is not None:
-                    with suppress(GpuShareError):  # then it comes back as it was
+                try:
+                    if change is not None:
                         await life.engine.change(life.kernel_id, size)
-                        life.resized(size)
-                else:
                     life.resized(size)
-        answered = life.wake_if_released("the size was changed")
+                except GpuShareError as error:
+                    refused = error  # it comes back as it was
+            await self._renote()
+        answered = life.wake_if_released("the size was changed" if refused is None else "")
         if answered is not None:
             # Whoever asked sees what came of it, unless it takes long.
             await asyncio.wait({answered}, timeout=_PATIENCE)
+        if refused is not None:
+            raise _refused(size, refused) from refused
+
+    async def _renote(self) -> None:
+        """Where variables are saved, have a next server know of the size."""
+        if self._life.parting.away is None and self._life.note is not None:
+            await self._life.keeper.renote(self._life.note)
 
     async def _live(self, size: Size) -> tuple[Change | None, str]:
         """The change for a paused kernel on the GPU that it has, and why its process forbids it.

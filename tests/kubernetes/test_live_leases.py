@@ -134,6 +134,27 @@ async def test_where_both_sizes_have_no_room_it_leaves_its_gpu_for_a_moment(
     await other.close()
 
 
+async def test_one_that_left_its_gpu_in_vain_comes_back_as_it_was_and_says_so(
+    lease: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, rest = lease("3/4"), lease("20GiB")
+    await one.start()
+    await rest.start()
+    await one.run(COMPUTE)
+
+    async def refused(self: PodKernel, size: Size) -> Any:
+        raise EngineError("The API does not answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PodKernel, "change", refused)
+        with pytest.raises(NotPossible, match=r"could not become 1/2: The API does not answer"):
+            await change(one, "1/2")
+    row = await one.state("active", "idle")
+    assert row.share is not None
+    assert (row.size, row.share.memory_bytes) == ("3/4", 60 * GIB)
+    assert await one.run(LOOK) == "True 1 10 60"
+
+
 async def test_without_room_on_its_gpu_it_moves_with_its_variables(lease: Make) -> None:
     one, rest = lease("1/2"), lease("40GiB")
     await one.start()
