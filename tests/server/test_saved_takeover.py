@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import Server, run_server, stop_server, until
@@ -64,6 +65,13 @@ def saved(server: Server, size: str = "1/2") -> str:
     return kernel_id
 
 
+def takes_over(start: Start, kernel_id: str) -> tuple[Server, Any]:
+    """The next server, once it has the kernel; and the kernel's allocation."""
+    server = start()
+    until(lambda: kernel_id in server.kernels(), "the kernel is taken over")
+    return server, server.wait_for(kernel_id, "released")
+
+
 def left(server: Server) -> list[Path]:
     return sorted((server.folder.parent / "data" / "gpu-share" / "kept").glob("*/*/*"))
 
@@ -75,8 +83,7 @@ def test_the_notebook_goes_on_in_the_next_server(start: Start) -> None:
     (note,) = (path for path in left(first) if path.suffix == ".json")
     assert note.stat().st_mode & 0o777 == 0o600
     assert "key" not in json.loads(note.read_text())
-    second = start()
-    row = second.wait_for(kernel_id, "released") if _knows(second, kernel_id) else {}
+    second, row = takes_over(start, kernel_id)
     assert (row["size"], row["share"], row["path"]) == ("1/2", None, "work.ipynb")
     assert row["kept"] == {"how": "snapshot", "lost": []}
     (session,) = until(lambda: second.ok("api/sessions"), "the notebook has its session")
@@ -89,22 +96,15 @@ def test_the_notebook_goes_on_in_the_next_server(start: Start) -> None:
     assert left(second) == []
 
 
-def _knows(server: Server, kernel_id: str) -> bool:
-    return bool(until(lambda: kernel_id in server.kernels(), "the kernel is taken over"))
-
-
 def test_killed_again_before_any_cell_it_is_still_there(start: Start) -> None:
     first = start()
     kernel_id = saved(first)
     kill(first)
-    second = start()
-    assert _knows(second, kernel_id)
-    second.wait_for(kernel_id, "released")
+    second, _ = takes_over(start, kernel_id)
     second.ok(f"gpu-share/allocations/{kernel_id}", "PATCH", {"size": "1/4"})
     kill(second)
-    third = start()
-    assert _knows(third, kernel_id)
-    assert third.wait_for(kernel_id, "released")["size"] == "1/4"
+    third, row = takes_over(start, kernel_id)
+    assert row["size"] == "1/4"
     assert "True [1, 2, 3]" in third.run_cell(kernel_id, LOOK)
 
 
@@ -112,9 +112,7 @@ def test_a_restart_of_one_that_was_taken_over_forgets_its_variables(start: Start
     first = start()
     kernel_id = saved(first)
     kill(first)
-    second = start()
-    assert _knows(second, kernel_id)
-    second.wait_for(kernel_id, "released")
+    second, _ = takes_over(start, kernel_id)
     second.ok(f"api/kernels/{kernel_id}/restart", "POST")
     assert "NameError" in second.run_cell(kernel_id, LOOK)
     assert left(second) == []
@@ -130,8 +128,7 @@ def test_servers_of_other_notebooks_leave_it_alone(start: Start) -> None:
     assert another != kernel_id
     assert set(before) <= set(left(other))
     assert other.kernels() == [another]
-    again = start()
-    assert _knows(again, kernel_id)
+    again, _ = takes_over(start, kernel_id)
     assert "True [1, 2, 3]" in again.run_cell(kernel_id, LOOK)
 
 
