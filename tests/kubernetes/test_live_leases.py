@@ -99,6 +99,8 @@ async def test_it_grows_and_shrinks_with_its_process(lease: Make, objects: Objec
         await eventually(lambda n=number: len(leases(objects)) == n, f"{number} leases", LONG)
         assert f" 10 {gib}" in await one.run(LOOK)
     assert await one.run("print(next(numbers))") == "5"
+    for held_by in (pod for pod in objects("pods") if "-lease-" in pod["metadata"]["name"]):
+        assert held_by["spec"]["activeDeadlineSeconds"] > 604800, "a week, as the kernel's pod"
     (pod,) = (pod for pod in objects("pods") if "-lease-" not in pod["metadata"]["name"])
     assert pod["metadata"]["annotations"]["gpu-share.jupyter.org/size"] == "1/4"
     told = await one.run("more = simulated.allocate('11GiB')")

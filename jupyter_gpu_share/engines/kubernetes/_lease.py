@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 Until = Callable[[Callable[[], Any]], Awaitable[Any]]
 
+#: Seconds that a lease may live longer than the kernel: the kernel's end is what is told.
+_LONGER = 300
 #: Seconds that one more lease is waited for. The scheduler is asked once again within them.
 _PATIENCE = 20.0
 #: Seconds that a lease which is not needed any more may hold up a caller, and between two tries.
@@ -297,7 +299,10 @@ class Lease:
             ],
             "resourceClaims": [{"name": "gpu", "resourceClaimName": self.name}],
         }
+        # Where no server is left that deletes the ended pod of the kernel, its lease would stay.
+        life = settings.longest_life
         for key, value in (
+            ("activeDeadlineSeconds", life + _LONGER if life else None),
             ("serviceAccountName", settings.service_account),
             ("nodeSelector", dict(settings.node_selector)),
             ("tolerations", list(settings.tolerations)),
