@@ -1,5 +1,9 @@
 """Fakes of frameworks, of a few lines: the real ones are large."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 FAKE_TORCH = """
 calls, queued = [], []
 class _Properties:
@@ -41,3 +45,12 @@ class config:
     def set_logical_device_configuration(cls, device, logical):
         cls.limits.append((device, logical[0].memory_limit))
 """
+
+
+def write_fakes(folder: Path) -> Path:
+    """Make a folder one of modules: the fakes of PyTorch and TensorFlow."""
+    (folder / "torch").mkdir()
+    (folder / "torch" / "__init__.py").write_text("from . import cuda\n")
+    (folder / "torch" / "cuda.py").write_text(FAKE_TORCH)
+    (folder / "tensorflow.py").write_text(FAKE_TENSORFLOW)
+    return folder

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from frameworks import FAKE_TENSORFLOW, FAKE_TORCH
+from frameworks import write_fakes
 from waiting import PATIENCE
 
 from jupyter_gpu_share.kernel_side import PATH
@@ -19,11 +19,7 @@ GIB = 2**30
 @pytest.fixture
 def frameworks(tmp_path: Path) -> Path:
     """A folder with the fakes."""
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("from . import cuda\n")
-    (tmp_path / "torch" / "cuda.py").write_text(FAKE_TORCH)
-    (tmp_path / "tensorflow.py").write_text(FAKE_TENSORFLOW)
-    return tmp_path
+    return write_fakes(tmp_path)
 
 
 def run(code: str, *path: Path, share: bool = True, **env: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from frameworks import FAKE_CUPY, FAKE_TENSORFLOW, FAKE_TORCH
+from frameworks import FAKE_CUPY, write_fakes
 from sessions import Sessions
 from waiting import PATIENCE
 
@@ -47,10 +47,7 @@ def opened(used: int | None) -> str:
 @pytest.fixture
 def frameworks(tmp_path: Path) -> Path:
     """A folder with the fakes."""
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("from . import cuda\n")
-    (tmp_path / "torch" / "cuda.py").write_text(FAKE_TORCH)
-    (tmp_path / "tensorflow.py").write_text(FAKE_TENSORFLOW)
+    write_fakes(tmp_path)
     (tmp_path / "cupy.py").write_text(FAKE_CUPY)
     (tmp_path / "jax.py").write_text("")
     return tmp_path
