@@ -1,32 +1,55 @@
 """What a Jupyter server asks of a kernel while no cell runs.
 
-The relay evaluates ``answer(...)`` in a silent cell and waits for the message that comes of it.
+The relay evaluates ``answer(...)`` in a silent cell and waits for the message that comes of it. The
+metadata of the cell's message has ``gpu_share``, a dict: ``last_cell`` is the header of the latest
+cell of a client, or None.
 """
 
+import os
 from typing import Any  # noqa: F401 - in a comment
 
-__all__ = ["answer"]
+from gpu_share_kernel import attribution, interrupts
+
+__all__ = ["INTERRUPTED", "VERSION", "answer"]
+
+#: Of what can be asked and answered here; it grows with each change that a server must know of.
+VERSION = 1
+#: The error that answers a question which an interrupt has cut short.
+INTERRUPTED = "interrupted"
+#: What can be cut short by an interrupt, and has changed nothing then. All else goes on to its end.
+_INTERRUPTIBLE = frozenset(["limits", "save", "signs", "survey"])
 
 
 def answer(what, **arguments):
     """Do one thing, and tell whoever asked what came of it; never raises."""
-    buffers = []
-    try:
-        result = _WORK[what](**arguments)
-        if isinstance(result, bytes):
-            result, buffers = len(result), [result]
-        content = {"result": result}
-    except BaseException as error:  # an interrupt too: who asks waits for an answer
-        content = {"error": str(error) or type(error).__name__}
     kernel = _kernel()
-    kernel.session.send(
-        kernel.iopub_socket,
-        "gpu_share_answer",
-        content,
-        parent=_parent(kernel),
-        ident=b"gpu-share",
-        buffers=buffers,
-    )
+    parent = _parent(kernel)
+    with interrupts.noted():
+        attribution.follow(kernel)
+        attribution.settle(kernel, parent)
+        buffers = []
+        try:
+            try:
+                with interrupts.allowed(what in _INTERRUPTIBLE):
+                    result = _WORK[what](**arguments)
+                if isinstance(result, bytes):
+                    result, buffers = len(result), [result]
+                content = {"result": result}
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # who asks waits for an answer
+                content = {"error": str(error) or type(error).__name__}
+        except KeyboardInterrupt:
+            content = {"error": INTERRUPTED}
+        kernel.session.send(
+            kernel.iopub_socket,
+            "gpu_share_answer",
+            content,
+            parent=parent,
+            ident=b"gpu-share",
+            buffers=buffers,
+        )
+        attribution.settle(kernel, parent)
 
 
 def _kernel():
@@ -38,6 +61,11 @@ def _kernel():
 def _parent(kernel):
     """The message that is worked on, with its buffers."""
     return kernel.get_parent("shell")
+
+
+def _present():
+    """That these files are there, and what the kernel knows of its share. Takes no time."""
+    return {"version": VERSION, "memory_bytes": os.environ.get("JUPYTER_GPU_SHARE_MEMORY_BYTES")}
 
 
 def _signs():
@@ -95,7 +123,6 @@ def _restore(path):
 
 def _scratch():
     """A new empty file in this kernel's own folder for temporary files; its path."""
-    import os
     import tempfile
 
     number, path = tempfile.mkstemp(prefix="gpu-share-", suffix=".kept")
@@ -118,13 +145,20 @@ def _append(path):
 
 
 def _remove(path):
-    import os
-
     if os.path.exists(path):
         os.unlink(path)
 
 
+def _subshells(ids):
+    """The ids of the subshells that were made; see :func:`gpu_share_kernel.subshells.make`."""
+    from gpu_share_kernel import subshells
+
+    return subshells.make(_kernel(), ids)
+
+
 _WORK = {
+    "present": _present,
+    "subshells": _subshells,
     "signs": _signs,
     "survey": _survey,
     "vacate": _vacate,

@@ -24,7 +24,7 @@ import typing
 import warnings
 from importlib.machinery import PathFinder
 
-from gpu_share_kernel import devices
+from gpu_share_kernel import devices, interrupts
 from gpu_share_kernel.kinds import Lost, article, called, kind_of
 
 __all__ = [
@@ -335,6 +335,7 @@ def try_all(entries):
     pickler.start()
     with _quiet():
         for entry in entries:
+            interrupts.check()
             if kind_of(entry.value):
                 trial.lost.append((entry, *_reasons(entry, None, Lost())))
                 continue
@@ -378,6 +379,7 @@ def save_all(trial, pickled, buffer):
     pickler.start()
     with _quiet():
         for entry in trial.good:
+            interrupts.check()
             try:
                 pickler.dump(entry.value)
             except _Stop as stop:

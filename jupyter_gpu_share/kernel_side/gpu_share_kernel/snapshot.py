@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from gpu_share_kernel import devices, pickles, records, session
+from gpu_share_kernel import devices, interrupts, pickles, records, session
 from gpu_share_kernel.kinds import called
 
 __all__ = ["Refused", "receive", "restore", "save", "survey", "write"]
@@ -92,12 +92,13 @@ def save(path, limit=None, allowed=None):
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)  # of a save that was cut off
-        number = os.open(partial, flags, 0o600)
         try:
-            with open(number, "wb") as file:
+            # An interrupt between the call that makes the file and the next line leaves it, too.
+            with open(os.open(partial, flags, 0o600), "wb") as file:
                 manifest = write(file.write, limit, allowed)
                 file.flush()
                 os.fsync(file.fileno())
+            interrupts.commit()
             os.replace(partial, path)
         except BaseException:
             with contextlib.suppress(OSError):
