@@ -14,7 +14,7 @@ import pytest
 from agents import ARGV, DAEMON, Pod, both_ways, run
 from processes import alive
 from sessions import Session, Sessions
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -99,18 +99,34 @@ async def test_processes_and_pools_of_multiprocessing_are_seen(kernel: Session) 
         "child.start(); pool = context.Pool(2)\n"
         "queue = context.Queue(); queue.put(1); queue.get()"
     )
+    assert seen(kernel) == ["child process `Trainer`"], "the pool has nothing to do"
+    kernel.run("task = pool.apply_async(time.sleep, (600,))")
     lines = seen(kernel)
-    assert lines[0] == "child process `Trainer`"
     assert len(lines) == 3 and all("`ForkPoolWorker-" in line for line in lines[1:])
     kernel.run("child.kill(); child.join(); pool.terminate(); pool.join()")
     await nothing(kernel)
+
+
+async def test_an_idle_executor_of_processes_is_none_until_it_gets_work(kernel: Session) -> None:
     kernel.run(
         "context = multiprocessing.get_context('spawn')\n"
         "pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=context)\n"
         "pool.submit(len, []).result()"
     )
-    assert len(seen(kernel)) == 1, "what only tracks resources is no work"
-    kernel.run("pool.shutdown()")
+    await nothing(kernel)
+    kernel.run("task = pool.submit(time.sleep, 600)")
+    lines = seen(kernel)
+    assert len(lines) == 1 and "Process-" in lines[0], "what only tracks resources is no work"
+    kernel.run("[os.kill(pid, 9) for pid in pool._processes]; pool.shutdown()")
+    await nothing(kernel)
+    # A process that a task has left is no worker of the pool.
+    kernel.run(
+        "pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=context)\n"
+        "pool.submit(os.system, 'sleep 602 &').result()"
+    )
+    (line,) = kernel.ask(RUNNING, "background")
+    assert line.startswith("child process `sleep 602`")
+    kernel.run(f"os.kill({line[:-1].rpartition('(')[2]}, 9); pool.shutdown()")
     await nothing(kernel)
 
 
@@ -155,6 +171,96 @@ async def test_a_pools_worker_counts_while_it_works(kernel: Session) -> None:
     kernel.run("go.set()")
     await nothing(kernel)
     kernel.run("asyncio.get_running_loop().run_in_executor(None, len, [])")
+    await nothing(kernel)
+
+
+async def test_an_event_loop_of_a_thread_counts_while_it_has_something_to_do(
+    house: Sessions,
+) -> None:
+    """As fsspec has one, from its first use to the end of the process."""
+    kernel = house.start()
+    kernel.run(
+        "import asyncio, socket, threading, time\n"
+        "loop = asyncio.new_event_loop()\n"
+        "thread = threading.Thread(target=loop.run_forever, name='fsspecIO', daemon=True)\n"
+        "thread.start()\n"
+        "def own():\n"
+        "    asyncio.set_event_loop(other); other.run_forever()\n"
+        "other = asyncio.new_event_loop()\n"
+        "threading.Thread(target=own, name='mine', daemon=True).start()\n"
+        "def on_loop(function, *args):\n"
+        "    async def call(): return function(*args)\n"
+        "    return asyncio.run_coroutine_threadsafe(call(), loop).result(30)\n"
+        "on_loop(len, [])"
+    )
+    await nothing(kernel)
+    works = ["thread `fsspecIO` (`BaseEventLoop.run_forever`)"]
+    for begin, end in (
+        (
+            "task = asyncio.run_coroutine_threadsafe(asyncio.sleep(600), loop)",
+            "task.cancel()",
+        ),
+        ("timer = on_loop(loop.call_later, 600, len, [])", "on_loop(timer.cancel)"),
+        (
+            "a, b = socket.socketpair(); on_loop(loop.add_reader, a, len, [])",
+            "on_loop(loop.remove_reader, a)",
+        ),
+        (
+            "go = threading.Event(); loop.call_soon_threadsafe(go.wait)",
+            "go.set()",
+        ),
+    ):
+        kernel.run(begin)
+        await eventually(lambda: seen(kernel) == works, f"seen: {begin}")
+        kernel.run(end)
+        await nothing(kernel)
+
+
+async def test_a_log_listener_counts_while_its_queue_is_not_empty(house: Sessions) -> None:
+    kernel = house.start()
+    kernel.run(
+        "import logging, logging.handlers, queue, threading\n"
+        "go = threading.Event()\n"
+        "class Slow(logging.Handler):\n"
+        "    def emit(self, record): go.wait()\n"
+        "ways = [queue.Queue(), queue.SimpleQueue()]\n"
+        "listeners = [logging.handlers.QueueListener(way, Slow()) for way in ways]\n"
+        "for each in listeners: each.start()"
+    )
+    await nothing(kernel)
+    kernel.run("for way in ways: way.put(logging.makeLogRecord({}))")
+    await eventually(lambda: len(seen(kernel)) == 2, "both write")
+    assert all("_monitor" in line for line in seen(kernel))
+    kernel.run("go.set()")
+    await nothing(kernel)
+
+
+async def test_the_debugger_is_no_work(house: Sessions) -> None:
+    kernel = house.start(JUPYTER_GPU_SHARE_CLAIM=uuid.uuid4().hex)
+    kernel.run("import _thread, threading; go = threading.Event(); x = 1")
+    for command, arguments in (
+        ("initialize", {"clientID": "c", "adapterID": "", "linesStartAt1": True}),
+        ("attach", {}),
+    ):
+        content = {"type": "request", "seq": 1, "command": command, "arguments": arguments}
+        session = kernel.client.session
+        kernel.client.control_channel.send(session.msg("debug_request", content))
+        assert kernel.client.get_control_msg(timeout=PATIENCE)["content"]["success"]
+    kernel.run("x = 2")
+    assert kernel.value("len(__import__('sys')._current_frames())") > 8, "it is there"
+    assert kernel.value(
+        "__import__('gpu_share_kernel.background').background._claimed("
+        "__import__('gpu_share_kernel.background').background._table(), set()).__len__()"
+    ) == 2, "so is its adapter, a process"  # fmt: skip
+    await nothing(kernel)
+    kernel.run(
+        "def mine(): go.wait()\n"
+        "_thread.start_new_thread(mine, ())\n"
+        "threading.Thread(target=mine, name='other', daemon=True).start()"
+    )
+    await eventually(lambda: len(seen(kernel)) == 2, "a thread of the user's is")
+    assert "thread `other` (`mine`)" in seen(kernel)
+    kernel.run("go.set()")
     await nothing(kernel)
 
 

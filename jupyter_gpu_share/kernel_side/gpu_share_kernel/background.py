@@ -1,7 +1,9 @@
 """What still works in a kernel although no cell runs: processes, threads and asyncio tasks.
 
-Unknown counts as work. Only what is known to wait for others, such as ipykernel's own threads and
-the workers of a pool that have nothing to do, is left out.
+Unknown counts as work. Only what is known to wait for others is left out: ipykernel's own threads,
+the debugger, the workers of a pool and event loops that have nothing to do, and log listeners whose
+queue is empty. They begin nothing by themselves: whoever gives them something counts as work. A
+thread that waits for connections, such as a server's, counts, for they come from outside.
 """
 
 import asyncio
@@ -9,6 +11,7 @@ import os
 import re
 import sys
 import threading
+from typing import Any  # noqa: F401 - in a comment
 
 __all__ = ["running"]
 
@@ -26,7 +29,15 @@ _HANDLERS = (
 #: Functions that a pool's worker is in, and in no other, while it waits for work.
 _WORKERS = frozenset([("concurrent.futures.thread", "_worker"), ("multiprocessing.pool", "worker")])
 #: In the command line of processes that only look after others.
-_TRACKERS = ("resource_tracker import main", "multiprocessing.forkserver import main")
+_TRACKERS = (
+    "resource_tracker import main",
+    "multiprocessing.forkserver import main",
+    "debugpy/adapter --for-server",
+)
+#: Modules of functions that only call the function of a thread.
+_STARTERS = ("threading", "_pydev_bundle.pydev_monkey")
+#: Arguments of the thread of a pool that looks after the workers: its tasks, and its workers.
+_TASKS, _POOL = 0, 5
 _AGENT = "gpu_share_kernel.agent"
 _CLAIM = "JUPYTER_GPU_SHARE_CLAIM"
 _LONGEST = 60
@@ -68,7 +79,7 @@ def _processes():
         strays = {pid for pid in strays if _AGENT not in _command(pid)}
     named = _named()
     lines = []
-    for pid in sorted((own | strays) - ancestors - {me}):
+    for pid in sorted((own | strays) - ancestors - _idle_workers() - {me}):
         if table[pid].state in "ZX":
             continue
         command = _command(pid)
@@ -157,6 +168,28 @@ def _named():
     return {child.pid: child.name for child in children}
 
 
+def _idle_workers():
+    """Processes of pools that were given nothing to do; what those start counts as any other."""
+    found = set()
+    for thread in threading.enumerate():
+        try:
+            if type(thread).__module__ == "concurrent.futures.process":
+                tasks = getattr(thread, "pending_work_items")  # noqa: B009 - not in all versions
+                workers = set(getattr(thread, "processes"))  # noqa: B009
+            elif getattr(getattr(thread, "_target", None), "__qualname__", "") == (
+                "Pool._handle_workers"
+            ):
+                args = getattr(thread, "_args")  # noqa: B009
+                tasks, workers = args[_TASKS], {each.pid for each in args[_POOL]}
+            else:
+                continue
+        except Exception:  # noqa: S112 - another version of Python: they count as work
+            continue
+        if isinstance(tasks, dict) and not tasks:
+            found |= workers
+    return found
+
+
 def _short(text):
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
@@ -175,7 +208,7 @@ def _threads():
             continue
         if isinstance(thread, threading._DummyThread):
             # Python is not told when it ends; it works while it is in some function.
-            if frame is not None and not _helper(_module(_outermost(frame))):
+            if frame is not None and not _helper(_module(_start(frame))):
                 lines.append("thread `%s`" % thread.name)
             continue
         target = getattr(thread, "_target", None)
@@ -183,13 +216,15 @@ def _threads():
         name = getattr(target, "__qualname__", "")
         if _helper(module) or _waits(module, name, frame):
             continue
+        if _idle_loop(thread.ident, frame) or _idle_listener(module, target, frame):
+            continue
         if (module, name) in _WORKERS:
             lines.append("worker `%s` of a pool" % thread.name)
         else:
             lines.append("thread `%s`%s" % (thread.name, _running(thread, target, name)))
     for ident, frame in frames.items():
-        start = _outermost(frame)
-        if ident not in here and not _helper(_module(start)):
+        start = _start(frame)
+        if ident not in here and not _helper(_module(start)) and not _idle_loop(ident, frame):
             lines.append("thread in `%s.%s`" % (_module(start), start.f_code.co_name))
     return lines
 
@@ -216,10 +251,60 @@ def _waits(module, name, frame):
     return (_module(frame), frame.f_code.co_name) == (module, name)
 
 
-def _outermost(frame):
+def _idle_loop(ident, frame):
+    """Whether a thread is in an event loop that waits, and has nothing to wait for.
+
+    Such threads are there for as long as the process, as fsspec's is.
+    """
+    loop = _waiting_loop(frame)
+    if loop is None:
+        return False
+    try:
+        # A connection, or whatever else is waited for, may have the loop do something.
+        files = set(loop._selector.get_map()) - {loop._ssock.fileno()}
+        timers = [timer for timer in list(loop._scheduled) if not timer._cancelled]
+        if asyncio.all_tasks(loop) or loop._ready or timers or files:
+            return False
+    except Exception:  # no loop of asyncio's own
+        return False
+    return _waiting_loop(sys._current_frames().get(ident)) is loop
+
+
+def _waiting_loop(frame):
+    """The event loop that waits in this frame; None where none does."""
+    if frame is None or (_module(frame), frame.f_code.co_name) != ("selectors", "select"):
+        return None
+    above = frame.f_back
+    if above is None or (_module(above), above.f_code.co_name) != (
+        "asyncio.base_events",
+        "_run_once",
+    ):
+        return None
+    return above.f_locals.get("self")
+
+
+def _idle_listener(module, target, frame):
+    """Whether a thread is that of a ``QueueListener`` of logging, and its queue is empty."""
+    if module != "logging.handlers" or frame is None:
+        return False
+    queue = getattr(getattr(target, "__self__", None), "queue", None)  # type: Any
+    if type(queue).__module__ not in ("queue", "_queue") or not queue.empty():
+        return False
+    while frame is not None:
+        if (_module(frame), frame.f_code.co_name) == ("logging.handlers", "dequeue"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _start(frame):
+    """The frame of the function that a thread was started with."""
+    frames = [frame]
     while frame.f_back is not None:
         frame = frame.f_back
-    return frame
+        frames.append(frame)
+    inner = [each for each in reversed(frames) if _module(each) not in _STARTERS]
+    return inner[0] if inner else frame
 
 
 def _module(frame):
