@@ -23,8 +23,9 @@ import types
 import typing
 import warnings
 from importlib.machinery import PathFinder
+from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel import devices, interrupts
+from gpu_share_kernel import devices, interrupts, modules
 from gpu_share_kernel.kinds import Lost, article, called, kind_of
 
 __all__ = [
@@ -178,7 +179,11 @@ def _saver(output, hands):
         def __init__(self):
             super().__init__(output, protocol=_PROTOCOL, buffer_callback=output.take)
             self.last = None
-            self._ways = {}
+            self._ways = {
+                types.ModuleType: self._module,
+                types.BuiltinFunctionType: self._builtin,
+            }  # type: dict[type, Any]
+            self.reach = modules.Reach()
             self.roots = self._root()
 
         def _root(self):
@@ -222,7 +227,7 @@ def _saver(output, hands):
             if kind_of(obj):
                 return _lose
             if issubclass(cls, type):
-                return super().reducer_override
+                return self._type
             if cls is types.FunctionType:
                 return self._function
             if cls in _WAYS:
@@ -235,8 +240,31 @@ def _saver(output, hands):
                 way = _own_way
             return way
 
+        def _by_name(self, name):
+            """Called for what is pickled as a name in a module."""
+            why = self.reach.why(name)
+            if why:
+                raise pickle.PicklingError(why)
+
+        def _module(self, obj):
+            name = getattr(obj, "__name__", "")
+            if sys.modules.get(name) is obj:
+                self._by_name(name)
+
+        def _builtin(self, obj):
+            if type(obj.__self__) is types.ModuleType:
+                self._by_name(obj.__module__)
+
+        def _type(self, obj):
+            reduced = super().reducer_override(obj)
+            if reduced is NotImplemented:
+                self._by_name(obj.__module__)
+            return reduced
+
         def _function(self, obj):
             reduced = super().reducer_override(obj)
+            if reduced is NotImplemented:
+                self._by_name(obj.__module__)
             if obj.__globals__ is namespace and isinstance(reduced, tuple):
                 # What it uses of the namespace is there as the namespace's own variables.
                 state, slots = reduced[2]
@@ -308,6 +336,7 @@ class Trial:
     size: bytes that they take.
     exact: false where ``size`` may count some more than once.
     views: for the arrays that share memory, see :class:`gpu_share_kernel.devices.Hands`.
+    reach: of the modules that the pickles name.
     """
 
     def __init__(self):
@@ -316,6 +345,7 @@ class Trial:
         self.size = 0
         self.exact = True
         self.views = {}
+        self.reach = modules.Reach()
 
     def _pickled(self, data):
         self.size += len(data)
@@ -332,6 +362,7 @@ def try_all(entries):
     trial = Trial()
     hands = devices.Hands(trial._counted)
     pickler = _saver(_Output(trial._pickled, trial._buffer, hands), hands)
+    trial.reach = pickler.reach
     pickler.start()
     with _quiet():
         for entry in entries:

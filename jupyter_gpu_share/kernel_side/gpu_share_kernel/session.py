@@ -12,7 +12,7 @@ import re
 import sys
 import typing
 
-from gpu_share_kernel import limits
+from gpu_share_kernel import limits, modules
 
 __all__ = [
     "Entry",
@@ -63,7 +63,7 @@ def entries():
     """All that is to be pickled, what others need first."""
     here = shell()
     hidden = here.user_ns_hidden
-    modules, definitions, others, quiet = [], [], [], []
+    imported, definitions, others, quiet = [], [], [], []
     module, function = type(sys), type(shell)
     nothing = object()
     for name, value in list(here.user_ns.items()):
@@ -78,14 +78,14 @@ def entries():
         entry = Entry("start" if own else "user", name, value)
         cls = type(value)
         if issubclass(cls, module):
-            modules.append(entry)
+            imported.append(entry)
         elif issubclass(cls, (function, type)):
             definitions.append(entry)
         else:
             others.append(entry)
     quiet += [Entry("output", n, v) for n, v in list(here.history_manager.output_hist.items())]
     quiet += [Entry("state", name, value) for name, value in _states(here)]
-    return modules + definitions + others + quiet
+    return imported + definitions + others + quiet
 
 
 def _states(here):
@@ -102,11 +102,11 @@ def _states(here):
         ),
     )
     yield "random", random.getstate()
-    modules = sys.modules
+    there = sys.modules
     for name, get in (
-        ("numpy.random", lambda: modules["numpy.random"].get_state()),
-        ("torch.random", lambda: _torch_states(modules["torch"])),
-        ("matplotlib", lambda: _matplotlib_state(modules["matplotlib"])),
+        ("numpy.random", lambda: there["numpy.random"].get_state()),
+        ("torch.random", lambda: _torch_states(there["torch"])),
+        ("matplotlib", lambda: _matplotlib_state(there["matplotlib"])),
     ):
         try:
             value = get()
@@ -239,6 +239,7 @@ def surround(found):
         except OSError as error:
             why = "%s: %s" % (found["folder"], (error.strerror or "it cannot be used").lower())
             failed.append(("working folder", why))
+    modules.carry(found.get("modules") or {"folders": [], "files": {}})
     return failed
 
 

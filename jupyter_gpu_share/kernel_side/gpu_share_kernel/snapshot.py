@@ -121,6 +121,7 @@ def write(sink, limit=None, allowed=None):
         raise Refused("The variables cannot be saved: %s" % error) from error
     around = session.surroundings()
     trial = pickles.try_all(session.entries())
+    around["modules"] = trial.reach.told()
     if limit is not None and trial.exact and trial.size > limit:
         raise _too_much(limit, trial.size)
     try:
@@ -327,7 +328,7 @@ class _Undo:
         self._names = dict(here.user_ns)
         self._hidden = dict(here.user_ns_hidden)
         self._environment = dict(os.environ)
-        self._path = list(sys.path)
+        self._path, self._finders = list(sys.path), list(sys.meta_path)
         try:
             self._folder = os.open(".", os.O_RDONLY)  # type: int | None
         except OSError:  # it was removed
@@ -344,7 +345,7 @@ class _Undo:
         self._shell.user_ns_hidden.update(self._hidden)
         os.environ.clear()
         os.environ.update(self._environment)
-        sys.path[:] = self._path
+        sys.path[:], sys.meta_path[:] = self._path, self._finders
         if self._folder is not None:
             os.fchdir(self._folder)
 
