@@ -4,16 +4,12 @@ All variables go through one pickler, so that an object that two of them hold is
 belongs to the kernel and not to the user (the namespace itself, the shell, ``sys.stdout``) is put
 into the pickler's memory beforehand, and into the unpickler's of the next kernel: a reference to
 the old one becomes a reference to the new one.
-
-A variable that cannot be unpickled must not spoil what others share with it. Whatever is missing
-is replaced by a stand-in, everything is read to its end, and variables that hold a stand-in are
-given up afterwards.
+The other way is in :mod:`gpu_share_kernel.unpickles`.
 """
 
 import copyreg
 import dataclasses
 import functools
-import gc
 import importlib
 import importlib.util
 import os
@@ -29,13 +25,12 @@ from gpu_share_kernel import devices, interrupts, modules
 from gpu_share_kernel.kinds import Lost, article, called, kind_of
 
 __all__ = [
-    "CarefulLoader",
-    "Loader",
     "NoCloudpickle",
     "Trial",
     "cloudpickle",
-    "damage",
+    "roots",
     "save_all",
+    "text_of",
     "try_all",
 ]
 
@@ -133,6 +128,11 @@ def root(name):
         return _ROOTS[name]()
     except Exception:
         return None
+
+
+def roots():
+    """All roots that are there."""
+    return [value for value in map(root, _ROOTS) if value is not None]
 
 
 def _rooted(names):
@@ -450,15 +450,15 @@ def _reasons(entry, culprit, error):
     if culprit is None or culprit is value:
         if isinstance(error, Lost):
             return what, "%s cannot be saved" % article(what)
-        return what, "%s cannot be saved: %s" % (article(what), _text(error))
+        return what, "%s cannot be saved: %s" % (article(what), text_of(error))
     inner = article(called(culprit))
     holds = "%s `%s` holds %s" % (what, entry.name, inner)
     if isinstance(error, Lost):
         return what, "%s, which cannot be saved" % holds
-    return what, "%s, which cannot be saved: %s" % (holds, _text(error))
+    return what, "%s, which cannot be saved: %s" % (holds, text_of(error))
 
 
-def _text(error):
+def text_of(error):
     """An error in one line."""
     try:
         message = " ".join(str(error).split())
@@ -483,203 +483,3 @@ class _quiet:  # noqa: N801 - used as a statement
 
     def __exit__(self, *exception):
         warnings.filters = self._filters
-
-
-# -- loading ---------------------------------------------------------------------------------------
-
-
-class _Absent(type):
-    """The class of stand-ins: each is a class itself, for classes are what is missing most."""
-
-    why = ""
-
-
-def _take(self, *args, **kwargs):
-    return None
-
-
-def _absent(why):
-    """A stand-in that can be used as a class, called, filled and given a state."""
-    members = dict.fromkeys(
-        ("__init__", "__setstate__", "__setitem__", "append", "extend", "add", "update"), _take
-    )
-    members["__new__"] = lambda cls, *args, **kwargs: object.__new__(cls)
-    members["why"] = why
-    return _Absent("Absent", (), members)
-
-
-class _Tolerant:
-    """Finds what pickles name; what is not there becomes a stand-in."""
-
-    def find_class(self, module, name):
-        try:
-            found = super().find_class(module, name)  # type: ignore[misc]
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            return self.missing(error)
-        if name == "subimport" and module.partition(".")[0] == "cloudpickle":
-            return self._module
-        return found
-
-    def _module(self, name):
-        try:
-            __import__(name)
-            return sys.modules[name]
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            return self.missing(error)
-
-    def missing(self, error):
-        """A stand-in, which is noted."""
-        self.failed = True
-        return _absent(_text(error) if isinstance(error, TypeError) else _sentence(error))
-
-
-def _sentence(error):
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return "the module %s is not here" % error.name
-    return _text(error)
-
-
-class Loader(_Tolerant, pickle.Unpickler):
-    """Unpickles the variables one after the other, as fast as it goes.
-
-    Attributes
-    ----------
-    failed: whether anything was missing.
-    broken: objects that could not be completed, by id: the object, and why.
-    """
-
-    def __init__(self, reader):
-        super().__init__(reader, buffers=reader)
-        self.failed = False
-        self.broken = {}
-        self.load()  # the roots
-
-    def next(self):
-        """The next variable's value."""
-        return self.load()
-
-
-_Unpickler = getattr(pickle, "_Unpickler")  # noqa: B009 - its types say little of it
-
-
-class CarefulLoader(_Tolerant, _Unpickler):  # type: ignore[misc, valid-type]
-    """The same in Python, slowly: goes on where rebuilding an object fails."""
-
-    dispatch = dict(_Unpickler.dispatch)
-
-    def __init__(self, reader):
-        super().__init__(reader, buffers=reader)
-        self.failed = False
-        self.broken = {}
-        self.load()
-
-    def next(self):
-        """The next variable's value."""
-        return self.load()
-
-    def _break(self, value, error):
-        self.failed = True
-        self.broken[id(value)] = (value, _text(error))
-
-    def _reduce(self):
-        args = self.stack.pop()
-        function = self.stack[-1]
-        try:
-            self.stack[-1] = function(*args)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            self.stack[-1] = self.missing(error)()
-            # The setter of a state works on an object that is there already.
-            if args and getattr(function, "__name__", "").endswith("setstate"):
-                self._break(args[0], error)
-
-    def _make(self, cls, args, kwargs):
-        try:
-            self.append(cls.__new__(cls, *args, **kwargs))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            self.append(self.missing(error)())
-
-    def _new(self):
-        args, cls = self.stack.pop(), self.stack.pop()
-        self._make(cls, args, {})
-
-    def _new_with_names(self):
-        kwargs, args, cls = self.stack.pop(), self.stack.pop(), self.stack.pop()
-        self._make(cls, args, kwargs)
-
-    def _freeze(self):
-        items = self.pop_mark()
-        self._make(frozenset, (items,), {})
-
-    dispatch[pickle.REDUCE[0]] = _reduce
-    dispatch[pickle.NEWOBJ[0]] = _new
-    dispatch[pickle.NEWOBJ_EX[0]] = _new_with_names
-    dispatch[pickle.FROZENSET[0]] = _freeze
-
-
-def _going_on(method, which):
-    """The method of an opcode that fills an object; ``which`` finds the object beforehand."""
-
-    def run(self):
-        filled = which(self)
-        try:
-            method(self)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # what it has taken from the stack was to be taken
-            self._break(filled, error)
-
-    return run
-
-
-for _opcode, _which in (
-    (pickle.BUILD, lambda self: self.stack[-2]),
-    (pickle.APPENDS, lambda self: self.metastack[-1][-1]),
-    (pickle.SETITEMS, lambda self: self.metastack[-1][-1]),
-    (pickle.ADDITEMS, lambda self: self.metastack[-1][-1]),
-    (pickle.APPEND, lambda self: self.stack[-2]),
-    (pickle.SETITEM, lambda self: self.stack[-3]),
-):
-    CarefulLoader.dispatch[_opcode[0]] = _going_on(_Unpickler.dispatch[_opcode[0]], _which)
-
-
-def damage(values, loader):
-    """Why each of the values is not whole, or None: in the same order."""
-    if not loader.failed:
-        return [None] * len(values)
-    # Nothing of a snapshot is reached through modules and the kernel itself.
-    stop = {
-        id(vars(module)) for module in list(sys.modules.values()) if hasattr(module, "__dict__")
-    }
-    stop |= {id(root(name)) for name in _ROOTS}
-    stop |= {id(loader), id(loader.broken)}
-    return [_damage(value, loader.broken, stop) for value in values]
-
-
-def _damage(value, broken, whole):
-    """Look for a stand-in in all that a value holds. What holds none is added to ``whole``."""
-    seen, todo = set(), [value]
-    while todo:
-        each = todo.pop()
-        if id(each) in whole or id(each) in seen:
-            continue
-        seen.add(id(each))
-        if id(each) in broken:
-            return broken[id(each)][1]
-        cls = type(each)
-        if cls is _Absent or type(cls) is _Absent:
-            return each.why
-        if issubclass(cls, types.ModuleType):
-            continue
-        todo += gc.get_referents(each)
-        if cls.__module__ == "numpy" and cls.__name__ == "ndarray" and each.dtype.hasobject:
-            todo += list(each.flat)  # arrays do not show what they hold
-    whole |= seen
-    return None

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from gpu_share_kernel import devices, interrupts, pickles, records, session
+from gpu_share_kernel import devices, interrupts, pickles, records, session, unpickles
 from gpu_share_kernel.kinds import called
 
 __all__ = ["Refused", "receive", "restore", "save", "survey", "write"]
@@ -247,13 +247,13 @@ def _restore(file):
         failed = session.surround(around)
         failed += session.extend(around["extensions"])
         try:
-            loaded = _load(pickles.Loader(reader), header["entries"], here)
+            loaded = _load(unpickles.Loader(reader), header["entries"], here)
         except (KeyboardInterrupt, records.Damaged):
             raise
         except BaseException:  # something cannot be rebuilt: go on without it, and say what
             devices.notes()
             reader.rewind()
-            loaded = _load(pickles.CarefulLoader(reader), header["entries"], here)
+            loaded = _load(unpickles.CarefulLoader(reader), header["entries"], here)
         reader.end()
         undo.builtins()
         restored, more = _settle(loaded, here)
@@ -286,7 +286,7 @@ def _load(loader, entries, here):
         values.append(loader.next())
         if group in _VARIABLES:
             here.user_ns[name] = values[-1]
-    return list(map(_Loaded, entries, values, pickles.damage(values, loader)))
+    return list(map(_Loaded, entries, values, unpickles.damage(values, loader)))
 
 
 def _settle(loaded, here):
