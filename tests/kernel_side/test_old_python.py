@@ -108,7 +108,10 @@ def test_they_run_on_an_old_python(tmp_path: Path) -> None:
     code = (
         "import os, gpu_share_kernel.agent as agent\n"
         "from gpu_share_kernel import asked, background, caps, cuda, cuda_signs, farewell\n"
+        "from gpu_share_kernel import attribution, interrupts, modules, settings, subshells\n"
         "from gpu_share_kernel import readings, simulated, snapshot, vacate, zygote\n"
+        "assert modules.Reach().why('json.decoder') == ''\n"
+        "assert not modules.Reach().told()['files']\n"
         "assert zygote.survives_fork(dict(os.environ))\n"
         "assert zygote.module_of(['python', '-m', 'ipykernel_launcher', 'x']) == ['x']\n"
         "assert os.getpid() in readings.tree(os.getppid())\n"

@@ -12,7 +12,7 @@ import re
 import sys
 import typing
 
-from gpu_share_kernel import limits, modules
+from gpu_share_kernel import limits, modules, settings
 
 __all__ = [
     "Entry",
@@ -28,7 +28,8 @@ __all__ = [
 #: Something that is pickled on its own. ``group`` is ``user`` for a user's variable, ``start`` for
 #: what the kernel's start defined, ``output`` for an entry of Out (``name`` is its number),
 #: ``hidden`` for IPython's own names of results and ``named`` for
-#: such a name that the user took, ``state`` for what :func:`put` knows.
+#: such a name that the user took, ``state`` for what :func:`put` knows, ``setting`` for a function
+#: that :mod:`gpu_share_kernel.settings` knows.
 Entry = typing.NamedTuple("Entry", [("group", str), ("name", typing.Any), ("value", typing.Any)])
 
 #: IPython makes these anew, as long as they are what it made.
@@ -84,6 +85,7 @@ def entries():
         else:
             others.append(entry)
     quiet += [Entry("output", n, v) for n, v in list(here.history_manager.output_hist.items())]
+    quiet += [Entry("setting", name, value) for name, value in settings.functions(here)]
     quiet += [Entry("state", name, value) for name, value in _states(here)]
     return imported + definitions + others + quiet
 
@@ -187,6 +189,7 @@ def surroundings():
         "path": [entry for entry in sys.path if isinstance(entry, str)],
         "count": here.execution_count,
         "extensions": sorted(here.extension_manager.loaded),
+        "settings": settings.look(here),
     }
 
 

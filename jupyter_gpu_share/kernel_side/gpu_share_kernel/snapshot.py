@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from gpu_share_kernel import devices, interrupts, pickles, records, session, unpickles
+from gpu_share_kernel import devices, interrupts, pickles, records, session, settings, unpickles
 from gpu_share_kernel.kinds import called
 
 __all__ = ["Refused", "receive", "restore", "save", "survey", "write"]
@@ -34,6 +34,8 @@ _UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _NAMED = 8
 #: Groups of entries that are variables of the namespace.
 _VARIABLES = ("user", "start", "named")
+#: Groups of entries that a user misses.
+_MISSED = ("user", "setting")
 
 
 class Refused(Exception):  # noqa: N818 - a decision, told to the user
@@ -54,7 +56,7 @@ def survey():
     try:
         trial = pickles.try_all(entries)
     except pickles.NoCloudpickle as error:
-        users = [entry for entry in entries if entry.group == "user"]
+        users = [entry for entry in entries if entry.group in _MISSED]
         trial = pickles.Trial()
         trial.lost = [(entry, called(entry.value), str(error)) for entry in users]
         why = "The variables cannot be saved: %s" % error
@@ -246,6 +248,7 @@ def _restore(file):
     try:
         failed = session.surround(around)
         failed += session.extend(around["extensions"])
+        failed += settings.restore(around.get("settings", {}), here)
         try:
             loaded = _load(unpickles.Loader(reader), header["entries"], here)
         except (KeyboardInterrupt, records.Damaged):
@@ -306,9 +309,12 @@ def _settle(loaded, here):
             here.history_manager.output_hist[name] = value
         elif group == "hidden":
             hidden[name] = value
-        elif group == "state":
+        elif group in ("state", "setting"):
             try:
-                session.put(name, value)
+                if group == "state":
+                    session.put(name, value)
+                else:
+                    settings.put(name, value, here)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -371,7 +377,7 @@ def _short(versions):
 
 
 def _check_allowed(trial, allowed):
-    lost = [entry for entry, _, _ in trial.lost if entry.group == "user"]
+    lost = [entry for entry, _, _ in trial.lost if entry.group in _MISSED]
     more = [entry.name for entry in lost if allowed is not None and entry.name not in allowed]
     if more:
         raise Refused("The variables are not saved: %s would be lost." % _listed(more, "`%s`"))
@@ -390,7 +396,7 @@ def _lost(trial):
     return [
         {"name": entry.name, "what": what, "why": why}
         for entry, what, why in trial.lost
-        if entry.group == "user"
+        if entry.group in _MISSED
     ]
 
 
