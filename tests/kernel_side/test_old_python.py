@@ -146,3 +146,40 @@ def test_they_run_on_an_old_python(tmp_path: Path) -> None:
             check=False,
         )
         assert (done.stdout, done.stderr) == ("1 /\n", ""), python
+
+
+def any_pythons() -> list[str]:
+    """Interpreters of this machine that are older than what these files support."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    found = [str(path) for v in ("2.7", "3.4") for path in pyenv.glob(f"{v}.*/bin/python{v[0]}")]
+    found += [str(path) for v in ("3.6", "3.7") for path in pyenv.glob(f"{v}.*/bin/python3")]
+    return found
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_python_that_is_too_old_is_left_alone(tmp_path: Path, hidden: bool) -> None:
+    """A cell may start any Python, which finds these files."""
+    pythons = any_pythons()
+    if not pythons:
+        pytest.skip("there is no Python before 3.8 on this machine")
+    if hidden:
+        (tmp_path / "sitecustomize.py").write_text("print('hidden')\n")
+    env = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join([str(PATH), str(tmp_path)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "JUPYTER_GPU_SHARE_UUID": "SIM-0",
+        "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(2**31),
+    }
+    for python in pythons:
+        code = "import sys; sys.stdout.write('%s' % ('gpu_share_kernel.caps' in sys.modules))"
+        done = subprocess.run(
+            [python, "-c", code],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        expected = "hidden\nFalse" if hidden else "False"
+        assert (done.stdout, done.stderr, done.returncode) == (expected, "", 0), python
