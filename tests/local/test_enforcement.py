@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from jupyter_gpu_share.allocations import Isolation
-from jupyter_gpu_share.engines.local._enforcement import MpsStatus, environment, mps_status
+from jupyter_gpu_share.engines.local._enforcement import (
+    MpsStatus,
+    environment,
+    mps_status,
+    without_share,
+)
 from jupyter_gpu_share.engines.local._gpu import Gpu
 from jupyter_gpu_share.engines.local._simulated import parse_simulation
 
@@ -46,6 +51,23 @@ def test_the_share_is_told() -> None:
     assert env["JUPYTER_GPU_SHARE_FRACTION"] == "1/4"
     assert env["JUPYTER_GPU_SHARE_ISOLATION"] == "framework"
     assert env["JUPYTER_GPU_SHARE_CLAIM"] == "claim"
+
+
+@pytest.mark.parametrize("gpus", [(), (REAL,), (REAL, REAL)], ids=["none", "one", "two"])
+def test_of_another_share_around_the_server_nothing_is_told(gpus: tuple[Gpu, ...]) -> None:
+    simulated = parse_simulation("A100-80GB")[0]
+    outer, _ = make(simulated)
+    base = {"PATH": "/bin", "JUPYTER_GPU_SHARE_SIZE": "1/2", **outer}
+    alone, _ = make(*gpus, base={"PYTHONPATH": outer["PYTHONPATH"]})
+    inner, _ = make(*gpus, base=base)
+    assert inner == alone
+    whole = {**without_share(base), **inner}
+    told = {name for name in whole if name.startswith("JUPYTER_GPU_SHARE_")}
+    assert told == {
+        "JUPYTER_GPU_SHARE_SIZE",
+        *(name for name in alone if name.startswith("JUPYTER_GPU_SHARE_")),
+    }
+    assert whole["PATH"] == "/bin"
 
 
 def test_framework_caps() -> None:

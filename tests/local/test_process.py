@@ -16,7 +16,11 @@ from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.base import Connection
 from jupyter_gpu_share.engines.local import _process
-from jupyter_gpu_share.engines.local._process import KernelProcess, make_connection
+from jupyter_gpu_share.engines.local._process import (
+    KernelProcess,
+    choose_transport,
+    make_connection,
+)
 from jupyter_gpu_share.errors import KernelStartError
 
 
@@ -38,6 +42,40 @@ async def start(folder: Path, code: str, **options: object) -> KernelProcess:
     return await KernelProcess.start(
         argv, dict(os.environ), options, connection=connection(folder), folder=folder
     )
+
+
+IPYKERNEL = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["python", *IPYKERNEL], "ipc"),
+        (["/opt/env/bin/python3.12", "-Xfrozen_modules=off", *IPYKERNEL], "ipc"),
+        (["python3.14t", *IPYKERNEL], "ipc"),
+        (["ipython3", "kernel", "-f", "ipykernel.json"], "ipc"),
+        (["pypy3.10", *IPYKERNEL], "ipc"),
+        (["python", "-m", "other_kernel"], "tcp"),
+        (["docker", "run", "image", "python", *IPYKERNEL], "tcp"),
+        (["conda", "run", "-n", "x", "python", *IPYKERNEL], "tcp"),
+        (["bash", "-c", "python -m ipykernel_launcher"], "tcp"),
+        (["/ipykernel/python-in-a-container", *IPYKERNEL], "tcp"),
+        ([], "tcp"),
+    ],
+)
+def test_sockets_in_a_folder_are_for_kernels_that_see_it(argv: list[str], expected: str) -> None:
+    assert choose_transport(argv, Path("/tmp/kernel")) == expected
+
+
+def test_a_path_that_is_too_long_for_sockets(tmp_path: Path) -> None:
+    argv = ["python", *IPYKERNEL]
+    fits = Path("/" + "x" * 97)  # and two characters for the sockets
+    assert choose_transport(argv, fits) == "ipc"
+    assert connection(fits, "ipc").ip == f"{fits}/s"
+    long = Path("/" + "x" * 98)
+    assert choose_transport(argv, long) == "tcp"
+    with pytest.raises(KernelStartError, match=r"101 characters.*c\.LocalEngine\.transport"):
+        connection(long, "ipc")
 
 
 async def test_the_connection_file_is_for_the_owner_only(folder: Path) -> None:

@@ -16,10 +16,22 @@ from .._caps import framework_caps
 from .._processes import CLAIM_VARIABLE
 from ._gpu import Gpu
 
-__all__ = ["MpsStatus", "environment", "mps_status"]
+__all__ = ["MpsStatus", "environment", "mps_status", "without_share"]
 
 _MIB = 2**20
 _MPS_PIPES = "CUDA_MPS_PIPE_DIRECTORY"
+#: What a kernel is told of its share. The server may run inside of a kernel with another one.
+_TOLD = frozenset(
+    {
+        "JUPYTER_GPU_SHARE_UUID",
+        "JUPYTER_GPU_SHARE_MEMORY_BYTES",
+        "JUPYTER_GPU_SHARE_FRACTION",
+        "JUPYTER_GPU_SHARE_ISOLATION",
+        "JUPYTER_GPU_SHARE_SIMULATED_DIR",
+        "JUPYTER_GPU_SHARE_SIMULATED_BYTES",
+        CLAIM_VARIABLE,
+    }
+)
 _MPS_DEFAULT = "/tmp/nvidia-mps"  # noqa: S108 - where NVIDIA's daemon puts it
 
 
@@ -52,6 +64,11 @@ def mps_status(environ: Mapping[str, str] = os.environ) -> MpsStatus:
     return MpsStatus(True, pipes, "its control daemon runs")
 
 
+def without_share(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what it says of a share, to which :func:`environment` adds."""
+    return {name: value for name, value in env.items() if name not in _TOLD}
+
+
 def environment(
     *,
     memory_bytes: int,
@@ -64,7 +81,7 @@ def environment(
     simulated_dir: Path,
     base: Mapping[str, str],
 ) -> tuple[dict[str, str], Isolation]:
-    """What to add to a kernel's environment, and the isolation that this gives.
+    """What to add to :func:`without_share` for a kernel, and the isolation that this gives.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, ClassVar, TypeVar
 
 from traitlets import CaselessStrEnum, Float, Unicode, default
@@ -38,13 +39,13 @@ from ..base import (
     Waiting,
 )
 from . import _doctor
-from ._enforcement import MpsStatus, environment, mps_status
+from ._enforcement import MpsStatus, environment, mps_status, without_share
 from ._folders import kernel_folder, ledger_folder, sweep_kernel_folders
 from ._gpu import Gpu
 from ._inventory import Inventory, inventory
 from ._ledger import Claim, Ledger
 from ._placement import never_fits
-from ._process import KernelProcess, make_connection
+from ._process import KernelProcess, choose_transport, make_connection
 from ._simulated import slug
 from ._usage import Reader, Reading
 
@@ -111,7 +112,8 @@ class LocalEngine(Engine):
         help="""
         How the relay reaches a kernel: ``ipc`` (sockets in a folder that only the user can enter),
         ``tcp`` (loopback, encrypted where the kernelspec declares it), or ``auto``: ipc for
-        kernels that are known to support it, else tcp. Default ``auto``.
+        kernels of ipykernel that Python itself starts, where the path of the temporary folder is
+        short enough, else tcp. Default ``auto``.
 
         ::
 
@@ -238,20 +240,24 @@ class LocalEngine(Engine):
         folder = await in_thread(kernel_folder, self._holder)
         transport = self.transport
         if transport == "auto":
-            transport = "ipc" if any("ipykernel" in part for part in request.argv) else "tcp"
-        connection = await in_thread(
-            partial(
-                make_connection,
-                folder,
-                transport,
-                key=request.key,
-                signature_scheme=request.signature_scheme,
-                encrypt=request.can_encrypt,
+            transport = choose_transport(request.argv, folder)
+        try:
+            connection = await in_thread(
+                partial(
+                    make_connection,
+                    folder,
+                    transport,
+                    key=request.key,
+                    signature_scheme=request.signature_scheme,
+                    encrypt=request.can_encrypt,
+                )
             )
-        )
+        except BaseException:
+            await asyncio.shield(in_thread(partial(rmtree, folder, ignore_errors=True)))
+            raise
         return await KernelProcess.start(
             request.argv,
-            {**request.env, **additions},
+            {**without_share(request.env), **additions},
             request.options,
             connection=connection,
             folder=folder,

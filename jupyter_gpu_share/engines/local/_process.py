@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,7 +23,7 @@ from ..._threads import in_thread
 from ...errors import CommandNotFoundError, KernelStartError
 from ..base import Connection, Exit
 
-__all__ = ["KernelProcess", "make_connection"]
+__all__ = ["KernelProcess", "choose_transport", "make_connection"]
 
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 #: Where the system has no pidfd, seconds between two looks.
@@ -30,6 +31,9 @@ _LOOK_INTERVAL = 0.05
 #: A killed process that is still there after this many seconds sits in the kernel of the system.
 _KILL_PATIENCE = 5.0
 _IPC_PATH_LIMIT = 100
+#: Programs that see this machine's files as we do. What a container or another wrapper starts may
+#: not, and a socket in a folder is then not there.
+_INTERPRETER = re.compile(r"(i?python|pypy)[0-9.]*(t|d)?(\.exe)?")
 
 
 class KernelProcess:
@@ -109,16 +113,34 @@ class KernelProcess:
         return code
 
 
+def choose_transport(argv: Sequence[str], folder: Path) -> str:
+    """``ipc`` for a kernel that is known to support it in ``folder``, else ``tcp``."""
+    interpreter = bool(argv) and _INTERPRETER.fullmatch(Path(argv[0]).name) is not None
+    known = interpreter and any("ipykernel" in part for part in argv[1:])
+    return "ipc" if known and len(_sockets(folder)) <= _IPC_PATH_LIMIT else "tcp"
+
+
+def _sockets(folder: Path) -> str:
+    """The path of a kernel's sockets, but for the number of the channel."""
+    return str(folder / "s")
+
+
 def make_connection(
     folder: Path, transport: str, *, key: bytes, signature_scheme: str, encrypt: bool
 ) -> Connection:
-    """Where a kernel shall listen: sockets in ``folder`` (ipc), or free ports of loopback (tcp)."""
+    """Where a kernel shall listen: sockets in ``folder`` (ipc), or free ports of loopback (tcp).
+
+    Raises
+    ------
+    KernelStartError: the path of the folder is too long for sockets.
+    """
     if transport == "ipc":
-        path = str(folder / "s")
+        path = _sockets(folder)
         if len(path) > _IPC_PATH_LIMIT:
             raise KernelStartError(
                 f"The path of the temporary folder is too long for sockets ({len(path)} "
-                f"characters, {_IPC_PATH_LIMIT} are possible); set TMPDIR to a shorter one."
+                f"characters, {_IPC_PATH_LIMIT} are possible); set TMPDIR to a shorter one, or "
+                'set c.LocalEngine.transport to "auto" or "tcp".'
             )
         ports = {name: number for number, name in enumerate(_CHANNELS, start=1)}
         return Connection("ipc", path, ports, key, signature_scheme)
