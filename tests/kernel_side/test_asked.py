@@ -114,6 +114,24 @@ def test_without_a_cell_before_it_output_of_threads_has_no_parent(asked: Asked) 
     assert asked.ask("unheard of") == {"error": "'unheard of'"}
 
 
+@pytest.mark.parametrize("last", [None, [1], "x", {"msg_id": ["a"], "session": {}, "date": "d"}])
+async def test_whatever_a_question_names_as_the_latest_cell_threads_can_print(
+    asked: Asked, last: Any, tmp_path: Path
+) -> None:
+    go, done = tmp_path / "go", tmp_path / "done"
+    asked.run(
+        "import os, threading, time\n"
+        "def talk():\n"
+        f"    while not os.path.exists({str(go)!r}): time.sleep(0.005)\n"
+        f"    print('on'); open({str(done)!r}, 'w').close()\n"
+        "threading.Thread(target=talk).start()"
+    )
+    asked.last_cell = last
+    assert asked.ask("present")["result"]["version"] == 1
+    go.touch()
+    await eventually(done.exists, "it has printed")
+
+
 @pytest.mark.parametrize("what", ["survey", "signs", "limits", "save"])
 async def test_a_question_is_cut_short_by_an_interrupt(
     asked: Asked, what: str, tmp_path: Path

@@ -21,7 +21,13 @@ def settle(kernel, question):
     """Make the cell that ``question`` names the parent of what threads put out; never raises."""
     if not _is_question(question):
         return
-    header = question["metadata"]["gpu_share"].get("last_cell") or {}
+    named = question["metadata"]["gpu_share"].get("last_cell")
+    # ipykernel sorts output by all that a header has: it must be possible to hash that.
+    header = {
+        name: value
+        for name, value in (named if isinstance(named, dict) else {}).items()
+        if value is None or isinstance(value, (str, int, float))
+    }
     message = {
         "header": header,
         "msg_id": header.get("msg_id", ""),
@@ -30,7 +36,7 @@ def settle(kernel, question):
         "metadata": {},
         "content": {},
         "buffers": [],
-    }
+    }  # type: dict[str, object]
     shell = getattr(kernel, "shell", None)
     for each in (
         sys.stdout,
