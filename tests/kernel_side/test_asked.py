@@ -55,7 +55,7 @@ async def test_what_threads_put_out_stays_under_the_cell_that_started_them(asked
         "        print('line', n); sys.stderr.write(f'error {n}\\n')\n"
         "        display(HTML(f'shown {n}')); n += 1\n"
         "        time.sleep(0.001)\n"
-        "threading.Thread(target=talk).start()"
+        "thread = threading.Thread(target=talk); thread.start()"
     )
     for _ in range(5):
         asked.ask("survey")
@@ -65,10 +65,14 @@ async def test_what_threads_put_out_stays_under_the_cell_that_started_them(asked
     said = [each for each in asked.heard if each["msg_type"] in ("stream", "display_data")]
     assert len(said) > 30
     assert {each["parent_header"].get("msg_id") for each in said} == {cell}
-    last = asked.run("go = False")
-    assert asked.run("print('mine')") != last
-    mine = next(each for each in asked.heard if each["content"].get("text") == "mine\n")
-    assert mine["parent_header"]["msg_id"] not in (cell, last)
+    asked.run("go = False; thread.join()")
+    mine = asked.run("print('mine')")
+    texts = [
+        each["content"]["text"]
+        for each in asked.heard
+        if each["msg_type"] == "stream" and each["parent_header"]["msg_id"] == mine
+    ]
+    assert "".join(texts) == "mine\n"
 
 
 async def test_after_the_first_question_too_output_of_threads_goes_to_the_latest_cell(
