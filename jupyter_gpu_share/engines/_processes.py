@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ __all__ = [
     "Holder",
     "boot_id",
     "carriers",
+    "carriers_of",
     "sweep_folders",
     "this_boot",
     "this_process",
@@ -93,14 +95,21 @@ def carriers(token: str) -> list[int]:
     Found are a kernel whose start was not recorded in time, and what a kernel left behind.
     Reading other users' environments is not allowed; they are passed over.
     """
-    mark = f"{CLAIM_VARIABLE}={token}".encode()
-    found = []
+    return carriers_of({token})[token]
+
+
+def carriers_of(tokens: Collection[str]) -> dict[str, list[int]]:
+    """The same for several claims, by token, in one look at all processes."""
+    found: dict[str, list[int]] = {token: [] for token in tokens}
+    if not found:
+        return found
+    marks = {f"{CLAIM_VARIABLE}={token}".encode(): token for token in tokens}
     for entry in _PROC.glob("[0-9]*"):
         try:
-            if mark in (entry / "environ").read_bytes().split(b"\0") and _start_time(
-                int(entry.name)
-            ):
-                found.append(int(entry.name))
+            carried = marks.keys() & (entry / "environ").read_bytes().split(b"\0")
+            if carried and _start_time(int(entry.name)):
+                for mark in carried:
+                    found[marks[mark]].append(int(entry.name))
         except OSError:
             continue
     return found

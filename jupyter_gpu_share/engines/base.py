@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
@@ -31,8 +31,10 @@ __all__ = [
     "KernelRequest",
     "Report",
     "Running",
+    "Snapshot",
     "Starting",
     "Usage",
+    "Waiter",
     "Waiting",
 ]
 
@@ -197,6 +199,33 @@ class Capacity:
 
 
 @dataclass(frozen=True)
+class Waiter:
+    """One that waits for a share. ``kernel_id`` is None where it is not known."""
+
+    kernel_id: str | None
+    size: Size
+
+
+class Snapshot(Protocol):
+    """What is held and who waits at one moment, as plain data that does not change."""
+
+    @property
+    def waiting(self) -> Sequence[Waiter]:
+        """Those that wait, of all servers, in the order of the queue."""
+
+    def served(self, freed: Collection[str]) -> frozenset[int]:
+        """Who would get a share if those of the kernels ``freed`` were free: places in `waiting`.
+
+        Pure, and quick enough to be asked a few hundred times. Where it is not known who would,
+        the answer is that nobody would. Kernels that hold nothing here free nothing.
+
+        Parameters
+        ----------
+        freed: ids of kernels.
+        """
+
+
+@dataclass(frozen=True)
 class Finding:
     """One line of ``doctor``. ``level`` is ``ok``, ``note``, ``warning`` or ``error``."""
 
@@ -323,9 +352,22 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
     async def diagnose(self) -> list[Finding]:
         """What was found, what is enforced and what to fix, for ``doctor``."""
 
+    async def fits_each(self, kernel_id: str | None, sizes: Sequence[Size]) -> list[str | None]:
+        """What :meth:`fits` says of each of these sizes, all seen at one moment where it can be."""
+        return [await self.fits(kernel_id, size) for size in sizes]
+
     async def waiting(self) -> list[Size]:
         """Sizes that kernels of anybody wait for here, in the order of the queue."""
         return []
+
+    async def snapshot(self) -> Snapshot | None:
+        """What is held and who waits now; None where nobody is known to wait.
+
+        Raises
+        ------
+        EngineError
+        """
+        return None
 
     async def adoptable(self) -> list[Adoptable]:
         """Kernels of an earlier process of this server that still run.

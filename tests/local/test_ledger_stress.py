@@ -47,7 +47,7 @@ from jupyter_gpu_share.size import Size
 
 folder, seed, recovery = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "with-recovery"
 if not recovery:
-    _ledger._alive = lambda row: True
+    _ledger.dead_of = lambda rows: []
 draw = random.Random(seed)
 CAPACITY = json.loads(sys.argv[4])
 ledger, me = Ledger(folder / "ledger.db"), this_process()
@@ -215,7 +215,7 @@ def test_without_the_recovery_the_check_fails(
     """What the storms assert at their end is due to the sweep of the dead."""
     storm(tmp_path, 2.0, seed=1, recovery="without-recovery")
     with monkeypatch.context() as patch:
-        patch.setattr(_ledger, "_alive", lambda row: True)
+        patch.setattr(_ledger, "dead_of", lambda rows: [])
         with pytest.raises(AssertionError):
             check_that_nothing_is_held(tmp_path)
         ledger = Ledger(tmp_path / "ledger.db")

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -34,9 +34,9 @@ from ..base import (
     KernelRequest,
     Report,
     Running,
+    Snapshot,
     Starting,
     Usage,
-    Waiting,
 )
 from . import _doctor
 from ._enforcement import MpsStatus, environment, mps_status, without_share
@@ -48,6 +48,7 @@ from ._placement import never_fits
 from ._process import KernelProcess, choose_transport, make_connection
 from ._simulated import slug
 from ._usage import Reader, Reading
+from ._watcher import Watcher
 
 __all__ = ["LocalEngine"]
 
@@ -137,8 +138,8 @@ class LocalEngine(Engine):
         min=0.01,
         config=True,
         help="""
-        Seconds between two looks of a queued kernel at the ledger, for room that another server
-        made. Default 0.25.
+        Seconds between two looks at the ledger while kernels of this server wait, for room that
+        another server made. One look serves all of them. Default 0.25.
 
         ::
 
@@ -160,7 +161,8 @@ class LocalEngine(Engine):
         self._reader: Reader | None = None
         self._kernels: dict[str, _Kernel] = {}
         self._holder: Holder = this_process()
-        self._room = asyncio.Event()
+        self._watcher = Watcher(self._at_ledger, lambda: self.queue_interval)
+        self._closed = False
         self._owed: set[asyncio.Task[None]] = set()
 
     # -- start and end -----------------------------------------------------------------------
@@ -193,29 +195,12 @@ class LocalEngine(Engine):
         if why := never_fits(size, found.gpus):
             raise NoGpuError(why)
         claim = await self._wait_for_turn(
-            lambda ledger: ledger.claim(kernel_id, size, self._holder, _info(request)),
-            kernel_id,
-            report,
+            lambda ledger: ledger.claim(kernel_id, size, self._holder, _info(request)), report
         )
         return _share_of(claim, found.gpus), claim.token
 
-    async def _wait_for_turn(
-        self, ask: Callable[[Ledger], Claim], kernel_id: str, report: Report
-    ) -> Claim:
-        claim = await self._at_ledger(ask)
-        told: Waiting | None = None
-        while not claim.pieces:
-            news = Waiting(QueuePosition(claim.position, claim.of), claim.reason)
-            if news != told:
-                report(news)
-                told = news
-            self._room.clear()
-            try:
-                await asyncio.wait_for(self._room.wait(), self.queue_interval)
-            except asyncio.TimeoutError:
-                pass
-            claim = await self._at_ledger(lambda ledger: ledger.turn(kernel_id))
-        return claim
+    async def _wait_for_turn(self, ask: Callable[[Ledger], Claim], report: Report) -> Claim:
+        return await self._watcher.wait(await self._at_ledger(ask), report)
 
     async def _environment(
         self, request: KernelRequest, share: Share, token: str
@@ -308,11 +293,13 @@ class LocalEngine(Engine):
         try:
             await self._at_ledger(lambda ledger: ledger.release(kernel_id))
         except LedgerError as error:
+            if self._closed:
+                return  # this process's end makes its claims free
             self.log.warning("A share could not be given back yet: %s", error)
             task = asyncio.create_task(self._release_later(kernel_id))
             self._owed.add(task)
             task.add_done_callback(self._owed.discard)
-        self._room.set()
+        self._watcher.look()
 
     async def _release_later(self, kernel_id: str) -> None:
         while kernel_id not in self._kernels:
@@ -321,7 +308,7 @@ class LocalEngine(Engine):
                 await self._at_ledger(lambda ledger: ledger.release(kernel_id))
             except LedgerError:
                 continue
-            self._room.set()
+            self._watcher.look()
             return
 
     # -- shares of living kernels ------------------------------------------------------------
@@ -336,7 +323,7 @@ class LocalEngine(Engine):
         await self._at_ledger(lambda ledger: ledger.release(kernel_id))
         if kernel := self._kernels.get(kernel_id):
             kernel.lent = True
-        self._room.set()
+        self._watcher.look()
 
     async def take_back(self, kernel_id: str, report: Report) -> Share:
         """See :meth:`Engine.take_back <jupyter_gpu_share.engines.base.Engine.take_back>`."""
@@ -351,7 +338,6 @@ class LocalEngine(Engine):
                 lambda ledger: ledger.claim(
                     kernel_id, request.size, self._holder, _info(request), token=token, only=only
                 ),
-                kernel_id,
                 report,
             )
             await self._record(kernel)
@@ -401,7 +387,7 @@ class LocalEngine(Engine):
             raise EngineError(f"Others were faster: its GPU has no room for {size} any more.")
         kernel.request, kernel.share = request, planned.share
         kernel.supervisor = Supervisor(kernel.share.memory_bytes * len(kernel.share.devices))
-        self._room.set()
+        self._watcher.look()
         return kernel.share
 
     async def limits(self, kernel_id: str) -> Mapping[str, str | None]:
@@ -446,17 +432,19 @@ class LocalEngine(Engine):
         found = await self._gpus()
         claims = await self._claims()
         node = socket.gethostname()
+        held: dict[str, list[int]] = {}
+        for piece in (piece for claim in claims for piece in claim.pieces):
+            held.setdefault(piece.uuid, []).append(piece.memory_bytes)
         result = []
         for gpu in found.gpus:
-            pieces = [p for claim in claims for p in claim.pieces if p.uuid == gpu.uuid]
-            used = sum(piece.memory_bytes for piece in pieces)
+            pieces = held.get(gpu.uuid, [])
             result.append(
                 Capacity(
                     uuid=gpu.uuid,
                     model=gpu.model,
                     node=node,
                     memory_bytes=gpu.memory_bytes,
-                    free_bytes=max(0, gpu.memory_bytes - used),
+                    free_bytes=max(0, gpu.memory_bytes - sum(pieces)),
                     profile=gpu.profile,
                     simulated=gpu.simulated,
                     kernels=len(pieces),
@@ -479,18 +467,34 @@ class LocalEngine(Engine):
 
     async def fits(self, kernel_id: str | None, size: Size) -> str | None:
         """See :meth:`Engine.fits <jupyter_gpu_share.engines.base.Engine.fits>`."""
-        if size.is_none:
-            return None
-        found = await self._gpus()
-        if why := never_fits(size, found.gpus):
-            return why
-        return await self._at_ledger(lambda ledger: ledger.fits(kernel_id, size))
+        return (await self.fits_each(kernel_id, [size]))[0]
+
+    async def fits_each(self, kernel_id: str | None, sizes: Sequence[Size]) -> list[str | None]:
+        """See :meth:`Engine.fits_each <jupyter_gpu_share.engines.base.Engine.fits_each>`."""
+        gpus = (await self._gpus()).gpus if any(not size.is_none for size in sizes) else ()
+        answers = [never_fits(size, gpus) for size in sizes]
+        asked = [
+            n
+            for n, (size, why) in enumerate(zip(sizes, answers, strict=True))
+            if why is None and not size.is_none
+        ]
+        if asked:
+            wanted = [sizes[n] for n in asked]
+            now = await self._at_ledger(lambda ledger: ledger.fits_each(kernel_id, wanted))
+            for n, why in zip(asked, now, strict=True):
+                answers[n] = why
+        return answers
 
     async def waiting(self) -> list[Size]:
         """See :meth:`Engine.waiting <jupyter_gpu_share.engines.base.Engine.waiting>`."""
+        snapshot = await self.snapshot()
+        return [] if snapshot is None else [waiter.size for waiter in snapshot.waiting]
+
+    async def snapshot(self) -> Snapshot | None:
+        """See :meth:`Engine.snapshot <jupyter_gpu_share.engines.base.Engine.snapshot>`."""
         if self._ledger is None:
-            return []
-        return [claim.size for claim in await self._claims() if not claim.held]
+            return None
+        return await self._at_ledger(lambda ledger: ledger.snapshot())
 
     async def diagnose(self) -> list[Finding]:
         """See :meth:`Engine.diagnose <jupyter_gpu_share.engines.base.Engine.diagnose>`."""
@@ -513,15 +517,24 @@ class LocalEngine(Engine):
 
     async def close(self) -> None:
         """See :meth:`Engine.close <jupyter_gpu_share.engines.base.Engine.close>`."""
+        for kernel_id in await self._watcher.close():
+            await self._release(kernel_id)
         for kernel_id, kernel in list(self._kernels.items()):
             if not kernel.independent:
                 await self.stop(kernel_id)
-        for task in self._owed:
+        self._closed = True
+        owed = set(self._owed)
+        for task in owed:
             task.cancel()  # this process's end makes its claims free
-        if self._ledger is not None:
-            ledger, self._ledger = self._ledger, None
-            await in_thread(ledger.close, executor=self._desk)
+        if owed:
+            await asyncio.wait(owed)
+        await in_thread(self._close_ledger, executor=self._desk)
         self._desk.shutdown(wait=False)
+
+    def _close_ledger(self) -> None:
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            ledger.close()
 
     # -- the ledger and the GPUs -------------------------------------------------------------
 
@@ -557,18 +570,15 @@ class LocalEngine(Engine):
 
     async def _claims(self) -> list[Claim]:
         """What is held and who waits, of all processes that are alive."""
-
-        def look(ledger: Ledger) -> list[Claim]:
-            ledger.sweep()
-            return ledger.claims()
-
-        return await self._at_ledger(look)
+        return await self._at_ledger(lambda ledger: ledger.living())
 
     async def _at_ledger(self, work: Callable[[Ledger], T]) -> T:
         """Do ``work`` in the ledger's thread. Work begun is finished even if the caller leaves."""
 
         def at_desk() -> T:
             if self._ledger is None:
+                if self._closed:
+                    raise LedgerError("The engine is closed.")
                 self._ledger = Ledger(self._ledger_path)
             return work(self._ledger)
 

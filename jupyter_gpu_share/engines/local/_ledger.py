@@ -10,49 +10,20 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
-from ...errors import LedgerError, SizeError
+from ...errors import LedgerError
 from ...size import Size
-from .._processes import Holder, boot_id, carriers
+from .._processes import Holder, boot_id
+from ._contents import Claim, Contents, LedgerSnapshot, dead_of, wish_of
 from ._gpu import Gpu
 from ._ledger_file import connect, file_identity, in_words
-from ._placement import Piece, Wish, grants, place, why_waiting
+from ._placement import Piece, grants, place
 
-__all__ = ["Claim", "Ledger"]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a kernel holds or waits for.
-
-    Attributes
-    ----------
-    pieces: empty while it waits.
-    position, of: place in the queue from 1; 0 where it holds.
-    reason: a sentence about what it waits for.
-    holder: the server; ``kernel``: the kernel's process, once it is known.
-    """
-
-    token: str
-    kernel_id: str
-    size: Size
-    holder: Holder
-    pieces: tuple[Piece, ...] = ()
-    position: int = 0
-    of: int = 0
-    reason: str = ""
-    kernel: Holder | None = None
-    info: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def held(self) -> bool:
-        """True where it holds its share."""
-        return self.position == 0
+__all__ = ["Claim", "Ledger", "claim_is_gone"]
 
 
 class Ledger:
@@ -155,7 +126,7 @@ class Ledger:
                     ),
                 )
                 self._grant()
-                return self._claim_of(kernel_id)
+                return self._only(self._claims_of({kernel_id}), kernel_id)
             swapped = old is not None and bool(old["held"])
             if old is not None:
                 self._remove(old["token"])
@@ -180,32 +151,33 @@ class Ledger:
             elif swapped and (pieces := place(size, self.gpus(), self.used())) is not None:
                 self._hold(token, pieces)
             self._grant()
-            return self._claim_of(kernel_id)
+            return self._only(self._claims_of({kernel_id}), kernel_id)
 
     def turn(self, kernel_id: str) -> Claim:
         """Look whether a waiting claim holds its share now."""
+        return self._only(self.turns({kernel_id}), kernel_id)
+
+    def turns(self, kernel_ids: Collection[str]) -> dict[str, Claim]:
+        """Grant what can be granted, and say where these kernels stand now, by kernel id.
+
+        One whose claim is gone is left out.
+        """
         with self._transaction():
             self._sweep()
             self._grant()
-            return self._claim_of(kernel_id)
+            return self._claims_of(kernel_ids)
 
     def fits(self, kernel_id: str | None, size: Size) -> str | None:
         """None where the size could be held at once, else why not.
 
         What the kernel itself holds counts as free.
         """
-        with self._transaction():
-            self._sweep()
-            gpus, used = self.gpus(), self.used()
-            own = self._find(kernel_id) if kernel_id else None
-            for piece in self._pieces(own["token"]) if own is not None else ():
-                used[piece.uuid] -= piece.memory_bytes
-            waiting = [_wish_of(row) for row in self._waiting() if row["kernel_id"] != kernel_id]
-            if own is not None and own["held"]:
-                free = place(size, gpus, used) is not None
-            else:
-                free = "?" in grants(gpus, used, [*waiting, Wish("?", size)])
-            return None if free else why_waiting(size, gpus, used, len(waiting))
+        return self.fits_each(kernel_id, [size])[0]
+
+    def fits_each(self, kernel_id: str | None, sizes: Sequence[Size]) -> list[str | None]:
+        """The same for several sizes, seen at one moment."""
+        with self._errors():
+            return self._living().fits(kernel_id, sizes)
 
     def change(
         self,
@@ -227,7 +199,7 @@ class Ledger:
             self._sweep()
             row = self._find(kernel_id)
             if row is None or not row["held"]:
-                raise _gone()
+                raise claim_is_gone()
             pieces = self._pieces(row["token"])
             used = self.used()
             for piece in pieces:
@@ -237,7 +209,7 @@ class Ledger:
             if new is None or {piece.uuid for piece in new} != own:
                 return None
             if dry:
-                return self._claim_of(kernel_id)
+                return self._only(self._claims_of({kernel_id}), kernel_id)
             self._db.execute(
                 "UPDATE claims SET size = ?, info = ? WHERE token = ?",
                 (str(size), row["info"] if info is None else json.dumps(dict(info)), row["token"]),
@@ -247,7 +219,7 @@ class Ledger:
             by_uuid = {piece.uuid: piece for piece in new}
             self._hold(row["token"], [by_uuid[piece.uuid] for piece in pieces])
             self._grant()
-            return self._claim_of(kernel_id)
+            return self._only(self._claims_of({kernel_id}), kernel_id)
 
     def record_kernel(self, kernel_id: str, process: Holder) -> None:
         """Note the process that uses the share, so that it outlives the server's."""
@@ -257,7 +229,7 @@ class Ledger:
                 (process.pid, process.start_time, kernel_id),
             )
             if not done.rowcount:
-                raise _gone()
+                raise claim_is_gone()
 
     def set_info(self, kernel_id: str, info: Mapping[str, Any]) -> None:
         """Change what others are told about the kernel."""
@@ -286,10 +258,24 @@ class Ledger:
             return freed
 
     def claims(self) -> list[Claim]:
-        """All claims in the order of arrival."""
-        with self._transaction():
-            rows = self._db.execute("SELECT kernel_id FROM claims ORDER BY arrival").fetchall()
-            return [self._claim_of(row["kernel_id"]) for row in rows]
+        """All claims in the order of arrival, those of the dead too."""
+        with self._errors():
+            return self._look().claims()
+
+    def living(self) -> list[Claim]:
+        """The claims of the living, in the order of arrival; what the dead held is free then."""
+        with self._errors():
+            return self._living().claims()
+
+    def snapshot(self) -> LedgerSnapshot | None:
+        """What the living hold and wait for at one moment; None where nobody waits."""
+        with self._errors():
+            return self._living().snapshot()
+
+    def has_dead(self) -> bool:
+        """Whether there are claims for :meth:`sweep` to free. Cheap; it writes nothing."""
+        with self._errors():
+            return bool(dead_of(self._look().rows))
 
     def changed(self) -> bool:
         """Whether another connection wrote since this was last asked. Cheap."""
@@ -314,14 +300,13 @@ class Ledger:
         )
 
     def _sweep(self) -> list[str]:
-        rows = self._db.execute("SELECT * FROM claims").fetchall()
-        dead = [row for row in rows if not _alive(row)]
+        dead = dead_of(self._db.execute("SELECT * FROM claims").fetchall())
         for row in dead:
             self._remove(row["token"])
         return [row["kernel_id"] for row in dead]
 
     def _grant(self) -> None:
-        waiting = [_wish_of(row) for row in self._waiting()]
+        waiting = [wish_of(row) for row in self._waiting()]
         if waiting:
             for token, pieces in grants(self.gpus(), self.used(), waiting).items():
                 self._hold(token, pieces)
@@ -354,31 +339,43 @@ class Ledger:
         )
         return tuple(Piece(*row) for row in rows.fetchall())
 
-    def _claim_of(self, kernel_id: str) -> Claim:
-        row = self._find(kernel_id)
-        if row is None:
-            raise _gone()
-        position = of = 0
-        reason = ""
-        size = _size_of(row)
-        if not row["held"]:
-            queue = [waiting["token"] for waiting in self._waiting()]
-            position, of = queue.index(row["token"]) + 1, len(queue)
-            gpus = _wish_of(row).among(self.gpus())
-            reason = why_waiting(size, gpus, self.used(), position - 1)
-        kernel = Holder(row["kernel_pid"], row["kernel_start_time"]) if row["kernel_pid"] else None
-        return Claim(
-            token=row["token"],
-            kernel_id=kernel_id,
-            size=size,
-            holder=Holder(row["pid"], row["start_time"]),
-            pieces=self._pieces(row["token"]),
-            position=position,
-            of=of,
-            reason=reason,
-            kernel=kernel,
-            info=_info_of(row),
-        )
+    def _claims_of(self, kernel_ids: Collection[str]) -> dict[str, Claim]:
+        return {claim.kernel_id: claim for claim in self._contents().claims(kernel_ids)}
+
+    @staticmethod
+    def _only(claims: Mapping[str, Claim], kernel_id: str) -> Claim:
+        if kernel_id not in claims:
+            raise claim_is_gone()
+        return claims[kernel_id]
+
+    # -- the whole of it ---------------------------------------------------------------------
+
+    def _contents(self) -> Contents:
+        """All there is, in a query for each table. Inside a transaction: it is of one moment."""
+        pieces: dict[str, tuple[Piece, ...]] = {}
+        for row in self._db.execute(
+            "SELECT token, uuid, memory_bytes FROM pieces ORDER BY token, place"
+        ):
+            pieces[row["token"]] = (
+                *pieces.get(row["token"], ()),
+                Piece(row["uuid"], row["memory_bytes"]),
+            )
+        rows = self._db.execute("SELECT * FROM claims ORDER BY arrival").fetchall()
+        return Contents(self.gpus(), rows, pieces)
+
+    def _look(self) -> Contents:
+        """The same in a transaction that only reads."""
+        self._follow()
+        with self._atomic("DEFERRED"):
+            return self._contents()
+
+    def _living(self) -> Contents:
+        """The same once what the dead held is free. Written is only where there are any."""
+        contents = self._look()
+        if not dead_of(contents.rows):
+            return contents
+        self.sweep()
+        return self._look()
 
     # -- the file ----------------------------------------------------------------------------
 
@@ -411,8 +408,8 @@ class Ledger:
                 yield
 
     @contextmanager
-    def _atomic(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+    def _atomic(self, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE") -> Iterator[None]:
+        self._db.execute(f"BEGIN {kind}")
         try:
             yield
             self._db.execute("COMMIT")
@@ -436,50 +433,11 @@ class Ledger:
             raise LedgerError(in_words(error, self._path)) from error
 
 
-def _alive(row: sqlite3.Row) -> bool:
-    if row["boot"] != boot_id():
-        return False  # process numbers and start times begin anew with each boot
-    if Holder(row["pid"], row["start_time"]).alive:
-        return True
-    if not row["held"]:
-        return False
-    if row["kernel_pid"] and Holder(row["kernel_pid"], row["kernel_start_time"]).alive:
-        return True
-    # The server may have died between the start of the kernel and its record, and the kernel may
-    # have left children that still use the GPU.
-    return bool(carriers(row["token"]))
-
-
-def _size_of(row: sqlite3.Row) -> Size:
-    try:
-        return Size.parse(row["size"])
-    except SizeError as error:
-        raise _damaged() from error
-
-
-def _wish_of(row: sqlite3.Row) -> Wish:
-    try:
-        return Wish(row["token"], _size_of(row), frozenset(json.loads(row["only"])))
-    except (ValueError, TypeError) as error:
-        raise _damaged() from error
-
-
-def _info_of(row: sqlite3.Row) -> dict[str, Any]:
-    try:
-        return dict(json.loads(row["info"]))
-    except (ValueError, TypeError) as error:
-        raise _damaged() from error
-
-
-def _gone() -> LedgerError:
+def claim_is_gone() -> LedgerError:
+    """What somebody reads whose claim was removed from the ledger."""
     return LedgerError(
         "The kernel's claim is gone from the ledger: somebody removed it. Start it again."
     )
-
-
-def _damaged() -> sqlite3.DatabaseError:
-    """Damage that SQLite cannot see, said like the damage that it sees."""
-    return sqlite3.DatabaseError("malformed row")
 
 
 def _now() -> str:

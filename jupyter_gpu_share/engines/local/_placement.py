@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...size import Size, format_bytes
 from ._gpu import Gpu
 
-__all__ = ["Piece", "Wish", "grants", "never_fits", "place", "why_waiting"]
+__all__ = ["Piece", "Queue", "Served", "Wish", "grants", "never_fits", "place", "why_waiting"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,32 @@ class Wish:
         return [gpu for gpu in gpus if not self.only or gpu.uuid in self.only]
 
 
+@dataclass(frozen=True)
+class Served:
+    """What came of a queue.
+
+    Attributes
+    ----------
+    granted: pieces by name, of those that got room.
+    used: bytes held then, by uuid.
+    reserved: uuids of the GPUs that those wait for who got none; nobody after them gets room there.
+    """
+
+    granted: Mapping[str, tuple[Piece, ...]]
+    used: Mapping[str, int]
+    reserved: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """A GPU that could hold a piece of a size: all of its bytes, and those of the piece."""
+
+    uuid: str
+    index: int
+    memory_bytes: int
+    need: int
+
+
 def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Piece, ...] | None:
     """The GPUs that ``size`` goes to now, or None where there is no room.
 
@@ -45,42 +71,52 @@ def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Pie
     ----------
     used: bytes held, by uuid.
     """
-    if size.is_none:
-        return ()
-    fitting = []
-    for gpu in _candidates(size, gpus):
-        need = _need(size, gpu)
-        room = gpu.memory_bytes - used.get(gpu.uuid, 0)
-        if 0 < need <= room:
-            fitting.append((room == gpu.memory_bytes, room, gpu.index, gpu.uuid, need))
-    if len(fitting) < size.count:
-        return None
-    return tuple(Piece(uuid, need) for *_, uuid, need in sorted(fitting)[: size.count])
+    return _put(size, _offers(size, gpus), used)
 
 
-def grants(
-    gpus: Sequence[Gpu], used: Mapping[str, int], waiting: Iterable[Wish]
-) -> dict[str, tuple[Piece, ...]]:
-    """Who of those that wait gets room now: pieces by the name given in ``waiting``.
+class Queue:
+    """Those that wait, in the order of arrival, worked out once and served as often as needed.
 
-    They are served in the order of arrival. One for whom there is no room reserves the GPUs on
+    They are served in their order. One for whom there is no room reserves the GPUs on
     which the least has to be freed for it: who came later gets nothing there, so that a large
     request is not starved by a stream of small ones. GPUs that nobody before them waits for are
     open to those who came later.
     """
-    taken = dict(used)
-    reserved: set[str] = set()
-    granted: dict[str, tuple[Piece, ...]] = {}
-    for wish in waiting:
-        open_gpus = wish.among(gpu for gpu in gpus if gpu.uuid not in reserved)
-        pieces = place(wish.size, open_gpus, taken)
-        if pieces is None:
-            reserved |= _reservation(wish.size, open_gpus, taken)
-            continue
-        granted[wish.name] = pieces
-        for piece in pieces:
-            taken[piece.uuid] = taken.get(piece.uuid, 0) + piece.memory_bytes
-    return granted
+
+    def __init__(self, gpus: Sequence[Gpu], waiting: Iterable[Wish]) -> None:
+        self._gpus = len({gpu.uuid for gpu in gpus})
+        self._queue: list[tuple[Wish, Sequence[_Offer]]] = []
+        offers: dict[tuple[str, frozenset[str]], Sequence[_Offer]] = {}
+        for wish in waiting:
+            kind = str(wish.size), wish.only
+            if kind not in offers:
+                offers[kind] = _offers(wish.size, wish.among(gpus))
+            self._queue.append((wish, offers[kind]))
+
+    def serve(self, used: Mapping[str, int]) -> Served:
+        """Who gets room where so much is used; ``used`` is bytes by uuid, and stays as it is."""
+        taken = dict(used)
+        reserved: set[str] = set()
+        granted: dict[str, tuple[Piece, ...]] = {}
+        for wish, offers in self._queue:
+            if len(reserved) == self._gpus and not wish.size.is_none:
+                continue
+            free = [offer for offer in offers if offer.uuid not in reserved] if reserved else offers
+            pieces = _put(wish.size, free, taken)
+            if pieces is None:
+                reserved |= _reservation(wish.size, free, taken)
+                continue
+            granted[wish.name] = pieces
+            for piece in pieces:
+                taken[piece.uuid] = taken.get(piece.uuid, 0) + piece.memory_bytes
+        return Served(granted, taken, frozenset(reserved))
+
+
+def grants(
+    gpus: Sequence[Gpu], used: Mapping[str, int], waiting: Iterable[Wish]
+) -> Mapping[str, tuple[Piece, ...]]:
+    """Who of those that wait gets room now: pieces by the name given in ``waiting``."""
+    return Queue(gpus, waiting).serve(used).granted
 
 
 def never_fits(size: Size, gpus: Sequence[Gpu]) -> str | None:
@@ -146,10 +182,32 @@ def _need(size: Size, gpu: Gpu) -> int:
     return gpu.memory_bytes if gpu.profile else size.bytes_of(gpu.memory_bytes)
 
 
-def _reservation(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> set[str]:
+def _offers(size: Size, gpus: Sequence[Gpu]) -> list[_Offer]:
+    found = []
+    for gpu in () if size.is_none else _candidates(size, gpus):
+        need = _need(size, gpu)
+        if 0 < need <= gpu.memory_bytes:
+            found.append(_Offer(gpu.uuid, gpu.index, gpu.memory_bytes, need))
+    return found
+
+
+def _put(size: Size, offers: Sequence[_Offer], used: Mapping[str, int]) -> tuple[Piece, ...] | None:
+    if size.is_none:
+        return ()
+    fitting = []
+    for offer in offers:
+        room = offer.memory_bytes - used.get(offer.uuid, 0)
+        if offer.need <= room:
+            empty = room == offer.memory_bytes
+            fitting.append((empty, room, offer.index, offer.uuid, offer.need))
+    if len(fitting) < size.count:
+        return None
+    return tuple(Piece(uuid, need) for *_, uuid, need in sorted(fitting)[: size.count])
+
+
+def _reservation(size: Size, offers: Sequence[_Offer], used: Mapping[str, int]) -> set[str]:
     missing = sorted(
-        (_need(size, gpu) - gpu.memory_bytes + used.get(gpu.uuid, 0), gpu.index, gpu.uuid)
-        for gpu in _candidates(size, gpus)
-        if 0 < _need(size, gpu) <= gpu.memory_bytes
+        (offer.need - offer.memory_bytes + used.get(offer.uuid, 0), offer.index, offer.uuid)
+        for offer in offers
     )
     return {uuid for _, _, uuid in missing[: size.count]}

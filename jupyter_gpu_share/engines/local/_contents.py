@@ -1,0 +1,242 @@
+"""The whole ledger at one moment, as plain data. Pure but for the look at who is alive."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from ...errors import SizeError
+from ...size import Size
+from .._processes import Holder, boot_id, carriers_of
+from ..base import Waiter
+from ._gpu import Gpu
+from ._placement import Piece, Queue, Wish, place, why_waiting
+
+__all__ = ["Claim", "Contents", "LedgerSnapshot", "dead_of", "size_of", "wish_of"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a kernel holds or waits for.
+
+    Attributes
+    ----------
+    pieces: empty while it waits.
+    position, of: place in the queue from 1; 0 where it holds.
+    reason: a sentence about what it waits for.
+    holder: the server; ``kernel``: the kernel's process, once it is known.
+    """
+
+    token: str
+    kernel_id: str
+    size: Size
+    holder: Holder
+    pieces: tuple[Piece, ...] = ()
+    position: int = 0
+    of: int = 0
+    reason: str = ""
+    kernel: Holder | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def held(self) -> bool:
+        """True where it holds its share."""
+        return self.position == 0
+
+
+@dataclass(frozen=True)
+class LedgerSnapshot:
+    """See :class:`Snapshot <jupyter_gpu_share.engines.base.Snapshot>`.
+
+    Attributes
+    ----------
+    held: pieces by kernel id, of those that hold a share.
+    """
+
+    waiting: tuple[Waiter, ...]
+    queue: Queue
+    used: Mapping[str, int]
+    held: Mapping[str, tuple[Piece, ...]]
+
+    def served(self, freed: Collection[str]) -> frozenset[int]:
+        """See :meth:`Snapshot.served <jupyter_gpu_share.engines.base.Snapshot.served>`."""
+        used = dict(self.used)
+        for kernel_id in set(freed):
+            for piece in self.held.get(kernel_id, ()):
+                used[piece.uuid] -= piece.memory_bytes
+        return frozenset(int(name) for name in self.queue.serve(used).granted)
+
+
+class Contents:
+    """All claims in the order of arrival, with the GPUs that are present.
+
+    Parameters
+    ----------
+    rows: of the table of claims, in the order of arrival.
+    pieces: by the claims' token.
+
+    Raises
+    ------
+    sqlite3.DatabaseError: from every method, where a row makes no sense.
+    """
+
+    def __init__(
+        self,
+        gpus: Sequence[Gpu],
+        rows: Sequence[sqlite3.Row],
+        pieces: Mapping[str, tuple[Piece, ...]],
+    ) -> None:
+        self.rows = rows
+        self._gpus = gpus
+        self._pieces = pieces
+        self._used: dict[str, int] = {}
+        for held in pieces.values():
+            for piece in held:
+                self._used[piece.uuid] = self._used.get(piece.uuid, 0) + piece.memory_bytes
+        self._waiting = [row for row in rows if not row["held"]]
+        self._reasons: dict[tuple[str, str, bool], str] = {}
+
+    def claims(self, of: Collection[str] | None = None) -> list[Claim]:
+        """All claims in the order of arrival, or those of some kernels."""
+        places = {row["token"]: n for n, row in enumerate(self._waiting, start=1)}
+        return [
+            self._claim(row, places.get(row["token"], 0))
+            for row in self.rows
+            if of is None or row["kernel_id"] in of
+        ]
+
+    def fits(self, kernel_id: str | None, sizes: Iterable[Size]) -> list[str | None]:
+        """For each size: None where it could be held at once, else why not.
+
+        What the kernel itself holds counts as free.
+        """
+        own = next((row for row in self.rows if row["kernel_id"] == kernel_id), None)
+        used = dict(self._used)
+        for piece in self._pieces.get(own["token"], ()) if own is not None else ():
+            used[piece.uuid] -= piece.memory_bytes
+        waiting = [wish_of(row) for row in self._waiting if row["kernel_id"] != kernel_id]
+        gpus, taken = self._gpus, used
+        if own is None or not own["held"]:
+            served = Queue(gpus, waiting).serve(used)
+            gpus = [gpu for gpu in gpus if gpu.uuid not in served.reserved]
+            taken = dict(served.used)
+        return [
+            None
+            if place(size, gpus, taken) is not None
+            else why_waiting(size, self._gpus, used, len(waiting))
+            for size in sizes
+        ]
+
+    def snapshot(self) -> LedgerSnapshot | None:
+        """What is held and who waits; None where nobody does."""
+        if not self._waiting:
+            return None
+        wishes = [wish_of(row) for row in self._waiting]
+        return LedgerSnapshot(
+            waiting=tuple(
+                Waiter(row["kernel_id"], wish.size)
+                for row, wish in zip(self._waiting, wishes, strict=True)
+            ),
+            queue=Queue(
+                self._gpus,
+                [Wish(str(n), wish.size, wish.only) for n, wish in enumerate(wishes)],
+            ),
+            used=self._used,
+            held={
+                row["kernel_id"]: self._pieces.get(row["token"], ())
+                for row in self.rows
+                if row["held"]
+            },
+        )
+
+    def _claim(self, row: sqlite3.Row, position: int) -> Claim:
+        kernel = Holder(row["kernel_pid"], row["kernel_start_time"]) if row["kernel_pid"] else None
+        return Claim(
+            token=row["token"],
+            kernel_id=row["kernel_id"],
+            size=size_of(row),
+            holder=Holder(row["pid"], row["start_time"]),
+            pieces=self._pieces.get(row["token"], ()),
+            position=position,
+            of=len(self._waiting) if position else 0,
+            reason=self._reason(row, position) if position else "",
+            kernel=kernel,
+            info=_info_of(row),
+        )
+
+    def _reason(self, row: sqlite3.Row, position: int) -> str:
+        kind = row["size"], row["only"], position > 1
+        if kind not in self._reasons:
+            wish = wish_of(row)
+            self._reasons[kind] = why_waiting(
+                wish.size, wish.among(self._gpus), self._used, position - 1
+            )
+        return self._reasons[kind]
+
+
+def dead_of(rows: Iterable[sqlite3.Row]) -> list[sqlite3.Row]:
+    """Those of the claims whose processes are gone.
+
+    Each process is looked up once, and all processes of the machine are looked through at most
+    once, however many claims there are.
+    """
+    known: dict[Holder, bool] = {}
+
+    def alive(pid: int, start_time: str) -> bool:
+        process = Holder(pid, start_time)
+        if process not in known:
+            known[process] = process.alive
+        return known[process]
+
+    dead, doubtful = [], []
+    for row in rows:
+        if row["boot"] != boot_id():
+            dead.append(row)  # process numbers and start times begin anew with each boot
+        elif alive(row["pid"], row["start_time"]):
+            continue
+        elif not row["held"]:
+            dead.append(row)
+        elif not (row["kernel_pid"] and alive(row["kernel_pid"], row["kernel_start_time"])):
+            doubtful.append(row)
+    # The server may have died between the start of the kernel and its record, and the kernel may
+    # have left children that still use the GPU.
+    carriers = carriers_of({row["token"] for row in doubtful})
+    dead += [row for row in doubtful if not carriers[row["token"]]]
+    return sorted(dead, key=lambda row: int(row["arrival"]))
+
+
+def size_of(row: sqlite3.Row) -> Size:
+    """The size that a claim is for."""
+    try:
+        return _parsed(row["size"])
+    except SizeError as error:
+        raise _damaged() from error
+
+
+def wish_of(row: sqlite3.Row) -> Wish:
+    """What a claim that waits asks for, named by its token."""
+    try:
+        return Wish(row["token"], size_of(row), frozenset(json.loads(row["only"])))
+    except (ValueError, TypeError) as error:
+        raise _damaged() from error
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Size:
+    return Size.parse(text)
+
+
+def _info_of(row: sqlite3.Row) -> dict[str, Any]:
+    try:
+        return dict(json.loads(row["info"]))
+    except (ValueError, TypeError) as error:
+        raise _damaged() from error
+
+
+def _damaged() -> sqlite3.DatabaseError:
+    """Damage that SQLite cannot see, said like the damage that it sees."""
+    return sqlite3.DatabaseError("malformed row")
