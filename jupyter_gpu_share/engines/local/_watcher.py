@@ -80,10 +80,12 @@ class Watcher:
 
     async def close(self) -> list[str]:
         """End the task, and the waiting of everybody; ids of those that waited."""
+        waited = [waiter.kernel_id for waiter in self._waiters]
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        return self._fail(_closed())
+        self._fail(_closed())
+        return waited
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -127,10 +129,9 @@ class Watcher:
             timer.cancel()
         self._wake.clear()
 
-    def _fail(self, error: Exception) -> list[str]:
+    def _fail(self, error: Exception) -> None:
         for waiter in self._waiters:
             waiter.fail(error)
-        return [waiter.kernel_id for waiter in self._waiters]
 
 
 class _Waiter:
