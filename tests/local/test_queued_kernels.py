@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from waiting import PATIENCE, eventually
 
+from jupyter_gpu_share.engines._processes import this_process
 from jupyter_gpu_share.engines.base import KernelRequest, Running
 from jupyter_gpu_share.engines.local import LocalEngine
 from jupyter_gpu_share.engines.local._ledger import Ledger
@@ -82,6 +83,18 @@ async def test_closing_ends_who_waits_and_leaves_nothing(engine: LocalEngine) ->
     await eventually(lambda: asyncio.all_tasks() == before, "no task is left")
     ledger = Ledger(path)
     assert ledger.claims() == []
+    ledger.close()
+
+
+async def test_closing_gives_up_the_places_of_those_that_wait(engine: LocalEngine) -> None:
+    await engine.capacity()
+    ledger = Ledger(engine._ledger_path)
+    ledger.claim("rival", Size.parse("1"), this_process(), {})
+    (task,) = await queued(engine, "b")
+    await engine.close()
+    assert [claim.kernel_id for claim in ledger.claims()] == ["rival"]
+    with pytest.raises(EngineError, match="is closed"):
+        await asyncio.wait_for(task, PATIENCE)
     ledger.close()
 
 

@@ -174,11 +174,11 @@ async def test_room_made_by_another_process_is_seen(server: Server, other: Serve
 
 
 async def test_one_that_was_granted_before_it_waited_is_not_forgotten(
-    server: Server, other: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await server.ask("all", "2x1")
     claim = await server.ask("late", "1/4")
-    await server.release("all")
+    await server.at_ledger(lambda ledger: ledger.release("all"))
     monkeypatch.setattr(server.watcher, "_interval", lambda: 3600.0)
     assert (await asyncio.wait_for(server.watcher.wait(claim, ignore), PATIENCE)).pieces
 
