@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -124,6 +124,41 @@ def test_only_those_on_its_own_gpu_go_for_who_needs_that_one() -> None:
     bound = Wish("", Size.parse("1/2"), frozenset({"G1"}))
     held = [*HALVES, ("c", "1/2"), ("d", "1/2")]
     assert chosen(machine(2, held, [bound]), ["a", "b", "d", "c"]) == {"d"}
+
+
+@dataclass
+class Rules:
+    """A snapshot by rules: for each that waits, whether some freed shares serve it."""
+
+    rules: Sequence[Callable[[Collection[str]], bool]]
+
+    @property
+    def waiting(self) -> Sequence[Waiter]:
+        return [Waiter(None, Size.parse("1")) for _ in self.rules]
+
+    def served(self, freed: Collection[str]) -> frozenset[int]:
+        return frozenset(n for n, rule in enumerate(self.rules) if rule(freed))
+
+
+def test_who_is_behind_takes_nothing_from_those_before() -> None:
+    rules = Rules(
+        [
+            lambda freed: "x" in freed and ("y" not in freed or "z" in freed),
+            lambda freed: "y" in freed or "z" in freed,
+        ]
+    )
+    assert chosen(rules, ["x", "y", "z"]) == {"x", "z"}
+
+
+def test_of_those_that_can_be_spared_the_most_recently_used_is() -> None:
+    rules = Rules(
+        [
+            lambda freed: len(freed) >= 1,
+            lambda freed: len(freed) >= 2,
+            lambda freed: len(freed) >= 2 and "c" in freed,
+        ]
+    )
+    assert chosen(rules, ["a", "b", "c"]) == {"a", "c"}
 
 
 sizes = st.sampled_from(["1/8", "1/4", "1/3", "1/2", "3/4", "1", "2x1/2", "2x1", "10GiB"])

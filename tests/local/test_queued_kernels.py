@@ -86,13 +86,24 @@ async def test_closing_ends_who_waits_and_leaves_nothing(engine: LocalEngine) ->
     ledger.close()
 
 
-async def test_closing_gives_up_the_places_of_those_that_wait(engine: LocalEngine) -> None:
+async def test_closing_gives_up_the_places_of_those_that_wait(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether their starts are undone before or after."""
+    closed, undo = asyncio.Event(), engine.stop
+
+    async def stop(kernel_id: str, *, keep_share: bool = False) -> None:
+        await closed.wait()
+        await undo(kernel_id, keep_share=keep_share)
+
+    monkeypatch.setattr(engine, "stop", stop)
     await engine.capacity()
     ledger = Ledger(engine._ledger_path)
     ledger.claim("rival", Size.parse("1"), this_process(), {})
     (task,) = await queued(engine, "b")
     await engine.close()
     assert [claim.kernel_id for claim in ledger.claims()] == ["rival"]
+    closed.set()
     with pytest.raises(EngineError, match="is closed"):
         await asyncio.wait_for(task, PATIENCE)
     ledger.close()
