@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from ...allocations import Allocation, QueuePosition, Share, State
@@ -21,7 +20,9 @@ from ..base import (
     KernelRequest,
     Report,
     Running,
+    Snapshot,
     Usage,
+    Waiter,
 )
 from . import _doctor
 from . import _failures as failures
@@ -32,10 +33,10 @@ from ._lease import Lease
 from ._names import PART, SERVER, annotation, label
 from ._pods import connection_of
 from ._settings import KubernetesSettings
+from ._snapshot import ClusterSnapshot, without
 from ._sweeper import Sweeper
 from .api import PODS, SECRETS, Forbidden, KubernetesError, NotFound
 from .api import Change as ObjectChange
-from .backends import Facts
 
 __all__ = ["KubernetesEngine"]
 
@@ -268,7 +269,7 @@ class KubernetesEngine(KubernetesSettings):
         cluster = await self._opened()
         facts = await cluster.refresh()
         if kernel := self._kernels.get(kernel_id or ""):
-            facts = _without(facts, cluster.namespace, {kernel.name} | kernel.claim_names)
+            facts = without(facts, cluster.namespace, {kernel.name} | kernel.claim_names)
         try:
             cluster.backend.render(size, facts)
             room = cluster.backend.room(size, facts)
@@ -286,6 +287,41 @@ class KubernetesEngine(KubernetesSettings):
             return []
         pods = [self._cluster.pod(name) for name in self._cluster.waiting()]
         return [size_of(pod) for pod in pods if pod is not None and failures.unschedulable(pod)]
+
+    async def snapshot(self) -> Snapshot | None:
+        """See :meth:`Engine.snapshot <jupyter_gpu_share.engines.base.Engine.snapshot>`.
+
+        Those wait for a GPU whom the scheduler has turned away. Only kernels of this process hold something
+        in it that can be freed.
+        """
+        cluster = self._cluster
+        if cluster is None:
+            return None
+        pods = [pod for name in cluster.waiting() if (pod := cluster.pod(name)) is not None]
+        pods = [pod for pod in pods if failures.unschedulable(pod) and not size_of(pod).is_none]
+        if not pods:
+            return None
+        facts = await cluster.refresh()
+        waiting: list[Waiter] = []
+        only: dict[int, frozenset[str]] = {}
+        for pod in pods:
+            kernel_id = annotation(pod, "kernel-id")
+            kernel = self._kernels.get(kernel_id)
+            if kernel is not None and kernel.share is not None and kernel.share.devices:
+                # Its process is on a GPU already, and can go back to no other.
+                only[len(waiting)] = frozenset(device.uuid for device in kernel.share.devices)
+            waiting.append(Waiter(kernel_id or None, size_of(pod)))
+        return ClusterSnapshot(
+            waiting=tuple(waiting),
+            backend=cluster.backend,
+            facts=facts,
+            namespace=cluster.namespace,
+            held={
+                kernel_id: frozenset({kernel.name} | kernel.claim_names)
+                for kernel_id, kernel in self._kernels.items()
+            },
+            only=only,
+        )
 
     async def rounding(self, size: Size) -> str:
         """See :meth:`Engine.rounding <jupyter_gpu_share.engines.base.Engine.rounding>`."""
@@ -376,20 +412,6 @@ def _adoptable(pod: Object, server: str) -> bool:
         and (pod.get("status") or {}).get("phase") == "Running"
         and bool((pod.get("status") or {}).get("podIP"))
     )
-
-
-def _without(facts: Facts, namespace: str, names: set[str]) -> Facts:
-    """What is known, without what these pods and claims of a namespace hold."""
-
-    def others(objects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        return [
-            each
-            for each in objects
-            if each["metadata"].get("namespace") != namespace
-            or each["metadata"]["name"] not in names
-        ]
-
-    return replace(facts, pods=others(facts.pods), claims=others(facts.claims))
 
 
 def _allocation(cluster: Cluster, pod: Object, waiting: list[str]) -> Allocation:

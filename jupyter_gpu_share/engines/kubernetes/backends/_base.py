@@ -102,6 +102,8 @@ class Backend(ABC):
     options: ClassVar[Mapping[str, str]] = {}
     #: What of :class:`Facts` it works with, in the API's plural; nothing else needs to be read.
     reads: ClassVar[frozenset[str]]
+    #: Whether it gives nothing but whole GPUs, replicas or MIG instances, none of which is parted.
+    whole: ClassVar[bool] = False
 
     #: The style in use; one of :attr:`styles`.
     style: str = "pod"

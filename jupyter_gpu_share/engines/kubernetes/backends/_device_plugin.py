@@ -85,6 +85,7 @@ class DevicePluginBackend(Backend):
 
     name: ClassVar[str] = "device-plugin"
     reads: ClassVar[frozenset[str]] = frozenset({"nodes", "pods"})
+    whole: ClassVar[bool] = True
     options: ClassVar[Mapping[str, str]] = {
         "resource": (
             "Name of the extended resource. Default: nvidia.com/gpu or nvidia.com/gpu.shared, as "

@@ -83,6 +83,7 @@ class MigBackend(Backend):
 
     name: ClassVar[str] = "mig"
     reads: ClassVar[frozenset[str]] = frozenset({"nodes", "pods"})
+    whole: ClassVar[bool] = True
     options: ClassVar[Mapping[str, str]] = {
         "runtime_class": (
             "RuntimeClass of kernels' pods, where GPUs need one, such as nvidia. Default: none."

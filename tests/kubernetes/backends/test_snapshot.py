@@ -1,0 +1,92 @@
+"""Whose return would serve whom in a cluster, as far as its objects tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from shapes import Shapes, facts, renamed
+
+from jupyter_gpu_share.engines.base import Waiter
+from jupyter_gpu_share.engines.kubernetes._snapshot import ClusterSnapshot, without
+from jupyter_gpu_share.engines.kubernetes.backends import (
+    Backend,
+    DevicePluginBackend,
+    DraBackend,
+    Facts,
+)
+from jupyter_gpu_share.kernels.reclaim import chosen
+from jupyter_gpu_share.size import Size
+
+DRA, PLUGIN = Shapes("dra"), Shapes("device_plugin")
+
+
+def snapshot(
+    backend: Backend, known: Facts, *waiting: str, only: Mapping[int, frozenset[str]] | None = None
+) -> ClusterSnapshot:
+    """Every pod and claim is a kernel's of its name, in the namespace of the first."""
+    objects = [*known.pods, *known.claims]
+    return ClusterSnapshot(
+        waiting=tuple(Waiter(None, Size.parse(text)) for text in waiting),
+        backend=backend,
+        facts=known,
+        namespace=objects[0]["metadata"]["namespace"],
+        held={each["metadata"]["name"]: frozenset({each["metadata"]["name"]}) for each in objects},
+        only=only or {},
+    )
+
+
+def claims(*names: str, device: str = "gpu-0") -> list[Any]:
+    """Claims of 20 of the 80 GiB of a device."""
+    found = []
+    for name in names:
+        claim = renamed(DRA.claim, name)
+        (result,) = claim["status"]["allocation"]["devices"]["results"]
+        result["device"] = device
+        found.append(claim)
+    return found
+
+
+def full(**fields: Any) -> Facts:
+    """Two GPUs of 80 GiB, each in the hands of four kernels."""
+    held = [*claims("a", "b", "c", "d"), *claims("e", "f", "g", "h", device="gpu-1")]
+    return Facts(slices=[DRA.shared80], claims=held, **fields)
+
+
+def test_memory_that_is_freed_on_one_gpu_serves_those_that_fit_there_in_their_order() -> None:
+    found = snapshot(DraBackend(), full(), "1/2", "1/4", "1/4")
+    assert found.served(()) == frozenset()
+    # The first has no room, and whether the scheduler keeps it for it is not known.
+    assert found.served({"a"}) == {1}
+    assert found.served({"a", "e"}) == {1, 2}
+    assert found.served({"a", "b"}) == {0}
+    assert found.served({"a", "b", "c"}) == {0, 1}
+    assert found.served({"a", "b", "e", "f", "nobody"}) == {0, 1, 2}
+    assert chosen(found, ["e", "a", "b"]) == {"a", "b", "e"}
+
+
+def test_who_needs_one_gpu_is_not_served_by_another() -> None:
+    found = snapshot(DraBackend(), full(), "1/4", only={0: frozenset({"GPU-0001"})})
+    assert chosen(found, ["a", "b", "f"]) == {"f"}
+
+
+def test_replicas_go_as_they_are() -> None:
+    pods = [renamed(PLUGIN.pod, f"p{n}") for n in range(8)]
+    found = snapshot(DevicePluginBackend(), facts(PLUGIN.slices4, pods=pods), "1/4", "1/8")
+    assert found.served(()) == frozenset()
+    assert found.served({"p1"}) == {0}
+    assert chosen(found, ["p5", "p1", "p3"]) == {"p5", "p1"}
+
+
+def test_nobody_is_served_where_that_is_not_known_or_can_never_be() -> None:
+    known = full(missing=frozenset({"resourceclaims"}))
+    assert snapshot(DraBackend(), known, "1/4").served({"a", "b"}) == frozenset()
+    never = snapshot(DraBackend(), full(), "3x1", "90GiB", "mig-1g.10gb")
+    assert chosen(never, ["a", "b", "c", "d"]) == frozenset()
+
+
+def test_what_others_hold_under_the_same_names_stays() -> None:
+    mine, other = claims("a", "a")
+    other["metadata"]["namespace"] = "others"
+    known = Facts(claims=[mine, other])
+    assert without(known, mine["metadata"]["namespace"], {"a"}).claims == [other]
