@@ -124,7 +124,7 @@ class KernelLife(RelayEvents):
 
     # RelayEvents: called on the relay's thread.
 
-    def wanted(self) -> None:
+    def wanted(self, epoch: int = 0) -> None:
         """A cell was run while no kernel is there."""
         self._later(self.wake_if_released)
 

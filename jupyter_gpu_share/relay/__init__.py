@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ._activity import Activity
-from ._held import HeldLimits, HoldMode
+from ._events import RelayEvents
+from ._held import Bound, HeldLimits
 from ._question import Answer
-from ._relay import Relay, RelayEvents
+from ._relay import Relay
+from ._rules import HoldMode
 
-__all__ = ["Activity", "Answer", "HeldLimits", "HoldMode", "Relay", "RelayEvents"]
+__all__ = ["Activity", "Answer", "Bound", "HeldLimits", "HoldMode", "Relay", "RelayEvents"]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+__all__ = ["Activity", "ActivityCounter"]
+
 
 @dataclass(frozen=True)
 class Activity:
-    """A moment's state.
+    """A moment's state. The counts are of messages: a cell of any length is in them.
 
     Attributes
     ----------
     pending_cells: sent and not answered yet, those held by the relay included.
     cells_sent, cells_done: since the relay was made.
-    last_cell_at: when a cell was last sent or done; aware, in UTC.
+    last_sent_at, last_done_at: when the relay last saw a cell sent and done; aware, in UTC. At
+        most a moment (50 ms) after it was.
+    last_sent, last_done: the same, in seconds of ``time.monotonic``.
     completions, inspections, comms: requests of those kinds, which are no use of the kernel.
     clients: sessions that ever sent a cell.
     """
@@ -24,7 +29,10 @@ class Activity:
     pending_cells: int = 0
     cells_sent: int = 0
     cells_done: int = 0
-    last_cell_at: datetime | None = None
+    last_sent_at: datetime | None = None
+    last_done_at: datetime | None = None
+    last_sent: float | None = None
+    last_done: float | None = None
     completions: int = 0
     inspections: int = 0
     comms: int = 0
@@ -35,6 +43,11 @@ class Activity:
         """True while a cell runs or waits."""
         return self.pending_cells > 0
 
+    @property
+    def last_cell_at(self) -> datetime | None:
+        """When a cell was last sent or done; aware, in UTC."""
+        return max((at for at in (self.last_sent_at, self.last_done_at) if at), default=None)
+
 
 class ActivityCounter:
     """Counts requests and replies by their headers."""
@@ -44,7 +57,8 @@ class ActivityCounter:
         self._clients: set[str] = set()
         self._sent = self._done = 0
         self._completions = self._inspections = self._comms = 0
-        self._last: datetime | None = None
+        self._last_sent: tuple[datetime, float] | None = None
+        self._last_done: tuple[datetime, float] | None = None
 
     def request(self, header: Mapping[str, Any]) -> bool:
         """A client sent something. True where the number of cells changed."""
@@ -55,7 +69,7 @@ class ActivityCounter:
             self._pending.add(msg_id)
             self._clients.add(str(header.get("session")))
             self._sent += 1
-            self._last = datetime.now(timezone.utc)
+            self._last_sent = _now()
             return True
         self._completions += kind == "complete_request"
         self._inspections += kind == "inspect_request"
@@ -64,26 +78,41 @@ class ActivityCounter:
 
     def reply(self, kind: object, parent_id: object) -> bool:
         """A client was answered. True where the number of cells changed."""
-        if kind != "execute_reply" or parent_id not in self._pending:
+        if kind != "execute_reply" or not isinstance(parent_id, str):
             return False
-        self._pending.discard(str(parent_id))
+        if parent_id not in self._pending:
+            return False
+        self._pending.discard(parent_id)
         self._done += 1
-        self._last = datetime.now(timezone.utc)
+        self._last_done = _now()
         return True
 
-    def lost(self, held: set[str]) -> None:
-        """The kernel is gone: cells that only it had are answered by nobody; ``held`` stay."""
+    def lost(self, held: set[str]) -> bool:
+        """The kernel is gone: cells that only it had are answered by nobody; ``held`` stay.
+
+        True where there were any.
+        """
+        before = len(self._pending)
         self._pending &= held
+        return len(self._pending) < before
 
     def snapshot(self) -> Activity:
         """The state now."""
+        sent, done = self._last_sent, self._last_done
         return Activity(
             pending_cells=len(self._pending),
             cells_sent=self._sent,
             cells_done=self._done,
-            last_cell_at=self._last,
+            last_sent_at=sent and sent[0],
+            last_done_at=done and done[0],
+            last_sent=sent and sent[1],
+            last_done=done and done[1],
             completions=self._completions,
             inspections=self._inspections,
             comms=self._comms,
             clients=len(self._clients),
         )
+
+
+def _now() -> tuple[datetime, float]:
+    return datetime.now(timezone.utc), time.monotonic()

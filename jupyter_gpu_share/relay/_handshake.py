@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
-#: The relay's own requests come back under a name that no client has.
-OWN_IDENT = b"gpu-share-handshake"
+__all__ = ["Handshake"]
+
 #: Seconds until the handshake is repeated when the kernel answered but its output did not come.
 _INTERVAL = 0.05
 
@@ -22,26 +23,31 @@ class Handshake:
         self._next = 0.0
 
     def sent(self, msg_id: str) -> None:
+        """A ``kernel_info_request`` is on its way."""
         self._asked, self._answered, self._heard = msg_id, False, False
 
-    def answered(self, parent_id: object, info: dict[str, Any]) -> None:
-        if parent_id == self._asked:
-            self._answered, self.info = True, info
+    def note(
+        self, header: Mapping[str, Any], parent: Mapping[str, Any], content: dict[str, Any]
+    ) -> None:
+        """Take note of a message of the kernel."""
+        if parent.get("msg_id") != self._asked:
+            return
+        kind = header.get("msg_type")
+        if kind == "kernel_info_reply":
+            self._answered, self.info = True, content
             self._next = time.monotonic() + _INTERVAL
-
-    def heard(self, parent_id: object) -> None:
-        self._heard |= parent_id == self._asked
+        elif kind == "status" and content.get("execution_state") == "idle":
+            self._heard = True
 
     @property
     def done(self) -> bool:
+        """True once nothing that the kernel sends can be missed."""
         return self._answered and self._heard
 
     @property
-    def overdue(self) -> bool:
-        """The kernel answered, but its output is not subscribed to yet."""
-        return self._answered and not self._heard and time.monotonic() >= self._next
+    def due(self) -> float | None:
+        """When to ask again, in seconds of ``time.monotonic``.
 
-    def milliseconds_left(self) -> int | None:
-        if not self._answered:
-            return None
-        return max(0, int((self._next - time.monotonic()) * 1000) + 1)
+        The kernel answered then, but its output is not subscribed to yet.
+        """
+        return self._next if self._answered and not self._heard else None

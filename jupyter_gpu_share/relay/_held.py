@@ -1,62 +1,63 @@
-"""What the relay does in place of a kernel that is not there."""
+"""The messages that wait for a kernel: in order, and bounded by kind."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
-from uuid import uuid4
-
-from jupyter_client.session import Session
 
 from ..size import format_bytes
-from ._sockets import Socket
+from ._rules import WANTING, Kind, kind_of
 
-_log = logging.getLogger(__name__)
-
-#: Messages that ask for the kernel itself: they are held, and wake it.
-WANTING = frozenset({"execute_request", "comm_open", "comm_msg", "comm_close"})
-
-#: Comms that a page opens by itself when it is loaded, to learn what there is: ipywidgets does.
-#: They are held like the others, and wake nobody.
-QUIET_TARGETS = frozenset({"jupyter.widget.control"})
-
-_EMPTY: dict[str, dict[str, Any]] = {
-    "complete_request": {"matches": [], "cursor_start": 0, "cursor_end": 0, "metadata": {}},
-    "inspect_request": {"found": False, "data": {}, "metadata": {}},
-    "is_complete_request": {"status": "unknown"},
-    "history_request": {"history": []},
-    "comm_info_request": {"comms": {}},
-}
+__all__ = ["Bound", "Held", "HeldLimits", "HeldMessages"]
 
 
-class HoldMode(Enum):
-    """What the relay does while no kernel is behind it."""
+@dataclass(frozen=True)
+class Bound:
+    """At most so many messages and bytes. One message may be as large as all of them."""
 
-    #: The kernel will be here in a moment: everything waits for it.
-    STARTING = "starting"
-    #: It may take long: the relay answers what it can, and holds what needs the kernel.
-    WAITING = "waiting"
+    messages: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.messages} messages or {format_bytes(self.bytes)}"
 
 
 @dataclass(frozen=True)
 class HeldLimits:
-    """How much is held for a kernel at most, in messages and in bytes."""
+    """How much is held for a kernel at most, by kind: one kind cannot take another's room.
 
-    messages: int = 1000
-    bytes: int = 64 * 2**20
+    Attributes
+    ----------
+    cells: what users run.
+    comms: what they do with widgets.
+    others: requests about the kernel, and what pages send by themselves.
+    """
+
+    cells: Bound = Bound(1000, 64 * 2**20)
+    comms: Bound = Bound(1000, 256 * 2**20)
+    others: Bound = Bound(1000, 16 * 2**20)
+
+    def of(self, kind: Kind) -> Bound:
+        """The bound of a kind."""
+        bounds = {"cells": self.cells, "comms": self.comms, "others": self.others}
+        return bounds[_group(kind)]
 
 
-@dataclass
+def _group(kind: Kind) -> str:
+    """The kinds that share a bound."""
+    return {Kind.CELL: "cells", Kind.COMM: "comms"}.get(kind, "others")
+
+
+@dataclass(eq=False)
 class Held:
-    """A message that waits for the kernel.
+    """A client's message, which may wait for the kernel.
 
     Attributes
     ----------
     frames: what the kernel will get.
     quiet: of a comm that a page opens by itself.
+    size: bytes of all frames.
     """
 
     channel: str
@@ -68,164 +69,85 @@ class Held:
     quiet: bool = False
     display_id: str | None = None
     size: int = field(init=False)
+    kind: Kind = field(init=False)
 
     def __post_init__(self) -> None:
         self.size = sum(map(len, self.frames))
+        self.kind = kind_of(self.msg_type, self.channel, quiet=self.quiet)
 
     @property
-    def kind(self) -> str:
+    def msg_type(self) -> str:
         return str(self.header.get("msg_type", ""))
 
     @property
     def wants(self) -> bool:
         """True where somebody asks for the kernel itself."""
-        return self.kind in WANTING and not self.quiet
+        return self.kind in WANTING
 
 
-class Stand:
-    """Answers for the kernel, on the fronts, in the thread that owns them."""
+class HeldMessages:
+    """What is held, oldest first. Belongs to one thread; :attr:`wanting` may be read by any."""
 
-    def __init__(
-        self, fronts: Mapping[str, Socket], key: bytes, signature_scheme: str, language: str
-    ) -> None:
-        self._fronts = fronts
-        self._language = language
-        self.session = Session(
-            key=key, signature_scheme=signature_scheme, username="gpu-share", session=uuid4().hex
-        )
-        self.session.digest_history_size = 2000
-        self.kernel_info: dict[str, Any] | None = None
-        self._bad = 0
-        self._quiet_comms: set[str] = set()
+    def __init__(self, limits: HeldLimits) -> None:
+        self._limits = limits
+        self._messages: list[Held] = []
+        self._filled: dict[str, list[int]] = {}
+        #: Number of messages that ask for the kernel itself.
+        self.wanting = 0
+        self.put([])
 
-    def read(self, channel: str, frames: list[bytes]) -> Held | None:
-        """Understand a client's message; None for one that is not signed with the kernel's key."""
-        try:
-            idents, rest = self.session.feed_identities(frames)
-            message = self.session.deserialize(rest)
-            header = message["header"]
-            content = message["content"]
-            silent, restart = bool(content.get("silent")), bool(content.get("restart"))
-            quiet = self._is_quiet(header["msg_type"], content)
-        except Exception as error:  # whatever a stranger sends must not end the relay
-            self._bad += 1
-            if self._bad & (self._bad - 1) == 0:
-                _log.warning("Message %d on %s refused: %s", self._bad, channel, error)
-            return None
-        return Held(channel, frames, idents, dict(header), silent, restart, quiet)
+    def __iter__(self) -> Iterator[Held]:
+        return iter(list(self._messages))
 
-    def _is_quiet(self, kind: str, content: Mapping[str, Any]) -> bool:
-        comm = str(content.get("comm_id"))
-        if kind == "comm_open" and content.get("target_name") in QUIET_TARGETS:
-            self._quiet_comms.add(comm)
-        quiet = kind in ("comm_open", "comm_msg", "comm_close") and comm in self._quiet_comms
-        if kind == "comm_close":
-            self._quiet_comms.discard(comm)
-        return quiet
+    def __len__(self) -> int:
+        return len(self._messages)
 
-    # -- answers -----------------------------------------------------------------------------
+    def add(self, message: Held) -> list[Held]:
+        """Hold one more. Returns those that are not held because of it.
 
-    def answer(self, held: Held) -> bool:
-        """Answer a request that needs no kernel. False where it needs one."""
-        if held.kind == "kernel_info_request":
-            content = self.kernel_info or _some_kernel_info(self._language)
-        elif held.kind in _EMPTY:
-            content = {"status": "ok", **_EMPTY[held.kind]}
-        else:
-            return False
-        self.status("busy", held)
-        self.reply(held, content)
-        self.status("idle", held)
-        return True
+        Above the bound of cells or comms that is the message itself; of others the oldest go.
+        """
+        if message.wants:
+            if not self._fits(message):
+                return [message]
+            self._append(message)
+            return []
+        gone: list[Held] = []
+        while not self._fits(message):
+            oldest = next((m for m in self._messages if not m.wants), None)
+            if oldest is None:
+                return [*gone, message]
+            self._messages.remove(oldest)
+            self._note(oldest, -1)
+            gone.append(oldest)
+        self._append(message)
+        return gone
 
-    def reply(self, held: Held, content: dict[str, Any]) -> None:
-        """Send the reply of a request's own kind."""
-        kind = held.kind.removesuffix("_request") + "_reply"
-        front = self._fronts[held.channel]
-        self.session.send(front, kind, content, parent=held.header, ident=held.idents)
+    def take(self) -> list[Held]:
+        """All that is held; nothing is, then."""
+        taken = self._messages
+        self.put([])
+        return taken
 
-    def refuse(self, held: Held, ename: str, evalue: str) -> None:
-        """Answer with an error, and show it under the cell."""
-        error = {"ename": ename, "evalue": evalue, "traceback": [f"{ename}: {evalue}"]}
-        self.hide_notice(held)
-        if held.kind == "execute_request":
-            if not held.silent:
-                self.publish("error", error, held.header)
-            self.reply(held, {"status": "error", "execution_count": 0, **error})
-        elif held.kind.endswith("_request"):
-            self.reply(held, {"status": "error", **error})
-        self.status("idle", held)
+    def put(self, messages: Iterable[Held]) -> None:
+        """Hold these, which were held before, and nothing else."""
+        self._messages = []
+        self._filled = {_group(kind): [0, 0] for kind in Kind}
+        self.wanting = 0
+        for message in messages:
+            self._append(message)
 
-    def refuse_over(self, held: Held, limits: HeldLimits) -> None:
-        """Tell the sender that the bound is hit."""
-        bound = f"{limits.messages} messages and {format_bytes(limits.bytes)}"
-        self.refuse(
-            held,
-            "HeldError",
-            f"Not sent: the kernel has no GPU yet, and more than {bound} are not held for it. "
-            "Wait for the kernel, or interrupt to clear what waits.",
-        )
+    def _append(self, message: Held) -> None:
+        self._messages.append(message)
+        self._note(message, 1)
 
-    # -- iopub -------------------------------------------------------------------------------
+    def _fits(self, message: Held) -> bool:
+        bound = self._limits.of(message.kind)
+        messages, size = self._filled[_group(message.kind)]
+        return messages < bound.messages and size + message.size <= bound.bytes
 
-    def publish(self, kind: str, content: dict[str, Any], parent: dict[str, Any]) -> None:
-        """Send to all clients."""
-        topic = f"kernel.relay.{kind}".encode()
-        self.session.send(self._fronts["iopub"], kind, content, parent=parent, ident=topic)
-
-    def say(self, text: str, parent: dict[str, Any]) -> None:
-        """Show a line in the output of a cell."""
-        self.publish("stream", line_of(text), parent)
-
-    def status(self, state: str, held: Held) -> None:
-        """Say that a request is worked on, or done."""
-        self.publish("status", {"execution_state": state}, held.header)
-
-    def welcome(self, topic: bytes) -> None:
-        """Greet a new subscriber, as kernels do."""
-        content = {"subscription": topic.decode(errors="replace")}
-        message = self.session.msg("iopub_welcome", content)
-        idents = [topic] if topic else []
-        self._fronts["iopub"].send_multipart([*idents, *self.session.serialize(message)])
-
-    def show_notice(self, held: Held, notice: str) -> None:
-        """Show in a cell's output what it waits for; a later notice replaces the first."""
-        if held.kind != "execute_request" or held.silent or not notice:
-            return
-        kind = "update_display_data" if held.display_id else "display_data"
-        held.display_id = held.display_id or uuid4().hex
-        content = {
-            "data": {"text/plain": notice},
-            "metadata": {},
-            "transient": {"display_id": held.display_id},
-        }
-        self.publish(kind, content, held.header)
-
-    def hide_notice(self, held: Held) -> None:
-        """Take the notice out of the cell's output again."""
-        if held.display_id:
-            self.publish("clear_output", {"wait": False}, held.header)
-            held.display_id = None
-
-
-def line_of(text: str) -> dict[str, Any]:
-    """Content of a message that shows a line."""
-    return {"name": "stderr", "text": text.rstrip("\n") + "\n"}
-
-
-def _some_kernel_info(language: str) -> dict[str, Any]:
-    """A valid reply for a kernel that never ran."""
-    return {
-        "status": "ok",
-        "protocol_version": "5.3",
-        "implementation": "gpu-share",
-        "implementation_version": "1",
-        "language_info": {
-            "name": language or "python",
-            "version": "",
-            "mimetype": f"text/x-{language or 'python'}",
-            "file_extension": ".py" if language in ("", "python") else "",
-        },
-        "banner": "",
-        "help_links": [],
-    }
+    def _note(self, message: Held, sign: int) -> None:
+        filled = self._filled[_group(message.kind)]
+        filled[0] += sign
+        filled[1] += sign * message.size
+        self.wanting += sign * message.wants

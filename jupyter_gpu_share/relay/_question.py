@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import GpuShareError
-from ._sockets import DELIMITER, parts
+from ._wire import BUFFERS, DELIMITER
 
-#: Signature, header, parent header, metadata and content come before the buffers.
-_BUFFERS = 6
+__all__ = ["Answer", "Question", "asking"]
+
+#: Seconds that the reply may come after the kernel is idle again; they travel on two channels.
+_GRACE = 0.25
 
 
 @dataclass(frozen=True)
@@ -34,51 +38,80 @@ def asking(code: str) -> dict[str, Any]:
 
 
 class Question:
-    """One question, until its reply is there and all that belongs to it was heard."""
+    """One question, until its reply is there and all that belongs to it was heard.
+
+    A question is lost where the kernel is idle again and will never reply: an interrupt came while
+    ipykernel was about to run the cell, or had just run it. To know that, the kernel is sent a
+    second request when it is idle without a reply. It answers both on one channel, in order: where
+    the answer to the second comes first, there is none to the question.
+    """
 
     def __init__(self, msg_id: str, future: Future[Answer]) -> None:
         self._msg_id = msg_id
         self._future = future
         self._answer: Answer | None = None
         self._error = ""
-        self._replied = self._idle = False
+        self._replied = self._lost = False
+        self._idle_at: float | None = None
+        self._probe: str | None = None
 
     @property
     def done(self) -> bool:
         """True once the kernel has nothing more to say about it."""
-        return self._replied and self._idle
+        return self._lost or (self._replied and self._idle_at is not None)
 
     @property
     def given_up(self) -> bool:
         """True where nobody waits for the answer any more."""
         return self._future.done()
 
-    def heard(self, frames: list[bytes]) -> None:
+    @property
+    def due(self) -> float | None:
+        """When to send the second request, in seconds of ``time.monotonic``; None: not."""
+        if self._idle_at is None or self._replied or self._probe is not None:
+            return None
+        return self._idle_at + _GRACE
+
+    def probed(self, msg_id: str) -> None:
+        """The second request is on its way."""
+        self._probe = msg_id
+
+    def note(
+        self,
+        header: Mapping[str, Any],
+        parent: Mapping[str, Any],
+        content: dict[str, Any],
+        frames: list[bytes],
+    ) -> None:
         """Take note of a message of the kernel."""
-        header, parent, content = parts(frames)
+        kind = header.get("msg_type")
+        if kind == "kernel_info_reply" and self._probe and parent.get("msg_id") == self._probe:
+            self._lost = not self._replied
         if parent.get("msg_id") != self._msg_id:
             return
-        kind = header.get("msg_type")
         if kind == "execute_reply":
             self._replied = True
             if content.get("status") != "ok":
                 self._error = str(content.get("evalue") or content.get("ename") or "")
         elif kind == "status" and content.get("execution_state") == "idle":
-            self._idle = True
+            self._idle_at = time.monotonic()
         elif kind == "gpu_share_answer" and self._answer is None:
             if "error" in content:
                 self._error = str(content["error"]) or "it gave no reason"
-            start = frames.index(DELIMITER) + _BUFFERS
+            start = frames.index(DELIMITER) + BUFFERS
             self._answer = Answer(content.get("result"), tuple(frames[start:]))
 
     def settle(self) -> None:
-        """Hand on what came of it."""
+        """Hand on what came of it. What was answered before the interrupt was done."""
         if self._error or self._answer is None:
-            self.give_up(self._error or "The kernel gave no answer.")
+            missing = (
+                "The question was interrupted." if self._lost else "The kernel gave no answer."
+            )
+            self.give_up(self._error or missing)
         elif self._future.set_running_or_notify_cancel():
             self._future.set_result(self._answer)
 
     def give_up(self, why: str) -> None:
         """There will be no answer."""
-        if self._future.set_running_or_notify_cancel():
+        if not self._future.done() and self._future.set_running_or_notify_cancel():
             self._future.set_exception(GpuShareError(why))

@@ -1,45 +1,52 @@
-"""The sockets of a relay, and the threads that carry frames between them."""
+"""The sockets of a relay: those that clients talk to, and those that talk to a kernel."""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import zmq
 
 from ..engines.base import Connection
 from ..errors import EngineError
+from ._descriptors import raise_descriptor_limit, too_many, words
+from ._wire import Socket
+
+__all__ = [
+    "BACKS",
+    "CHANNELS",
+    "HIGH_WATER",
+    "bind_fronts",
+    "close",
+    "connect_backs",
+    "context",
+    "rebind",
+    "unlink",
+]
 
 #: Control before shell: what interrupts goes first.
 CHANNELS = ("control", "shell", "stdin", "iopub", "hb")
-#: The channels whose traffic is counted.
-CAPTURED = ("control", "shell")
-
-#: Ends the identities of a message. Signature, header, parent header, metadata and content follow.
-DELIMITER = b"<IDS|MSG>"
-_HEAD = 6
+#: The channels that reach the kernel. The relay answers the heartbeat itself.
+BACKS = ("control", "shell", "stdin", "iopub")
 
 _FRONT = dict.fromkeys(CHANNELS, zmq.ROUTER) | {"iopub": zmq.XPUB}
-_BACK = dict.fromkeys(CHANNELS, zmq.DEALER) | {"iopub": zmq.XSUB}
+_BACK = dict.fromkeys(BACKS, zmq.DEALER) | {"iopub": zmq.XSUB}
+#: Messages that wait in a socket for a kernel that does not read them.
+HIGH_WATER = 1000
 #: A kernel that is still booting is met this many milliseconds after it listens, at the latest.
 _RECONNECT_MS = 5
 _SOCKETS = 65_000
 #: The system frees the address of a closed socket a moment later; seconds to wait for that.
 _REBIND_PATIENCE = 2.0
 
-Socket = zmq.Socket[bytes]
-
 _lock = threading.Lock()
 _context: tuple[int, zmq.Context[Socket]] | None = None
-_numbers = count()
 
 
 def context() -> zmq.Context[Socket]:
@@ -47,23 +54,11 @@ def context() -> zmq.Context[Socket]:
     global _context
     with _lock:
         if _context is None or _context[0] != os.getpid():
+            raise_descriptor_limit()
             made: zmq.Context[Socket] = zmq.Context(io_threads=1)
             made.set(zmq.MAX_SOCKETS, _SOCKETS)
             _context = os.getpid(), made
         return _context[1]
-
-
-def inproc_pair() -> tuple[Socket, Socket]:
-    """Two sockets of this process that talk to each other, without a bound on what is under way."""
-    address = f"inproc://relay-{next(_numbers)}"
-    ends = []
-    for attach in ("bind", "connect"):
-        end = context().socket(zmq.PAIR)
-        end.set_hwm(0)
-        end.linger = 0
-        getattr(end, attach)(address)
-        ends.append(end)
-    return ends[0], ends[1]
 
 
 def bind_fronts(wanted: Connection) -> tuple[dict[str, Socket], Connection]:
@@ -71,7 +66,8 @@ def bind_fronts(wanted: Connection) -> tuple[dict[str, Socket], Connection]:
 
     Raises
     ------
-    EngineError: an address is in use or cannot be bound. Nothing is left open.
+    EngineError: an address is in use or cannot be bound, or too many files are open. Nothing is
+    left open.
     """
     fronts: dict[str, Socket] = {}
     ports: dict[str, int] = {}
@@ -92,10 +88,15 @@ def bind_fronts(wanted: Connection) -> tuple[dict[str, Socket], Connection]:
             ports[name] = _bind(front, wanted, wanted.ports.get(name, 0), ports)
     except zmq.ZMQError as error:
         close(fronts)
+        if too_many(error):
+            raise EngineError(words(error)) from error
         raise EngineError(
             f"The kernel's {name} channel cannot listen on {wanted.ip}: {error.strerror}. "
             "Another program may use the port; let Jupyter choose it."
         ) from error
+    except BaseException:
+        close(fronts)
+        raise
     return fronts, replace(wanted, ports=ports)
 
 
@@ -155,9 +156,10 @@ def connect_backs(back: Connection) -> dict[str, Socket]:
     # The kernel asks for input under the identity that sent the cell: one for all channels.
     identity = b"gpu-share-" + os.urandom(8).hex().encode()
     try:
-        for name in CHANNELS:
+        for name in BACKS:
             socket = backs[name] = context().socket(_BACK[name])
             socket.linger = 0
+            socket.sndhwm = HIGH_WATER
             socket.reconnect_ivl = _RECONNECT_MS
             if name != "iopub":
                 socket.identity = identity
@@ -177,93 +179,3 @@ def close(sockets: Mapping[str, Socket]) -> None:
     """Close sockets at once, dropping what they still hold."""
     for socket in sockets.values():
         socket.close(linger=0)
-
-
-class Carriers:
-    """Five threads that carry frames between fronts and backs in libzmq's own proxy loop.
-
-    While they run, the sockets belong to them.
-    """
-
-    def __init__(self, fronts: Mapping[str, Socket], backs: Mapping[str, Socket]) -> None:
-        self.captures: dict[str, Socket] = {}
-        self._controls: list[Socket] = []
-        self._threads = []
-        for name in CHANNELS:
-            ours, theirs = inproc_pair()
-            self._controls.append(ours)
-            capture = None
-            if name in CAPTURED:
-                self.captures[name], capture = inproc_pair()
-            thread = threading.Thread(
-                target=_carry,
-                args=(fronts[name], backs[name], capture, theirs),
-                name=f"gpu-share-{name}",
-                daemon=True,
-            )
-            thread.start()
-            self._threads.append(thread)
-
-    def stop(self) -> None:
-        """End the threads; the sockets are the caller's again. What was captured stays readable."""
-        for control in self._controls:
-            control.send(b"TERMINATE")
-        for thread in self._threads:
-            thread.join()
-        for control in self._controls:
-            control.close(linger=0)
-
-    def close(self) -> None:
-        """Close the captures."""
-        close(self.captures)
-
-
-def _carry(front: Socket, back: Socket, capture: Socket | None, control: Socket) -> None:
-    try:
-        zmq.proxy_steerable(front, back, capture, control)
-    finally:
-        control.close(linger=0)
-        if capture is not None:
-            capture.close(linger=-1)
-
-
-def received(socket: Socket) -> Iterator[list[bytes]]:
-    """Whole messages that are here already."""
-    while True:
-        try:
-            yield socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return
-
-
-def received_heads(socket: Socket) -> Iterator[list[bytes]]:
-    """The messages that are here already, up to their content; buffers are not copied."""
-    while True:
-        head: list[bytes] = []
-        end: int | None = None
-        try:
-            frame = socket.recv(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return
-        while True:
-            if end is None or len(head) < end:
-                head.append(frame.bytes)
-                if end is None and head[-1] == DELIMITER:
-                    end = len(head) - 1 + _HEAD
-            if not frame.more:
-                break
-            frame = socket.recv(copy=False)
-        yield head
-
-
-def parts(
-    frames: list[bytes], *, content: bool = True
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Header, parent header and content; empty where the message is not of Jupyter's form."""
-    try:
-        start = frames.index(DELIMITER)
-        header, parent = json.loads(frames[start + 2]), json.loads(frames[start + 3])
-        body = json.loads(frames[start + 5]) if content else {}
-    except (ValueError, IndexError):
-        return {}, {}, {}
-    return header, parent, body

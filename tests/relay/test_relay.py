@@ -16,7 +16,7 @@ from kernels import KEY, House, outputs, reply, run
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.errors import EngineError
-from jupyter_gpu_share.relay import Activity, HeldLimits, HoldMode, Relay, RelayEvents
+from jupyter_gpu_share.relay import Activity, Bound, HeldLimits, HoldMode, Relay, RelayEvents
 
 
 class Notes(RelayEvents):
@@ -25,7 +25,7 @@ class Notes(RelayEvents):
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def wanted(self) -> None:
+    def wanted(self, epoch: int) -> None:
         self.told.append("wanted")
 
     def interrupted(self) -> None:
@@ -253,7 +253,10 @@ async def test_waiting_after_all_answers_what_was_held(house: House) -> None:
 
 @pytest.mark.parametrize(
     ("limits", "cells", "code"),
-    [(HeldLimits(messages=3), 5, "1"), (HeldLimits(bytes=20_000), 5, "#" * 6000)],
+    [
+        (HeldLimits(cells=Bound(3, 2**20)), 5, "1"),
+        (HeldLimits(cells=Bound(1000, 20_000)), 5, "#" * 6000),
+    ],
 )
 async def test_the_bound_is_kept_and_the_sender_told(
     house: House, limits: HeldLimits, cells: int, code: str
@@ -266,7 +269,10 @@ async def test_the_bound_is_kept_and_the_sender_told(
     refused = [reply(client, one) for one in sent[3:]]
     assert relay.held == 3
     assert {one["ename"] for one in refused} == {"HeldError"}
-    assert "are not held for it" in refused[0]["evalue"]
+    assert refused[0]["evalue"] == (
+        f"This cell was not sent: too much already waits for the GPU (limit: {limits.cells}). "
+        "Interrupt the kernel to drop what waits, then run the cell again."
+    )
     assert [kind for kind, _ in outputs(client, sent[3])] == ["error", "status"]
     house.kernel(relay)
     assert [reply(client, one)["status"] for one in sent[:3]] == ["ok"] * 3

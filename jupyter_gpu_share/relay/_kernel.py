@@ -1,0 +1,200 @@
+"""The kernel's side of a relay: one connection, from the first word to the last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import zmq
+from jupyter_client.session import Session
+
+from ..engines.base import Connection
+from ..errors import GpuShareError
+from ._descriptors import can_open
+from ._handshake import Handshake
+from ._held import Held
+from ._question import Answer, Question, asking
+from ._sockets import BACKS, HIGH_WATER, close, connect_backs
+from ._wire import DELIMITER, PARENT, parts
+
+__all__ = ["VISIBLE", "KernelSide"]
+
+#: The relay's own requests come back under a name that no client has.
+_OWN_IDENT = b"gpu-share-relay"
+#: Seconds between two looks whether the connections can be opened at all.
+_LOOK = 1.0
+
+#: What a kernel shows. Of a question of ours it is no part: threads of the user's print it.
+VISIBLE = frozenset(
+    {
+        "stream",
+        "display_data",
+        "update_display_data",
+        "clear_output",
+        "comm_open",
+        "comm_msg",
+        "comm_close",
+    }
+)
+
+
+class KernelSide:
+    """Sockets to a kernel, and what the relay itself asks of it. Belongs to the relay's thread.
+
+    A kernel that is met is asked for ``kernel_info`` first. ipykernel takes that, as any request,
+    for the one that what its threads print comes of: in a process that lived before, the kernel
+    side has to set that back.
+
+    Raises
+    ------
+    zmq.ZMQError, OSError: the sockets cannot be opened. Nothing is left open.
+    """
+
+    def __init__(self, where: Connection, session: Session, notices: str) -> None:
+        self._session = session
+        self._mark = session.session.encode()
+        self._handshake = Handshake()
+        self._question: Question | None = None
+        #: True once the kernel has answered, and its output arrives.
+        self.answers = False
+        self._look_at = time.monotonic() + _LOOK
+        self.sockets = connect_backs(where)
+        try:
+            self.sockets["iopub"].connect(notices)
+            can_open(len(BACKS))
+            self._greet()
+        except BaseException:
+            close(self.sockets)
+            raise
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Content of the kernel's ``kernel_info_reply``."""
+        return self._handshake.info
+
+    def send(self, channel: str, frames: Sequence[bytes]) -> bool:
+        """Hand a message to the kernel. False where it has read none for too long."""
+        try:
+            self.sockets[channel].send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def subscribe(self) -> None:
+        """See that the kernel's output arrives, whatever clients unsubscribe from next.
+
+        A client that subscribed while no carriers ran takes back what the relay asked for when it
+        leaves. Subscriptions are counted: one more for each time that clients reach the kernel.
+        """
+        self.sockets["iopub"].send(b"\x01")
+
+    def send_all(self, waiting: Iterable[Held]) -> None:
+        """Hand over what was held, in order, control first; there is room for all of it."""
+        waiting = list(waiting)
+        for name in ("control", "shell"):
+            # A kernel that is at work reads later: the relay's thread must not wait for that.
+            self.sockets[name].sndhwm = 0
+            for message in waiting:
+                if message.channel == name:
+                    self.send(name, message.frames)
+            self.sockets[name].sndhwm = HIGH_WATER
+
+    def is_own(self, frames: list[bytes]) -> bool:
+        """Whether a message of the kernel comes of what the relay asked."""
+        # Most do not, and there may be thousands a second: one look before anything is decoded.
+        try:
+            return self._mark in frames[frames.index(DELIMITER) + PARENT]
+        except (ValueError, IndexError):
+            return False
+
+    def note(self, frames: list[bytes]) -> str:
+        """Take note of a message that is the relay's own. Returns its type."""
+        header, parent, content = parts(frames)
+        if not self.answers:
+            self._handshake.note(header, parent, content)
+            self.answers = self._handshake.done
+        elif self._question is not None:
+            self._question.note(header, parent, content, frames)
+            if self._question.done:
+                question, self._question = self._question, None
+                question.settle()
+        return str(header.get("msg_type", ""))
+
+    # -- what the relay asks -----------------------------------------------------------------
+
+    @property
+    def due(self) -> float | None:
+        """When :meth:`tick` has something to do, in seconds of ``time.monotonic``."""
+        if not self.answers:
+            due = self._handshake.due
+            return self._look_at if due is None else min(due, self._look_at)
+        return self._question.due if self._question is not None else None
+
+    def tick(self) -> None:
+        """Do what is due.
+
+        Raises
+        ------
+        OSError: the connections cannot be opened.
+        """
+        due, now = self.due, time.monotonic()
+        if due is None or now < due:
+            return
+        if not self.answers:
+            if now >= self._look_at:
+                self._look_at = now + _LOOK
+                can_open(len(BACKS))
+            if (again := self._handshake.due) is not None and now >= again:
+                self._greet()
+        elif self._question is not None and (sent := self._ask("kernel_info_request", {})):
+            self._question.probed(sent)
+
+    def ask(
+        self,
+        code: str,
+        buffers: Sequence[bytes],
+        future: Future[Answer],
+        last_cell: Mapping[str, Any] | None,
+    ) -> None:
+        """Run code in the kernel, which must be paused; its message names the last cell.
+
+        Raises
+        ------
+        GpuShareError: it cannot be asked now.
+        """
+        if not self.answers or (self._question is not None and not self._question.given_up):
+            raise GpuShareError("The kernel cannot be asked now.")
+        metadata = {"gpu_share": {"last_cell": last_cell}}
+        sent = self._ask("execute_request", asking(code), buffers, metadata)
+        if sent is None:
+            raise GpuShareError("The kernel does not read what it is sent.")
+        self._question = Question(sent, future)
+
+    def give_up(self, why: str) -> None:
+        """Wait no longer for an answer."""
+        if self._question is not None:
+            question, self._question = self._question, None
+            question.give_up(why)
+
+    def close(self) -> None:
+        """Close the sockets; who waits for an answer is told."""
+        close(self.sockets)
+        self.give_up("The kernel is gone.")
+
+    def _greet(self) -> None:
+        if sent := self._ask("kernel_info_request", {}):
+            self._handshake.sent(sent)
+
+    def _ask(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        buffers: Sequence[bytes] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """Send a request of our own; its id, None where the kernel reads nothing."""
+        message = self._session.msg(kind, content, metadata=dict(metadata or {}))
+        frames = [*self._session.serialize(message, _OWN_IDENT), *buffers]
+        return message["msg_id"] if self.send("shell", frames) else None
