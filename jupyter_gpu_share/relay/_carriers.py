@@ -44,7 +44,7 @@ class Carriers:
         self._sockets: dict[str, Socket] = {}
         self._threads: list[threading.Thread] = []
         self._gate = threading.Event()
-        self._called_off = False
+        self._called_off = self._stopping = False
         try:
             captured = self._open("captured", zmq.PAIR)
             self.capture = self._open("capture", zmq.PAIR)
@@ -106,10 +106,13 @@ class Carriers:
         except zmq.ContextTerminated:
             pass
         except zmq.ZMQError:
-            _log.exception("A kernel's messages are not carried any more")
+            # libzmq 4.3.5 replies to each command, which SUB cannot; the loop ends by that then.
+            if not self._stopping:
+                _log.exception("A kernel's messages are not carried any more")
 
     def stop(self) -> None:
         """End the threads; the sockets are the caller's again. What was captured stays readable."""
+        self._stopping = True
         self._steering.send(b"TERMINATE")
         self._join()
 

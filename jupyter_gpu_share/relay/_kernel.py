@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import zmq
 from jupyter_client.session import Session
 
 from ..engines.base import Connection
 from ..errors import GpuShareError
 from ._descriptors import can_open
 from ._handshake import Handshake
-from ._held import Held
 from ._question import Answer, Question, asking
-from ._sockets import BACKS, HIGH_WATER, close, connect_backs
+from ._sockets import BACKS, close, connect_backs
 from ._wire import DELIMITER, PARENT, parts
 
 __all__ = ["VISIBLE", "KernelSide"]
@@ -74,13 +72,9 @@ class KernelSide:
         """Content of the kernel's ``kernel_info_reply``."""
         return self._handshake.info
 
-    def send(self, channel: str, frames: Sequence[bytes]) -> bool:
-        """Hand a message to the kernel. False where it has read none for too long."""
-        try:
-            self.sockets[channel].send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
+    def send(self, channel: str, frames: Sequence[bytes]) -> None:
+        """Hand a message to the kernel. It waits in the socket where the kernel does not read."""
+        self.sockets[channel].send_multipart(frames)
 
     def subscribe(self) -> None:
         """See that the kernel's output arrives, whatever clients unsubscribe from next.
@@ -89,17 +83,6 @@ class KernelSide:
         leaves. Subscriptions are counted: one more for each time that clients reach the kernel.
         """
         self.sockets["iopub"].send(b"\x01")
-
-    def send_all(self, waiting: Iterable[Held]) -> None:
-        """Hand over what was held, in order, control first; there is room for all of it."""
-        waiting = list(waiting)
-        for name in ("control", "shell"):
-            # A kernel that is at work reads later: the relay's thread must not wait for that.
-            self.sockets[name].sndhwm = 0
-            for message in waiting:
-                if message.channel == name:
-                    self.send(name, message.frames)
-            self.sockets[name].sndhwm = HIGH_WATER
 
     def is_own(self, frames: list[bytes]) -> bool:
         """Whether a message of the kernel comes of what the relay asked."""
@@ -148,8 +131,8 @@ class KernelSide:
                 can_open(len(BACKS))
             if (again := self._handshake.due) is not None and now >= again:
                 self._greet()
-        elif self._question is not None and (sent := self._ask("kernel_info_request", {})):
-            self._question.probed(sent)
+        elif self._question is not None:
+            self._question.probed(self._ask("kernel_info_request", {}))
 
     def ask(
         self,
@@ -168,8 +151,6 @@ class KernelSide:
             raise GpuShareError("The kernel cannot be asked now.")
         metadata = {"gpu_share": {"last_cell": last_cell}}
         sent = self._ask("execute_request", asking(code), buffers, metadata)
-        if sent is None:
-            raise GpuShareError("The kernel does not read what it is sent.")
         self._question = Question(sent, future)
 
     def give_up(self, why: str) -> None:
@@ -184,8 +165,7 @@ class KernelSide:
         self.give_up("The kernel is gone.")
 
     def _greet(self) -> None:
-        if sent := self._ask("kernel_info_request", {}):
-            self._handshake.sent(sent)
+        self._handshake.sent(self._ask("kernel_info_request", {}))
 
     def _ask(
         self,
@@ -193,8 +173,9 @@ class KernelSide:
         content: dict[str, Any],
         buffers: Sequence[bytes] = (),
         metadata: Mapping[str, Any] | None = None,
-    ) -> str | None:
-        """Send a request of our own; its id, None where the kernel reads nothing."""
+    ) -> str:
+        """Send a request of our own; its id."""
         message = self._session.msg(kind, content, metadata=dict(metadata or {}))
         frames = [*self._session.serialize(message, _OWN_IDENT), *buffers]
-        return message["msg_id"] if self.send("shell", frames) else None
+        self.send("shell", frames)
+        return str(message["msg_id"])

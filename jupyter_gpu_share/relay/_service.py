@@ -204,13 +204,9 @@ class Service:
     def _to_kernel(self, name: str, frames: list[bytes]) -> None:
         """Hand on what a client sent."""
         assert self._kernel is not None
-        if self._kernel.send(name, frames):
-            if name == "control":
-                self.traffic.passed(frames)
-            return
-        message = None if name == "stdin" else self.stand.read(name, frames)
-        if message is not None and message.msg_type.endswith("_request"):
-            self.stand.decline(message, "The kernel does not read what it is sent.")
+        self._kernel.send(name, frames)
+        if name == "control":
+            self.traffic.passed(frames)
 
     def _from_kernel(self, kernel: KernelSide, name: str, frames: list[bytes]) -> None:
         """Hand on what a kernel sent, unless it is the relay's own."""
@@ -348,7 +344,11 @@ class Service:
         except BaseException:
             carriers.abandon()
             raise
-        kernel.send_all(self._clients.held.take())
+        waiting = self._clients.held.take()
+        for channel in ("control", "shell"):
+            for message in waiting:
+                if message.channel == channel:
+                    kernel.send(channel, message.frames)
         if cells:
             self.traffic.handed = cells[-1].header
         carriers.let_go()

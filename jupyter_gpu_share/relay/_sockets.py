@@ -21,7 +21,6 @@ from ._wire import Socket
 __all__ = [
     "BACKS",
     "CHANNELS",
-    "HIGH_WATER",
     "bind_fronts",
     "close",
     "connect_backs",
@@ -37,8 +36,6 @@ BACKS = ("control", "shell", "stdin", "iopub")
 
 _FRONT = dict.fromkeys(CHANNELS, zmq.ROUTER) | {"iopub": zmq.XPUB}
 _BACK = dict.fromkeys(BACKS, zmq.DEALER) | {"iopub": zmq.XSUB}
-#: Messages that wait in a socket for a kernel that does not read them.
-HIGH_WATER = 1000
 #: A kernel that is still booting is met this many milliseconds after it listens, at the latest.
 _RECONNECT_MS = 5
 _SOCKETS = 65_000
@@ -159,7 +156,9 @@ def connect_backs(back: Connection) -> dict[str, Socket]:
         for name in BACKS:
             socket = backs[name] = context().socket(_BACK[name])
             socket.linger = 0
-            socket.sndhwm = HIGH_WATER
+            # A kernel that is stopped reads nothing, and whoever has no room to send waits for it:
+            # neither a carrier nor the relay's own thread could be ended then.
+            socket.sndhwm = 0
             socket.reconnect_ivl = _RECONNECT_MS
             if name != "iopub":
                 socket.identity = identity
