@@ -9,17 +9,45 @@ import sys
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 from jupyter_client.blocking import BlockingKernelClient
 from waiting import PATIENCE
 
 from jupyter_gpu_share.engines.base import Connection
-from jupyter_gpu_share.relay import Relay
+from jupyter_gpu_share.relay import Activity, Relay, RelayEvents
+
+if TYPE_CHECKING:
+    from fakes import FakeKernel
 
 KEY = b"the key of both sides"
 _numbers = count(1)
+
+
+def new_number() -> int:
+    """For the names of files: never the same twice."""
+    return next(_numbers)
+
+
+class Notes(RelayEvents):
+    """Remembers what the relay tells."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.activities: list[Activity] = []
+
+    def wanted(self, epoch: int) -> None:
+        self.told.append(("wanted", epoch))
+
+    def interrupted(self) -> None:
+        self.told.append("interrupted")
+
+    def shutdown(self, restart: bool) -> None:
+        self.told.append(("shutdown", restart))
+
+    def activity(self, activity: Activity) -> None:
+        self.activities.append(activity)
 
 
 class Kernel:
@@ -28,7 +56,7 @@ class Kernel:
     def __init__(
         self, folder: Path, *, curve: bool = False, env: Mapping[str, str] | None = None
     ) -> None:
-        number = next(_numbers)
+        number = new_number()
         ports = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
         public, secret = zmq.curve_keypair() if curve else (b"", b"")
         self.connection = Connection(
@@ -69,7 +97,7 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.kernels: list[Kernel] = []
+        self.kernels: list[Kernel | FakeKernel] = []
         self.clients: list[BlockingKernelClient] = []
         self.relays: list[Relay] = []
 
@@ -87,6 +115,16 @@ class House:
         self.kernels.append(kernel)
         if relay is not None:
             relay.attach(kernel.connection).result(PATIENCE)
+        return kernel
+
+    def fake(self, relay: Relay | None = None, *, paused: bool = False) -> FakeKernel:
+        """A kernel that does what the test says, put behind a relay if one is given."""
+        from fakes import FakeKernel
+
+        kernel = FakeKernel(self.folder)
+        self.kernels.append(kernel)
+        if relay is not None:
+            relay.attach(kernel.connection, paused=paused).result(PATIENCE)
         return kernel
 
     def client(self, relay: Relay, **changes: Any) -> BlockingKernelClient:
