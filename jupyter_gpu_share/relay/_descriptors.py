@@ -65,7 +65,7 @@ def can_open(descriptors: int) -> None:
     """See that so many descriptors can be opened now.
 
     libzmq opens those of connections in a thread of its own, and tries for ever where there are
-    none.
+    none; at some places it ends the process then.
 
     Raises
     ------

@@ -15,6 +15,9 @@ __all__ = ["Answer", "Question", "asking"]
 
 #: Seconds that the reply may come after the kernel is idle again; they travel on two channels.
 _GRACE = 0.25
+#: Seconds until the kernel is asked once more whether it is past the question: an interrupt may
+#: have met that, too.
+_AGAIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Question:
         self._error = ""
         self._replied = self._lost = False
         self._idle_at: float | None = None
-        self._probe: str | None = None
+        self._probes: set[str] = set()
+        self._probe_at = 0.0
 
     @property
     def done(self) -> bool:
@@ -68,13 +72,12 @@ class Question:
     @property
     def due(self) -> float | None:
         """When to send the second request, in seconds of ``time.monotonic``; None: not."""
-        if self._idle_at is None or self._replied or self._probe is not None:
-            return None
-        return self._idle_at + _GRACE
+        return None if self._idle_at is None or self._replied else self._probe_at
 
     def probed(self, msg_id: str) -> None:
         """The second request is on its way."""
-        self._probe = msg_id
+        self._probes.add(msg_id)
+        self._probe_at = time.monotonic() + _AGAIN
 
     def note(
         self,
@@ -85,9 +88,10 @@ class Question:
     ) -> None:
         """Take note of a message of the kernel."""
         kind = header.get("msg_type")
-        if kind == "kernel_info_reply" and self._probe and parent.get("msg_id") == self._probe:
+        asked = str(parent.get("msg_id"))
+        if kind == "kernel_info_reply" and asked in self._probes:
             self._lost = not self._replied
-        if parent.get("msg_id") != self._msg_id:
+        if asked != self._msg_id:
             return
         if kind == "execute_reply":
             self._replied = True
@@ -95,6 +99,7 @@ class Question:
                 self._error = str(content.get("evalue") or content.get("ename") or "")
         elif kind == "status" and content.get("execution_state") == "idle":
             self._idle_at = time.monotonic()
+            self._probe_at = self._idle_at + _GRACE
         elif kind == "gpu_share_answer" and self._answer is None:
             if "error" in content:
                 self._error = str(content["error"]) or "it gave no reason"

@@ -15,7 +15,7 @@ import zmq
 
 from ..engines.base import Connection
 from ..errors import EngineError
-from ._descriptors import raise_descriptor_limit, too_many, words
+from ._descriptors import can_open, raise_descriptor_limit, too_many, words
 from ._wire import Socket
 
 __all__ = [
@@ -33,6 +33,11 @@ __all__ = [
 CHANNELS = ("control", "shell", "stdin", "iopub", "hb")
 #: The channels that reach the kernel. The relay answers the heartbeat itself.
 BACKS = ("control", "shell", "stdin", "iopub")
+
+#: Descriptors that the clients' side takes: two for each channel, and some to wake and to look up.
+_PUBLIC = 2 * len(CHANNELS) + 4
+#: Those of the kernel's side, with what the carriers take.
+_PRIVATE = 2 * len(BACKS) + 6
 
 _FRONT = dict.fromkeys(CHANNELS, zmq.ROUTER) | {"iopub": zmq.XPUB}
 _BACK = dict.fromkeys(BACKS, zmq.DEALER) | {"iopub": zmq.XSUB}
@@ -68,6 +73,11 @@ def bind_fronts(wanted: Connection) -> tuple[dict[str, Socket], Connection]:
     """
     fronts: dict[str, Socket] = {}
     ports: dict[str, int] = {}
+    try:
+        # libzmq ends the process where it has none left to look up an address.
+        can_open(_PUBLIC)
+    except OSError as error:
+        raise EngineError(words(error)) from error
     try:
         for name in CHANNELS:
             front = fronts[name] = context().socket(_FRONT[name])
@@ -148,7 +158,13 @@ def unlink(where: Connection) -> None:
 
 
 def connect_backs(back: Connection) -> dict[str, Socket]:
-    """Open the kernel's side. Messages sent at once wait until the kernel listens."""
+    """Open the kernel's side. Messages sent at once wait until the kernel listens.
+
+    Raises
+    ------
+    zmq.ZMQError, OSError: that cannot be done. Nothing is left open.
+    """
+    can_open(_PRIVATE)
     backs: dict[str, Socket] = {}
     # The kernel asks for input under the identity that sent the cell: one for all channels.
     identity = b"gpu-share-" + os.urandom(8).hex().encode()
