@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import lab, lab_events, launch, load, replay, traffic
+from . import lab, lab_events, launch, load, relays, replay, traffic
 from .kubernetes import pods, room, scale, wake
 from .rows import Row, draw
 
@@ -22,6 +22,7 @@ SUBJECTS = {
     "lab": lab.rows,
     "pixels": lab_events.rows,
     "pods": pods.rows,
+    "relays": relays.rows,
     "replay": replay.rows,
     "room": room.rows,
     "scale": scale.rows,

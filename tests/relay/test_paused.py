@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from typing import Any
 
 import pytest
+import zmq
 from jupyter_client.blocking import BlockingKernelClient
 from kernels import House, Notes, outputs, reply, run
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.relay import HoldMode, Relay
+from jupyter_gpu_share.relay._wire import received
 
 CHATTY = """
 import threading
@@ -62,6 +65,36 @@ def test_a_kernel_that_never_is_silent_is_heard_and_does_not_hold_up_anybody(hou
     assert not relay.count().result(PATIENCE).busy
     relay.detach().result(PATIENCE)
     assert not relay.attached
+
+
+async def test_detaching_waits_for_no_silence(house: House) -> None:
+    relay = house.relay()
+    kernel = house.fake(relay)
+    ending = threading.Event()
+
+    def talk() -> None:
+        while not ending.is_set():
+            kernel.publish("stream", {"name": "stdout", "text": "."}, {})
+
+    kernel.do(talk)
+    try:
+        relay.pause().result(PATIENCE)
+        assert not relay.count().result(PATIENCE).busy
+        relay.detach().result(PATIENCE)
+        assert not relay.attached
+    finally:
+        ending.set()
+
+
+def test_one_who_never_is_silent_leaves_others_their_turn() -> None:
+    ends = [zmq.Context.instance().socket(zmq.PAIR) for _ in range(2)]
+    ends[0].bind("inproc://never-silent")
+    ends[1].connect("inproc://never-silent")
+    for number in range(500):
+        ends[0].send(str(number).encode())
+    assert [len(list(received(ends[1], 200))) for _ in range(3)] == [200, 200, 100]
+    for end in ends:
+        end.close(linger=0)
 
 
 async def test_what_a_kernel_says_while_it_is_paused_arrives_on_every_channel(
