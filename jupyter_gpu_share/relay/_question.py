@@ -14,7 +14,7 @@ from ._wire import BUFFERS, DELIMITER
 __all__ = ["Answer", "Question", "asking"]
 
 #: Seconds that the reply may come after the kernel is idle again; they travel on two channels.
-_GRACE = 0.25
+_GRACE = 0.5
 #: Seconds until the kernel is asked once more whether it is past the question: an interrupt may
 #: have met that, too.
 _AGAIN = 0.5
@@ -46,7 +46,8 @@ class Question:
     A question is lost where the kernel is idle again and will never reply: an interrupt came while
     ipykernel was about to run the cell, or had just run it. To know that, the kernel is sent a
     second request when it is idle without a reply. It answers both on one channel, in order: where
-    the answer to the second comes first, there is none to the question.
+    the answer to the second comes first, there is none to the question. The same is done where it
+    replied and does not say that it is idle.
     """
 
     def __init__(self, msg_id: str, future: Future[Answer]) -> None:
@@ -72,7 +73,8 @@ class Question:
     @property
     def due(self) -> float | None:
         """When to send the second request, in seconds of ``time.monotonic``; None: not."""
-        return None if self._idle_at is None or self._replied else self._probe_at
+        begun = self._replied or self._idle_at is not None
+        return self._probe_at if begun and not self.done else None
 
     def probed(self, msg_id: str) -> None:
         """The second request is on its way."""
@@ -89,15 +91,20 @@ class Question:
         """Take note of a message of the kernel."""
         kind = header.get("msg_type")
         asked = str(parent.get("msg_id"))
-        if kind == "kernel_info_reply" and asked in self._probes:
-            self._lost = not self._replied
+        idle = kind == "status" and content.get("execution_state") == "idle"
+        if asked in self._probes:
+            if kind == "kernel_info_reply":
+                self._lost = not self._replied
+            elif idle and self._replied:
+                self._idle_at = time.monotonic()
         if asked != self._msg_id:
             return
         if kind == "execute_reply":
             self._replied = True
+            self._probe_at = time.monotonic() + _GRACE
             if content.get("status") != "ok":
                 self._error = str(content.get("evalue") or content.get("ename") or "")
-        elif kind == "status" and content.get("execution_state") == "idle":
+        elif idle:
             self._idle_at = time.monotonic()
             self._probe_at = self._idle_at + _GRACE
         elif kind == "gpu_share_answer" and self._answer is None:

@@ -156,6 +156,25 @@ async def test_changes_of_widgets_above_the_bound_are_told_in_one_line(house: Ho
     assert relay.held == 3
 
 
+async def test_what_is_dropped_one_by_one_is_one_line_too(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What was counted until then is told before what is discarded.
+    monkeypatch.setattr("jupyter_gpu_share.relay._clients._ONE_LINE", 1e5)
+    relay = house.relay(limits=HeldLimits(comms=Bound(2, 2**20)))
+    relay.hold(HoldMode.WAITING)
+    client = house.client(relay)
+    client.wait_for_ready(timeout=PATIENCE)
+    cell = client.execute("1")
+    for _ in range(5):
+        send(client, "comm_msg")
+        reply(client, client.complete("x"))
+    assert relay.discard("KernelShutdown", "shut down").result(PATIENCE) == 3
+    above, discarded = lines(client, cell, 2)
+    assert above.startswith("3 changes of widgets were dropped: too much")
+    assert discarded == ("2 changes of widgets were dropped; the page and the kernel may differ.")
+
+
 async def test_an_interrupt_clears_all_that_is_held_and_says_so(house: House) -> None:
     relay = house.relay()
     client = house.client(relay)
