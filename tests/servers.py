@@ -140,7 +140,7 @@ def run_server(
         "JUPYTER_TOKEN": TOKEN,
         "JUPYTER_GPU_SHARE_SIMULATE": simulate,
         "JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner",
-        "PYTHONPATH": str(Path(__file__).parent / "server"),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "server"), *_import_path()]),
         **{f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")},
         "IPYTHONDIR": str(folder / "ipython"),
     }
@@ -165,6 +165,11 @@ def run_server(
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end, f"the server did not come up: {log.read_text()}"
         time.sleep(0.05)
+
+
+def _import_path() -> list[str]:
+    """Where these tests were told to find the package, if they were."""
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def stop_server(server: Server) -> None:
