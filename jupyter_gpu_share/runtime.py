@@ -12,8 +12,9 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -392,6 +393,35 @@ class Runtime(LoggingConfigurable):
         if not waits and (why := await self.fits(kernel_id, size)):
             raise NotPossible(f"The size cannot become {size} now: {why}")
         return life
+
+    @property
+    def kernels(self) -> Mapping[str, KernelLife]:
+        """The kernels of this process, by id."""
+        return self.lives
+
+    async def moved(self, kernel_id: str, path: str) -> None:
+        """The notebook of a kernel has another path now, within the folder of notebooks."""
+
+        async def work() -> None:
+            life = self.lives.get(kernel_id)
+            if life is None or life.request is None:
+                return
+            life.request = replace(life.request, path=path)
+            if life.note is not None:
+                await life.keeper.renote(life.note)
+            # Shown last: who sees the new path can rely on it.
+            life.update(path=path)
+
+        await self.call(work())
+
+    async def stop(self) -> None:
+        """End all kernels, in good order. Called when a server stops."""
+
+        async def work() -> None:
+            lives = [life for life in self.lives.values() if not life.independent]
+            await asyncio.gather(*(life.close() for life in lives))
+
+        await self.call(work())
 
     async def release(self, kernel_id: str, *, lose_variables: bool) -> Allocation:
         """Give the share back. The next cell asks for one again.
