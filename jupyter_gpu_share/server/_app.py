@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.extension.application import ExtensionApp
@@ -15,13 +14,16 @@ from ..idle import IdlePolicy
 from ..size import SizePolicy
 from ._adopt import adopt_kernels
 from ._events import EVENT_SCHEMA, EventRelay
-from ._handlers import ROUTES
+from ._handlers import ELSEWHERE, ROUTES, RUNTIME, SHOW_QUEUE
 from ._metrics import Metrics
+from ._paths import NotebookPaths
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
 
-_HERE = Path(__file__).parent
+_BEHIND_GATEWAY = (
+    "Kernels of this server run behind a gateway; their GPUs are shared out there, not here."
+)
 
 
 class GpuShareApp(ExtensionApp):
@@ -46,14 +48,18 @@ class GpuShareApp(ExtensionApp):
 
     def initialize_settings(self) -> None:
         """Put what handlers need into the settings. Called by jupyter_server, once."""
-        self.settings["gpu_share_app"] = self
         assert self.serverapp is not None
         assert self.serverapp.event_logger is not None
+        behind_gateway = self.serverapp.gateway_config.gateway_enabled
+        self.settings[RUNTIME] = lambda: self.runtime
+        self.settings[SHOW_QUEUE] = self.show_queue
+        self.settings[ELSEWHERE] = _BEHIND_GATEWAY if behind_gateway else None
         self.serverapp.event_logger.register_event_schema(EVENT_SCHEMA)
         self._events: EventRelay | None = None
         self._metrics = Metrics()
         self._runtime: Runtime | None = None
         self._adopting: asyncio.Task[None] | None = None
+        self._paths: NotebookPaths | None = None
 
     def initialize_handlers(self) -> None:
         """Add the routes. Called by jupyter_server, once."""
@@ -64,7 +70,10 @@ class GpuShareApp(ExtensionApp):
 
         Called by jupyter_server when its event loop runs.
         """
+        if self.settings[ELSEWHERE] is not None:
+            return  # there is no kernel here to tell of, and none to take over
         runtime = self.runtime  # made here, so that what happens to the first kernel is told
+        self._paths = NotebookPaths(serverapp, runtime)
         runtime.end_kernel = self._end_kernel
         # In the background: a cluster that does not answer must not keep the server away.
         self._adopting = asyncio.create_task(adopt_kernels(serverapp, runtime))
@@ -97,11 +106,15 @@ class GpuShareApp(ExtensionApp):
         return self._runtime
 
     async def stop_extension(self) -> None:
-        """Stop telling. Called by jupyter_server when it ends; kernels are ended before."""
-        if self._adopting is not None:
-            self._adopting.cancel()
-            await asyncio.wait({self._adopting})
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-        self._metrics.close()
+        """Stop telling. Called by jupyter_server when it ends, before its kernels are ended."""
+        try:
+            if self._adopting is not None:
+                self._adopting.cancel()
+                await asyncio.wait({self._adopting})
+            if self._paths is not None:
+                await self._paths.close()
+        finally:
+            if self._events is not None:
+                self._events.close()
+                self._events = None
+            self._metrics.close()

@@ -1,4 +1,14 @@
-"""The REST routes. ``openapi.yaml`` beside this file describes them."""
+"""The REST routes. ``openapi.yaml`` beside this file describes them.
+
+Handlers know the extension by three entries of the web application's settings alone:
+
+``gpu_share_runtime``
+    Called without arguments on the server's loop, it returns the runtime; the first call makes it.
+``gpu_share_show_queue``
+    True where users may see how many kernels of others wait.
+``gpu_share_elsewhere``
+    Why no kernel of this server can have a share of a GPU here, in one line; None where they can.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +20,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import wraps
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from jupyter_server.auth.decorator import authorized
@@ -23,19 +32,34 @@ from ..allocations import Allocation
 from ..errors import GpuShareError, NotPossible, SizeError
 from ..requests import Request
 from ..size import Offer
+from ._paths import within
 
 if TYPE_CHECKING:
     from ..engines.base import Capacity
     from ..runtime import Runtime
-    from ._app import GpuShareApp
+
+__all__ = ["ELSEWHERE", "ROUTES", "RUNTIME", "SHOW_QUEUE", "GpuShareHandler"]
+
+#: Keys of the settings.
+RUNTIME, SHOW_QUEUE = "gpu_share_runtime", "gpu_share_show_queue"
+ELSEWHERE = "gpu_share_elsewhere"
 
 _RESOURCE = "gpu_share"
 _MAX_BODY = 64 * 1024
-_MAX_PATH = 4096
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
+
+#: What is told of an error that has no words of its own, by status.
+_MEANINGS = {
+    401: "You are not logged in to this server.",
+    403: "You are not logged in to this server, or may not use gpu_share.",
+    404: "There is nothing at this address, or the request came from the page of another site.",
+    405: "This method is not allowed here.",
+}
+_BAD_REQUEST = "The request cannot be understood."
+_FAILED = "The server met an error; its log says more."
 
 Method = TypeVar("Method", bound=Callable[..., Awaitable[None]])
 
@@ -65,23 +89,21 @@ class GpuShareHandler(APIHandler):
     _track_activity = False
 
     @property
-    def app(self) -> GpuShareApp:
-        app: GpuShareApp = self.settings["gpu_share_app"]
-        return app
+    def runtime(self) -> Runtime:
+        runtime: Runtime = self.settings[RUNTIME]()
+        return runtime
 
     @property
-    def runtime(self) -> Runtime:
-        return self.app.runtime
+    def elsewhere(self) -> str | None:
+        """Why no kernel of this server can have a share here; None where they can."""
+        reason: str | None = self.settings[ELSEWHERE]
+        return reason
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """An error as JSON with one line of message. Called by tornado."""
         error = kwargs.get("exc_info", (None, None))[1]
-        message = "The server met an error; its log says more."
-        if isinstance(error, web.HTTPError):
-            # tornado doubles percent signs for its log.
-            message = str(error.log_message or error.reason or message).replace("%%", "%")
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"message": message, "reason": None}))
+        self.finish(json.dumps({"message": _message(status_code, error), "reason": None}))
 
     def body(self, allowed: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
         """The JSON object of a request, with no field that is not ``allowed``."""
@@ -128,8 +150,10 @@ class StatusHandler(GpuShareHandler):
         gpus: list[Capacity] = []
         problem = queue = None
         try:
+            if self.elsewhere is not None:
+                raise NotPossible(self.elsewhere)
             gpus = await self.runtime.capacity()
-            if self.app.show_queue:
+            if self.settings[SHOW_QUEUE]:
                 queue = sum(row.queue is not None for row in await self.runtime.machine())
         except GpuShareError as error:
             problem = _line(error)
@@ -171,6 +195,8 @@ class SizesHandler(GpuShareHandler):
 
     async def _offer(self, offer: Offer) -> dict[str, Any]:
         try:
+            if self.elsewhere is not None:
+                raise NotPossible(self.elsewhere)
             await self.runtime.admit(None, offer.size)
             why = await self.runtime.fits(None, offer.size)
         except GpuShareError as error:
@@ -190,7 +216,9 @@ class RequestHandler(GpuShareHandler):
         body = self.body({"size": str, "path": str})
         if "size" not in body:
             raise web.HTTPError(400, log_message="The field 'size' is missing.")
-        if kernel_id in self.runtime.lives or kernel_id in self.kernel_manager:
+        if self.elsewhere is not None:
+            raise NotPossible(self.elsewhere)
+        if kernel_id in self.runtime.kernels or kernel_id in self.kernel_manager:
             raise NotPossible("That kernel runs already; change its size with PATCH.")
         size = self.runtime.policy.check(body["size"])
         self.runtime.requests.put(kernel_id, Request(size, _path(body.get("path"))))
@@ -318,10 +346,10 @@ def _path(text: str | None) -> str | None:
     """A path within the folder that the server shows."""
     if not text:
         return None
-    path = PurePosixPath(text.lstrip("/"))
-    if len(text) > _MAX_PATH or ".." in path.parts or not text.isprintable():
+    path = within(text)
+    if path is None:
         raise web.HTTPError(400, log_message="path names a file within the server's folder.")
-    return str(path)
+    return path
 
 
 def _moment(text: str) -> datetime:
@@ -354,6 +382,16 @@ def _gpu(gpu: Capacity) -> dict[str, Any]:
         "simulated": gpu.simulated,
         "kernels": gpu.kernels,
     }
+
+
+def _message(status: int, error: BaseException | None) -> str:
+    """One line for an error; for one that says nothing itself, what its status means here."""
+    said = error.log_message if isinstance(error, web.HTTPError) else None
+    if said and isinstance(error, web.HTTPError):
+        # tornado formats the text for its log only, and doubles percent signs where it has none.
+        with suppress(TypeError, ValueError):
+            return " ".join((said % error.args if error.args else said % ()).split())
+    return _MEANINGS.get(status) or (_BAD_REQUEST if status < 500 else _FAILED)
 
 
 def _line(error: BaseException) -> str:

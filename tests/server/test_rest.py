@@ -16,6 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
 from servers import TOKEN, Server, run_server, stop_server
+from tornado import web
 from waiting import PATIENCE
 
 GIB = 2**30
@@ -317,8 +318,51 @@ def test_an_id_keeps_its_case(clean: Server) -> None:
 def test_strangers_are_refused(server: Server, path: str, method: str) -> None:
     url = path.format(kernel_id=UNKNOWN).removeprefix("/")
     for token in (None, "wrong"):
-        status, _ = server.fetch(url, method, b"{}" if method != "GET" else None, token=token)
+        body = b"{}" if method != "GET" else None
+        status, found = server.fetch(url, method, body, token=token)
         assert status == 403
+        conforms(path, method, status, found)
+        if method == "GET":  # of others the XSRF token is asked for first
+            says = "You are not logged in to this server, or may not use gpu_share."
+            assert found["message"] == says
+
+
+@pytest.mark.parametrize("path", sorted({path for path, _ in ALL}))
+def test_a_method_that_is_not_there_is_named_as_such(server: Server, path: str) -> None:
+    url = path.format(kernel_id=UNKNOWN).removeprefix("/")
+    allowed = {method for where, method in ALL if where == path}
+    for method in {"GET", "PUT", "PATCH", "POST", "DELETE"} - allowed:
+        status, found = server.fetch(url, method, b"{}" if method != "GET" else None)
+        assert status == 405
+        assert found == {"message": "This method is not allowed here.", "reason": None}
+
+
+def test_the_page_of_another_site_is_told_what_is_wrong(server: Server) -> None:
+    elsewhere = {"Origin": "https://example.com", "Host": "127.0.0.1"}
+    status, found = server.fetch("gpu-share/status", headers=elsewhere, token=None)
+    assert status in (403, 404)
+    assert found["message"] != "The server met an error; its log says more."
+
+
+def test_every_error_of_a_handler_has_one_true_line() -> None:
+    from jupyter_gpu_share.server._handlers import _message
+
+    cases: list[tuple[int, BaseException | None, str]] = [
+        (401, web.HTTPError(401), "You are not logged in to this server."),
+        (
+            403,
+            web.HTTPError(403),
+            "You are not logged in to this server, or may not use gpu_share.",
+        ),
+        (403, web.HTTPError(403, "no %s, 5%%", "x"), "no x, 5%"),
+        (400, web.HTTPError(400, "100%s\n more"), "100%s more"),
+        (400, web.HTTPError(400, "one %s", "a", "b"), "The request cannot be understood."),
+        (405, web.HTTPError(405), "This method is not allowed here."),
+        (500, OSError("secret"), "The server met an error; its log says more."),
+        (500, None, "The server met an error; its log says more."),
+    ]
+    for status, error, says in cases:
+        assert _message(status, error) == says
 
 
 @pytest.mark.parametrize(("path", "method"), [row for row in ALL if row[1] != "GET"])
@@ -373,8 +417,10 @@ def test_an_authorizer_can_refuse_every_route(refusing: Server) -> None:
     assert refusing.fetch("api/kernels")[0] == 200
     for path, method in ALL:
         url = path.format(kernel_id=UNKNOWN).removeprefix("/")
-        status, _ = refusing.fetch(url, method, b"{}" if method != "GET" else None)
+        status, found = refusing.fetch(url, method, b"{}" if method != "GET" else None)
         assert status == 403, (path, method)
+        assert found["message"].startswith("User is not authorized to"), found
+        conforms(path, method, status, found)
 
 
 def test_a_server_without_gpu_says_so(tmp_path: Path) -> None:
@@ -397,6 +443,36 @@ def test_a_server_without_gpu_says_so(tmp_path: Path) -> None:
         assert server.wait_for(kernel, "active")["share"]["devices"] == []
     finally:
         stop_server(server)
+
+
+def test_kernels_behind_a_gateway_have_no_share_here(tmp_path: Path) -> None:
+    gateway = run_server(tmp_path / "gateway", "--ServerApp.disable_check_xsrf=True")
+    server = None
+    try:
+        server = run_server(
+            tmp_path / "front",
+            f"--GatewayClient.url={gateway.url}",
+            f"--GatewayClient.auth_token={TOKEN}",
+        )
+        says = "Kernels of this server run behind a gateway; their GPUs are shared out there, "
+        status, found = ask(server, "/gpu-share/status")
+        assert (status, found["healthy"], found["gpus"]) == (200, False, [])
+        assert found["problem"].startswith(says)
+        _, found = ask(server, "/gpu-share/sizes")
+        assert found["sizes"]
+        for row in found["sizes"]:
+            assert (row["available"], row["why"].startswith(says)) == (False, True)
+        path = "/gpu-share/requests/{kernel_id}"
+        status, found = ask(server, path, "PUT", {"size": "1/4"}, kernel_id=UNKNOWN)
+        assert (status, found["message"].startswith(says)) == (409, True)
+        kernel = server.ok("api/kernels", "POST", {"name": "python3"})
+        assert server.ok("gpu-share/allocations") == []
+        (row,) = gateway.ok("gpu-share/allocations")
+        assert row["kernel_id"] == kernel["id"]
+    finally:
+        if server is not None:
+            stop_server(server)
+        stop_server(gateway)
 
 
 def test_the_server_ends_quickly_with_kernels(tmp_path: Path) -> None:
