@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GpuShareError, NoGpuError
 from ..size import format_bytes
-from ._servers import ask, running_servers
+from ._servers import aside, ask, running_servers
 from ._tables import allocations_table
 
 if TYPE_CHECKING:
@@ -40,12 +39,12 @@ async def collect(runtime: Runtime) -> Listing:
         found.gpus = await runtime.capacity()
     except NoGpuError as error:
         found.notes.append(str(error))
-    for server in await asyncio.to_thread(lambda: list(running_servers())):
+    for server in await aside(lambda: list(running_servers())):
         try:
-            for row in await asyncio.to_thread(ask, server, "GET", "gpu-share/allocations"):
+            for row in await aside(ask, server, "GET", "gpu-share/allocations"):
                 rows[row["kernel_id"]] = row
         except GpuShareError as error:
-            found.notes.append(f"Server at port {server.get('port')} was left out: {error}")
+            found.notes.append(f"A server was left out: {error}")
     found.rows = list(rows.values())
     return found
 

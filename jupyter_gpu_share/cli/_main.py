@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from traitlets.config import Config
@@ -26,7 +27,10 @@ Command = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code: 0 done, 1 refused or failed, 2 wrong arguments.
+    """Run the command; its exit code.
+
+    0 done, 1 refused or failed, 2 wrong arguments, 3 a change was sent and it is not known whether
+    it was made, 130 interrupted.
 
     Called by the executable ``jupyter-gpu-share``.
     """
@@ -36,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return asyncio.run(command(arguments))
     except GpuShareError as error:
         print(f"gpu-share: {error}", file=sys.stderr)
-        return 1
+        return 3 if _goes_on(error) else 1
     except KeyboardInterrupt:
         print("gpu-share: interrupted", file=sys.stderr)
         return 130
@@ -45,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     finally:
         _end_runtime()
+
+
+def _goes_on(error: GpuShareError) -> bool:
+    """Whether what an error tells of may still be done."""
+    from ._servers import GoesOn
+
+    return isinstance(error, GoesOn)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
     keep = add("keep", _keep, "Keep a kernel's share for a time, even if unused.")
     _add_kernel(keep)
-    keep.add_argument("minutes", type=float, help="from now; 0 takes it back")
+    keep.add_argument("minutes", type=_minutes, help="from now; 0 takes it back")
     add_json(keep)
 
     replay = add(
@@ -135,7 +146,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rule", choices=_RULES, help="instead of the configured one")
     parser.add_argument("--timeout", type=_seconds, help="seconds, of the rule fixed")
-    parser.add_argument("--aim", type=float, help="of the rule adaptive, such as 0.06")
+    parser.add_argument("--aim", type=_finite, help="of the rule adaptive, such as 0.06")
     parser.add_argument("--demand-after", type=_seconds, help="seconds, if somebody waits")
     parser.add_argument("--gpus", type=_count, help="let the sessions compete for so many GPUs")
     parser.add_argument(
@@ -149,18 +160,32 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="FILE", help="draw the curves, as .svg or .png")
 
 
+def _minutes(text: str) -> float:
+    return _number(text, 0, 366 * 24 * 60, "number of minutes from 0 up to a year")
+
+
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 366 * 24 * 3600:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds up to a year")
-    return value
+    return _number(text, 0, 366 * 24 * 3600, "number of seconds from 0 up to a year")
+
+
+def _finite(text: str) -> float:
+    return _number(text, -sys.float_info.max, sys.float_info.max, "number")
+
+
+def _number(text: str, least: float, most: float, what: str) -> float:
+    with suppress(ValueError):
+        value = float(text)
+        if least <= value <= most:  # false for what is no number, too
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1 to 100000")
-    return value
+    with suppress(ValueError):
+        value = int(text)
+        if 1 <= value <= 100_000:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 100000")
 
 
 def _add_kernel(parser: argparse.ArgumentParser) -> None:
@@ -177,6 +202,9 @@ async def _list(arguments: argparse.Namespace) -> int:
         found = await collect(_runtime())
         if arguments.json:
             print(json.dumps(found.rows, indent=2))
+            # A list that may lack kernels does not pass for a whole one.
+            for note in found.notes:
+                print(f"gpu-share: {note}", file=sys.stderr)
         else:
             if arguments.watch:
                 print("\x1b[H\x1b[2J", end="")
@@ -297,16 +325,20 @@ async def _change(
     look: dict[str, Any] | None = None,
 ) -> int:
     """Ask the kernel's server for a change; with ``look`` first what it keeps, which is said."""
-    from ._servers import ask, find_kernel
+    from ._servers import aside, ask, change, find_kernel
     from ._tables import kept, progress, sentence
 
-    server, row = await asyncio.to_thread(find_kernel, arguments.kernel)
+    server, row = await aside(find_kernel, arguments.kernel)
     with progress(f"{doing}: {row['path'] or row['kernel_id'][:8]}"):
         url = f"gpu-share/allocations/{row['kernel_id']}{path}"
         if look is not None and row["state"] != "queued":
-            found = await asyncio.to_thread(ask, server, method, url, look)
+            found = await aside(ask, server, method, url, look)
             print(kept(found["kept"]), file=sys.stderr)
-        row = await asyncio.to_thread(ask, server, method, url, body)
+        try:
+            row = await aside(change, server, method, url, body)
+        except asyncio.CancelledError:
+            print("gpu-share: the change that was sent goes on in the server", file=sys.stderr)
+            raise
     print(json.dumps(row, indent=2) if arguments.json else sentence(row))
     return 0
 

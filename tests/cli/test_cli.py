@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_server.auth import passwd
 from servers import TOKEN, Server, run_server, stop_server
 from waiting import PATIENCE
 
@@ -224,6 +225,29 @@ def test_a_name_that_fits_several(at_server: tuple[Shell, Server]) -> None:
     server.start_kernel("1/4", kernel_id="33333333-4444-4333-8333-333333333333")
     assert "fits several kernels" in shell.run("wake", "33333333", rc=1)
     shell.run("keep", one, "1")
+
+
+def test_a_server_with_a_password_is_not_taken_for_one_without_kernels(tmp_path: Path) -> None:
+    hashed = f"--PasswordIdentityProvider.hashed_password={passwd('secret')}"
+    server = run_server(tmp_path, "--IdentityProvider.token=", hashed)
+    try:
+        shell = Shell(tmp_path)
+        says = (
+            "did not let this command in (403). It has told no token: start it with JUPYTER_TOKEN"
+        )
+        assert says in shell.run("release", "2085b3ae", rc=1)
+        assert says in shell.run("list")
+    finally:
+        stop_server(server)
+
+
+def test_a_time_that_is_none_changes_nothing(at_server: tuple[Shell, Server]) -> None:
+    shell, server = at_server
+    kernel = server.start_kernel("1/4")
+    until = shell.json("keep", kernel, "30")["keep_until"]
+    for minutes in ("nan", "inf", "-5", "1e12"):
+        assert "is no number of minutes" in shell.run("keep", kernel, minutes, rc=2)
+    assert server.ok(f"gpu-share/allocations/{kernel}")["keep_until"] == until
 
 
 def test_demo(tmp_path: Path) -> None:
