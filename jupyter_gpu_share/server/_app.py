@@ -17,10 +17,15 @@ from ._events import EVENT_SCHEMA, EventRelay
 from ._handlers import ELSEWHERE, ROUTES, RUNTIME, SHOW_QUEUE
 from ._metrics import Metrics
 from ._paths import NotebookPaths
+from ._stopping import settle_starts
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
 
+#: Seconds in which kernels are ended in good order; what is left is then killed.
+_STOP_PATIENCE = 8.0
+#: Seconds in which starts that were under way then have to end.
+_SETTLE_PATIENCE = 0.5
 _BEHIND_GATEWAY = (
     "Kernels of this server run behind a gateway; their GPUs are shared out there, not here."
 )
@@ -106,15 +111,33 @@ class GpuShareApp(ExtensionApp):
         return self._runtime
 
     async def stop_extension(self) -> None:
-        """Stop telling. Called by jupyter_server when it ends, before its kernels are ended."""
+        """End this server's kernels in good order, and stop telling.
+
+        Called by jupyter_server when it ends, before it shuts down what kernels are left.
+        """
         try:
             if self._adopting is not None:
                 self._adopting.cancel()
                 await asyncio.wait({self._adopting})
             if self._paths is not None:
                 await self._paths.close()
+            if self._runtime is not None:
+                await self._stop_kernels(self._runtime)
         finally:
             if self._events is not None:
                 self._events.close()
                 self._events = None
             self._metrics.close()
+
+    async def _stop_kernels(self, runtime: Runtime) -> None:
+        assert self.serverapp is not None
+        try:
+            await asyncio.wait_for(runtime.stop(), _STOP_PATIENCE)
+        except asyncio.TimeoutError:
+            self.log.warning(
+                "Not all kernels have ended within %g s; the server ends them.", _STOP_PATIENCE
+            )
+        except Exception:
+            # jupyter_server would end without a look at any kernel.
+            self.log.exception("The kernels could not be ended in good order")
+        await settle_starts(self.serverapp.kernel_manager, _SETTLE_PATIENCE)

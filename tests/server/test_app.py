@@ -1,0 +1,120 @@
+"""The extension's own end: kernels first, in bounded time, then what tells of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from waiting import PATIENCE
+
+from jupyter_gpu_share.server import GpuShareApp, _app
+from jupyter_gpu_share.server._stopping import settle_starts
+
+
+class Said:
+    """Notes the calls of an object's methods, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def closed(self, what: str) -> Any:
+        said = self
+
+        class Part:
+            def close(self) -> None:
+                said.calls.append(what)
+
+        return Part()
+
+    def runtime(self, stop: Callable[[], Coroutine[Any, Any, None]]) -> Any:
+        said = self
+
+        class Runtime:
+            async def stop(self) -> None:
+                said.calls.append("stop")
+                await stop()
+
+        return Runtime()
+
+
+class Manager(dict[str, object]):
+    """As much of a kernel manager as the end of starts needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pending_kernels: dict[str, asyncio.Task[None]] = {}
+
+
+def extension(said: Said, stop: Callable[[], Coroutine[Any, Any, None]]) -> GpuShareApp:
+    app = GpuShareApp()
+    app._adopting = app._paths = None
+    app._events, app._metrics = said.closed("events"), said.closed("metrics")
+    app._runtime = said.runtime(stop)
+
+    class ServerApp:
+        kernel_manager = Manager()
+
+    app.serverapp = ServerApp()
+    return app
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def fails() -> None:
+    raise RuntimeError("no")
+
+
+async def at_once() -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("stop", "says"),
+    [(at_once, ""), (never, "have ended within 0.05 s"), (fails, "could not be ended in good")],
+)
+async def test_kernels_are_ended_before_the_events_and_for_a_bounded_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stop: Any, says: str
+) -> None:
+    monkeypatch.setattr(_app, "_STOP_PATIENCE", 0.05)
+    said = Said()
+    app = extension(said, stop)
+    app.log = logging.getLogger(__name__)
+    await asyncio.wait_for(app.stop_extension(), PATIENCE)
+    assert said.calls == ["stop", "events", "metrics"]
+    assert says in caplog.text
+
+
+async def test_starts_that_gave_no_kernel_are_forgotten_and_others_are_not() -> None:
+    manager = Manager()
+    undone: list[str] = []
+
+    async def under_way() -> None:
+        try:
+            await never()
+        finally:
+            undone.append("undone")
+
+    async def comes() -> None:
+        await asyncio.sleep(0)
+        manager["comes"] = object()
+
+    works = {"failed": at_once(), "slow": under_way(), "comes": comes(), "ends": never()}
+    tasks = {name: asyncio.create_task(work) for name, work in works.items()}
+    manager._pending_kernels.update(tasks)
+    manager["ends"] = object()
+    await asyncio.wait({tasks["failed"]})
+    await asyncio.wait_for(settle_starts(manager, 0.05), PATIENCE)
+    assert set(manager._pending_kernels) == {"comes", "ends"}
+    assert undone == ["undone"]
+    assert not tasks["ends"].done(), "what shuts a kernel down is left alone"
+    tasks["ends"].cancel()
+    await asyncio.wait({tasks["ends"]})
+
+
+async def test_a_manager_of_another_kind_is_left_alone() -> None:
+    await settle_starts(object(), 1.0)
