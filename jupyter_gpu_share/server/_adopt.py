@@ -32,7 +32,7 @@ async def adopt_kernels(serverapp: Any, runtime: Runtime) -> None:
     """
     try:
         saved = await runtime.inherit(str(Path(serverapp.root_dir)))
-    except OSError as error:
+    except (OSError, GpuShareError) as error:
         _log.warning("Whether variables are saved from before is not known: %s", error)
     else:
         await _adopt_all(serverapp, runtime, saved)
@@ -54,7 +54,10 @@ async def _adopt_all(serverapp: Any, runtime: Runtime, found: list[Adoptable]) -
             await _adopt(serverapp, runtime, kernel)
         except Exception as error:
             runtime.adopted.pop(kernel.kernel_id, None)
-            _log.warning("Kernel %s could not be taken over: %s", kernel.kernel_id, error)
+            # What failed may have come after the kernel was there.
+            there = kernel.kernel_id in serverapp.kernel_manager
+            text = "is here, without its notebook" if there else "could not be taken over"
+            _log.warning("Kernel %s %s: %s", kernel.kernel_id, text, error)
         else:
             where = kernel.path or "no notebook"
             _log.info("Took over kernel %s of %s", kernel.kernel_id, where)
