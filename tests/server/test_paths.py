@@ -123,6 +123,13 @@ def test_a_kernel_that_was_started_apart_from_its_session(tidy: Server) -> None:
     becomes(tidy, session, "b.ipynb")
 
 
+def test_a_kernel_without_a_notebook_gets_one(tidy: Server) -> None:
+    kernel_id = tidy.start_kernel("1/4")
+    assert shown(tidy, {"kernel": {"id": kernel_id}}) is None
+    session = open_notebook(tidy, "a.ipynb", kernel_id)
+    becomes(tidy, session, "a.ipynb")
+
+
 def test_a_console_is_known_by_its_name(tidy: Server) -> None:
     (tidy.folder / "one").mkdir()
     body = {"path": "one/console-1-8c1", "name": "Console 1", "type": "console"}
@@ -136,12 +143,14 @@ def test_a_console_is_known_by_its_name(tidy: Server) -> None:
 
 @pytest.mark.parametrize("path", ["../a.ipynb", "a\nb.ipynb", "x" * 5000, ""])
 def test_what_is_no_path_is_not_shown(tidy: Server, path: str) -> None:
-    session = open_notebook(tidy, "a.ipynb")
+    session, other = open_notebook(tidy, "a.ipynb"), open_notebook(tidy, "b.ipynb")
     tell(tidy, session, path=path)
-    tell(tidy, session, path="b.ipynb")
-    becomes(tidy, session, "b.ipynb")
-    told = tidy.log.read_text()
-    assert "could not be seen" not in told
+    tell(tidy, other, path="c.ipynb")
+    becomes(tidy, other, "c.ipynb")  # and so what was told before has been followed
+    assert shown(tidy, session) == "a.ipynb"
+    tell(tidy, session, path="d.ipynb")
+    becomes(tidy, session, "d.ipynb")
+    assert "could not be seen" not in tidy.log.read_text()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
