@@ -1,14 +1,14 @@
-"""Blocking work beside the event loop, up to the last moment of the interpreter."""
+"""Work that is not left half done: blocking work beside the event loop, and what is to end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ["in_thread"]
+__all__ = ["in_thread", "to_the_end"]
 
 T = TypeVar("T")
 
@@ -27,3 +27,22 @@ async def in_thread(
     except RuntimeError:
         return bound()
     return await future
+
+
+async def to_the_end(work: Awaitable[T]) -> T:
+    """Do what must not be cut short, nor go on when its caller has left.
+
+    A caller that is cancelled, however often, leaves when it is done.
+    """
+    doing = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not doing.done():
+        try:
+            await asyncio.wait({doing})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return doing.result()
+    if not doing.cancelled():
+        doing.exception()  # nobody is there to be told
+    raise cancelled

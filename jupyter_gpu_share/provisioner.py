@@ -1,6 +1,6 @@
 """The kernel provisioner: how Jupyter starts, watches and ends kernels on a share of a GPU.
 
-It adapts the hooks of jupyter_client to the life of a kernel, which runs on the loop of the
+It adapts the hooks of jupyter_client to the controller of a kernel, which runs on the loop of the
 :class:`~jupyter_gpu_share.runtime.Runtime`. Hooks are called on whatever loop the client runs.
 """
 
@@ -22,14 +22,13 @@ from tornado import web
 from traitlets import Float, Unicode
 
 from ._configuration import completed
-from ._notebook import size_in_notebook
 from .errors import GpuShareError, KernelStartError, SizeError
-from .requests import Request
-from .size import Size
+from .size import Request, Size, size_in_notebook
 
 if TYPE_CHECKING:
     from .engines.base import Adoptable, Connection
-    from .lifecycle import KernelLife
+    from .kernels.kernel import Kernel
+    from .relay import Relay
     from .runtime import Runtime
 
 __all__ = ["GpuShareProvisioner"]
@@ -100,7 +99,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
         # The base class has one mutable dict for all instances.
         self.connection_info = {}
         self._runtime: Runtime | None = None
-        self._life: KernelLife | None = None
+        self._kernel: Kernel | None = None
         self._wanted: Size | None = None
         #: A kernel of an earlier process that this start takes over.
         self._adopted: Adoptable | None = None
@@ -132,20 +131,22 @@ class GpuShareProvisioner(KernelProvisionerBase):
             from .runtime import Runtime
 
             self._runtime = Runtime.instance(lambda: completed(self.config))
+            if self._runtime.stopping:
+                raise KernelStartError("The Jupyter server stops; no kernel starts any more.")
             env = kwargs.get("env") or os.environ
             requested = self._runtime.requests.take(self.kernel_id) if self.kernel_id else None
             # A kernel that is started apart from its session is told of it by the request.
             session = env.get("JPY_SESSION_NAME") or (requested and requested.path) or ""
-            if session or self._life is None:
+            if session or self._kernel is None:
                 self._notebook = self._locate(session)
             self._adopted = self._runtime.adopted.pop(self.kernel_id or "", None)
             self._wanted = await self._decide_size(env, requested)
             await self._runtime.admit(self.kernel_id, self._wanted)
-            if self._life is None:
+            if self._kernel is None:
                 await self._open_relay()
             else:
                 # A kernel manager that restarts over ipc has removed the files of the sockets.
-                await asyncio.wrap_future(self._life.relay.listen_again())
+                await asyncio.wrap_future(self._kernel.relay.listen_again())
             cmd = self._command(extra, session=env.get("JPY_SESSION_NAME") or "")
             return await super().pre_launch(cmd=cmd, **kwargs)
         except BaseException as error:
@@ -156,15 +157,15 @@ class GpuShareProvisioner(KernelProvisionerBase):
         """First found wins; every one is checked by the same policy."""
         assert self._runtime is not None
         policy = self._runtime.policy
-        if self._life is not None and self._life.next_size is not None:
-            changed, self._life.next_size = self._life.next_size, None
+        if self._kernel is not None and self._kernel.next_size is not None:
+            changed, self._kernel.next_size = self._kernel.next_size, None
             return changed
         if self._adopted is not None:
             return self._adopted.size  # it holds that already
         if requested is not None:
             return policy.check(str(requested.size))
-        if self._life is not None and self._life.request is not None:
-            return self._life.request.size  # a restart keeps it
+        if self._kernel is not None and self._kernel.request is not None:
+            return self._kernel.request.size  # a restart keeps it
         asked = env.get(_SIZE_VARIABLE) or self.kernel_spec.env.get(_SIZE_VARIABLE)
         for text in (asked, self.size):
             if text:
@@ -199,7 +200,6 @@ class GpuShareProvisioner(KernelProvisionerBase):
     async def _open_relay(self) -> None:
         assert self._runtime is not None
         runtime = self._runtime
-        from .lifecycle import KernelLife
         from .relay import Relay
 
         manager = self.parent
@@ -227,13 +227,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             front = await runtime.call(
                 _bind(relay, transport=transport, ip=ip, ports=ports, curve=curve)
             )
-            engine = await runtime.call(runtime.engine(self.engine))
-            self._life = KernelLife(
-                runtime, engine, relay, self.kernel_id or "", start_timeout=self.start_timeout
-            )
-            self._life.root = str(self._root) if self._root else None
-            relay.events = self._life
-            runtime.lives[self._life.kernel_id] = self._life
+            self._kernel = await runtime.call(self._control(runtime, relay))
         except BaseException:
             relay.close()
             raise
@@ -241,6 +235,18 @@ class GpuShareProvisioner(KernelProvisionerBase):
         if manager is not None:
             for name in _CHANNELS:
                 setattr(manager, f"{name}_port", front.ports[name])
+
+    async def _control(self, runtime: Runtime, relay: Relay) -> Kernel:
+        """Have a controller for the kernel. On the runtime's loop."""
+        return runtime.kernels.add(
+            self.kernel_id or "",
+            await runtime.engine(self.engine),
+            relay,
+            folder=runtime.kept_folder,
+            root=str(self._root) if self._root else None,
+            session=self.parent.session.session if self.parent is not None else "",
+            start_timeout=self.start_timeout,
+        )
 
     def _front_keys(self) -> tuple[str | None, str | None]:
         """Keys for the clients' side, under the kernel manager's own rule for kernels."""
@@ -278,16 +284,16 @@ class GpuShareProvisioner(KernelProvisionerBase):
         revived = False
         try:
             assert self._runtime is not None
-            assert self._life is not None
+            assert self._kernel is not None
             assert self._wanted is not None
             self._cwd = Path(kwargs.get("cwd") or Path.cwd())
             self._restart = False
-            revived = self._life.died
+            revived = self._kernel.died
             request = self._request(cmd, kwargs)
             if self._adopted is not None and self._adopted.saved:
-                await self._runtime.call(self._life.rest(request))
+                await self._runtime.call(self._kernel.adopt(request))
             else:
-                await self._runtime.call(self._life.launch(request, patience=self.queue_patience))
+                await self._runtime.call(self._kernel.launch(request, patience=self.queue_patience))
         except GpuShareError as error:
             if not revived:
                 await self._fail(error)
@@ -327,16 +333,18 @@ class GpuShareProvisioner(KernelProvisionerBase):
         )
 
     async def _fail(self, error: BaseException) -> None:
-        await self._free()
+        # What an earlier server has saved is not lost because it could not be taken over now.
+        await self._free(park=self._adopted is not None and self._adopted.saved)
         _forget_start(self.parent, self.kernel_id)
         _tell_server(error, self.parent)
 
-    async def _free(self) -> None:
+    async def _free(self, *, park: bool = False) -> None:
         """Give back all that a start took. A later start opens a new relay on the same ports."""
-        life, self._life = self._life, None
+        kernel, self._kernel = self._kernel, None
         self._has_process = False
-        if life is not None and self._runtime is not None:
-            await asyncio.shield(self._runtime.call(life.close()))
+        if kernel is not None and self._runtime is not None:
+            closing = self._runtime.kernels.close(kernel, park=park)
+            await asyncio.shield(self._runtime.call(closing))
 
     # -- watch and signal --------------------------------------------------------------------
 
@@ -346,13 +354,13 @@ class GpuShareProvisioner(KernelProvisionerBase):
         Called by ``KernelManager.is_alive``, every 3 s by the restarter and ten times a second in
         a shutdown: a look into memory.
         """
-        return 0 if self._life is None else self._life.exit_code
+        return 0 if self._kernel is None else self._kernel.exit_code
 
     async def wait(self) -> int | None:
         """Wait for the kernel's end. Called at the end of a shutdown and after a kill."""
         code = 0
-        if self._life is not None and self._runtime is not None and self._has_process:
-            code = await self._runtime.call(self._life.ended())
+        if self._kernel is not None and self._runtime is not None and self._has_process:
+            code = await self._runtime.call(self._kernel.ended())
         self._has_process = False
         return code
 
@@ -361,8 +369,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
 
         Called by ``KernelManager.signal_kernel``, for interrupts among others.
         """
-        if self._life is not None and self._runtime is not None:
-            await self._runtime.call(self._life.signal(signum))
+        if self._kernel is not None and self._runtime is not None:
+            await self._runtime.call(self._kernel.signal(signum))
 
     # -- end ---------------------------------------------------------------------------------
 
@@ -373,8 +381,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
         queued or has given its share back ends here, as there is no process to wait for.
         """
         self._restart = restart
-        if self._life is not None and self._runtime is not None:
-            await self._runtime.call(self._life.expect_end(restart=restart))
+        if self._kernel is not None and self._runtime is not None:
+            await self._runtime.call(self._kernel.expect_end(restart=restart))
 
     async def terminate(self, restart: bool = False) -> None:
         """Ask the process to end. Called in a shutdown when the kernel takes its time."""
@@ -393,10 +401,10 @@ class GpuShareProvisioner(KernelProvisionerBase):
 
         Called by ``KernelManager.cleanup_resources`` after every shutdown.
         """
-        if self._life is None or self._runtime is None:
+        if self._kernel is None or self._runtime is None:
             return
         if restart or self._restart:
-            await self._runtime.call(self._life.restart_expected())
+            await self._runtime.call(self._kernel.expect_restart())
         else:
             await self._free()
 
@@ -406,7 +414,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
 
     @property
     def _waits(self) -> bool:
-        return self._life is not None and self._life.exit_code is None and not self._has_process
+        return self._kernel is not None and self._kernel.exit_code is None and not self._has_process
 
     def resolve_path(self, path_str: str) -> str | None:
         """A path relative to the kernel's working directory. Called by the server's debugger."""

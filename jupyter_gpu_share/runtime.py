@@ -12,10 +12,9 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -26,12 +25,12 @@ from ._threads import in_thread
 from .allocations import Allocation, AllocationTable, Kept, State
 from .errors import GpuShareError, NotPossible
 from .idle import IdlePolicy
-from .requests import RequestStore
-from .size import Size, SizePolicy
+from .size import RequestStore, Size, SizePolicy
 
 if TYPE_CHECKING:
     from .engines.base import Adoptable, Capacity, Engine, Finding
-    from .lifecycle import KernelLife
+    from .kernels.kernel import Kernel
+    from .kernels.registry import Registry
 
 __all__ = ["Runtime"]
 
@@ -53,15 +52,17 @@ class Runtime(LoggingConfigurable):
         self.requests = RequestStore()
         self.policy = SizePolicy(parent=self)
         self.idle_policy = IdlePolicy(parent=self)
-        self.lives: dict[str, KernelLife] = {}
-        #: How a server ends one of its kernels; None where there is no server.
-        self.end_kernel: Callable[[str], Awaitable[None]] | None = None
+        #: Posts a server's wish to end one of its kernels; None where there is no server.
+        self.end_kernel: Callable[[str], None] | None = None
+        #: True once the server is about to end: no kernel starts any more.
+        self.stopping = False
         #: Kernels of an earlier process that are about to be taken over, by id.
         self.adopted: dict[str, Adoptable] = {}
         self._engines: dict[str, Engine] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
+        self._kernels: Registry | None = None
         self._thread = threading.Thread(target=self._run, name="gpu-share", daemon=True)
         self._thread.start()
 
@@ -100,13 +101,8 @@ class Runtime(LoggingConfigurable):
         self._thread.join(_CLOSE_PATIENCE)
 
     async def _close(self) -> None:
-        for life in list(self.lives.values()):
-            if life.independent:
-                continue
-            try:
-                await life.close()
-            except Exception:
-                self.log.exception("A kernel could not be ended properly")
+        # A server may end without a word: what it said is kept then, too.
+        await self.kernels.close_all(park=self.end_kernel is not None)
         for engine in self._engines.values():
             with suppress(GpuShareError):
                 await engine.close()
@@ -114,6 +110,24 @@ class Runtime(LoggingConfigurable):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """End all kernels in good order, as their server is about to end.
+
+        What was kept of kernels whose share was given back is left for the next server of the
+        same notebooks. No kernel starts afterwards.
+        """
+        self.stopping = True
+        await self.call(self.kernels.close_all(park=True))
+
+    @property
+    def kernels(self) -> Registry:
+        """The kernels of this process by id. Made when it is first needed: it takes a while."""
+        if self._kernels is None:
+            from .kernels.registry import Registry
+
+            self._kernels = Registry(self.table, self.idle_policy, self._loop, self._cull)
+        return self._kernels
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -125,7 +139,7 @@ class Runtime(LoggingConfigurable):
     @property
     def kept_folder(self) -> Path:
         """Where variables of this process's kernels wait whose share was given back."""
-        from .snapshots import kept_folder
+        from .kernels.saved import kept_folder
 
         folder = self.idle_policy.snapshot_folder
         return kept_folder(Path(folder or Path(jupyter_data_dir()) / "gpu-share" / "kept"))
@@ -134,7 +148,7 @@ class Runtime(LoggingConfigurable):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop on which engines and kernels' lives run."""
+        """The loop on which engines and controllers run."""
         return self._loop
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -168,66 +182,18 @@ class Runtime(LoggingConfigurable):
         return self._engines[name]
 
     async def _watch(self, engine: Engine) -> None:
-        """Bring readings into the table, and notices into the notebooks."""
+        """Bring readings to the kernels, and have shares go to who waits."""
         while True:
             await asyncio.sleep(engine.usage_interval)
-            lives = {key: life for key, life in self.lives.items() if life.engine is engine}
-            if not lives:
-                continue
-            busy = frozenset(key for key, life in lives.items() if life.busy)
-            try:
-                readings = await engine.usage(busy)
-            except GpuShareError as error:
-                self.log.warning("%s", error)
-                continue
-            except Exception:
-                self.log.exception("The use of the GPUs could not be read")
-                continue
-            for kernel_id, usage in readings.items():
-                self.table.update(
-                    kernel_id, used_bytes=usage.used_bytes, utilization=usage.utilization
-                )
-                if usage.notice and kernel_id in lives:
-                    lives[kernel_id].notify(usage.notice)
-            try:
-                await self._make_room(engine, lives.values())
-            except GpuShareError as error:
-                self.log.warning("%s", error)
-            except Exception:
-                self.log.exception("It could not be seen who waits for a share")
+            await self.kernels.look(engine)
 
-    async def _make_room(self, engine: Engine, lives: Collection[KernelLife]) -> None:
-        """Have an unused share go back for somebody who waits: the one unused for the longest.
-
-        One at a time for each that waits; whether it helped is seen at the next look.
-        """
-        if not any(self._is_unused(life) for life in lives):
-            return
-        asked: set[str] = set()
-        for size in await engine.waiting():
-            candidates = [
-                (life, life.ladder.situation())
-                for life in lives
-                if self._is_unused(life) and life.kernel_id not in asked
-            ]
-            for life in self.idle_policy.order(candidates):
-                if await engine.fits(life.kernel_id, size) is None:
-                    asked.add(life.kernel_id)
-                    life.ladder.wanted = True
-                    life.ladder.reconsider()
-                    break
-
-    def _is_unused(self, life: KernelLife) -> bool:
-        row = self.table.get(life.kernel_id)
-        return row is not None and row.state is State.IDLE and not life.busy
-
-    async def cull(self, kernel_id: str) -> None:
+    def _cull(self, kernel_id: str) -> None:
         """End a kernel for good whose share was given back long ago.
 
         Only a server can: it has the kernel's manager, which would start the kernel again.
         """
         if self.end_kernel is not None:
-            await self.end_kernel(kernel_id)
+            self.end_kernel(kernel_id)
 
     # -- what the server and the command ask, on any loop ------------------------------------
 
@@ -297,10 +263,11 @@ class Runtime(LoggingConfigurable):
         root: folder of notebooks, which both have.
         """
         from .engines.base import Adoptable
-        from .snapshots import take_over
+        from .kernels.saved import take_over
 
         async def work() -> list[Adoptable]:
-            notes = await in_thread(take_over, self.kept_folder, root)
+            lifetime = self.idle_policy.snapshot_lifetime
+            notes = await in_thread(take_over, self.kept_folder, root, lifetime)
             return [
                 Adoptable(
                     kernel_id=note.kernel_id,
@@ -345,8 +312,7 @@ class Runtime(LoggingConfigurable):
         NotPossible: no such kernel, or the size does not fit now.
         SizeNotAllowed
         """
-        life = await self._fitting(kernel_id, size)
-        life.next_size = size
+        (await self._fitting(kernel_id, size)).next_size = size
 
     async def change_size(self, kernel_id: str, size: Size, *, lose_variables: bool) -> bool:
         """Give a running kernel another size, with its variables.
@@ -359,8 +325,8 @@ class Runtime(LoggingConfigurable):
             lost without consent.
         SizeNotAllowed
         """
-        life = await self._fitting(kernel_id, size)
-        return await self.call(life.resizing.change(size, lose_variables=lose_variables))
+        kernel = await self._fitting(kernel_id, size)
+        return await self.call(kernel.change_size(size, lose_variables=lose_variables))
 
     async def kept_by_change(self, kernel_id: str, size: Size) -> Kept:
         """What a change of size would keep, without doing it.
@@ -370,8 +336,8 @@ class Runtime(LoggingConfigurable):
         NotPossible: no such kernel, the size does not fit now, or a cell runs.
         SizeNotAllowed
         """
-        life = await self._fitting(kernel_id, size)
-        return await self.call(life.resizing.kept(size))
+        kernel = await self._fitting(kernel_id, size)
+        return await self.call(kernel.kept_by_change(size))
 
     async def kept_by_release(self, kernel_id: str) -> Kept:
         """What giving the share back would keep, without doing it.
@@ -380,48 +346,16 @@ class Runtime(LoggingConfigurable):
         ------
         NotPossible: no such kernel, or a cell runs.
         """
-        life = self._life(kernel_id)
-        if not life.answers:
-            return self._allocation(kernel_id).kept
-        return (await self.call(life.parting.look())).kept
+        return await self.call(self.kernels.find(kernel_id).kept_by_release())
 
-    async def _fitting(self, kernel_id: str, size: Size) -> KernelLife:
+    async def _fitting(self, kernel_id: str, size: Size) -> Kernel:
         """The kernel, if it could have that size: now, unless it has to wait anyway."""
-        life = self._life(kernel_id)
+        kernel = self.kernels.find(kernel_id)
         await self.admit(kernel_id, size)
-        waits = life.state in (State.QUEUED, State.WAKING, State.RELEASED)
+        waits = kernel.state in (State.QUEUED, State.WAKING, State.RELEASED)
         if not waits and (why := await self.fits(kernel_id, size)):
             raise NotPossible(f"The size cannot become {size} now: {why}")
-        return life
-
-    @property
-    def kernels(self) -> Mapping[str, KernelLife]:
-        """The kernels of this process, by id."""
-        return self.lives
-
-    async def moved(self, kernel_id: str, path: str) -> None:
-        """The notebook of a kernel has another path now, within the folder of notebooks."""
-
-        async def work() -> None:
-            life = self.lives.get(kernel_id)
-            if life is None or life.request is None:
-                return
-            life.request = replace(life.request, path=path)
-            if life.note is not None:
-                await life.keeper.renote(life.note)
-            # Shown last: who sees the new path can rely on it.
-            life.update(path=path)
-
-        await self.call(work())
-
-    async def stop(self) -> None:
-        """End all kernels, in good order. Called when a server stops."""
-
-        async def work() -> None:
-            lives = [life for life in self.lives.values() if not life.independent]
-            await asyncio.gather(*(life.close() for life in lives))
-
-        await self.call(work())
+        return kernel
 
     async def release(self, kernel_id: str, *, lose_variables: bool) -> Allocation:
         """Give the share back. The next cell asks for one again.
@@ -430,9 +364,9 @@ class Runtime(LoggingConfigurable):
         ------
         NotPossible: no such kernel, a cell runs, or variables would be lost without consent.
         """
-        life = self._life(kernel_id)
-        await self.call(life.release(lose_variables=lose_variables))
-        return self._allocation(kernel_id)
+        kernel = self.kernels.find(kernel_id)
+        await self.call(kernel.release(lose_variables=lose_variables))
+        return self.kernels.allocation(kernel_id)
 
     async def wake(self, kernel_id: str) -> Allocation:
         """Ask for a share again, as running a cell does.
@@ -441,37 +375,30 @@ class Runtime(LoggingConfigurable):
         ------
         NotPossible: no such kernel.
         """
-        life = self._life(kernel_id)
-        await self.call(life.wake())
-        return self._allocation(kernel_id)
+        await self.call(self.kernels.find(kernel_id).wake())
+        return self.kernels.allocation(kernel_id)
 
-    def keep(self, kernel_id: str, until: datetime | None) -> Allocation:
+    async def keep(self, kernel_id: str, until: datetime | None) -> Allocation:
         """Keep the share until a moment even if unused; None takes that back.
 
         Raises
         ------
         NotPossible: no such kernel, or a moment past the administrator's limit.
         """
-        life = self._life(kernel_id)
-        now = datetime.now(timezone.utc)
-        if until is not None and until > now + self.idle_policy.longest_keep:
-            hours = self.idle_policy.keep_limit / 3600
-            raise NotPossible(f"A share can be kept for {hours:g} hours at most.")
-        self.table.update(kernel_id, keep_until=until)
-        self._loop.call_soon_threadsafe(life.ladder.reconsider)
-        return self._allocation(kernel_id)
+        await self.call(self.kernels.keep(kernel_id, until))
+        return self.kernels.allocation(kernel_id)
 
-    def _life(self, kernel_id: str) -> KernelLife:
-        life = self.lives.get(kernel_id)
-        if life is None:
-            raise NotPossible("This server runs no kernel with that id on a share of a GPU.")
-        return life
+    async def moved(self, kernel_id: str, path: str | None) -> None:
+        """A kernel's notebook has another path now; nothing where there is no such kernel.
 
-    def _allocation(self, kernel_id: str) -> Allocation:
-        allocation = self.table.get(kernel_id)
-        if allocation is None or allocation.state is State.ENDED:
-            raise NotPossible("The kernel has just ended.")
-        return allocation
+        Who sees the new path can rely on it: it is stored by then.
+        """
+
+        async def work() -> None:
+            if kernel := self.kernels.get(kernel_id):
+                await kernel.move(path)
+
+        await self.call(work())
 
 
 def _at_exit(work: Callable[[], None]) -> None:

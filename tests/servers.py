@@ -61,12 +61,15 @@ class Server:
         assert status < 300, (status, found)
         return found
 
-    def start_kernel(self, size: str | None = None, kernel_id: str | None = None) -> str:
-        """Start a kernel as JupyterLab does; its id."""
+    def start_kernel(
+        self, size: str | None = None, kernel_id: str | None = None, folder: str = ""
+    ) -> str:
+        """Start a kernel as JupyterLab does, in a folder of the server's; its id."""
         kernel_id = kernel_id or str(uuid4())
         if size is not None:
             self.ok(f"gpu-share/requests/{kernel_id}", "PUT", {"size": size})
-        found = self.ok("api/kernels", "POST", {"name": "python3", "kernel_id": kernel_id})
+        model = {"name": "python3", "kernel_id": kernel_id, **({"path": folder} if folder else {})}
+        found = self.ok("api/kernels", "POST", model)
         assert found["id"] == kernel_id
         return kernel_id
 
@@ -114,9 +117,9 @@ class Server:
             socket.close()
 
 
-def until(holds: Callable[[], Any], what: str) -> Any:
+def until(holds: Callable[[], Any], what: str, patience: float | None = None) -> Any:
     """Wait until something is so."""
-    end = time.monotonic() + 2 * PATIENCE
+    end = time.monotonic() + (2 * PATIENCE if patience is None else patience)
     while True:
         if found := holds():
             return found
@@ -153,7 +156,7 @@ def run_server(
         process = subprocess.Popen(
             [*command, *options], cwd=work, env=env, stdout=output, stderr=output
         )
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + 3 * PATIENCE  # many may start at once
     while True:
         for info in (folder / "runtime").glob("jpserver-*.json"):
             try:

@@ -6,15 +6,17 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from ._model import Allocation
 
 Listener = Callable[[Allocation], None]
 
 _log = logging.getLogger(__name__)
+
+
 #: Readings change all the time; they are polled, not announced.
-_READINGS = frozenset({"used_bytes", "utilization"})
+def _without_readings(allocation: Allocation) -> Allocation:
+    return replace(allocation, used_bytes=None, utilization=None)
 
 
 class AllocationTable:
@@ -39,29 +41,15 @@ class AllocationTable:
             return list(self._rows.values())
 
     def put(self, allocation: Allocation) -> None:
-        """Set a kernel's allocation and announce it."""
+        """Set a kernel's allocation. Announced unless nothing but readings changed."""
         with self._lock:
+            old = self._rows.get(allocation.kernel_id)
             self._rows[allocation.kernel_id] = allocation
-        self._announce(allocation)
-
-    def update(self, kernel_id: str, **changes: Any) -> Allocation | None:
-        """Change some fields. Announced unless nothing but readings changed.
-
-        Returns None where the kernel is unknown: it may just have ended.
-        """
-        with self._lock:
-            old = self._rows.get(kernel_id)
-            if old is None:
-                return None
-            new = replace(old, **changes)
-            self._rows[kernel_id] = new
-        quiet = replace(new, **{name: getattr(old, name) for name in _READINGS}) == old
-        if not quiet:
-            self._announce(new)
-        return new
+        if old is None or _without_readings(allocation) != _without_readings(old):
+            self._announce(allocation)
 
     def remove(self, kernel_id: str) -> None:
-        """Forget a kernel. Announce its end with :meth:`update` first."""
+        """Forget a kernel. Announce its end with :meth:`put` first."""
         with self._lock:
             self._rows.pop(kernel_id, None)
 

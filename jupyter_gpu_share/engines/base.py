@@ -310,8 +310,11 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
                 await asyncio.wait(left)
 
     @abstractmethod
-    async def signal(self, kernel_id: str, signum: int) -> None:
-        """Send a signal to the kernel's process group; nothing where it is gone."""
+    async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
+        """Send a signal to the kernel's process group; nothing where it is gone.
+
+        ``alone``: to its first process only, and to none of those that users' code has started.
+        """
 
     @abstractmethod
     async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
@@ -356,10 +359,6 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         """What :meth:`fits` says of each of these sizes, all seen at one moment where it can be."""
         return [await self.fits(kernel_id, size) for size in sizes]
 
-    async def waiting(self) -> list[Size]:
-        """Sizes that kernels of anybody wait for here, in the order of the queue."""
-        return []
-
     async def snapshot(self) -> Snapshot | None:
         """What is held and who waits now; None where nobody is known to wait.
 
@@ -396,6 +395,14 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
     def place(self) -> str:
         """Where kernels run, in words for people; empty where that is this machine."""
         return ""
+
+    async def note_path(self, kernel_id: str, path: str | None) -> None:
+        """A kernel's notebook has another path now: what others are told of it follows.
+
+        Raises
+        ------
+        EngineError: others still see the old one.
+        """
 
     def detachable(self, kernel_id: str) -> bool:
         """Whether this kernel's share can go and come back while its process lives."""

@@ -52,8 +52,8 @@ class KeepingSettings(LoggingConfigurable):
         min=0,
         config=True,
         help="""
-        Seconds that saved variables wait for the next Jupyter server where theirs was killed.
-        Default 604800 (a week); 0 for not at all.
+        Seconds that saved variables wait for the next Jupyter server of the same notebooks, once
+        theirs has stopped or was killed. Default 604800 (a week); 0 for not at all.
 
         ::
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -39,6 +39,15 @@ class _Settled:
     windows: tuple[Entry, ...]
     zone: tzinfo | None
     usual: Size
+
+
+@dataclass(frozen=True)
+class _Due:
+    """When a share goes back, after how many seconds without use, and whether for others."""
+
+    at: datetime
+    waited: float
+    for_others: bool = False
 
 
 class IdlePolicy(IdleSettings, KeepingSettings):
@@ -81,13 +90,13 @@ class IdlePolicy(IdleSettings, KeepingSettings):
         found = self._first(situation, history, max(situation.now, begin, pin or begin))
         if found is None:
             return Plan(None, None, None, self._why_not(situation))
-        release, terms, waited = found
+        release, terms, due = found
         warn = cull = None
         if terms.warn_before:
             warn = max(begin, release - timedelta(seconds=terms.warn_before))
         if terms.cull_after:
             cull = release + timedelta(seconds=terms.cull_after)
-        why = self._why(terms, situation, history, waited)
+        why = self._why(terms, history, due)
         if pin and release <= pin:
             why = "It is kept as you asked, and goes back then if it is not used."
         return Plan(warn, release, cull, why)
@@ -96,7 +105,8 @@ class IdlePolicy(IdleSettings, KeepingSettings):
         """Whose share goes back first now that somebody waits: the least recently used.
 
         Those whose share does not go back for others, or not yet, are left out: used a moment ago,
-        kept, or with variables that would be lost.
+        kept, or with variables that would be lost. When one of them goes, after its user was
+        warned, is what :meth:`plan` says once ``waiting_since`` is set.
         """
         ready: list[tuple[datetime, int, _Key]] = []
         for key, situation in candidates:
@@ -119,51 +129,52 @@ class IdlePolicy(IdleSettings, KeepingSettings):
 
     def _first(
         self, situation: Situation, history: History, start: datetime
-    ) -> tuple[datetime, Terms, float] | None:
-        """The first moment from ``start`` at which a share goes back, with what held then.
-
-        With it come the seconds that the terms made it wait.
-        """
+    ) -> tuple[datetime, Terms, _Due] | None:
+        """The first moment from ``start`` at which a share goes back, with what held then."""
         base, windows = self._covering(situation)
         if not windows:
-            waited = self._waited(base, situation, history)
-            if waited == _NEVER:
-                return None
-            return max(start, situation.idle_since + timedelta(seconds=waited)), base, waited
-        waits: dict[Terms, float] = {}
+            due = self._due(base, situation, history)
+            return None if due is None else (max(start, due.at), base, due)
+        found: dict[Terms, _Due | None] = {}
 
-        def due(terms: Terms) -> float:
-            if terms not in waits:
-                waits[terms] = self._waited(terms, situation, history)
-            return waits[terms]
+        def due_under(terms: Terms) -> _Due | None:
+            if terms not in found:
+                found[terms] = self._due(terms, situation, history)
+            return found[terms]
 
         # Weeks are alike: if terms let it go at all, then within one from when they first could.
         starts = {start}
         for terms in (base, *(entry.apply(base) for entry in windows)):
-            if due(terms) != _NEVER:
-                starts.add(max(start, situation.idle_since + timedelta(seconds=due(terms))))
+            if due := due_under(terms):
+                starts.add(max(start, due.at))
         for first in sorted(starts):
             for begin, end, terms in self._segments(base, windows, first):
-                if (waited := due(terms)) == _NEVER:
-                    continue
-                moment = max(begin, situation.idle_since + timedelta(seconds=waited))
-                if moment < end:
-                    return moment, terms, waited
+                due = due_under(terms)
+                if due is not None and (moment := max(begin, due.at)) < end:
+                    return moment, terms, due
         return None
 
-    def _waited(self, terms: Terms, situation: Situation, history: History) -> float:
-        """Seconds without use after which a share goes back under some terms."""
+    def _due(self, terms: Terms, situation: Situation, history: History) -> _Due | None:
+        """When a share goes back under some terms; None for never."""
         if terms.rule == "never" or not (situation.kept or terms.lose_variables):
-            return _NEVER
+            return None
         waited = _NEVER
         if terms.rule == "fixed":
             waited = terms.timeout
         elif terms.rule == "adaptive":
             share = weight(situation.size, self._settled.usual)
             waited = self.model.release_after(history, share, self.model.price(terms.aim))
-        if situation.waiting and terms.demand_after is not None:
-            waited = min(waited, terms.demand_after)
-        return max(waited, self.idle_after)
+        own = None
+        if waited != _NEVER:
+            waited = max(waited, self.idle_after)
+            own = _Due(situation.idle_since + timedelta(seconds=waited), waited)
+        if situation.waiting_since is None or terms.demand_after is None:
+            return own
+        waited = max(terms.demand_after, self.idle_after)
+        # The user is warned of this as of everything else.
+        warned = situation.waiting_since + timedelta(seconds=terms.warn_before)
+        asked = max(situation.idle_since + timedelta(seconds=waited), warned)
+        return own if own and own.at <= asked else _Due(asked, waited, for_others=True)
 
     def _segments(
         self, base: Terms, windows: tuple[Entry, ...], first: datetime
@@ -216,12 +227,10 @@ class IdlePolicy(IdleSettings, KeepingSettings):
 
     # -- why -----------------------------------------------------------------------------------
 
-    def _why(self, terms: Terms, situation: Situation, history: History, waited: float) -> str:
-        after = spell(waited)
-        if situation.waiting:
-            unhurried = replace(situation, waiting=False)
-            if waited < self._waited(terms, unhurried, history):
-                return f"Somebody waits for a share; this one goes back after {after} without use."
+    def _why(self, terms: Terms, history: History, due: _Due) -> str:
+        after = spell(due.waited)
+        if due.for_others:
+            return f"Somebody waits for a share; this one goes back after {after} without use."
         if terms.rule == "fixed":
             return f"It goes back after {after} without use."
         if not history.pauses:

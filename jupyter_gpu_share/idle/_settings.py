@@ -91,9 +91,9 @@ class IdleSettings(LoggingConfigurable):
         allow_none=True,
         config=True,
         help="""
-        Seconds without use after which a share goes back if somebody waits for it, the least
-        recently used first; under every rule but ``never``. None for only when its own time is
-        up. Default 300.
+        Seconds without use after which a share may go back for somebody who waits, once its user
+        was warned; the least recently used first, under every rule but ``never``. None for only
+        when its own time is up. Default 300.
 
         ::
 

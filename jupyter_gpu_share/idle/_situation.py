@@ -19,7 +19,8 @@ class Situation:
     idle_since: when the last burst ended.
     group: the administrator's group of the user, see ``IdlePolicy.group_of``.
     keep_until: until when the user keeps the share even if unused.
-    waiting: somebody waits for a share that this one's return would make room for.
+    waiting_since: when it was first known that somebody waits for a share that this one's return
+        would make room for; None where nobody does.
     kept: whether a release would keep the variables.
     released_at: when the share was given back; None while it is held.
     """
@@ -29,7 +30,7 @@ class Situation:
     size: Size
     group: str = ""
     keep_until: datetime | None = None
-    waiting: bool = False
+    waiting_since: datetime | None = None
     kept: bool = True
     released_at: datetime | None = None
 

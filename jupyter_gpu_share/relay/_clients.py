@@ -71,7 +71,7 @@ class Clients:
             self._pass_on(message.channel, message.frames)
         elif rule is Rule.INTERRUPT:
             self._stand.reply(message, {"status": "ok"})
-            self._traffic.inform(lambda events: events.interrupted())
+            self._traffic.inform(lambda events: events.interrupted(message.header))
         elif rule is Rule.DROP:
             _log.debug("A client's %r is dropped", message.msg_type)
         else:
@@ -79,7 +79,7 @@ class Clients:
                 self._pass_on(message.channel, message.frames)
             else:
                 self._stand.reply(message, {"status": "ok", "restart": message.restart})
-            self._traffic.inform(lambda events: events.shutdown(message.restart))
+            self._traffic.inform(lambda events: events.shutdown(message.restart, message.header))
 
     def _hold(self, message: Held) -> None:
         dropped = self.held.add(message)

@@ -12,13 +12,13 @@ __all__ = ["can_open", "raise_descriptor_limit", "too_many", "words"]
 _log = logging.getLogger(__name__)
 
 #: Programs that go through all possible descriptors take too long beyond this many.
-_MOST = 1_048_576
+_MOST = 65_536
 #: Some systems name a hard limit that they do not grant: what to try then.
 _MODEST = (10_240, 4096)
 
 
 def raise_descriptor_limit() -> int | None:
-    """Let this process open as many descriptors as it may, up to 1,048,576.
+    """Let this process open as many descriptors as it may, up to 65,536.
 
     A relay needs 25, so the usual limit of 1024 is met at 40 kernels. The limit is never lowered;
     what may not be done is left. Returns the limit that holds then; None where there is none.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ._activity import Activity
 
 __all__ = ["RelayEvents"]
@@ -18,10 +21,14 @@ class RelayEvents:
         was among what was dropped.
         """
 
-    def interrupted(self) -> None:
-        """A client interrupts while clients do not reach a kernel."""
+    def interrupted(self, header: Mapping[str, Any]) -> None:
+        """A client interrupts while clients do not reach a kernel.
 
-    def shutdown(self, restart: bool) -> None:
+        ``header`` is that of its message: who has started another process since knows by its
+        ``session`` and ``date`` which one was meant.
+        """
+
+    def shutdown(self, restart: bool, header: Mapping[str, Any]) -> None:
         """A client asks the kernel to end while clients do not reach one.
 
         A kernel that is only looked at (``STARTING``) was asked, too.

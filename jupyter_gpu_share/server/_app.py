@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import zmq
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.utils import ensure_async
 from traitlets import Bool
@@ -17,7 +19,7 @@ from ._events import EVENT_SCHEMA, EventRelay
 from ._handlers import ELSEWHERE, ROUTES, RUNTIME, SHOW_QUEUE
 from ._metrics import Metrics
 from ._paths import NotebookPaths
-from ._stopping import settle_starts
+from ._stopping import settle_restarts, settle_starts, stop_restarters
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -29,6 +31,9 @@ _SETTLE_PATIENCE = 0.5
 _BEHIND_GATEWAY = (
     "Kernels of this server run behind a gateway; their GPUs are shared out there, not here."
 )
+
+#: Sockets that the server's context may have: as many as it may have files.
+_SOCKETS = 65_000
 
 
 class GpuShareApp(ExtensionApp):
@@ -58,12 +63,14 @@ class GpuShareApp(ExtensionApp):
         behind_gateway = self.serverapp.gateway_config.gateway_enabled
         self.settings[RUNTIME] = lambda: self.runtime
         self.settings[SHOW_QUEUE] = self.show_queue
+        _have_room_for_sockets(self.serverapp.kernel_manager)
         self.settings[ELSEWHERE] = _BEHIND_GATEWAY if behind_gateway else None
         self.serverapp.event_logger.register_event_schema(EVENT_SCHEMA)
         self._events: EventRelay | None = None
         self._metrics = Metrics()
         self._runtime: Runtime | None = None
         self._adopting: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
         self._paths: NotebookPaths | None = None
 
     def initialize_handlers(self) -> None:
@@ -83,17 +90,31 @@ class GpuShareApp(ExtensionApp):
         # In the background: a cluster that does not answer must not keep the server away.
         self._adopting = asyncio.create_task(adopt_kernels(serverapp, runtime))
 
-    async def _end_kernel(self, kernel_id: str) -> None:
-        """End a kernel as a user would. Called on the runtime's loop."""
+    def _end_kernel(self, kernel_id: str) -> None:
+        """Have a kernel ended as a user would. Called on the runtime's loop, which does not wait.
+
+        The end of a kernel is the server's work: whoever waited for it there would wait for
+        itself, as the kernel's own controller is a part of it.
+        """
+        assert self.serverapp is not None
+        loop = self.serverapp.io_loop.asyncio_loop  # type: ignore[attr-defined]
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(self._begin_to_end, kernel_id)
+
+    def _begin_to_end(self, kernel_id: str) -> None:
+        task = asyncio.ensure_future(self._shut_down(kernel_id))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _shut_down(self, kernel_id: str) -> None:
         assert self.serverapp is not None
         manager: Any = self.serverapp.kernel_manager
-
-        async def end() -> None:
-            if kernel_id in manager:
-                await ensure_async(manager.shutdown_kernel(kernel_id))
-
-        loop = self.serverapp.io_loop.asyncio_loop  # type: ignore[attr-defined]
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(end(), loop))
+        if kernel_id not in manager:
+            return
+        try:
+            await ensure_async(manager.shutdown_kernel(kernel_id))
+        except Exception:
+            self.log.exception("Kernel %s could not be ended", kernel_id)
 
     @property
     def runtime(self) -> Runtime:
@@ -116,9 +137,11 @@ class GpuShareApp(ExtensionApp):
         Called by jupyter_server when it ends, before it shuts down what kernels are left.
         """
         try:
-            if self._adopting is not None:
-                self._adopting.cancel()
-                await asyncio.wait({self._adopting})
+            tasks = {*self._ending, *([self._adopting] if self._adopting is not None else [])}
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
             if self._paths is not None:
                 await self._paths.close()
             if self._runtime is not None:
@@ -131,6 +154,7 @@ class GpuShareApp(ExtensionApp):
 
     async def _stop_kernels(self, runtime: Runtime) -> None:
         assert self.serverapp is not None
+        stop_restarters(self.serverapp.kernel_manager)
         try:
             await asyncio.wait_for(runtime.stop(), _STOP_PATIENCE)
         except asyncio.TimeoutError:
@@ -141,3 +165,16 @@ class GpuShareApp(ExtensionApp):
             # jupyter_server would end without a look at any kernel.
             self.log.exception("The kernels could not be ended in good order")
         await settle_starts(self.serverapp.kernel_manager, _SETTLE_PATIENCE)
+        await settle_restarts(self.serverapp.kernel_manager, _SETTLE_PATIENCE)
+
+
+def _have_room_for_sockets(manager: Any) -> None:
+    """Have the server's own sockets not run out before its files do.
+
+    Each kernel with a page takes six of the 1,023 that ZeroMQ gives a program at first, so that
+    the 170th kernel could not be reached.
+    """
+    made = getattr(manager, "context", None)
+    if isinstance(made, zmq.Context):
+        with suppress(zmq.ZMQError):
+            made.set(zmq.MAX_SOCKETS, _SOCKETS)

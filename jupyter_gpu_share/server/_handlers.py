@@ -30,8 +30,7 @@ from tornado import web
 from .._version import __version__
 from ..allocations import Allocation
 from ..errors import GpuShareError, NotPossible, SizeError
-from ..requests import Request
-from ..size import Offer
+from ..size import Offer, Request
 from ._paths import within
 
 if TYPE_CHECKING:
@@ -265,14 +264,14 @@ class AllocationHandler(GpuShareHandler):
         # First what can be taken back: a request that is refused changes nothing.
         if "keep_until" in body:
             until = None if body["keep_until"] is None else _moment(body["keep_until"])
-            self.runtime.keep(row.kernel_id, until)
+            await self.runtime.keep(row.kernel_id, until)
         if "size" in body:
             try:
                 await self._resize(row, body["size"], restart=body.get("restart", False))
             except BaseException:
                 if "keep_until" in body:
                     with suppress(NotPossible):  # the kernel has ended meanwhile
-                        self.runtime.keep(row.kernel_id, row.keep_until)
+                        await self.runtime.keep(row.kernel_id, row.keep_until)
                 raise
         self.answer(self.known(row.kernel_id).to_json())
 

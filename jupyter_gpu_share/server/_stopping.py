@@ -1,11 +1,52 @@
-"""The part of an orderly stop that jupyter_client leaves undone. See ``docs/upstream.md``."""
+"""The parts of an orderly stop that jupyter_client leaves undone. See ``docs/upstream.md``."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-__all__ = ["settle_starts"]
+__all__ = ["settle_restarts", "settle_starts", "stop_restarters"]
+
+#: Seconds between two looks whether a restart is over.
+_LOOK = 0.02
+
+
+def stop_restarters(manager: Any) -> None:
+    """Have no kernel of a manager of several started again that ends from now on.
+
+    A Jupyter server stops looking for kernels that died only when it ends them itself. One that an
+    extension has ended before would be started again beside that.
+    """
+    for kernel in _kernels(manager).values():
+        kernel.shutting_down = True  # a look that is under way sees it
+        if hasattr(kernel, "stop_restarter"):
+            kernel.stop_restarter()
+
+
+async def settle_restarts(manager: Any, patience: float) -> None:
+    """Have no kernel of a manager of several be in the middle of a restart.
+
+    A Jupyter server that is to shut such a kernel down ends with an error, and never stops.
+
+    Parameters
+    ----------
+    patience: seconds that a restart has to end by itself.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience
+    for kernel in _kernels(manager).values():
+        ready = getattr(kernel, "ready", None)
+        if ready is None:
+            continue
+        # It may be a future of asyncio, or of no loop.
+        while not ready.done() and loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
+        ready.cancel()
+
+
+def _kernels(manager: Any) -> dict[str, Any]:
+    ids = manager.list_kernel_ids() if hasattr(manager, "list_kernel_ids") else ()
+    return {kernel_id: manager.get_kernel(kernel_id) for kernel_id in ids}
 
 
 async def settle_starts(manager: Any, patience: float) -> None:

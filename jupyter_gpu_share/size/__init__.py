@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from ._grammar import Size, format_bytes, parse_bytes
+from ._notebook import size_in_notebook
 from ._policy import Offer, SizePolicy
+from ._requests import Request, RequestStore
 
-__all__ = ["Offer", "Size", "SizePolicy", "format_bytes", "parse_bytes"]
+__all__ = [
+    "Offer",
+    "Request",
+    "RequestStore",
+    "Size",
+    "SizePolicy",
+    "format_bytes",
+    "parse_bytes",
+    "size_in_notebook",
+]

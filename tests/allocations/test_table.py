@@ -64,20 +64,20 @@ def test_listeners_hear_of_changes_but_not_of_readings() -> None:
     table, heard = AllocationTable(), []
     stop = table.listen(heard.append)
     table.put(allocation())
-    table.update("k1", used_bytes=5, utilization=0.5)
+    table.put(allocation(used_bytes=5, utilization=0.5))
     assert len(heard) == 1
-    table.update("k1", state=State.IDLE)
-    table.update("k1", state=State.IDLE)
+    assert table.get("k1") == allocation(used_bytes=5, utilization=0.5)
+    table.put(allocation(used_bytes=5, state=State.IDLE))
+    table.put(allocation(used_bytes=5, state=State.IDLE))
     assert [row.state for row in heard] == [State.ACTIVE, State.IDLE]
     assert heard[-1].used_bytes == 5
     stop()
-    table.update("k1", state=State.ACTIVE)
+    table.put(allocation())
     assert len(heard) == 2
 
 
 def test_unknown_kernels_are_no_error() -> None:
     table = AllocationTable()
-    assert table.update("gone", state=State.ENDED) is None
     table.remove("gone")
     assert table.get("gone") is None
 

@@ -185,8 +185,7 @@ async def test_work_on_the_gpu_without_a_cell_is_told(kernels: Kernels) -> None:
     )
     runtime = Runtime.instance()
     await eventually(lambda: (row_of(manager).utilization or 0) > 0.1, "the GPU's use is seen")
-    life = runtime.lives[manager.kernel_id]
-    look = await runtime.call(life.parting.look())
-    assert look.background
+    kept = await runtime.call(runtime.kernels[manager.kernel_id].kept_by_release())
+    assert any("thread" in what for what in kept.lost)
     assert state(manager) is State.ACTIVE
     await run(client, "stop.set(); thread.join()")

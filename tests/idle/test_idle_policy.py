@@ -48,13 +48,13 @@ situations = st.builds(
         idle_since=NOW - timedelta(seconds=idle),
         size=Size.parse(size),
         keep_until=None if keep is None else after(keep),
-        waiting=waiting,
+        waiting_since=None if waiting is None else after(waiting),
         kept=kept,
     ),
     st.floats(0, 1e6),
     st.sampled_from(["1/8", "1/4", "1", "8x1", "10GiB", "mig-1g.10gb"]),
     st.none() | st.floats(-1e5, 86400),
-    st.booleans(),
+    st.none() | st.floats(-1e6, 0),
     st.booleans(),
 )
 policies = st.builds(
@@ -111,7 +111,7 @@ def test_variables_that_cannot_be_kept_hold_the_share(policy: IdlePolicy, found:
         assert policy.plan(lost, History()) == policy.plan(kept, History())
     else:
         assert policy.plan(lost, History()).release_at is None
-        assert policy.order([("x", replace(lost, waiting=True))]) == []
+        assert policy.order([("x", replace(lost, waiting_since=NOW))]) == []
 
 
 @given(policies, situations, st.floats(0, 1))
@@ -138,11 +138,29 @@ def test_a_longer_timeout_is_never_earlier(one: float, other: float, found: Situ
 
 @given(policies, situations)
 def test_who_waits_makes_nothing_later(policy: IdlePolicy, found: Situation) -> None:
-    alone = policy.plan(replace(found, waiting=False), History()).release_at
-    asked = policy.plan(replace(found, waiting=True), History()).release_at
+    alone = policy.plan(replace(found, waiting_since=None), History()).release_at
+    asked = policy.plan(replace(found, waiting_since=NOW), History()).release_at
     if alone is not None:
         assert asked is not None
         assert asked <= alone
+
+
+@given(policies, situations, st.floats(-1e4, 1e4))
+def test_nothing_goes_for_others_before_its_user_was_warned(
+    policy: IdlePolicy, found: Situation, since: float
+) -> None:
+    """Unless it would go as early anyway."""
+    found = replace(found, idle_since=NOW - timedelta(hours=10), now=NOW)
+    alone = policy.plan(replace(found, waiting_since=None), History())
+    asked = policy.plan(replace(found, waiting_since=after(since)), History())
+    if asked.release_at is None or asked.release_at == alone.release_at:
+        return
+    assert asked.release_at >= after(since) + timedelta(seconds=policy.warn_before)
+    if policy.warn_before:
+        counts_as_idle = found.idle_since + timedelta(seconds=policy.idle_after)
+        warned = asked.release_at - timedelta(seconds=policy.warn_before)
+        assert asked.warn_at == max(counts_as_idle, warned)
+        assert asked.warn_at >= after(since)
 
 
 # -- rules -----------------------------------------------------------------------------------------
@@ -170,7 +188,7 @@ def test_nothing_goes_back_before_it_counts_as_idle() -> None:
 
 
 def test_never() -> None:
-    plan = IdlePolicy(rule="never").plan(situation(waiting=True), History())
+    plan = IdlePolicy(rule="never").plan(situation(waiting_since=NOW), History())
     assert (plan.warn_at, plan.release_at) == (None, None)
     assert plan.why == "This share does not go back by itself."
 
@@ -181,16 +199,42 @@ def test_demand_waits_for_somebody() -> None:
     assert policy.plan(situation(), History()).why == (
         "It goes back when somebody waits, after 2 min unused."
     )
-    assert released(policy, waiting=True) == 120
-    assert policy.plan(situation(waiting=True), History()).why.startswith("Somebody waits")
+    assert released(policy, waiting_since=NOW) == 120
+    assert policy.plan(situation(waiting_since=NOW), History()).why == (
+        "Somebody waits for a share; this one goes back after 2 min without use."
+    )
+
+
+def test_who_waits_has_its_owner_warned_first() -> None:
+    policy = IdlePolicy(rule="demand", demand_after=300, warn_before=90)
+    # Unused for long when somebody comes: the warning is given at once.
+    plan = policy.plan(situation(waiting_since=after(4000), now=after(4000)), History())
+    assert (plan.warn_at, plan.release_at) == (after(4000), after(4090))
+    assert policy.plan(situation(waiting_since=after(4000), now=after(4080)), History()) == plan
+    # Somebody waits already when it becomes unused.
+    plan = policy.plan(situation(waiting_since=after(-50)), History())
+    assert (plan.warn_at, plan.release_at) == (after(210), after(300))
+    # Its own time is up before the warning would be over.
+    soon = IdlePolicy(rule="fixed", timeout=350, demand_after=300, warn_before=90)
+    plan = soon.plan(situation(waiting_since=after(290), now=after(290)), History())
+    assert (plan.warn_at, plan.release_at) == (after(260), after(350))
+    assert plan.why == "It goes back after 6 min without use."
+    # Kept by its user: warned before that ends.
+    plan = policy.plan(situation(waiting_since=NOW, keep_until=after(4000)), History())
+    assert (plan.warn_at, plan.release_at) == (after(3910), after(4000))
+    least = IdlePolicy(rule="demand", demand_after=10).plan(situation(waiting_since=NOW), History())
+    assert least.why.endswith("this one goes back after 1 min without use.")
+    quick = replace(situation(waiting_since=after(4000)), now=after(4000))
+    unwarned = IdlePolicy(rule="demand", demand_after=300, warn_before=0).plan(quick, History())
+    assert (unwarned.warn_at, unwarned.release_at) == (None, after(4000))
 
 
 def test_demand_comes_before_the_timeout_but_not_before_the_minimum() -> None:
     policy = IdlePolicy(rule="fixed", timeout=3600, demand_after=120)
     assert released(policy) == 3600
-    assert released(policy, waiting=True) == 120
-    assert released(IdlePolicy(rule="fixed", timeout=60, demand_after=120), waiting=True) == 60
-    assert released(IdlePolicy(rule="fixed", demand_after=None), waiting=True) == 600
+    assert released(policy, waiting_since=NOW) == 120
+    assert released(IdlePolicy(rule="fixed", timeout=60, demand_after=120), waiting_since=NOW) == 60
+    assert released(IdlePolicy(rule="fixed", demand_after=None), waiting_since=NOW) == 600
 
 
 def test_a_kernel_without_a_gpu_has_nothing_to_give_back() -> None:
@@ -315,7 +359,7 @@ def test_the_first_rule_that_fits_holds() -> None:
     assert released(policy) == 600
     assert released(policy, size=Size.parse("100%"), group="course") == 300
     assert released(policy, group="teachers", size=Size.parse("1")) is None
-    assert released(policy, group="guests", waiting=True) == 120
+    assert released(policy, group="guests", waiting_since=NOW) == 120
 
 
 def test_groups() -> None:

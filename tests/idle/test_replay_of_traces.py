@@ -279,17 +279,51 @@ def test_reserved_shares_hold_others_up() -> None:
 
 def test_demand_takes_what_nobody_uses() -> None:
     sessions = [session((0, 10), (100, 10)), session((20, 5))]
-    found = replay_shared(sessions, IdlePolicy(rule="demand", demand_after=300), 1, wake=2)
+    policy = IdlePolicy(rule="demand", demand_after=300, warn_before=0)
+    found = replay_shared(sessions, policy, 1, wake=2)
     assert found.starts == [0, 0]
     assert found.wakes == [2]
     assert (found.demanded, found.served, found.waiting) == (1, 1, 1)
     assert found.returned == 80 * MINUTE
+    policy.warn_before = 180
+    found = replay_shared(sessions, policy, 1, wake=2)
+    assert found.starts == [0, 3 * MINUTE]
+    assert (found.demanded, found.returned) == (1, 77 * MINUTE)
+
+
+def test_an_owner_who_comes_back_when_warned_keeps_the_share() -> None:
+    one, other = session((0, 10), (22, 10), (100, 1)), session((20, 5))
+    policy = IdlePolicy(rule="demand", demand_after=300, warn_before=180)
+    found = replay_shared([one, other], policy, 1)
+    assert (found.wakes, found.demanded) == ([1], 1)
+    assert found.starts == [0, (12 + 5 + 3) * MINUTE], "it goes after the burst in between"
+    # Who was to get it is given another that is idle, after a warning too.
+    second = session((1, 10), (300, 1))
+    found = replay_shared([one, second, other], policy, 2)
+    assert (found.starts[-1], found.demanded) == (5 * MINUTE, 1)
+
+
+def test_a_share_stays_whose_taker_was_served_meanwhile() -> None:
+    idle, ends = session((0, 10), (100, 1)), session((1, 20))
+    policy = IdlePolicy(rule="demand", demand_after=300, warn_before=180)
+    found = replay_shared([idle, ends, session((20, 5))], policy, 2)
+    assert found.starts == [0, 0, MINUTE]
+    assert (found.demanded, found.wakes) == (0, [])
+
+
+def test_all_that_wait_have_room_made_at_once() -> None:
+    idle = [session((n, 10), (500, 1)) for n in range(3)]
+    waiting = [session((60, 5)), session((60, 5)), session((60, 5))]
+    policy = IdlePolicy(rule="demand", demand_after=300, warn_before=180)
+    found = replay_shared([*idle, *waiting], policy, 3)
+    assert found.starts[3:] == [3 * MINUTE] * 3
+    assert found.demanded == 3
 
 
 def test_demand_never_comes_before_the_minimum() -> None:
     sessions = [session((0, 10), (100, 10)), session((11, 5))]
-    found = replay_shared(sessions, IdlePolicy(rule="demand", demand_after=300), 1)
-    assert found.starts == [0, 4 * MINUTE]
+    policy = IdlePolicy(rule="demand", demand_after=300, warn_before=0)
+    assert replay_shared(sessions, policy, 1).starts == [0, 4 * MINUTE]
 
 
 def test_demand_costs_nobody_anything_where_nobody_waits() -> None:
@@ -320,7 +354,7 @@ def test_no_more_goes_back_than_is_needed() -> None:
 
 def test_an_owner_waits_in_the_queue_like_everybody() -> None:
     sessions = [session((0, 10), (40, 10)), session((20, 60))]
-    found = replay_shared(sessions, IdlePolicy(rule="demand"), 1, wake=3)
+    found = replay_shared(sessions, IdlePolicy(rule="demand", warn_before=0), 1, wake=3)
     assert found.wakes == [40 * MINUTE + 3]
 
 

@@ -135,6 +135,19 @@ async def test_a_signal_reaches_the_kernel_and_its_children(env: dict[str, str],
 
 
 @both_ways
+async def test_a_signal_may_be_for_the_kernel_alone(env: dict[str, str], pod: Pod) -> None:
+    pod.boot()
+    link = pod.link()
+    await link.start("r1", ARGV, env, None)
+    client = await pod.ready()
+    await run(client, "got = []; import signal; signal.signal(10, lambda *a: got.append(a[0]))")
+    await run(client, "import subprocess; p = subprocess.Popen(['sleep', '600'])")
+    await link.signal(signal.SIGUSR1, alone=True)
+    await run(client, "while not got: pass")
+    assert await run(client, "print(p.poll(), got)") == "None [10]"
+
+
+@both_ways
 async def test_an_interrupt_stops_the_cell_and_nothing_else(env: dict[str, str], pod: Pod) -> None:
     pod.boot()
     link = pod.link()

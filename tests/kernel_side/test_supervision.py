@@ -32,8 +32,8 @@ class FakeKernel:
     share: Share = SHARE
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(20 * GIB))
 
-    async def signal(self, signum: int) -> None:
-        await self.link.signal(signum)
+    async def signal(self, signum: int, *, alone: bool = False) -> None:
+        await self.link.signal(signum, alone=alone)
 
 
 @dataclass

@@ -190,8 +190,8 @@ def test_without_any_one_of_them_somebody_is_not_served(
     served = snapshot.served(found)
     for kernel in found:
         assert not served <= snapshot.served(found - {kernel}), kernel
-    # Who has room as things are keeps it.
-    assert snapshot.served(()) <= served
+    # Nobody loses the room that it has as things are, but to somebody before it.
+    assert min(snapshot.served(()) ^ served, default=None) in {None, *served}
 
 
 @given(situations())

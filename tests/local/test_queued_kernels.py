@@ -141,7 +141,8 @@ async def test_a_snapshot_tells_whose_return_would_serve_whom(engine: LocalEngin
     assert snapshot.served([]) == frozenset()
     assert snapshot.served(["a"]) == frozenset(), "who came first has the GPU reserved"
     assert snapshot.served(["a", "b", "nobody", "c"]) == {0}
-    assert await engine.waiting() == [Size.parse("1"), Size.parse("1/4")]
+    assert (snapshot := await engine.snapshot()) is not None
+    assert [str(waiter.size) for waiter in snapshot.waiting] == ["1", "1/4"]
     for one in (*tasks, small):
         one.cancel()
         await asyncio.wait({one})

@@ -173,14 +173,39 @@ async def test_room_made_by_another_process_is_seen(server: Server, other: Serve
     assert (await asyncio.wait_for(tasks[8], PATIENCE)).pieces
 
 
-async def test_one_that_was_granted_before_it_waited_is_not_forgotten(
+async def test_one_that_was_granted_before_it_waited_is_not_forgotten(server: Server) -> None:
+    await server.ask("all", "2x1")
+    (early,) = await waiters(server, 1)
+    claim = await server.ask("late", "1/4")
+    await server.looks(3)
+    await server.at_ledger(lambda ledger: ledger.release("all"))
+    await server.looks(3)
+    assert not early.done(), "this process wrote, so the ledger shows it no change"
+    assert (await asyncio.wait_for(server.watcher.wait(claim, ignore), PATIENCE)).pieces
+    assert (await asyncio.wait_for(early, PATIENCE)).pieces
+
+
+async def test_many_that_come_at_once_are_told_once(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await server.ask("all", "2x1")
-    claim = await server.ask("late", "1/4")
-    await server.at_ledger(lambda ledger: ledger.release("all"))
-    monkeypatch.setattr(server.watcher, "_interval", lambda: 3600.0)
-    assert (await asyncio.wait_for(server.watcher.wait(claim, ignore), PATIENCE)).pieces
+    tasks = await waiters(server, 1)
+    claims = [await server.ask(f"late {n}", "1/4") for n in range(20)]
+    pauses: list[float] = []
+    monkeypatch.setattr(server.watcher, "_interval", lambda: pauses.append(0) or 3600.0)
+    await eventually(lambda: pauses, "it has looked")
+    looks = server.statements["PRAGMA data_version"]
+    told: list[Any] = []
+    for claim in claims:
+        tasks.append(asyncio.create_task(server.watcher.wait(claim, told.append)))
+        await eventually(lambda: len(told) == len(tasks) - 1, "it waits")
+        await server.at_ledger(lambda ledger: None)
+    assert server.statements["PRAGMA data_version"] == looks
+    server.watcher.look()
+    # Once more how many there are by now; the last knew that.
+    await eventually(lambda: len(told) == 2 * len(claims) - 1, "they are told")
+    assert server.statements["PRAGMA data_version"] == looks + 1
+    await stop(tasks)
 
 
 async def test_one_is_told_only_of_what_changed_for_it(server: Server, other: Server) -> None:

@@ -13,7 +13,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
-from jupyter_gpu_share.lifecycle import KernelLife
+from jupyter_gpu_share.kernels.kernel import Kernel
 from jupyter_gpu_share.runtime import Runtime
 
 GIB = 2**30
@@ -78,8 +78,8 @@ async def run(client: AsyncKernelClient, code: str) -> str:
     return "".join(printed).strip()
 
 
-def life(manager: AsyncKernelManager) -> KernelLife:
-    return Runtime.instance().lives[manager.kernel_id]
+def controller(manager: AsyncKernelManager) -> Kernel:
+    return Runtime.instance().kernels[manager.kernel_id]
 
 
 def state(manager: AsyncKernelManager) -> State | None:

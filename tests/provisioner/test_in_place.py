@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managers import GIB, Kernels, active, free, interrupted, life, run, state
+from managers import GIB, Kernels, active, controller, free, interrupted, run, state
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
@@ -191,12 +191,12 @@ async def test_memory_that_is_not_seen_to_be_free_keeps_the_share(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager, client = await kernels.computed(COMPUTE)
-    monkeypatch.setattr("jupyter_gpu_share.keeping._FREE_PATIENCE", 0.1)
+    monkeypatch.setattr("jupyter_gpu_share.kernels._checkpoint._FREE_PATIENCE", 0.1)
 
     async def usage(busy: frozenset[str]) -> dict[str, Usage]:
         return {manager.kernel_id: Usage(2**30, None)}
 
-    engine = life(manager).engine
+    engine = controller(manager).engine
     with monkeypatch.context() as patch:
         patch.setattr(engine, "usage", usage)
         with pytest.raises(NotPossible, match="1 GiB are in use still"):
@@ -233,7 +233,7 @@ async def test_a_way_back_that_fails_leaves_the_kernel_as_it_was(
         raise GpuShareError("The device has no room.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(life(manager).keeper, "resume", refused)
+        patch.setattr(controller(manager).keeper, "resume", refused)
         assert await run(client, "rows.append('never')") == "GpuShareError"
     row = Runtime.instance().table.get(manager.kernel_id)
     assert row is not None
@@ -251,9 +251,9 @@ async def test_one_that_may_be_on_the_gpu_and_cannot_be_moved_is_ended(
     async def fails() -> None:
         raise GpuShareError("It cannot be asked.")
 
-    monkeypatch.setattr(life(manager).keeper, "resume", fails)
-    monkeypatch.setattr(life(manager).keeper, "vacate", fails)
-    assert await run(client, "rows") == "GpuShareError"
+    monkeypatch.setattr(controller(manager).keeper, "resume", fails)
+    monkeypatch.setattr(controller(manager).keeper, "vacate", fails)
+    assert await run(client, "rows") == "DeadKernelError"
     await eventually(lambda: state(manager) is State.FAILED, "its end is told")
     assert await free() == 80 * GIB
 

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from managers import GIB, Kernels, active, free, life, run, state
+from managers import GIB, Kernels, active, controller, free, run, state
+from traitlets.config import Config
 from waiting import eventually
 
-from jupyter_gpu_share import idling
 from jupyter_gpu_share.allocations import Allocation, State
+from jupyter_gpu_share.kernels import _idle_rule
 from jupyter_gpu_share.runtime import Runtime
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_gpu")]
@@ -27,8 +28,11 @@ def quick(one_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     policy.set_trait("rule", "fixed")
     policy.set_trait("timeout", 1.5)
     policy.set_trait("warn_before", 0.5)
-    monkeypatch.setattr(idling, "_AGAIN", 0.3)
+    monkeypatch.setattr(_idle_rule, "_AGAIN", 0.3)
     return policy
+
+
+WAITS = Config({"GpuShareProvisioner": {"queue_patience": 0.2}})
 
 
 def row(manager: Any) -> Allocation:
@@ -80,7 +84,7 @@ async def test_a_cell_undoes_the_warning(kernels: Kernels, quick: Any) -> None:
 async def test_a_share_that_is_kept_stays(kernels: Kernels, quick: Any) -> None:
     manager = await kernels.start("1/2")
     until = datetime.now(timezone.utc) + timedelta(seconds=4)
-    Runtime.instance().keep(manager.kernel_id, until)
+    await Runtime.instance().keep(manager.kernel_id, until)
     await eventually(lambda: state(manager) is State.RELEASED, "the share goes back")
     assert datetime.now(timezone.utc) >= until
 
@@ -142,6 +146,45 @@ async def test_one_that_is_unused_makes_room_for_one_that_waits(
     assert await run(client, "print(x)") == "1"
 
 
+async def test_two_that_are_unused_make_room_for_one_that_needs_both(
+    kernels: Kernels, quick: Any
+) -> None:
+    quick.set_trait("rule", "demand")
+    quick.set_trait("demand_after", 0.5)
+    halves = [await kernels.start("1/2"), await kernels.start("1/2")]
+    for half in halves:
+        await run(await kernels.client(half), "x = 1")
+    told: list[Allocation] = []
+    Runtime.instance().table.listen(told.append)
+    whole = await kernels.start("1")
+    await eventually(lambda: state(whole) in (State.ACTIVE, State.IDLE), "it has its share")
+    assert [state(half) for half in halves] == [State.RELEASED, State.RELEASED]
+    for half in halves:
+        mine = [row for row in told if row.kernel_id == half.kernel_id]
+        warned = next(row.next for row in mine if row.next and row.next.action == "release")
+        gone = next(row for row in mine if row.state is State.RELEASED)
+        assert "somebody waits" in " ".join(row.reason.lower() for row in mine)
+        assert warned.at <= datetime.now(timezone.utc)
+        assert gone.share is None
+
+
+async def test_nothing_is_taken_for_one_that_has_left(kernels: Kernels, quick: Any) -> None:
+    quick.set_trait("rule", "demand")
+    quick.set_trait("demand_after", 0.2)
+    quick.set_trait("warn_before", 6.0)
+    first = await kernels.start("3/4")
+    client = await kernels.client(first)
+    await run(client, "x = 1")
+    second = await kernels.start("1/2", traits={"config": WAITS})
+    await eventually(
+        lambda: (n := row(first).next) and n.action in ("warn", "release"), "the end is told"
+    )
+    await second.shutdown_kernel(now=True)
+    await eventually(lambda: row(first).next is None, "and taken back")
+    assert state(first) is State.IDLE
+    assert "somebody waits" not in row(first).reason.lower() or "when somebody" in row(first).reason
+
+
 async def test_what_cannot_be_kept_keeps_the_share_unless_the_administrator_says_otherwise(
     kernels: Kernels, quick: Any
 ) -> None:
@@ -161,11 +204,7 @@ async def test_a_kernel_is_ended_long_after_its_share_went_back(
 ) -> None:
     quick.set_trait("cull_after", 1.0)
     ended: list[str] = []
-
-    async def end(kernel_id: str) -> None:
-        ended.append(kernel_id)
-
-    Runtime.instance().end_kernel = end
+    Runtime.instance().end_kernel = ended.append
     first, second = await kernels.start("1/4"), await kernels.start("1/4")
     await eventually(lambda: state(first) is State.RELEASED, "the share goes back")
     await eventually(lambda: (n := row(first).next) and n.action == "cull", "the end is told")
@@ -191,4 +230,4 @@ async def test_a_kernel_of_size_0_is_left_alone(kernels: Kernels, quick: Any) ->
     await run(client, "x = 1")
     await eventually(lambda: state(manager) is State.IDLE, "nobody uses it")
     assert row(manager).next is None
-    assert life(manager).answers
+    assert controller(manager).answers

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managers import GIB, Kernels, active, free, interrupted, life, run, state
+from managers import GIB, Kernels, active, controller, free, interrupted, run, state
 from traitlets.config import Config
 from waiting import PATIENCE, eventually
 
@@ -22,7 +22,8 @@ from jupyter_gpu_share.allocations import Allocation, Isolation, Share, State
 from jupyter_gpu_share.engines.base import Change
 from jupyter_gpu_share.engines.local._ledger import Ledger
 from jupyter_gpu_share.errors import EngineError, GpuShareError, LedgerError, NotPossible
-from jupyter_gpu_share.resizing import Resizing
+from jupyter_gpu_share.kernels import _resize
+from jupyter_gpu_share.kernels.facts import Phase
 from jupyter_gpu_share.runtime import Runtime
 from jupyter_gpu_share.size import Size
 
@@ -68,7 +69,7 @@ def row_of(manager: Any) -> Allocation:
 
 async def held(manager: Any) -> tuple[str, int, str]:
     """What the ledger has of a kernel, as other servers see it: size, bytes, isolation."""
-    engine: Any = life(manager).engine
+    engine: Any = controller(manager).engine
     rows = await engine._at_ledger(lambda ledger: ledger.claims())
     (claim,) = (row for row in rows if row.kernel_id == manager.kernel_id)
     found = sum(piece.memory_bytes for piece in claim.pieces)
@@ -242,7 +243,7 @@ async def test_a_change_that_fails_leaves_everything_as_it_was(
     size: str, broken: str, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager, client, pid = await computed(kernels)
-    keeper, engine = life(manager).keeper, life(manager).engine
+    keeper, engine = controller(manager).keeper, controller(manager).engine
     limit = keeper.limit
 
     async def told_but_not_heard(limits: Mapping[str, str | None]) -> None:
@@ -282,7 +283,7 @@ async def test_at_no_moment_may_the_kernel_use_more_than_is_held(
     size: str, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager, client, _ = await computed(kernels)
-    keeper = life(manager).keeper
+    keeper = controller(manager).keeper
     limit = keeper.limit
     seen: list[tuple[int, int]] = []
 
@@ -303,10 +304,10 @@ async def test_memory_that_is_taken_just_now_is_not_taken_away(
 ) -> None:
     """A thread may take some between the look and the change."""
     manager, client, pid = await computed(kernels)
-    live = Resizing._live
+    live = _resize._live
 
-    async def looked(self: Resizing, size: Size) -> tuple[Change | None, str]:
-        found = await live(self, size)
+    async def looked(context: Any, size: Size) -> tuple[Change | None, str]:
+        found = await live(context, size)
         go.touch()
         await eventually(taken.exists, "the thread has taken its memory")
         return found
@@ -319,7 +320,7 @@ async def test_memory_that_is_taken_just_now_is_not_taken_away(
         f"    got.append(simulated.allocate('20GiB')); open({str(taken)!r}, 'w').close()\n"
         "threading.Thread(target=work, daemon=True).start()",
     )
-    monkeypatch.setattr(Resizing, "_live", looked)
+    monkeypatch.setattr(_resize, "_live", looked)
     with pytest.raises(NotPossible, match="could not become 1/4: The kernel uses 30720 MiB"):
         await change(manager, "1/4")
     await check(manager, client, "1/2")
@@ -330,23 +331,24 @@ async def test_a_kernel_that_ends_meanwhile_does_not_count_as_running(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager, client, pid = await computed(kernels)
-    engine = life(manager).engine
+    engine = controller(manager).engine
     changed = engine.change
 
     async def deadly(kernel_id: str, size: Size) -> Share:
         share = await changed(kernel_id, size)
         os.kill(int(pid), signal.SIGKILL)
-        await eventually(lambda: life(manager).exit_code is not None, "its end is noticed")
-        assert not life(manager).calm.is_set(), "whoever starts it again waits for the change"
+        await eventually(lambda: controller(manager).exit_code is not None, "its end is noticed")
+        assert controller(manager).facts.phase is Phase.ENDING, "the change is waited for"
         return share
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "change", deadly)
-        assert await change(manager, "1/4")
-    assert life(manager).running is None
+        with pytest.raises(NotPossible, match="The kernel has just ended"):
+            await change(manager, "1/4")
+    assert controller(manager).running is None
     await asyncio.wait_for(manager.restart_kernel(now=True), PATIENCE)
     await run(client, COMPUTE)
-    await check(manager, client, "1/4")
+    await check(manager, client, "1/2")
 
 
 # -- while it has no share -------------------------------------------------------------------------
@@ -484,11 +486,11 @@ async def test_a_cell_that_is_run_during_the_change_is_not_forgotten(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager, client, pid = await put_away(kernels, "1/2")
-    engine = life(manager).engine
+    engine = controller(manager).engine
     changed = engine.change
 
     async def slowly(kernel_id: str, size: Size) -> Share:
-        relay = life(manager).relay
+        relay = controller(manager).relay
         client.execute("rows.append('meanwhile')")
         await eventually(lambda: relay.held, "a cell waits")
         return await changed(kernel_id, size)

@@ -72,4 +72,4 @@ def test_over_tcp_the_start_says_what_is_wrong(
 ) -> None:
     with pytest.raises(KernelStartError, match=r"ipykernel older than 7\.3 cannot answer"):
         start(managers, old_ipykernel, transport="tcp")
-    assert Runtime.instance().lives == {}
+    assert Runtime.instance().kernels == {}

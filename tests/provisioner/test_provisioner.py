@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managers import GIB, Kernels, active, free, interrupted, life, run, state
+from managers import GIB, Kernels, active, controller, free, interrupted, run, state
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
 from jupyter_gpu_share.errors import GpuShareError, NoGpuError, NotPossible, SizeNotAllowed
 from jupyter_gpu_share.provisioner import GpuShareProvisioner
 from jupyter_gpu_share.relay import Activity
-from jupyter_gpu_share.requests import Request
 from jupyter_gpu_share.runtime import Runtime
-from jupyter_gpu_share.size import Size
+from jupyter_gpu_share.size import Request, Size
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_gpu")]
 
@@ -66,7 +65,7 @@ async def test_second_three_quarters_wait_and_the_held_cell_runs_once(
     client = await kernels.client(second)
     marks = tmp_path / "marks"
     cell = asyncio.ensure_future(run(client, f"open({str(marks)!r}, 'a').write('x')"))
-    await eventually(lambda: life(second).relay.held == 1, "the cell is held")
+    await eventually(lambda: controller(second).relay.held == 1, "the cell is held")
     assert not marks.exists()
 
     await first.shutdown_kernel()
@@ -100,7 +99,7 @@ async def test_kill_now_gives_the_share_back(kernels: Kernels) -> None:
 async def test_the_share_of_a_killed_kernel_waits_for_the_restarter_and_then_goes_back(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jupyter_gpu_share.lifecycle._RESTART_GRACE", 0.5)
+    monkeypatch.setattr("jupyter_gpu_share.kernels.controller._RESTART_GRACE", 0.5)
     manager = await kernels.start("1/2")
     client = await kernels.client(manager)
     pid = int(await run(client, "import os; print(os.getpid())"))
@@ -121,7 +120,7 @@ async def test_a_failed_start_leaves_nothing_behind(kernels: Kernels, tmp_path: 
     with pytest.raises(GpuShareError, match="no-such-program-anywhere"):
         await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/2"})
     assert await free() == 80 * GIB
-    assert Runtime.instance().lives == {}
+    assert Runtime.instance().kernels == {}
     for port in manager.ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -143,14 +142,14 @@ async def test_a_cancelled_start_leaves_nothing_behind(kernels: Kernels) -> None
     manager = kernels.manager()
     env = {**os.environ, "JUPYTER_GPU_SHARE_SIZE": "3/4"}
     starting = asyncio.ensure_future(manager.start_kernel(env=env))
-    await eventually(lambda: len(Runtime.instance().lives) == 2, "the second start has begun")
+    await eventually(lambda: len(Runtime.instance().kernels) == 2, "the second start has begun")
     await eventually(
         lambda: any(row.state is State.QUEUED for row in Runtime.instance().table.all()), "queued"
     )
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    await eventually(lambda: len(Runtime.instance().lives) == 1, "the second life is over")
+    await eventually(lambda: len(Runtime.instance().kernels) == 1, "the second life is over")
     await first.shutdown_kernel()
     assert await free() == 80 * GIB
 
@@ -169,7 +168,7 @@ async def test_interrupt_gives_up_waiting_and_a_cell_asks_again(kernels: Kernels
     second = await kernels.start("3/4", traits={"config": _config(queue_patience=0.1)})
     client = await kernels.client(second)
     cell = asyncio.ensure_future(run(client, "print(1)"))
-    await eventually(lambda: life(second).relay.held == 1, "the cell is held")
+    await eventually(lambda: controller(second).relay.held == 1, "the cell is held")
     await second.interrupt_kernel()
     assert "KeyboardInterrupt" in await asyncio.wait_for(cell, PATIENCE)
     assert state(second) is State.RELEASED
@@ -188,7 +187,7 @@ async def test_interrupt_by_message(kernels: Kernels) -> None:
     await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/4"})
     client = await kernels.client(manager)
     cell = asyncio.ensure_future(run(client, "import time\ntime.sleep(99)"))
-    await eventually(lambda: life(manager).busy, "the cell runs")
+    await eventually(lambda: controller(manager).busy, "the cell runs")
     assert "KeyboardInterrupt" in await interrupted(manager, cell)
 
 
@@ -196,7 +195,7 @@ async def test_a_running_cell_is_never_released(kernels: Kernels) -> None:
     manager = await kernels.start("1/2")
     client = await kernels.client(manager)
     cell = asyncio.ensure_future(run(client, "input_seen = 1\nimport time\ntime.sleep(99)"))
-    await eventually(lambda: life(manager).busy, "the cell runs")
+    await eventually(lambda: controller(manager).busy, "the cell runs")
     with pytest.raises(NotPossible, match="cell"):
         await Runtime.instance().release(manager.kernel_id, lose_variables=True)
     await interrupted(manager, cell)
@@ -213,8 +212,8 @@ async def test_a_cell_that_slips_in_has_the_right_of_way(
     begun = tmp_path / "begun"
     code = f"kept = 1\nopen({str(begun)!r}, 'w').close()\nimport time\ntime.sleep(99)"
     cell = asyncio.ensure_future(run(client, code))
-    await eventually(lambda: life(manager).busy and begun.exists(), "the cell runs")
-    monkeypatch.setattr(life(manager).relay, "count", lambda: seen)
+    await eventually(lambda: controller(manager).busy and begun.exists(), "the cell runs")
+    monkeypatch.setattr(controller(manager).relay, "count", lambda: seen)
     with pytest.raises(NotPossible, match="run just now; the share stays"):
         await Runtime.instance().release(manager.kernel_id, lose_variables=True)
     await active(manager)
@@ -283,7 +282,7 @@ async def test_bad_sizes(kernels: Kernels, size: str, error: type, says: str) ->
     with pytest.raises(error, match=says.replace(".", r"\.")) as caught:
         await kernels.start(size)
     assert "\n" not in str(caught.value)
-    assert Runtime.instance().lives == {}
+    assert Runtime.instance().kernels == {}
     assert await free() == 80 * GIB
 
 
@@ -291,7 +290,7 @@ async def test_no_gpu_and_no_simulation(kernels: Kernels, monkeypatch: pytest.Mo
     monkeypatch.delenv("JUPYTER_GPU_SHARE_SIMULATE")
     with pytest.raises(NoGpuError, match="size 0"):
         await kernels.start("1/4")
-    assert Runtime.instance().lives == {}
+    assert Runtime.instance().kernels == {}
 
 
 def _config(**provisioner: Any) -> Any:
@@ -463,7 +462,7 @@ async def test_ending_a_kernel_at_the_moment_it_answers(
             return await real(kernel_id)
         except asyncio.CancelledError:
             if not closing:
-                closing.append(asyncio.create_task(runtime.lives[kernel_id].close()))
+                closing.append(asyncio.create_task(runtime.kernels[kernel_id].close()))
                 for _ in range(3):  # until the start has been cancelled in its turn
                     await asyncio.sleep(0)
             raise

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from managers import GIB, Kernels, active, free, interrupted, life, run, state
+from managers import GIB, Kernels, active, controller, free, interrupted, run, state
 from waiting import PATIENCE, eventually
 
-from jupyter_gpu_share import keeping
 from jupyter_gpu_share.allocations import State
+from jupyter_gpu_share.engines.base import Adoptable
 from jupyter_gpu_share.errors import GpuShareError, NotPossible
+from jupyter_gpu_share.kernels import _checkpoint
 from jupyter_gpu_share.runtime import Runtime
 from jupyter_gpu_share.size import Size
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_gpu", "saving")]
 
+CELL = {
+    "silent": False,
+    "store_history": True,
+    "user_expressions": {},
+    "allow_stdin": False,
+    "stop_on_error": True,
+}
 COMPUTE = """
 from gpu_share_kernel import simulated
 memory = simulated.allocate("30GiB")
@@ -43,7 +52,7 @@ def saving(one_gpu: Any, request: pytest.FixtureRequest, monkeypatch: Any) -> Pa
         from jupyter_gpu_share.engines.local import LocalEngine
 
         monkeypatch.setattr(LocalEngine, "shares_files", False)
-        monkeypatch.setattr(keeping, "_PIECE", 1000)
+        monkeypatch.setattr(_checkpoint, "_PIECE", 1000)
     return runtime.kept_folder
 
 
@@ -66,7 +75,7 @@ async def test_another_has_the_share_meanwhile_and_every_variable_is_there_after
     assert (row.state, row.kept.how, row.kept.lost) == (State.RELEASED, "snapshot", ())
     assert "variables are saved" in row.reason
     assert not Path(f"/proc/{pid}").exists()
-    assert left(saving) == [life(manager).keeper._file.name]
+    assert left(saving) == [controller(manager).keeper._file.name]
     assert (saving / left(saving)[0]).stat().st_mode & 0o777 == 0o600
     rival = await kernels.start("1")
     await rival.shutdown_kernel()
@@ -129,7 +138,7 @@ async def test_an_interrupt_gives_up_waiting_and_nothing_else(
     await eventually(lambda: state(manager) is State.WAKING, "it asks for its share")
     assert "KeyboardInterrupt" in await interrupted(manager, cell)
     assert state(manager) is State.RELEASED
-    assert left(saving) == [life(manager).keeper._file.name]
+    assert left(saving) == [controller(manager).keeper._file.name]
     await rival.shutdown_kernel()
     assert THERE in await run(client, LOOK)
 
@@ -139,7 +148,7 @@ async def test_variables_that_cannot_be_written_keep_the_share(
 ) -> None:
     manager, client = await kernels.computed(COMPUTE)
     Runtime.instance().idle_policy.set_trait("snapshot_folder", "/proc/nowhere")
-    life(manager).keeper._file = Path("/proc/nowhere/x.kept")
+    controller(manager).keeper._file = Path("/proc/nowhere/x.kept")
     with pytest.raises(NotPossible, match="could not be saved"):
         await release(manager)
     assert state(manager) is State.ACTIVE
@@ -187,7 +196,7 @@ async def test_an_id_that_looks_like_a_path_stays_in_the_folder(
     await run(client, "x = 1")
     await release(manager)
     (name,) = left(saving)
-    assert name == life(manager).keeper._file.name
+    assert name == controller(manager).keeper._file.name
     assert "outside" not in name
     assert (await run(client, "print(x)")).endswith("1")
 
@@ -199,7 +208,7 @@ async def test_what_a_server_that_is_gone_has_kept_is_swept(kernels: Kernels, sa
     manager = await kernels.start("1/4")
     await release(manager)
     assert not gone.exists()
-    assert left(saving) == [life(manager).keeper._file.name]
+    assert left(saving) == [controller(manager).keeper._file.name]
 
 
 async def test_a_kernel_that_dies_while_it_saves_is_told_and_leaves_nothing(
@@ -252,6 +261,27 @@ async def test_a_change_of_size_keeps_the_variables(kernels: Kernels) -> None:
     assert told.endswith("True 3")
 
 
+async def test_subshells_of_the_last_process_are_there_in_the_next(kernels: Kernels) -> None:
+    """A page goes on to use the subshell that it had made; it hears of no restart."""
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    await run(client, "x = 20")
+    client.control_channel.send(client.session.msg("create_subshell_request", {}))
+    made = await asyncio.wait_for(client.get_control_msg(), PATIENCE)
+    subshell = made["content"]["subshell_id"]
+    for n in range(1, 3):
+        await release(manager)
+        await run(client, "x += 1")
+        message = client.session.msg("execute_request", {**CELL, "code": f"print(x + {n})"})
+        message["header"]["subshell_id"] = subshell
+        client.shell_channel.send(message)
+        while True:
+            reply = await asyncio.wait_for(client.get_shell_msg(), PATIENCE)
+            if reply["parent_header"].get("msg_id") == message["header"]["msg_id"]:
+                break
+        assert reply["content"]["status"] == "ok"
+
+
 async def test_a_change_of_size_that_would_lose_something_is_refused(kernels: Kernels) -> None:
     manager = await kernels.start("1/2")
     client = await kernels.client(manager)
@@ -260,3 +290,24 @@ async def test_a_change_of_size_that_would_lose_something_is_refused(kernels: Ke
     with pytest.raises(NotPossible, match=r"Changing the size to 0 now would lose generator `g`"):
         await runtime.change_size(manager.kernel_id, Size.parse("0"), lose_variables=False)
     assert await run(client, "print(next(g))") == "0"
+
+
+async def test_variables_that_cannot_be_taken_over_now_are_kept_for_the_next_server(
+    kernels: Kernels, saving: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime.instance()
+    manager = kernels.manager()
+    taken = runtime.kept_folder / f"{hashlib.sha256(b'earlier').hexdigest()[:32]}.kept"
+    taken.parent.mkdir(parents=True, exist_ok=True)
+    taken.write_bytes(b"variables")
+    runtime.adopted["earlier"] = Adoptable(
+        "earlier", "python3", Size.parse("1/2"), key=b"", saved=True
+    )
+
+    def fails(self: object, **options: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(manager), "write_connection_file", fails)
+    with pytest.raises(OSError, match="no space"):
+        await manager.start_kernel(kernel_id="earlier")
+    assert taken.exists()

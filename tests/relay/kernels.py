@@ -40,10 +40,10 @@ class Notes(RelayEvents):
     def wanted(self, epoch: int) -> None:
         self.told.append(("wanted", epoch))
 
-    def interrupted(self) -> None:
+    def interrupted(self, header: Mapping[str, Any]) -> None:
         self.told.append("interrupted")
 
-    def shutdown(self, restart: bool) -> None:
+    def shutdown(self, restart: bool, header: Mapping[str, Any]) -> None:
         self.told.append(("shutdown", restart))
 
     def activity(self, activity: Activity) -> None:

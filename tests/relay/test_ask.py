@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from concurrent.futures import wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,8 @@ def test_interrupts_that_meet_questions_hold_up_nobody(house: House) -> None:
 
     def interrupt() -> None:
         while not ending.wait(0.003):
-            os.kill(kernel.process.pid, signal.SIGINT)
+            with suppress(ProcessLookupError):
+                os.kill(kernel.process.pid, signal.SIGINT)
 
     interrupting = threading.Thread(target=interrupt)
     relay.pause().result(PATIENCE)

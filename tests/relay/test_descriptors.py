@@ -72,7 +72,7 @@ def test_a_limit_that_the_system_does_not_grant_is_approached(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, infinity))
     monkeypatch.setattr(resource, "setrlimit", refuse)
     assert raise_descriptor_limit() == 4096
-    assert asked == [(1_048_576, infinity), (10_240, infinity), (4096, infinity)]
+    assert asked == [(65_536, infinity), (10_240, infinity), (4096, infinity)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: (infinity, infinity))
     assert raise_descriptor_limit() is None
     assert len(asked) == 3

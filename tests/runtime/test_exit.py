@@ -26,8 +26,8 @@ client.wait_for_ready(timeout=60)
 client.execute("import os, sys; print(os.getpid(), file=open(sys.argv[-1] + '.pid', 'w'))")
 client.get_shell_msg(timeout=60)
 from jupyter_gpu_share.runtime import Runtime
-life = next(iter(Runtime.instance().lives.values()))
-print(life.running.pid, flush=True)
+kernel = next(iter(Runtime.instance().kernels.values()))
+print(kernel.running.pid, flush=True)
 if sys.argv[1] == "wait":
     input()
 """
@@ -43,7 +43,7 @@ def work():
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel()
     from jupyter_gpu_share.runtime import Runtime
-    return next(iter(Runtime.instance().lives.values())).running.pid
+    return next(iter(Runtime.instance().kernels.values())).running.pid
 
 with ProcessPoolExecutor(1, mp_context=get_context("fork")) as workers:
     print(workers.submit(work).result(), flush=True)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_gpu_share._notebook import size_in_notebook
-from jupyter_gpu_share.requests import RequestStore
-from jupyter_gpu_share.size import Size
+from jupyter_gpu_share.size import RequestStore, Size, size_in_notebook
 
 QUARTER, HALF = Size.parse("1/4"), Size.parse("1/2")
 
@@ -32,7 +30,7 @@ def test_the_oldest_give_way() -> None:
 
 def test_requests_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("jupyter_gpu_share.requests.time.monotonic", lambda: now)
+    monkeypatch.setattr("jupyter_gpu_share.size._requests.time.monotonic", lambda: now)
     store = RequestStore(lifetime=10)
     store.put("k", QUARTER)
     now = 109.9

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_gpu_share.engines._processes import this_boot, this_process
-from jupyter_gpu_share.snapshots import Note, kept_folder, make_folder, sweep, take_over
+from jupyter_gpu_share.kernels.saved import Note, kept_folder, make_folder, sweep, take_over
 
 ROOT = "/home/alice"
 NOTE = Note("k1", "python3", "1/2", ROOT, "a.ipynb")
@@ -36,11 +36,11 @@ def leave(tmp_path: Path, *, boot: str = "", process: str = "999999-1", note: No
 
 def test_one_takes_it_over_and_nobody_after_it(tmp_path: Path, mine: Path) -> None:
     kept = leave(tmp_path)
-    assert take_over(mine, ROOT) == [NOTE]
+    assert take_over(mine, ROOT, 3600.0) == [NOTE]
     assert (mine / kept.name).read_bytes() == b"variables"
     assert Note.beside(mine / kept.name) == NOTE
     assert list(kept.parent.iterdir()) == []
-    assert take_over(mine, ROOT) == []
+    assert take_over(mine, ROOT, 3600.0) == []
 
 
 def test_an_earlier_boot_of_this_machine_counts_and_another_machine_does_not(
@@ -50,14 +50,14 @@ def test_an_earlier_boot_of_this_machine_counts_and_another_machine_does_not(
     living = this_process().folder  # of that boot it cannot be alive
     leave(tmp_path, boot=f"{host}-00000000", process=living)
     elsewhere = leave(tmp_path, boot="another-00000000")
-    assert take_over(mine, ROOT) == [NOTE]
+    assert take_over(mine, ROOT, 3600.0) == [NOTE]
     assert elsewhere.exists()
 
 
 def test_of_a_living_process_nothing_is_taken(tmp_path: Path, mine: Path) -> None:
     parent = this_process().of(os.getppid()).folder
     kept = leave(tmp_path, process=parent)
-    assert take_over(mine, ROOT) == []
+    assert take_over(mine, ROOT, 3600.0) == []
     sweep(mine, 0)
     assert kept.exists()
 
@@ -78,14 +78,14 @@ def test_of_a_living_process_nothing_is_taken(tmp_path: Path, mine: Path) -> Non
 def test_an_unsound_note_is_no_note(tmp_path: Path, mine: Path, text: str) -> None:
     kept = leave(tmp_path)
     kept.with_suffix(".json").write_text(text)
-    assert take_over(mine, ROOT) == []
+    assert take_over(mine, ROOT, 3600.0) == []
     sweep(mine, 1e9)
     assert not kept.exists()
 
 
 def test_another_folder_of_notebooks_is_left_alone(tmp_path: Path, mine: Path) -> None:
     kept = leave(tmp_path)
-    assert take_over(mine, "/home/bob") == []
+    assert take_over(mine, "/home/bob", 3600.0) == []
     sweep(mine, 60)
     assert kept.exists()
 
@@ -116,5 +116,5 @@ def test_of_two_at_once_one_gets_it(
         kept.unlink()  # the other one had it just before
 
     monkeypatch.setattr(Note, "write", slow)
-    assert take_over(mine, ROOT) == []
+    assert take_over(mine, ROOT, 3600.0) == []
     assert list(mine.iterdir()) == []

@@ -11,7 +11,7 @@ import pytest
 from waiting import PATIENCE
 
 from jupyter_gpu_share.server import GpuShareApp, _app
-from jupyter_gpu_share.server._stopping import settle_starts
+from jupyter_gpu_share.server._stopping import settle_restarts, settle_starts, stop_restarters
 
 
 class Said:
@@ -47,10 +47,17 @@ class Manager(dict[str, object]):
         super().__init__()
         self._pending_kernels: dict[str, asyncio.Task[None]] = {}
 
+    def list_kernel_ids(self) -> list[str]:
+        return list(self)
+
+    def get_kernel(self, kernel_id: str) -> object:
+        return self[kernel_id]
+
 
 def extension(said: Said, stop: Callable[[], Coroutine[Any, Any, None]]) -> GpuShareApp:
     app = GpuShareApp()
     app._adopting = app._paths = None
+    app._ending = set()
     app._events, app._metrics = said.closed("events"), said.closed("metrics")
     app._runtime = said.runtime(stop)
 
@@ -118,3 +125,45 @@ async def test_starts_that_gave_no_kernel_are_forgotten_and_others_are_not() -> 
 
 async def test_a_manager_of_another_kind_is_left_alone() -> None:
     await settle_starts(object(), 1.0)
+    await settle_restarts(object(), 1.0)
+    stop_restarters(object())
+
+
+class Restarting:
+    """A manager of kernels, one of which is in the middle of a restart that never ends."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.kernels = {name: Restarted(loop.create_future()) for name in ("there", "restarts")}
+        self.kernels["there"].ready.set_result(None)
+
+    def list_kernel_ids(self) -> list[str]:
+        return list(self.kernels)
+
+    def get_kernel(self, kernel_id: str) -> Restarted:
+        return self.kernels[kernel_id]
+
+
+class Restarted:
+    def __init__(self, ready: asyncio.Future[None]) -> None:
+        self.ready = ready
+        self.shutting_down = False
+        self.watched = True
+
+    def stop_restarter(self) -> None:
+        self.watched = False
+
+
+async def test_no_kernel_is_started_again_by_a_server_that_stops() -> None:
+    manager = Restarting()
+    stop_restarters(manager)
+    for kernel in manager.kernels.values():
+        assert kernel.shutting_down
+        assert not kernel.watched
+
+
+async def test_a_restart_under_way_does_not_keep_a_server_from_stopping() -> None:
+    manager = Restarting()
+    await asyncio.wait_for(settle_restarts(manager, 0.05), PATIENCE)
+    assert manager.kernels["restarts"].ready.cancelled()
+    assert manager.kernels["there"].ready.result() is None

@@ -1,4 +1,4 @@
-"""A server that is killed leaves saved variables to the next one of the same notebooks."""
+"""A server that is killed, or ends, leaves saved variables to the next one of its notebooks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts servers of one user that save variables; ``root`` is their folder of notebooks."""
     running: list[Server] = []
 
-    def run(*options: str, root: str = "notebooks") -> Server:
+    def run(*options: str, root: str = "notebooks", in_place: bool = False) -> Server:
         folder = tmp_path / "alice"
         for old in (folder / "runtime").glob("jpserver-*"):
             old.unlink()
         (tmp_path / root).mkdir(exist_ok=True)
         place = f"--ServerApp.root_dir={tmp_path / root}"
-        running.append(run_server(folder, "--IdlePolicy.in_place=False", place, *options))
+        running.append(run_server(folder, f"--IdlePolicy.in_place={in_place}", place, *options))
         return running[-1]
 
     yield run
@@ -46,6 +46,11 @@ def kill(server: Server) -> None:
 
 
 def saved(server: Server, size: str = "1/2") -> str:
+    """A kernel of a notebook that has computed, and whose variables are saved."""
+    return released(server, "snapshot", COMPUTE, size)
+
+
+def released(server: Server, how: str, code: str, size: str = "1/2") -> str:
     """A kernel of a notebook that has computed, and whose share was given back."""
     session = server.ok(
         "api/sessions",
@@ -58,10 +63,10 @@ def saved(server: Server, size: str = "1/2") -> str:
         },
     )
     kernel_id: str = session["kernel"]["id"]
-    assert server.run_cell(kernel_id, COMPUTE) == ""
+    assert server.run_cell(kernel_id, code) == ""
     server.ok(f"gpu-share/allocations/{kernel_id}", "PATCH", {"size": size})
     row = server.ok(f"gpu-share/allocations/{kernel_id}/release", "POST")
-    assert (row["state"], row["kept"]["how"]) == ("released", "snapshot")
+    assert (row["state"], row["kept"]["how"]) == ("released", how)
     return kernel_id
 
 
@@ -142,8 +147,48 @@ def test_where_the_administrator_wants_none_they_are_swept(start: Start) -> None
     assert not set(before) & set(left(second))
 
 
-def test_a_server_that_ends_leaves_nothing(start: Start) -> None:
+def test_the_notebook_goes_on_after_a_stop_in_good_order(start: Start) -> None:
     first = start()
+    kernel_id = saved(first)
+    stop_server(first)
+    second, row = takes_over(start, kernel_id)
+    assert (row["size"], row["path"], row["kept"]["how"]) == ("1/2", "work.ipynb", "snapshot")
+    assert "True [1, 2, 3]" in second.run_cell(kernel_id, LOOK)
+    assert left(second) == []
+
+
+@pytest.mark.parametrize("gpu", [False, True], ids=["unused", "used"])
+def test_what_a_process_has_with_it_is_saved_before_the_server_ends(
+    start: Start, gpu: bool
+) -> None:
+    first = start(in_place=True)
+    memory = "from gpu_share_kernel import simulated; m = simulated.allocate('10GiB')"
+    kernel_id = released(first, "in-place", f"{COMPUTE}\n{memory if gpu else ''}")
+    assert left(first) == []
+    stop_server(first)
+    second, row = takes_over(start, kernel_id)
+    assert row["kept"]["how"] == "snapshot"
+    assert "True [1, 2, 3]" in second.run_cell(kernel_id, LOOK)
+
+
+def test_what_cannot_be_saved_before_the_server_ends_is_logged(start: Start) -> None:
+    first = start(in_place=True)
+    released(first, "in-place", f"{COMPUTE}; numbers = (n for n in range(3))")
+    stop_server(first)
+    assert "Of work.ipynb is lost: generator `numbers`" in first.log.read_text()
+
+
+def test_a_kernel_that_holds_its_share_ends_with_its_server(start: Start) -> None:
+    first = start()
+    kernel_id = saved(first)
+    assert "True [1, 2, 3]" in first.run_cell(kernel_id, LOOK)
+    stop_server(first)
+    assert left(first) == []
+    assert start().kernels() == []
+
+
+def test_where_the_administrator_wants_none_a_stop_leaves_none(start: Start) -> None:
+    first = start("--IdlePolicy.snapshot_lifetime=0")
     saved(first)
     stop_server(first)
     assert left(first) == []

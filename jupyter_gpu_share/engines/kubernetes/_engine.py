@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -37,6 +37,7 @@ from ._snapshot import ClusterSnapshot, without
 from ._sweeper import Sweeper
 from .api import PODS, SECRETS, Forbidden, KubernetesError, NotFound
 from .api import Change as ObjectChange
+from .backends import Facts
 
 __all__ = ["KubernetesEngine"]
 
@@ -143,11 +144,11 @@ class KubernetesEngine(KubernetesSettings):
         kernel = self._kernels.get(kernel_id)
         return await kernel.ended() if kernel is not None else Exit(0, "The kernel does not run.")
 
-    async def signal(self, kernel_id: str, signum: int) -> None:
+    async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
         """See :meth:`Engine.signal <jupyter_gpu_share.engines.base.Engine.signal>`."""
         kernel = self._kernels.get(kernel_id)
         if kernel is not None:
-            await kernel.signal(signum)
+            await kernel.signal(signum, alone=alone)
 
     async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
         """See :meth:`Engine.stop <jupyter_gpu_share.engines.base.Engine.stop>`."""
@@ -179,6 +180,11 @@ class KubernetesEngine(KubernetesSettings):
                 await asyncio.sleep(_RETRY)
             else:
                 return
+
+    async def note_path(self, kernel_id: str, path: str | None) -> None:
+        """See :meth:`Engine.note_path <jupyter_gpu_share.engines.base.Engine.note_path>`."""
+        if kernel := self._kernels.get(kernel_id):
+            await kernel.note_path(path)
 
     # -- shares of living kernels ------------------------------------------------------------
 
@@ -255,44 +261,36 @@ class KubernetesEngine(KubernetesSettings):
         Other servers' kernels are other people's, and are not shown.
         """
         cluster = await self._opened()
-        waiting = cluster.waiting()
-        return [
-            _allocation(cluster, pod, waiting)
-            for pod in cluster.pods.objects.values()
+        places = {name: n for n, name in enumerate(cluster.waiting(), start=1)}
+        pods = {
+            name: pod
+            for name, pod in cluster.pods.objects.items()
             if label(pod, PART) == "kernel" and label(pod, SERVER) == cluster.server
+        }
+        claims = _claims_by_pod(cluster, pods)
+        return [
+            _allocation(cluster, pod, claims.get(name, []), places) for name, pod in pods.items()
         ]
 
     async def fits(self, kernel_id: str | None, size: Size) -> str | None:
         """See :meth:`Engine.fits <jupyter_gpu_share.engines.base.Engine.fits>`."""
-        if size.is_none:
-            return None
+        return (await self.fits_each(kernel_id, [size]))[0]
+
+    async def fits_each(self, kernel_id: str | None, sizes: Sequence[Size]) -> list[str | None]:
+        """See :meth:`Engine.fits_each <jupyter_gpu_share.engines.base.Engine.fits_each>`."""
+        if all(size.is_none for size in sizes):
+            return [None] * len(sizes)
         cluster = await self._opened()
         facts = await cluster.refresh()
         if kernel := self._kernels.get(kernel_id or ""):
             facts = without(facts, cluster.namespace, {kernel.name} | kernel.claim_names)
-        try:
-            cluster.backend.render(size, facts)
-            room = cluster.backend.room(size, facts)
-        except NoGpuError as error:
-            return str(error)
-        if room >= size.count:
-            return None
-        if cluster.backend.reads & facts.missing:
-            return None  # what is free is not known to this server: the scheduler will tell
-        return f"No GPU of the cluster has {size} free now."
-
-    async def waiting(self) -> list[Size]:
-        """See :meth:`Engine.waiting <jupyter_gpu_share.engines.base.Engine.waiting>`."""
-        if self._cluster is None:
-            return []
-        pods = [self._cluster.pod(name) for name in self._cluster.waiting()]
-        return [size_of(pod) for pod in pods if pod is not None and failures.unschedulable(pod)]
+        return [_why_not(cluster, size, facts) for size in sizes]
 
     async def snapshot(self) -> Snapshot | None:
         """See :meth:`Engine.snapshot <jupyter_gpu_share.engines.base.Engine.snapshot>`.
 
-        Those wait for a GPU whom the scheduler has turned away. Only kernels of this process hold something
-        in it that can be freed.
+        Those wait for a GPU whom the scheduler has turned away. Only kernels of this process hold
+        something in it that can be freed.
         """
         cluster = self._cluster
         if cluster is None:
@@ -414,10 +412,38 @@ def _adoptable(pod: Object, server: str) -> bool:
     )
 
 
-def _allocation(cluster: Cluster, pod: Object, waiting: list[str]) -> Allocation:
+def _why_not(cluster: Cluster, size: Size, facts: Facts) -> str | None:
+    """Why a size cannot be had at once; None if it can."""
+    if size.is_none:
+        return None
+    try:
+        cluster.backend.render(size, facts)
+        room = cluster.backend.room(size, facts)
+    except NoGpuError as error:
+        return str(error)
+    if room >= size.count:
+        return None
+    if cluster.backend.reads & facts.missing:
+        return None  # what is free is not known to this server: the scheduler will tell
+    return f"No GPU of the cluster has {size} free now."
+
+
+def _claims_by_pod(cluster: Cluster, pods: Collection[str]) -> dict[str, list[Object]]:
+    """This server's claims of each of these pods: those whose names begin with the pod's."""
+    found: dict[str, list[Object]] = {}
+    for name, claim in cluster.own_claims("").items():
+        for end in (n for n, letter in enumerate(name) if letter == "-"):
+            if name[:end] in pods:
+                found.setdefault(name[:end], []).append(claim)
+    return found
+
+
+def _allocation(
+    cluster: Cluster, pod: Object, claims: Sequence[Object], places: Mapping[str, int]
+) -> Allocation:
+    """What a pod holds; ``places`` are those in the queue, from 1, by the names of pods."""
     name = pod["metadata"]["name"]
-    names = set(cluster.own_claims(f"{name}-"))
-    share = cluster.backend.granted(pod, cluster.claims_of(names), cluster.facts)
+    share = cluster.backend.granted(pod, claims, cluster.facts)
     cause = failures.end_of(pod, None)
     phase = (pod.get("status") or {}).get("phase")
     if cause is not None:
@@ -426,7 +452,7 @@ def _allocation(cluster: Cluster, pod: Object, waiting: list[str]) -> Allocation
         state, reason = State.ENDED, "The kernel's pod ends."
     elif phase == "Running":
         state, reason = State.ACTIVE, ""
-    elif name in waiting:
+    elif name in places:
         state, reason = State.QUEUED, failures.unschedulable(pod) or ""
     else:
         state, reason = State.STARTING, ""
@@ -440,7 +466,7 @@ def _allocation(cluster: Cluster, pod: Object, waiting: list[str]) -> Allocation
         state=state,
         reason=reason,
         share=share,
-        queue=QueuePosition(waiting.index(name) + 1, len(waiting)) if queued else None,
+        queue=QueuePosition(places[name], len(places)) if queued else None,
         engine=KubernetesEngine.name,
         backend=annotation(pod, "backend") or None,
         style=annotation(pod, "style") or None,

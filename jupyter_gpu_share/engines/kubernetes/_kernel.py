@@ -513,10 +513,10 @@ class PodKernel:
         env = kernel_environment(self.request.env, self.request.declared, allowed)
         return env | share_environment(share, env)
 
-    async def signal(self, signum: int) -> None:
-        """Send a signal to the kernel's session."""
+    async def signal(self, signum: int, *, alone: bool = False) -> None:
+        """Send a signal to the kernel's session, or ``alone`` to its first process."""
         if self.link is not None:
-            await self.link.signal(signum)
+            await self.link.signal(signum, alone=alone)
 
     # -- another size ------------------------------------------------------------------------
 
@@ -573,6 +573,12 @@ class PodKernel:
             await asyncio.shield(lease.retract(leases))
             raise
         await lease.settle(size, leases)
+
+    async def note_path(self, path: str | None) -> None:
+        """Have whoever takes the kernel over know where its notebook is now."""
+        self.request = replace(self.request, path=path)
+        if self.made:
+            await self._annotate({PREFIX + "path": path or ""})
 
     async def _annotate(self, words: Object) -> None:
         change = {"metadata": {"annotations": words}}

@@ -170,9 +170,9 @@ class AgentLink:
         assert self.state is not None
         return self.state
 
-    async def signal(self, signum: int) -> None:
-        """Send a signal to the kernel's session."""
-        await self._say({"op": "signal", "signum": signum})
+    async def signal(self, signum: int, *, alone: bool = False) -> None:
+        """Send a signal to the kernel's session, or ``alone`` to its first process."""
+        await self._say({"op": "signal", "signum": signum, **({"alone": True} if alone else {})})
 
     async def end(self, patience: float) -> None:
         """End the kernel, leave the pod.

@@ -17,13 +17,13 @@ from typing import Any, ClassVar, TypeVar
 
 from traitlets import CaselessStrEnum, Float, Unicode, default
 
-from ..._threads import in_thread
+from ..._threads import in_thread, to_the_end
 from ...allocations import Allocation, Device, Isolation, QueuePosition, Share, State
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
 from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
 from .._caps import limits_of
-from .._processes import Holder, carriers, this_process
+from .._processes import Holder, this_process
 from .._supervisor import Supervisor
 from ..base import (
     Capacity,
@@ -44,6 +44,7 @@ from ._folders import kernel_folder, ledger_folder, sweep_kernel_folders
 from ._gpu import Gpu
 from ._inventory import Inventory, inventory
 from ._ledger import Claim, Ledger
+from ._leftovers import Leftovers
 from ._placement import never_fits
 from ._process import KernelProcess, choose_transport, make_connection
 from ._simulated import slug
@@ -162,6 +163,7 @@ class LocalEngine(Engine):
         self._kernels: dict[str, _Kernel] = {}
         self._holder: Holder = this_process()
         self._watcher = Watcher(self._at_ledger, lambda: self.queue_interval)
+        self._leftovers = Leftovers()
         self._closed = False
         self._owed: set[asyncio.Task[None]] = set()
 
@@ -181,7 +183,7 @@ class LocalEngine(Engine):
             kernel.process = await self._spawn(request, additions)
             await self._record(kernel)
         except BaseException:
-            await asyncio.shield(self.stop(request.kernel_id))
+            await to_the_end(self.stop(request.kernel_id))
             raise
         return Running(share, kernel.process.connection, kernel.process.pid)
 
@@ -238,7 +240,7 @@ class LocalEngine(Engine):
                 )
             )
         except BaseException:
-            await asyncio.shield(in_thread(partial(rmtree, folder, ignore_errors=True)))
+            await to_the_end(in_thread(partial(rmtree, folder, ignore_errors=True)))
             raise
         return await KernelProcess.start(
             request.argv,
@@ -267,11 +269,11 @@ class LocalEngine(Engine):
             return Exit(0, "The kernel does not run.")
         return await kernel.process.wait()
 
-    async def signal(self, kernel_id: str, signum: int) -> None:
+    async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
         """See :meth:`Engine.signal <jupyter_gpu_share.engines.base.Engine.signal>`."""
         kernel = self._kernels.get(kernel_id)
         if kernel is not None and kernel.process is not None:
-            kernel.process.signal(signum)
+            kernel.process.signal(signum, alone=alone)
 
     async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
         """See :meth:`Engine.stop <jupyter_gpu_share.engines.base.Engine.stop>`."""
@@ -284,7 +286,7 @@ class LocalEngine(Engine):
         self._kernels.pop(kernel_id, None)
         if kernel is not None and kernel.token:
             # What the kernel left running would go on using the GPU without a share.
-            await in_thread(_end_carriers, kernel.token)
+            await self._leftovers.end(kernel.token)
         if self._ledger is not None:
             await self._release(kernel_id)
 
@@ -310,6 +312,16 @@ class LocalEngine(Engine):
                 continue
             self._watcher.look()
             return
+
+    async def note_path(self, kernel_id: str, path: str | None) -> None:
+        """See :meth:`Engine.note_path <jupyter_gpu_share.engines.base.Engine.note_path>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None:
+            return
+        kernel.request = replace(kernel.request, path=path)
+        if kernel.token and not kernel.lent:
+            info = _told(kernel.request, kernel.share)
+            await self._at_ledger(lambda ledger: ledger.set_info(kernel_id, info))
 
     # -- shares of living kernels ------------------------------------------------------------
 
@@ -342,7 +354,7 @@ class LocalEngine(Engine):
             )
             await self._record(kernel)
         except BaseException:
-            await asyncio.shield(self._release(kernel_id))
+            await to_the_end(self._release(kernel_id))
             raise
         kernel.lent = False
         return kernel.share
@@ -485,11 +497,6 @@ class LocalEngine(Engine):
                 answers[n] = why
         return answers
 
-    async def waiting(self) -> list[Size]:
-        """See :meth:`Engine.waiting <jupyter_gpu_share.engines.base.Engine.waiting>`."""
-        snapshot = await self.snapshot()
-        return [] if snapshot is None else [waiter.size for waiter in snapshot.waiting]
-
     async def snapshot(self) -> Snapshot | None:
         """See :meth:`Engine.snapshot <jupyter_gpu_share.engines.base.Engine.snapshot>`."""
         if self._ledger is None:
@@ -522,6 +529,7 @@ class LocalEngine(Engine):
         for kernel_id, kernel in list(self._kernels.items()):
             if not kernel.independent:
                 await self.stop(kernel_id)
+        await self._leftovers.close()
         self._closed = True
         owed = set(self._owed)
         for task in owed:
@@ -639,11 +647,3 @@ def _allocation(claim: Claim, gpus: tuple[Gpu, ...], reading: Reading | None) ->
         queue=None if held else QueuePosition(claim.position, claim.of),
         engine=LocalEngine.name,
     )
-
-
-def _end_carriers(token: str) -> None:
-    for pid in carriers(token):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue

@@ -86,11 +86,14 @@ class KernelProcess:
         """Return when the process has ended."""
         return _explain(await asyncio.shield(self._ended))
 
-    def signal(self, signum: int) -> None:
+    def signal(self, signum: int, *, alone: bool = False) -> None:
         """Send a signal to the process group, or to the process alone where it left its group."""
         if self._process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
+            if alone:
+                os.kill(self.pid, signum)
+                return
             try:
                 os.killpg(os.getpgid(self.pid), signum)
             except PermissionError:

@@ -63,22 +63,21 @@ def _sum_simulated(uses: Collection[SimulatedUse]) -> Reading:
 
 def process_trees(roots: Collection[int]) -> dict[int, set[int]]:
     """Each root with its descendants and what else is in its session, by root."""
-    parents: dict[int, int] = {}
-    sessions: dict[int, int] = {}
+    children: dict[int, set[int]] = {}
+    members: dict[int, set[int]] = {}
     for entry in _PROC.glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
         except OSError:
             continue
         pid = int(entry.name)
-        parents[pid], sessions[pid] = int(fields[1]), int(fields[3])
+        children.setdefault(int(fields[1]), set()).add(pid)
+        members.setdefault(int(fields[3]), set()).add(pid)
     trees = {}
     for root in roots:
-        tree = {root} | {pid for pid, session in sessions.items() if session == root}
-        grown = True
-        while grown:
-            children = {pid for pid, parent in parents.items() if parent in tree}
-            grown = not children <= tree
-            tree |= children
+        tree, new = set(), {root} | members.get(root, set())
+        while new:
+            tree |= new
+            new = set().union(*(children.get(pid, set()) for pid in new)) - tree
         trees[root] = tree
     return trees

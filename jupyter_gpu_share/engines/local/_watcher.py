@@ -57,7 +57,8 @@ class Watcher:
         waiter = _Waiter(claim)
         self._waiters.add(waiter)
         # The claim may have been granted since it was made, and others stand before one more now.
-        self.look()
+        # That is found with the next look: kernels that come at once are told once.
+        self._changed_here = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch(), name="watch the ledger")
         try:
@@ -71,7 +72,8 @@ class Watcher:
             return claim
         finally:
             self._waiters.discard(waiter)
-            self.look()
+            if not self._waiters:
+                self._wake.set()  # the task ends
 
     def look(self) -> None:
         """Look at once: this process has changed the ledger."""

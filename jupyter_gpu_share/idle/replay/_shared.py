@@ -39,8 +39,17 @@ class Shared(Outcome):
     served: int = 0
 
 
+#: Nobody is idle for that long in a trace.
+_LONG_AGO = BEGIN - timedelta(days=366)
+
+
 class _Notebook:
-    """One session as it goes."""
+    """One session as it goes.
+
+    Attributes
+    ----------
+    leaves: when its share goes to somebody who waits, in seconds; None where nobody is to get it.
+    """
 
     __slots__ = (
         "asked",
@@ -48,6 +57,7 @@ class _Notebook:
         "held",
         "history",
         "idle_since",
+        "leaves",
         "left",
         "number",
         "reserved",
@@ -69,6 +79,7 @@ class _Notebook:
         self.started = False
         self.asked = 0.0
         self.idle_since: float | None = None
+        self.leaves: float | None = None
         self.ends = 0.0
 
 
@@ -83,7 +94,9 @@ def replay_shared(
     """What a policy comes to on so many GPUs.
 
     Who waits is served first come, first served, be it a session that starts or one whose share
-    went back. A burst that waits is as long as in the trace, and so is the pause after it.
+    went back. A share that goes for somebody goes when its owner was warned for long enough; who
+    comes back meanwhile keeps it. A burst that waits is as long as in the trace, and so is the
+    pause after it.
 
     Parameters
     ----------
@@ -112,6 +125,8 @@ class _Run:
         self._queue: deque[_Notebook] = deque()
         #: Idle ones that may go back if somebody waits, by number.
         self._ready: dict[int, _Notebook] = {}
+        #: Those of them that somebody is to get, and whose owners are warned, by number.
+        self._leaving: dict[int, _Notebook] = {}
         self._found = Shared()
         #: What is planned in a pause lies before its end, so that none of it is ever outdated.
         self._todo: list[tuple[float, int, str, _Notebook]] = []
@@ -137,6 +152,8 @@ class _Run:
             elif what == "ready" and notebook.held:
                 self._ready[notebook.number] = notebook
                 self._serve(now)
+            elif what == "leave" and notebook.leaves == now:
+                self._leave(notebook, now)
         progress(1.0)
         return self._found
 
@@ -151,7 +168,10 @@ class _Run:
         self._ready.pop(notebook.number, None)
         notebook.asked = now
         if notebook.held:
+            left = self._stays(notebook)
             self._begin(notebook, now)
+            if left:
+                self._serve(now)  # who was to get this share looks for another
         else:
             self._queue.append(notebook)
             self._serve(now)
@@ -178,14 +198,19 @@ class _Run:
         self._later(notebook.ends, "ask", notebook)
         situation = self._situation(notebook, now)
         self._plan(notebook, "release", situation)
-        self._plan(notebook, "ready", replace(situation, waiting=True))
+        # When it may go for others at all: as if they had waited, and it been warned, for long.
+        self._plan(notebook, "ready", replace(situation, waiting_since=_LONG_AGO))
 
-    def _plan(self, notebook: _Notebook, what: str, situation: Situation) -> None:
+    def _plan(self, notebook: _Notebook, what: str, situation: Situation) -> float | None:
+        """When a share would go; None where its owner comes back before."""
         release = self._policy.plan(situation, notebook.history).release_at
-        if release is not None:
-            at = (release - BEGIN).total_seconds()
-            if at < notebook.ends:
-                self._later(at, what, notebook)
+        if release is None:
+            return None
+        at = (release - BEGIN).total_seconds()
+        if at >= notebook.ends:
+            return None
+        self._later(at, what, notebook)
+        return at
 
     def _situation(self, notebook: _Notebook, now: float) -> Situation:
         idle = now if notebook.idle_since is None else notebook.idle_since
@@ -197,10 +222,35 @@ class _Run:
 
     def _give_back(self, notebook: _Notebook, now: float) -> None:
         self._ready.pop(notebook.number, None)
+        self._stays(notebook)
         self._gpus.free(notebook.size, notebook.held or [])
         notebook.held = None
         self._found.waiting += 1
         self._found.returned += (notebook.ends - now) * float(notebook.reserved)
+
+    def _warn(self, notebook: _Notebook, now: float) -> None:
+        """Somebody is to get this share; its owner is told, and may come back before it goes."""
+        situation = self._situation(notebook, now)
+        self._leaving[notebook.number] = notebook
+        notebook.leaves = self._plan(
+            notebook, "leave", replace(situation, waiting_since=situation.now)
+        )
+
+    def _leave(self, notebook: _Notebook, now: float) -> None:
+        """The warning is over. The share goes if somebody is still to get it."""
+        self._stays(notebook)
+        without = self._room()
+        served = self._count_served(without.copy())
+        without.free(notebook.size, notebook.held or [])
+        if self._count_served(without) > served:
+            self._give_back(notebook, now)
+            self._found.demanded += 1
+        self._serve(now)
+
+    def _stays(self, notebook: _Notebook) -> bool:
+        """The share goes to nobody now. False where it was to go to nobody."""
+        notebook.leaves = None
+        return self._leaving.pop(notebook.number, None) is not None
 
     # -- who waits -----------------------------------------------------------------------------
 
@@ -209,9 +259,7 @@ class _Run:
             notebook = self._queue[0]
             held = self._gpus.take(notebook.size)
             if held is None:
-                if not self._make_room(notebook.size, now):
-                    return
-                continue
+                break
             self._queue.popleft()
             notebook.held = held
             waited = now - notebook.asked
@@ -224,14 +272,42 @@ class _Run:
                 self._found.starts.append(waited)
             self._found.served += self._reserved > self._count
             self._begin(notebook, notebook.asked + waited)
+        if self._queue and self._ready:
+            self._make_room(now)
 
-    def _make_room(self, size: Size, now: float) -> bool:
-        """Let unused shares go back, if that makes room for a size; as few as it takes."""
-        ready = list(self._ready.values())
-        if not self._gpus.could(size, [notebook.size for notebook in ready]):
-            return False
-        chosen = []
+    def _make_room(self, now: float) -> None:
+        """Have unused shares go back for those that wait, in their order; as few as it takes."""
+        trial = self._room()
+        for waiting in self._queue:
+            if trial.take(waiting.size) is not None:
+                continue
+            chosen = self._choose(trial, waiting.size, now)
+            if not chosen:
+                return  # whoever is behind is not served before
+            for each in chosen:
+                self._warn(each, now)
+            trial.take(waiting.size)
+
+    def _room(self) -> Gpus:
+        """The GPUs as they are once those shares are gone that are to go."""
         trial = self._gpus.copy()
+        for each in self._leaving.values():
+            trial.free(each.size, each.held or [])
+        return trial
+
+    def _count_served(self, trial: Gpus) -> int:
+        """How many of those that wait would be served in turn."""
+        for number, waiting in enumerate(self._queue):
+            if trial.take(waiting.size) is None:
+                return number
+        return len(self._queue)
+
+    def _choose(self, trial: Gpus, size: Size, now: float) -> list[_Notebook]:
+        """Whose shares make room for a size, freed in ``trial``; none where all do not."""
+        ready = [each for each in self._ready.values() if each.number not in self._leaving]
+        if not trial.could(size, [notebook.size for notebook in ready]):
+            return []
+        chosen: list[_Notebook] = []
         rows = ((each, self._situation(each, now)) for each in ready)
         for each in self._policy.order(rows):
             trial.free(each.size, each.held or [])
@@ -239,13 +315,10 @@ class _Run:
             if trial.fits(size):
                 break
         else:
-            return False
+            return []
         for each in self._spared(chosen, trial, size):
             chosen.remove(each)
-        for each in chosen:
-            self._give_back(each, now)
-        self._found.demanded += len(chosen)
-        return True
+        return chosen
 
     def _spared(self, chosen: Sequence[_Notebook], trial: Gpus, size: Size) -> Iterator[_Notebook]:
         """Those whose return is not needed; the most recently used first."""

@@ -186,7 +186,7 @@ class Agent:
         if op == "start":
             self._start(message)
         elif op == "signal":
-            self._signal(message["signum"])
+            self._signal(message["signum"], alone=bool(message.get("alone")))
         elif op == "end":
             self._end_kernel()
         elif op == "quit":
@@ -351,9 +351,12 @@ class Agent:
                     self._process.returncode = _code(status)
                 self._ended(_code(status))
 
-    def _signal(self, number):
-        """To the kernel's whole session, which it leads."""
+    def _signal(self, number, alone=False):
+        """To the kernel's whole session, which it leads, or to the kernel alone."""
         if self._pid is None:
+            return
+        if alone:
+            _kill(self._pid, number)
             return
         try:
             os.killpg(self._pid, number)

@@ -1,13 +1,14 @@
 """Files with the variables of kernels whose process ended to give its share back.
 
 They lie in a folder of the process that saved them. A Jupyter server writes beside each whose it
-is: where it is killed, the next one of the same folder of notebooks takes them over. What other
-programs leave, nobody could ask for.
+is: once it has stopped or was killed, the next one of the same folder of notebooks takes them over.
+What other programs leave, nobody could ask for.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -17,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .engines._processes import Holder, this_boot, this_process
-from .errors import SizeError
-from .size import Size
+from ..engines._processes import Holder, this_boot, this_process
+from ..errors import SizeError
+from ..size import Size
 
 __all__ = [
     "Note",
@@ -31,6 +32,8 @@ __all__ = [
     "sweep",
     "take_over",
 ]
+
+_log = logging.getLogger(__name__)
 
 #: Endings of a file's name: the variables, and whose they are.
 KEPT, NOTE = ".kept", ".json"
@@ -86,11 +89,13 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def take_over(folder: Path, root: str) -> list[Note]:
+def take_over(folder: Path, root: str, lifetime: float) -> list[Note]:
     """Have the variables that dead processes have saved for the notebooks below ``root``.
 
     Of several who do this at once one gets each. They lie in ``folder``, this process's, then.
+    What has waited for more than ``lifetime`` seconds is forgotten.
     """
+    sweep(folder, lifetime)
     taken = []
     for kept in list(_left(folder)):
         note = Note.beside(kept)
@@ -131,8 +136,12 @@ def sweep(folder: Path, lifetime: float) -> None:
         waiting = set()
         for kept in dead.glob("*" + KEPT):
             with suppress(OSError):
-                if Note.beside(kept) is not None and now - kept.stat().st_mtime <= lifetime:
+                note, age = Note.beside(kept), now - kept.stat().st_mtime
+                if note is not None and age <= lifetime:
                     waiting |= {kept.name, kept.with_suffix(NOTE).name}
+                elif note is not None:
+                    where = note.path or note.kernel_id
+                    _log.warning("The variables of %s waited too long and are forgotten", where)
         if not waiting:
             shutil.rmtree(dead, ignore_errors=True)
             continue

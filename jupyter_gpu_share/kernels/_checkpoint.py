@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._text import one_line
-from ._threads import in_thread
-from .allocations import Kept
-from .engines.base import Engine
-from .errors import GpuShareError, NotPossible
-from .idle import IdlePolicy
-from .relay import Answer, Relay
-from .size import format_bytes
-from .snapshots import Note, forget, make_folder, private, settle, sweep
+from .._text import one_line
+from .._threads import in_thread, to_the_end
+from ..allocations import Kept
+from ..engines.base import Engine
+from ..errors import GpuShareError, NotPossible
+from ..idle import IdlePolicy
+from ..relay import Activity, Answer, Relay
+from ..size import format_bytes
+from .saved import Note, forget, make_folder, private, settle, sweep
 
 __all__ = ["Keeper", "Look"]
 
@@ -33,6 +34,8 @@ _SHORT, _LONG = 20.0, 600.0
 _PIECE = 8 * 2**20
 #: Seconds until memory that was moved away has to be seen as free, and between two looks.
 _FREE_PATIENCE, _FREE_INTERVAL = 15.0, 0.05
+#: Seconds between two interrupts of a question that nobody waits for any more, and how many.
+_INTERRUPT_INTERVAL, _INTERRUPTS = 1.0, 5
 #: What a kernel says is shown to its user: so much of it.
 _LONGEST, _MOST = 200, 50
 
@@ -51,6 +54,28 @@ class Look:
     background: tuple[str, ...] = ()
     kept: Kept = field(default_factory=Kept)
     why: str = ""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a new process got.
+
+    Attributes
+    ----------
+    line: for the user.
+    whole: everything came back; else the saved file is still needed.
+    """
+
+    line: str
+    whole: bool
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What a snapshot would keep, and how far the kernel had been used by then."""
+
+    use: tuple[int, int]
+    found: dict[str, Any]
 
 
 class Keeper:
@@ -78,6 +103,7 @@ class Keeper:
         self._file = folder / f"{name}.kept"
         #: Names of variables that the last look has told of as lost.
         self._may_go: list[str] = []
+        self._surveyed: _Survey | None = None
         #: Bytes of each GPU at most that are away with the process.
         self.moved = 0
 
@@ -90,15 +116,26 @@ class Keeper:
         """Whether there are variables for the next process of the kernel."""
         return self._file.exists()
 
-    async def look(self, *, ends: bool = False) -> Look:
+    @property
+    def outlives(self) -> bool:
+        """Whether the administrator lets saved variables wait for another server."""
+        return self._lifetime > 0
+
+    async def look(self, activity: Activity, *, ends: bool = False) -> Look:
         """What works in the background, and how the state would be kept. Changes nothing.
 
-        ``ends`` says that the process cannot live on.
+        Cancelling it interrupts the kernel, which answers then. What takes long to find out is
+        not asked for again while the kernel is not used.
+
+        Parameters
+        ----------
+        activity: what clients have done up to now.
+        ends: the process cannot live on.
         """
         if not self._understands:
             return Look((), Kept(), "Only kernels of Python can keep their variables.")
         try:
-            signs = await self._told("signs")
+            signs = await self._told("signs", interruptible=True)
         except GpuShareError as error:
             unknown = "what runs in the kernel cannot be seen"
             return Look((unknown,), Kept(), f"The kernel cannot be asked: {error}")
@@ -111,15 +148,19 @@ class Keeper:
         if detachable and vacate.get("how") in ways:
             return Look(background, Kept("in-place", ()))
         why = _text(vacate.get("why")) if detachable else ""
-        kept, snag = await self._survey(background)
+        kept, snag = await self._survey(background, (activity.cells_sent, activity.comms))
         return Look(background, kept, snag or why)
 
-    async def _survey(self, background: Sequence[str]) -> tuple[Kept, str]:
+    async def _survey(self, background: Sequence[str], use: tuple[int, int]) -> tuple[Kept, str]:
         """What a snapshot would keep."""
-        try:
-            found = await self._told("survey", patience=_LONG)
-        except GpuShareError as error:
-            return Kept(), f"The variables cannot be saved: {error}"
+        if self._surveyed is None or self._surveyed.use != use or background:
+            self._surveyed = None
+            try:
+                found = await self._told("survey", patience=_LONG, interruptible=True)
+            except GpuShareError as error:
+                return Kept(), f"The variables cannot be saved: {error}"
+            self._surveyed = _Survey(use, found)
+        found = self._surveyed.found
         if why := _text(found.get("why")):
             return Kept(), why
         size = found.get("bytes")
@@ -151,7 +192,7 @@ class Keeper:
             # One that never opened a GPU has nothing there, whether it is listed or not.
             await self._free(listed=seen or moved.get("how") == "nothing")
         except BaseException as error:
-            await asyncio.shield(self.resume())
+            await to_the_end(self.resume())
             if isinstance(error, GpuShareError):
                 raise NotPossible(f"The GPU's memory could not be moved away: {error}") from error
             raise
@@ -187,6 +228,7 @@ class Keeper:
         if self._understands:
             limits = await self._engine.limits(self._kernel_id)
             await self._told("resume", patience=_LONG, limits=dict(limits))
+            self.moved = 0
 
     # -- limits ------------------------------------------------------------------------------
 
@@ -199,7 +241,7 @@ class Keeper:
         if not self._understands:
             return None, "Only kernels of Python can be given other limits."
         try:
-            found = await self._told("limits")
+            found = await self._told("limits", interruptible=True)
         except GpuShareError as error:
             return None, f"The kernel cannot be asked: {error}"
         used = found.get("used")
@@ -247,7 +289,14 @@ class Keeper:
                 partial.unlink()
 
     async def _save(self, path: str) -> None:
-        await self._told("save", patience=_LONG, path=path, limit=self._limit, allowed=self._may_go)
+        await self._told(
+            "save",
+            patience=_LONG,
+            interruptible=True,
+            path=path,
+            limit=self._limit,
+            allowed=self._may_go,
+        )
 
     async def _fetch(self, target: Path) -> None:
         """Have the kernel save beside itself, and bring the file here piece by piece."""
@@ -269,8 +318,8 @@ class Keeper:
             with suppress(GpuShareError):
                 await self._ask("remove", path=scratch)
 
-    async def load(self) -> str:
-        """Give the variables to a new process; a line for the user about what came back.
+    async def load(self) -> Restored:
+        """Give the variables to a new process.
 
         Raises
         ------
@@ -288,8 +337,24 @@ class Keeper:
             with suppress(GpuShareError):
                 await self._ask("remove", path=scratch)
 
-    async def _restore(self, path: str) -> str:
-        return _text((await self._told("restore", patience=_LONG, path=path)).get("line"))
+    async def _restore(self, path: str) -> Restored:
+        told = await self._told("restore", patience=_LONG, path=path)
+        return Restored(_text(told.get("line")), not told.get("failed"))
+
+    async def present(self) -> bool:
+        """Whether the kernel has this package's files, without which it can be asked nothing."""
+        if not self._understands:
+            return False
+        try:
+            return "version" in await self._told("present")
+        except GpuShareError:
+            return False
+
+    async def make_subshells(self, ids: Sequence[str]) -> None:
+        """Have a new process know the subshells that pages of the last one still use."""
+        with suppress(GpuShareError):  # without them pages reach the main shell, or ask anew
+            made = (await self._ask("subshells", ids=list(ids))).result
+            self._relay.note_subshells(made if isinstance(made, list) else ())
 
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
@@ -303,9 +368,10 @@ class Keeper:
     # -- asking ------------------------------------------------------------------------------
 
     async def _told(
-        self, what: str, *, patience: float = _SHORT, **arguments: Any
+        self, what: str, *, patience: float = _SHORT, interruptible: bool = False, **arguments: Any
     ) -> dict[str, Any]:
-        answer = (await self._ask(what, patience=patience, **arguments)).result
+        asked = self._ask(what, patience=patience, interruptible=interruptible, **arguments)
+        answer = (await asked).result
         return answer if isinstance(answer, dict) else {}
 
     async def _ask(
@@ -314,9 +380,15 @@ class Keeper:
         *,
         buffers: Sequence[bytes] = (),
         patience: float = _SHORT,
+        interruptible: bool = False,
         **arguments: Any,
     ) -> Answer:
         """Ask the kernel for something that ``gpu_share_kernel.asked`` knows.
+
+        Parameters
+        ----------
+        interruptible: the kernel answers an interrupt, having done nothing. One that nobody waits
+            for any more would keep the next cell from running.
 
         Raises
         ------
@@ -325,13 +397,36 @@ class Keeper:
         module = "__import__('gpu_share_kernel.asked', fromlist=['answer'])"
         code = f"{module}.answer({what!r}, **{arguments!r})"
         asked = asyncio.wrap_future(self._relay.ask(code, buffers))
+        answered = asyncio.shield(asked)
+        for future in (asked, answered):  # where the kernel ends first, nobody fetches either
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            ended = await self._engine.ended_before(self._kernel_id, asked, patience)
+            ended = await self._engine.ended_before(self._kernel_id, answered, patience)
         except asyncio.TimeoutError as error:
+            if interruptible:
+                await self._interrupt(asked)
             raise GpuShareError(f"the kernel did not answer within {patience:g} s") from error
+        except asyncio.CancelledError:
+            if interruptible:
+                await self._interrupt(asked)
+            raise
+        finally:
+            asked.cancel()
         if ended is not None:
             raise GpuShareError("the kernel has ended")
-        return await asked
+        return asked.result()
+
+    async def _interrupt(self, asked: asyncio.Future[Answer]) -> None:
+        """Have the kernel leave a question. One interrupt may come before it has begun.
+
+        What users' code has started in the background is not to end by it, unless the kernel is
+        reached in no other way: its command may start it as a child.
+        """
+        for left in reversed(range(_INTERRUPTS)):
+            await self._engine.signal(self._kernel_id, signal.SIGINT, alone=left > 0)
+            done, _ = await asyncio.wait({asked}, timeout=_INTERRUPT_INTERVAL)
+            if done:
+                return
 
 
 def _texts(values: object) -> tuple[str, ...]:

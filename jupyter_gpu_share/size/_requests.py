@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from .size import Size
+from ._grammar import Size
 
 __all__ = ["Request", "RequestStore"]
 

@@ -1,0 +1,163 @@
+"""What users see of a kernel, and what they are told: made of its facts. Pure."""
+
+from __future__ import annotations
+
+from ..allocations import Allocation, State
+from ..engines.base import Exit
+from ..relay import HoldMode
+from ._details import Details
+from .facts import Event, Facts, Phase, Then, Work
+
+__all__ = ["allocation", "hold", "reason", "refusal", "state", "words"]
+
+
+_STATES = {
+    Phase.STARTING: State.STARTING,
+    Phase.RESUMING: State.STARTING,
+    Phase.RELEASING: State.RELEASING,
+    Phase.RESIZING: State.ACTIVE,
+    Phase.RELEASED: State.RELEASED,
+    Phase.CLOSED: State.ENDED,
+}
+
+
+def state(facts: Facts, details: Details) -> State:
+    """The state of a kernel, as users know it."""
+    if facts.phase is Phase.RUNNING:
+        return details.idle
+    if facts.phase is Phase.WAITING:
+        if details.share is not None:
+            return State.STARTING
+        return State.WAKING if facts.again else State.QUEUED
+    if facts.phase is Phase.SETTLING:
+        if facts.cells or facts.then is Then.WAKE:
+            return State.WAKING if facts.again else State.QUEUED
+        return State.RELEASED
+    if facts.phase in (Phase.OFF, Phase.ENDING):
+        over = facts.phase is Phase.OFF and not facts.expected
+        if over or facts.then is Then.CLOSE or facts.asked is Event.END:
+            return State.ENDED
+        return State.STARTING if facts.asked is Event.RESTART else State.FAILED
+    return _STATES[facts.phase]
+
+
+def allocation(kernel_id: str, engine: str, facts: Facts, details: Details) -> Allocation:
+    """The kernel's allocation. There must have been a request."""
+    request = details.request
+    assert request is not None
+    runs = facts.phase in (Phase.RUNNING, Phase.RESIZING)
+    shown = state(facts, details)
+    holds = shown is not State.ENDED and facts.phase not in (Phase.RELEASED, Phase.SETTLING)
+    waits = facts.phase is Phase.WAITING
+    return Allocation(
+        kernel_id=kernel_id,
+        kernel_name=request.kernel_name,
+        size=str(request.size),
+        state=shown,
+        path=details.path,
+        user=request.user,
+        reason=details.reason,
+        share=details.share if holds else None,
+        used_bytes=details.used_bytes if runs else None,
+        utilization=details.use.utilization if runs else None,
+        idle_since=details.idle_since if runs else None,
+        keep_until=details.keep_until,
+        next=details.next,
+        queue=details.queue if waits else None,
+        engine=engine,
+        backend=details.backend,
+        style=details.style,
+        kept=details.kept,
+    )
+
+
+def hold(facts: Facts, details: Details) -> tuple[HoldMode, str]:
+    """How the relay behaves while it does not carry, and what waiting cells show."""
+    phase = facts.phase
+    if phase is Phase.WAITING and details.queue is not None:
+        return HoldMode.WAITING, details.notice
+    if phase in (Phase.RELEASING, Phase.RELEASED, Phase.SETTLING):
+        return HoldMode.WAITING, ""
+    return HoldMode.STARTING, details.notice if phase is Phase.STARTING else ""
+
+
+def words(
+    event: Event, facts: Facts, error: BaseException | None, died: Exit | None
+) -> tuple[str, str]:
+    """With which error cells are answered that nobody runs: its name, and a line."""
+    if event in (Event.INTERRUPT, Event.RELEASE):
+        if facts.phase is Phase.SETTLING:
+            why = (
+                "Waiting was interrupted."
+                if event is Event.INTERRUPT
+                else "The place in the queue was given up."
+            )
+            return "KeyboardInterrupt", f"{why} Run the cell again to ask for the GPU."
+        return "KeyboardInterrupt", "The cell was interrupted before it ran."
+    if error is not None and event is Event.FAILED:
+        return type(error).__name__, str(error)
+    if event in (Event.END, Event.RESTART):
+        return "KernelShutdown", "The kernel was shut down while it waited for a GPU."
+    if event in (Event.CLOSE, Event.PARK) or facts.phase is Phase.CLOSED:
+        return "KernelShutdown", "The kernel was shut down."
+    if event is Event.DIED and died is not None:
+        return "DeadKernelError", f"{died.reason} The cell did not run."
+    return "DeadKernelError", "The kernel has ended; restart it, then run the cell again."
+
+
+def refusal(event: Event, facts: Facts) -> str:
+    """Why a wish cannot be fulfilled now."""
+    phase = facts.phase
+    if phase in (Phase.OFF, Phase.ENDING, Phase.CLOSED):
+        return "The kernel has ended; restart it."
+    if event is Event.RESIZE:
+        return "The kernel has got its share just now; try again."
+    if event is Event.LOOK:
+        return "The kernel holds no share now, so it cannot be asked."
+    if phase in (Phase.WAITING, Phase.STARTING, Phase.RESUMING):
+        return "The share has come just now; the kernel goes on with it. Try again in a moment."
+    return "The kernel holds no share that could be given back now."
+
+
+def reason(event: Event, before: Facts, facts: Facts, details: Details) -> str | None:
+    """What is told of the kernel after an event; None: what was told before."""
+    phase = facts.phase
+    if phase is Phase.SETTLING and facts.work is Work.UNDO:
+        why = {
+            Event.INTERRUPT: "Waiting was interrupted.",
+            Event.RELEASE: "The place in the queue was given up.",
+        }.get(event)
+        return f"{why} Running a cell asks for the GPU again." if why else None
+    if phase is Phase.RELEASED:
+        if event is Event.LEFT:
+            return "The variables are kept; the next cell takes the share back."
+        if event is Event.SAVED and details.kept.how == "snapshot":
+            return "The variables are saved; the next cell brings them back."
+        if event is Event.SAVED:
+            return "The next cell starts a new kernel without variables."
+        if event is Event.ADOPT:
+            return "The Jupyter server was started again; the next cell brings the variables back."
+        return None
+    if phase is Phase.WAITING and before.phase is not Phase.WAITING:
+        if event is Event.CELL:
+            return "a cell was run"
+        return ""
+    if phase in (Phase.OFF, Phase.ENDING):
+        if facts.then is Then.CLOSE:
+            return "The kernel has ended."
+        if facts.asked is Event.END:
+            return "The kernel was shut down."
+        if facts.asked is Event.RESTART:
+            return "The kernel restarts."
+        if event is Event.DIED and details.exit is not None:
+            return details.exit.reason
+        if event is Event.EXPIRED:
+            return "The kernel has ended."
+        if event is Event.KILL:
+            return "The kernel was ended."
+        return None
+    if phase is Phase.CLOSED:
+        return "The kernel has ended."
+    if phase in (Phase.RUNNING, Phase.RELEASING) and before.phase is not phase:
+        return ""
+    return None

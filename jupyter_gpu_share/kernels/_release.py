@@ -1,0 +1,211 @@
+"""The works that part a living kernel from its share, and bring both together again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from .._threads import in_thread, to_the_end
+from ..allocations import Kept
+from ..engines.base import Report, Running, Starting
+from ..errors import GpuShareError, NotPossible
+from ._checkpoint import Look
+from ._context import Pause, WorkContext, paused, relayed
+from .facts import Event
+from .saved import Note
+
+__all__ = ["Left", "WouldLoseError", "look", "part", "release", "save", "wake"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Left:
+    """How a kernel has left its share.
+
+    Attributes
+    ----------
+    process: whether it lives on.
+    kept: how its state is kept.
+    """
+
+    process: bool
+    kept: Kept
+
+
+class WouldLoseError(NotPossible):
+    """Something would be lost, and nobody has allowed that.
+
+    Attributes
+    ----------
+    kept: how the state would be kept, and what not.
+    """
+
+    def __init__(self, what: str, found: Look, allow: str) -> None:
+        lost = ", ".join(found.kept.lost)
+        why = f" {found.why}" if found.why else ""
+        super().__init__(
+            f"{what} now would lose {lost}; nothing was changed.{why} "
+            f"Save what you need, then allow the loss ({allow})."
+        )
+        self.kept = found.kept
+
+
+Tell = Callable[[Event], None]
+
+#: Seconds that a process gets to save its variables when its server stops.
+_SAVING = 7.0
+
+
+async def look(context: WorkContext) -> Look:
+    """What works in the kernel although no cell runs, and how its state would be kept.
+
+    Clients notice nothing of it. Cancelling it lets the kernel go on.
+
+    Raises
+    ------
+    CellRunsError
+    """
+    async with paused(context) as pause:
+        return await context.keeper.look(pause.activity)
+
+
+async def release(
+    context: WorkContext,
+    note: Note | None,
+    tell: Tell,
+    *,
+    lose_variables: bool,
+    unused_since: int | None,
+) -> Left:
+    """Give the share of a kernel back that answers.
+
+    Parameters
+    ----------
+    note: with which the next server may take saved variables over.
+    tell: told when it can only go on, or the process ends.
+    unused_since: number of cells that were sent when it was found unused; None: a person wants it.
+
+    Raises
+    ------
+    CellRunsError
+    NotPossible: variables would be lost and ``lose_variables`` is not set, or, of one that is
+        unused, something works. The kernel goes on.
+    """
+    async with paused(context, seen=unused_since) as pause:
+        found = await context.keeper.look(pause.activity)
+        if unused_since is not None and found.background:
+            raise NotPossible(f"The kernel works: {', '.join(found.background)}.")
+        if found.kept.lost and not lose_variables:
+            raise WouldLoseError("Giving the share back", found, "lose_variables")
+        return await part(context, pause, found, note, tell)
+
+
+async def part(
+    context: WorkContext, pause: Pause, found: Look, note: Note | None, tell: Tell
+) -> Left:
+    """Part a paused kernel from its share, keeping its state as was found possible."""
+    keeper, engine = context.keeper, context.engine
+    how = found.kept.how
+    if how == "in-place":
+        tell(Event.COMMITS)
+        await keeper.vacate()
+        try:
+            await engine.give_back(context.kernel_id)
+        except BaseException:
+            await to_the_end(keeper.resume())
+            raise
+        pause.stays = True
+        return Left(process=True, kept=found.kept)
+    if how == "snapshot":
+        await keeper.save(note)
+    else:  # of a wake that did not bring back all, and older than what is given up now
+        await in_thread(keeper.discard)
+    tell(Event.ENDS)
+    pause.stays = True
+    try:
+        await to_the_end(_end(context))
+    except GpuShareError as error:  # tried again before the next start
+        _log.warning("A kernel that was saved could not be ended properly: %s", error)
+    return Left(process=False, kept=found.kept)
+
+
+async def _end(context: WorkContext) -> None:
+    await relayed(context.relay.detach())
+    await context.engine.stop(context.kernel_id)
+
+
+async def wake(context: WorkContext, away: Running, report: Report) -> Running:
+    """Take the share back for a process that lives on without it.
+
+    However it ends other than by returning, the process is as it was, and holds no share.
+    """
+    share = await context.engine.take_back(context.kernel_id, report)
+    report(Starting(share))
+    # From here on it is a moment, and cut short it would be neither here nor there.
+    moving = asyncio.ensure_future(_move_back(context))
+    try:
+        await to_the_end(moving)
+    except asyncio.CancelledError:
+        if moving.cancelled() or moving.exception() is not None:
+            raise
+    return replace(away, share=share)
+
+
+async def _move_back(context: WorkContext) -> None:
+    try:
+        await context.keeper.resume()
+        await relayed(context.relay.resume())
+    except BaseException:
+        await _stay_away(context)
+        raise
+
+
+async def _stay_away(context: WorkContext) -> None:
+    """Undo the way back of a process, which may have moved already."""
+    kernel_id, engine = context.kernel_id, context.engine
+    try:
+        await context.keeper.vacate()
+    except GpuShareError as error:
+        # It may be on the GPU, and cannot be moved: others must not get what it has there.
+        _log.error("Kernel %s is ended: %s", kernel_id, error)
+        await engine.signal(kernel_id, signal.SIGKILL)
+        await engine.wait(kernel_id)
+    await engine.give_back(kernel_id)
+
+
+async def save(context: WorkContext, note: Note | None) -> None:
+    """Save what a process has with it that lives on without its share, before it ends.
+
+    It takes the share again where that is free at once and something of it was on the GPU. What
+    cannot be saved in time is logged.
+    """
+    if note is None or not context.keeper.outlives or await has_snapshot(context):
+        return
+    try:
+        await asyncio.wait_for(_save(context, note), _SAVING)
+    except (GpuShareError, asyncio.TimeoutError) as error:
+        why = str(error) or f"it took longer than {_SAVING:g} s"
+        _log.warning("The variables of %s are lost: %s", note.path or note.kernel_id, why)
+
+
+async def _save(context: WorkContext, note: Note) -> None:
+    keeper = context.keeper
+    await relayed(context.relay.pause())  # it may have come back just now
+    if keeper.moved:
+        await context.engine.take_back(context.kernel_id, lambda _: None)
+        await keeper.resume()
+    found = await keeper.look(context.relay.activity, ends=True)
+    if found.kept.how != "snapshot":
+        raise GpuShareError(found.why or "they cannot be saved.")
+    await keeper.save(note)
+    if found.kept.lost:
+        _log.warning("Of %s is lost: %s", note.path, ", ".join(found.kept.lost))
+
+
+async def has_snapshot(context: WorkContext) -> bool:
+    """Whether variables wait for the next process of the kernel."""
+    return await in_thread(lambda: context.keeper.has_snapshot)

@@ -1,0 +1,252 @@
+"""A controller whose engine, relay and keeper are controlled by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+from jupyter_gpu_share.allocations import Allocation, AllocationTable, Isolation, Kept, Share
+from jupyter_gpu_share.engines.base import (
+    Connection,
+    Exit,
+    KernelRequest,
+    Running,
+    Starting,
+)
+from jupyter_gpu_share.errors import GpuShareError
+from jupyter_gpu_share.idle import IdlePolicy
+from jupyter_gpu_share.kernels._checkpoint import Look
+from jupyter_gpu_share.kernels._context import WorkContext
+from jupyter_gpu_share.kernels.controller import Surroundings
+from jupyter_gpu_share.kernels.kernel import Kernel
+from jupyter_gpu_share.relay import Activity
+from jupyter_gpu_share.size import Size
+
+ID = "k"
+SHARE = Share((), 10 * 2**30, Fraction(1, 2), Isolation.FRAMEWORK)
+CONNECTION = Connection("tcp", "127.0.0.1", {}, b"")
+
+
+class Gates:
+    """Calls that a test stops on their way, by name."""
+
+    def __init__(self) -> None:
+        self.shut: dict[str, asyncio.Event] = {}
+        self.reached: set[str] = set()
+        self.fails: set[str] = set()
+
+    def close(self, name: str) -> asyncio.Event:
+        """Stop the next calls of that name until the event is set."""
+        self.reached.discard(name)
+        return self.shut.setdefault(name, asyncio.Event())
+
+    async def __call__(self, name: str) -> None:
+        self.reached.add(name)
+        if name in self.shut:
+            await self.shut[name].wait()
+        if name in self.fails:
+            raise GpuShareError(f"{name} fails")
+
+
+class FakeEngine:
+    """One kernel's engine: ``held`` says whether the share is."""
+
+    name = "fake"
+    own_utilization = False
+    shares_files = True
+    sharing = (None, None)
+
+    def __init__(self, gates: Gates) -> None:
+        self.gates = gates
+        self.held = False
+        self.ended: asyncio.Event | None = None
+        self.signals: list[int] = []
+        self.stops = 0
+
+    async def start(self, request: KernelRequest, report: Any) -> Running:
+        self.held = True
+        try:
+            report(Starting(SHARE))
+            await self.gates("start")
+        except BaseException:
+            self.held = False
+            raise
+        self.ended = asyncio.Event()
+        return Running(SHARE, CONNECTION, 1)
+
+    async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
+        self.stops += 1
+        await self.gates("stop")
+        if self.ended is not None:
+            self.ended.set()
+        self.held = self.held and keep_share
+
+    async def wait(self, kernel_id: str) -> Exit:
+        assert self.ended is not None
+        await self.ended.wait()
+        return Exit(0, "It ended.")
+
+    async def ended_before(self, kernel_id: str, work: Any, patience: float) -> Exit | None:
+        await work
+        return None
+
+    async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
+        self.signals.append(signum)
+        if signum == 9 and self.ended is not None:
+            self.ended.set()
+
+    async def give_back(self, kernel_id: str) -> None:
+        await self.gates("give_back")
+        self.held = False
+
+    async def take_back(self, kernel_id: str, report: Any) -> Share:
+        await self.gates("take_back")
+        self.held = True
+        return SHARE
+
+    async def note_path(self, kernel_id: str, path: str | None) -> None:
+        pass
+
+
+class FakeRelay:
+    """A relay that does at once what it is told."""
+
+    subshells = ()
+
+    def __init__(self, gates: Gates) -> None:
+        self.gates = gates
+        self.activity = Activity()
+        self.paused = False
+        self.discarded: list[str] = []
+        self.told: list[str] = []
+        self.live = False
+
+    def _done(self, result: Any = None, name: str = "") -> Future[Any]:
+        future: Future[Any] = Future()
+        if name in self.gates.fails:
+            future.set_exception(GpuShareError("too many open files"))
+        else:
+            future.set_result(result)
+        return future
+
+    def attach(self, back: Connection, *, paused: bool = False) -> Future[Any]:
+        self.paused, self.live = paused, True
+        return self._done({})
+
+    def detach(self, gone: bool = False) -> Future[Any]:
+        self.live = False
+        return self._done(self.activity)
+
+    def pause(self) -> Future[Any]:
+        self.paused = True
+        return self._done(self.activity)
+
+    def resume(self, line: str = "") -> Future[Any]:
+        if not self.live:
+            return self._done()
+        if "relay.resume" not in self.gates.fails:
+            self.paused = False
+        return self._done(name="relay.resume")
+
+    def count(self) -> Future[Any]:
+        return self._done(self.activity)
+
+    def discard(self, ename: str, evalue: str) -> Future[Any]:
+        self.discarded.append(ename)
+        return self._done(0)
+
+    def hold(self, mode: Any, notice: str = "") -> None:
+        pass
+
+    def notify(self, text: str) -> None:
+        self.told.append(text)
+
+    def close(self) -> Future[Any]:
+        return self._done()
+
+
+class FakeKeeper:
+    """Keeps a state as the test says."""
+
+    def __init__(self, gates: Gates) -> None:
+        self.gates = gates
+        self.kept = Kept("in-place", ())
+        self.has_snapshot = False
+        self.outlives = True
+        self.moved = 0
+        self.language = ""
+        self.looks = 0
+
+    async def look(self, activity: Activity, *, ends: bool = False) -> Look:
+        self.looks += 1
+        await self.gates("look")
+        return Look(kept=Kept("snapshot", ()) if ends else self.kept)
+
+    async def present(self) -> bool:
+        return True
+
+    async def vacate(self) -> None:
+        await self.gates("vacate")
+
+    async def resume(self) -> None:
+        await self.gates("resume")
+
+    async def save(self, note: Any) -> None:
+        await self.gates("save")
+        self.has_snapshot = True
+
+    async def load(self) -> Any:
+        await self.gates("load")
+        return SimpleNamespace(line="", whole=True)
+
+    async def renote(self, note: Any) -> None:
+        pass
+
+    def discard(self) -> None:
+        self.has_snapshot = False
+        self.outlives = True
+
+
+class Bench:
+    """A controller with what it works on."""
+
+    def __init__(self) -> None:
+        self.gates = Gates()
+        self.engine = FakeEngine(self.gates)
+        self.relay = FakeRelay(self.gates)
+        self.keeper = FakeKeeper(self.gates)
+        self.table = AllocationTable()
+        self.policy = IdlePolicy(rule="never")
+        context: Any = WorkContext(ID, self.engine, self.relay, self.keeper, 5.0)  # type: ignore[arg-type]
+        surroundings = Surroundings(
+            self.table, self.policy, asyncio.get_running_loop(), lambda _: None, root="/root"
+        )
+        self.controller = Kernel(context, surroundings)
+
+    async def launch(self, *, patience: float = 5.0) -> None:
+        request = KernelRequest(ID, "python3", Size.parse("1/2"), ["python"], {}, b"")
+        await self.controller.launch(request, patience=patience)
+
+    @property
+    def shown(self) -> Allocation:
+        row = self.table.get(ID)
+        assert row is not None
+        return row
+
+
+@asynccontextmanager
+async def bench() -> AsyncIterator[Bench]:
+    """A controller, closed in the end."""
+    made = Bench()
+    try:
+        yield made
+    finally:
+        for gate in made.gates.shut.values():
+            gate.set()
+        made.gates.fails.clear()
+        await asyncio.wait_for(made.controller.close(), 5)

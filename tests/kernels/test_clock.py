@@ -1,0 +1,176 @@
+"""The idle rule over minutes of a simulated clock, told of use as the relay tells of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from jupyter_gpu_share.allocations import Kept, State
+from jupyter_gpu_share.idle import IdlePolicy
+from jupyter_gpu_share.kernels._checkpoint import Look
+from jupyter_gpu_share.kernels._idle_rule import IdleRule, Use
+from jupyter_gpu_share.kernels.facts import Event
+from jupyter_gpu_share.relay import Activity
+from jupyter_gpu_share.size import Size
+
+NOON = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
+#: Seconds of a cell, and until the relay tells of it.
+CELL, TOLD = 0.001, 0.05
+
+
+@dataclass
+class Clock:
+    """A kernel under the rule, on a clock that is moved by hand. Times are seconds from noon.
+
+    Attributes
+    ----------
+    seen: the state, and what is announced, from when on it is shown.
+    released: when the share was given back; None: never.
+    """
+
+    policy: IdlePolicy
+    now: float = 0.0
+    cells: int = 0
+    seen: list[tuple[float, State | None, str]] = field(default_factory=list)
+    released: float | None = None
+    _next: float | None = None
+
+    def __post_init__(self) -> None:
+        self.rule = IdleRule(self.policy)
+        self.rule.returned(self._at(0))
+        self._decide()
+
+    def run(self, until: float) -> None:
+        """Let time pass, with all decisions that are due in it."""
+        while self._next is not None and self._next <= until:
+            self.now = max(self.now, self._next)
+            self._decide()
+        self.now = until
+
+    def cell(self, at: float, number: int = 1) -> None:
+        """Cells run and end before the relay looks: it tells of counts that have changed."""
+        self.run(at + TOLD)
+        self.cells += number
+        activity = Activity(
+            cells_sent=self.cells, cells_done=self.cells, last_sent=at, last_done=at + CELL
+        )
+        assert not activity.busy
+        self.rule.used(activity, self._at(self.now))
+        self._decide()
+
+    def wanted(self, by_others: bool, at: float) -> None:
+        """It is seen whether somebody waits for this share."""
+        self.run(at)
+        if self.rule.wanted(by_others, self._at(at)):
+            self._decide()
+
+    def _decide(self) -> None:
+        self._next = None
+        while True:
+            situation = self.rule.situation(
+                self._at(self.now), size=Size.parse("1/4"), group="", keep_until=None
+            )
+            decision = self.rule.decide(situation, Use())
+            action = decision.next.action if decision.next is not None else ""
+            if not self.seen or self.seen[-1][1:] != (decision.state, action):
+                self.seen.append((self.now, decision.state, action))
+            if decision.wish is Event.LOOK:
+                self.rule.looked(Look(kept=Kept("in-place", ())), Use(), self._at(self.now))
+                continue
+            if decision.wish is Event.UNUSED:
+                self.released = self.now
+                self.rule.released(self._at(self.now))
+                continue
+            break
+        if decision.at is not None:
+            self._next = (decision.at - NOON).total_seconds()
+
+    @staticmethod
+    def _at(seconds: float) -> datetime:
+        return NOON + timedelta(seconds=seconds)
+
+
+def fixed(**changes: float) -> IdlePolicy:
+    return IdlePolicy(
+        rule="fixed", **{"timeout": 30, "idle_after": 5, "warn_before": 10, **changes}
+    )
+
+
+def test_a_cell_every_20_s_keeps_a_share_that_goes_after_30_s() -> None:
+    clock = Clock(fixed())
+    for turn in range(30):
+        clock.cell(20.0 * turn)
+    clock.run(600.0)
+    assert clock.released is None
+    assert {action for _, _, action in clock.seen} == {"", "warn", "release"}, "it was warned of"
+    clock.run(1200.0)
+    assert clock.released == pytest.approx(580 + TOLD + 30), "30 s after the last cell"
+
+
+def test_without_cells_it_is_shown_as_idle_then_announced_then_given_back() -> None:
+    clock = Clock(fixed())
+    clock.run(600.0)
+    assert clock.seen == [
+        (0.0, State.ACTIVE, ""),
+        (5.0, State.IDLE, "warn"),
+        (20.0, State.IDLE, ""),  # the kernel is asked first
+        (20.0, State.IDLE, "release"),
+        (30.0, None, ""),
+    ]
+    assert clock.released == 30.0
+
+
+def test_a_cell_after_the_warning_starts_the_time_anew() -> None:
+    clock = Clock(fixed())
+    clock.cell(29.9)
+    clock.run(59.9)
+    assert clock.released is None
+    clock.run(60.0)
+    assert clock.released == pytest.approx(29.9 + TOLD + 30)
+
+
+def test_a_share_is_not_taken_for_somebody_who_left() -> None:
+    policy = fixed(timeout=3600, demand_after=60)
+    stays, goes = Clock(policy), Clock(policy)
+    for clock in (stays, goes):
+        clock.wanted(True, at=100.0)
+    stays.wanted(False, at=109.0)
+    for clock in (stays, goes):
+        clock.run(3599.0)
+    assert goes.released == 110.0, "when its user was warned for 10 s"
+    assert stays.released is None
+    stays.run(3600.0)
+    assert stays.released == 3600.0, "its own time is up"
+
+
+def test_whoever_waits_again_has_the_user_warned_again() -> None:
+    clock = Clock(fixed(timeout=3600, demand_after=60))
+    clock.wanted(True, at=100.0)
+    clock.wanted(False, at=109.0)
+    clock.wanted(True, at=200.0)
+    clock.run(3600.0)
+    assert clock.released == 210.0
+
+
+def test_pauses_between_cells_of_a_millisecond_are_learnt() -> None:
+    clock = Clock(IdlePolicy(rule="never"))
+    pauses = [20.0, 119.0, 120.0, 20.0, 600.0, 121.5, 1.0, 7200.0, 20.0]
+    at = 0.0
+    clock.cell(at)
+    for pause in pauses:
+        at += CELL + pause
+        clock.cell(at)
+        history = clock.rule.history
+        if pause >= 120:
+            assert history.last == pytest.approx(pause)
+    assert clock.rule.history.pauses == sum(pause >= 120 for pause in pauses) == 4
+
+
+def test_cells_that_come_between_two_looks_are_one_burst() -> None:
+    clock = Clock(IdlePolicy(rule="never"))
+    clock.cell(0.0)
+    clock.cell(300.0, number=50)
+    clock.cell(600.0, number=3)
+    assert clock.rule.history.pauses == 2

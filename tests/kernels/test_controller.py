@@ -1,0 +1,210 @@
+"""A controller and its works, with all that they work on in the hands of the test."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from stand_ins import Bench, bench
+from waiting import PATIENCE, eventually
+
+from jupyter_gpu_share.allocations import Kept, State
+from jupyter_gpu_share.errors import GpuShareError
+from jupyter_gpu_share.kernels._works import Task, Told, Works
+from jupyter_gpu_share.kernels.facts import Event, Phase, Work
+
+
+async def until(made: Bench, phase: Phase) -> None:
+    await eventually(
+        lambda: made.controller.facts.phase is phase and made.controller.facts.work is None,
+        f"the kernel is {phase.name}",
+    )
+
+
+async def test_a_start_that_is_given_up_before_it_began_keeps_no_share() -> None:
+    async with bench() as made:
+        await made.launch()
+        gate = made.gates.close("stop")
+        made.controller.tell(Event.RESTART)
+        assert made.engine.ended is not None
+        made.engine.ended.set()  # in its own way
+        await eventually(lambda: "stop" in made.gates.reached, "it is being ended")
+        await made.launch(patience=0)
+        made.controller.tell(Event.INTERRUPT)
+        gate.set()
+        await until(made, Phase.RELEASED)
+        assert made.shown.share is None
+        assert not made.engine.held
+
+
+async def test_a_way_back_that_the_relay_cannot_go_holds_no_share() -> None:
+    async with bench() as made:
+        await made.launch()
+        await made.controller.release(lose_variables=False)
+        made.gates.fails.add("relay.resume")
+        made.controller.tell(Event.CELL)
+        await until(made, Phase.RELEASED)
+        assert not made.engine.held
+
+
+async def test_a_stop_saves_what_waits_for_its_share_with_its_process() -> None:
+    async with bench() as made:
+        await made.launch()
+        await made.controller.release(lose_variables=False)
+        made.gates.close("take_back")
+        made.controller.tell(Event.CELL)
+        await eventually(lambda: "take_back" in made.gates.reached, "it asks for its share")
+        await asyncio.wait_for(made.controller.close(park=True), PATIENCE)
+        assert made.keeper.has_snapshot
+        assert made.engine.signals == []
+
+
+async def test_a_share_that_went_back_is_not_shown_when_a_cell_waits_already() -> None:
+    async with bench() as made:
+        await made.launch()
+        gate = made.gates.close("vacate")
+        again = made.gates.close("take_back")
+        releasing = asyncio.ensure_future(made.controller.release(lose_variables=False))
+        await eventually(lambda: "vacate" in made.gates.reached, "it is on its way")
+        made.controller.tell(Event.CELL)
+        gate.set()
+        await releasing
+        await eventually(lambda: "take_back" in made.gates.reached, "it asks for its share")
+        assert not made.engine.held
+        assert made.shown.share is None
+        assert made.shown.state is State.WAKING
+        again.set()
+        await until(made, Phase.RUNNING)
+
+
+@pytest.mark.parametrize("event", [Event.KILL, Event.RESTART])
+async def test_what_is_shown_is_held_when_a_start_is_cut_short(event: Event) -> None:
+    async with bench() as made:
+        made.gates.close("start")
+        await made.launch(patience=0)
+        await eventually(lambda: "start" in made.gates.reached, "it starts")
+        made.controller.tell(event)
+        await until(made, Phase.OFF)
+        assert (made.shown.share is not None) is made.engine.held
+
+
+@pytest.mark.parametrize("event", [Event.KILL, Event.RESTART])
+async def test_what_is_shown_is_held_when_a_release_is_cut_short(event: Event) -> None:
+    async with bench() as made:
+        await made.launch()
+        made.keeper.kept = Kept("snapshot", ())
+        gate = made.gates.close("stop")
+        releasing = asyncio.ensure_future(made.controller.release(lose_variables=False))
+        releasing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await eventually(lambda: "stop" in made.gates.reached, "its process is being ended")
+        made.controller.tell(event)
+        gate.set()
+        await until(made, Phase.OFF)
+        assert (made.shown.share is not None) is made.engine.held
+
+
+async def test_variables_that_nobody_keeps_do_not_come_back_from_an_older_file() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.keeper.has_snapshot = True  # of a wake that did not bring back everything
+        made.keeper.kept = Kept()
+        await made.controller.release(lose_variables=True)
+        made.controller.tell(Event.CELL)
+        await until(made, Phase.RUNNING)
+        assert "load" not in made.gates.reached
+
+
+async def test_what_ends_a_process_is_not_cut_short_by_what_comes_after() -> None:
+    ended: list[tuple[Work, Event]] = []
+    works = Works("k", lambda task, told: ended.append((task.work, told.event)))
+    gate, begun = asyncio.Event(), asyncio.Event()
+    cut = False
+
+    async def stop() -> Told:
+        nonlocal cut
+        begun.set()
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            cut = True
+            raise
+        return Told(Event.DONE)
+
+    async def start() -> Told:
+        raise AssertionError
+
+    first, second = Task(Work.STOP), Task(Work.START)
+    first.run, second.run = stop, start
+    works.begin(first)
+    await begun.wait()
+    works.begin(second)
+    works.cancel()
+    gate.set()
+    await eventually(lambda: bool(ended), "both are over")
+    assert not cut
+    assert ended == [(Work.START, Event.FAILED)]
+
+
+async def test_a_cell_of_a_widget_does_not_have_the_kernel_asked_again_and_again() -> None:
+    async with bench() as made:
+        for name, value in {
+            "idle_after": 0.01,
+            "rule": "fixed",
+            "timeout": 0.05,
+            "warn_before": 0.0,
+        }.items():
+            made.policy.set_trait(name, value)
+        made.gates.close("look")
+        await made.launch()
+        made.controller.activity(made.relay.activity)
+        for _ in range(3):
+            await eventually(lambda: made.keeper.looks > 0, "the kernel is asked")
+            made.controller.tell(Event.CELL)  # no cell, but a widget
+            await eventually(lambda: made.controller.facts.work is None, "it is left")
+            await asyncio.sleep(0)
+        assert made.keeper.looks == 1
+
+
+async def test_a_launch_that_is_refused_changes_nothing() -> None:
+    made = Bench()
+    await made.launch()
+    await asyncio.wait_for(made.controller.close(), PATIENCE)
+    with pytest.raises(GpuShareError):
+        await made.launch()
+    assert await asyncio.wait_for(made.controller.ended(), PATIENCE) == 0
+    assert made.table.get("k") is None
+
+
+async def test_a_stop_asks_nothing_of_kernels_that_it_has_killed() -> None:
+    async with bench() as made:
+        await made.launch()
+        await asyncio.wait_for(made.controller.close(park=True), PATIENCE)
+        assert made.keeper.looks == 0
+
+
+async def test_a_cell_that_no_descriptor_is_left_for_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.kernels._context._AGAIN", 0.01)
+    async with bench() as made:
+        await made.launch()
+        made.gates.fails.add("relay.resume")
+        looking = asyncio.ensure_future(made.controller.kept_by_release())
+        looking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await eventually(lambda: bool(made.relay.told), "the user is told")
+        made.controller.tell(Event.CELL)
+        made.gates.fails.clear()
+        await until(made, Phase.RUNNING)
+        assert not made.relay.paused
+        assert len(made.relay.told) == 1
+        assert made.relay.discarded == []
+
+
+async def test_a_kernel_ends_although_no_descriptor_is_left() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.gates.fails.add("relay.resume")
+        looking = asyncio.ensure_future(made.controller.kept_by_release())
+        looking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await eventually(lambda: bool(made.relay.told), "the user is told")
+        await asyncio.wait_for(made.controller.close(park=True), PATIENCE)
