@@ -48,12 +48,12 @@ test-fast: $(STAMP) ## Run the tests that take less than a minute together
 test-gpu: $(STAMP) ## Try the process checkpoint on this machine's NVIDIA GPU, if it has one
 	JUPYTER_GPU_SHARE_GPU_PYTHON="$(GPU_PYTHON)" $(BIN)/python -m pytest -q tests/gpu
 
-faults: $(STAMP) ## Do each fault of a cluster 20 times, and write docs/faults.md
+faults: $(STAMP) ## Do each fault of a cluster 20 times and 1,000 random schedules, and write docs/faults.md
 	scripts/install-tools
 	mkdir -p build && rm -f build/faults.jsonl
 	JUPYTER_GPU_SHARE_FAULT_ROUNDS=20 JUPYTER_GPU_SHARE_FAULT_LOG=$(CURDIR)/build/faults.jsonl \
 		JUPYTER_GPU_SHARE_REQUIRE_CLUSTER=1 $(BIN)/python -m pytest -q \
-		-m fault tests/kubernetes tests/release
+		-m fault tests/kubernetes tests/release tests/server
 	$(BIN)/python tests/kubernetes/faults_table.py build/faults.jsonl docs/faults.md
 
 pictures: $(STAMP) extension ## Make the pictures of the docs anew, from the real page

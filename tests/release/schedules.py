@@ -1,15 +1,16 @@
-"""Random schedules of cells, releases, wakes, changes of size and kills, and what holds always.
+"""Random schedules of all that is done to a kernel, and what holds always.
 
 Every cell notes its token in a variable of the kernel and prints it. A token is seen at most once;
-a cell that was answered with ok has run exactly once, one that was answered with an error has not;
-and between two kills no variable is lost.
+a cell that was answered with ok has run exactly once, and one that was answered with an error has
+not, unless the kernel was interrupted while it ran. Every cell and every question about the kernel
+is answered, unless its page went away or the process or the server was ended under it. Between two
+of those ends no variable is lost. After each step what is shown is so on the machine.
 """
 
 from __future__ import annotations
 
-import json
+import ast
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,84 +18,45 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any, Protocol
 from uuid import uuid4
 
-import websocket
-from servers import TOKEN, Server, until
+from servers import Server, until
 from waiting import PATIENCE
 
-__all__ = ["ACTIONS", "Schedule"]
+from .pages import Heard, Page
+
+__all__ = ["ACTIONS", "ALL_ACTIONS", "SIZES", "Machine", "Schedule"]
 
 ACTIONS = (
     *("cell", "cell", "cells", "release", "release", "wake", "resize", "resize"),
     *("reload", "tab", "pause"),
 )
+ALL_ACTIONS = (
+    *ACTIONS,
+    *("cell", "cells", "release", "wake", "look", "look", "look_at_size", "interrupt", "interrupt"),
+    *("restart", "comm", "question", "question"),
+)
 SIZES = ("1/4", "1/2", "3/4", "1")
-_CODE = "ran = globals().get('ran', []); ran.append({0!r}); print('RAN', {0!r})"
+_NOTE = "ran = globals().get('ran', []); ran.append({0!r}); print('RAN', {0!r})"
+_SLEEP = "__import__('time').sleep({:.3f})"
+#: What pages ask about a kernel, with the channel.
+_QUESTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("usage_request", "control", {}),
+    ("complete_request", "shell", {"code": "ra", "cursor_pos": 2}),
+    ("kernel_info_request", "shell", {}),
+    ("comm_info_request", "shell", {}),
+)
+#: Part of the steps after which it is waited until nothing is on its way. After the others the next
+#: one meets what is: else no two things would ever meet.
+_SETTLES = 0.3
 
 
-class Page:
-    """A tab: one websocket, and what came over it."""
+class Machine(Protocol):
+    """Where a kernel runs, looked at past its server."""
 
-    def __init__(self, server: Server, kernel_id: str, heard: Heard) -> None:
-        url = server.url.replace("http", "ws", 1) + f"api/kernels/{kernel_id}/channels"
-        header = [f"Authorization: token {TOKEN}"]
-        self._socket = websocket.create_connection(url, header=header, timeout=PATIENCE)
-        self._heard = heard
-        self._session = uuid4().hex
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def run(self, token: str) -> None:
-        """Send a cell; its message has the token for its id."""
-        header = {"msg_id": token, "msg_type": "execute_request", "version": "5.3"}
-        header |= {"session": self._session, "username": "", "date": "2026-01-01T00:00:00Z"}
-        content = {"code": _CODE.format(token), "silent": False, "store_history": True}
-        content |= {"user_expressions": {}, "allow_stdin": False, "stop_on_error": False}
-        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
-        self._socket.send(json.dumps({**message, "channel": "shell"}))
-
-    def close(self) -> None:
-        """Leave, as a page that is reloaded does."""
-        with suppress(Exception):
-            self._socket.close()
-        self._thread.join(PATIENCE)
-
-    def _listen(self) -> None:
-        with suppress(Exception):
-            while True:
-                text = self._socket.recv()
-                if not text:
-                    return
-                self._heard.take(json.loads(text))
-
-
-@dataclass
-class Heard:
-    """What all pages have heard, each message once."""
-
-    status: dict[str, str] = field(default_factory=dict)
-    ran: Counter[str] = field(default_factory=Counter)
-    _seen: set[str] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def take(self, message: dict[str, object]) -> None:
-        """Note a message."""
-        header, parent = message["header"], message["parent_header"]
-        assert isinstance(header, dict)
-        assert isinstance(parent, dict)
-        content = message["content"]
-        assert isinstance(content, dict)
-        with self._lock:
-            if header["msg_id"] in self._seen:
-                return  # the other tab has heard it too
-            self._seen.add(header["msg_id"])
-            if header["msg_type"] == "execute_reply":
-                self.status[str(parent.get("msg_id"))] = content["status"]
-            elif header["msg_type"] == "stream" and content["name"] == "stdout":
-                for line in content["text"].splitlines():
-                    if line.startswith("RAN "):
-                        self.ran[line.split()[1]] += 1
+    def differs(self, row: dict[str, Any], *, settled: bool) -> str:
+        """What an allocation says that is not so; empty where it is true."""
 
 
 @dataclass
@@ -105,45 +67,93 @@ class Schedule:
     ----------
     kills: what is done to the kernel's world, by name; each makes the kernel answer again, and
         tells whether its variables are still there.
+    actions: what else is done, by name; one that is named twice is done twice as often.
+    machine: None where nobody can look.
+    patience: seconds for which something may wait, for other kernels' shares as well.
     """
 
     server: Server
     kernel_id: str
     seed: str
     kills: dict[str, Callable[[Schedule], bool]] = field(default_factory=dict)
+    actions: tuple[str, ...] = ACTIONS
+    sizes: tuple[str, ...] = SIZES
+    machine: Machine | None = None
+    patience: float = 2 * PATIENCE
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.heard = Heard()
-        self.pages = [Page(self.server, self.kernel_id, self.heard)]
+        self.pages = [self._open()]
         self.sent: list[str] = []
         self.sender: dict[str, Page] = {}
         self.excused: set[str] = set()
+        self.interrupted: set[str] = set()
         self.began = 0
         self.log: list[str] = []
+        self._questions = 0
+        self._start = time.monotonic()
         self._pool = ThreadPoolExecutor(4)
-        self._asked: list[Future[object]] = []
+        self._asked: list[Future[None]] = []
+        self._looked: dict[str, Any] = {}
 
     def run(self, steps: int = 8) -> None:
-        """Go through it, and check."""
+        """Go through it, and check.
+
+        Raises
+        ------
+        AssertionError: something does not hold. It has the seed and the log.
+        """
         try:
             for _ in range(steps):
                 kill = self.kills and self.rng.random() < 0.2
-                action = self.rng.choice(sorted(self.kills)) if kill else self.rng.choice(ACTIONS)
-                self.log.append(action)
+                names = sorted(self.kills) if kill else self.actions
+                action = self.rng.choice(names)
+                self._note(action)
                 if kill:
                     self._kill(action)
                 else:
                     getattr(self, f"_{action}")()
-                time.sleep(self.rng.uniform(0, 0.3))
+                time.sleep(self.rng.choice((0.0, 0.05, 0.3)) * self.rng.random())
+                self._look_past_server(settled=self.rng.random() < _SETTLES)
             self._check()
-        except AssertionError as error:
-            row = self.server.fetch(f"gpu-share/allocations/{self.kernel_id}")[1]
-            raise AssertionError(f"{error}\nseed {self.seed}: {self.log}\n{row}") from error
+        except Exception as error:
+            raise AssertionError(
+                f"{error!r}\nseed {self.seed}: {self.log}\n{self._last_row()}"
+            ) from error
         finally:
             for page in self.pages:
-                page.close()
+                with suppress(AssertionError):
+                    page.close()
             self._pool.shutdown()
+
+    def row(self) -> dict[str, Any]:
+        """What the server shows of the kernel."""
+        row: dict[str, Any] = self.server.ok(f"gpu-share/allocations/{self.kernel_id}")
+        return row
+
+    @property
+    def unanswered(self) -> set[str]:
+        """Cells and questions."""
+        return {token for token in self.sent if token not in self.heard.answers}
+
+    def finish_requests(self) -> None:
+        """Wait for the answers of what the server was asked, which must be no fault of its."""
+        asked, self._asked = self._asked, []
+        for each in asked:
+            each.result(self.patience)
+
+    def _note(self, what: str) -> None:
+        self.log.append(f"{time.monotonic() - self._start:.2f} {what}")
+
+    def _last_row(self) -> object:
+        try:
+            return self.row()
+        except (AssertionError, OSError) as error:
+            return error
+
+    def _open(self) -> Page:
+        return Page(self.server, self.kernel_id, self.heard)
 
     # -- actions -----------------------------------------------------------------------------
 
@@ -152,22 +162,44 @@ class Schedule:
 
     def _cells(self) -> None:
         page = self.rng.choice(self.pages)
+        strict = self.rng.random() < 0.3
         for _ in range(3):
-            self._send(page)
+            self._send(page, strict=strict)
 
-    def _send(self, page: Page, token: str = "") -> None:
+    def _send(self, page: Page, token: str = "", *, strict: bool = False) -> None:
         token = token or f"t{len(self.sent)}"
+        length = self.rng.choice((0.001, 0.001, 0.02, 0.02, 0.3, 3.0)) * self.rng.random()
+        code = [_NOTE.format(token)]
+        if length >= 0.01:
+            code.insert(self.rng.randrange(2), _SLEEP.format(length))
+        self._sends(page, token)
+        page.run(token, "\n".join(code), strict=strict)
+
+    def _sends(self, page: Page, token: str) -> None:
         self.sent.append(token)
         self.sender[token] = page
-        page.run(token)
+
+    def _question(self) -> None:
+        kind, channel, content = self.rng.choice(_QUESTIONS)
+        page = self.rng.choice(self.pages)
+        self._questions += 1
+        token = f"q{self._questions}-{kind}"
+        self._sends(page, token)
+        page.send(token, kind, content, channel)
+
+    def _comm(self) -> None:
+        """A widget of the page changes. It has no answer."""
+        page, comm = self.rng.choice(self.pages), uuid4().hex
+        data = {"comm_id": comm, "data": {}}
+        page.send(uuid4().hex, "comm_open", {**data, "target_name": "jupyter.widget"})
+        page.send(uuid4().hex, "comm_msg", data)
 
     def _ask(self, what: str, method: str = "POST", body: object = None) -> None:
-        place = f"gpu-share/allocations/{self.kernel_id}{what}"
+        place, server = f"gpu-share/allocations/{self.kernel_id}{what}", self.server
 
-        def ask() -> object:
-            with suppress(OSError):
-                return self.server.fetch(place, method, body)
-            return None
+        def ask() -> None:
+            status, said = server.fetch(place, method, body)
+            assert status in (200, 409, 503), f"{method} {what} {body}: {status} {said}"
 
         self._asked.append(self._pool.submit(ask))
 
@@ -178,62 +210,125 @@ class Schedule:
         self._ask("/wake")
 
     def _resize(self) -> None:
-        self._ask("", "PATCH", {"size": self.rng.choice(SIZES)})
+        self._ask("", "PATCH", {"size": self.rng.choice(self.sizes)})
+
+    def _look(self) -> None:
+        self._ask("/release", body={"dry_run": True})
+
+    def _look_at_size(self) -> None:
+        self._ask("", "PATCH", {"size": self.rng.choice(self.sizes), "dry_run": True})
+
+    def _interrupt(self) -> None:
+        # What had not been answered before may be interrupted; what is sent later is not meant.
+        self.interrupted |= self.unanswered
+        status, said = self.server.fetch(f"api/kernels/{self.kernel_id}/interrupt", "POST")
+        assert status == 204, (status, said)
+
+    def _restart(self) -> None:
+        server, place = self.server, f"api/kernels/{self.kernel_id}/restart"
+        restarting = self._pool.submit(lambda: server.fetch(place, "POST"))
+        for _ in range(self.rng.randrange(3)):
+            time.sleep(0.3 * self.rng.random())
+            self._send(self.rng.choice(self.pages))
+        status, said = restarting.result(self.patience)
+        assert status == 200, (status, said)
+        self.excused |= self.unanswered
+        self.began = len(self.sent)
 
     def _pause(self) -> None:
         time.sleep(self.rng.uniform(0, 1.0))
 
     def _reload(self) -> None:
-        # What was sent and not answered may be answered to nobody.
-        self.excused |= {token for token in self.sent if token not in self.heard.status}
-        self.pages.pop(self.rng.randrange(len(self.pages))).close()
-        self.pages.append(Page(self.server, self.kernel_id, self.heard))
+        page = self.pages.pop(self.rng.randrange(len(self.pages)))
+        # What it sent and was not answered may be answered to nobody.
+        self.excused |= {token for token in self.unanswered if self.sender[token] is page}
+        page.close()
+        self.pages.append(self._open())
 
     def _tab(self) -> None:
         if len(self.pages) < 2:
-            self.pages.append(Page(self.server, self.kernel_id, self.heard))
+            self.pages.append(self._open())
 
     def _kill(self, name: str) -> None:
         time.sleep(self.rng.uniform(0, 0.5))
         kept = self.kills[name](self)
-        self.excused |= {token for token in self.sent if token not in self.heard.status}
+        self.excused |= self.unanswered
         if not kept:
             self.began = len(self.sent)
         for page in self.pages:
             page.close()
-        self.pages = [Page(self.server, self.kernel_id, self.heard)]
+        self.pages = [self._open()]
 
     # -- what must hold ----------------------------------------------------------------------
 
+    def _look_past_server(self, *, settled: bool) -> None:
+        """What is shown is so on the machine, or becomes so in a moment."""
+        if self.machine is None:
+            return
+        machine, found = self.machine, ""
+
+        def true() -> bool:
+            nonlocal found
+            before = self.row()
+            found = machine.differs(before, settled=settled)
+            # What changed meanwhile is looked at again.
+            return not found and self.row()["state"] == before["state"]
+
+        try:
+            until(true, "what is shown is so", self.patience)
+        except AssertionError:
+            raise AssertionError(f"shown is what is not so: {found}") from None
+
     def _check(self) -> None:
-        for asked in self._asked:
-            asked.result(PATIENCE)
-        last = Page(self.server, self.kernel_id, self.heard)
+        self.finish_requests()
+        last = self._open()
         self.pages.append(last)
         self._send(last, "last")
-        until(lambda: "last" in self.heard.status, f"the last cell is answered ({self.log})")
-        waited = [token for token in self.sent if token not in self.excused]
-        until(
-            lambda: all(token in self.heard.status for token in waited),
-            f"every cell is answered: {self.heard.status}",
-        )
-        place = f"gpu-share/allocations/{self.kernel_id}"
-        row = until(lambda: (row := self.server.ok(place))["share"] and row, "it holds a share")
-        held = row["share"]["fraction"]
-        assert Fraction(held) == Fraction(row["size"]), f"{held} is held, size {row['size']}"
-        said = self.server.run_cell(self.kernel_id, "print(ran)")
-        ran: list[str] = json.loads(said.replace("'", '"'))
+        self._answered("last")
+        for token in self.sent:
+            if token not in self.excused:
+                self._answered(token)
+        self._look_past_server(settled=True)
+        if self.machine is None:
+            row = until(lambda: (row := self.row())["share"] and row, "it holds a share")
+            held = row["share"]["fraction"]
+            assert Fraction(held) == Fraction(row["size"]), f"{held} is held, size {row['size']}"
+        last.run("variables", "pass", ran="ran")
+        self._answered("variables")
+        found = self.heard.answers["variables"].expressions
+        ran: list[str] = ast.literal_eval(found["ran"]["data"]["text/plain"])
+        for page in self.pages:
+            page.check()
+        self._check_cells(ran)
+
+    def _answered(self, token: str) -> None:
+        def answered() -> bool:
+            # ipykernel sends no reply of what it is interrupted in outside the code of a cell; it
+            # only says that it is done with it.
+            dropped = token in self.interrupted and token in self.heard.over
+            return token in self.heard.answers or dropped
+
+        until(answered, f"{token} is answered", self.patience)
+
+    def _check_cells(self, ran: list[str]) -> None:
         doubled = [token for token, times in Counter(ran).items() if times > 1]
         assert not doubled, f"ran twice: {doubled}"
-        assert max(self.heard.ran.values()) == 1, f"printed twice: {self.heard.ran}"
+        assert max(self.heard.ran.values(), default=1) == 1, f"printed twice: {self.heard.ran}"
         for page in set(self.sender.values()):  # which of two tabs is faster, nobody promises
             own = [token for token in ran if self.sender[token] is page]
             assert own == sorted(own, key=self.sent.index), f"out of order: {ran}"
-        for token in self.sent[self.began :]:
-            status = self.heard.status.get(token)
-            if status == "ok":
-                assert token in ran, f"{token} was answered with ok and is lost: {ran}"
-            elif status is not None:
-                assert token not in ran, f"{token} was answered with {status} and has run"
-            elif token not in self.excused:
-                raise AssertionError(f"{token} was never answered")
+        for token in self.sent:
+            answer = self.heard.answers.get(token)
+            if answer is not None and not token.startswith("q"):
+                self._check_cell(token, ran, kept=token in self.sent[self.began :])
+
+    def _check_cell(self, token: str, ran: list[str], *, kept: bool) -> None:
+        answer = self.heard.answers[token]
+        if answer.status == "ok":
+            assert not kept or token in ran, f"{token} was answered with ok and is lost: {ran}"
+            return
+        if answer.interrupted:
+            assert token in self.interrupted, f"{token} was interrupted by nobody"
+            return
+        assert token not in ran, f"{token} was answered with {answer} and has run"
+        assert token not in self.heard.ran, f"{token} was answered with {answer} and has printed"
