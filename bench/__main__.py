@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import lab, lab_events, launch, load, relays, replay, traffic
+from . import lab, lab_events, launch, load, look, queue, relays, replay, traffic
 from .kubernetes import pods, room, scale, wake
 from .rows import Row, draw
 
@@ -20,8 +20,10 @@ SUBJECTS = {
     "traffic": traffic.rows,
     "load": load.rows,
     "lab": lab.rows,
+    "look": look.rows,
     "pixels": lab_events.rows,
     "pods": pods.rows,
+    "queue": queue.rows,
     "relays": relays.rows,
     "replay": replay.rows,
     "room": room.rows,
