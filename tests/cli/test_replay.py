@@ -144,10 +144,11 @@ def test_both_sides_of_demand_are_told(run: Ran, short: str) -> None:
         "gpus": 1,
         "served": 1,
         "demanded": 1,
-        "first_wait": {"median": 0.0, "p95": 0.0},
+        # Its owner is warned for two minutes.
+        "first_wait": {"median": 0.0, "p95": 120.0},
         "first_reserved": {"median": 0.0, "p95": 31 * 60.0},
         "owners_lost_hours": 0.0,
-        "others_gained_hours": 0.52,
+        "others_gained_hours": 0.48,
     }
     assert found["waiting"] == 0.5
     assert found["added_wait"] == {"median": 4.0, "p95": 4.0}
