@@ -34,8 +34,8 @@ def test_a_reload_while_waiting_shows_the_same_place(lab: Server, page: Page) ->
     write_choice(page, lab, "waits.ipynb", "1/2")
     open_lab(page, lab, "waits.ipynb", workspace="queue")
     expect(toolbar(page)).to_contain_text("waiting, 1 of 1")
-    # Its session is there once it is held by the relay.
-    until(lambda: lab.ok("api/sessions"), "the session is there")
+    # Its session is there once it is held by the relay; the page tells it the path a moment later.
+    until(lambda: session_of(lab, "waits.ipynb"), "the session is there")
     page.reload()
     restored(page)
     expect(toolbar(page)).to_contain_text("waiting, 1 of 1")
@@ -77,6 +77,11 @@ def test_waiting_is_given_up_from_the_notification(lab: Server, page: Page, hear
         "it waits no longer",
     )
     expect(toolbar(page)).not_to_contain_text("waiting")
+
+
+def session_of(lab: Server, path: str) -> bool:
+    """Whether a page that is loaded now finds the notebook's session."""
+    return any(session["path"] == path for session in lab.ok("api/sessions"))
 
 
 def write_choice(page: Page, lab: Server, path: str, size: str) -> None:
