@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -308,18 +310,29 @@ async def test_the_subshells_of_a_process_are_known(house: House) -> None:
     assert relay.subshells == tuple(made)
 
 
-def test_a_line_is_shown_above_what_the_first_cell_prints(house: House) -> None:
+async def test_a_line_is_shown_above_what_the_first_cell_prints(house: House) -> None:
     relay = house.relay()
     house.fake(relay, paused=True)
     client = house.client(relay)
-    reply(client, client.complete("x"))
+    subscribe(client)
     sent = client.execute("1")
-    relay.count().result(PATIENCE)
+    await eventually(lambda: relay.held == 1, "the cell is held")
     relay.resume("It is back.").result(PATIENCE)
     assert reply(client, sent)["status"] == "ok"
     shown = outputs(client, sent)
     assert [kind for kind, _ in shown] == ["stream", "status", "status"]
     assert shown[0][1]["text"] == "It is back.\n"
+
+
+def subscribe(client: BlockingKernelClient) -> None:
+    """Wait until what is published reaches a client: a message before that is lost to it."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        client.complete("x")
+        with suppress(Empty):
+            client.get_iopub_msg(timeout=0.2)
+            return
+    raise AssertionError("nothing that is published arrives")
 
 
 def test_there_is_nothing_to_resume_where_nothing_is_paused(house: House) -> None:
