@@ -262,16 +262,10 @@ class IdleRule:
             at=None if due else cull_at,
         )
 
-    def _anew(self, situation: Situation) -> Situation:
-        return Situation(
-            now=situation.now,
-            idle_since=self._since or situation.now,
-            size=situation.size,
-            group=situation.group,
-            keep_until=situation.keep_until,
-            waiting_since=self._wanted_since,
-            kept=self._kept,
-            released_at=self._released,
+    def _anew(self, known: Situation) -> Situation:
+        """The same share, as it is judged now."""
+        return self.situation(
+            known.now, size=known.size, group=known.group, keep_until=known.keep_until
         )
 
     def _plan(self, situation: Situation) -> Plan:
