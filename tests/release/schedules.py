@@ -302,13 +302,7 @@ class Schedule:
         self._check_cells(ran)
 
     def _answered(self, token: str) -> None:
-        def answered() -> bool:
-            # ipykernel sends no reply of what it is interrupted in outside the code of a cell; it
-            # only says that it is done with it.
-            dropped = token in self.interrupted and token in self.heard.over
-            return token in self.heard.answers or dropped
-
-        until(answered, f"{token} is answered", self.patience)
+        until(lambda: token in self.heard.answers, f"{token} is answered", self.patience)
 
     def _check_cells(self, ran: list[str]) -> None:
         doubled = [token for token, times in Counter(ran).items() if times > 1]
