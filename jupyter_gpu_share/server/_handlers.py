@@ -30,7 +30,7 @@ from tornado import web
 from .._version import __version__
 from ..allocations import Allocation
 from ..errors import GpuShareError, NotPossible, SizeError
-from ..size import Offer, Request
+from ..size import Request
 from ._paths import within
 
 if TYPE_CHECKING:
@@ -179,11 +179,15 @@ class SizesHandler(GpuShareHandler):
     async def get(self) -> None:
         """The offered sizes, and which of them can be had now."""
         policy = self.runtime.policy
-        offers = policy.offers()
-        default = next((str(offer.size) for offer in offers if offer.default), None)
+        if self.elsewhere is None:
+            offers = await self.runtime.offers()
+        else:
+            offers = [(offer, self.elsewhere) for offer in policy.offers()]
+        sizes = [{**offer.to_json(), "available": not why, "why": why} for offer, why in offers]
+        default = next((str(offer.size) for offer, _ in offers if offer.default), None)
         self.answer(
             {
-                "sizes": [await self._offer(offer) for offer in offers],
+                "sizes": sizes,
                 "default": default,
                 "minimum": policy.minimum or None,
                 "maximum": policy.maximum or None,
@@ -191,16 +195,6 @@ class SizesHandler(GpuShareHandler):
                 "only_offered": policy.only_offered,
             }
         )
-
-    async def _offer(self, offer: Offer) -> dict[str, Any]:
-        try:
-            if self.elsewhere is not None:
-                raise NotPossible(self.elsewhere)
-            await self.runtime.admit(None, offer.size)
-            why = await self.runtime.fits(None, offer.size)
-        except GpuShareError as error:
-            why = _line(error)
-        return {**offer.to_json(), "available": why is None, "why": why}
 
 
 class RequestHandler(GpuShareHandler):
