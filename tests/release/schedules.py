@@ -225,13 +225,16 @@ class Schedule:
         assert status == 204, (status, said)
 
     def _restart(self) -> None:
-        server, place = self.server, f"api/kernels/{self.kernel_id}/restart"
+        # A restart interrupts first what runs, and goes on at once where that ends.
+        server, place, before = self.server, f"api/kernels/{self.kernel_id}/restart", len(self.sent)
+        self.interrupted |= self.unanswered
         restarting = self._pool.submit(lambda: server.fetch(place, "POST"))
         for _ in range(self.rng.randrange(3)):
             time.sleep(0.3 * self.rng.random())
             self._send(self.rng.choice(self.pages))
         status, said = restarting.result(self.patience)
         assert status == 200, (status, said)
+        self.interrupted |= set(self.sent[before:])
         self.excused |= self.unanswered
         self.began = len(self.sent)
 
@@ -251,6 +254,7 @@ class Schedule:
 
     def _kill(self, name: str) -> None:
         time.sleep(self.rng.uniform(0, 0.5))
+        self.interrupted |= self.unanswered
         kept = self.kills[name](self)
         self.excused |= self.unanswered
         if not kept:
@@ -296,6 +300,7 @@ class Schedule:
         last.run("variables", "pass", ran="ran")
         self._answered("variables")
         found = self.heard.answers["variables"].expressions
+        assert "data" in found["ran"], found["ran"]
         ran: list[str] = ast.literal_eval(found["ran"]["data"]["text/plain"])
         for page in self.pages:
             page.check()
