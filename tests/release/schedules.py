@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import count
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -287,8 +288,12 @@ class Schedule:
         self.finish_requests()
         last = self._open()
         self.pages.append(last)
-        self._send(last, "last")
-        self._answered("last")
+        for number in count():
+            self._send(last, f"last-{number}")
+            self._answered(f"last-{number}")
+            # One that fails has the kernel abort those that it has got by then.
+            if self.heard.answers[f"last-{number}"].status != "aborted":
+                break
         for token in self.sent:
             if token not in self.excused:
                 self._answered(token)
