@@ -8,6 +8,8 @@ Handlers know the extension by three entries of the web application's settings a
     True where users may see how many kernels of others wait.
 ``gpu_share_elsewhere``
     Why no kernel of this server can have a share of a GPU here, in one line; None where they can.
+``gpu_share_on_share``
+    Called with a kernelspec, it says whether its kernels start on a share.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from datetime import datetime, timezone
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import ensure_async
@@ -37,11 +40,11 @@ if TYPE_CHECKING:
     from ..engines.base import Capacity
     from ..runtime import Runtime
 
-__all__ = ["ELSEWHERE", "ROUTES", "RUNTIME", "SHOW_QUEUE", "GpuShareHandler"]
+__all__ = ["ELSEWHERE", "ON_SHARE", "ROUTES", "RUNTIME", "SHOW_QUEUE", "GpuShareHandler"]
 
 #: Keys of the settings.
 RUNTIME, SHOW_QUEUE = "gpu_share_runtime", "gpu_share_show_queue"
-ELSEWHERE = "gpu_share_elsewhere"
+ELSEWHERE, ON_SHARE = "gpu_share_elsewhere", "gpu_share_on_share"
 
 _RESOURCE = "gpu_share"
 _MAX_BODY = 64 * 1024
@@ -103,6 +106,10 @@ class GpuShareHandler(APIHandler):
         error = kwargs.get("exc_info", (None, None))[1]
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps({"message": _message(status_code, error), "reason": None}))
+
+    def starts_on_share(self, spec: Any) -> bool:
+        """Whether kernels of a kernelspec start on a share."""
+        return bool(self.settings[ON_SHARE](spec))
 
     def body(self, allowed: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
         """The JSON object of a request, with no field that is not ``allowed``."""
@@ -188,6 +195,7 @@ class SizesHandler(GpuShareHandler):
         self.answer(
             {
                 "sizes": sizes,
+                "kernelspecs": await self._kernelspecs(),
                 "default": default,
                 "minimum": policy.minimum or None,
                 "maximum": policy.maximum or None,
@@ -195,6 +203,13 @@ class SizesHandler(GpuShareHandler):
                 "only_offered": policy.only_offered,
             }
         )
+
+    async def _kernelspecs(self) -> list[str]:
+        """Names of those whose kernels start on a share."""
+        if self.elsewhere is not None:
+            return []
+        found = await ensure_async(self.kernel_spec_manager.get_all_specs())
+        return sorted(name for name, each in found.items() if self.starts_on_share(each["spec"]))
 
 
 class RequestHandler(GpuShareHandler):
@@ -206,16 +221,29 @@ class RequestHandler(GpuShareHandler):
     async def put(self, kernel_id: str) -> None:
         """Remember the size for a kernel that is about to be started with this id."""
         kernel_id = _uuid(kernel_id)
-        body = self.body({"size": str, "path": str})
+        body = self.body({"size": str, "path": str, "name": str})
         if "size" not in body:
             raise web.HTTPError(400, log_message="The field 'size' is missing.")
         if self.elsewhere is not None:
             raise NotPossible(self.elsewhere)
+        if "name" in body:
+            await self._check_kernelspec(body["name"])
         if kernel_id in self.runtime.kernels or kernel_id in self.kernel_manager:
             raise NotPossible("That kernel runs already; change its size with PATCH.")
         size = self.runtime.policy.check(body["size"])
         self.runtime.requests.put(kernel_id, Request(size, _path(body.get("path"))))
         self.answer({"kernel_id": kernel_id, "size": str(size)})
+
+    async def _check_kernelspec(self, name: str) -> None:
+        try:
+            spec = await ensure_async(self.kernel_spec_manager.get_kernel_spec(name))
+        except (NoSuchKernel, ValueError) as error:
+            raise NotPossible(f"There is no kernelspec {name!r}.") from error
+        if not self.starts_on_share(spec):
+            raise NotPossible(
+                f"Kernels of the kernelspec {name!r} start without a share of a GPU; choose no "
+                "size for them, or another kernelspec."
+            )
 
 
 class AllocationsHandler(GpuShareHandler):

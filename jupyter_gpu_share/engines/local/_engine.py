@@ -47,7 +47,7 @@ from ._ledger import Claim, Ledger
 from ._leftovers import Leftovers
 from ._placement import never_fits
 from ._process import KernelProcess, choose_transport, make_connection
-from ._simulated import slug
+from ._simulated import SIMULATE, slug
 from ._usage import Reader, Reading
 from ._watcher import Watcher
 
@@ -150,7 +150,7 @@ class LocalEngine(Engine):
 
     @default("simulate")
     def _simulate_default(self) -> str:
-        return os.environ.get("JUPYTER_GPU_SHARE_SIMULATE", "")
+        return os.environ.get(SIMULATE, "")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
