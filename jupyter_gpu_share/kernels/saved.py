@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..engines._places import here
 from ..engines._processes import Holder, this_boot, this_process
 from ..errors import SizeError
 from ..size import Size
@@ -165,9 +166,12 @@ def _dead(folder: Path) -> Iterator[Path]:
             if other.name.rpartition("-")[0] != host:
                 continue  # another machine's
             for each in other.iterdir():
-                pid, _, start = each.name.partition("-")
-                alive = other == boot and pid.isdigit() and Holder(int(pid), start).alive
-                if each != folder and pid.isdigit() and not alive:
+                pid, _, rest = each.name.partition("-")
+                start, _, place = rest.rpartition("-")
+                if not pid.isdigit() or (other == boot and place != here().name):
+                    continue  # of another container nobody can tell whether it lives
+                alive = other == boot and Holder(int(pid), start).alive
+                if each != folder and not alive:
                     yield each
 
 

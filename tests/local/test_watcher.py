@@ -148,7 +148,7 @@ async def test_a_look_at_all_claims_is_a_query_for_each_table(server: Server) ->
     for work in looks:
         server.statements.clear()
         await server.at_ledger(work)
-        assert sum("SELECT" in text for text in server.statements.elements()) == 3
+        assert sum("SELECT" in text for text in server.statements.elements()) == 4
         assert server.statements["BEGIN IMMEDIATE"] == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_gpu_share.engines._processes import this_boot, this_process
+from jupyter_gpu_share.engines._processes import Holder, this_boot, this_process
 from jupyter_gpu_share.kernels.saved import Note, kept_folder, make_folder, sweep, take_over
 
 ROOT = "/home/alice"
@@ -24,7 +24,9 @@ def mine(tmp_path: Path) -> Path:
     return folder
 
 
-def leave(tmp_path: Path, *, boot: str = "", process: str = "999999-1", note: Note = NOTE) -> Path:
+def leave(
+    tmp_path: Path, *, boot: str = "", process: str = Holder(2**30, "1").folder, note: Note = NOTE
+) -> Path:
     """What a process that is gone has left."""
     folder = tmp_path / (boot or this_boot()) / process
     folder.mkdir(parents=True, exist_ok=True)
