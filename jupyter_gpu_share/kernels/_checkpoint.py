@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +25,8 @@ from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy
 from ..relay import Activity, Answer, Relay
 from ..size import format_bytes
-from .saved import Note, forget, make_folder, private, settle, sweep
+from ._private import new_file, open_file
+from .saved import Note, NotOursError, file_name, forget, make_folder, settle, sweep
 
 __all__ = ["Keeper", "Look"]
 
@@ -98,9 +100,9 @@ class Keeper:
         self._in_place = policy.in_place
         self._limit = policy.snapshot_limit
         self._lifetime = policy.snapshot_lifetime
-        # Clients choose the id: it must not become a path.
-        name = hashlib.sha256(kernel_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        self._file = folder / f"{name}.kept"
+        self._file = folder / file_name(kernel_id)
+        #: SHA-256 of what was saved last, in hexadecimal digits; empty: see beside the file.
+        self._digest = ""
         #: Names of variables that the last look has told of as lost.
         self._may_go: list[str] = []
         self._surveyed: _Survey | None = None
@@ -114,7 +116,7 @@ class Keeper:
     @property
     def has_snapshot(self) -> bool:
         """Whether there are variables for the next process of the kernel."""
-        return self._file.exists()
+        return os.path.lexists(self._file)
 
     @property
     def outlives(self) -> bool:
@@ -271,15 +273,17 @@ class Keeper:
         """
         partial = self._file.with_suffix(".part")
         try:
-            await in_thread(make_folder, self._file.parent)
-            await in_thread(sweep, self._file.parent, self._lifetime)
+            folder = await in_thread(make_folder, self._file.parent)
+            self._file, partial = folder / self._file.name, folder / partial.name
+            await in_thread(sweep, folder, self._lifetime)
             if self._engine.shares_files:
-                await self._save(str(partial))
+                digest = await self._save(str(partial))
             else:
-                await self._fetch(partial)
+                digest = await self._fetch(partial)
             if note is not None:
-                await in_thread(note.write, self._file)
+                await in_thread(note.write, self._file, digest)
             await in_thread(settle, partial, self._file)
+            self._digest = digest
         except GpuShareError as error:
             raise NotPossible(f"The variables could not be saved: {error}") from error
         except OSError as error:
@@ -288,8 +292,9 @@ class Keeper:
             with suppress(OSError):
                 partial.unlink()
 
-    async def _save(self, path: str) -> None:
-        await self._told(
+    async def _save(self, path: str) -> str:
+        """Have the kernel write the file; the digest of its content."""
+        saved = await self._told(
             "save",
             patience=_LONG,
             interruptible=True,
@@ -297,23 +302,28 @@ class Keeper:
             limit=self._limit,
             allowed=self._may_go,
         )
+        return str(saved.get("digest"))
 
-    async def _fetch(self, target: Path) -> None:
+    async def _fetch(self, target: Path) -> str:
         """Have the kernel save beside itself, and bring the file here piece by piece."""
         scratch = (await self._ask("scratch")).result
+        arrived = hashlib.sha256()
         try:
-            await self._save(scratch)
-            with private(target) as file:
+            digest = await self._save(scratch)
+            with new_file(target) as file:
                 while True:
                     piece = await self._ask(
                         "read", patience=_LONG, path=scratch, start=file.tell(), length=_PIECE
                     )
                     data = b"".join(piece.buffers)
                     if not data:
-                        return
+                        if arrived.hexdigest() != digest:
+                            raise GpuShareError("the file did not arrive as it was sent")
+                        return digest
                     if file.tell() + len(data) > self._limit + _PIECE:
                         raise GpuShareError(f"more than {format_bytes(self._limit)} are not kept")
                     await in_thread(file.write, data)
+                    await in_thread(arrived.update, data)
         finally:
             with suppress(GpuShareError):
                 await self._ask("remove", path=scratch)
@@ -325,20 +335,32 @@ class Keeper:
         ------
         GpuShareError: they could not be given. They are still kept.
         """
-        if self._engine.shares_files:
-            return await self._restore(str(self._file))
-        scratch = (await self._ask("scratch")).result
         try:
-            with self._file.open("rb") as file:
+            digest = await in_thread(self._expected)
+            file = await in_thread(open_file, self._file)
+        except NotOursError as error:
+            raise GpuShareError(f"{self._file} is not loaded: {error}.") from error
+        except OSError as error:
+            raise GpuShareError(f"{self._file} cannot be read: {error.strerror}.") from error
+        with file:
+            if self._engine.shares_files:
+                return await self._restore(str(self._file), digest)
+            scratch = (await self._ask("scratch")).result
+            try:
                 while data := await in_thread(file.read, _PIECE):
                     await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
-            return await self._restore(scratch)
-        finally:
-            with suppress(GpuShareError):
-                await self._ask("remove", path=scratch)
+                return await self._restore(scratch, digest)
+            finally:
+                with suppress(GpuShareError):
+                    await self._ask("remove", path=scratch)
 
-    async def _restore(self, path: str) -> Restored:
-        told = await self._told("restore", patience=_LONG, path=path)
+    def _expected(self) -> str:
+        """The digest of what was saved for this kernel, here or by an earlier server."""
+        return self._digest or Note.beside(self._file)[1]
+
+    async def _restore(self, path: str, digest: str) -> Restored:
+        # The kernel compares the digest of what it reads: nobody can change it in between.
+        told = await self._told("restore", patience=_LONG, path=path, digest=digest)
         return Restored(_text(told.get("line")), not told.get("failed"))
 
     async def present(self) -> bool:
@@ -358,12 +380,14 @@ class Keeper:
 
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
+        self._digest = ""
         forget(self._file)
 
     async def renote(self, note: Note) -> None:
         """Have the next server know of another size, where variables are saved."""
         if await in_thread(lambda: self.has_snapshot):
-            await in_thread(note.write, self._file)
+            with suppress(NotOursError):  # told when it is to be loaded
+                await in_thread(lambda: note.write(self._file, self._expected()))
 
     # -- asking ------------------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from managers import GIB, Kernels, active, controller, free, interrupted, run, s
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
+from jupyter_gpu_share.engines._places import here
 from jupyter_gpu_share.engines.base import Adoptable
 from jupyter_gpu_share.errors import GpuShareError, NotPossible
 from jupyter_gpu_share.kernels import _checkpoint
@@ -61,7 +64,9 @@ async def release(manager: Any, *, lose_variables: bool = False) -> None:
 
 
 def left(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    """What is kept there, but for whose the folder is."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    return [name for name in names if name != "owner"]
 
 
 async def test_another_has_the_share_meanwhile_and_every_variable_is_there_afterwards(
@@ -148,7 +153,7 @@ async def test_variables_that_cannot_be_written_keep_the_share(
 ) -> None:
     manager, client = await kernels.computed(COMPUTE)
     Runtime.instance().idle_policy.set_trait("snapshot_folder", "/proc/nowhere")
-    controller(manager).keeper._file = Path("/proc/nowhere/x.kept")
+    controller(manager).keeper._file = Path("/proc/nowhere/0/1-1-here/x.kept")
     with pytest.raises(NotPossible, match="could not be saved"):
         await release(manager)
     assert state(manager) is State.ACTIVE
@@ -204,7 +209,11 @@ async def test_an_id_that_looks_like_a_path_stays_in_the_folder(
 async def test_what_a_server_that_is_gone_has_kept_is_swept(kernels: Kernels, saving: Path) -> None:
     gone = saving.parent / f"{2**30}-1"
     gone.mkdir(parents=True)
+    saving.parent.chmod(0o700)
     (gone / "old.kept").write_text("nobody's")
+    whose = {**asdict(here()), "pid": 2**30, "start_time": "1", "locked": True}
+    (gone / "owner").write_text(json.dumps(whose))
+    (gone / "owner").chmod(0o600)
     manager = await kernels.start("1/4")
     await release(manager)
     assert not gone.exists()
