@@ -55,8 +55,12 @@ class Holder:
 
     @property
     def folder(self) -> str:
-        """Name for what belongs to this process of this place, for :func:`sweep_folders`."""
-        return f"{self.pid}-{self.start_time}-{here().name}"
+        """Name for what belongs to this process of this place, for :func:`sweep_folders`.
+
+        It begins with no digit: versions before this one take it for nobody's otherwise, and run
+        beside it where a server goes on over an upgrade.
+        """
+        return f"in{here().name}-{self.pid}-{self.start_time}"
 
 
 def sweep_folders(base: Path) -> None:
@@ -65,9 +69,9 @@ def sweep_folders(base: Path) -> None:
     Those of other places are left: containers may have one folder for temporary files.
     """
     for folder in base.iterdir():
-        pid, _, rest = folder.name.partition("-")
-        start, _, place = rest.rpartition("-")
-        if place == here().name and pid.isdigit() and not Holder(int(pid), start).alive:
+        place, _, process = folder.name.partition("-")
+        pid, _, start = process.partition("-")
+        if place == f"in{here().name}" and pid.isdigit() and not Holder(int(pid), start).alive:
             shutil.rmtree(folder, ignore_errors=True)
 
 

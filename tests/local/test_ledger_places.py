@@ -174,12 +174,17 @@ def test_whose_claim_it_is_and_how_it_is_freed(
 def test_folders_of_kernels_of_another_container_are_left(tmp_path: Path) -> None:
     gone = tmp_path / DEAD.folder
     gone.mkdir()
-    others = tmp_path / f"{DEAD.pid}-{DEAD.start_time}-00000000"
+    others = tmp_path / f"in00000000-{DEAD.pid}-{DEAD.start_time}"
     others.mkdir()
     mine = tmp_path / this_process().folder
     mine.mkdir()
     sweep_folders(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([others, mine])
+
+
+def test_the_version_before_takes_no_folder_of_a_living_process_for_one_of_a_dead() -> None:
+    """It looks for a number and a start time, and both may run at once."""
+    assert not this_process().folder.partition("-")[0].isdigit()
 
 
 # -- servers that see different GPUs ---------------------------------------------------------
