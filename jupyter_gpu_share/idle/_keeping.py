@@ -27,7 +27,8 @@ class KeepingSettings(LoggingConfigurable):
         config=True,
         help="""
         Folder of the Jupyter server for the variables of kernels whose process had to end to give
-        its share back. Default: a folder in the user's Jupyter data folder.
+        its share back. Each user has a private folder in it; where several users have it in common,
+        it needs its sticky bit (mode 1777). Default: a folder in the user's Jupyter data folder.
 
         ::
 
