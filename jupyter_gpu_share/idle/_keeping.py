@@ -61,3 +61,17 @@ class KeepingSettings(LoggingConfigurable):
             c.IdlePolicy.snapshot_lifetime = 86400
         """,
     )
+    snapshot_encryption = Bool(
+        False,
+        config=True,
+        help="""
+        Whether saved variables are encrypted on the disk, with a key in the user's Jupyter data
+        folder. It needs the package cryptography (``jupyter-gpu-share[encryption]``) where the
+        Jupyter server runs. For a moment the variables are in the machine's memory once more.
+        Default ``False``.
+
+        ::
+
+            c.IdlePolicy.snapshot_encryption = True
+        """,
+    )

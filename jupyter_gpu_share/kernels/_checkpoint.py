@@ -11,10 +11,11 @@ import asyncio
 import hashlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from .._text import one_line
@@ -25,6 +26,7 @@ from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy
 from ..relay import Activity, Answer, Relay
 from ..size import format_bytes
+from ._encryption import Encrypted, decrypted, is_encrypted, make_workplace, missing
 from ._private import new_file, open_file
 from .saved import Note, NotOursError, file_name, forget, make_folder, settle, sweep
 
@@ -100,6 +102,7 @@ class Keeper:
         self._in_place = policy.in_place
         self._limit = policy.snapshot_limit
         self._lifetime = policy.snapshot_lifetime
+        self._encrypts = policy.snapshot_encryption
         self._file = folder / file_name(kernel_id)
         #: SHA-256 of what was saved last, in hexadecimal digits; empty: see beside the file.
         self._digest = ""
@@ -155,6 +158,8 @@ class Keeper:
 
     async def _survey(self, background: Sequence[str], use: tuple[int, int]) -> tuple[Kept, str]:
         """What a snapshot would keep."""
+        if self._encrypts and (lacks := await in_thread(missing)):
+            return Kept(), lacks
         if self._surveyed is None or self._surveyed.use != use or background:
             self._surveyed = None
             try:
@@ -276,7 +281,9 @@ class Keeper:
             folder = await in_thread(make_folder, self._file.parent)
             self._file, partial = folder / self._file.name, folder / partial.name
             await in_thread(sweep, folder, self._lifetime)
-            if self._engine.shares_files:
+            if self._engine.shares_files and self._encrypts:
+                digest = await self._save_encrypted(partial)
+            elif self._engine.shares_files:
                 digest = await self._save(str(partial))
             else:
                 digest = await self._fetch(partial)
@@ -304,6 +311,22 @@ class Keeper:
         )
         return str(saved.get("digest"))
 
+    async def _save_encrypted(self, target: Path) -> str:
+        """Have the kernel write the file in memory, and encrypt it from there."""
+
+        def encrypt(source: Path) -> None:
+            with open_file(source) as clear, new_file(target) as file:
+                sink = Encrypted(file, self._kernel_id)
+                while data := clear.read(_PIECE):
+                    sink.write(data)
+                sink.close()
+
+        async with _in_memory() as folder:
+            clear = folder / self._file.name
+            digest = await self._save(str(clear))
+            await to_the_end(in_thread(encrypt, clear))
+            return digest
+
     async def _fetch(self, target: Path) -> str:
         """Have the kernel save beside itself, and bring the file here piece by piece."""
         scratch = (await self._ask("scratch")).result
@@ -311,18 +334,21 @@ class Keeper:
         try:
             digest = await self._save(scratch)
             with new_file(target) as file:
+                start, sink = 0, Encrypted(file, self._kernel_id) if self._encrypts else file
                 while True:
                     piece = await self._ask(
-                        "read", patience=_LONG, path=scratch, start=file.tell(), length=_PIECE
+                        "read", patience=_LONG, path=scratch, start=start, length=_PIECE
                     )
                     data = b"".join(piece.buffers)
                     if not data:
                         if arrived.hexdigest() != digest:
                             raise GpuShareError("the file did not arrive as it was sent")
+                        await in_thread(sink.close)
                         return digest
-                    if file.tell() + len(data) > self._limit + _PIECE:
+                    start += len(data)
+                    if start > self._limit + _PIECE:
                         raise GpuShareError(f"more than {format_bytes(self._limit)} are not kept")
-                    await in_thread(file.write, data)
+                    await in_thread(sink.write, data)
                     await in_thread(arrived.update, data)
         finally:
             with suppress(GpuShareError):
@@ -337,22 +363,35 @@ class Keeper:
         """
         try:
             digest = await in_thread(self._expected)
-            file = await in_thread(open_file, self._file)
+            with await in_thread(open_file, self._file) as file:
+                return await self._load(file, digest)
         except NotOursError as error:
             raise GpuShareError(f"{self._file} is not loaded: {error}.") from error
         except OSError as error:
             raise GpuShareError(f"{self._file} cannot be read: {error.strerror}.") from error
-        with file:
-            if self._engine.shares_files:
-                return await self._restore(str(self._file), digest)
-            scratch = (await self._ask("scratch")).result
-            try:
-                while data := await in_thread(file.read, _PIECE):
-                    await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
-                return await self._restore(scratch, digest)
-            finally:
-                with suppress(GpuShareError):
-                    await self._ask("remove", path=scratch)
+
+    async def _load(self, file: Any, digest: str) -> Restored:
+        encrypted = await in_thread(is_encrypted, file)
+        pieces = decrypted(file, self._kernel_id) if encrypted else _pieces(file)
+        if not self._engine.shares_files:
+            return await self._send(pieces, digest)
+        if not encrypted:
+            return await self._restore(str(self._file), digest)
+        async with _in_memory() as folder:
+            clear = folder / self._file.name
+            await to_the_end(in_thread(_write, clear, pieces))
+            return await self._restore(str(clear), digest)
+
+    async def _send(self, pieces: Iterator[bytes], digest: str) -> Restored:
+        """Bring a file to the kernel piece by piece, and have it loaded there."""
+        scratch = (await self._ask("scratch")).result
+        try:
+            while data := await in_thread(next, pieces, b""):
+                await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
+            return await self._restore(scratch, digest)
+        finally:
+            with suppress(GpuShareError):
+                await self._ask("remove", path=scratch)
 
     def _expected(self) -> str:
         """The digest of what was saved for this kernel, here or by an earlier server."""
@@ -451,6 +490,26 @@ class Keeper:
             done, _ = await asyncio.wait({asked}, timeout=_INTERRUPT_INTERVAL)
             if done:
                 return
+
+
+@asynccontextmanager
+async def _in_memory() -> AsyncIterator[Path]:
+    folder = await in_thread(make_workplace)
+    try:
+        yield folder
+    finally:
+        await to_the_end(in_thread(rmtree, folder, ignore_errors=True))
+
+
+def _pieces(file: Any) -> Iterator[bytes]:
+    while data := file.read(_PIECE):
+        yield data
+
+
+def _write(path: Path, pieces: Iterator[bytes]) -> None:
+    with new_file(path) as file:
+        for piece in pieces:
+            file.write(piece)
 
 
 def _texts(values: object) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
 from jupyter_gpu_share.engines._places import here
+from jupyter_gpu_share.engines._processes import this_process
 from jupyter_gpu_share.engines.base import Adoptable
 from jupyter_gpu_share.errors import GpuShareError, NotPossible
 from jupyter_gpu_share.kernels import _checkpoint
@@ -91,6 +92,38 @@ async def test_another_has_the_share_meanwhile_and_every_variable_is_there_after
     assert left(saving) == []
     assert await free() == 20 * GIB
     assert await run(client, "print(len(In) > 3, 'double' in In[1])") == "True True"
+
+
+async def test_variables_may_be_encrypted_on_the_disk(kernels: Kernels, saving: Path) -> None:
+    pytest.importorskip("cryptography", reason="it is an extra: jupyter-gpu-share[encryption]")
+    Runtime.instance().idle_policy.set_trait("snapshot_encryption", True)
+    manager, client = await kernels.computed("x = b'precious' * 300_000")
+    await release(manager)
+    own = saving / left(saving)[0]
+    good = own.read_bytes()
+    assert b"precious" not in good
+    own.write_bytes(good[: 2**20] + good[2**20 + 1 :])
+    assert await run(client, "x") == "KernelStartError"
+    row = Runtime.instance().table.get(manager.kernel_id)
+    assert row is not None
+    assert "The encrypted file was changed or cut off" in row.reason
+    own.write_bytes(good)
+    assert (await run(client, "print(x == b'precious' * 300_000)")).endswith("True")
+    assert left(saving) == []
+    in_memory = Path("/dev/shm", f"gpu-share-{os.getuid()}", this_process().folder)
+    assert not in_memory.exists() or list(in_memory.iterdir()) == []
+
+
+async def test_where_nothing_can_be_encrypted_the_share_stays(
+    kernels: Kernels, saving: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Runtime.instance().idle_policy.set_trait("snapshot_encryption", True)
+    monkeypatch.setattr(_checkpoint, "missing", lambda: "There is no cryptography here.")
+    manager, client = await kernels.computed("x = 1")
+    with pytest.raises(NotPossible, match=r"There is no cryptography here\."):
+        await release(manager)
+    assert left(saving) == []
+    assert await run(client, "print(x)") == "1"
 
 
 async def test_what_would_be_lost_is_told_before_and_the_share_stays(
