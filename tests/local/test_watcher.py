@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import pytest
 from waiting import PATIENCE, eventually
 
+from jupyter_gpu_share.engines import _places
 from jupyter_gpu_share.engines._processes import Holder, this_process
 from jupyter_gpu_share.engines.base import Starting, Waiting
 from jupyter_gpu_share.engines.local import _contents
@@ -479,6 +480,7 @@ def test_a_process_is_looked_up_once_for_all_of_its_claims(
         ledger.claim(f"mine {n}", Size.parse("1/8"), this_process(), {})
         ledger.claim(f"dead {n}", Size.parse("1/8"), dead, {})
     asked: list[Any] = []
+    this_place = _places.here()
     alive = Holder.alive.fget
     assert alive is not None
     monkeypatch.setattr(Holder, "alive", property(lambda own: asked.append(own) or alive(own)))
@@ -489,7 +491,10 @@ def test_a_process_is_looked_up_once_for_all_of_its_claims(
         return {token: [] for token in tokens}
 
     monkeypatch.setattr(_contents, "carriers_of", carriers_of)
+    places: list[Any] = []
+    monkeypatch.setattr(_places, "_namespace", lambda: places.append(1) or this_place.namespace)
     assert ledger.has_dead()
+    assert len(places) <= 2, "whether it has ended, and whether it is here"
     assert len(asked) == 2
     assert len(carried) == 1
     ledger.close()

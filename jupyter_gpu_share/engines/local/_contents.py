@@ -214,8 +214,8 @@ def dead_of(rows: Iterable[sqlite3.Row]) -> list[sqlite3.Row]:
     """Those of the claims whose processes are gone for certain.
 
     Of another container or machine nothing can be looked up here: its claims count as living.
-    Each process is looked up once, and all processes of the machine are looked through at most
-    once, however many claims there are.
+    Each process and place is looked up once, and all processes of the machine are looked through
+    at most once, however many claims there are.
     """
     known: dict[Holder, bool] = {}
 
@@ -225,12 +225,16 @@ def dead_of(rows: Iterable[sqlite3.Row]) -> list[sqlite3.Row]:
             known[process] = process.alive
         return known[process]
 
+    places: dict[Place, tuple[bool, bool]] = {}
     dead, doubtful = [], []
     for row in rows:
         place = place_of(row)
-        if place.has_ended:
+        if place not in places:
+            places[place] = place.has_ended, place.is_here
+        has_ended, is_here = places[place]
+        if has_ended:
             dead.append(row)  # process numbers and start times begin anew with each boot
-        elif not place.is_here or alive(row["pid"], row["start_time"]):
+        elif not is_here or alive(row["pid"], row["start_time"]):
             continue
         elif not row["held"]:
             dead.append(row)

@@ -425,7 +425,14 @@ class Ledger:
         rows = self._db.execute(
             "SELECT * FROM claims WHERE viewer = ? ORDER BY arrival", (self._viewer,)
         ).fetchall()
-        self._own = [(row, self._pieces(row["token"])) for row in rows]
+        pieces: dict[str, list[Piece]] = {row["token"]: [] for row in rows}
+        for token, uuid, amount in self._db.execute(
+            "SELECT token, uuid, pieces.memory_bytes FROM pieces JOIN claims USING (token) "
+            "WHERE viewer = ? ORDER BY place",
+            (self._viewer,),
+        ):
+            pieces[token].append(Piece(uuid, amount))
+        self._own = [(row, tuple(pieces[row["token"]])) for row in rows]
 
     def _write_own(self) -> None:
         """Write the claims of this server into a file that took the place of the one they were in.
