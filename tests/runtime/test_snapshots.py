@@ -28,6 +28,7 @@ from jupyter_gpu_share.kernels.saved import (
     sweep,
     take_over,
 )
+from jupyter_gpu_share.runtime import Runtime
 
 pytestmark = pytest.mark.usefixtures("jupyter_dirs")
 
@@ -150,6 +151,14 @@ def test_what_a_process_has_left_may_be_taken_from_anywhere(tmp_path: Path, mine
     saved._owners.take(other)
     assert take_over(other, ROOT, 3600.0) == [NOTE]
     leave(other)
+
+
+async def test_a_server_that_stops_in_good_order_leaves_its_folder(one_gpu: Path) -> None:
+    runtime = Runtime.instance()
+    own = make_folder(runtime.kept_folder)
+    (own / "x.kept").write_bytes(CONTENT)
+    await runtime.stop()
+    assert {path.name for path in own.iterdir()} == {"x.kept", "left"}
 
 
 def test_who_goes_on_after_it_has_left_is_there_again(tmp_path: Path, mine: Path) -> None:
@@ -290,6 +299,27 @@ def test_what_is_not_sound_is_told_once_and_left_alone(
         "Saved variables are left alone"
     ]
     assert "\n" not in caplog.text.rstrip("\n")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be several users")
+@pytest.mark.parametrize("name", ["0", "0.x", f"{socket.gethostname()}-0a1b2c3d"])
+def test_what_somebody_else_puts_into_a_common_folder_is_not_looked_at(
+    tmp_path: Path, name: str
+) -> None:
+    """Complete, from a process that has left it, and before this user has a folder there."""
+    base = tmp_path / "kept"
+    kept = put(tmp_path)
+    base.chmod(0o1777)
+    (kept.parent / "owner").rename(kept.parent / "left")
+    (base / "0").rename(base / name)
+    for path in (base / name, *(base / name).rglob("*")):
+        os.chown(path, 65534, 65534)
+    mine = make_folder(kept_folder(base))
+    assert mine.stat().st_uid == os.getuid()
+    assert base / name not in mine.parents
+    assert take_over(mine, ROOT, 3600.0) == []
+    sweep(mine, 0)
+    assert (base / name / kept.parent.name / kept.name).exists()
 
 
 def test_another_folder_of_notebooks_is_left_alone(tmp_path: Path, mine: Path) -> None:
