@@ -104,6 +104,7 @@ class Runtime(LoggingConfigurable):
     async def _close(self) -> None:
         # A server may end without a word: what it said is kept then, too.
         await self.kernels.close_all(park=self.end_kernel is not None)
+        await self._leave()
         for engine in self._engines.values():
             with suppress(GpuShareError):
                 await engine.close()
@@ -120,6 +121,13 @@ class Runtime(LoggingConfigurable):
         """
         self.stopping = True
         await self.call(self.kernels.close_all(park=True))
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Let the next server have what is kept, wherever it runs."""
+        from .kernels.saved import leave
+
+        await in_thread(leave, self.kept_folder)
 
     @property
     def kernels(self) -> Registry:

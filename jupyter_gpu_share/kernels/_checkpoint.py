@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from .._text import one_line
@@ -24,7 +26,9 @@ from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy
 from ..relay import Activity, Answer, Relay
 from ..size import format_bytes
-from .saved import Note, forget, make_folder, private, settle, sweep
+from ._encryption import Encrypted, decrypted, is_encrypted, make_workplace, missing
+from ._private import new_file, open_file
+from .saved import Note, NotOursError, file_name, forget, make_folder, settle, sweep
 
 __all__ = ["Keeper", "Look"]
 
@@ -98,9 +102,10 @@ class Keeper:
         self._in_place = policy.in_place
         self._limit = policy.snapshot_limit
         self._lifetime = policy.snapshot_lifetime
-        # Clients choose the id: it must not become a path.
-        name = hashlib.sha256(kernel_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        self._file = folder / f"{name}.kept"
+        self._encrypts = policy.snapshot_encryption
+        self._file = folder / file_name(kernel_id)
+        #: SHA-256 of what was saved last, in hexadecimal digits; empty: see beside the file.
+        self._digest = ""
         #: Names of variables that the last look has told of as lost.
         self._may_go: list[str] = []
         self._surveyed: _Survey | None = None
@@ -114,7 +119,7 @@ class Keeper:
     @property
     def has_snapshot(self) -> bool:
         """Whether there are variables for the next process of the kernel."""
-        return self._file.exists()
+        return os.path.lexists(self._file)
 
     @property
     def outlives(self) -> bool:
@@ -153,6 +158,8 @@ class Keeper:
 
     async def _survey(self, background: Sequence[str], use: tuple[int, int]) -> tuple[Kept, str]:
         """What a snapshot would keep."""
+        if self._encrypts and (lacks := await in_thread(missing)):
+            return Kept(), lacks
         if self._surveyed is None or self._surveyed.use != use or background:
             self._surveyed = None
             try:
@@ -271,15 +278,19 @@ class Keeper:
         """
         partial = self._file.with_suffix(".part")
         try:
-            await in_thread(make_folder, self._file.parent)
-            await in_thread(sweep, self._file.parent, self._lifetime)
-            if self._engine.shares_files:
-                await self._save(str(partial))
+            folder = await in_thread(make_folder, self._file.parent)
+            self._file, partial = folder / self._file.name, folder / partial.name
+            await in_thread(sweep, folder, self._lifetime)
+            if self._engine.shares_files and self._encrypts:
+                digest = await self._save_encrypted(partial)
+            elif self._engine.shares_files:
+                digest = await self._save(str(partial))
             else:
-                await self._fetch(partial)
+                digest = await self._fetch(partial)
             if note is not None:
-                await in_thread(note.write, self._file)
+                await in_thread(note.write, self._file, digest)
             await in_thread(settle, partial, self._file)
+            self._digest = digest
         except GpuShareError as error:
             raise NotPossible(f"The variables could not be saved: {error}") from error
         except OSError as error:
@@ -288,8 +299,9 @@ class Keeper:
             with suppress(OSError):
                 partial.unlink()
 
-    async def _save(self, path: str) -> None:
-        await self._told(
+    async def _save(self, path: str) -> str:
+        """Have the kernel write the file; the digest of its content."""
+        saved = await self._told(
             "save",
             patience=_LONG,
             interruptible=True,
@@ -297,23 +309,47 @@ class Keeper:
             limit=self._limit,
             allowed=self._may_go,
         )
+        return str(saved.get("digest"))
 
-    async def _fetch(self, target: Path) -> None:
+    async def _save_encrypted(self, target: Path) -> str:
+        """Have the kernel write the file in memory, and encrypt it from there."""
+
+        def encrypt(source: Path) -> None:
+            with open_file(source) as clear, new_file(target) as file:
+                sink = Encrypted(file, self._kernel_id)
+                while data := clear.read(_PIECE):
+                    sink.write(data)
+                sink.close()
+
+        async with _in_memory() as folder:
+            clear = folder / self._file.name
+            digest = await self._save(str(clear))
+            await to_the_end(in_thread(encrypt, clear))
+            return digest
+
+    async def _fetch(self, target: Path) -> str:
         """Have the kernel save beside itself, and bring the file here piece by piece."""
         scratch = (await self._ask("scratch")).result
+        arrived = hashlib.sha256()
         try:
-            await self._save(scratch)
-            with private(target) as file:
+            digest = await self._save(scratch)
+            with new_file(target) as file:
+                start, sink = 0, Encrypted(file, self._kernel_id) if self._encrypts else file
                 while True:
                     piece = await self._ask(
-                        "read", patience=_LONG, path=scratch, start=file.tell(), length=_PIECE
+                        "read", patience=_LONG, path=scratch, start=start, length=_PIECE
                     )
                     data = b"".join(piece.buffers)
                     if not data:
-                        return
-                    if file.tell() + len(data) > self._limit + _PIECE:
+                        if arrived.hexdigest() != digest:
+                            raise GpuShareError("the file did not arrive as it was sent")
+                        await in_thread(sink.close)
+                        return digest
+                    start += len(data)
+                    if start > self._limit + _PIECE:
                         raise GpuShareError(f"more than {format_bytes(self._limit)} are not kept")
-                    await in_thread(file.write, data)
+                    await in_thread(sink.write, data)
+                    await in_thread(arrived.update, data)
         finally:
             with suppress(GpuShareError):
                 await self._ask("remove", path=scratch)
@@ -325,20 +361,45 @@ class Keeper:
         ------
         GpuShareError: they could not be given. They are still kept.
         """
-        if self._engine.shares_files:
-            return await self._restore(str(self._file))
+        try:
+            digest = await in_thread(self._expected)
+            with await in_thread(open_file, self._file) as file:
+                return await self._load(file, digest)
+        except NotOursError as error:
+            raise GpuShareError(f"{self._file} is not loaded: {error}.") from error
+        except OSError as error:
+            raise GpuShareError(f"{self._file} cannot be read: {error.strerror}.") from error
+
+    async def _load(self, file: Any, digest: str) -> Restored:
+        encrypted = await in_thread(is_encrypted, file)
+        pieces = decrypted(file, self._kernel_id) if encrypted else _pieces(file)
+        if not self._engine.shares_files:
+            return await self._send(pieces, digest)
+        if not encrypted:
+            return await self._restore(str(self._file), digest)
+        async with _in_memory() as folder:
+            clear = folder / self._file.name
+            await to_the_end(in_thread(_write, clear, pieces))
+            return await self._restore(str(clear), digest)
+
+    async def _send(self, pieces: Iterator[bytes], digest: str) -> Restored:
+        """Bring a file to the kernel piece by piece, and have it loaded there."""
         scratch = (await self._ask("scratch")).result
         try:
-            with self._file.open("rb") as file:
-                while data := await in_thread(file.read, _PIECE):
-                    await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
-            return await self._restore(scratch)
+            while data := await in_thread(next, pieces, b""):
+                await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
+            return await self._restore(scratch, digest)
         finally:
             with suppress(GpuShareError):
                 await self._ask("remove", path=scratch)
 
-    async def _restore(self, path: str) -> Restored:
-        told = await self._told("restore", patience=_LONG, path=path)
+    def _expected(self) -> str:
+        """The digest of what was saved for this kernel, here or by an earlier server."""
+        return self._digest or Note.beside(self._file)[1]
+
+    async def _restore(self, path: str, digest: str) -> Restored:
+        # The kernel compares the digest of what it reads: nobody can change it in between.
+        told = await self._told("restore", patience=_LONG, path=path, digest=digest)
         return Restored(_text(told.get("line")), not told.get("failed"))
 
     async def present(self) -> bool:
@@ -358,12 +419,14 @@ class Keeper:
 
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
+        self._digest = ""
         forget(self._file)
 
     async def renote(self, note: Note) -> None:
         """Have the next server know of another size, where variables are saved."""
         if await in_thread(lambda: self.has_snapshot):
-            await in_thread(note.write, self._file)
+            with suppress(NotOursError):  # told when it is to be loaded
+                await in_thread(lambda: note.write(self._file, self._expected()))
 
     # -- asking ------------------------------------------------------------------------------
 
@@ -427,6 +490,26 @@ class Keeper:
             done, _ = await asyncio.wait({asked}, timeout=_INTERRUPT_INTERVAL)
             if done:
                 return
+
+
+@asynccontextmanager
+async def _in_memory() -> AsyncIterator[Path]:
+    folder = await in_thread(make_workplace)
+    try:
+        yield folder
+    finally:
+        await to_the_end(in_thread(rmtree, folder, ignore_errors=True))
+
+
+def _pieces(file: Any) -> Iterator[bytes]:
+    while data := file.read(_PIECE):
+        yield data
+
+
+def _write(path: Path, pieces: Iterator[bytes]) -> None:
+    with new_file(path) as file:
+        for piece in pieces:
+            file.write(piece)
 
 
 def _texts(values: object) -> tuple[str, ...]:

@@ -82,7 +82,8 @@ def save(path, limit=None, allowed=None):
     Returns
     -------
     dict: the manifest: ``variables``, ``bytes``, ``lost`` as in :func:`survey`, ``names`` of what
-        was saved, ``outputs_lost`` (numbers of the entries of Out that were not), ``versions``.
+        was saved, ``outputs_lost`` (numbers of the entries of Out that were not), ``versions``,
+        ``digest`` (SHA-256 of the file, in hexadecimal digits).
 
     Raises
     ------
@@ -144,7 +145,7 @@ def write(sink, limit=None, allowed=None):
             failed = pickles.save_all(trial, writer.pickled, writer.buffer)
             if failed is None:
                 writer.end()
-                manifest["bytes"] = writer.written
+                manifest["bytes"], manifest["digest"] = writer.written, writer.digest
                 return manifest
             trial.good = [entry for entry in trial.good if entry is not failed[0]]
             trial.lost.append(failed)
@@ -156,10 +157,14 @@ def write(sink, limit=None, allowed=None):
     )
 
 
-def restore(path):
+def restore(path, digest=None):
     """Bring back the variables of a snapshot, in the same version of Python.
 
     A variable that cannot be brought back is left out; all others come back, with what they share.
+
+    Parameters
+    ----------
+    digest: that :func:`save` told. Nothing of a file with another one is brought back, or run.
 
     Returns
     -------
@@ -172,7 +177,7 @@ def restore(path):
     """
     try:
         with open(path, "rb") as file:
-            return _restore(file)
+            return _restore(file, digest)
     except records.Damaged as error:
         raise Refused("The snapshot is damaged: %s." % error) from error
     except OSError as error:
@@ -232,13 +237,13 @@ class _Arrival:
 _arrival = None  # type: _Arrival | None
 
 
-def _restore(file):
+def _restore(file, digest):
     try:
         cloudpickle = pickles.cloudpickle()
     except pickles.NoCloudpickle as error:
         raise Refused("The variables cannot be restored: %s" % error) from error
     size = os.fstat(file.fileno()).st_size
-    reader = records.Reader(file)
+    reader = records.Reader(file, digest)
     header = reader.header
     manifest, around = header["manifest"], header["around"]
     _check_versions(manifest["versions"], session.versions(cloudpickle))
