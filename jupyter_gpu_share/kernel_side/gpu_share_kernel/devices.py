@@ -11,12 +11,10 @@ import mmap
 import pickle
 import sys
 
+from gpu_share_kernel.arrays import Arrays, _numpy_array
 from gpu_share_kernel.kinds import Lost
 
 __all__ = ["Hands", "notes"]
-
-#: Below this numpy's own way costs nothing.
-_SMALL = 16 * 2**10
 
 #: What the user should know about arrays that came back elsewhere.
 _notes = []  # type: list[str]
@@ -29,37 +27,13 @@ def notes():
     return told
 
 
-class Hands:
-    """Reduces arrays for one pickler.
-
-    Parameters
-    ----------
-    counted: called with the bytes of what is not copied now; None: everything is copied.
-    views: arrays of numpy by id, of which others show a part; they are pickled with it, and show
-        it again. Found in a trial, by :meth:`views`.
-    """
+class Hands(Arrays):  # type: ignore[misc]
+    """Reduces arrays and tensors for one pickler; its parameters are those of :class:`Arrays`."""
 
     def __init__(self, counted=None, views=None):
+        super().__init__(counted, views)
         self.copy = None  # type: pickle.PickleBuffer | None
-        self._counted = counted
-        self._views = views or {}
         self._storages = {}
-        self._seen = {}
-        self._private = {}
-
-    def views(self):
-        """The arrays of which more than one array was seen, by id."""
-        return {
-            key: array
-            for key, (array, shown) in self._seen.items()
-            if len(shown) > 1 and key not in self._private
-        }
-
-    def counted_twice(self, views):
-        """Bytes that the trial has counted more than once."""
-        return sum(
-            max(0, sum(self._seen[key][1].values()) - array.nbytes) for key, array in views.items()
-        )
 
     def way(self, cls):
         """The function that reduces objects of a class as ``__reduce__`` would; else None.
@@ -69,11 +43,12 @@ class Hands:
         if cls is memoryview:
             return _memoryview
         package = str(getattr(cls, "__module__", "")).partition(".")[0]
-        if package in ("numpy", "cupy"):
-            ours = cls is getattr(sys.modules.get(package), "ndarray", None)
-            return getattr(self, "_" + package) if ours else None
+        if issubclass(cls, getattr(sys.modules.get("numpy"), "ndarray", ())):
+            return self.array_way(cls)
+        if package == "cupy":
+            return self._cupy if cls is getattr(sys.modules["cupy"], "ndarray", None) else None
         if package == "pandas":
-            return self._pandas if self._counted is not None else None
+            return self.frame if self._counted is not None else None
         if package in ("jax", "jaxlib"):
             array = getattr(sys.modules.get("jax"), "Array", ())
             return self._jax if issubclass(cls, array) else None
@@ -102,35 +77,6 @@ class Hands:
         if self.copy is not None:
             self.copy.release()
             self.copy = None
-
-    def _numpy(self, obj):
-        numpy = sys.modules["numpy"]
-        if obj.dtype.hasobject:
-            return None
-        whole = _whole(obj, numpy.ndarray)
-        if self._counted is not None and _sound(whole):
-            self._seen.setdefault(id(whole), (whole, {}))[1][id(obj)] = obj.nbytes
-        elif whole is not obj and id(whole) in self._views:
-            start = _address(obj) - _address(whole)
-            layout = (obj.shape, obj.dtype, start, obj.strides, obj.flags.writeable)
-            return _numpy_view, (whole, *layout)
-        if obj.nbytes < _SMALL or obj.flags.c_contiguous or obj.flags.f_contiguous:
-            return None
-        # numpy would make bytes of it, which the pickler's memory would keep.
-        data = self._buffer(
-            obj.nbytes, lambda: numpy.ascontiguousarray(obj).reshape(-1).view(numpy.uint8)
-        )
-        return _numpy_array, (data, obj.dtype, obj.shape)
-
-    def _pandas(self, obj):
-        """Note the arrays that pandas shares behind its own bookkeeping: only it may do so."""
-        numpy = sys.modules["numpy"]
-        block = type(obj).__name__.endswith("Block")
-        for name in ["values"] if block else ["_ndarray", "_data", "_mask"]:
-            array = getattr(obj, name, None)
-            if type(array) is numpy.ndarray:
-                whole = _whole(array, numpy.ndarray)
-                self._private[id(whole)] = whole
 
     # -- PyTorch -------------------------------------------------------------------------------
 
@@ -199,23 +145,6 @@ class Hands:
         return _jax_array, (self._buffer(obj.nbytes, fetch), dtype, obj.shape, where)
 
 
-def _whole(array, cls):
-    """The array that the memory belongs to."""
-    while type(array.base) is cls:
-        array = array.base
-    return array
-
-
-def _sound(whole):
-    """Whether its bytes come back in the same order."""
-    contiguous = whole.flags.c_contiguous or whole.flags.f_contiguous
-    return contiguous and whole.dtype.itemsize > 0 and not whole.dtype.hasobject
-
-
-def _address(array):
-    return array.__array_interface__["data"][0]
-
-
 def _bytes_at(storage):
     """The memory of a storage on the host, as it is there."""
     return (ctypes.c_ubyte * storage.nbytes()).from_address(storage.data_ptr())
@@ -245,20 +174,6 @@ def _memoryview(obj):
 
 def _same(value):
     return value
-
-
-def _numpy_array(data, dtype, shape):
-    numpy = importlib.import_module("numpy")
-    return numpy.frombuffer(data, dtype=dtype).reshape(shape)
-
-
-def _numpy_view(whole, shape, dtype, start, strides, writeable):
-    numpy = importlib.import_module("numpy")
-    rows = whole if whole.flags.c_contiguous else whole.T
-    view = numpy.ndarray(shape, dtype, rows.reshape(-1).view(numpy.uint8), start, strides)
-    if not writeable:
-        view.flags.writeable = False
-    return view
 
 
 def _torch_storage(data, size, device, index):

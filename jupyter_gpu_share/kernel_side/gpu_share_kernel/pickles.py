@@ -318,7 +318,7 @@ class Trial:
     lost: (entry, what it is, why it cannot be saved), both in words.
     size: bytes that they take.
     exact: false where ``size`` may count some more than once.
-    views: for the arrays that share memory, see :class:`gpu_share_kernel.devices.Hands`.
+    views: for the arrays that share memory, see :class:`gpu_share_kernel.arrays.Arrays`.
     reach: of the modules that the pickles name.
     """
 
@@ -430,15 +430,12 @@ def _reasons(entry, culprit, error):
     """What the variable is, and a sentence why it is not saved."""
     value = entry.value
     what = called(value)
+    more = " ".join(error.args) if isinstance(error, Lost) else text_of(error)
+    more = more and ": " + more
     if culprit is None or culprit is value:
-        if isinstance(error, Lost):
-            return what, "%s cannot be saved" % article(what)
-        return what, "%s cannot be saved: %s" % (article(what), text_of(error))
+        return what, "%s cannot be saved%s" % (article(what), more)
     inner = article(called(culprit))
-    holds = "%s `%s` holds %s" % (what, entry.name, inner)
-    if isinstance(error, Lost):
-        return what, "%s, which cannot be saved" % holds
-    return what, "%s, which cannot be saved: %s" % (holds, text_of(error))
+    return what, "%s `%s` holds %s, which cannot be saved%s" % (what, entry.name, inner, more)
 
 
 def text_of(error):

@@ -285,8 +285,20 @@ class Reader:
                 return first
 
 
+class _Memory(bytearray):
+    """Has nobody but what is loaded into it: what lies over it need not share it."""
+
+    of_a_snapshot = True
+
+
+class _Map(mmap.mmap):
+    """The same of what is large."""
+
+    of_a_snapshot = True
+
+
 def _room(size):
     if size < _MAPPED:
-        return bytearray(size)
+        return _Memory(size)
     # Private: a forked child must have its own, as of any other memory.
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return _Map(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

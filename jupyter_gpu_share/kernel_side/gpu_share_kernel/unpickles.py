@@ -5,6 +5,7 @@ is replaced by a stand-in, everything is read to its end, and variables that hol
 given up afterwards.
 """
 
+import datetime as dt
 import gc
 import pickle
 import sys
@@ -206,7 +207,22 @@ def _damage(value, broken, whole):
         if issubclass(cls, types.ModuleType):
             continue
         todo += gc.get_referents(each)
-        if cls.__module__ == "numpy" and cls.__name__ == "ndarray" and each.dtype.hasobject:
-            todo += list(each.flat)  # arrays do not show what they hold
+        todo += _hidden(each)
     whole |= seen
     return None
+
+
+def _hidden(value):
+    """What a value holds without showing it to the collector of garbage."""
+    if isinstance(value, (dt.datetime, dt.time)):
+        return [] if value.tzinfo is None else [value.tzinfo]
+    numpy = sys.modules.get("numpy")
+    array, record = getattr(numpy, "ndarray", ()), getattr(numpy, "void", ())
+    if isinstance(value, array) and value.dtype.hasobject:
+        plain = value.view(array)
+        if value.dtype.names is None:
+            return list(plain.flat)
+        return [plain[name] for name in value.dtype.names]
+    if isinstance(value, record) and value.dtype.hasobject and value.dtype.names:
+        return [value[name] for name in value.dtype.names]
+    return []
