@@ -38,6 +38,7 @@ FILES = [
             "hooks",
             "interrupts",
             "kinds",
+            "libraries",
             "limits",
             "modules",
             "owned",

@@ -53,6 +53,7 @@ class Arrays:
         return sum(
             sum(self._seen[key][1].values()) - (0 if owner.dtype.hasobject else owner.nbytes)
             for key, owner in views.items()
+            if key in self._seen
         )
 
     def frame(self, obj):
@@ -222,6 +223,9 @@ def _object_view(whole, shape, dtype, start, strides, writeable):
 
 def _over(memory, shape, dtype, start, strides, writeable):
     numpy = importlib.import_module("numpy")
+    if hasattr(memory, "data_ptr"):  # PyTorch's
+        torch = importlib.import_module("torch")
+        memory = torch.empty(0, dtype=torch.uint8).set_(memory).numpy()
     view = numpy.ndarray(shape, dtype, memory, start, strides)
     if not writeable:
         view.flags.writeable = False

@@ -5,16 +5,21 @@ Arrays of a GPU are fetched one at a time and come back to the device with the s
 there is no such device they come back all the same, to another one or to the machine's memory.
 """
 
+import contextlib
 import ctypes
 import importlib
 import mmap
 import pickle
 import sys
+from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel.arrays import Arrays, _numpy_array
 from gpu_share_kernel.kinds import Lost
 
 __all__ = ["Hands", "notes"]
+
+#: How many steps of a computation are followed.
+_FOLLOWED = 1000
 
 #: What the user should know about arrays that came back elsewhere.
 _notes = []  # type: list[str]
@@ -61,6 +66,8 @@ class Hands(Arrays):  # type: ignore[misc]
             return self._storage
         if cls is getattr(storage, "TypedStorage", None):
             return self._typed_storage
+        if issubclass(cls, getattr(getattr(torch, "optim", None), "Optimizer", ())):
+            return self._optimizer
         return self._tensor if issubclass(cls, getattr(torch, "Tensor", ())) else None
 
     def _buffer(self, nbytes, fetch):
@@ -82,22 +89,75 @@ class Hands(Arrays):  # type: ignore[misc]
 
     def _storage(self, obj):
         first = self._first(obj)
-        return (_same, (first,)) if first is not obj else (_torch_storage, self._storage_data(obj))
+        if first is not obj:
+            return _same, (first,)
+        owner = self._views.get(_place(obj))
+        if owner is not None:
+            start = obj.data_ptr() - owner.__array_interface__["data"][0]
+            plain = type(owner) is sys.modules["numpy"].ndarray
+            return _torch_over, (owner if plain else self._bare(owner), start, obj.nbytes())
+        return _torch_storage, self._storage_data(obj)
 
     def _typed_storage(self, obj):
         return _torch_typed, (self._first(obj._untyped_storage), obj.dtype)
 
     def _tensor(self, obj):
-        """With its gradient, which PyTorch would leave out."""
-        if obj.is_leaf and obj.grad is not None:
-            reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-            if isinstance(reduced, tuple) and len(reduced) == 2:
-                return _torch_with_gradient, (*reduced, obj.grad)
-        return None
+        """With its gradient and its hooks, which PyTorch would leave out.
+
+        Raises
+        ------
+        Lost: a gradient could still be followed through how it was computed, which is not saved;
+            or its memory is other processes', too.
+        """
+        if str(getattr(obj, "layout", "torch.strided")) != "torch.strided":
+            return None
+        if _is_shared(obj):
+            raise Lost("its memory is shared with other processes")
+        if not obj.is_leaf:
+            if not _is_spent(obj.grad_fn):
+                raise Lost("gradients could not be computed through it any more")
+            return _same, (obj.detach(),)
+        state = {name: getattr(obj, name, None) for name in _OF_TENSORS}
+        if not any(each is not None and (name == "grad" or each) for name, each in state.items()):
+            return None
+        reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        if not isinstance(reduced, tuple) or len(reduced) != 2:
+            return None
+        return (*reduced, state, None, None, _tensor_setstate)
+
+    def _optimizer(self, obj):
+        """With its hooks."""
+        reduced = obj.__reduce_ex__(4)
+        hooks = {
+            name: value
+            for name, value in vars(obj).items()
+            if name.startswith("_optimizer_") and value
+        }
+        if not hooks or len(reduced) != 3:
+            return None
+        return (*reduced[:2], (reduced[2], hooks), None, None, _optimizer_setstate)
+
+    def views(self):
+        """Besides those of arrays, by place and size, arrays over whose memory a storage is."""
+        found = super().views()
+        for key, storage in self._storages.items():
+            place, size = key[1:]
+            for owner, _ in self._seen.values() if storage.device.type == "cpu" else ():
+                first = owner.__array_interface__["data"][0]
+                if first <= place and place + size <= first + owner.nbytes and size:
+                    found[key] = owner
+        return found
+
+    def _tensor_memory(self, memory):
+        tensor = getattr(sys.modules.get("torch"), "Tensor", ())
+        if not isinstance(memory, tensor):
+            return None
+        storage = self._first(memory.untyped_storage())
+        return storage, storage.data_ptr()
 
     def _first(self, storage):
         """One Python object for one storage: tensors make a new one each time they are asked."""
-        key = (str(storage.device), storage.data_ptr(), storage.nbytes())
+        key = _place(storage)
         if not key[1]:
             return storage
         return self._storages.setdefault(key, storage)
@@ -142,7 +202,41 @@ class Hands(Arrays):  # type: ignore[misc]
             return numpy.ascontiguousarray(numpy.asarray(host)).reshape(-1).view(numpy.uint8)
 
         where = (device.platform, int(device.id))
-        return _jax_array, (self._buffer(obj.nbytes, fetch), dtype, obj.shape, where)
+        weak = bool(getattr(obj, "weak_type", False))
+        return _jax_array, (self._buffer(obj.nbytes, fetch), dtype, obj.shape, where, weak)
+
+
+_OF_TENSORS = ("grad", "_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def _place(storage):
+    return str(storage.device), storage.data_ptr(), storage.nbytes()
+
+
+def _is_shared(tensor):
+    """Whether the memory of a tensor on the host is that of other processes, too."""
+    ask = getattr(tensor, "is_shared", None)
+    return ask is not None and str(tensor.device) == "cpu" and ask()
+
+
+def _is_spent(function):
+    """Whether gradients were computed through how a tensor was made: once is all that works."""
+    seen, todo = set(), [function]  # type: set[object], list[Any]
+    while todo and len(seen) < _FOLLOWED:
+        each = todo.pop()
+        if each is None or each in seen:
+            continue
+        seen.add(each)
+        for name in dir(each):
+            if name.startswith("_saved_"):
+                try:
+                    value = getattr(each, name)
+                except RuntimeError:
+                    return True
+                if hasattr(value, "grad_fn"):
+                    return False
+        todo += [inner for inner, _ in each.next_functions]
+    return False
 
 
 def _bytes_at(storage):
@@ -191,6 +285,25 @@ def _torch_storage(data, size, device, index):
     return storage
 
 
+def _torch_over(array, start, size):
+    torch = importlib.import_module("torch")
+    numpy = importlib.import_module("numpy")
+    row = (array if array.flags.c_contiguous else array.T).reshape(-1).view(numpy.uint8)
+    return torch.frombuffer(row, dtype=torch.uint8, offset=start, count=size).untyped_storage()
+
+
+def _tensor_setstate(tensor, state):
+    for name, value in state.items():
+        if value is not None:
+            setattr(tensor, name, value)
+
+
+def _optimizer_setstate(optimizer, state):
+    usual, hooks = state
+    optimizer.__setstate__(usual)
+    vars(optimizer).update(hooks)
+
+
 def _torch_device(torch, device, index):
     if device == "cpu":
         return "cpu"
@@ -210,12 +323,6 @@ def _torch_typed(storage, dtype):
     return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
 
-def _torch_with_gradient(function, args, gradient):
-    tensor = function(*args)
-    tensor.grad = gradient
-    return tensor
-
-
 def _cupy_array(data, dtype, shape, device):
     cupy = importlib.import_module("cupy")
     host = _numpy_array(data, dtype, shape)
@@ -230,7 +337,7 @@ def _cupy_array(data, dtype, shape, device):
     return array
 
 
-def _jax_array(data, dtype, shape, where):
+def _jax_array(data, dtype, shape, where, weak=False):
     jax = importlib.import_module("jax")
     platform, number = where
     host = _numpy_array(data, dtype, shape)
@@ -240,9 +347,25 @@ def _jax_array(data, dtype, shape, where):
         devices = jax.devices()
         _notes.append("arrays of the GPU are in the machine's memory, for there is no GPU now")
     same = [device for device in devices if device.id == number]
-    array = jax.device_put(host, (same or devices)[0])
+    with _all_bits(jax, dtype):
+        array = jax.device_put(host, (same or devices)[0])
+    if weak:
+        # There is no other way to make one of more than a single number.
+        lax = importlib.import_module("jax._src.lax.lax")
+        array = lax._convert_element_type(array, weak_type=True)
     array.block_until_ready()
+    if array.dtype != dtype or bool(getattr(array, "weak_type", False)) != weak:
+        raise TypeError("JAX makes it %s, which was %s" % (array.dtype, dtype))
     return array
+
+
+def _all_bits(jax, dtype):
+    """While it lasts, JAX makes arrays of 64 bits where that is what is asked for."""
+    enabled = getattr(getattr(jax, "config", None), "jax_enable_x64", True)
+    if dtype.itemsize // (2 if dtype.kind == "c" else 1) < 8 or enabled:
+        return contextlib.nullcontext()
+    enable = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    return enable(True)
 
 
 def _free(data):

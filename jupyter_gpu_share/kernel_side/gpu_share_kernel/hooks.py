@@ -76,9 +76,26 @@ def put(name, value, shell):
     elif name.startswith("color map "):
         colormaps = importlib.import_module("matplotlib").colormaps
         colormaps.register(value, name=name[len("color map ") :], force=True)
-    elif kind != "figure":  # that is pyplot's as soon as it is loaded
+    elif kind == "figure":
+        _number(value, int(rest))
+    else:
         return False
     return True
+
+
+def _number(figure, number):
+    """Give a figure its number in pyplot: as it is loaded, it gets the next one."""
+    figures = sys.modules["matplotlib._pylab_helpers"].Gcf.figs
+    manager = figure.canvas.manager
+    other = figures.get(number)
+    for key in [key for key, each in figures.items() if each is manager]:
+        del figures[key]
+    if other is not None and other is not manager:  # its own is still to come
+        del figures[number]
+        other.num = max([number, *figures]) + 1
+        figures[other.num] = other
+    manager.num = number
+    figures[number] = manager
 
 
 def _signals(shell):

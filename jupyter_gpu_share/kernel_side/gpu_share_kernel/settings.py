@@ -11,7 +11,7 @@ import sys
 import types
 import warnings
 
-from gpu_share_kernel import hooks, process
+from gpu_share_kernel import hooks, libraries, process
 
 __all__ = ["functions", "look", "put", "restore"]
 
@@ -360,6 +360,7 @@ _PARTS = {
     "pandas": (_pandas, _put_pandas),
     "logging": (_logging, _put_logging),
     **process.PARTS,
+    **libraries.PARTS,
 }
 
 
