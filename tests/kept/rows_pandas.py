@@ -45,6 +45,8 @@ same("a frame over an array", "§x = np.zeros((4, 2)); §a = pd.DataFrame(§x, c
      "[§x.__setitem__((0, 0), 7), §a.iloc[0, 0]]")
 same("a series over an array", "§x = np.zeros(4); §a = pd.Series(§x, copy=False)",
      "[§x.__setitem__(0, 7), §a.iloc[0]]")
+frames.unseen("an array that two objects share", "§x = np.zeros((4, 1)); §a = pd.DataFrame(§x, copy=False); §b = §a[0]",
+     "[§x.__setitem__((0, 0), 7), §a.iloc[0, 0]]", "memory that several objects of pandas share")
 same("the values of a frame", "§a = pd.DataFrame(np.zeros((4, 2))); §x = §a.to_numpy()",
      "[§x.flags.writeable, §x.sum()]")
 same("a copy is a copy", "§a = pd.DataFrame({'x': [1]}); §b = §a.copy()",
@@ -101,6 +103,8 @@ same("a subclass of it", "@attrs.define\nclass §A:\n    x: int\n§N = attrs.NOT
      "[§N is attrs.NOTHING, attrs.define(type('B', (§A,), {'__annotations__': {}}))(2).x]")
 told("a bar at work", "§b = tqdm.tqdm(range(3))")
 told("a bar that is done", "for _ in (§b := tqdm.tqdm(range(3))): pass\n_ = 0", "[§b.n, §b.total]")
+small.unseen("what a bar has added to pandas", "import pandas; tqdm.tqdm.pandas()",
+     "hasattr(pandas.DataFrame, 'progress_apply')", "such as by `tqdm.pandas()`")
 told("a widget", "§w = ipywidgets.IntSlider()")
 
 GROUPS = [frames, plots, small]

@@ -143,7 +143,7 @@ functions.same("a decorated function",
                "[§f(1), §f.__name__, §f.__wrapped__(1)]")
 functions.unseen("what a cached function remembers",
                  "@functools.lru_cache\ndef §f(x): return x\n§f(1)",
-                 "§f.cache_info().currsize", "caches")
+                 "§f.cache_info().currsize", "caches of functions with `lru_cache`")
 functions.same("a cached function works", "@functools.lru_cache(3)\ndef §f(x): return x * 2",
                "[§f(2), §f.cache_parameters()]")
 functions.same("a function for each type",
@@ -180,6 +180,10 @@ exceptions.same("one that was caught, in a list",
                 "§l = []\nfor §i in range(2):\n    try: int('x')\n"
                 "    except ValueError as e: §l.append((§i, e))",
                 "[''.join(traceback.format_exception(e)).count('line') for _, e in §l]")
+exceptions.unseen("variables of its frames", "def §f(secret): return 1 / 0\n"
+                  "try: §f(5)\nexcept Exception as e: §e = e",
+                  "§e.__traceback__.tb_next.tb_frame.f_locals.get('secret')",
+                  "the variables of the frames of an exception's traceback")
 exceptions.same("its text", "try: 1 / 0\nexcept Exception as e: §t = traceback.format_exc()", "§t")
 exceptions.same("one without its traceback",
                 "try: 1 / 0\nexcept Exception as e: §e = e.with_traceback(None)", "repr(§e)")
@@ -209,6 +213,7 @@ modules = Group(
         "mine_b.py": "x = [1]\n",
         "mine_g.py": "items = []\ndef both(): return list(items)\n",
         "mine_h.py": "class Config:\n    def __init__(self): self.rate = 1\nconfig = Config()\n",
+        "mine_i.py": "import threading\nlock = threading.Lock()\n",
         "mine_c.py": "x = 1\n",
         "mine_d.py": "class C: n = 0\n",
         "mine_e.py": "def f(): return 1\n",
@@ -240,6 +245,8 @@ modules.same("a list of it that a variable is", "import mine_g; §l = mine_g.ite
              "[§l is __import__('mine_g').items, __import__('mine_g').both()]")
 modules.same("an object of it with state", "import mine_h; §c = mine_h.config; §c.rate = 3",
              "[__import__('mine_h').config.rate, §c is __import__('mine_h').config]")
+modules.unseen("a lock of its own", "import mine_i; mine_i.lock.acquire()", "__import__('mine_i').lock.locked()",
+               "what a module of the notebook's own holds that cannot be saved")
 modules.told("one that was put among all",
              "§m = types.ModuleType('§m'); sys.modules['§m'] = §m", "§m.__name__")
 
