@@ -13,7 +13,7 @@ from gpu_share_kernel.ways import of_a_cell
 
 __all__ = ["put", "values"]
 
-_MODULE, _CLASS = "", "class "
+_OTHERS = ("__main__", "cloudpickle", "gpu_share_kernel", "sitecustomize")
 
 
 def values(folders):
@@ -26,7 +26,9 @@ def values(folders):
     places = {os.path.join(os.path.realpath(str(folder)), "") for folder in folders}
     for name, module in list(sys.modules.items()):
         file = getattr(getattr(module, "__spec__", None), "origin", None)
-        if name == "__main__" or not isinstance(file, str) or not file.endswith(".py"):
+        if not isinstance(file, str) or not file.endswith(".py"):
+            continue
+        if name.partition(".")[0] in _OTHERS:
             continue
         file = os.path.realpath(file)
         if "-packages" in file or not any(file.startswith(place) for place in places):

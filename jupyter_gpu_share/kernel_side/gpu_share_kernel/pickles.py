@@ -392,10 +392,12 @@ def save_all(trial, pickled, buffer):
     pickler = _saver(_Output(_passing(pickled), _passing(buffer), hands), hands)
     pickler.start()
     with _quiet():
+        pickler.dump([])  # a mark, where one that reads can begin again
         for entry in trial.good:
             interrupts.check()
             try:
                 pickler.dump(entry.value)
+                pickler.dump([])
             except _Stop as stop:
                 raise stop.error from None
             except KeyboardInterrupt:

@@ -266,14 +266,7 @@ def _restore(file):
         failed = session.surround(around)
         failed += session.extend(around["extensions"])
         failed += settings.restore(around.get("settings", {}), here)
-        try:
-            loaded = _load(unpickles.Loader(reader), header["entries"], here)
-        except (KeyboardInterrupt, records.Damaged):
-            raise
-        except BaseException:  # something cannot be rebuilt: go on without it, and say what
-            devices.notes()
-            reader.rewind()
-            loaded = _load(unpickles.CarefulLoader(reader), header["entries"], here)
+        loaded = _load(unpickles.Loader(reader), header["entries"], here)
         reader.end()
         undo.builtins()
         restored, more = _settle(loaded, here)
