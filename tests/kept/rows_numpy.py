@@ -85,7 +85,7 @@ for kind, made in (
     arrays.proven(
         f"what does not load, in {kind}",
         "class §E(Exception):\n    def __init__(self, a, b): super().__init__(a)\n"
-        f"§e = §E(1, 2)\n§a = {made}",
+        f"§e = §E(1, 2)\n§a = {made}; del §e",
     )
 
 shared = Group("shared memory", FIRST)

@@ -61,12 +61,12 @@ told("a frame over what is mapped", "import tempfile\n§a = pd.DataFrame(np.memm
 frames.proven(
     "what does not load, in a frame",
     "class §E(Exception):\n    def __init__(self, a, b): super().__init__(a)\n"
-    "§e = §E(1, 2); §a = pd.DataFrame({'o': [1, §e]})",
+    "§e = §E(1, 2); §a = pd.DataFrame({'o': [1, §e]}); del §e",
 )
 frames.proven(
     "what does not load, in a series",
     "class §E(Exception):\n    def __init__(self, a, b): super().__init__(a)\n"
-    "§e = §E(1, 2); §a = pd.Series([1, §e])",
+    "§e = §E(1, 2); §a = pd.Series([1, §e]); del §e",
 )
 
 plots = Group("plots", "import matplotlib, matplotlib.pyplot as plt, numpy as np")

@@ -38,6 +38,7 @@ class Arrays:
         self._seen = {}  # type: dict[int, tuple[Any, dict[int, int]]]
         self._plain = {}  # type: dict[int, tuple[Any, Any]]
         self._framed = {}  # type: dict[int, Any]
+        self._alive = []  # type: list[Any]
 
     def views(self):
         """The arrays whose memory more than one array shows, by id."""
@@ -109,6 +110,7 @@ class Arrays:
         if sound and self._counted is not None:
             nbytes = 0 if more or objects else obj.nbytes
             self._seen.setdefault(id(owner), (owner, {}))[1][id(obj)] = nbytes
+            self._alive.append(obj)  # its number must not become another's
         if sound and obj is not root and (more or id(owner) in self._views):
             start = _address(obj) - _address(root)
             layout = (obj.shape, obj.dtype, start, obj.strides, obj.flags.writeable)
@@ -162,18 +164,11 @@ def _is_block(obj):
 
 
 def _owner(obj):
-    """The array that an array's memory belongs to, and what that itself has it from.
-
-    Raises
-    ------
-    Lost: it is a file's.
-    """
+    """The array that an array's memory belongs to, and what that itself has it from."""
     numpy = sys.modules["numpy"]
     owner, base = obj, obj.base
     while base is not None:
         if isinstance(base, numpy.ndarray):
-            if _is_mapped(type(base)):
-                raise Lost(_FILE)
             owner, base = base, base.base
         elif type(base) is memoryview:
             base = base.obj

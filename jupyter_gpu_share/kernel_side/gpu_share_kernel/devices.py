@@ -196,7 +196,8 @@ class Hands(Arrays):  # type: ignore[misc]
             try:
                 # Of the array itself JAX would keep the copy for as long as the array is there.
                 jax = sys.modules["jax"]
-                host = jax.device_put(obj, jax.devices("cpu")[0])
+                with _all_bits(jax, dtype):
+                    host = jax.device_put(obj, jax.devices("cpu")[0])
             except RuntimeError:  # it was told to have no such device
                 host = obj
             return numpy.ascontiguousarray(numpy.asarray(host)).reshape(-1).view(numpy.uint8)
@@ -364,8 +365,8 @@ def _all_bits(jax, dtype):
     enabled = getattr(getattr(jax, "config", None), "jax_enable_x64", True)
     if dtype.itemsize // (2 if dtype.kind == "c" else 1) < 8 or enabled:
         return contextlib.nullcontext()
-    enable = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
-    return enable(True)
+    where = jax if hasattr(jax, "enable_x64") else jax.experimental
+    return where.enable_x64(True)
 
 
 def _free(data):
