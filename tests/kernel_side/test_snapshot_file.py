@@ -113,7 +113,7 @@ def test_any_changed_byte_and_any_cut_is_found(at: int) -> None:
 def test_a_file_of_another_version_of_the_format_says_so() -> None:
     data = bytearray(written(*PARTS))
     data[len(records.MAGIC) + 1] = 9
-    with pytest.raises(records.Damaged, match="version 9 of the format, not 1"):
+    with pytest.raises(records.Damaged, match="version 9 of the format, not 2"):
         records.Reader(io.BytesIO(bytes(data)))
 
 

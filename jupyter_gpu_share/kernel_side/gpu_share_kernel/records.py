@@ -27,7 +27,7 @@ from typing import Any  # noqa: F401 - in a comment
 __all__ = ["MAGIC", "PIECE", "VERSION", "Damaged", "Full", "Reader", "Writer"]
 
 MAGIC = b"gpu-share snapshot\n"
-VERSION = 1
+VERSION = 2
 #: The longest chunk that a sink is given.
 PIECE = 8 * 2**20
 _HEAD = struct.Struct(">cII")
@@ -176,6 +176,21 @@ class Reader:
             self.header = json.loads(bytes(header).decode("utf-8", "surrogatepass"))
         except ValueError:
             raise Damaged("its header cannot be read") from None
+
+    def push(self, data):
+        """Have bytes read before all others."""
+        self._pickles.appendleft(memoryview(data))
+
+    def place(self):
+        """Where it is now, for :meth:`back`: between two pickles."""
+        return self._file.tell(), self._crc, tuple(self._pickles), tuple(self._buffers)
+
+    def back(self, place):
+        """Go on reading at an earlier place."""
+        self._file.seek(place[0])
+        self._crc = place[1]
+        self._pickles = collections.deque(place[2])
+        self._buffers = collections.deque(place[3])
 
     def end(self):
         """Make sure that everything was read.
@@ -332,8 +347,20 @@ class Reader:
                 return first
 
 
+class _Memory(bytearray):
+    """Has nobody but what is loaded into it: what lies over it need not share it."""
+
+    of_a_snapshot = True
+
+
+class _Map(mmap.mmap):
+    """The same of what is large."""
+
+    of_a_snapshot = True
+
+
 def _room(size):
     if size < _MAPPED:
-        return bytearray(size)
+        return _Memory(size)
     # Private: a forked child must have its own, as of any other memory.
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return _Map(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -22,7 +22,16 @@ import sys
 import tempfile
 import time
 
-from gpu_share_kernel import devices, interrupts, pickles, records, session, settings, unpickles
+from gpu_share_kernel import (
+    devices,
+    interrupts,
+    owned,
+    pickles,
+    records,
+    session,
+    settings,
+    unpickles,
+)
 from gpu_share_kernel.kinds import called
 
 __all__ = ["Refused", "receive", "restore", "save", "survey", "write"]
@@ -35,7 +44,7 @@ _NAMED = 8
 #: Groups of entries that are variables of the namespace.
 _VARIABLES = ("user", "start", "named")
 #: Groups of entries that a user misses.
-_MISSED = ("user", "setting")
+_MISSED = ("user", "named", "output", "setting")
 
 
 class Refused(Exception):  # noqa: N818 - a decision, told to the user
@@ -54,9 +63,9 @@ def survey():
     start = time.monotonic()
     entries = session.entries()
     try:
-        trial = pickles.try_all(entries)
+        trial = _tried(entries)
     except pickles.NoCloudpickle as error:
-        users = [entry for entry in entries if entry.group in _MISSED]
+        users = [entry for entry in entries if entry.group in ("user", "setting")]
         trial = pickles.Trial()
         trial.lost = [(entry, called(entry.value), str(error)) for entry in users]
         why = "The variables cannot be saved: %s" % error
@@ -69,6 +78,14 @@ def survey():
         "seconds": round(time.monotonic() - start, 3),
         "why": why,
     }
+
+
+def _tried(entries):
+    """The trial of the entries, and what would stop besides."""
+    trial = pickles.try_all(entries)
+    for name, what, why in session.stopping():
+        trial.lost.append((session.Entry("setting", name, None), what, why))
+    return trial
 
 
 def save(path, limit=None, allowed=None):
@@ -123,7 +140,7 @@ def write(sink, limit=None, allowed=None):
     except pickles.NoCloudpickle as error:
         raise Refused("The variables cannot be saved: %s" % error) from error
     around = session.surroundings()
-    trial = pickles.try_all(session.entries())
+    trial = _tried(session.entries())
     around["modules"] = trial.reach.told()
     if limit is not None and trial.exact and trial.size > limit:
         raise _too_much(limit, trial.size)
@@ -254,14 +271,7 @@ def _restore(file, digest):
         failed = session.surround(around)
         failed += session.extend(around["extensions"])
         failed += settings.restore(around.get("settings", {}), here)
-        try:
-            loaded = _load(unpickles.Loader(reader), header["entries"], here)
-        except (KeyboardInterrupt, records.Damaged):
-            raise
-        except BaseException:  # something cannot be rebuilt: go on without it, and say what
-            devices.notes()
-            reader.rewind()
-            loaded = _load(unpickles.CarefulLoader(reader), header["entries"], here)
+        loaded = _load(unpickles.Loader(reader), header["entries"], here)
         reader.end()
         undo.builtins()
         restored, more = _settle(loaded, here)
@@ -294,6 +304,8 @@ def _load(loader, entries, here):
         values.append(loader.next())
         if group in _VARIABLES:
             here.user_ns[name] = values[-1]
+        elif group == "first" and not loader.failed:
+            session.put(name, values[-1])
     return list(map(_Loaded, entries, values, unpickles.damage(values, loader)))
 
 
@@ -304,7 +316,7 @@ def _settle(loaded, here):
         if why and group in _VARIABLES:
             del here.user_ns[name]
         if why:
-            failed.append(("Out[%s]" % name if group == "output" else name, why))
+            failed.append((_named(group, name), why))
         elif group == "user":
             restored += 1
             here.user_ns_hidden.pop(name, None)
@@ -314,10 +326,12 @@ def _settle(loaded, here):
             here.history_manager.output_hist[name] = value
         elif group == "hidden":
             hidden[name] = value
-        elif group in ("state", "setting"):
+        elif group in ("module", "setting", "state"):
             try:
                 if group == "state":
                     session.put(name, value)
+                elif group == "module":
+                    owned.put(name, value)
                 else:
                     settings.put(name, value, here)
             except KeyboardInterrupt:
@@ -382,8 +396,8 @@ def _short(versions):
 
 
 def _check_allowed(trial, allowed):
-    lost = [entry for entry, _, _ in trial.lost if entry.group in _MISSED]
-    more = [entry.name for entry in lost if allowed is not None and entry.name not in allowed]
+    more = [row["name"] for row in _lost(trial) if allowed is not None]
+    more = [name for name in more if name not in allowed]
     if more:
         raise Refused("The variables are not saved: %s would be lost." % _listed(more, "`%s`"))
 
@@ -398,11 +412,18 @@ def _users(entries):
 
 
 def _lost(trial):
+    variables = {id(entry.value) for entry, _, _ in trial.lost if entry.group in _VARIABLES}
     return [
-        {"name": entry.name, "what": what, "why": why}
+        {"name": _named(entry.group, entry.name), "what": what, "why": why}
         for entry, what, why in trial.lost
-        if entry.group in _MISSED
+        # What a cell has shown of a variable is told once.
+        if entry.group in _MISSED and not (entry.group == "output" and id(entry.value) in variables)
     ]
+
+
+def _named(group, name):
+    """What the user calls an entry."""
+    return "Out[%s]" % name if group == "output" else name
 
 
 def _line(restored, size, lost, failed):
