@@ -12,7 +12,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 
 from .._configuration import from_files
 from ..engines.base import Finding
-from ..server._default import PROVISIONER, chosen_elsewhere, may_have_gpus
+from ..server._default import PROVISIONER, chosen_elsewhere, has_gpus
 from ._servers import running_servers
 
 _ENCRYPTS = (7, 3)
@@ -72,7 +72,7 @@ def _kernelspecs() -> Iterator[Finding]:
             "note", "Jupyter servers give shares to the kernelspecs with a size only.",
             "c.GpuShareApp.all_kernels = True",
         )  # fmt: skip
-    elif may_have_gpus(config):
+    elif has_gpus(config) is not False:
         yield Finding("ok", "Jupyter servers start the kernels of every kernelspec on a share.")
     else:
         yield Finding(

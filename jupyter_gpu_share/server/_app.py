@@ -16,7 +16,7 @@ from ..errors import AbsentGpuError, GpuShareError
 from ..idle import IdlePolicy
 from ..size import SizePolicy
 from ._adopt import adopt_kernels
-from ._default import DefaultProvisioner, chosen_elsewhere, may_have_gpus
+from ._default import DefaultProvisioner, chosen_elsewhere, has_gpus
 from ._events import EVENT_SCHEMA, EventRelay
 from ._handlers import ELSEWHERE, ON_SHARE, ROUTES, RUNTIME, SHOW_QUEUE
 from ._metrics import Metrics
@@ -75,6 +75,7 @@ class GpuShareApp(ExtensionApp):
     )
 
     _default: DefaultProvisioner | None = None
+    _ask_driver = False
 
     def initialize_settings(self) -> None:
         """Put what handlers need into the settings. Called by jupyter_server, once."""
@@ -90,8 +91,12 @@ class GpuShareApp(ExtensionApp):
         elsewhere = chosen_elsewhere(self.serverapp.config)
         if self.all_kernels and not behind_gateway and elsewhere is not None:
             self.log.info("Which kernels start on a share of a GPU is chosen by %s", elsewhere)
-        elif self.all_kernels and not behind_gateway and may_have_gpus(self.serverapp.config):
-            self._default.take()
+        elif self.all_kernels and not behind_gateway:
+            gpus = has_gpus(self.serverapp.config)
+            # While the driver is asked, kernels rather fail to start than have every GPU.
+            if gpus is not False:
+                self._default.take()
+            self._ask_driver = gpus is None
         self.serverapp.event_logger.register_event_schema(EVENT_SCHEMA)
         self._events: EventRelay | None = None
         self._metrics = Metrics()
@@ -118,12 +123,12 @@ class GpuShareApp(ExtensionApp):
         self._adopting = asyncio.create_task(self._begin(serverapp, runtime))
 
     async def _begin(self, serverapp: Any, runtime: Runtime) -> None:
-        assert self._default is not None
-        if runtime.engine_name == "local":
+        if self._ask_driver:
             try:
                 await runtime.capacity()
             except AbsentGpuError as error:
-                self._default.give_back()
+                if self._default is not None:
+                    self._default.give_back()
                 self.log.info("Kernels start without a share of a GPU. %s", error)
             except GpuShareError as error:
                 self.log.warning("Kernels cannot get a share of a GPU now. %s", error)

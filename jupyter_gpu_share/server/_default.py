@@ -12,7 +12,9 @@ from typing import Any
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
-__all__ = ["PROVISIONER", "DefaultProvisioner", "chosen_elsewhere", "may_have_gpus"]
+from ..engines._presence import SIMULATE, driver_is_installed
+
+__all__ = ["PROVISIONER", "DefaultProvisioner", "chosen_elsewhere", "has_gpus"]
 
 PROVISIONER = "gpu-share-provisioner"
 _VARIABLE = KernelProvisionerFactory.default_provisioner_name_env
@@ -33,19 +35,19 @@ def chosen_elsewhere(config: Any) -> str | None:
     return None
 
 
-def may_have_gpus(config: Any) -> bool:
-    """Whether there may be GPUs to share. A driver without a GPU is found out a moment later.
+def has_gpus(config: Any) -> bool | None:
+    """Whether there are GPUs to share; None: NVIDIA's driver is there, and has to be asked.
 
     Parameters
     ----------
     config: of the server.
     """
-    from ..engines.local import SIMULATE, driver_is_installed
-
     if config.get("GpuShareProvisioner", {}).get("engine", "local") != "local":
         return True
     simulated = config.get("LocalEngine", {}).get("simulate") or os.environ.get(SIMULATE)
-    return bool(simulated) or driver_is_installed()
+    if simulated:
+        return True
+    return None if driver_is_installed() else False
 
 
 class DefaultProvisioner:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from waiting import PATIENCE
 
+from jupyter_gpu_share.errors import AbsentGpuError, NoGpuError
 from jupyter_gpu_share.server import GpuShareApp, _app
+from jupyter_gpu_share.server._default import DefaultProvisioner
 from jupyter_gpu_share.server._stopping import settle_restarts, settle_starts, stop_restarters
 
 
@@ -167,3 +170,29 @@ async def test_a_restart_under_way_does_not_keep_a_server_from_stopping() -> Non
     await asyncio.wait_for(settle_restarts(manager, 0.05), PATIENCE)
     assert manager.kernels["restarts"].ready.cancelled()
     assert manager.kernels["there"].ready.result() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "given_back"),
+    [(AbsentGpuError("The driver sees no GPU."), True), (NoGpuError("It does not answer."), False)],
+)
+async def test_kernels_start_as_before_where_the_driver_has_no_gpu(
+    error: Exception, given_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Runtime:
+        async def capacity(self) -> Any:
+            raise error
+
+    async def adopt(*_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(_app, "adopt_kernels", adopt)
+    app = GpuShareApp()
+    app._default, app._ask_driver = DefaultProvisioner(None), True
+    app._default.take()
+    try:
+        await app._begin(None, Runtime())  # type: ignore[arg-type]
+        plain = SimpleNamespace(metadata={})
+        assert app._default.starts_on_share(plain) is not given_back
+    finally:
+        app._default.give_back()

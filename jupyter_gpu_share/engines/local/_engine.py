@@ -24,6 +24,7 @@ from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
 from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
 from .._caps import limits_of
+from .._presence import SIMULATE
 from .._processes import Holder, this_process
 from .._supervisor import Supervisor
 from ..base import (
@@ -48,7 +49,7 @@ from ._ledger import Claim, Ledger
 from ._leftovers import Leftovers
 from ._placement import never_fits
 from ._process import KernelProcess, choose_transport, make_connection
-from ._simulated import SIMULATE, slug
+from ._simulated import slug
 from ._usage import Reader, Reading
 from ._watcher import Watcher
 

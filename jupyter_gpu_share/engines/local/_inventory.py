@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from ...errors import AbsentGpuError, NoGpuError
 from ._gpu import Gpu
 from ._simulated import parse_simulation
 
-__all__ = ["Inventory", "ProcessUse", "driver_is_installed", "inventory", "real_use"]
+__all__ = ["Inventory", "ProcessUse", "inventory", "real_use"]
 
 _WAY_OUT = (
     "Choose size 0 for a kernel without a GPU, or set JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB to "
@@ -41,15 +40,6 @@ class ProcessUse:
 
     used: Mapping[str, int]
     utilization: float | None
-
-
-def driver_is_installed() -> bool:
-    """Whether NVIDIA's driver has its library here. Takes a moment, and asks no GPU."""
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def inventory(simulation: str | None = None) -> Inventory:
