@@ -109,10 +109,10 @@ def _limit(limits):
     own.change(limits)
 
 
-def _save(path, limit, allowed):
+def _save(path, limit, allowed, patience=None, without=()):
     from gpu_share_kernel import snapshot
 
-    return snapshot.save(path, limit, allowed)
+    return snapshot.save(path, limit, allowed, patience, without)
 
 
 def _restore(path):

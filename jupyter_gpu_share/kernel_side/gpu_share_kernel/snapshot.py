@@ -22,7 +22,16 @@ import sys
 import tempfile
 import time
 
-from gpu_share_kernel import devices, interrupts, pickles, records, session, settings, unpickles
+from gpu_share_kernel import (
+    devices,
+    interrupts,
+    pickles,
+    proof,
+    records,
+    session,
+    settings,
+    unpickles,
+)
 from gpu_share_kernel.kinds import called
 
 __all__ = ["Refused", "receive", "restore", "save", "survey", "write"]
@@ -71,24 +80,50 @@ def survey():
     }
 
 
-def save(path, limit=None, allowed=None):
+def save(path, limit=None, allowed=None, patience=None, without=()):
     """Write the variables to a file, which is there complete or not at all.
 
     Parameters
     ----------
     limit: bytes that the file may have.
     allowed: names that may be lost; None: any.
+    patience: seconds for the proof that the file brings back what was saved; None: without one.
+    without: what earlier proofs have told of as lost, in the shape of ``disproved``.
 
     Returns
     -------
     dict: the manifest: ``variables``, ``bytes``, ``lost`` as in :func:`survey`, ``names`` of what
         was saved, ``outputs_lost`` (numbers of the entries of Out that were not), ``versions``.
+        Also ``disproved``: of what would not come back ``group``, ``name``, ``what`` and ``why``.
+        Where more of that would be missed than is ``allowed``, there is nothing but
+        ``disproved``, and no file.
 
     Raises
     ------
-    Refused: more than ``limit`` bytes, more lost than ``allowed``, no cloudpickle, or the file
-        cannot be written. What was at ``path`` before is still there.
+    Refused: more than ``limit`` bytes, more lost than ``allowed``, no cloudpickle, the file cannot
+        be written, or not be proven. What was at ``path`` before is still there.
     """
+    disproved = [dict(row) for row in without]
+    end = None if patience is None else time.monotonic() + patience
+    for _ in range(_ATTEMPTS):
+        try:
+            manifest, found = _save(path, limit, allowed, disproved, end)
+        except proof.Slow as error:
+            raise Refused(
+                "Reading them back to see that all of it returns takes longer than %g s." % patience
+            ) from error
+        disproved += found
+        if manifest is not None:
+            manifest["disproved"] = disproved
+            return manifest
+        missed = {row["name"] for row in found if row["group"] in _MISSED}
+        if allowed is not None and not missed <= set(allowed):
+            return {"disproved": disproved}
+    raise Refused("The variables cannot be saved: each time others of them do not come back.")
+
+
+def _save(path, limit, allowed, without, end):
+    """Write and prove a file. The manifest, and what would not come back; there is one of both."""
     partial = "%s.%d.part" % (path, os.getpid())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # nor through a link
     try:
@@ -97,9 +132,13 @@ def save(path, limit=None, allowed=None):
         try:
             # An interrupt between the call that makes the file and the next line leaves it, too.
             with open(os.open(partial, flags, 0o600), "wb") as file:
-                manifest = write(file.write, limit, allowed)
+                manifest, entries = _write(file.write, limit, allowed, without)
                 file.flush()
                 os.fsync(file.fileno())
+            lost = [] if end is None else _prove(partial, entries, end)
+            if lost:
+                os.unlink(partial)
+                return None, lost
             interrupts.commit()
             os.replace(partial, path)
         except BaseException:
@@ -109,7 +148,18 @@ def save(path, limit=None, allowed=None):
         _sync_folder(os.path.dirname(os.path.abspath(path)))
     except OSError as error:
         raise Refused("The snapshot cannot be written: %s." % _strerror(error)) from error
-    return manifest
+    return manifest, []
+
+
+def _prove(path, entries, end):
+    try:
+        lost = proof.prove(path, entries, end - time.monotonic())
+    except proof.Unproven as error:
+        raise Refused(str(error)) from error
+    return [
+        {"group": entry.group, "name": entry.name, "what": what, "why": why}
+        for entry, what, why in lost
+    ]
 
 
 def write(sink, limit=None, allowed=None):
@@ -117,6 +167,11 @@ def write(sink, limit=None, allowed=None):
 
     A chunk is valid during the call only. What ``sink`` raises comes through.
     """
+    return _write(sink, limit, allowed, ())[0]
+
+
+def _write(sink, limit, allowed, without):
+    """The manifest, and the entries in the order of the file."""
     try:
         cloudpickle = pickles.cloudpickle()
     except pickles.NoCloudpickle as error:
@@ -124,6 +179,7 @@ def write(sink, limit=None, allowed=None):
     around = session.surroundings()
     trial = pickles.try_all(session.entries())
     around["modules"] = trial.reach.told()
+    _leave_out(trial, without)
     if limit is not None and trial.exact and trial.size > limit:
         raise _too_much(limit, trial.size)
     try:
@@ -145,7 +201,7 @@ def write(sink, limit=None, allowed=None):
             if failed is None:
                 writer.end()
                 manifest["bytes"] = writer.written
-                return manifest
+                return manifest, trial.good
             trial.good = [entry for entry in trial.good if entry is not failed[0]]
             trial.lost.append(failed)
     except records.Full:
@@ -154,6 +210,17 @@ def write(sink, limit=None, allowed=None):
         "The variables cannot be saved: they change while they are looked at, as with `%s`: %s."
         % (failed[0].name, failed[2])
     )
+
+
+def _leave_out(trial, without):
+    """Have what a proof has told of count as what cannot be saved."""
+    rows = {(row["group"], row["name"]): row for row in without}
+    out = [entry for entry in trial.good if (entry.group, entry.name) in rows]
+    for entry in out:
+        row = rows[entry.group, entry.name]
+        trial.lost.append((entry, row["what"], row["why"]))
+        trial.exact = False
+    trial.good = [entry for entry in trial.good if (entry.group, entry.name) not in rows]
 
 
 def restore(path):
@@ -239,25 +306,13 @@ def _restore(file):
         raise Refused("The variables cannot be restored: %s" % error) from error
     size = os.fstat(file.fileno()).st_size
     reader = records.Reader(file)
-    header = reader.header
-    manifest, around = header["manifest"], header["around"]
+    manifest, around = reader.header["manifest"], reader.header["around"]
     _check_versions(manifest["versions"], session.versions(cloudpickle))
     here = session.shell()
     devices.notes()
     undo = _Undo(here)
     try:
-        failed = session.surround(around)
-        failed += session.extend(around["extensions"])
-        failed += settings.restore(around.get("settings", {}), here)
-        try:
-            loaded = _load(unpickles.Loader(reader), header["entries"], here)
-        except (KeyboardInterrupt, records.Damaged):
-            raise
-        except BaseException:  # something cannot be rebuilt: go on without it, and say what
-            devices.notes()
-            reader.rewind()
-            loaded = _load(unpickles.CarefulLoader(reader), header["entries"], here)
-        reader.end()
+        loaded, failed = load(reader, here)
         undo.builtins()
         restored, more = _settle(loaded, here)
         here.execution_count = around["count"]
@@ -273,6 +328,36 @@ def _restore(file):
         "failed": rows,
         "manifest": manifest,
     }
+
+
+def load(reader, here):
+    """All that a snapshot has, and what of its surroundings could not be brought back.
+
+    It is what comes back: used to bring it back, and to prove that it would.
+
+    Returns
+    -------
+    tuple: for each entry its ``entry`` (group and name), ``value``, and ``why`` that is not whole,
+        or None; and a list of (name, why).
+
+    Raises
+    ------
+    records.Damaged
+    """
+    header, around = reader.header, reader.header["around"]
+    failed = session.surround(around)
+    failed += session.extend(around["extensions"])
+    failed += settings.restore(around.get("settings", {}), here)
+    try:
+        loaded = _load(unpickles.Loader(reader), header["entries"], here)
+    except (KeyboardInterrupt, records.Damaged):
+        raise
+    except BaseException:  # something cannot be rebuilt: go on without it, and say what
+        devices.notes()
+        reader.rewind()
+        loaded = _load(unpickles.CarefulLoader(reader), header["entries"], here)
+    reader.end()
+    return loaded, failed
 
 
 #: An entry (group and name), its value, and why that is not whole, or None.
