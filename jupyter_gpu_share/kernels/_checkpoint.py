@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,8 @@ from .saved import Note, forget, make_folder, private, settle, sweep
 
 __all__ = ["Keeper", "Look"]
 
+_log = logging.getLogger(__name__)
+
 #: Seconds that a kernel has to answer what takes no time, and what takes as long as its data.
 _SHORT, _LONG = 20.0, 600.0
 #: Bytes of one message with a piece of a snapshot.
@@ -38,6 +41,8 @@ _FREE_PATIENCE, _FREE_INTERVAL = 15.0, 0.05
 _INTERRUPT_INTERVAL, _INTERRUPTS = 1.0, 5
 #: What a kernel says is shown to its user: so much of it.
 _LONGEST, _MOST = 200, 50
+#: Groups of what a kernel tells as lost that its user misses.
+_MISSED = ("user", "setting")
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class Keeper:
         self.language = ""
         self._in_place = policy.in_place
         self._limit = policy.snapshot_limit
+        self._patience = policy.snapshot_patience
         self._lifetime = policy.snapshot_lifetime
         # Clients choose the id: it must not become a path.
         name = hashlib.sha256(kernel_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -104,6 +110,8 @@ class Keeper:
         #: Names of variables that the last look has told of as lost.
         self._may_go: list[str] = []
         self._surveyed: _Survey | None = None
+        #: What the last saving has found that would not come back, as the kernel tells it.
+        self._disproved: list[dict[str, Any]] = []
         #: Bytes of each GPU at most that are away with the process.
         self.moved = 0
 
@@ -154,7 +162,7 @@ class Keeper:
     async def _survey(self, background: Sequence[str], use: tuple[int, int]) -> tuple[Kept, str]:
         """What a snapshot would keep."""
         if self._surveyed is None or self._surveyed.use != use or background:
-            self._surveyed = None
+            self._surveyed, self._disproved = None, []
             try:
                 found = await self._told("survey", patience=_LONG, interruptible=True)
             except GpuShareError as error:
@@ -169,10 +177,10 @@ class Keeper:
                 f"The variables take {format_bytes(size)}; at most {format_bytes(self._limit)} are "
                 "kept here."
             )
-        rows = found.get("lost")
-        rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        rows = _rows(found.get("lost"))
+        rows += [row for row in self._disproved if row.get("group") in _MISSED]
         self._may_go = [str(row.get("name")) for row in rows]
-        lost = _texts([f"{row.get('what')} `{row.get('name')}`" for row in rows])
+        lost = _texts([_called(row) for row in rows])
         # What works in the background ends with the process.
         return Kept("snapshot", (*lost, *background)), ""
 
@@ -258,28 +266,55 @@ class Keeper:
 
     # -- snapshot ----------------------------------------------------------------------------
 
-    async def save(self, note: Note | None) -> None:
+    async def save(
+        self,
+        note: Note | None,
+        *,
+        lose: bool = False,
+        patience: float | None = None,
+        certain: bool = True,
+    ) -> tuple[str, ...]:
         """Write the variables to the server's disk, but those that the last look said are lost.
+
+        They are read back by a fresh process, so that what would not come back is known.
 
         Parameters
         ----------
         note: with which the next server may take them over; None: none may.
+        lose: what would not come back may be lost.
+        patience: seconds for reading back; those that the administrator gives where None.
+        certain: nothing is saved where they cannot be read back in time; else they are all the
+            same.
+
+        Returns
+        -------
+        tuple: what would not come back, in words. Where it may not be lost, nothing is left, and
+            the next look tells of it.
 
         Raises
         ------
-        NotPossible: they could not be written, or more would be lost. Nothing is left.
+        NotPossible: they could not be written or read back, or more would be lost. Nothing is left.
         """
+        before = len(self._disproved)
+        if patience is None:
+            patience = self._patience
+        how = {"lose": lose, "certain": certain, "seconds": patience}
         partial = self._file.with_suffix(".part")
         try:
             await in_thread(make_folder, self._file.parent)
             await in_thread(sweep, self._file.parent, self._lifetime)
             if self._engine.shares_files:
-                await self._save(str(partial))
+                saved = await self._save(str(partial), how)
             else:
-                await self._fetch(partial)
+                saved = await self._fetch(partial, how)
+            new = [row for row in self._disproved[before:] if row.get("group") in _MISSED]
+            lost = tuple(map(_called, new))
+            if not saved:
+                return lost
             if note is not None:
                 await in_thread(note.write, self._file)
             await in_thread(settle, partial, self._file)
+            return lost
         except GpuShareError as error:
             raise NotPossible(f"The variables could not be saved: {error}") from error
         except OSError as error:
@@ -288,21 +323,29 @@ class Keeper:
             with suppress(OSError):
                 partial.unlink()
 
-    async def _save(self, path: str) -> None:
-        await self._told(
+    async def _save(self, path: str, how: Mapping[str, Any]) -> bool:
+        """Whether there is a file; what would not come back is noted."""
+        told = await self._told(
             "save",
-            patience=_LONG,
+            patience=_LONG + how["seconds"],
             interruptible=True,
             path=path,
             limit=self._limit,
             allowed=self._may_go,
+            without=self._disproved,
+            **how,
         )
+        self._disproved = _rows(told.get("disproved"))
+        if why := _text(told.get("unproven")):
+            _log.warning("It is not known whether all that was saved comes back: %s", why)
+        return "variables" in told
 
-    async def _fetch(self, target: Path) -> None:
+    async def _fetch(self, target: Path, how: Mapping[str, Any]) -> bool:
         """Have the kernel save beside itself, and bring the file here piece by piece."""
         scratch = (await self._ask("scratch")).result
         try:
-            await self._save(scratch)
+            if not await self._save(scratch, how):
+                return False
             with private(target) as file:
                 while True:
                     piece = await self._ask(
@@ -310,7 +353,7 @@ class Keeper:
                     )
                     data = b"".join(piece.buffers)
                     if not data:
-                        return
+                        return True
                     if file.tell() + len(data) > self._limit + _PIECE:
                         raise GpuShareError(f"more than {format_bytes(self._limit)} are not kept")
                     await in_thread(file.write, data)
@@ -427,6 +470,16 @@ class Keeper:
             done, _ = await asyncio.wait({asked}, timeout=_INTERRUPT_INTERVAL)
             if done:
                 return
+
+
+def _rows(values: object) -> list[dict[str, Any]]:
+    values = values if isinstance(values, list) else []
+    return [row for row in values if isinstance(row, dict)]
+
+
+def _called(row: Mapping[str, Any]) -> str:
+    """What is lost, as the kernel tells it, in a user's words."""
+    return _text(f"{row.get('what')} `{row.get('name')}`")
 
 
 def _texts(values: object) -> tuple[str, ...]:

@@ -181,6 +181,8 @@ class FakeKeeper:
         self.moved = 0
         self.language = ""
         self.looks = 0
+        #: What only reading back finds.
+        self.does_not_return: tuple[str, ...] = ()
 
     async def look(self, activity: Activity, *, ends: bool = False) -> Look:
         self.looks += 1
@@ -196,9 +198,12 @@ class FakeKeeper:
     async def resume(self) -> None:
         await self.gates("resume")
 
-    async def save(self, note: Any) -> None:
+    async def save(self, note: Any, **how: Any) -> tuple[str, ...]:
         await self.gates("save")
+        if self.does_not_return and not how.get("lose"):
+            return self.does_not_return
         self.has_snapshot = True
+        return self.does_not_return
 
     async def load(self) -> Any:
         await self.gates("load")

@@ -80,23 +80,24 @@ def survey():
     }
 
 
-def save(path, limit=None, allowed=None, patience=None, without=()):
+def save(path, limit=None, allowed=None, seconds=None, without=(), lose=True, certain=True):
     """Write the variables to a file, which is there complete or not at all.
 
     Parameters
     ----------
     limit: bytes that the file may have.
     allowed: names that may be lost; None: any.
-    patience: seconds for the proof that the file brings back what was saved; None: without one.
+    seconds: for the proof that the file brings back what was saved; None: without one.
     without: what earlier proofs have told of as lost, in the shape of ``disproved``.
+    lose: what the proof finds may be lost; else only what is ``allowed``.
+    certain: nothing is saved where the proof cannot be made; else it is, with ``unproven``, why.
 
     Returns
     -------
     dict: the manifest: ``variables``, ``bytes``, ``lost`` as in :func:`survey`, ``names`` of what
         was saved, ``outputs_lost`` (numbers of the entries of Out that were not), ``versions``.
         Also ``disproved``: of what would not come back ``group``, ``name``, ``what`` and ``why``.
-        Where more of that would be missed than is ``allowed``, there is nothing but
-        ``disproved``, and no file.
+        Where that may not be lost, there is nothing but ``disproved``, and no file.
 
     Raises
     ------
@@ -104,26 +105,23 @@ def save(path, limit=None, allowed=None, patience=None, without=()):
         be written, or not be proven. What was at ``path`` before is still there.
     """
     disproved = [dict(row) for row in without]
-    end = None if patience is None else time.monotonic() + patience
+    end = None if seconds is None else time.monotonic() + seconds
     for _ in range(_ATTEMPTS):
-        try:
-            manifest, found = _save(path, limit, allowed, disproved, end)
-        except proof.Slow as error:
-            raise Refused(
-                "Reading them back to see that all of it returns takes longer than %g s." % patience
-            ) from error
+        manifest, found = _save(path, limit, allowed, disproved, end, certain)
         disproved += found
         if manifest is not None:
             manifest["disproved"] = disproved
             return manifest
         missed = {row["name"] for row in found if row["group"] in _MISSED}
-        if allowed is not None and not missed <= set(allowed):
+        if missed and not lose:
             return {"disproved": disproved}
+        if allowed is not None:
+            allowed = [*allowed, *missed]
     raise Refused("The variables cannot be saved: each time others of them do not come back.")
 
 
-def _save(path, limit, allowed, without, end):
-    """Write and prove a file. The manifest, and what would not come back; there is one of both."""
+def _save(path, limit, allowed, without, end, certain):
+    """Write and prove a file. The manifest or None, and what would not come back."""
     partial = "%s.%d.part" % (path, os.getpid())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # nor through a link
     try:
@@ -135,7 +133,12 @@ def _save(path, limit, allowed, without, end):
                 manifest, entries = _write(file.write, limit, allowed, without)
                 file.flush()
                 os.fsync(file.fileno())
-            lost = [] if end is None else _prove(partial, entries, end)
+            try:
+                lost = [] if end is None else _prove(partial, entries, end)
+            except Refused as error:
+                if certain:
+                    raise
+                lost, manifest["unproven"] = [], str(error)
             if lost:
                 os.unlink(partial)
                 return None, lost
@@ -154,6 +157,11 @@ def _save(path, limit, allowed, without, end):
 def _prove(path, entries, end):
     try:
         lost = proof.prove(path, entries, end - time.monotonic())
+    except proof.Slow as error:
+        raise Refused(
+            "Reading them back, to see that all of it returns, takes longer than it may "
+            "(c.IdlePolicy.snapshot_patience)."
+        ) from error
     except proof.Unproven as error:
         raise Refused(str(error)) from error
     return [
