@@ -13,7 +13,7 @@ import logging
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy
 from ..relay import Activity, Answer, Relay
 from ..size import format_bytes
+from ._unrestored import Aside, Loss, losses
 from .saved import Note, forget, make_folder, private, settle, sweep
 
 __all__ = ["Keeper", "Look"]
@@ -41,6 +42,8 @@ _FREE_PATIENCE, _FREE_INTERVAL = 15.0, 0.05
 _INTERRUPT_INTERVAL, _INTERRUPTS = 1.0, 5
 #: What a kernel says is shown to its user: so much of it.
 _LONGEST, _MOST = 200, 50
+#: The line about what came back, which itself names only the first of many.
+_LONGEST_LINE = 2000
 #: Groups of what a kernel tells as lost that its user misses.
 _MISSED = ("user", "setting")
 
@@ -68,11 +71,11 @@ class Restored:
     Attributes
     ----------
     line: for the user.
-    whole: everything came back; else the saved file is still needed.
+    missing: what of the file did not come back.
     """
 
     line: str
-    whole: bool
+    missing: list[Loss]
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,10 @@ class Keeper:
         # Clients choose the id: it must not become a path.
         name = hashlib.sha256(kernel_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         self._file = folder / f"{name}.kept"
+        self._aside = Aside(self._file)
+        #: All that the last look and the last saving have told of as lost.
+        self._lost: list[Loss] = []
+        self._promised = False
         #: Names of variables that the last look has told of as lost.
         self._may_go: list[str] = []
         self._surveyed: _Survey | None = None
@@ -125,6 +132,15 @@ class Keeper:
         return self._file.exists()
 
     @property
+    def gone(self) -> bool:
+        """Whether variables were saved for the next process, and their file is no longer there."""
+        return self._promised and not self.has_snapshot
+
+    def expect(self) -> None:
+        """There are variables, which another server has saved."""
+        self._promised = True
+
+    @property
     def outlives(self) -> bool:
         """Whether the administrator lets saved variables wait for another server."""
         return self._lifetime > 0
@@ -140,6 +156,7 @@ class Keeper:
         activity: what clients have done up to now.
         ends: the process cannot live on.
         """
+        self._lost = []
         if not self._understands:
             return Look((), Kept(), "Only kernels of Python can keep their variables.")
         try:
@@ -181,6 +198,8 @@ class Keeper:
         rows += [row for row in self._disproved if row.get("group") in _MISSED]
         self._may_go = [str(row.get("name")) for row in rows]
         lost = _texts([_called(row) for row in rows])
+        self._lost = losses(rows)
+        self._lost += [Loss("", line, "It ends with the process.") for line in background]
         # What works in the background ends with the process.
         return Kept("snapshot", (*lost, *background)), ""
 
@@ -309,11 +328,13 @@ class Keeper:
                 saved = await self._fetch(partial, how)
             new = [row for row in self._disproved[before:] if row.get("group") in _MISSED]
             lost = tuple(map(_called, new))
+            self._lost += losses(new)
             if not saved:
                 return lost
             if note is not None:
                 await in_thread(note.write, self._file)
             await in_thread(settle, partial, self._file)
+            self._promised = True
             return lost
         except GpuShareError as error:
             raise NotPossible(f"The variables could not be saved: {error}") from error
@@ -382,7 +403,10 @@ class Keeper:
 
     async def _restore(self, path: str) -> Restored:
         told = await self._told("restore", patience=_LONG, path=path)
-        return Restored(_text(told.get("line")), not told.get("failed"))
+        missing, line = losses(_rows(told.get("failed"))), _text(told.get("line"), _LONGEST_LINE)
+        if missing or self._lost:
+            line += f" All of it: jupyter gpu-share kept {self._kernel_id[:8]}"
+        return Restored(line, missing)
 
     async def present(self) -> bool:
         """Whether the kernel has this package's files, without which it can be asked nothing."""
@@ -399,8 +423,28 @@ class Keeper:
             made = (await self._ask("subshells", ids=list(ids))).result
             self._relay.note_subshells(made if isinstance(made, list) else ())
 
+    async def loaded(self, restored: Restored) -> None:
+        """The process has its variables: their file goes, unless something of it is missing."""
+        if restored.missing:
+            try:
+                await in_thread(self._aside.put, restored.missing)
+            except OSError as error:  # it stays where it is, until the next release
+                _log.warning("Saved variables cannot be put aside: %s", error)
+                return
+        await in_thread(self.discard)
+
+    async def report(self) -> dict[str, Any]:
+        """All that was ``lost``, and the files that were put ``aside``, as plain data."""
+        aside = await in_thread(self._aside.told)
+        return {"lost": [asdict(each) for each in self._lost], "aside": aside}
+
+    async def forget_aside(self) -> None:
+        """Remove the files of which something did not come back."""
+        await in_thread(self._aside.forget)
+
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
+        self._promised = False
         forget(self._file)
 
     async def renote(self, note: Note) -> None:
@@ -492,7 +536,7 @@ def _amount(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _text(value: object) -> str:
+def _text(value: object, longest: int = _LONGEST) -> str:
     """One line, of whatever a kernel says."""
     line = one_line(value) if isinstance(value, str) else ""
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -176,7 +176,7 @@ class FakeKeeper:
     def __init__(self, gates: Gates) -> None:
         self.gates = gates
         self.kept = Kept("in-place", ())
-        self.has_snapshot = False
+        self.has_snapshot = self.gone = False
         self.outlives = True
         self.moved = 0
         self.language = ""
@@ -207,7 +207,13 @@ class FakeKeeper:
 
     async def load(self) -> Any:
         await self.gates("load")
-        return SimpleNamespace(line="", whole=True)
+        return SimpleNamespace(line="", missing=[])
+
+    async def loaded(self, restored: Any) -> None:
+        self.discard()
+
+    def expect(self) -> None:
+        pass
 
     async def renote(self, note: Any) -> None:
         pass

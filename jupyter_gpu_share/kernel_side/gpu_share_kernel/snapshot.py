@@ -39,8 +39,8 @@ __all__ = ["Refused", "receive", "restore", "save", "survey", "write"]
 #: How often a variable may turn out differently from the trial before.
 _ATTEMPTS = 5
 _UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
-#: What a user is told of at most, one by one.
-_NAMED = 8
+#: What a user is told of at most, one by one, and how much of why: the whole list is elsewhere.
+_NAMED, _WHY = 5, 80
 #: Groups of entries that are variables of the namespace.
 _VARIABLES = ("user", "start", "named")
 #: Groups of entries that a user misses.
@@ -500,7 +500,7 @@ def _line(restored, size, lost, failed):
     if lost:
         line += "; not kept: " + _listed([(row["what"], row["name"]) for row in lost], "%s `%s`")
     if failed:
-        rows = [(row["name"], row["why"]) for row in failed]
+        rows = [(row["name"], _start_of(row["why"])) for row in failed]
         line += "; not restored: " + _listed(rows, "`%s` (%s)")
     return "; ".join([line, *devices.notes()]) + "."
 
@@ -510,6 +510,10 @@ def _listed(rows, form):
     if len(rows) > _NAMED:
         told.append("%d more" % (len(rows) - _NAMED))
     return ", ".join(told)
+
+
+def _start_of(text):
+    return text if len(text) <= _WHY else text[: _WHY - 1] + "…"
 
 
 def _amount(size):
