@@ -11,6 +11,7 @@ short, and is ended with the kernel. Of a user's code it runs what rebuilds the 
 import asyncio
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -42,6 +43,7 @@ _NO_GPU = {
 #: Of the memory that is free, the fresh process may have so much.
 _PART = 0.8
 _CHANGED = "it comes back as something else"
+_TOO_LITTLE = "There is too little memory to read them back and see that all of it returns."
 _PR_SET_PDEATHSIG = 1
 
 
@@ -84,14 +86,11 @@ def _compared(reader, entries):
     for index, why in reader.next()["broken"]:
         lost[index] = why
         del whole[index]
-    if not _all_same(reader, whole):
+    changed = _changed(reader, prints.Prints(), whole)
+    if changed:
         reader.order("lenient")
-        mine = prints.Prints(lenient=True)
-        for index, entry in whole.items():
-            if not _same(reader, mine, index, entry):
-                lost[index] = _CHANGED
-                mine.back()
-                reader.order(index)
+        changed &= _changed(reader, prints.Prints(lenient=True), whole)
+    lost.update(dict.fromkeys(changed, _CHANGED))
     rows = []
     for index in sorted(lost):
         entry = entries[index]
@@ -100,9 +99,15 @@ def _compared(reader, entries):
     return rows
 
 
-def _all_same(reader, whole):
-    mine = prints.Prints()
-    return all(_same(reader, mine, index, entry) for index, entry in whole.items())
+def _changed(reader, mine, whole):
+    """Indices of the entries whose fingerprints are others in the fresh process."""
+    changed = set()
+    for index, entry in whole.items():
+        if not _same(reader, mine, index, entry):
+            changed.add(index)
+            mine.back()
+            reader.order(index)
+    return changed
 
 
 def _same(reader, mine, index, entry):
@@ -321,8 +326,12 @@ async def _serve(number, orders, answers):
                 raise MemoryError
             say(broken=broken)
             _tell_prints(loaded, say, orders)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        say(why=_TOO_LITTLE)
     except MemoryError:
-        say(why="There is too little memory to read them back and see that all of it returns.")
+        say(why=_TOO_LITTLE)
     except records.Damaged as error:
         say(why="What was written cannot be read back: %s." % error)
 
