@@ -47,11 +47,11 @@ class Prints:
     def __init__(self, lenient=False):
         self.lenient = lenient
         self._hash = hashlib.blake2b(digest_size=16)
-        hands = _Hands(self)
-        self._pickler = _printer(self, hands)
         self._marks = []
         self._tables = ({}, {}, {})  # type: tuple[dict[Any, Any], ...]
         self._texts, self._sets, self._blocks = self._tables
+        hands = _Hands(self)
+        self._pickler = _printer(self, hands)
         self._private = hands.private
 
     def next(self, value):
@@ -269,11 +269,12 @@ def _printer(prints, hands):
             self.memo = memo
             return []
 
-        def persistent_id(self, obj):
+        def persistent_id(self, obj, texts=prints._texts, ways=ways):
             # Called for every object: there may be millions.
             cls = type(obj)
             if cls is str:
-                return prints.text(obj)
+                number = texts.get(obj)
+                return prints.text(obj) if number is None else number
             way = ways.get(cls, _UNKNOWN)
             if way is _UNKNOWN:
                 way = ways[cls] = identity(cls)

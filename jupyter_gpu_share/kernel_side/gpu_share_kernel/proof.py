@@ -90,6 +90,8 @@ def _compared(reader, entries):
     if changed:
         reader.order("lenient")
         changed &= _changed(reader, prints.Prints(lenient=True), whole)
+    # A state of the session, such as the history, is better than none.
+    changed = {index for index in changed if whole[index].group != "state"}
     lost.update(dict.fromkeys(changed, _CHANGED))
     rows = []
     for index in sorted(lost):
