@@ -10,6 +10,7 @@ and what to do. Jupyter shows it as it stands. The technical cause is chained.
     │   ├── MoreThanOneGpu   a fraction above one GPU
     │   └── SizeNotAllowed   understood, but the administrator's rules exclude it
     ├── NoGpuError           no GPU here, or none that could ever hold the size
+    │   └── AbsentGpuError   this machine has none at all
     ├── HeldError            a message could not be held for a waiting kernel
     ├── NotPossible          the kernel's state does not allow what was asked
     └── EngineError          the engine could not do its work
@@ -21,6 +22,7 @@ and what to do. Jupyter shows it as it stands. The technical cause is chained.
 from __future__ import annotations
 
 __all__ = [
+    "AbsentGpuError",
     "CommandNotFoundError",
     "EngineError",
     "GpuShareError",
@@ -53,6 +55,10 @@ class SizeNotAllowed(SizeError):  # noqa: N818
 
 class NoGpuError(GpuShareError):
     """There is no GPU here, or none that could ever hold the size."""
+
+
+class AbsentGpuError(NoGpuError):
+    """This machine has no GPU at all, as far as its driver knows."""
 
 
 class HeldError(GpuShareError):

@@ -308,12 +308,17 @@ class GpuShareProvisioner(KernelProvisionerBase):
         return self.connection_info
 
     def _request(self, cmd: list[str], kwargs: dict[str, Any]) -> Any:
+        from .engines._hash_seed import HASH_SEED, hash_seed
         from .engines.base import KernelRequest
 
         assert self._wanted is not None
         manager = self.parent
         options = {key: value for key, value in kwargs.items() if key != "kernel_id"}
-        env = options.pop("env", None) or dict(os.environ)
+        env = dict(options.pop("env", None) or os.environ)
+        declared = set(self.kernel_spec.env)
+        if self.kernel_spec.language.lower().startswith("python"):
+            env[HASH_SEED] = hash_seed(self.kernel_id or "", env)
+            declared.add(HASH_SEED)
         return KernelRequest(
             kernel_id=self.kernel_id or "",
             kernel_name=getattr(manager, "kernel_name", "") or self.kernel_spec.display_name,
@@ -328,7 +333,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             can_encrypt=_can_encrypt(self.kernel_spec.metadata),
             path=self._shown_path,
             user=env.get("JUPYTERHUB_USER") or _login(),
-            declared=frozenset(self.kernel_spec.env),
+            declared=frozenset(declared),
             options=options,
         )
 

@@ -12,7 +12,7 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from jupyter_core.paths import jupyter_data_dir
 from traitlets.config import Config, LoggingConfigurable
 
+from ._text import one_line
 from ._threads import in_thread
 from .allocations import Allocation, AllocationTable, Kept, State
 from .errors import GpuShareError, NotPossible
 from .idle import IdlePolicy
-from .size import RequestStore, Size, SizePolicy
+from .size import Offer, RequestStore, Size, SizePolicy
 
 if TYPE_CHECKING:
     from .engines.base import Adoptable, Capacity, Engine, Finding
@@ -103,6 +104,7 @@ class Runtime(LoggingConfigurable):
     async def _close(self) -> None:
         # A server may end without a word: what it said is kept then, too.
         await self.kernels.close_all(park=self.end_kernel is not None)
+        await self._leave()
         for engine in self._engines.values():
             with suppress(GpuShareError):
                 await engine.close()
@@ -119,6 +121,13 @@ class Runtime(LoggingConfigurable):
         """
         self.stopping = True
         await self.call(self.kernels.close_all(park=True))
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Let the next server have what is kept, wherever it runs."""
+        from .kernels.saved import leave
+
+        await in_thread(leave, self.kept_folder)
 
     @property
     def kernels(self) -> Registry:
@@ -222,30 +231,70 @@ class Runtime(LoggingConfigurable):
 
     async def fits(self, kernel_id: str | None, size: Size) -> str | None:
         """None where the size could be had at once, else why not."""
+        return (await self._fit([size], kernel_id))[0]
 
-        async def work() -> str | None:
-            return await (await self.engine()).fits(kernel_id, size)
+    async def _fit(self, sizes: Sequence[Size], kernel_id: str | None = None) -> list[str | None]:
+        if not sizes:
+            return []
+
+        async def work() -> list[str | None]:
+            return await (await self.engine()).fits_each(kernel_id, sizes)
 
         return await self.call(work())
 
-    async def admit(self, kernel_id: str | None, size: Size) -> None:
+    async def offers(self) -> list[tuple[Offer, str | None]]:
+        """The offered sizes, each with None where it could be had at once, else why not.
+
+        The engine is looked at once for all of them.
+        """
+        offers = self.policy.offers()
+        answers: dict[Size, str | None] = {}
+        gpus: list[Capacity] | None = None
+        for offer in offers:
+            try:
+                if gpus is None and self.policy.needs_capacity(offer.size, self._others(None)):
+                    gpus = await self.capacity()
+                await self.admit(None, offer.size, gpus)
+            except GpuShareError as error:
+                answers[offer.size] = one_line(str(error))
+        left = [offer.size for offer in offers if offer.size not in answers]
+        # No GPU can be had even where an engine finds none.
+        for none in (True, False):
+            sizes = [size for size in left if size.is_none is none]
+            try:
+                answers |= zip(sizes, await self._fit(sizes), strict=True)
+            except GpuShareError as error:
+                answers |= dict.fromkeys(sizes, one_line(str(error)))
+        return [(offer, answers[offer.size]) for offer in offers]
+
+    async def admit(
+        self, kernel_id: str | None, size: Size, gpus: Sequence[Capacity] | None = None
+    ) -> None:
         """Hold a size against those rules that need to know the GPUs and the other kernels.
+
+        Parameters
+        ----------
+        gpus: what :meth:`capacity` said a moment ago; None where it is to be asked if need be.
 
         Raises
         ------
         SizeNotAllowed
         """
-        others = [
+        others = self._others(kernel_id)
+        self.policy.check_total(size, others)
+        if self.policy.needs_capacity(size, others):
+            # Which GPU it will be is not known yet: the bounds hold on every one.
+            for gpu in await self.capacity() if gpus is None else gpus:
+                self.policy.check_on(size, gpu.memory_bytes)
+                self.policy.check_total(size, others, gpu.memory_bytes)
+
+    def _others(self, kernel_id: str | None) -> list[tuple[Size, int | None]]:
+        """Size and bytes of what the other kernels of this process hold or ask for."""
+        return [
             (Size.parse(row.size), row.share.memory_bytes if row.share else None)
             for row in self.table.all()
             if row.kernel_id != kernel_id and row.state not in (State.RELEASED, State.FAILED)
         ]
-        self.policy.check_total(size, others)
-        if self.policy.needs_capacity(size, others):
-            # Which GPU it will be is not known yet: the bounds hold on every one.
-            for gpu in await self.capacity():
-                self.policy.check_on(size, gpu.memory_bytes)
-                self.policy.check_total(size, others, gpu.memory_bytes)
 
     async def adoptable(self) -> list[Adoptable]:
         """Kernels of an earlier process of this server that still run."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster.fixtures import cluster, namespace  # noqa: F401
+
+# A shell that starts one of two runs in the background has it, and all that it starts, ignore
+# interrupts. Users have a terminal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

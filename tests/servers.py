@@ -142,7 +142,6 @@ def run_server(
         **os.environ,
         "JUPYTER_TOKEN": TOKEN,
         "JUPYTER_GPU_SHARE_SIMULATE": simulate,
-        "JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "server"), *_import_path()]),
         **{f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")},
         "IPYTHONDIR": str(folder / "ipython"),

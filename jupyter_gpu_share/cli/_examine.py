@@ -10,10 +10,11 @@ from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 
+from .._configuration import from_files
 from ..engines.base import Finding
+from ..server._default import PROVISIONER, chosen_elsewhere, may_have_gpus
 from ._servers import running_servers
 
-_PROVISIONER = "gpu-share-provisioner"
 _ENCRYPTS = (7, 3)
 
 
@@ -28,7 +29,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _provisioner() -> Finding:
-    found = entry_points(group="jupyter_client.kernel_provisioners", name=_PROVISIONER)
+    found = entry_points(group="jupyter_client.kernel_provisioners", name=PROVISIONER)
     if list(found):
         return Finding("ok", "Jupyter finds the kernel provisioner.")
     return Finding(
@@ -56,17 +57,33 @@ def _extension() -> Finding:
 
 
 def _kernelspecs() -> Iterator[Finding]:
+    """Which kernels start on a share: of servers, and of programs without one."""
+    config = from_files()
     names = []
     for name, entry in KernelSpecManager().get_all_specs().items():
         stanza = entry["spec"].get("metadata", {}).get("kernel_provisioner", {})
-        if stanza.get("provisioner_name") == _PROVISIONER:
+        if stanza.get("provisioner_name") == PROVISIONER:
             names.append(name)
+    elsewhere = chosen_elsewhere(config)
+    if elsewhere is not None:
+        yield Finding("note", f"Which kernels start on a share is chosen by {elsewhere}.")
+    elif not config.get("GpuShareApp", {}).get("all_kernels", True):
+        yield Finding(
+            "note", "Jupyter servers give shares to the kernelspecs with a size only.",
+            "c.GpuShareApp.all_kernels = True",
+        )  # fmt: skip
+    elif may_have_gpus(config):
+        yield Finding("ok", "Jupyter servers start the kernels of every kernelspec on a share.")
+    else:
+        yield Finding(
+            "note", "Jupyter servers start kernels without a share: there is no GPU here."
+        )
     if names:
         yield Finding("ok", f"Kernelspecs with a size: {', '.join(sorted(names))}.")
     else:
         yield Finding(
             "note",
-            "No kernelspec names a size.",
+            "No kernelspec names a size; programs without a server need one.",
             "jupyter gpu-share install, or JUPYTER_DEFAULT_PROVISIONER_NAME=gpu-share-provisioner",
         )
 

@@ -226,14 +226,10 @@ async def _list(arguments: argparse.Namespace) -> int:
 async def _sizes(arguments: argparse.Namespace) -> int:
     from ._tables import table
 
-    runtime = _runtime()
-    rows = []
-    for offer in runtime.policy.offers():
-        try:
-            why = await runtime.fits(None, offer.size)
-        except GpuShareError as error:
-            why = str(error)
-        rows.append({**offer.to_json(), "available": why is None, "why": why})
+    rows = [
+        {**offer.to_json(), "available": why is None, "why": why}
+        for offer, why in await _runtime().offers()
+    ]
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return 0

@@ -8,8 +8,9 @@ import socket
 import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+
+from ._places import boot_id, here
 
 __all__ = [
     "CLAIM_VARIABLE",
@@ -54,15 +55,23 @@ class Holder:
 
     @property
     def folder(self) -> str:
-        """Name for what belongs to this process, for :func:`sweep_folders`."""
-        return f"{self.pid}-{self.start_time}"
+        """Name for what belongs to this process of this place, for :func:`sweep_folders`.
+
+        It begins with no digit: versions before this one take it for nobody's otherwise, and run
+        beside it where a server goes on over an upgrade.
+        """
+        return f"in{here().name}-{self.pid}-{self.start_time}"
 
 
 def sweep_folders(base: Path) -> None:
-    """Remove the folders of processes that are gone."""
+    """Remove the folders of processes of this place that are gone.
+
+    Those of other places are left: containers may have one folder for temporary files.
+    """
     for folder in base.iterdir():
-        pid, _, start = folder.name.partition("-")
-        if pid.isdigit() and not Holder(int(pid), start).alive:
+        place, _, process = folder.name.partition("-")
+        pid, _, start = process.partition("-")
+        if place == f"in{here().name}" and pid.isdigit() and not Holder(int(pid), start).alive:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -78,15 +87,6 @@ def this_boot() -> str:
     other.
     """
     return f"{socket.gethostname()}-{boot_id()[:8]}"
-
-
-@cache
-def boot_id() -> str:
-    """Differs from one boot of the machine to the next, where the system tells."""
-    try:
-        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "unknown-boot"
 
 
 def carriers(token: str) -> list[int]:

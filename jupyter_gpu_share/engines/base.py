@@ -76,7 +76,7 @@ class KernelRequest:
     env: environment of the kernel, complete.
     language: of the kernelspec; caps in the frameworks exist for ``python`` only.
     can_encrypt: the kernelspec declares CURVE support.
-    declared: names in ``env`` that the kernelspec sets itself.
+    declared: names in ``env`` that every process of the kernel gets, in a pod too.
     options: what jupyter_client passes on to the process (``cwd``, ``stdout``, ``independent``,
         …); meaningful to an engine that starts the process in this machine only.
     """

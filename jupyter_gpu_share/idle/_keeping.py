@@ -27,7 +27,8 @@ class KeepingSettings(LoggingConfigurable):
         config=True,
         help="""
         Folder of the Jupyter server for the variables of kernels whose process had to end to give
-        its share back. Default: a folder in the user's Jupyter data folder.
+        its share back. Each user has a private folder in it; where several users have it in common,
+        it needs its sticky bit (mode 1777). Default: a folder in the user's Jupyter data folder.
 
         ::
 
@@ -72,5 +73,19 @@ class KeepingSettings(LoggingConfigurable):
         ::
 
             c.IdlePolicy.snapshot_lifetime = 86400
+        """,
+    )
+    snapshot_encryption = Bool(
+        False,
+        config=True,
+        help="""
+        Whether saved variables are encrypted on the disk, with a key in the user's Jupyter data
+        folder. It needs the package cryptography (``jupyter-gpu-share[encryption]``) where the
+        Jupyter server runs. For a moment the variables are in the machine's memory once more.
+        Default ``False``.
+
+        ::
+
+            c.IdlePolicy.snapshot_encryption = True
         """,
     )

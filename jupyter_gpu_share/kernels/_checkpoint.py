@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from .._text import one_line
@@ -25,8 +27,10 @@ from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy
 from ..relay import Activity, Answer, Relay
 from ..size import format_bytes
+from ._encryption import Encrypted, decrypted, is_encrypted, make_workplace, missing
+from ._private import new_file, open_file
 from ._unrestored import Aside, Loss, losses
-from .saved import Note, forget, make_folder, private, settle, sweep
+from .saved import Note, NotOursError, file_name, forget, make_folder, settle, sweep
 
 __all__ = ["Keeper", "Look"]
 
@@ -44,8 +48,6 @@ _INTERRUPT_INTERVAL, _INTERRUPTS = 1.0, 5
 _LONGEST, _MOST = 200, 50
 #: The line about what came back, which itself names only the first of many.
 _LONGEST_LINE = 2000
-#: Groups of what a kernel tells as lost that its user misses.
-_MISSED = ("user", "setting")
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,10 @@ class Keeper:
         self._limit = policy.snapshot_limit
         self._patience = policy.snapshot_patience
         self._lifetime = policy.snapshot_lifetime
-        # Clients choose the id: it must not become a path.
-        name = hashlib.sha256(kernel_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        self._file = folder / f"{name}.kept"
-        self._aside = Aside(self._file)
+        self._encrypts = policy.snapshot_encryption
+        self._file = folder / file_name(kernel_id)
+        #: SHA-256 of what was saved last, in hexadecimal digits; empty: see beside the file.
+        self._digest = ""
         #: All that the last look and the last saving have told of as lost.
         self._lost: list[Loss] = []
         self._promised = False
@@ -129,7 +131,11 @@ class Keeper:
     @property
     def has_snapshot(self) -> bool:
         """Whether there are variables for the next process of the kernel."""
-        return self._file.exists()
+        return os.path.lexists(self._file)
+
+    @property
+    def _aside(self) -> Aside:
+        return Aside(self._file)
 
     @property
     def gone(self) -> bool:
@@ -178,6 +184,8 @@ class Keeper:
 
     async def _survey(self, background: Sequence[str], use: tuple[int, int]) -> tuple[Kept, str]:
         """What a snapshot would keep."""
+        if self._encrypts and (lacks := await in_thread(missing)):
+            return Kept(), lacks
         if self._surveyed is None or self._surveyed.use != use or background:
             self._surveyed, self._disproved = None, []
             try:
@@ -195,7 +203,7 @@ class Keeper:
                 "kept here."
             )
         rows = _rows(found.get("lost"))
-        rows += [row for row in self._disproved if row.get("group") in _MISSED]
+        rows += [row for row in self._disproved if row.get("missed")]
         self._may_go = [str(row.get("name")) for row in rows]
         lost = _texts([_called(row) for row in rows])
         self._lost = losses(rows)
@@ -320,21 +328,24 @@ class Keeper:
         how = {"lose": lose, "certain": certain, "seconds": patience}
         partial = self._file.with_suffix(".part")
         try:
-            await in_thread(make_folder, self._file.parent)
-            await in_thread(sweep, self._file.parent, self._lifetime)
-            if self._engine.shares_files:
-                saved = await self._save(str(partial), how)
+            folder = await in_thread(make_folder, self._file.parent)
+            self._file, partial = folder / self._file.name, folder / partial.name
+            await in_thread(sweep, folder, self._lifetime)
+            if self._engine.shares_files and self._encrypts:
+                digest = await self._save_encrypted(partial, how)
+            elif self._engine.shares_files:
+                digest = await self._save(str(partial), how)
             else:
-                saved = await self._fetch(partial, how)
-            new = [row for row in self._disproved[before:] if row.get("group") in _MISSED]
+                digest = await self._fetch(partial, how)
+            new = [row for row in self._disproved[before:] if row.get("missed")]
             lost = tuple(map(_called, new))
             self._lost += losses(new)
-            if not saved:
+            if not digest:
                 return lost
             if note is not None:
-                await in_thread(note.write, self._file)
+                await in_thread(note.write, self._file, digest)
             await in_thread(settle, partial, self._file)
-            self._promised = True
+            self._digest, self._promised = digest, True
             return lost
         except GpuShareError as error:
             raise NotPossible(f"The variables could not be saved: {error}") from error
@@ -344,8 +355,12 @@ class Keeper:
             with suppress(OSError):
                 partial.unlink()
 
-    async def _save(self, path: str, how: Mapping[str, Any]) -> bool:
-        """Whether there is a file; what would not come back is noted."""
+    async def _save(self, path: str, how: Mapping[str, Any]) -> str:
+        """Have the kernel write the file; the digest of its content.
+
+        It is empty where there is no file: more would not come back than may be lost. What would
+        not is noted.
+        """
         told = await self._told(
             "save",
             patience=_LONG + how["seconds"],
@@ -359,25 +374,50 @@ class Keeper:
         self._disproved = _rows(told.get("disproved"))
         if why := _text(told.get("unproven")):
             _log.warning("It is not known whether all that was saved comes back: %s", why)
-        return "variables" in told
+        return str(told.get("digest")) if "variables" in told else ""
 
-    async def _fetch(self, target: Path, how: Mapping[str, Any]) -> bool:
+    async def _save_encrypted(self, target: Path, how: Mapping[str, Any]) -> str:
+        """Have the kernel write the file in memory, and encrypt it from there."""
+
+        def encrypt(source: Path) -> None:
+            with open_file(source) as clear, new_file(target) as file:
+                sink = Encrypted(file, self._kernel_id)
+                while data := clear.read(_PIECE):
+                    sink.write(data)
+                sink.close()
+
+        async with _in_memory() as folder:
+            clear = folder / self._file.name
+            digest = await self._save(str(clear), how)
+            if digest:
+                await to_the_end(in_thread(encrypt, clear))
+            return digest
+
+    async def _fetch(self, target: Path, how: Mapping[str, Any]) -> str:
         """Have the kernel save beside itself, and bring the file here piece by piece."""
         scratch = (await self._ask("scratch")).result
+        arrived = hashlib.sha256()
         try:
-            if not await self._save(scratch, how):
-                return False
-            with private(target) as file:
+            digest = await self._save(scratch, how)
+            if not digest:
+                return digest
+            with new_file(target) as file:
+                start, sink = 0, Encrypted(file, self._kernel_id) if self._encrypts else file
                 while True:
                     piece = await self._ask(
-                        "read", patience=_LONG, path=scratch, start=file.tell(), length=_PIECE
+                        "read", patience=_LONG, path=scratch, start=start, length=_PIECE
                     )
                     data = b"".join(piece.buffers)
                     if not data:
-                        return True
-                    if file.tell() + len(data) > self._limit + _PIECE:
+                        if arrived.hexdigest() != digest:
+                            raise GpuShareError("the file did not arrive as it was sent")
+                        await in_thread(sink.close)
+                        return digest
+                    start += len(data)
+                    if start > self._limit + _PIECE:
                         raise GpuShareError(f"more than {format_bytes(self._limit)} are not kept")
-                    await in_thread(file.write, data)
+                    await in_thread(sink.write, data)
+                    await in_thread(arrived.update, data)
         finally:
             with suppress(GpuShareError):
                 await self._ask("remove", path=scratch)
@@ -389,20 +429,45 @@ class Keeper:
         ------
         GpuShareError: they could not be given. They are still kept.
         """
-        if self._engine.shares_files:
-            return await self._restore(str(self._file))
+        try:
+            digest = await in_thread(self._expected)
+            with await in_thread(open_file, self._file) as file:
+                return await self._load(file, digest)
+        except NotOursError as error:
+            raise GpuShareError(f"{self._file} is not loaded: {error}.") from error
+        except OSError as error:
+            raise GpuShareError(f"{self._file} cannot be read: {error.strerror}.") from error
+
+    async def _load(self, file: Any, digest: str) -> Restored:
+        encrypted = await in_thread(is_encrypted, file)
+        pieces = decrypted(file, self._kernel_id) if encrypted else _pieces(file)
+        if not self._engine.shares_files:
+            return await self._send(pieces, digest)
+        if not encrypted:
+            return await self._restore(str(self._file), digest)
+        async with _in_memory() as folder:
+            clear = folder / self._file.name
+            await to_the_end(in_thread(_write, clear, pieces))
+            return await self._restore(str(clear), digest)
+
+    async def _send(self, pieces: Iterator[bytes], digest: str) -> Restored:
+        """Bring a file to the kernel piece by piece, and have it loaded there."""
         scratch = (await self._ask("scratch")).result
         try:
-            with self._file.open("rb") as file:
-                while data := await in_thread(file.read, _PIECE):
-                    await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
-            return await self._restore(scratch)
+            while data := await in_thread(next, pieces, b""):
+                await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
+            return await self._restore(scratch, digest)
         finally:
             with suppress(GpuShareError):
                 await self._ask("remove", path=scratch)
 
-    async def _restore(self, path: str) -> Restored:
-        told = await self._told("restore", patience=_LONG, path=path)
+    def _expected(self) -> str:
+        """The digest of what was saved for this kernel, here or by an earlier server."""
+        return self._digest or Note.beside(self._file)[1]
+
+    async def _restore(self, path: str, digest: str) -> Restored:
+        # The kernel compares the digest of what it reads: nobody can change it in between.
+        told = await self._told("restore", patience=_LONG, path=path, digest=digest)
         missing, line = losses(_rows(told.get("failed"))), _text(told.get("line"), _LONGEST_LINE)
         if missing or self._lost:
             line += f" All of it: jupyter gpu-share kept {self._kernel_id[:8]}"
@@ -444,13 +509,14 @@ class Keeper:
 
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
-        self._promised = False
+        self._promised, self._digest = False, ""
         forget(self._file)
 
     async def renote(self, note: Note) -> None:
         """Have the next server know of another size, where variables are saved."""
         if await in_thread(lambda: self.has_snapshot):
-            await in_thread(note.write, self._file)
+            with suppress(NotOursError):  # told when it is to be loaded
+                await in_thread(lambda: note.write(self._file, self._expected()))
 
     # -- asking ------------------------------------------------------------------------------
 
@@ -524,6 +590,26 @@ def _rows(values: object) -> list[dict[str, Any]]:
 def _called(row: Mapping[str, Any]) -> str:
     """What is lost, as the kernel tells it, in a user's words."""
     return _text(f"{row.get('what')} `{row.get('name')}`")
+
+
+@asynccontextmanager
+async def _in_memory() -> AsyncIterator[Path]:
+    folder = await in_thread(make_workplace)
+    try:
+        yield folder
+    finally:
+        await to_the_end(in_thread(rmtree, folder, ignore_errors=True))
+
+
+def _pieces(file: Any) -> Iterator[bytes]:
+    while data := file.read(_PIECE):
+        yield data
+
+
+def _write(path: Path, pieces: Iterator[bytes]) -> None:
+    with new_file(path) as file:
+        for piece in pieces:
+            file.write(piece)
 
 
 def _texts(values: object) -> tuple[str, ...]:

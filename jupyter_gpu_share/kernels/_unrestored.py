@@ -7,7 +7,6 @@ folder beside those of the servers' processes, with what is missing of it.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..allocations import timestamp
+from ._private import new_file
 
 __all__ = ["Aside", "Loss", "losses"]
 
@@ -58,7 +58,7 @@ class Aside:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._folder = file.parent.parent.parent / _FOLDER
+        self._folder = file.parent.parent / _FOLDER
 
     def put(self, missing: Iterable[Loss]) -> None:
         """Take the file away from where it would be replaced.
@@ -70,9 +70,8 @@ class Aside:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / f"{self._file.stem}-{time.time_ns()}{_KEPT}"
         text = json.dumps([asdict(each) for each in missing])
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        with os.fdopen(os.open(path.with_suffix(_MISSING), flags, 0o600), "w") as note:
-            note.write(text)
+        with new_file(path.with_suffix(_MISSING)) as note:
+            note.write(text.encode())
         try:
             self._file.rename(path)
         except OSError:

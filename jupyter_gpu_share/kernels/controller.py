@@ -107,6 +107,9 @@ class Controller(RelayEvents):
         self._hold: tuple[HoldMode, str] | None = None
         #: How often what waits at the relay was answered; wishes from before are answered too.
         self._epoch = 0
+        #: The last interrupt of cells that waited, and how many had been sent by then.
+        self._interrupting: asyncio.Future[Any] | None = None
+        self._meant = 0
 
     # -- may be read from any thread ---------------------------------------------------------------
 
@@ -416,8 +419,11 @@ class Controller(RelayEvents):
             dropped = self.relay.discard(
                 *projection.words(told.event, facts, told.error, told.exit)
             )
-            if told.event is Event.INTERRUPT and before.cells:
-                self._own(self._interrupt_handed_on(asyncio.wrap_future(dropped)))
+            if told.event is Event.INTERRUPT:
+                work = self._interrupt(asyncio.wrap_future(dropped), waited=before.cells)
+                self._interrupting = self._own(work)
+        elif order is Order.INTERRUPT_EARLIER:
+            self._own(self._interrupt_earlier())
         elif order is Order.GRACE:
             self._start_grace()
         elif order is Order.FORGET:
@@ -435,9 +441,22 @@ class Controller(RelayEvents):
             self._stop_timers()
             self._relay_closed = asyncio.wrap_future(self.relay.close())
 
-    async def _interrupt_handed_on(self, dropped: asyncio.Future[int]) -> None:
-        """Where the relay has just handed on what was to be dropped, the kernel is meant."""
-        if not await dropped and self._facts.process and self.busy:
+    async def _interrupt(self, dropped: asyncio.Future[int], *, waited: bool) -> None:
+        """The user interrupts while the relay holds cells, as far as is known.
+
+        Where it has just handed on what was to be dropped, the kernel is meant.
+        """
+        number = await dropped
+        self._meant = (await asyncio.wrap_future(self.relay.count())).cells_sent
+        if waited and not number and self._facts.process and self.busy:
+            await self.engine.signal(self.kernel_id, signal.SIGINT)
+
+    async def _interrupt_earlier(self) -> None:
+        """Interrupt a cell that was sent before the last interrupt, and no later one."""
+        if self._interrupting is not None:
+            await asyncio.wait({self._interrupting})
+        now = await asyncio.wrap_future(self.relay.count())
+        if now.busy and now.cells_sent - now.pending_cells < self._meant:
             await self.engine.signal(self.kernel_id, signal.SIGINT)
 
     def _set_exit(self, event: Event) -> None:
@@ -516,11 +535,12 @@ class Controller(RelayEvents):
         self._watcher = None
         self.tell(Event.DIED, exit=ended)
 
-    def _own(self, work: Coroutine[Any, Any, object]) -> None:
+    def _own(self, work: Coroutine[Any, Any, object]) -> asyncio.Future[Any]:
         """Have something done beside, and hold on to it until it is."""
         task: asyncio.Future[Any] = asyncio.ensure_future(_logged(work, self.kernel_id))
         self._owned.add(task)
         task.add_done_callback(self._owned.discard)
+        return task
 
     # -- what is shown, and the idle rule ----------------------------------------------------------
 

@@ -86,6 +86,8 @@ class Order(Enum):
     CANCEL = auto()  #: cut the work under way short
     KILL_PROCESS = auto()  #: at once, whatever is under way
     INTERRUPT_PROCESS = auto()
+    #: The same, where a cell runs that was sent before the user's interrupt came.
+    INTERRUPT_EARLIER = auto()
     TERMINATE_PROCESS = auto()
     EXIT = auto()  #: Jupyter may see that the kernel has ended
     ANSWER_CELLS = auto()  #: nobody will run what waits

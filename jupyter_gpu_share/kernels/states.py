@@ -253,8 +253,8 @@ def _goes_on(facts: Facts, *orders: Order) -> Step:
 
 
 def _busy(facts: Facts) -> Step:
-    """A cell was faster; it is what an interrupt meant that came meanwhile."""
-    return _goes_on(facts, *((Order.INTERRUPT_PROCESS,) if facts.interrupted else ()))
+    """A cell was faster; it may be what an interrupt meant that came meanwhile."""
+    return _goes_on(facts, *((Order.INTERRUPT_EARLIER,) if facts.interrupted else ()))
 
 
 def _stays(facts: Facts) -> Step:

@@ -28,12 +28,13 @@ from ._events import RelayEvents
 from ._held import HeldLimits
 from ._inbox import Inbox
 from ._kernel import VISIBLE, KernelSide
+from ._own_client import OwnClient
 from ._question import Answer
 from ._rules import HoldMode, Kind
 from ._sockets import BACKS, CHANNELS, context, rebind, unlink
 from ._stand import Stand, line_of
 from ._traffic import Traffic
-from ._wire import Socket, received, received_heads
+from ._wire import Socket, parts, received, received_heads
 
 __all__ = ["Service", "settle"]
 
@@ -50,6 +51,10 @@ _REST = 0.05
 #: Milliseconds without a message after which nothing is under way from a kernel any more, and the
 #: same where its process has ended.
 _QUIET, _QUIET_GONE = 50, 20
+#: Seconds until it is tried again to hand a kernel back to its clients.
+_AGAIN = 1.0
+#: What a cell is answered that the kernel never answers.
+_NO_REPLY = "The cell was interrupted; the kernel does not say how much of it ran."
 #: Seconds that a kernel has to become quiet when it is detached.
 _LAST_WORDS = 1.0
 
@@ -99,6 +104,7 @@ class Service:
         self._carriers: Carriers | None = None
         self._attaching: Future[Mapping[str, Any]] | None = None
         self._stay_paused = False
+        self._hand_back_at: float | None = None
         self._rest_until = 0.0
         self._poller = self._resting = zmq.Poller()
         self.inbox = Inbox()
@@ -110,6 +116,7 @@ class Service:
         self._notices.linger = 0
         self._notices_address = f"inproc://relay-notices-{next(_numbers)}"
         self._notices.bind(self._notices_address)
+        self._own = OwnClient(fronts["shell"], stand.session)
         self._listen()
 
     # -- for any thread ----------------------------------------------------------------------
@@ -154,15 +161,23 @@ class Service:
 
     def _patience(self, *, resting: bool) -> int | None:
         """Milliseconds until there is something to do, whatever comes; None: never."""
-        dues = [self._clients.due, self._rest_until if resting else None]
+        dues = [self._clients.due, self._rest_until if resting else None, self._hand_back_at]
         if self._kernel is not None and self._carriers is None:
             dues.append(self._kernel.due)
+        if self._kernel is not None and self._carriers is not None:
+            dues.append(self._ask_at(self._kernel))
         known = [due for due in dues if due is not None]
         return max(0, int((min(known) - time.monotonic()) * 1000) + 1) if known else None
 
     def _tick(self) -> None:
         self._clients.tick()
-        if self._kernel is None or self._carriers is not None:
+        if self._kernel is None:
+            return
+        if self._carriers is not None:
+            self._ask_whether_over(self._kernel)
+            return
+        if _is_due(self._hand_back_at):
+            self._hand_back(self._kernel)
             return
         try:
             self._kernel.tick()
@@ -183,6 +198,8 @@ class Service:
             poller.register(self.inbox.fileno(), zmq.POLLIN)
             for socket in own:
                 poller.register(socket, zmq.POLLIN)
+            if self._own.socket is not None:
+                poller.register(self._own.socket, zmq.POLLIN)
         if self._carriers is not None:
             self._poller.register(self._carriers.capture, zmq.POLLIN)
         self._rest_until = 0.0
@@ -200,6 +217,8 @@ class Service:
         if carriers.capture in ready:
             self._count_captured()
             self._rest_until = time.monotonic() + _REST
+        if self._own.socket is not None and self._own.socket in ready:
+            self._take_answer(kernel, self._own.socket.recv_multipart())
 
     def _to_kernel(self, name: str, frames: list[bytes]) -> None:
         """Hand on what a client sent."""
@@ -226,6 +245,52 @@ class Service:
         if self._carriers is not None:
             for frames in received_heads(self._carriers.capture):
                 self.traffic.passed(frames)
+
+    def _ask_at(self, kernel: KernelSide) -> float | None:
+        """When to ask whether cells are over; None where none is open, or none may be taken so.
+
+        Of ipykernel it is known that it works in order and leaves cells without a reply. Other
+        kernels may run cells side by side.
+        """
+        if kernel.info.get("implementation") != "ipython":
+            return None
+        return self.traffic.unanswered.due
+
+    def _ask_whether_over(self, kernel: KernelSide) -> None:
+        if not _is_due(self._ask_at(kernel)):
+            return
+        self._count_captured()  # what was answered meanwhile is not to be asked about
+        if not _is_due(self._ask_at(kernel)):
+            return
+        # Threads go on to print under the last cell, not under this request.
+        asked = {"gpu_share": {"last_cell": self.traffic.handed}}
+        self.traffic.unanswered.asked(self._own.ask("kernel_info_request", asked))
+        self._listen()
+
+    def _take_answer(self, kernel: KernelSide, frames: list[bytes]) -> None:
+        """The kernel is past some cells: it will never answer those of them that are open."""
+        self._count_captured()  # replies that came before this one
+        cells = self.traffic.unanswered.over(parts(frames)[1])
+        if cells:
+            _log.info("A kernel sent no reply of %d cells that were interrupted", len(cells))
+            self._stop_carrying()
+            for cell in cells:
+                self.stand.refuse(cell, "KeyboardInterrupt", _NO_REPLY)
+                self.traffic.refused(cell.header)
+            self._hand_back(kernel)
+        elif not self.traffic.unanswered.under_way:
+            self._own.close()
+            self._listen()
+
+    def _hand_back(self, kernel: KernelSide) -> None:
+        """Let clients reach the kernel again, as soon as there are descriptors for that."""
+        try:
+            self._hand_over(kernel)
+        except GpuShareError as error:
+            if self._hand_back_at is None:
+                self.notify(f"{error} Cells wait until then.")
+            self._hand_back_at = time.monotonic() + _AGAIN
+            self._listen()
 
     # -- while they do not -------------------------------------------------------------------
 
@@ -349,10 +414,11 @@ class Service:
             for message in waiting:
                 if message.channel == channel:
                     kernel.send(channel, message.frames)
-        if cells:
-            self.traffic.handed = cells[-1].header
+        for message in cells:
+            self.traffic.handed_over(message)
         carriers.let_go()
         self._carriers = carriers
+        self._hand_back_at = None
         self._listen()
 
     # -- is paused, and goes -----------------------------------------------------------------
@@ -365,14 +431,21 @@ class Service:
 
     def pause(self) -> Activity:
         """See :meth:`Relay.pause`."""
+        self._hand_back_at = None
         if self._carriers is not None:
-            self._carriers.stop()
-            self._count_captured()
-            self._carriers.close()
-            self._carriers = None
+            self._stop_carrying()
             self._listen()
         self.traffic.tell()
         return self.traffic.activity
+
+    def _stop_carrying(self) -> None:
+        assert self._carriers is not None
+        self._carriers.stop()
+        self._count_captured()
+        self._carriers.close()
+        self._carriers = None
+        self.traffic.unanswered.forget()
+        self._own.close()
 
     def resume(self, line: str) -> None:
         """See :meth:`Relay.resume`."""
@@ -460,6 +533,10 @@ class Service:
             unlink(self._where)
             self.inbox.close()
             settle(future, None)
+
+
+def _is_due(at: float | None) -> bool:
+    return at is not None and time.monotonic() >= at
 
 
 def settle(future: Future[T], result: T | None = None, error: BaseException | None = None) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 from ._activity import Activity, ActivityCounter
 from ._events import RelayEvents
+from ._held import Held
 from ._stand import Stand
 from ._subshells import Subshells
-from ._wire import parts
+from ._unanswered import Unanswered
+from ._wire import DELIMITER, parts
 
 __all__ = ["Traffic"]
 
@@ -24,6 +26,7 @@ class Traffic:
     ----------
     activity: what clients do, as it was told last; may be read by any thread.
     subshells: those that the kernel's process has.
+    unanswered: the cells that it was handed and has not answered.
     last_cell: header of the last cell that a client sent, or ``{}``; it may be held still.
     handed: the same of the last one that the kernel's process got, None where it got none.
     """
@@ -31,6 +34,7 @@ class Traffic:
     def __init__(self, stand: Stand, events: Callable[[], RelayEvents]) -> None:
         self.activity = Activity()
         self.subshells = Subshells()
+        self.unanswered = Unanswered()
         self.last_cell: dict[str, Any] = {}
         self.handed: dict[str, Any] | None = None
         self._counter = ActivityCounter()
@@ -45,6 +49,8 @@ class Traffic:
         if self.subshells.concerns(kind):
             self.subshells.note(frames)
         if kind.endswith("_reply"):
+            if kind == "execute_reply":
+                self.unanswered.answered(str(parent.get("msg_id")))
             self._changed |= self._counter.reply(kind, parent.get("msg_id"))
             return
         if kind in ("comm_open", "comm_close") and self._stand.is_signed(frames):
@@ -53,8 +59,16 @@ class Traffic:
             # Only a cell that the kernel will accept counts: no other is ever answered.
             if not self._stand.is_signed(frames):
                 return
-            self.last_cell = self.handed = header
+            self.last_cell = header
+            silent = bool(parts(frames)[2].get("silent"))
+            idents = frames[: frames.index(DELIMITER)]
+            self.handed_over(Held("shell", frames, idents, header, silent))
         self._changed |= self._counter.request(header)
+
+    def handed_over(self, cell: Held) -> None:
+        """A cell is on its way to the kernel."""
+        self.handed = cell.header
+        self.unanswered.sent(cell)
 
     def held(self, header: dict[str, Any]) -> None:
         """A message waits for the kernel."""
@@ -63,17 +77,20 @@ class Traffic:
         self._changed |= self._counter.request(header)
 
     def refused(self, header: dict[str, Any]) -> None:
-        """A cell that waited was answered by the relay."""
+        """A cell was answered by the relay."""
+        self.unanswered.answered(str(header.get("msg_id")))
         self._changed |= self._counter.reply("execute_reply", header.get("msg_id"))
 
     def new_process(self) -> None:
         """What comes now is of another process, as far as is known."""
         self.handed = None
         self.subshells.forget()
+        self.unanswered.clear()
 
     def kernel_gone(self, held: set[str]) -> None:
         """Only the cells with these ids are still answered by somebody."""
         self.handed = None
+        self.unanswered.clear()
         self._changed |= self._counter.lost(held)
 
     def tell(self) -> None:

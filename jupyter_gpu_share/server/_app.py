@@ -12,11 +12,13 @@ from jupyter_server.utils import ensure_async
 from traitlets import Bool
 from traitlets.config import Config
 
+from ..errors import AbsentGpuError, GpuShareError
 from ..idle import IdlePolicy
 from ..size import SizePolicy
 from ._adopt import adopt_kernels
+from ._default import DefaultProvisioner, chosen_elsewhere, may_have_gpus
 from ._events import EVENT_SCHEMA, EventRelay
-from ._handlers import ELSEWHERE, ROUTES, RUNTIME, SHOW_QUEUE
+from ._handlers import ELSEWHERE, ON_SHARE, ROUTES, RUNTIME, SHOW_QUEUE
 from ._metrics import Metrics
 from ._paths import NotebookPaths
 from ._stopping import settle_restarts, settle_starts, stop_restarters
@@ -56,6 +58,24 @@ class GpuShareApp(ExtensionApp):
         """,
     )
 
+    all_kernels = Bool(
+        True,
+        config=True,
+        help="""
+        Start the kernels of every kernelspec that names no provisioner on a share. Default True.
+        With False only those start on one whose kernelspec says so (``jupyter gpu-share install``).
+
+        On a machine without a GPU, and where another default provisioner is configured, kernels
+        start as without this package.
+
+        ::
+
+            c.GpuShareApp.all_kernels = False
+        """,
+    )
+
+    _default: DefaultProvisioner | None = None
+
     def initialize_settings(self) -> None:
         """Put what handlers need into the settings. Called by jupyter_server, once."""
         assert self.serverapp is not None
@@ -65,6 +85,13 @@ class GpuShareApp(ExtensionApp):
         self.settings[SHOW_QUEUE] = self.show_queue
         _have_room_for_sockets(self.serverapp.kernel_manager)
         self.settings[ELSEWHERE] = _BEHIND_GATEWAY if behind_gateway else None
+        self._default = DefaultProvisioner(self.serverapp)
+        self.settings[ON_SHARE] = self._default.starts_on_share
+        elsewhere = chosen_elsewhere(self.serverapp.config)
+        if self.all_kernels and not behind_gateway and elsewhere is not None:
+            self.log.info("Which kernels start on a share of a GPU is chosen by %s", elsewhere)
+        elif self.all_kernels and not behind_gateway and may_have_gpus(self.serverapp.config):
+            self._default.take()
         self.serverapp.event_logger.register_event_schema(EVENT_SCHEMA)
         self._events: EventRelay | None = None
         self._metrics = Metrics()
@@ -88,7 +115,19 @@ class GpuShareApp(ExtensionApp):
         self._paths = NotebookPaths(serverapp, runtime)
         runtime.end_kernel = self._end_kernel
         # In the background: a cluster that does not answer must not keep the server away.
-        self._adopting = asyncio.create_task(adopt_kernels(serverapp, runtime))
+        self._adopting = asyncio.create_task(self._begin(serverapp, runtime))
+
+    async def _begin(self, serverapp: Any, runtime: Runtime) -> None:
+        assert self._default is not None
+        if runtime.engine_name == "local":
+            try:
+                await runtime.capacity()
+            except AbsentGpuError as error:
+                self._default.give_back()
+                self.log.info("Kernels start without a share of a GPU. %s", error)
+            except GpuShareError as error:
+                self.log.warning("Kernels cannot get a share of a GPU now. %s", error)
+        await adopt_kernels(serverapp, runtime)
 
     def _end_kernel(self, kernel_id: str) -> None:
         """Have a kernel ended as a user would. Called on the runtime's loop, which does not wait.
@@ -147,6 +186,8 @@ class GpuShareApp(ExtensionApp):
             if self._runtime is not None:
                 await self._stop_kernels(self._runtime)
         finally:
+            if self._default is not None:
+                self._default.give_back()
             if self._events is not None:
                 self._events.close()
                 self._events = None

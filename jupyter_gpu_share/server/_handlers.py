@@ -8,6 +8,8 @@ Handlers know the extension by three entries of the web application's settings a
     True where users may see how many kernels of others wait.
 ``gpu_share_elsewhere``
     Why no kernel of this server can have a share of a GPU here, in one line; None where they can.
+``gpu_share_on_share``
+    Called with a kernelspec, it says whether its kernels start on a share.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from datetime import datetime, timezone
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import ensure_async
@@ -30,18 +33,18 @@ from tornado import web
 from .._version import __version__
 from ..allocations import Allocation
 from ..errors import GpuShareError, NotPossible, SizeError
-from ..size import Offer, Request
+from ..size import Request
 from ._paths import within
 
 if TYPE_CHECKING:
     from ..engines.base import Capacity
     from ..runtime import Runtime
 
-__all__ = ["ELSEWHERE", "ROUTES", "RUNTIME", "SHOW_QUEUE", "GpuShareHandler"]
+__all__ = ["ELSEWHERE", "ON_SHARE", "ROUTES", "RUNTIME", "SHOW_QUEUE", "GpuShareHandler"]
 
 #: Keys of the settings.
 RUNTIME, SHOW_QUEUE = "gpu_share_runtime", "gpu_share_show_queue"
-ELSEWHERE = "gpu_share_elsewhere"
+ELSEWHERE, ON_SHARE = "gpu_share_elsewhere", "gpu_share_on_share"
 
 _RESOURCE = "gpu_share"
 _MAX_BODY = 64 * 1024
@@ -103,6 +106,10 @@ class GpuShareHandler(APIHandler):
         error = kwargs.get("exc_info", (None, None))[1]
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps({"message": _message(status_code, error), "reason": None}))
+
+    def starts_on_share(self, spec: Any) -> bool:
+        """Whether kernels of a kernelspec start on a share."""
+        return bool(self.settings[ON_SHARE](spec))
 
     def body(self, allowed: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
         """The JSON object of a request, with no field that is not ``allowed``."""
@@ -179,11 +186,16 @@ class SizesHandler(GpuShareHandler):
     async def get(self) -> None:
         """The offered sizes, and which of them can be had now."""
         policy = self.runtime.policy
-        offers = policy.offers()
-        default = next((str(offer.size) for offer in offers if offer.default), None)
+        if self.elsewhere is None:
+            offers = await self.runtime.offers()
+        else:
+            offers = [(offer, self.elsewhere) for offer in policy.offers()]
+        sizes = [{**offer.to_json(), "available": not why, "why": why} for offer, why in offers]
+        default = next((str(offer.size) for offer, _ in offers if offer.default), None)
         self.answer(
             {
-                "sizes": [await self._offer(offer) for offer in offers],
+                "sizes": sizes,
+                "kernelspecs": await self._kernelspecs(),
                 "default": default,
                 "minimum": policy.minimum or None,
                 "maximum": policy.maximum or None,
@@ -192,15 +204,12 @@ class SizesHandler(GpuShareHandler):
             }
         )
 
-    async def _offer(self, offer: Offer) -> dict[str, Any]:
-        try:
-            if self.elsewhere is not None:
-                raise NotPossible(self.elsewhere)
-            await self.runtime.admit(None, offer.size)
-            why = await self.runtime.fits(None, offer.size)
-        except GpuShareError as error:
-            why = _line(error)
-        return {**offer.to_json(), "available": why is None, "why": why}
+    async def _kernelspecs(self) -> list[str]:
+        """Names of those whose kernels start on a share."""
+        if self.elsewhere is not None:
+            return []
+        found = await ensure_async(self.kernel_spec_manager.get_all_specs())
+        return sorted(name for name, each in found.items() if self.starts_on_share(each["spec"]))
 
 
 class RequestHandler(GpuShareHandler):
@@ -212,16 +221,29 @@ class RequestHandler(GpuShareHandler):
     async def put(self, kernel_id: str) -> None:
         """Remember the size for a kernel that is about to be started with this id."""
         kernel_id = _uuid(kernel_id)
-        body = self.body({"size": str, "path": str})
+        body = self.body({"size": str, "path": str, "name": str})
         if "size" not in body:
             raise web.HTTPError(400, log_message="The field 'size' is missing.")
         if self.elsewhere is not None:
             raise NotPossible(self.elsewhere)
+        if "name" in body:
+            await self._check_kernelspec(body["name"])
         if kernel_id in self.runtime.kernels or kernel_id in self.kernel_manager:
             raise NotPossible("That kernel runs already; change its size with PATCH.")
         size = self.runtime.policy.check(body["size"])
         self.runtime.requests.put(kernel_id, Request(size, _path(body.get("path"))))
         self.answer({"kernel_id": kernel_id, "size": str(size)})
+
+    async def _check_kernelspec(self, name: str) -> None:
+        try:
+            spec = await ensure_async(self.kernel_spec_manager.get_kernel_spec(name))
+        except (NoSuchKernel, ValueError) as error:
+            raise NotPossible(f"There is no kernelspec {name!r}.") from error
+        if not self.starts_on_share(spec):
+            raise NotPossible(
+                f"Kernels of the kernelspec {name!r} start without a share of a GPU; choose no "
+                "size for them, or another kernelspec."
+            )
 
 
 class AllocationsHandler(GpuShareHandler):

@@ -118,7 +118,8 @@ class Body extends Widget {
     const runs = trans.__('A kernel that runs keeps its size; the toolbar changes it.');
     const show = (): void => {
       const choice = this._kernel;
-      this._size.setHidden(choice === null);
+      const shared = choice?.name === undefined || sizes.kernelspecs.includes(choice.name);
+      this._size.setHidden(choice === null || !shared);
       this._size.allow(choice?.id === undefined ? null : runs);
     };
     this._select.addEventListener('change', show);
@@ -127,7 +128,7 @@ class Body extends Widget {
 
   /** Called by the dialog when it is accepted. */
   getValue(): IChoice {
-    return { kernel: this._kernel, size: this._size.size };
+    return { kernel: this._kernel, size: this._size.isHidden ? null : this._size.size };
   }
 
   private get _kernel(): Partial<Kernel.IModel> | null {

@@ -35,7 +35,7 @@ export class SizedSessions extends SessionAPI.SessionAPIClient {
     const key = choiceKey(options.path, options.name);
     const kernel: Partial<Kernel.IModel> = options.kernel ?? {};
     const fresh = kernel.name !== undefined && kernel.id === undefined;
-    const id = fresh ? await this._request(key) : null;
+    const id = fresh ? await this._request(key, kernel.name) : null;
     const sized = id === null ? options : { ...options, kernel: { ...kernel, id } };
     return this._seen(await super.startNew(sized));
   }
@@ -44,7 +44,7 @@ export class SizedSessions extends SessionAPI.SessionAPIClient {
     const before = this._keys.get(model.id);
     const name = model.kernel?.name;
     const fresh = before !== undefined && name !== undefined && model.kernel?.id === undefined;
-    const id = fresh ? await this._request(before) : null;
+    const id = fresh ? await this._request(before, name) : null;
     const after = this._seen(
       id === null ? await super.update(model) : await this._move(model, { id, name: name ?? '' })
     );
@@ -63,13 +63,13 @@ export class SizedSessions extends SessionAPI.SessionAPIClient {
   }
 
   /** Ask for the size that was chosen, and return the id to start with; null without a choice. */
-  private async _request(key: string): Promise<string | null> {
+  private async _request(key: string, name?: string): Promise<string | null> {
     const size = this._choices.get(key);
     if (size === null) {
       return null;
     }
     const id = UUID.uuid4();
-    const body = { size, path: key };
+    const body = { size, path: key, name };
     try {
       await ask(this._settings, ['gpu-share', 'requests', id], { method: 'PUT', body });
       return id;

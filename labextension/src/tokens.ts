@@ -100,6 +100,8 @@ export interface ISizes {
   readonly maximum: string | null;
   readonly max_devices: number;
   readonly only_offered: boolean;
+  /** Names of the kernelspecs whose kernels start on a share. */
+  readonly kernelspecs: readonly string[];
 }
 
 /**

@@ -49,32 +49,15 @@ FAILING = {
         ),
         {"results"},
     ),
-    "a class that has lost its parts": (
-        (
-            "import pydantic\n"
-            "class Config(pydantic.BaseModel):\n"
-            "    lr: float\n"
-            "    @pydantic.field_validator('lr')\n"
-            "    @classmethod\n"
-            "    def positive(cls, v):\n"
-            "        assert v > 0\n"
-            "        return v\n"
-            "cfg = Config(lr=.1); runs = [{'cfg': cfg}]"
-        ),
-        {"Config", "cfg", "runs"},
-    ),
-    "a text, a dict and a list with other ways to be made": (
+    "a text and a dict with other ways to be made": (
         (
             "class Text(str):\n"
             "    def __new__(cls, a, b): return super().__new__(cls, a + b)\n"
             "class Scaled(dict):\n"
             "    def __setitem__(self, key, value): super().__setitem__(key, value * self.by)\n"
-            "class Counted(list):\n"
-            "    def append(self, value): self.n += 1; super().append(value)\n"
-            "text = Text('a', 'b'); scaled = Scaled(); scaled.by = 2; scaled['a'] = 1\n"
-            "counted = Counted(); counted.n = 0; counted.append(1)"
+            "text = Text('a', 'b'); scaled = Scaled(); scaled.by = 2; scaled['a'] = 1"
         ),
-        {"text", "scaled", "counted"},
+        {"text", "scaled"},
     ),
     "an array of ctypes": ("import ctypes\nfloats = (ctypes.c_double * 3)()", {"floats"}),
     "a value that is another one afterwards": (
@@ -93,10 +76,6 @@ FAILING = {
             "bag = Bag(a=1)"
         ),
         {"bag"},
-    ),
-    "objects whose views of one memory are copies": (
-        "import numpy as np\ntexts = np.array(['a', 1, None], dtype=object); part = texts[1:]",
-        {"part"},
     ),
 }
 
@@ -124,7 +103,8 @@ def test_what_does_not_come_back_is_told_and_all_else_is_saved(
 
 
 KEPT = """
-import abc, collections, dataclasses, datetime, decimal, enum, functools, re, sys, typing
+import abc, array, collections, dataclasses, datetime, decimal, enum, functools, re, sys, typing
+import pydantic
 import matplotlib; matplotlib.use("agg"); import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
 base = np.arange(24.0).reshape(4, 6); row, column, back = base[1], base[:, 2], base[::-1, ::2]
@@ -132,7 +112,10 @@ hidden = np.arange(10); part = hidden[2:5]; other = hidden[4:]; del hidden
 odd = np.arange(100_000)[::3]; columns = np.asfortranarray(base); fixed = base[0]
 fixed.flags.writeable = False
 times = np.array(['2026-01-01'], dtype='M8[D]'); records = np.zeros(3, dtype=[('a', 'i4')])
-texts = np.array(['a', 1, None], dtype=object)
+texts = np.array(['a', 1, None], dtype=object); some = texts[1:]
+masked = np.ma.masked_array(base, base > 3); bare = masked.data
+raw = bytearray(64); over = np.frombuffer(raw, np.uint8)[8:]; numbers = array.array("d", [1, 2])
+on = np.frombuffer(numbers); windows = np.lib.stride_tricks.sliding_window_view(odd, 9)
 frame = pd.DataFrame({'a': [1.0, 2.0], 'b': ['x', 'y']}); series = frame['a']
 fig, ax = plt.subplots(); ax.plot([1, 2])
 class Point:
@@ -150,6 +133,12 @@ class Run:
     steps: list = dataclasses.field(default_factory=list)
     def last(self): return name
 run = Run(Colour.RED); by = {Colour.BLUE: run}
+class Config(pydantic.BaseModel):
+    lr: float
+    @pydantic.field_validator("lr")
+    @classmethod
+    def positive(cls, v): return abs(v)
+config = Config(lr=-1)
 class Base(abc.ABC):
     @abc.abstractmethod
     def area(self): ...

@@ -121,12 +121,21 @@ class Array:
     def __array__(self, dtype=None, copy=None):
         copies.append(self.nbytes); self._npy_value = self._host; return self._host
     def __reduce__(self): raise TypeError("not this way")
+class config: jax_enable_x64 = False
+class enable_x64:
+    def __init__(self, on): self.on = on
+    def __enter__(self): self.before, config.jax_enable_x64 = config.jax_enable_x64, self.on
+    def __exit__(self, *error): config.jax_enable_x64 = self.before
 def devices(platform=None):
     number = int(os.environ["FAKE_GPUS"])
     if platform == "gpu" and not number: raise RuntimeError("Unknown backend gpu")
     gpus = [Device("gpu", n) for n in range(number)]
     return gpus if gpus and platform != "cpu" else [Device("cpu", 0)]
-def device_put(host, device): return Array(numpy.array(getattr(host, "_host", host)), device)
+def device_put(host, device):
+    host = numpy.array(getattr(host, "_host", host))
+    narrow = {"f8": "f4"}.get(host.dtype.str[1:]) if not config.jax_enable_x64 else None
+    if narrow: host = host.astype(narrow)
+    return Array(host, device)
 """
 
 
@@ -163,6 +172,54 @@ def moved(house: Sessions, fakes: Path, code: str, gpus: int = 2) -> tuple[Sessi
         assert first.value("[torch.most <= 1, torch.here]") == [True, []], "one copy at a time"
     first.close()
     return second, said["line"]
+
+
+def test_what_fake_tensors_would_leave_out_is_kept_or_told(house: Sessions, fakes: Path) -> None:
+    first, second = (house.start(path=[fakes], FAKE_GPUS="0") for _ in range(2))
+    first.run(
+        "import torch, numpy as np\n"
+        "class Step:\n"
+        "    next_functions = ()\n"
+        "    def __init__(self, spent): self.spent = spent\n"
+        "    @property\n"
+        "    def _saved_self(self):\n"
+        "        if self.spent: raise RuntimeError('freed')\n"
+        "        return torch.Tensor\n"
+        "torch.Tensor.grad_fn = None\n"
+        "torch.Tensor.detach = lambda self: torch.Tensor(self._storage)\n"
+        "def made(value, **more):\n"
+        "    tensor = torch.tensor(9, value); vars(tensor).update(more); return tensor\n"
+        "loss = made(1, is_leaf=False, grad_fn=Step(False))\n"
+        "spent = made(2, is_leaf=False, grad_fn=Step(True))\n"
+        "held = made(3, is_shared=lambda: True)\n"
+        "hooked = made(4, _backward_hooks={0: lambda gradient: gradient * 2})\n"
+        "kept = hooked._backward_hooks"
+    )
+    why = {row["name"]: row["why"] for row in first.ask("survey()")["lost"]}
+    assert why == {
+        "loss": "a Tensor cannot be saved: gradients could not be computed through it any more",
+        "held": "a Tensor cannot be saved: its memory is shared with other processes",
+    }
+    first.ask(f"save({str(house.file)!r})")
+    assert second.ask(f"restore({str(house.file)!r})")["failed"] == []
+    assert second.value("[spent[0], hooked[0], hooked._backward_hooks is kept, kept[0](4)]") == [
+        2,
+        4,
+        True,
+        8,
+    ]
+
+
+def test_numbers_of_64_bits_stay_so_in_a_fake_jax(house: Sessions, fakes: Path) -> None:
+    first, second = (house.start(path=[fakes], FAKE_GPUS="0") for _ in range(2))
+    first.run("import jax, numpy as np\nwide = jax.Array(np.array([0.1]), jax.devices()[0])")
+    first.ask(f"save({str(house.file)!r})")
+    assert second.ask(f"restore({str(house.file)!r})")["failed"] == []
+    assert second.value("[str(wide.dtype), wide._host[0], jax.config.jax_enable_x64]") == [
+        "float64",
+        0.1,
+        False,
+    ]
 
 
 TENSORS = (

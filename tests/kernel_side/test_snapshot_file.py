@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import stat
 from collections.abc import Iterator
@@ -112,7 +113,7 @@ def test_any_changed_byte_and_any_cut_is_found(at: int) -> None:
 def test_a_file_of_another_version_of_the_format_says_so() -> None:
     data = bytearray(written(*PARTS))
     data[len(records.MAGIC) + 1] = 9
-    with pytest.raises(records.Damaged, match="version 9 of the format, not 1"):
+    with pytest.raises(records.Damaged, match="version 9 of the format, not 2"):
         records.Reader(io.BytesIO(bytes(data)))
 
 
@@ -123,6 +124,86 @@ def test_pieces_of_another_file_are_found() -> None:
     mixed = one[:cut] + two[cut:]
     with pytest.raises(records.Damaged, match="a checksum is wrong"):
         read(mixed)
+
+
+def digested(*parts: tuple[str, Any]) -> tuple[bytes, str]:
+    """A file of some parts, and the digest that its writer tells."""
+    sink = io.BytesIO()
+    writer = records.Writer(sink.write)
+    for method, argument in parts:
+        getattr(writer, method)(*([] if argument is None else [argument]))
+    writer.end()
+    return sink.getvalue(), writer.digest
+
+
+@pytest.mark.parametrize("before", [(), (PARTS[1], PARTS[2], ("restart", None))])
+def test_the_digest_is_that_of_the_file(before: Any) -> None:
+    data, digest = digested(*before, *PARTS)
+    assert digest == hashlib.sha256(data).hexdigest()
+    reader = records.Reader(io.BytesIO(data), digest)
+    for _ in range(2):
+        assert reader.header == {"name": "ä\ud800"}
+        assert reader.read(24) == b"abc" * 7 + b"xyz"
+        assert (next(reader), next(reader)) == (b"0123456789" * 2, b"")
+        reader.end()
+        reader.rewind()
+    with pytest.raises(records.Damaged, match="does not end where it should"):
+        reader.end()
+    reader.read(24)
+    with pytest.raises(records.Damaged, match="ends before everything was read"):
+        reader.read(1)
+
+
+def test_nothing_is_given_out_of_a_file_with_another_digest() -> None:
+    """Such as one that is right in itself, but not what was saved."""
+    data, digest = digested(*PARTS)
+    other, _ = digested(*PARTS[:3])
+    for content in (
+        other,
+        data + b"x",
+        data[:-1],
+        data[:-40] + bytes([data[-40] ^ 1]) + data[-39:],
+    ):
+        with pytest.raises(records.Damaged):
+            records.Reader(io.BytesIO(content), digest)
+
+
+def test_what_is_given_out_is_what_was_looked_at(tmp_path: Path) -> None:
+    """Also where the file changes afterwards, and again when it is read again."""
+    data, digest = digested(*PARTS)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with path.open("rb", buffering=0) as file:
+        reader = records.Reader(file, digest)
+        path.write_bytes(digested(PARTS[0], ("pickled", b"evil" * 6), *PARTS[2:3])[0])
+        assert reader.read(24) == b"abc" * 7 + b"xyz"
+        with pytest.raises(records.Damaged):
+            reader.rewind()
+
+
+def test_nothing_of_a_file_that_was_changed_runs(house: Sessions, tmp_path: Path) -> None:
+    kernel = house.start()
+    ran = tmp_path / "ran"
+    kernel.run(
+        "import os\nclass Evil:\n"
+        f"    def __reduce__(self): return os.system, ('touch {ran}',)\n"
+        "first = Evil(); rest = [bytes([n]) * 3000 for n in range(200)]"
+    )
+    path = tmp_path / "file"
+    manifest = kernel.ask(f"save({str(path)!r})")
+    good = path.read_bytes()
+    assert manifest["digest"] == hashlib.sha256(good).hexdigest()
+    other = house.start()
+    for at in (60, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(CellError, match="The snapshot is damaged"):
+            other.ask(f"restore({str(path)!r}, {manifest['digest']!r})")
+    path.write_bytes(good)
+    with pytest.raises(CellError, match="its digest is another"):
+        other.ask(f"restore({str(path)!r}, {'0' * 64!r})")
+    assert not ran.exists()
+    other.ask(f"restore({str(path)!r}, {manifest['digest']!r})")
+    assert ran.exists(), "it is what the user has saved"
 
 
 def test_the_file_is_private_and_there_at_once(house: Sessions, tmp_path: Path) -> None:

@@ -174,10 +174,8 @@ def test_what_holds_such_a_thing_says_so(house: Sessions) -> None:
         "class Queue(__import__('queue').Queue):\n"
         "    def __reduce__(self): return Queue, ()\n"
         "own = Queue()\n"
-        "P = typing.ParamSpec('P') if hasattr(typing, 'ParamSpec') else g\n"
     )
     why = {row["name"]: row["why"] for row in kernel.ask("survey()")["lost"]}
-    assert why.pop("P")
     assert "nested too deeply" in why.pop("deep")
     assert why == {
         "g": "a generator cannot be saved",
@@ -246,7 +244,8 @@ def test_outputs_that_cannot_be_saved_are_left_out_one_by_one(house: Sessions) -
     for cell in ("a = [1]", "a", "(i for i in [])", "'text'"):
         first.run(cell)
     manifest = first.ask(f"save({str(house.file)!r})")
-    assert manifest["lost"] == [] and manifest["outputs_lost"] == [3]
+    assert [row["name"] for row in manifest["lost"]] == ["Out[3]"], "what `a` shows is `a`"
+    assert manifest["outputs_lost"] == [3]
     second.ask(f"restore({str(house.file)!r})")
     assert second.value("[list(Out), Out[2] is a is _2, '_3' in globals(), _, __ is a]") == [
         [2, 4],

@@ -80,7 +80,7 @@ def test_folder_environment_and_path_are_as_the_user_set_them(
     assert said["failed"] == []
     names = "MINE NEW GONE KEPT ONLY CUDA_VISIBLE_DEVICES GPU_X JUPYTER_GPU_SHARE_UUID"
     assert second.value(f"[os.environ.get(name) for name in {names.split()!r}]") == [
-        "mine", "n\udc80", None, "of the new one", "here", None, None, None,
+        "mine", "n\udc80", None, "of the new one", "here", None, "1", None,
     ]  # fmt: skip
     assert second.value("[os.getcwd(), sys.path[0]]") == [str(tmp_path), "/first/of/all"]
     assert second.value("environment is os.environ and path is sys.path")

@@ -130,6 +130,7 @@ def test_what_was_not_changed_is_not_taken_along(house: Sessions) -> None:
     look = "__import__('gpu_share_kernel.settings').settings.look(get_ipython())"
     found = kernel.value(look)
     assert found.pop("recursion") and found.pop("xmode") and found.pop("logging")
+    assert "arguments" not in found.pop("process"), "they say how this kernel was started"
     assert found == {}
     assert kernel.value("dict(__import__('gpu_share_kernel.settings').settings.functions("
                         "get_ipython())) == {}")  # fmt: skip

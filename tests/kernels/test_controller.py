@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import pytest
 from stand_ins import Bench, bench
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import Kept, State
-from jupyter_gpu_share.errors import GpuShareError
+from jupyter_gpu_share.errors import GpuShareError, NotPossible
 from jupyter_gpu_share.kernels._works import Task, Told, Works
 from jupyter_gpu_share.kernels.facts import Event, Phase, Work
+from jupyter_gpu_share.relay import Activity
 
 
 async def until(made: Bench, phase: Phase) -> None:
@@ -208,3 +210,20 @@ async def test_a_kernel_ends_although_no_descriptor_is_left() -> None:
         looking.add_done_callback(lambda done: done.cancelled() or done.exception())
         await eventually(lambda: bool(made.relay.told), "the user is told")
         await asyncio.wait_for(made.controller.close(park=True), PATIENCE)
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+async def test_an_interrupt_is_meant_for_what_was_sent_before_it(earlier: bool) -> None:
+    async with bench() as made:
+        await made.launch()
+        made.gates.close("look")
+        looking = asyncio.ensure_future(made.controller.kept_by_release())
+        await eventually(lambda: "look" in made.gates.reached, "the kernel is asked")
+        made.relay.activity = Activity(cells_sent=2, pending_cells=1 if earlier else 0)
+        await made.controller.signal(signal.SIGINT)
+        with pytest.raises(NotPossible):
+            await asyncio.wait_for(looking, PATIENCE)
+        # The cell that the interrupt was meant for still runs, or is done and the next one runs.
+        made.relay.activity = Activity(cells_sent=2 if earlier else 3, pending_cells=1)
+        await made.controller._interrupt_earlier()
+        assert made.engine.signals == ([signal.SIGINT] if earlier else [])

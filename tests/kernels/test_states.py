@@ -220,11 +220,12 @@ def test_jupyter_can_start_it_again_from_everywhere() -> None:
 def test_only_an_interrupt_interrupts() -> None:
     for facts, event in WALKED:
         after, orders = step(facts, event)
-        if Order.INTERRUPT_PROCESS not in orders:
+        if not {Order.INTERRUPT_PROCESS, Order.INTERRUPT_EARLIER} & set(orders):
             continue
         assert after.phase is Phase.RUNNING, story(facts, event)
+        assert (event is Event.INTERRUPT) is (Order.INTERRUPT_PROCESS in orders)
         if event is not Event.INTERRUPT:
-            # A cell was running when the interrupt came, and the kernel was paused.
+            # A cell may have been running when the interrupt came, and the kernel was paused.
             assert event is Event.BUSY
             assert Event.INTERRUPT in WAYS[facts]
     running = replace(Facts(), phase=Phase.RUNNING, process=True)
@@ -235,7 +236,7 @@ def test_an_interrupt_of_a_question_loses_neither() -> None:
     asked = replace(Facts(), phase=Phase.RUNNING, process=True, work=Work.LOOK, cells=True)
     after, orders = step(asked, Event.INTERRUPT)
     assert orders == (Order.CANCEL, Order.ANSWER_CELLS)
-    assert step(after, Event.BUSY)[1] == (Order.INTERRUPT_PROCESS,)
+    assert step(after, Event.BUSY)[1] == (Order.INTERRUPT_EARLIER,)
     assert step(after, Event.FAILED)[1] == ()
 
 

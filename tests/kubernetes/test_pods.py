@@ -25,19 +25,27 @@ FILES = [
         for name in (
             "__init__",
             "agent",
+            "arrays",
             "asked",
             "attribution",
             "background",
             "caps",
+            "classes",
             "cuda",
             "cuda_signs",
             "devices",
             "farewell",
+            "hooks",
             "interrupts",
             "kinds",
+            "libraries",
             "limits",
             "modules",
+            "owned",
             "pickles",
+            "prints",
+            "process",
+            "proof",
             "readings",
             "records",
             "session",
@@ -47,6 +55,7 @@ FILES = [
             "subshells",
             "unpickles",
             "vacate",
+            "ways",
             "zygote",
         )
     ),
@@ -389,3 +398,11 @@ def test_flags_that_a_kernelspec_may_have() -> None:
         "-m",
         "gpu_share_kernel.agent",
     ]
+
+
+def test_the_agent_has_the_hash_seed_of_its_kernel() -> None:
+    """Without it the agent could not become the kernel, and would start another process."""
+    (container,) = body(hash_seed="7")["spec"]["containers"]
+    assert {"name": "PYTHONHASHSEED", "value": "7"} in container["env"]
+    (container,) = body()["spec"]["containers"]
+    assert "PYTHONHASHSEED" not in {each["name"] for each in container["env"]}

@@ -271,16 +271,6 @@ def test_a_reused_process_number_is_not_taken_for_the_holder(ledger: Ledger) -> 
     assert ledger.sweep() == ["a"]
 
 
-def test_nobody_survives_a_boot(ledger: Ledger, path: Path) -> None:
-    """Early processes get the same number at the same time after each boot."""
-    ask(ledger, "a", "3/4")
-    raw = sqlite3.connect(path)
-    with raw:
-        raw.execute("UPDATE claims SET boot = 'another'")
-    raw.close()
-    assert ledger.sweep() == ["a"]
-
-
 def test_a_living_kernel_keeps_the_share_of_a_dead_server(ledger: Ledger) -> None:
     ask(ledger, "a", "3/4", DEAD)
     kernel = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])

@@ -41,6 +41,15 @@ def ask(ledger: Ledger, kernel: str, size: str) -> Claim:
     return ledger.claim(kernel, Size.parse(size), this_process(), {"path": kernel})
 
 
+def make_older(raw: sqlite3.Connection, version: int) -> None:
+    """Take back what later versions have added."""
+    columns = ["namespace", "host", "machine", "viewer"] + ["only"] * (version < 2)
+    for column in columns:
+        raw.execute(f"ALTER TABLE claims DROP COLUMN {column}")
+    raw.execute("DROP TABLE views")
+    raw.execute(f"PRAGMA user_version = {version}")
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
@@ -100,7 +109,9 @@ def test_a_server_makes_the_file_again(ledger: Ledger, path: Path) -> None:
     with pytest.raises(LedgerError, match="is damaged; end all kernels"):
         ask(ledger, "b", "3/4")
     path.unlink()
-    assert ask(ledger, "b", "3/4").held, "with the GPUs that the server knows"
+    assert not ask(ledger, "b", "3/4").held, "what a kernel of this server holds, it holds on"
+    ledger.release("a")
+    assert ledger.turn("b").held, "with the GPUs that the server knows"
 
 
 # -- files that cannot be used ---------------------------------------------------------------
@@ -136,14 +147,35 @@ def test_a_file_of_the_first_version_goes_on(ledger: Ledger, path: Path) -> None
     held = ask(ledger, "a", "3/4")
     ledger.close()
     raw = sqlite3.connect(path, isolation_level=None)
-    raw.execute("ALTER TABLE claims DROP COLUMN only")
-    raw.execute("PRAGMA user_version = 1")
+    make_older(raw, 1)
     raw.close()
     again = Ledger(path)
     again.set_gpus(ONE)
     assert again.claims()[0].token == held.token
     assert not ask(again, "b", "1/2").held
     again.close()
+
+
+def test_a_file_of_the_version_before_goes_on(ledger: Ledger, path: Path) -> None:
+    """What its claims do not say is found out, or told as unknown."""
+    living, gone = ask(ledger, "a", "1/4"), ask(ledger, "b", "1/4")
+    ledger.close()
+    raw = sqlite3.connect(path, isolation_level=None)
+    make_older(raw, 2)
+    raw.execute("UPDATE claims SET pid = ? WHERE token = ?", (2**30, gone.token))
+    raw.close()
+    again = Ledger(path)
+    again.set_gpus(ONE)
+    assert ask(again, "c", "1/2").held
+    assert {claim.token: claim.unknown for claim in again.claims()[:2]} == {
+        living.token: False,
+        gone.token: True,
+    }
+    again.close()
+    raw = sqlite3.connect(path)
+    rows = raw.execute("SELECT kernel_id FROM claims WHERE namespace != ''").fetchall()
+    raw.close()
+    assert sorted(rows) == [("a",), ("c",)], "once it was found alive, its end will be seen"
 
 
 def test_a_newer_file(path: Path) -> None:

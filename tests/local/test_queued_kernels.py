@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -146,3 +147,40 @@ async def test_a_snapshot_tells_whose_return_would_serve_whom(engine: LocalEngin
     for one in (*tasks, small):
         one.cancel()
         await asyncio.wait({one})
+
+
+async def test_a_ledger_that_is_removed_gets_the_claims_of_kernels_that_run(
+    engine: LocalEngine,
+) -> None:
+    """By the readings that are taken all the time: nobody else may come first for long."""
+    running, _ = start(engine, "a", "3/4")
+    await asyncio.wait_for(running, PATIENCE)
+    path = engine._ledger_path
+    path.unlink()
+    await engine.usage(frozenset())
+    ledger = Ledger(path)
+    assert [(claim.kernel_id, claim.held) for claim in ledger.claims()] == [("a", True)]
+    ledger.close()
+
+
+async def test_a_claim_of_another_container_is_told_and_not_measured(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process number is somebody else's here."""
+    running, _ = start(engine, "a", "3/4")
+    await asyncio.wait_for(running, PATIENCE)
+    raw = sqlite3.connect(engine._ledger_path)
+    with raw:
+        raw.execute("UPDATE claims SET namespace = '1', host = 'node7'")
+    raw.close()
+    read: list[Any] = []
+
+    async def readings(running: Any) -> dict[str, Any]:
+        read.append(running)
+        return {}
+
+    monkeypatch.setattr(engine, "_read", readings)
+    (row,) = await engine.allocations()
+    assert "another container on node7" in row.reason
+    assert read == [{}]
+    assert any("Once it has ended" in (row.fix or "") for row in await engine.diagnose())

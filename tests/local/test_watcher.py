@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import pytest
 from waiting import PATIENCE, eventually
 
+from jupyter_gpu_share.engines import _places
 from jupyter_gpu_share.engines._processes import Holder, this_process
 from jupyter_gpu_share.engines.base import Starting, Waiting
 from jupyter_gpu_share.engines.local import _contents
@@ -148,7 +149,7 @@ async def test_a_look_at_all_claims_is_a_query_for_each_table(server: Server) ->
     for work in looks:
         server.statements.clear()
         await server.at_ledger(work)
-        assert sum("SELECT" in text for text in server.statements.elements()) == 3
+        assert sum("SELECT" in text for text in server.statements.elements()) == 4
         assert server.statements["BEGIN IMMEDIATE"] == 0
 
 
@@ -479,6 +480,7 @@ def test_a_process_is_looked_up_once_for_all_of_its_claims(
         ledger.claim(f"mine {n}", Size.parse("1/8"), this_process(), {})
         ledger.claim(f"dead {n}", Size.parse("1/8"), dead, {})
     asked: list[Any] = []
+    this_place = _places.here()
     alive = Holder.alive.fget
     assert alive is not None
     monkeypatch.setattr(Holder, "alive", property(lambda own: asked.append(own) or alive(own)))
@@ -489,7 +491,10 @@ def test_a_process_is_looked_up_once_for_all_of_its_claims(
         return {token: [] for token in tokens}
 
     monkeypatch.setattr(_contents, "carriers_of", carriers_of)
+    places: list[Any] = []
+    monkeypatch.setattr(_places, "_namespace", lambda: places.append(1) or this_place.namespace)
     assert ledger.has_dead()
+    assert len(places) <= 2, "whether it has ended, and whether it is here"
     assert len(asked) == 2
     assert len(carried) == 1
     ledger.close()

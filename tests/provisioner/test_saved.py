@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from managers import GIB, Kernels, active, controller, free, interrupted, run, s
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
+from jupyter_gpu_share.engines._places import here
+from jupyter_gpu_share.engines._processes import this_process
 from jupyter_gpu_share.engines.base import Adoptable
 from jupyter_gpu_share.errors import GpuShareError, NotPossible
 from jupyter_gpu_share.kernels import _checkpoint
@@ -61,7 +65,9 @@ async def release(manager: Any, *, lose_variables: bool = False) -> None:
 
 
 def left(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    """What is kept there, but for whose the folder is."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    return [name for name in names if name != "owner"]
 
 
 async def test_another_has_the_share_meanwhile_and_every_variable_is_there_afterwards(
@@ -86,6 +92,38 @@ async def test_another_has_the_share_meanwhile_and_every_variable_is_there_after
     assert left(saving) == []
     assert await free() == 20 * GIB
     assert await run(client, "print(len(In) > 3, 'double' in In[1])") == "True True"
+
+
+async def test_variables_may_be_encrypted_on_the_disk(kernels: Kernels, saving: Path) -> None:
+    pytest.importorskip("cryptography", reason="it is an extra: jupyter-gpu-share[encryption]")
+    Runtime.instance().idle_policy.set_trait("snapshot_encryption", True)
+    manager, client = await kernels.computed("x = b'precious' * 300_000")
+    await release(manager)
+    own = saving / left(saving)[0]
+    good = own.read_bytes()
+    assert b"precious" not in good
+    own.write_bytes(good[: 2**20] + good[2**20 + 1 :])
+    assert await run(client, "x") == "KernelStartError"
+    row = Runtime.instance().table.get(manager.kernel_id)
+    assert row is not None
+    assert "The encrypted file was changed or cut off" in row.reason
+    own.write_bytes(good)
+    assert (await run(client, "print(x == b'precious' * 300_000)")).endswith("True")
+    assert left(saving) == []
+    in_memory = Path("/dev/shm", f"gpu-share-{os.getuid()}", this_process().folder)
+    assert not in_memory.exists() or list(in_memory.iterdir()) == []
+
+
+async def test_where_nothing_can_be_encrypted_the_share_stays(
+    kernels: Kernels, saving: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Runtime.instance().idle_policy.set_trait("snapshot_encryption", True)
+    monkeypatch.setattr(_checkpoint, "missing", lambda: "There is no cryptography here.")
+    manager, client = await kernels.computed("x = 1")
+    with pytest.raises(NotPossible, match=r"There is no cryptography here\."):
+        await release(manager)
+    assert left(saving) == []
+    assert await run(client, "print(x)") == "1"
 
 
 async def test_what_would_be_lost_is_told_before_and_the_share_stays(
@@ -148,7 +186,7 @@ async def test_variables_that_cannot_be_written_keep_the_share(
 ) -> None:
     manager, client = await kernels.computed(COMPUTE)
     Runtime.instance().idle_policy.set_trait("snapshot_folder", "/proc/nowhere")
-    controller(manager).keeper._file = Path("/proc/nowhere/x.kept")
+    controller(manager).keeper._file = Path("/proc/nowhere/0/1-1-here/x.kept")
     with pytest.raises(NotPossible, match="could not be saved"):
         await release(manager)
     assert state(manager) is State.ACTIVE
@@ -204,7 +242,11 @@ async def test_an_id_that_looks_like_a_path_stays_in_the_folder(
 async def test_what_a_server_that_is_gone_has_kept_is_swept(kernels: Kernels, saving: Path) -> None:
     gone = saving.parent / f"{2**30}-1"
     gone.mkdir(parents=True)
+    saving.parent.chmod(0o700)
     (gone / "old.kept").write_text("nobody's")
+    whose = {**asdict(here()), "pid": 2**30, "start_time": "1", "locked": True}
+    (gone / "owner").write_text(json.dumps(whose))
+    (gone / "owner").chmod(0o600)
     manager = await kernels.start("1/4")
     await release(manager)
     assert not gone.exists()

@@ -184,11 +184,16 @@ def _is_kernel_of(process: Path, server: int, folder: Path | None) -> bool:
     return any(b"ipykernel" in word for word in words)
 
 
+def _of_jupyter(lines: list[str]) -> bool:
+    """Whether it is jupyter_server's: it waits for a restart, and nobody for the outcome."""
+    return "Timeout waiting for restart" in " ".join(lines)
+
+
 def faults_in_log(server: Server) -> str:
     """Lines of a server's log in which this package's code tells that it met what must not be."""
     lines = server.log.read_text(errors="replace").splitlines()
     found = []
     for number, line in enumerate(lines):
-        if any(words in line for words in _FAULTS):
+        if any(words in line for words in _FAULTS) and not _of_jupyter(lines[number : number + 2]):
             found += ["", *lines[number : number + 40]]
     return "\n".join(found[:200])

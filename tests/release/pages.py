@@ -28,8 +28,9 @@ class Answer:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the kernel itself was interrupted. What the relay says has a line."""
-        return self.ename == "KeyboardInterrupt" and not self.evalue
+        """Whether the kernel itself was interrupted; a cell that waited has another line."""
+        by_kernel = not self.evalue or "how much of it ran" in self.evalue
+        return self.ename == "KeyboardInterrupt" and by_kernel
 
 
 @dataclass
@@ -40,12 +41,10 @@ class Heard:
     ----------
     answers: by the id of the request.
     ran: how often each token was printed.
-    over: ids of requests that the kernel is done with.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
     ran: Counter[str] = field(default_factory=Counter)
-    over: set[str] = field(default_factory=set)
     _seen: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -63,8 +62,6 @@ class Heard:
                 answer = Answer(content.get("status", "ok"), *error, found)
                 assert asked not in self.answers, f"{asked} was answered twice"
                 self.answers[asked] = answer
-            elif header["msg_type"] == "status" and content["execution_state"] == "idle":
-                self.over.add(asked)
             elif header["msg_type"] == "stream" and content["name"] == "stdout":
                 for line in content["text"].splitlines():
                     if line.startswith("RAN "):

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import count
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -225,13 +226,16 @@ class Schedule:
         assert status == 204, (status, said)
 
     def _restart(self) -> None:
-        server, place = self.server, f"api/kernels/{self.kernel_id}/restart"
+        # A restart interrupts first what runs, and goes on at once where that ends.
+        server, place, before = self.server, f"api/kernels/{self.kernel_id}/restart", len(self.sent)
+        self.interrupted |= self.unanswered
         restarting = self._pool.submit(lambda: server.fetch(place, "POST"))
         for _ in range(self.rng.randrange(3)):
             time.sleep(0.3 * self.rng.random())
             self._send(self.rng.choice(self.pages))
         status, said = restarting.result(self.patience)
         assert status == 200, (status, said)
+        self.interrupted |= set(self.sent[before:])
         self.excused |= self.unanswered
         self.began = len(self.sent)
 
@@ -251,6 +255,7 @@ class Schedule:
 
     def _kill(self, name: str) -> None:
         time.sleep(self.rng.uniform(0, 0.5))
+        self.interrupted |= self.unanswered
         kept = self.kills[name](self)
         self.excused |= self.unanswered
         if not kept:
@@ -283,8 +288,12 @@ class Schedule:
         self.finish_requests()
         last = self._open()
         self.pages.append(last)
-        self._send(last, "last")
-        self._answered("last")
+        for number in count():
+            self._send(last, f"last-{number}")
+            self._answered(f"last-{number}")
+            # One that fails has the kernel abort those that it has got by then.
+            if self.heard.answers[f"last-{number}"].status != "aborted":
+                break
         for token in self.sent:
             if token not in self.excused:
                 self._answered(token)
@@ -296,19 +305,14 @@ class Schedule:
         last.run("variables", "pass", ran="ran")
         self._answered("variables")
         found = self.heard.answers["variables"].expressions
+        assert "data" in found["ran"], found["ran"]
         ran: list[str] = ast.literal_eval(found["ran"]["data"]["text/plain"])
         for page in self.pages:
             page.check()
         self._check_cells(ran)
 
     def _answered(self, token: str) -> None:
-        def answered() -> bool:
-            # ipykernel sends no reply of what it is interrupted in outside the code of a cell; it
-            # only says that it is done with it.
-            dropped = token in self.interrupted and token in self.heard.over
-            return token in self.heard.answers or dropped
-
-        until(answered, f"{token} is answered", self.patience)
+        until(lambda: token in self.heard.answers, f"{token} is answered", self.patience)
 
     def _check_cells(self, ran: list[str]) -> None:
         doubled = [token for token, times in Counter(ran).items() if times > 1]

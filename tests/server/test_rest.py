@@ -436,7 +436,9 @@ def test_an_authorizer_can_refuse_every_route(refusing: Server) -> None:
         conforms(path, method, status, found)
 
 
-def test_a_server_without_gpu_says_so(tmp_path: Path) -> None:
+def test_a_server_without_gpu_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a kernelspec with a size does; others start without a share there.
+    monkeypatch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", "gpu-share-provisioner")
     server = run_server(tmp_path, simulate="")
     try:
         status, found = ask(server, "/gpu-share/status")

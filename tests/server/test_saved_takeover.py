@@ -78,7 +78,8 @@ def takes_over(start: Start, kernel_id: str) -> tuple[Server, Any]:
 
 
 def left(server: Server) -> list[Path]:
-    return sorted((server.folder.parent / "data" / "gpu-share" / "kept").glob("*/*/*"))
+    found = (server.folder.parent / "data" / "gpu-share" / "kept").glob("*/*/*")
+    return sorted(path for path in found if path.name not in ("owner", "left"))
 
 
 def test_the_notebook_goes_on_in_the_next_server(start: Start) -> None:

@@ -31,7 +31,7 @@ def kernel_environment(
     Parameters
     ----------
     server: the environment that a local kernel would get.
-    declared: names that the kernelspec sets itself; they all go with it.
+    declared: names that go with it, whatever ``allowed`` says.
     allowed: names, or patterns with ``*``, of what may come from the server.
     """
     named = set(declared)

@@ -18,6 +18,7 @@ from ...allocations import Isolation, QueuePosition, Share
 from ...errors import CommandNotFoundError, EngineError, KernelStartError
 from ...size import Size
 from .._caps import limits_of
+from .._hash_seed import HASH_SEED
 from .._supervisor import Supervisor
 from ..base import Change, Connection, Exit, KernelRequest, Report, Running, Starting, Waiting
 from . import _failures as failures
@@ -278,6 +279,7 @@ class PodKernel:
             rendered=self.rendered if not request.size.is_none else _without_gpu(),
             python=settings.python,
             flags=flags_of(request.argv),
+            hash_seed=request.env.get(HASH_SEED, ""),
             pull_policy=settings.image_pull_policy,
             service_account=settings.service_account,
             cpu=settings.cpu,

@@ -15,6 +15,7 @@ from ...errors import EngineError
 from ...kernel_side import DELIVERED, cloudpickle
 from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
+from .._hash_seed import HASH_SEED
 from ..base import Connection
 from ._check import ROOT, PodRefused, check_pod
 from ._merge import merge
@@ -102,6 +103,7 @@ class PodPlan:
     files: name of the ConfigMap with the kernel-side files.
     python: the interpreter in the image that runs the agent, and ipykernel.
     flags: of the interpreter, such as ``-Xfrozen_modules=off``.
+    hash_seed: of the kernel's Python. The agent has it too: only then can it become the kernel.
     deadline: seconds after which the pod ends whatever happens; 0 for never.
     notes: for the annotations: ``size``, ``path``, ``user``, ``kernel_name`` and the like.
     patches: the administrator's additions, strategic merge patches in the order to lay them on.
@@ -121,6 +123,7 @@ class PodPlan:
     rendered: Rendered
     python: str = "python3"
     flags: tuple[str, ...] = ()
+    hash_seed: str = ""
     pull_policy: str = "IfNotPresent"
     service_account: str = ""
     cpu: str = "100m"
@@ -172,6 +175,7 @@ def pod_body(plan: PodPlan) -> Object:
         "env": [
             {"name": "PYTHONPATH", "value": _FILES},
             {"name": "PYTHONUNBUFFERED", "value": "1"},
+            *([{"name": HASH_SEED, "value": plan.hash_seed}] if plan.hash_seed else []),
             *({"name": name, "value": value} for name, value in rendered.env.items()),
         ],
         "ports": [

@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from ._engine import LocalEngine
+from ._inventory import driver_is_installed
+from ._simulated import SIMULATE
 
-__all__ = ["LocalEngine"]
+__all__ = ["SIMULATE", "LocalEngine", "driver_is_installed"]

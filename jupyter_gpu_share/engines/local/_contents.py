@@ -11,12 +11,25 @@ from typing import Any
 
 from ...errors import SizeError
 from ...size import Size
-from .._processes import Holder, boot_id, carriers_of
+from .._places import Place, here
+from .._processes import Holder, carriers_of
 from ..base import Waiter
 from ._gpu import Gpu
 from ._placement import Piece, Queue, Wish, place, why_waiting
 
-__all__ = ["Claim", "Contents", "LedgerSnapshot", "dead_of", "size_of", "wish_of"]
+__all__ = [
+    "Claim",
+    "Contents",
+    "LedgerSnapshot",
+    "Views",
+    "dead_of",
+    "place_of",
+    "size_of",
+    "wish_of",
+]
+
+#: Uuids of the GPUs that each server sees, by the name under which it writes to the ledger.
+Views = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -29,12 +42,14 @@ class Claim:
     position, of: place in the queue from 1; 0 where it holds.
     reason: a sentence about what it waits for.
     holder: the server; ``kernel``: the kernel's process, once it is known.
+    place: whose process numbers these are.
     """
 
     token: str
     kernel_id: str
     size: Size
     holder: Holder
+    place: Place
     pieces: tuple[Piece, ...] = ()
     position: int = 0
     of: int = 0
@@ -46,6 +61,11 @@ class Claim:
     def held(self) -> bool:
         """True where it holds its share."""
         return self.position == 0
+
+    @property
+    def unknown(self) -> bool:
+        """True where nobody here can tell whether its processes live."""
+        return not (self.place.is_here or self.place.has_ended)
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,8 @@ class Contents:
     ----------
     rows: of the table of claims, in the order of arrival.
     pieces: by the claims' token.
+    views: servers that are not in it see all GPUs.
+    viewer: the server that asks.
 
     Raises
     ------
@@ -89,16 +111,20 @@ class Contents:
         gpus: Sequence[Gpu],
         rows: Sequence[sqlite3.Row],
         pieces: Mapping[str, tuple[Piece, ...]],
+        views: Views,
+        viewer: str,
     ) -> None:
         self.rows = rows
         self._gpus = gpus
+        self._views = views
+        self._viewer = viewer
         self._pieces = pieces
         self._used: dict[str, int] = {}
         for held in pieces.values():
             for piece in held:
                 self._used[piece.uuid] = self._used.get(piece.uuid, 0) + piece.memory_bytes
         self._waiting = [row for row in rows if not row["held"]]
-        self._reasons: dict[tuple[str, str, bool], str] = {}
+        self._reasons: dict[tuple[str, frozenset[str], bool], str] = {}
 
     def claims(self, of: Collection[str] | None = None) -> list[Claim]:
         """All claims in the order of arrival, or those of some kernels."""
@@ -118,16 +144,18 @@ class Contents:
         used = dict(self._used)
         for piece in self._pieces.get(own["token"], ()) if own is not None else ():
             used[piece.uuid] -= piece.memory_bytes
-        waiting = [wish_of(row) for row in self._waiting if row["kernel_id"] != kernel_id]
-        gpus, taken = self._gpus, used
+        waiting = [self._wish(row) for row in self._waiting if row["kernel_id"] != kernel_id]
+        view = self._views.get(self._viewer)
+        seen = [gpu for gpu in self._gpus if view is None or gpu.uuid in view]
+        gpus, taken = seen, used
         if own is None or not own["held"]:
-            served = Queue(gpus, waiting).serve(used)
-            gpus = [gpu for gpu in gpus if gpu.uuid not in served.reserved]
+            served = Queue(self._gpus, waiting).serve(used)
+            gpus = [gpu for gpu in seen if gpu.uuid not in served.reserved]
             taken = dict(served.used)
         return [
             None
             if place(size, gpus, taken) is not None
-            else why_waiting(size, self._gpus, used, len(waiting))
+            else why_waiting(size, seen, used, len(waiting))
             for size in sizes
         ]
 
@@ -135,7 +163,7 @@ class Contents:
         """What is held and who waits; None where nobody does."""
         if not self._waiting:
             return None
-        wishes = [wish_of(row) for row in self._waiting]
+        wishes = [self._wish(row) for row in self._waiting]
         return LedgerSnapshot(
             waiting=tuple(
                 Waiter(row["kernel_id"], wish.size)
@@ -160,6 +188,7 @@ class Contents:
             kernel_id=row["kernel_id"],
             size=size_of(row),
             holder=Holder(row["pid"], row["start_time"]),
+            place=place_of(row),
             pieces=self._pieces.get(row["token"], ()),
             position=position,
             of=len(self._waiting) if position else 0,
@@ -169,20 +198,24 @@ class Contents:
         )
 
     def _reason(self, row: sqlite3.Row, position: int) -> str:
-        kind = row["size"], row["only"], position > 1
+        wish = self._wish(row)
+        kind = row["size"], wish.only, position > 1
         if kind not in self._reasons:
-            wish = wish_of(row)
             self._reasons[kind] = why_waiting(
                 wish.size, wish.among(self._gpus), self._used, position - 1
             )
         return self._reasons[kind]
 
+    def _wish(self, row: sqlite3.Row) -> Wish:
+        return wish_of(row, self._views)
+
 
 def dead_of(rows: Iterable[sqlite3.Row]) -> list[sqlite3.Row]:
-    """Those of the claims whose processes are gone.
+    """Those of the claims whose processes are gone for certain.
 
-    Each process is looked up once, and all processes of the machine are looked through at most
-    once, however many claims there are.
+    Of another container or machine nothing can be looked up here: its claims count as living.
+    Each process and place is looked up once, and all processes of the machine are looked through
+    at most once, however many claims there are.
     """
     known: dict[Holder, bool] = {}
 
@@ -192,11 +225,16 @@ def dead_of(rows: Iterable[sqlite3.Row]) -> list[sqlite3.Row]:
             known[process] = process.alive
         return known[process]
 
+    places: dict[Place, tuple[bool, bool]] = {}
     dead, doubtful = [], []
     for row in rows:
-        if row["boot"] != boot_id():
+        place = place_of(row)
+        if place not in places:
+            places[place] = place.has_ended, place.is_here
+        has_ended, is_here = places[place]
+        if has_ended:
             dead.append(row)  # process numbers and start times begin anew with each boot
-        elif alive(row["pid"], row["start_time"]):
+        elif not is_here or alive(row["pid"], row["start_time"]):
             continue
         elif not row["held"]:
             dead.append(row)
@@ -209,6 +247,22 @@ def dead_of(rows: Iterable[sqlite3.Row]) -> list[sqlite3.Row]:
     return sorted(dead, key=lambda row: int(row["arrival"]))
 
 
+def place_of(row: sqlite3.Row) -> Place:
+    """Where the process numbers of a row mean something.
+
+    Servers of the version before did not note the namespace. A process that is found under such a
+    number is taken for the one that is meant.
+    """
+    place = Place(row["boot"], row["namespace"], row["host"], row["machine"])
+    if not place.namespace and place.boot == here().boot:
+        processes = [(row["pid"], row["start_time"])]
+        if "kernel_pid" in row.keys() and row["kernel_pid"]:  # noqa: SIM118 - not a dict
+            processes.append((row["kernel_pid"], row["kernel_start_time"]))
+        if any(Holder(*process).alive for process in processes):
+            return here()
+    return place
+
+
 def size_of(row: sqlite3.Row) -> Size:
     """The size that a claim is for."""
     try:
@@ -217,12 +271,14 @@ def size_of(row: sqlite3.Row) -> Size:
         raise _damaged() from error
 
 
-def wish_of(row: sqlite3.Row) -> Wish:
-    """What a claim that waits asks for, named by its token."""
+def wish_of(row: sqlite3.Row, views: Views) -> Wish:
+    """What a claim that waits asks for, named by its token: of the GPUs that its server sees."""
     try:
-        return Wish(row["token"], size_of(row), frozenset(json.loads(row["only"])))
+        only = frozenset(json.loads(row["only"]))
     except (ValueError, TypeError) as error:
         raise _damaged() from error
+    view = views.get(row["viewer"], frozenset())
+    return Wish(row["token"], size_of(row), only & view or only or view)
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ from ._enforcement import MpsStatus
 from ._inventory import Inventory
 from ._ledger import Claim
 
-__all__ = ["about_gpus", "about_ledger", "about_mps"]
+__all__ = ["about_gpus", "about_ledger", "about_mps", "about_unknown", "unknown_holder"]
 
 
 def about_gpus(found: Inventory) -> list[Finding]:
@@ -50,3 +50,32 @@ def about_ledger(path: Path, claims: Sequence[Claim], *, common: bool) -> Findin
     whose = "of several users" if common else "of this user"
     waiting = len(claims) - held
     return Finding("ok", f"Ledger {whose}: {held} shares held, {waiting} waiting ({path}).")
+
+
+def unknown_holder(claim: Claim) -> str:
+    """A sentence about a claim of which nobody here can tell whether its holder lives."""
+    return (
+        f"It belongs to {claim.place}. Whether that still runs cannot be seen here; "
+        "where it has ended, `jupyter gpu-share doctor` says how the share is freed."
+    )
+
+
+def about_unknown(path: Path, claims: Sequence[Claim]) -> list[Finding]:
+    """A line for each of them, with the way to free it."""
+    return [
+        Finding(
+            "note",
+            f"A share of {claim.size} is {'held' if claim.held else 'waited for'} from "
+            f"{claim.place}: kernel {claim.kernel_id}"
+            + "".join(
+                f", {what} {claim.info[name]}"
+                for what, name in (("notebook", "path"), ("user", "user"))
+                if claim.info.get(name)
+            )
+            + ". Whether it still runs cannot be seen here.",
+            f"Once it has ended, free it: python -m jupyter_gpu_share.engines.local "
+            f"'{path}' {claim.token}",
+        )
+        for claim in claims
+        if claim.unknown
+    ]

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -47,7 +48,7 @@ from ._ledger import Claim, Ledger
 from ._leftovers import Leftovers
 from ._placement import never_fits
 from ._process import KernelProcess, choose_transport, make_connection
-from ._simulated import slug
+from ._simulated import SIMULATE, slug
 from ._usage import Reader, Reading
 from ._watcher import Watcher
 
@@ -150,7 +151,7 @@ class LocalEngine(Engine):
 
     @default("simulate")
     def _simulate_default(self) -> str:
-        return os.environ.get("JUPYTER_GPU_SHARE_SIMULATE", "")
+        return os.environ.get(SIMULATE, "")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -421,6 +422,8 @@ class LocalEngine(Engine):
         }
         if not running:
             return {}
+        with suppress(LedgerError):  # told where something is asked of it
+            await self._at_ledger(lambda ledger: ledger.follow())
         readings = await self._read(running)
         result: dict[str, Usage] = {}
         for kernel_id, reading in readings.items():
@@ -468,7 +471,9 @@ class LocalEngine(Engine):
         """See :meth:`Engine.allocations <jupyter_gpu_share.engines.base.Engine.allocations>`."""
         found = await self._gpus()
         claims = await self._claims()
-        readings = await self._read({c.kernel_id: c.kernel.pid for c in claims if c.kernel})
+        readings = await self._read(
+            {c.kernel_id: c.kernel.pid for c in claims if c.kernel and c.place.is_here}
+        )
         return [_allocation(claim, found.gpus, readings.get(claim.kernel_id)) for claim in claims]
 
     async def rounding(self, size: Size) -> str:
@@ -518,6 +523,7 @@ class LocalEngine(Engine):
             findings.append(
                 _doctor.about_ledger(self._ledger_path, claims, common=bool(self.directory))
             )
+            findings += _doctor.about_unknown(self._ledger_path, claims)
         except LedgerError as error:
             findings.append(Finding("error", str(error)))
         return findings
@@ -640,7 +646,7 @@ def _allocation(claim: Claim, gpus: tuple[Gpu, ...], reading: Reading | None) ->
         user=claim.info.get("user"),
         size=str(claim.size),
         state=running if held else State.QUEUED,
-        reason=claim.reason,
+        reason=claim.reason or (_doctor.unknown_holder(claim) if claim.unknown else ""),
         share=_share_of(claim, gpus) if held else None,
         used_bytes=reading.used_bytes if reading else None,
         utilization=reading.utilization if reading else None,

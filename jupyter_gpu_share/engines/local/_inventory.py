@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import NoGpuError
+from ...errors import AbsentGpuError, NoGpuError
 from ._gpu import Gpu
 from ._simulated import parse_simulation
 
-__all__ = ["Inventory", "ProcessUse", "inventory", "real_use"]
+__all__ = ["Inventory", "ProcessUse", "driver_is_installed", "inventory", "real_use"]
 
 _WAY_OUT = (
     "Choose size 0 for a kernel without a GPU, or set JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB to "
@@ -42,6 +43,15 @@ class ProcessUse:
     utilization: float | None
 
 
+def driver_is_installed() -> bool:
+    """Whether NVIDIA's driver has its library here. Takes a moment, and asks no GPU."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def inventory(simulation: str | None = None) -> Inventory:
     """Look up the GPUs. Blocks for as long as the driver takes.
 
@@ -51,7 +61,8 @@ def inventory(simulation: str | None = None) -> Inventory:
 
     Raises
     ------
-    NoGpuError: there is none; says why and what to do.
+    AbsentGpuError: there is none; says why and what to do.
+    NoGpuError: the driver cannot be asked.
     """
     if simulation:
         return Inventory(parse_simulation(simulation), simulation=simulation)
@@ -61,7 +72,7 @@ def inventory(simulation: str | None = None) -> Inventory:
         for index in range(nvml.nvmlDeviceGetCount()):
             gpus += _gpus_of(nvml, index)
     if not gpus:
-        raise NoGpuError(f"The NVIDIA driver is here but sees no GPU. {_WAY_OUT}")
+        raise AbsentGpuError(f"The NVIDIA driver is here but sees no GPU. {_WAY_OUT}")
     return Inventory(tuple(gpus), driver=driver)
 
 
@@ -160,12 +171,12 @@ def _nvml() -> Iterator[Any]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound as error:
-        raise NoGpuError(
+        raise AbsentGpuError(
             "No NVIDIA GPU was found on this machine: NVIDIA's library libnvidia-ml.so.1 is not "
             f"installed. {_WAY_OUT}"
         ) from error
     except pynvml.NVMLError_DriverNotLoaded as error:
-        raise NoGpuError(
+        raise AbsentGpuError(
             f"NVIDIA's driver is not loaded; load it (nvidia-smi says more). {_WAY_OUT}"
         ) from error
     except pynvml.NVMLError as error:

@@ -7,6 +7,7 @@ What a dead process held is found by :meth:`Ledger.sweep` and is free again.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,13 +18,23 @@ from uuid import uuid4
 
 from ...errors import LedgerError
 from ...size import Size
-from .._processes import Holder, boot_id
-from ._contents import Claim, Contents, LedgerSnapshot, dead_of, wish_of
+from .._places import here
+from .._processes import Holder
+from . import _views
+from ._contents import Claim, Contents, LedgerSnapshot, dead_of, place_of, wish_of
 from ._gpu import Gpu
 from ._ledger_file import connect, file_identity, in_words
 from ._placement import Piece, grants, place
 
 __all__ = ["Claim", "Ledger", "claim_is_gone"]
+
+_log = logging.getLogger(__name__)
+
+#: Columns of a claim that are written anew into a ledger that took the place of the old one.
+_COLUMNS = (
+    "token, kernel_id, size, held, boot, pid, start_time, kernel_pid, kernel_start_time, info, "
+    "since, only, namespace, host, machine, viewer"
+)
 
 
 class Ledger:
@@ -44,6 +55,10 @@ class Ledger:
         self._path = path
         self._timeout = timeout
         self._gpus: tuple[Gpu, ...] = ()
+        #: Names what is written here: servers of one ledger may see different GPUs.
+        self._viewer = uuid4().hex
+        #: Claims that were made here, with their pieces, as they were when this last wrote.
+        self._own: list[tuple[sqlite3.Row, tuple[Piece, ...]]] = []
         self._file: tuple[int, int] | None = None
         self._seen = -1
         with self._errors():
@@ -51,15 +66,23 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of the file. What is held stays held while its holders live."""
+        with suppress(sqlite3.Error):  # else it is done once this process has ended
+            self._db.execute("PRAGMA busy_timeout = 100")
+            with self._atomic():
+                _views.forget(self._db, self._viewer)
         self._db.close()
 
     # -- GPUs --------------------------------------------------------------------------------
 
     def set_gpus(self, gpus: Sequence[Gpu]) -> None:
-        """Say what this machine has now. A GPU that is gone stays until its claims end."""
+        """Say which GPUs this server sees now.
+
+        Others may see more, or fewer, as in a container: a GPU is present while a living server
+        sees it. One that is gone stays until its claims end.
+        """
         self._gpus = tuple(gpus)
         with self._transaction():
-            self._write_gpus()
+            _views.write(self._db, self._viewer, self._gpus)
 
     def gpus(self) -> list[Gpu]:
         """The GPUs that are present."""
@@ -115,15 +138,10 @@ class Ledger:
             old = self._find(kernel_id)
             if old is not None and old["size"] == str(size) and self._all_present(old["token"]):
                 self._db.execute(
-                    "UPDATE claims SET boot = ?, pid = ?, start_time = ?, kernel_pid = NULL, "
-                    "kernel_start_time = NULL, info = ? WHERE token = ?",
-                    (
-                        boot_id(),
-                        holder.pid,
-                        holder.start_time,
-                        json.dumps(dict(info)),
-                        old["token"],
-                    ),
+                    "UPDATE claims SET boot = ?, namespace = ?, host = ?, machine = ?, pid = ?, "
+                    "start_time = ?, viewer = ?, kernel_pid = NULL, kernel_start_time = NULL, "
+                    "info = ? WHERE token = ?",
+                    (*self._whose(holder), json.dumps(dict(info)), old["token"]),
                 )
                 self._grant()
                 return self._only(self._claims_of({kernel_id}), kernel_id)
@@ -132,15 +150,14 @@ class Ledger:
                 self._remove(old["token"])
             token = token or uuid4().hex
             self._db.execute(
-                "INSERT INTO claims (token, kernel_id, size, held, boot, pid, start_time, "
-                "info, since, only) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO claims (token, kernel_id, size, held, boot, namespace, host, machine, "
+                "pid, start_time, viewer, info, since, only) "
+                "VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     token,
                     kernel_id,
                     str(size),
-                    boot_id(),
-                    holder.pid,
-                    holder.start_time,
+                    *self._whose(holder),
                     json.dumps(dict(info)),
                     _now(),
                     json.dumps(sorted(only)),
@@ -148,7 +165,7 @@ class Ledger:
             )
             if size.is_none:
                 self._hold(token, ())
-            elif swapped and (pieces := place(size, self.gpus(), self.used())) is not None:
+            elif swapped and (pieces := place(size, self._seen_here(), self.used())) is not None:
                 self._hold(token, pieces)
             self._grant()
             return self._only(self._claims_of({kernel_id}), kernel_id)
@@ -277,6 +294,11 @@ class Ledger:
         with self._errors():
             return bool(dead_of(self._look().rows))
 
+    def follow(self) -> None:
+        """Write this server's claims again where somebody removed the file. Cheap."""
+        with self._reading():
+            pass
+
     def changed(self) -> bool:
         """Whether another connection wrote since this was last asked. Cheap."""
         with self._reading():
@@ -286,27 +308,33 @@ class Ledger:
 
     # -- inside a transaction ----------------------------------------------------------------
 
-    def _write_gpus(self) -> None:
-        self._db.execute("UPDATE gpus SET present = 0")
-        self._db.executemany(
-            "INSERT INTO gpus VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (uuid) DO UPDATE "
-            "SET model = excluded.model, position = excluded.position, present = 1, "
-            "memory_bytes = excluded.memory_bytes, profile = excluded.profile, "
-            "parent = excluded.parent",
-            [
-                (g.uuid, g.model, g.index, g.memory_bytes, g.profile, g.parent, g.simulated)
-                for g in self._gpus
-            ],
-        )
+    def _whose(self, holder: Holder) -> tuple[str | int, ...]:
+        """Boot, namespace, host, machine, number, start time, and viewer."""
+        return (*_views.whose(holder), self._viewer)
+
+    def _seen_here(self) -> list[Gpu]:
+        """The GPUs that are present and that this server sees."""
+        own = {gpu.uuid for gpu in self._gpus}
+        return [gpu for gpu in self.gpus() if gpu.uuid in own or not own]
 
     def _sweep(self) -> list[str]:
-        dead = dead_of(self._db.execute("SELECT * FROM claims").fetchall())
+        rows = self._db.execute("SELECT * FROM claims").fetchall()
+        for row in rows:
+            if not row["namespace"] and place_of(row).is_here:  # of the version before
+                place = here()
+                self._db.execute(
+                    "UPDATE claims SET namespace = ?, host = ?, machine = ? WHERE token = ?",
+                    (place.namespace, place.host, place.machine, row["token"]),
+                )
+        dead = dead_of(rows)
         for row in dead:
             self._remove(row["token"])
+        _views.sweep(self._db)
         return [row["kernel_id"] for row in dead]
 
     def _grant(self) -> None:
-        waiting = [wish_of(row) for row in self._waiting()]
+        views = _views.read(self._db)
+        waiting = [wish_of(row, views) for row in self._waiting()]
         if waiting:
             for token, pieces in grants(self.gpus(), self.used(), waiting).items():
                 self._hold(token, pieces)
@@ -331,7 +359,9 @@ class Ledger:
 
     def _all_present(self, token: str) -> bool:
         """False where a GPU that is held has left the machine, as by a change of MIG."""
-        return {piece.uuid for piece in self._pieces(token)} <= {gpu.uuid for gpu in self.gpus()}
+        return {piece.uuid for piece in self._pieces(token)} <= {
+            gpu.uuid for gpu in self._seen_here()
+        }
 
     def _pieces(self, token: str) -> tuple[Piece, ...]:
         rows = self._db.execute(
@@ -361,7 +391,7 @@ class Ledger:
                 Piece(row["uuid"], row["memory_bytes"]),
             )
         rows = self._db.execute("SELECT * FROM claims ORDER BY arrival").fetchall()
-        return Contents(self.gpus(), rows, pieces)
+        return Contents(self.gpus(), rows, pieces, _views.read(self._db), self._viewer)
 
     def _look(self) -> Contents:
         """The same in a transaction that only reads."""
@@ -386,8 +416,50 @@ class Ledger:
         self._db = connect(self._path, self._timeout)
         if self._gpus:
             with self._atomic():
-                self._write_gpus()
+                _views.write(self._db, self._viewer, self._gpus)
+                self._write_own()
         self._file = identity
+
+    def _note_own(self) -> None:
+        """Keep in mind what this server's kernels hold and wait for."""
+        rows = self._db.execute(
+            "SELECT * FROM claims WHERE viewer = ? ORDER BY arrival", (self._viewer,)
+        ).fetchall()
+        pieces: dict[str, list[Piece]] = {row["token"]: [] for row in rows}
+        for token, uuid, amount in self._db.execute(
+            "SELECT token, uuid, pieces.memory_bytes FROM pieces JOIN claims USING (token) "
+            "WHERE viewer = ? ORDER BY place",
+            (self._viewer,),
+        ):
+            pieces[token].append(Piece(uuid, amount))
+        self._own = [(row, tuple(pieces[row["token"]])) for row in rows]
+
+    def _write_own(self) -> None:
+        """Write the claims of this server into a file that took the place of the one they were in.
+
+        Its kernels run. A share that others have got there meanwhile is not theirs any more.
+        """
+        for row, pieces in self._own:
+            if self._find(row["kernel_id"]) is not None:
+                continue
+            self._db.execute("SAVEPOINT claim")
+            try:
+                names = _COLUMNS.split(", ")
+                self._db.execute(
+                    f"INSERT INTO claims ({_COLUMNS}) VALUES ({', '.join('?' * len(names))})",  # noqa: S608
+                    [row[name] for name in names],
+                )
+                if row["held"]:
+                    self._hold(row["token"], pieces)
+            except sqlite3.IntegrityError:
+                self._db.execute("ROLLBACK TO claim")
+                _log.error(
+                    "The ledger %s was removed while kernels ran, and the share of kernel %s has "
+                    "been given to others since: restart that kernel",
+                    self._path,
+                    row["kernel_id"],
+                )
+            self._db.execute("RELEASE claim")
 
     def _follow(self) -> None:
         """Open the file anew where somebody removed or replaced it, as a damaged one has to be.
@@ -406,6 +478,7 @@ class Ledger:
             self._follow()
             with self._atomic():
                 yield
+                self._note_own()
 
     @contextmanager
     def _atomic(self, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE") -> Iterator[None]:

@@ -14,7 +14,7 @@ from ...errors import LedgerError
 
 __all__ = ["connect", "file_identity", "in_words"]
 
-_VERSION = 2
+_VERSION = 3
 
 # The triggers guard the capacity a second time, against any writer: SQLite refuses a piece that
 # would take a GPU beyond what it has.
@@ -30,7 +30,15 @@ CREATE TABLE claims (
     boot TEXT NOT NULL, pid INTEGER NOT NULL, start_time TEXT NOT NULL,
     kernel_pid INTEGER, kernel_start_time TEXT,
     info TEXT NOT NULL, since TEXT NOT NULL,
-    only TEXT NOT NULL DEFAULT '[]'
+    only TEXT NOT NULL DEFAULT '[]',
+    namespace TEXT NOT NULL DEFAULT '', host TEXT NOT NULL DEFAULT '',
+    machine TEXT NOT NULL DEFAULT '', viewer TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE views (
+    viewer TEXT NOT NULL, uuid TEXT NOT NULL,
+    boot TEXT NOT NULL, namespace TEXT NOT NULL, host TEXT NOT NULL, machine TEXT NOT NULL,
+    pid INTEGER NOT NULL, start_time TEXT NOT NULL,
+    PRIMARY KEY (viewer, uuid)
 );
 CREATE TABLE pieces (
     token TEXT NOT NULL REFERENCES claims(token) ON DELETE CASCADE,
@@ -45,11 +53,24 @@ WHEN (SELECT sum(memory_bytes) FROM pieces WHERE uuid = NEW.uuid)
 BEGIN SELECT RAISE(ABORT, 'capacity exceeded'); END;
 CREATE TRIGGER no_growth BEFORE UPDATE ON pieces
 BEGIN SELECT RAISE(ABORT, 'pieces do not change'); END;
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 """
 #: From one version to the next.
 _UPGRADES = {
     1: "ALTER TABLE claims ADD COLUMN only TEXT NOT NULL DEFAULT '[]'; PRAGMA user_version = 2;",
+    2: """
+ALTER TABLE claims ADD COLUMN namespace TEXT NOT NULL DEFAULT '';
+ALTER TABLE claims ADD COLUMN host TEXT NOT NULL DEFAULT '';
+ALTER TABLE claims ADD COLUMN machine TEXT NOT NULL DEFAULT '';
+ALTER TABLE claims ADD COLUMN viewer TEXT NOT NULL DEFAULT '';
+CREATE TABLE views (
+    viewer TEXT NOT NULL, uuid TEXT NOT NULL,
+    boot TEXT NOT NULL, namespace TEXT NOT NULL, host TEXT NOT NULL, machine TEXT NOT NULL,
+    pid INTEGER NOT NULL, start_time TEXT NOT NULL,
+    PRIMARY KEY (viewer, uuid)
+);
+PRAGMA user_version = 3;
+""",
 }
 
 #: Of file systems without hard links.

@@ -23,8 +23,10 @@ from ...size import format_bytes
 from .._processes import Holder
 from ._gpu import Gpu
 
-__all__ = ["SimulatedUse", "parse_simulation", "simulated_use", "slug"]
+__all__ = ["SIMULATE", "SimulatedUse", "parse_simulation", "simulated_use", "slug"]
 
+#: Describes GPUs that are simulated, in the environment.
+SIMULATE = "JUPYTER_GPU_SHARE_SIMULATE"
 _GIB = 2**30
 _ENTRY = re.compile(
     r"(?:(\d{1,3})x)?([A-Za-z][\w.]{0,30}(?:-[A-Za-z]\w{0,15})*)-(\d{1,4})GB"

@@ -115,10 +115,10 @@ def _save(path, limit, allowed, **how):
     return snapshot.save(path, limit, allowed, **how)
 
 
-def _restore(path):
+def _restore(path, digest):
     from gpu_share_kernel import snapshot
 
-    return snapshot.restore(path)
+    return snapshot.restore(path, digest)
 
 
 def _scratch():

@@ -5,18 +5,21 @@ Arrays of a GPU are fetched one at a time and come back to the device with the s
 there is no such device they come back all the same, to another one or to the machine's memory.
 """
 
+import contextlib
 import ctypes
 import importlib
 import mmap
 import pickle
 import sys
+from typing import Any  # noqa: F401 - in a comment
 
+from gpu_share_kernel.arrays import Arrays, _numpy_array
 from gpu_share_kernel.kinds import Lost
 
 __all__ = ["Hands", "notes"]
 
-#: Below this numpy's own way costs nothing.
-_SMALL = 16 * 2**10
+#: How many steps of a computation are followed.
+_FOLLOWED = 1000
 
 #: What the user should know about arrays that came back elsewhere.
 _notes = []  # type: list[str]
@@ -29,37 +32,13 @@ def notes():
     return told
 
 
-class Hands:
-    """Reduces arrays for one pickler.
-
-    Parameters
-    ----------
-    counted: called with the bytes of what is not copied now; None: everything is copied.
-    views: arrays of numpy by id, of which others show a part; they are pickled with it, and show
-        it again. Found in a trial, by :meth:`views`.
-    """
+class Hands(Arrays):  # type: ignore[misc]
+    """Reduces arrays and tensors for one pickler; its parameters are those of :class:`Arrays`."""
 
     def __init__(self, counted=None, views=None):
+        super().__init__(counted, views)
         self.copy = None  # type: pickle.PickleBuffer | None
-        self._counted = counted
-        self._views = views or {}
         self._storages = {}
-        self._seen = {}
-        self._private = {}
-
-    def views(self):
-        """The arrays of which more than one array was seen, by id."""
-        return {
-            key: array
-            for key, (array, shown) in self._seen.items()
-            if len(shown) > 1 and key not in self._private
-        }
-
-    def counted_twice(self, views):
-        """Bytes that the trial has counted more than once."""
-        return sum(
-            max(0, sum(self._seen[key][1].values()) - array.nbytes) for key, array in views.items()
-        )
 
     def way(self, cls):
         """The function that reduces objects of a class as ``__reduce__`` would; else None.
@@ -69,11 +48,12 @@ class Hands:
         if cls is memoryview:
             return _memoryview
         package = str(getattr(cls, "__module__", "")).partition(".")[0]
-        if package in ("numpy", "cupy"):
-            ours = cls is getattr(sys.modules.get(package), "ndarray", None)
-            return getattr(self, "_" + package) if ours else None
+        if issubclass(cls, getattr(sys.modules.get("numpy"), "ndarray", ())):
+            return self.array_way(cls)
+        if package == "cupy":
+            return self._cupy if cls is getattr(sys.modules["cupy"], "ndarray", None) else None
         if package == "pandas":
-            return self._pandas if self._counted is not None else None
+            return self.frame if self._counted is not None else None
         if package in ("jax", "jaxlib"):
             array = getattr(sys.modules.get("jax"), "Array", ())
             return self._jax if issubclass(cls, array) else None
@@ -86,6 +66,8 @@ class Hands:
             return self._storage
         if cls is getattr(storage, "TypedStorage", None):
             return self._typed_storage
+        if issubclass(cls, getattr(getattr(torch, "optim", None), "Optimizer", ())):
+            return self._optimizer
         return self._tensor if issubclass(cls, getattr(torch, "Tensor", ())) else None
 
     def _buffer(self, nbytes, fetch):
@@ -103,55 +85,79 @@ class Hands:
             self.copy.release()
             self.copy = None
 
-    def _numpy(self, obj):
-        numpy = sys.modules["numpy"]
-        if obj.dtype.hasobject:
-            return None
-        whole = _whole(obj, numpy.ndarray)
-        if self._counted is not None and _sound(whole):
-            self._seen.setdefault(id(whole), (whole, {}))[1][id(obj)] = obj.nbytes
-        elif whole is not obj and id(whole) in self._views:
-            start = _address(obj) - _address(whole)
-            layout = (obj.shape, obj.dtype, start, obj.strides, obj.flags.writeable)
-            return _numpy_view, (whole, *layout)
-        if obj.nbytes < _SMALL or obj.flags.c_contiguous or obj.flags.f_contiguous:
-            return None
-        # numpy would make bytes of it, which the pickler's memory would keep.
-        data = self._buffer(
-            obj.nbytes, lambda: numpy.ascontiguousarray(obj).reshape(-1).view(numpy.uint8)
-        )
-        return _numpy_array, (data, obj.dtype, obj.shape)
-
-    def _pandas(self, obj):
-        """Note the arrays that pandas shares behind its own bookkeeping: only it may do so."""
-        numpy = sys.modules["numpy"]
-        block = type(obj).__name__.endswith("Block")
-        for name in ["values"] if block else ["_ndarray", "_data", "_mask"]:
-            array = getattr(obj, name, None)
-            if type(array) is numpy.ndarray:
-                whole = _whole(array, numpy.ndarray)
-                self._private[id(whole)] = whole
-
     # -- PyTorch -------------------------------------------------------------------------------
 
     def _storage(self, obj):
         first = self._first(obj)
-        return (_same, (first,)) if first is not obj else (_torch_storage, self._storage_data(obj))
+        if first is not obj:
+            return _same, (first,)
+        owner = self._views.get(_place(obj))
+        if owner is not None:
+            start = obj.data_ptr() - owner.__array_interface__["data"][0]
+            plain = type(owner) is sys.modules["numpy"].ndarray
+            return _torch_over, (owner if plain else self._bare(owner), start, obj.nbytes())
+        return _torch_storage, self._storage_data(obj)
 
     def _typed_storage(self, obj):
         return _torch_typed, (self._first(obj._untyped_storage), obj.dtype)
 
     def _tensor(self, obj):
-        """With its gradient, which PyTorch would leave out."""
-        if obj.is_leaf and obj.grad is not None:
-            reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-            if isinstance(reduced, tuple) and len(reduced) == 2:
-                return _torch_with_gradient, (*reduced, obj.grad)
-        return None
+        """With its gradient and its hooks, which PyTorch would leave out.
+
+        Raises
+        ------
+        Lost: a gradient could still be followed through how it was computed, which is not saved;
+            or its memory is other processes', too.
+        """
+        if str(getattr(obj, "layout", "torch.strided")) != "torch.strided":
+            return None
+        if _is_shared(obj):
+            raise Lost("its memory is shared with other processes")
+        if not obj.is_leaf:
+            if not _is_spent(obj.grad_fn):
+                raise Lost("gradients could not be computed through it any more")
+            return _same, (obj.detach(),)
+        state = {name: getattr(obj, name, None) for name in _OF_TENSORS}
+        if not any(each is not None and (name == "grad" or each) for name, each in state.items()):
+            return None
+        reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        if not isinstance(reduced, tuple) or len(reduced) != 2:
+            return None
+        return (*reduced, state, None, None, _tensor_setstate)
+
+    def _optimizer(self, obj):
+        """With its hooks."""
+        reduced = obj.__reduce_ex__(4)
+        hooks = {
+            name: value
+            for name, value in vars(obj).items()
+            if name.startswith("_optimizer_") and value
+        }
+        if not hooks or len(reduced) != 3:
+            return None
+        return (*reduced[:2], (reduced[2], hooks), None, None, _optimizer_setstate)
+
+    def views(self):
+        """Besides those of arrays, by place and size, arrays over whose memory a storage is."""
+        found = super().views()
+        for key, storage in self._storages.items():
+            place, size = key[1:]
+            for owner, _ in self._seen.values() if storage.device.type == "cpu" else ():
+                first = owner.__array_interface__["data"][0]
+                if first <= place and place + size <= first + owner.nbytes and size:
+                    found[key] = owner
+        return found
+
+    def _tensor_memory(self, memory):
+        tensor = getattr(sys.modules.get("torch"), "Tensor", ())
+        if not isinstance(memory, tensor):
+            return None
+        storage = self._first(memory.untyped_storage())
+        return storage, storage.data_ptr()
 
     def _first(self, storage):
         """One Python object for one storage: tensors make a new one each time they are asked."""
-        key = (str(storage.device), storage.data_ptr(), storage.nbytes())
+        key = _place(storage)
         if not key[1]:
             return storage
         return self._storages.setdefault(key, storage)
@@ -190,30 +196,48 @@ class Hands:
             try:
                 # Of the array itself JAX would keep the copy for as long as the array is there.
                 jax = sys.modules["jax"]
-                host = jax.device_put(obj, jax.devices("cpu")[0])
+                with _all_bits(jax, dtype):
+                    host = jax.device_put(obj, jax.devices("cpu")[0])
             except RuntimeError:  # it was told to have no such device
                 host = obj
             return numpy.ascontiguousarray(numpy.asarray(host)).reshape(-1).view(numpy.uint8)
 
         where = (device.platform, int(device.id))
-        return _jax_array, (self._buffer(obj.nbytes, fetch), dtype, obj.shape, where)
+        weak = bool(getattr(obj, "weak_type", False))
+        return _jax_array, (self._buffer(obj.nbytes, fetch), dtype, obj.shape, where, weak)
 
 
-def _whole(array, cls):
-    """The array that the memory belongs to."""
-    while type(array.base) is cls:
-        array = array.base
-    return array
+_OF_TENSORS = ("grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 
 
-def _sound(whole):
-    """Whether its bytes come back in the same order."""
-    contiguous = whole.flags.c_contiguous or whole.flags.f_contiguous
-    return contiguous and whole.dtype.itemsize > 0 and not whole.dtype.hasobject
+def _place(storage):
+    return str(storage.device), storage.data_ptr(), storage.nbytes()
 
 
-def _address(array):
-    return array.__array_interface__["data"][0]
+def _is_shared(tensor):
+    """Whether the memory of a tensor on the host is that of other processes, too."""
+    ask = getattr(tensor, "is_shared", None)
+    return ask is not None and str(tensor.device) == "cpu" and ask()
+
+
+def _is_spent(function):
+    """Whether gradients were computed through how a tensor was made: once is all that works."""
+    seen, todo = set(), [function]  # type: set[object], list[Any]
+    while todo and len(seen) < _FOLLOWED:
+        each = todo.pop()
+        if each is None or each in seen:
+            continue
+        seen.add(each)
+        for name in dir(each):
+            if name.startswith("_saved_"):
+                try:
+                    value = getattr(each, name)
+                except RuntimeError:
+                    return True
+                if hasattr(value, "grad_fn"):
+                    return False
+        todo += [inner for inner, _ in each.next_functions]
+    return False
 
 
 def _bytes_at(storage):
@@ -247,20 +271,6 @@ def _same(value):
     return value
 
 
-def _numpy_array(data, dtype, shape):
-    numpy = importlib.import_module("numpy")
-    return numpy.frombuffer(data, dtype=dtype).reshape(shape)
-
-
-def _numpy_view(whole, shape, dtype, start, strides, writeable):
-    numpy = importlib.import_module("numpy")
-    rows = whole if whole.flags.c_contiguous else whole.T
-    view = numpy.ndarray(shape, dtype, rows.reshape(-1).view(numpy.uint8), start, strides)
-    if not writeable:
-        view.flags.writeable = False
-    return view
-
-
 def _torch_storage(data, size, device, index):
     torch = importlib.import_module("torch")
     where = _torch_device(torch, device, index)
@@ -274,6 +284,25 @@ def _torch_storage(data, size, device, index):
         del source
         _free(data)
     return storage
+
+
+def _torch_over(array, start, size):
+    torch = importlib.import_module("torch")
+    numpy = importlib.import_module("numpy")
+    row = (array if array.flags.c_contiguous else array.T).reshape(-1).view(numpy.uint8)
+    return torch.frombuffer(row, dtype=torch.uint8, offset=start, count=size).untyped_storage()
+
+
+def _tensor_setstate(tensor, state):
+    for name, value in state.items():
+        if value is not None:
+            setattr(tensor, name, value)
+
+
+def _optimizer_setstate(optimizer, state):
+    usual, hooks = state
+    optimizer.__setstate__(usual)
+    vars(optimizer).update(hooks)
 
 
 def _torch_device(torch, device, index):
@@ -295,12 +324,6 @@ def _torch_typed(storage, dtype):
     return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
 
-def _torch_with_gradient(function, args, gradient):
-    tensor = function(*args)
-    tensor.grad = gradient
-    return tensor
-
-
 def _cupy_array(data, dtype, shape, device):
     cupy = importlib.import_module("cupy")
     host = _numpy_array(data, dtype, shape)
@@ -315,7 +338,7 @@ def _cupy_array(data, dtype, shape, device):
     return array
 
 
-def _jax_array(data, dtype, shape, where):
+def _jax_array(data, dtype, shape, where, weak=False):
     jax = importlib.import_module("jax")
     platform, number = where
     host = _numpy_array(data, dtype, shape)
@@ -325,9 +348,25 @@ def _jax_array(data, dtype, shape, where):
         devices = jax.devices()
         _notes.append("arrays of the GPU are in the machine's memory, for there is no GPU now")
     same = [device for device in devices if device.id == number]
-    array = jax.device_put(host, (same or devices)[0])
+    with _all_bits(jax, dtype):
+        array = jax.device_put(host, (same or devices)[0])
+    if weak:
+        # There is no other way to make one of more than a single number.
+        lax = importlib.import_module("jax._src.lax.lax")
+        array = lax._convert_element_type(array, weak_type=True)
     array.block_until_ready()
+    if array.dtype != dtype or bool(getattr(array, "weak_type", False)) != weak:
+        raise TypeError("JAX makes it %s, which was %s" % (array.dtype, dtype))
     return array
+
+
+def _all_bits(jax, dtype):
+    """While it lasts, JAX makes arrays of 64 bits where that is what is asked for."""
+    enabled = getattr(getattr(jax, "config", None), "jax_enable_x64", True)
+    if dtype.itemsize // (2 if dtype.kind == "c" else 1) < 8 or enabled:
+        return contextlib.nullcontext()
+    where = jax if hasattr(jax, "enable_x64") else jax.experimental
+    return where.enable_x64(True)
 
 
 def _free(data):

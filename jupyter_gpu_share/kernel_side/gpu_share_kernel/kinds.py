@@ -150,7 +150,7 @@ _FOUND = {}  # type: dict[type, str]
 
 
 class Lost(Exception):  # noqa: N818 - a finding, told to the user
-    """Raised within a pickler for an object that cannot be saved."""
+    """Raised within a pickler for an object that cannot be saved; its text may say why."""
 
 
 def kind_of(value):

@@ -7,21 +7,18 @@ the old one becomes a reference to the new one.
 The other way is in :mod:`gpu_share_kernel.unpickles`.
 """
 
-import copyreg
-import dataclasses
-import functools
+import builtins
 import importlib
 import importlib.util
 import os
 import pickle
 import sys
 import types
-import typing
 import warnings
 from importlib.machinery import PathFinder
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel import devices, interrupts, modules
+from gpu_share_kernel import classes, devices, interrupts, modules, ways
 from gpu_share_kernel.kinds import Lost, article, called, kind_of
 
 __all__ = [
@@ -41,10 +38,6 @@ _SMALL = 16 * 2**10
 #: Up to so many bytes of pickles the memory of the trial's pickler is rolled back exactly.
 _ROLLBACK = 2 * 2**20
 _SHORT = 200
-#: The class of marks that dataclasses compare by identity.
-_Sentinel = type(dataclasses._FIELD)  # type: ignore[attr-defined]
-_SENTINELS = ("_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR")
-_Cached = type(functools.lru_cache(1)(len))
 
 
 class NoCloudpickle(Exception):  # noqa: N818 - a finding, told to the user
@@ -113,6 +106,7 @@ _ROOTS = {
     "stdout": lambda: sys.stdout,
     "stderr": lambda: sys.stderr,
     "stdin": lambda: sys.stdin,
+    "builtins": lambda: vars(builtins),
     "environ": lambda: os.environ,
     "modules": lambda: sys.modules,
     "path": lambda: sys.path,
@@ -184,6 +178,8 @@ def _saver(output, hands):
                 types.BuiltinFunctionType: self._builtin,
             }  # type: dict[type, Any]
             self.reach = modules.Reach()
+            self._marks = ways.Marks(self.reach.why)
+            self._twins = ways.Twins()
             self.roots = self._root()
 
         def _root(self):
@@ -195,8 +191,14 @@ def _saver(output, hands):
                     memo[id(value)] = (len(memo), value)
                     names.append(name)
             self.memo = memo
-            # Functions of the notebook get the notebook's own globals, not a copy of some.
-            self.globals_ref[id(namespace)] = namespace
+            # Functions get the notebook's own globals, not a copy of some; and those of a dict
+            # that is a variable, that dict.
+            self._spaces = {
+                id(value): value
+                for value in [namespace, *(namespace or {}).values()]
+                if type(value) is dict and "__builtins__" in value
+            }
+            self.globals_ref.update(self._spaces)
             return names
 
         def start(self):
@@ -232,13 +234,19 @@ def _saver(output, hands):
                 return self._function
             if cls in _WAYS:
                 return _WAYS[cls]
+            if issubclass(cls, BaseException) and cls.__setstate__ is BaseException.__setstate__:
+                return ways.exception
             way = hands.way(cls)
-            if way is None and (
+            if way is not None or cls in self.dispatch_table:
+                return way
+            if (
                 cls.__reduce_ex__ is not object.__reduce_ex__
                 or cls.__reduce__ is not object.__reduce__
             ):
-                way = _own_way
-            return way
+                return _own_way
+            if cls.__module__ == "__main__" and ways.asks(cls):
+                return ways.asking
+            return self._marks.way(cls)
 
         def _by_name(self, name):
             """Called for what is pickled as a name in a module."""
@@ -259,17 +267,22 @@ def _saver(output, hands):
             reduced = super().reducer_override(obj)
             if reduced is NotImplemented:
                 self._by_name(obj.__module__)
-            return reduced
+            return classes.reduced(obj, reduced) if isinstance(reduced, tuple) else reduced
 
         def _function(self, obj):
+            reduced = ways.dispatcher(obj)
+            if reduced is not None:
+                return reduced
             reduced = super().reducer_override(obj)
             if reduced is NotImplemented:
                 self._by_name(obj.__module__)
-            if obj.__globals__ is namespace and isinstance(reduced, tuple):
+            if not isinstance(reduced, tuple) or len(reduced) < 3:
+                return reduced
+            make, args, state = reduced[:3]
+            if id(obj.__globals__) in self._spaces:
                 # What it uses of the namespace is there as the namespace's own variables.
-                state, slots = reduced[2]
-                return (*reduced[:2], (state, dict(slots, __globals__={})), *reduced[3:])
-            return reduced
+                state = (state[0], dict(state[1], __globals__={}))
+            return (make, self._twins.share(obj, args), state, *reduced[3:])
 
     return Saver()
 
@@ -278,37 +291,7 @@ def _lose(obj):
     raise Lost
 
 
-def _sentinel(obj):
-    # Older versions of cloudpickle would copy it.
-    return next(name for name in _SENTINELS if getattr(dataclasses, name) is obj)
-
-
-def _cached(obj):
-    """A function with ``lru_cache``, of a cell: begins with an empty cache."""
-    if not _of_a_cell(obj):
-        return None
-    typed = obj.cache_parameters()["typed"] if hasattr(obj, "cache_parameters") else False
-    return _make_cached, (obj.__wrapped__, obj.cache_info().maxsize, typed)
-
-
-def _make_cached(function, size, typed):
-    return functools.lru_cache(size, typed)(function)
-
-
-def _new_type(obj):
-    return (_make_new_type, (obj.__name__, obj.__supertype__)) if _of_a_cell(obj) else None
-
-
-def _make_new_type(name, supertype):
-    make = typing.NewType  # type: Any
-    made = make(name, supertype)
-    made.__module__ = "__main__"  # not that of whoever happens to make it: it is saved again
-    return made
-
-
-_WAYS = {_Sentinel: _sentinel, _Cached: _cached}
-if isinstance(getattr(typing, "NewType", None), type):  # a function in older versions
-    _WAYS[typing.NewType] = _new_type
+_WAYS = ways.by_class()
 
 
 def _own_way(obj):
@@ -318,19 +301,12 @@ def _own_way(obj):
     ------
     Lost: as a name in this kernel, which does not bring it into another.
     """
-    if type(obj) in copyreg.dispatch_table or not _of_a_cell(obj):
+    if not ways.of_a_cell(obj):
         return None
     reduced = obj.__reduce_ex__(_PROTOCOL)
     if isinstance(reduced, str):
         raise Lost
     return reduced
-
-
-def _of_a_cell(obj):
-    try:
-        return obj.__module__ == "__main__"
-    except Exception:
-        return False
 
 
 class Trial:
@@ -342,7 +318,7 @@ class Trial:
     lost: (entry, what it is, why it cannot be saved), both in words.
     size: bytes that they take.
     exact: false where ``size`` may count some more than once.
-    views: for the arrays that share memory, see :class:`gpu_share_kernel.devices.Hands`.
+    views: for the arrays that share memory, see :class:`gpu_share_kernel.arrays.Arrays`.
     reach: of the modules that the pickles name.
     """
 
@@ -416,10 +392,12 @@ def save_all(trial, pickled, buffer):
     pickler = _saver(_Output(_passing(pickled), _passing(buffer), hands), hands)
     pickler.start()
     with _quiet():
+        pickler.dump([])  # a mark, where one that reads can begin again
         for entry in trial.good:
             interrupts.check()
             try:
                 pickler.dump(entry.value)
+                pickler.dump([])
             except _Stop as stop:
                 raise stop.error from None
             except KeyboardInterrupt:
@@ -454,15 +432,12 @@ def _reasons(entry, culprit, error):
     """What the variable is, and a sentence why it is not saved."""
     value = entry.value
     what = called(value)
+    more = " ".join(error.args) if isinstance(error, Lost) else text_of(error)
+    more = more and ": " + more
     if culprit is None or culprit is value:
-        if isinstance(error, Lost):
-            return what, "%s cannot be saved" % article(what)
-        return what, "%s cannot be saved: %s" % (article(what), text_of(error))
+        return what, "%s cannot be saved%s" % (article(what), more)
     inner = article(called(culprit))
-    holds = "%s `%s` holds %s" % (what, entry.name, inner)
-    if isinstance(error, Lost):
-        return what, "%s, which cannot be saved" % holds
-    return what, "%s, which cannot be saved: %s" % (holds, text_of(error))
+    return what, "%s `%s` holds %s, which cannot be saved%s" % (what, entry.name, inner, more)
 
 
 def text_of(error):

@@ -6,9 +6,12 @@ value, sets have no order, arrays count by their content and by the memory that 
 Everything else is as in the file: types, names, and which objects are one and the same.
 """
 
+import array
+import bisect
 import copyreg
 import functools
 import hashlib
+import itertools
 import mmap
 import pickle
 import sys
@@ -16,7 +19,7 @@ import types
 import zlib
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel import devices, pickles
+from gpu_share_kernel import arrays, classes, devices, pickles
 
 __all__ = ["Away", "Prints", "note_classes"]
 
@@ -50,6 +53,7 @@ class Prints:
         self._marks = []
         self._tables = ({}, {}, {})  # type: tuple[dict[Any, Any], ...]
         self._texts, self._sets, self._blocks = self._tables
+        self._starts = []  # type: list[tuple[int, int]]  # where blocks begin, and their numbers
         hands = _Hands(self)
         self._pickler = _printer(self, hands)
         self._private = hands.private
@@ -79,6 +83,7 @@ class Prints:
         for table, length in zip(self._tables, lengths):  # noqa: B905 - newer than 3.8
             while len(table) > length:
                 table.popitem()
+        self._starts = [row for row in self._starts if row[1] in self._blocks]
 
     # -- what the pickler hands over ---------------------------------------------------------------
 
@@ -136,21 +141,56 @@ class Prints:
         """Stands for an array, with what its memory has to do with that of arrays before it."""
         numpy = sys.modules["numpy"]
         self._note(b"A", repr((obj.dtype, obj.shape, obj.flags.writeable)).encode())
-        whole = devices._whole(obj, numpy.ndarray)
-        low = obj.__array_interface__["data"][0]
-        block = self._blocks.get(id(whole))
-        if id(whole) not in self._private:
-            if block is not None:
-                where = (block.number, low - block.first, obj.strides)
-                self._note(b"V", repr(where).encode())
-            else:
-                block = self._blocks[id(whole)] = _Block(len(self._blocks), low, whole)
+        owner, memory = arrays._owner(obj)
+        block = None
+        if obj.nbytes and id(owner) not in self._private:
+            block = self._block(arrays._address(obj), _extent(numpy, owner, memory), obj.strides)
         if obj.dtype.hasobject:
-            return _array, (obj.__reduce__()[2][4],)
-        if obj.dtype.itemsize and obj.size and not (block and block.has(obj)):
-            for part in _parts(numpy, obj):
+            if obj.nbytes > owner.nbytes:
+                where = arrays._address(obj) - arrays._address(owner), obj.strides
+                return _array, (), (where, _elements(numpy, owner))
+            return _array, (), _elements(numpy, obj)  # it may hold itself
+        whole = obj
+        if obj.nbytes > owner.nbytes:
+            # It shows the same more than once; there may be less memory than it seems to have.
+            where = (arrays._address(obj) - arrays._address(owner), obj.strides)
+            self._note(b"W", repr(where).encode())
+            whole = owner
+        if obj.dtype.itemsize and obj.size and not (block and block.has(whole)):
+            for part in _parts(numpy, whole.view(numpy.ndarray)):
                 self.content(part)
         return _array, ()
+
+    def raw(self, obj):
+        """Stands for a ``bytearray``: its number, and at the first time what is in it."""
+        known = self._sets.get(id(obj))
+        if known is not None:
+            return ("raw", known[0])
+        number = len(self._sets)
+        self._sets[id(obj)] = (number, obj)
+        self.memory(obj)
+        self.content(obj)
+        return ("raw", number)
+
+    def memory(self, obj):
+        """Note what the memory of one of Python's objects has to do with that of arrays."""
+        numpy = sys.modules.get("numpy")
+        if len(obj) and hasattr(numpy, "frombuffer"):
+            low, _, _ = extent = _of_buffer(numpy, obj)
+            self._block(low, extent, ())
+
+    def _block(self, low, extent, strides):
+        """The memory that an object lies in; where others before it do, that is noted."""
+        first, end, whole = extent
+        at = bisect.bisect_right(self._starts, (low, sys.maxsize)) - 1
+        block = self._blocks[self._starts[at][1]] if at >= 0 else None
+        if block is not None and low < block.end:
+            self._note(b"V", repr((block.number, low - block.first, strides)).encode())
+            return block
+        number = len(self._blocks)
+        block = self._blocks[number] = _Block(number, low, end, whole)
+        bisect.insort(self._starts, (first, number))
+        return block
 
     def function(self, reduced):
         """Of a function: without what depends on which modules were imported."""
@@ -160,15 +200,17 @@ class Prints:
 
     def klass(self, obj, reduced):
         """Of a class: the attributes that were saved, in an order."""
-        state, slots = reduced[2]
+        state, more = reduced[2][0], list(reduced[2][1:])
         saved = _saved_of.get(obj)
         rows = [
             (name, value)
             for name, value in sorted(state.items(), key=_first)
             if _is_own(name, value) and (saved is None or name in saved)
         ]
+        if reduced[5].__name__ == "_enum_setstate":  # attributes of its members
+            more = [more[0], [sorted(own.items(), key=_first) for own in more[1].values()]]
         names = [name for name, _ in rows]
-        return (*reduced[:2], (names, [value for _, value in rows], slots), *reduced[3:])
+        return (*reduced[:2], (names, [value for _, value in rows], more), *reduced[3:])
 
 
 #: Names of the attributes that a class had when it was saved; for those that came back.
@@ -177,15 +219,24 @@ _saved_of = {}  # type: dict[type, set[str]]
 
 def note_classes(cloudpickle):
     """Note what is brought back of classes: what their making adds is no part of that."""
-    module = sys.modules[cloudpickle.CloudPickler.__module__]  # type: Any
-    usual = module._class_setstate
+    theirs = sys.modules[cloudpickle.CloudPickler.__module__]
+    for module in (theirs, classes):
+        for name in _SETTERS:
+            if hasattr(module, name):
+                setattr(module, name, _noting(getattr(module, name)))
 
+
+def _noting(usual):
     @functools.wraps(usual)  # it is found by its name, as the usual one
-    def _class_setstate(obj, state):
+    def setter(obj, state):
         _saved_of[obj] = set(state[0])
         return usual(obj, state)
 
-    module._class_setstate = _class_setstate
+    return setter
+
+
+#: Names of the functions that give classes their attributes.
+_SETTERS = ("_class_setstate", "_enum_setstate")
 
 
 class Away:
@@ -200,11 +251,12 @@ class _Block:
 
     Attributes
     ----------
-    first: address of the first array that was seen of it, which need not be its beginning.
+    first: address of the first object that was seen of it, which need not be its beginning.
+    end: address after it.
     """
 
-    def __init__(self, number, first, whole):
-        self.number, self.first, self._whole = number, first, whole
+    def __init__(self, number, first, end, whole):
+        self.number, self.first, self.end, self._whole = number, first, end, whole
         self._seen = None
 
     def has(self, obj):
@@ -226,11 +278,15 @@ class _Hands(devices.Hands):  # type: ignore[misc]
     def __init__(self, prints):
         super().__init__(counted=lambda nbytes: None)
         self._prints = prints
+        #: By id arrays that own memory of which only pandas knows who shares it.
+        self.private = {}  # type: dict[int, Any]
 
-    @property
-    def private(self):
-        """Arrays of which only pandas knows who shares them."""
-        return self._private
+    def frame(self, obj):
+        before = len(self._framed)
+        super().frame(obj)
+        for key in itertools.islice(reversed(self._framed), len(self._framed) - before):
+            owner = arrays._owner(self._framed[key])[0]
+            self.private[id(owner)] = owner
 
     def _buffer(self, nbytes, fetch):
         data = fetch()
@@ -249,6 +305,8 @@ def _printer(prints, hands):
         """How objects of a class that count by value are told; None where they do not."""
         if cls is set or cls is frozenset:
             return prints.set
+        if cls is bytearray:
+            return prints.raw
         dtype = getattr(sys.modules.get("numpy"), "dtype", None)
         if isinstance(dtype, type) and issubclass(cls, dtype):
             return lambda obj: prints.text("dtype %r" % obj)
@@ -290,14 +348,14 @@ def _printer(prints, hands):
             if reduced is NotImplemented:
                 way = others.get(cls, _UNKNOWN)
                 if way is _UNKNOWN:
-                    way = others[cls] = _other_way(cls, self.dispatch_table, prints.lenient)
+                    way = others[cls] = _other_way(cls, self.dispatch_table, prints)
                 return reduced if way is None else way(obj)
             if not isinstance(reduced, tuple):
                 return reduced
             setter = getattr(reduced[5], "__name__", "") if len(reduced) > 5 else ""
             if setter == "_function_setstate":
                 return prints.function(reduced)
-            if setter == "_class_setstate":
+            if setter in _SETTERS:
                 return prints.klass(obj, reduced)
             for name, count in _OF_DEVICES:
                 if reduced[0] is getattr(devices, name, None):
@@ -307,11 +365,15 @@ def _printer(prints, hands):
     return Printer()
 
 
-def _other_way(cls, table, lenient):
+def _other_way(cls, table, prints):
     """How objects are reduced that pickle reduces by itself; None: as it does."""
     if cls.__module__ == "gpu_share_kernel.simulated":
         return lambda obj: (_device_array, obj.__reduce__()[1])
-    if lenient and hasattr(cls, "__setstate__"):
+    if cls is _LIST_ITERATOR:
+        return _iterator
+    if cls is array.array:
+        return functools.partial(_row, prints)
+    if prints.lenient and hasattr(cls, "__setstate__"):
         return lambda obj: (_opaque, (cls,))
     if issubclass(cls, (set, frozenset)):
         return _own_set
@@ -319,6 +381,21 @@ def _other_way(cls, table, lenient):
         return None
     own = cls.__reduce_ex__ is object.__reduce_ex__ and cls.__reduce__ is object.__reduce__
     return _instance if own else None
+
+
+_LIST_ITERATOR = type(iter([]))  # type: type[Any]
+
+
+def _iterator(obj):
+    """That of a dict or a set comes back as one of a list that begins."""
+    reduced = obj.__reduce__()
+    return reduced[:2] if reduced[2:] == (0,) else reduced
+
+
+def _row(prints, obj):
+    """Of Python's own arrays, over which one of NumPy's may lie."""
+    prints.memory(obj)
+    return obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
 
 
 def _own_set(obj):
@@ -378,20 +455,41 @@ def _device_array():
     """Stands for arrays of devices in the pickles here."""
 
 
-def _parts(numpy, array):
+def _elements(numpy, obj):
+    return obj.view(numpy.ndarray).__reduce__()[2][4]
+
+
+def _extent(numpy, owner, memory):
+    """Where the memory of an array begins and ends, and what has it."""
+    if type(memory) in (bytearray, array.array):
+        return _of_buffer(numpy, memory)
+    low = high = arrays._address(owner)
+    for count, step in zip(owner.shape, owner.strides):  # noqa: B905 - newer than 3.8
+        low += min(0, step * (count - 1))
+        high += max(0, step * (count - 1))
+    return low, high + owner.dtype.itemsize, owner
+
+
+def _of_buffer(numpy, memory):
+    flat = numpy.frombuffer(memory, numpy.uint8)
+    low = arrays._address(flat)
+    return low, low + flat.nbytes, memory
+
+
+def _parts(numpy, given):
     """An array's content in pieces, in the order of its elements."""
-    if array.flags.f_contiguous and not array.flags.c_contiguous:
-        array = array.T
-    if array.flags.c_contiguous:
-        yield array.reshape(-1).view(numpy.uint8)
+    if given.flags.f_contiguous and not given.flags.c_contiguous:
+        given = given.T
+    if given.flags.c_contiguous:
+        yield given.reshape(-1).view(numpy.uint8)
         return
-    if array.ndim > 1 and array.nbytes > _PART:
-        for each in array:
+    if given.ndim > 1 and given.nbytes > _PART:
+        for each in given:
             yield from _parts(numpy, each)
         return
-    step = max(1, _PART // max(1, array.nbytes // len(array)))
-    for start in range(0, len(array), step):
-        yield numpy.ascontiguousarray(array[start : start + step]).reshape(-1).view(numpy.uint8)
+    step = max(1, _PART // max(1, given.nbytes // len(given)))
+    for start in range(0, len(given), step):
+        yield numpy.ascontiguousarray(given[start : start + step]).reshape(-1).view(numpy.uint8)
 
 
 def _spelt(value):

@@ -339,12 +339,17 @@ async def _serve(number, orders, answers):
 
 
 def _loaded(file):
-    from gpu_share_kernel import devices, pickles, simulated, snapshot
+    from gpu_share_kernel import devices, hooks, pickles, simulated, snapshot
 
     here = _shell()
     devices._cupy_array = simulated._taken_anew = prints.Away
     prints.note_classes(pickles.cloudpickle())
-    return snapshot.load(records.Reader(file), here)[0]
+    loaded = snapshot.load(records.Reader(file), here)[0]
+    for row in loaded:  # a fingerprint is a pickle
+        group, name = row.entry
+        if group == "setting" and str(name).startswith(hooks.PICKLING) and not row.why:
+            hooks.put(name, row.value, here)
+    return loaded
 
 
 def _shell():

@@ -10,20 +10,24 @@ A header comes first (JSON, ``H``), then pieces of pickles (``P``) and, each ann
 Everything after a restart piece (``R``) stands for all before it: what is sent on at once cannot be
 taken back. Nothing is kept in memory twice on the way, in either direction.
 
-The checksum finds damage, not intent: a snapshot holds code of the user's own.
+The checksum finds damage, not intent: a snapshot holds code of the user's own. Whoever knows the
+digest of the whole file (SHA-256) has it compared before anything is made of what was read.
 """
 
 import collections
+import hashlib
+import hmac
 import json
 import mmap
 import os
 import struct
 import zlib
+from typing import Any  # noqa: F401 - in a comment
 
 __all__ = ["MAGIC", "PIECE", "VERSION", "Damaged", "Full", "Reader", "Writer"]
 
 MAGIC = b"gpu-share snapshot\n"
-VERSION = 1
+VERSION = 2
 #: The longest chunk that a sink is given.
 PIECE = 8 * 2**20
 _HEAD = struct.Struct(">cII")
@@ -59,6 +63,7 @@ class Writer:
         self._crc = 0
         self._pieces = 0
         self._pending = bytearray()
+        self._hash = hashlib.sha256()
         self.written = 0
         self._put(MAGIC + _VERSION.pack(VERSION))
 
@@ -115,11 +120,23 @@ class Writer:
         self.written += len(data)
         if self._limit is not None and self.written > self._limit:
             raise Full
+        self._hash.update(data)
         self._sink(data)
+
+    @property
+    def digest(self):
+        """SHA-256 of all that was written, in hexadecimal digits."""
+        return self._hash.hexdigest()
 
 
 class Reader:
     """Reads the pieces of an open file, each only after its checksum was found right.
+
+    Parameters
+    ----------
+    digest: SHA-256 that the whole file has to have, in hexadecimal digits. All is read at once
+        then, in one pass, each buffer to where it stays, and nothing is given out before the
+        digest was found right: what is given out is what was looked at. None: any.
 
     Raises
     ------
@@ -127,15 +144,21 @@ class Reader:
         what has changed in the middle.
     """
 
-    def __init__(self, file):
+    def __init__(self, file, digest=None):
         self._file = file
+        self._digest = digest
+        self._hash = None  # type: Any
         self._first = self._walk()
         self.header = {}
         self.rewind()
 
     def rewind(self):
         """Begin again: reads the header."""
-        self._file.seek(self._first)
+        self._whole = False
+        self._hash = None if self._digest is None else hashlib.sha256()
+        self._file.seek(0 if self._hash else self._first)
+        if self._hash:
+            self._skip(self._first)
         self._crc = 0
         self._pickles = collections.deque()  # type: collections.deque[memoryview]
         self._buffers = collections.deque()  # type: collections.deque[bytearray | mmap.mmap]
@@ -147,10 +170,27 @@ class Reader:
             elif kind != b"R":
                 break
         self._keep(kind, content)
+        if self._hash:
+            self._keep_all()
         try:
             self.header = json.loads(bytes(header).decode("utf-8", "surrogatepass"))
         except ValueError:
             raise Damaged("its header cannot be read") from None
+
+    def push(self, data):
+        """Have bytes read before all others."""
+        self._pickles.appendleft(memoryview(data))
+
+    def place(self):
+        """Where it is now, for :meth:`back`: between two pickles."""
+        return self._file.tell(), self._crc, tuple(self._pickles), tuple(self._buffers)
+
+    def back(self, place):
+        """Go on reading at an earlier place."""
+        self._file.seek(place[0])
+        self._crc = place[1]
+        self._pickles = collections.deque(place[2])
+        self._buffers = collections.deque(place[3])
 
     def end(self):
         """Make sure that everything was read.
@@ -160,7 +200,7 @@ class Reader:
         Damaged: there is more.
         """
         left = any(len(piece) for piece in self._pickles) or self._buffers
-        if left or self._next()[0] != b"E":
+        if left or not (self._whole or self._next()[0] == b"E"):
             raise Damaged("it does not end where it should")
 
     # What an unpickler reads from, and takes its buffers from.
@@ -209,6 +249,22 @@ class Reader:
             self._keep(*self._next())
         return self._pickles[0]
 
+    def _skip(self, size):
+        """Read what is forgotten: it belongs to the digest."""
+        while size:
+            size -= len(self._exactly(min(size, PIECE)))
+
+    def _keep_all(self):
+        """Read to the end, and compare the digest."""
+        while True:
+            kind, content = self._next()
+            if kind == b"E":
+                break
+            self._keep(kind, content)
+        if self._file.read(1) or not hmac.compare_digest(self._hash.hexdigest(), self._digest):
+            raise Damaged("it is not what was saved: its digest is another")
+        self._whole = True
+
     def _keep(self, kind, content):
         if kind == b"P":
             self._pickles.append(memoryview(content))
@@ -224,6 +280,8 @@ class Reader:
 
     def _next(self, into=None):
         """Kind and content of the next piece; its length instead where it was read ``into``."""
+        if self._whole:
+            raise Damaged("it ends before everything was read")
         kind, length, crc = _HEAD.unpack(self._exactly(_HEAD.size))
         if into is None:
             content = self._exactly(length)
@@ -233,6 +291,8 @@ class Reader:
             content = into[:length]
             if self._file.readinto(content) != length:
                 raise Damaged("it is cut off")
+            if self._hash:
+                self._hash.update(content)
         self._crc = zlib.crc32(content, zlib.crc32(kind + struct.pack(">I", length), self._crc))
         if crc != self._crc:
             raise Damaged("a checksum is wrong")
@@ -242,6 +302,8 @@ class Reader:
         data = self._file.read(size)
         if len(data) != size:
             raise Damaged("it is cut off")
+        if self._hash:
+            self._hash.update(data)
         return data
 
     def _walk(self):
@@ -285,8 +347,20 @@ class Reader:
                 return first
 
 
+class _Memory(bytearray):
+    """Has nobody but what is loaded into it: what lies over it need not share it."""
+
+    of_a_snapshot = True
+
+
+class _Map(mmap.mmap):
+    """The same of what is large."""
+
+    of_a_snapshot = True
+
+
 def _room(size):
     if size < _MAPPED:
-        return bytearray(size)
+        return _Memory(size)
     # Private: a forked child must have its own, as of any other memory.
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return _Map(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

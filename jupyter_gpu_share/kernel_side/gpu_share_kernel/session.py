@@ -12,7 +12,7 @@ import re
 import sys
 import typing
 
-from gpu_share_kernel import limits, modules, settings
+from gpu_share_kernel import hooks, limits, modules, owned, process, settings
 
 __all__ = [
     "Entry",
@@ -20,6 +20,7 @@ __all__ = [
     "extend",
     "put",
     "shell",
+    "stopping",
     "surround",
     "surroundings",
     "versions",
@@ -28,8 +29,9 @@ __all__ = [
 #: Something that is pickled on its own. ``group`` is ``user`` for a user's variable, ``start`` for
 #: what the kernel's start defined, ``output`` for an entry of Out (``name`` is its number),
 #: ``hidden`` for IPython's own names of results and ``named`` for
-#: such a name that the user took, ``state`` for what :func:`put` knows, ``setting`` for a function
-#: that :mod:`gpu_share_kernel.settings` knows.
+#: such a name that the user took, ``state`` for what :func:`put` knows (``first``: before all
+#: others), ``setting`` for a function that :mod:`gpu_share_kernel.settings` knows, ``module`` for
+#: what :mod:`gpu_share_kernel.owned` knows.
 Entry = typing.NamedTuple("Entry", [("group", str), ("name", typing.Any), ("value", typing.Any)])
 
 #: IPython makes these anew, as long as they are what it made.
@@ -42,7 +44,8 @@ _INPUT = re.compile(r"_i\d+")
 _RESULT = re.compile(r"_{1,3}|_\d+")
 #: Of the environment: given anew to every kernel.
 _GIVEN = re.compile(
-    r"JUPYTER_GPU_SHARE_.*|CUDA_VISIBLE_DEVICES|NVIDIA_VISIBLE_DEVICES|GPU_.*|CUDA_MPS_.*|JPY_.*"
+    "JUPYTER_GPU_SHARE_.*|CUDA_VISIBLE_DEVICES|NVIDIA_VISIBLE_DEVICES|CUDA_MPS_.*"
+    "|JPY_(PARENT_PID|SESSION_NAME|INTERRUPT_EVENT|API_TOKEN)"
 )
 
 
@@ -86,8 +89,23 @@ def entries():
             others.append(entry)
     quiet += [Entry("output", n, v) for n, v in list(here.history_manager.output_hist.items())]
     quiet += [Entry("setting", name, value) for name, value in settings.functions(here)]
+    folders = here.history_manager.dir_hist
+    quiet += [Entry("module", name, value) for name, value in owned.values(folders)]
     quiet += [Entry("state", name, value) for name, value in _states(here)]
-    return imported + definitions + others + quiet
+    return _first() + imported + definitions + others + quiet
+
+
+def stopping():
+    """What no variable is and would stop: rows of a name, what it is, and why, in words."""
+    return hooks.stopping(shell())
+
+
+def _first():
+    """What variables need when they are loaded."""
+    try:
+        return [Entry("first", "matplotlib", _matplotlib_state(sys.modules["matplotlib"]))]
+    except Exception:  # not imported, or half imported
+        return []
 
 
 def _states(here):
@@ -103,12 +121,12 @@ def _states(here):
             last,
         ),
     )
+    yield "warnings", process.filters()
     yield "random", random.getstate()
     there = sys.modules
     for name, get in (
         ("numpy.random", lambda: there["numpy.random"].get_state()),
         ("torch.random", lambda: _torch_states(there["torch"])),
-        ("matplotlib", lambda: _matplotlib_state(there["matplotlib"])),
     ):
         try:
             value = get()
@@ -139,9 +157,11 @@ def _matplotlib_state(matplotlib):
 
 
 def put(name, value):
-    """Bring back what :func:`entries` has given as a ``state``."""
+    """Bring back what :func:`entries` has given as a ``state``, or ``first``."""
     if name == "history":
         _put_history(shell(), *value)
+    elif name == "warnings":
+        process.put_filters(value)
     elif name == "random":
         random.setstate(value)
     elif name == "numpy.random":

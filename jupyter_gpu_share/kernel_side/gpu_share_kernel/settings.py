@@ -11,6 +11,8 @@ import sys
 import types
 import warnings
 
+from gpu_share_kernel import hooks, libraries, process
+
 __all__ = ["functions", "look", "put", "restore"]
 
 #: Of what begins with the kernel itself: its files, ports and tables.
@@ -226,18 +228,34 @@ def _put_decimal(shell, found):
 
 
 def _logging(shell):
-    levels = {
-        name: logger.level
-        for name, logger in list(logging.root.manager.loggerDict.items())
-        if isinstance(logger, logging.Logger) and logger.level
-    }
-    rows = [_row(handler) for handler in logging.root.handlers]
+    levels = {name: logger.level for name, logger in _loggers() if logger.level}
+    own = {name: _rows(logger) for name, logger in _loggers() if _is_own(name)}
     return {
         "level": logging.root.level,
         "disable": logging.root.manager.disable,
         "levels": levels,
-        "handlers": [row for row in rows if row is not None],
+        "handlers": _rows(logging.root),
+        "own": {name: rows for name, rows in own.items() if rows},
     }
+
+
+def _loggers():
+    return [
+        (name, logger)
+        for name, logger in list(logging.root.manager.loggerDict.items())
+        if isinstance(logger, logging.Logger)
+    ]
+
+
+def _is_own(name):
+    """Whether a logger is no package's, which would get its handlers with its import."""
+    top = name.partition(".")[0]
+    return top == "__main__" or top not in sys.modules
+
+
+def _rows(logger):
+    rows = [_row(handler) for handler in logger.handlers]
+    return [row for row in rows if row is not None]
 
 
 def _row(handler):
@@ -271,8 +289,14 @@ def _put_logging(shell, found):
     logging.disable(found["disable"])
     for name, level in found["levels"].items():
         logging.getLogger(name).setLevel(level)
-    there = [_row(handler) for handler in logging.root.handlers]
-    for row in found["handlers"]:
+    _put_handlers(logging.root, found["handlers"])
+    for name, rows in found.get("own", {}).items():
+        _put_handlers(logging.getLogger(name), rows)
+
+
+def _put_handlers(logger, rows):
+    there = _rows(logger)
+    for row in rows:
         if row in there:
             continue
         handler = logging.StreamHandler(getattr(sys, row["stream"]))
@@ -280,7 +304,7 @@ def _put_logging(shell, found):
         if row["form"] is not None:
             fmt, datefmt, style = row["form"]
             handler.setFormatter(logging.Formatter(fmt, datefmt, style))
-        logging.root.addHandler(handler)
+        logger.addHandler(handler)
 
 
 # -- NumPy and pandas ------------------------------------------------------------------------------
@@ -335,6 +359,8 @@ _PARTS = {
     "numpy": (_numpy, _put_numpy),
     "pandas": (_pandas, _put_pandas),
     "logging": (_logging, _put_logging),
+    **process.PARTS,
+    **libraries.PARTS,
 }
 
 
@@ -350,12 +376,14 @@ def functions(shell):
                 found += collect(shell)
         except Exception:  # noqa: S112 - another version, or not imported
             continue
-    return found
+    return found + hooks.functions(shell)
 
 
 def put(name, value, shell):
     """Bring back what :func:`functions` gave."""
     kind, _, rest = name.partition(" ")
+    if hooks.put(name, value, shell):
+        return
     if kind == "magics":
         shell.register_magics(value)
     elif kind == "hook":
@@ -398,10 +426,17 @@ def _of_a_cell(function):
 
 def _handlers(shell):
     # Those of packages come with their packages.
-    for handler in logging.root.handlers:
-        module = type(handler).__module__
-        if module in ("logging", "logging.handlers", "__main__") and _row(handler) is None:
-            yield "handler %s" % type(handler).__name__, handler
+    # The kernel's own program writes to where it was started.
+    programs = [type(each).__name__ for each in process.parents(shell)]
+    for name, logger in [("", logging.root), *_loggers()]:
+        if name in programs:
+            continue
+        for handler in logger.handlers:
+            cls = type(handler)
+            known = cls.__module__ in ("logging", "logging.handlers", "__main__")
+            own = not name or _is_own(name) or isinstance(handler, logging.FileHandler)
+            if known and own and cls is not logging.NullHandler and _row(handler) is None:
+                yield "handler %s%s" % (cls.__name__, name and " of " + name), handler
 
 
 def _options(shell):

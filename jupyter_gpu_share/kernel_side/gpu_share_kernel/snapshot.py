@@ -25,6 +25,7 @@ import time
 from gpu_share_kernel import (
     devices,
     interrupts,
+    owned,
     pickles,
     proof,
     records,
@@ -44,7 +45,7 @@ _NAMED, _WHY = 5, 80
 #: Groups of entries that are variables of the namespace.
 _VARIABLES = ("user", "start", "named")
 #: Groups of entries that a user misses.
-_MISSED = ("user", "setting")
+_MISSED = ("user", "named", "output", "setting")
 
 
 class Refused(Exception):  # noqa: N818 - a decision, told to the user
@@ -63,9 +64,9 @@ def survey():
     start = time.monotonic()
     entries = session.entries()
     try:
-        trial = pickles.try_all(entries)
+        trial = _tried(entries)
     except pickles.NoCloudpickle as error:
-        users = [entry for entry in entries if entry.group in _MISSED]
+        users = [entry for entry in entries if entry.group in ("user", "setting")]
         trial = pickles.Trial()
         trial.lost = [(entry, called(entry.value), str(error)) for entry in users]
         why = "The variables cannot be saved: %s" % error
@@ -78,6 +79,14 @@ def survey():
         "seconds": round(time.monotonic() - start, 3),
         "why": why,
     }
+
+
+def _tried(entries):
+    """The trial of the entries, and what would stop besides."""
+    trial = pickles.try_all(entries)
+    for name, what, why in session.stopping():
+        trial.lost.append((session.Entry("setting", name, None), what, why))
+    return trial
 
 
 def save(path, limit=None, allowed=None, seconds=None, without=(), lose=True, certain=True):
@@ -95,8 +104,10 @@ def save(path, limit=None, allowed=None, seconds=None, without=(), lose=True, ce
     Returns
     -------
     dict: the manifest: ``variables``, ``bytes``, ``lost`` as in :func:`survey`, ``names`` of what
-        was saved, ``outputs_lost`` (numbers of the entries of Out that were not), ``versions``.
-        Also ``disproved``: of what would not come back ``group``, ``name``, ``what`` and ``why``.
+        was saved, ``outputs_lost`` (numbers of the entries of Out that were not), ``versions``,
+        ``digest`` (SHA-256 of the file, in hexadecimal digits).
+        Also ``disproved``: of what would not come back ``group``, ``name``, ``what`` and ``why``,
+        and whether it is ``missed`` by the user.
         Where that may not be lost, there is nothing but ``disproved``, and no file.
 
     Raises
@@ -112,7 +123,7 @@ def save(path, limit=None, allowed=None, seconds=None, without=(), lose=True, ce
         if manifest is not None:
             manifest["disproved"] = disproved
             return manifest
-        missed = {row["name"] for row in found if row["group"] in _MISSED}
+        missed = {row["name"] for row in found if row["missed"]}
         if missed and not lose:
             return {"disproved": disproved}
         if allowed is not None:
@@ -164,8 +175,15 @@ def _prove(path, entries, end):
         ) from error
     except proof.Unproven as error:
         raise Refused(str(error)) from error
+    missed = {id(row[0]) for row in _missed(lost)}
     return [
-        {"group": entry.group, "name": entry.name, "what": what, "why": why}
+        {
+            "group": entry.group,
+            "name": _named(entry.group, entry.name),
+            "what": what,
+            "why": why,
+            "missed": id(entry) in missed,
+        }
         for entry, what, why in lost
     ]
 
@@ -185,7 +203,7 @@ def _write(sink, limit, allowed, without):
     except pickles.NoCloudpickle as error:
         raise Refused("The variables cannot be saved: %s" % error) from error
     around = session.surroundings()
-    trial = pickles.try_all(session.entries())
+    trial = _tried(session.entries())
     around["modules"] = trial.reach.told()
     _leave_out(trial, without)
     if limit is not None and trial.exact and trial.size > limit:
@@ -208,7 +226,7 @@ def _write(sink, limit, allowed, without):
             failed = pickles.save_all(trial, writer.pickled, writer.buffer)
             if failed is None:
                 writer.end()
-                manifest["bytes"] = writer.written
+                manifest["bytes"], manifest["digest"] = writer.written, writer.digest
                 return manifest, trial.good
             trial.good = [entry for entry in trial.good if entry is not failed[0]]
             trial.lost.append(failed)
@@ -223,18 +241,24 @@ def _write(sink, limit, allowed, without):
 def _leave_out(trial, without):
     """Have what a proof has told of count as what cannot be saved."""
     rows = {(row["group"], row["name"]): row for row in without}
-    out = [entry for entry in trial.good if (entry.group, entry.name) in rows]
-    for entry in out:
-        row = rows[entry.group, entry.name]
-        trial.lost.append((entry, row["what"], row["why"]))
-        trial.exact = False
-    trial.good = [entry for entry in trial.good if (entry.group, entry.name) not in rows]
+    tried, trial.good = trial.good, []
+    for entry in tried:
+        row = rows.get((entry.group, _named(entry.group, entry.name)))
+        if row is None:
+            trial.good.append(entry)
+        else:
+            trial.lost.append((entry, row["what"], row["why"]))
+            trial.exact = False
 
 
-def restore(path):
+def restore(path, digest=None):
     """Bring back the variables of a snapshot, in the same version of Python.
 
     A variable that cannot be brought back is left out; all others come back, with what they share.
+
+    Parameters
+    ----------
+    digest: that :func:`save` told. Nothing of a file with another one is brought back, or run.
 
     Returns
     -------
@@ -247,7 +271,7 @@ def restore(path):
     """
     try:
         with open(path, "rb") as file:
-            return _restore(file)
+            return _restore(file, digest)
     except records.Damaged as error:
         raise Refused("The snapshot is damaged: %s." % error) from error
     except OSError as error:
@@ -307,13 +331,13 @@ class _Arrival:
 _arrival = None  # type: _Arrival | None
 
 
-def _restore(file):
+def _restore(file, digest):
     try:
         cloudpickle = pickles.cloudpickle()
     except pickles.NoCloudpickle as error:
         raise Refused("The variables cannot be restored: %s" % error) from error
     size = os.fstat(file.fileno()).st_size
-    reader = records.Reader(file)
+    reader = records.Reader(file, digest)
     manifest, around = reader.header["manifest"], reader.header["around"]
     _check_versions(manifest["versions"], session.versions(cloudpickle))
     here = session.shell()
@@ -356,14 +380,7 @@ def load(reader, here):
     failed = session.surround(around)
     failed += session.extend(around["extensions"])
     failed += settings.restore(around.get("settings", {}), here)
-    try:
-        loaded = _load(unpickles.Loader(reader), header["entries"], here)
-    except (KeyboardInterrupt, records.Damaged):
-        raise
-    except BaseException:  # something cannot be rebuilt: go on without it, and say what
-        devices.notes()
-        reader.rewind()
-        loaded = _load(unpickles.CarefulLoader(reader), header["entries"], here)
+    loaded = _load(unpickles.Loader(reader), header["entries"], here)
     reader.end()
     return loaded, failed
 
@@ -382,6 +399,8 @@ def _load(loader, entries, here):
         values.append(loader.next())
         if group in _VARIABLES:
             here.user_ns[name] = values[-1]
+        elif group == "first" and not loader.failed:
+            session.put(name, values[-1])
     return list(map(_Loaded, entries, values, unpickles.damage(values, loader)))
 
 
@@ -392,7 +411,7 @@ def _settle(loaded, here):
         if why and group in _VARIABLES:
             del here.user_ns[name]
         if why:
-            failed.append(("Out[%s]" % name if group == "output" else name, why))
+            failed.append((_named(group, name), why))
         elif group == "user":
             restored += 1
             here.user_ns_hidden.pop(name, None)
@@ -402,10 +421,12 @@ def _settle(loaded, here):
             here.history_manager.output_hist[name] = value
         elif group == "hidden":
             hidden[name] = value
-        elif group in ("state", "setting"):
+        elif group in ("module", "setting", "state"):
             try:
                 if group == "state":
                     session.put(name, value)
+                elif group == "module":
+                    owned.put(name, value)
                 else:
                     settings.put(name, value, here)
             except KeyboardInterrupt:
@@ -470,8 +491,8 @@ def _short(versions):
 
 
 def _check_allowed(trial, allowed):
-    lost = [entry for entry, _, _ in trial.lost if entry.group in _MISSED]
-    more = [entry.name for entry in lost if allowed is not None and entry.name not in allowed]
+    more = [row["name"] for row in _lost(trial) if allowed is not None]
+    more = [name for name in more if name not in allowed]
     if more:
         raise Refused("The variables are not saved: %s would be lost." % _listed(more, "`%s`"))
 
@@ -487,10 +508,25 @@ def _users(entries):
 
 def _lost(trial):
     return [
-        {"name": entry.name, "what": what, "why": why}
-        for entry, what, why in trial.lost
-        if entry.group in _MISSED
+        {"name": _named(entry.group, entry.name), "what": what, "why": why}
+        for entry, what, why in _missed(trial.lost)
     ]
+
+
+def _missed(lost):
+    """Of what is lost, what its user misses; what a cell has shown of a variable counts once."""
+    variables = {id(entry.value) for entry, _, _ in lost if entry.group in _VARIABLES}
+    return [
+        row
+        for row in lost
+        if row[0].group in _MISSED
+        and not (row[0].group == "output" and id(row[0].value) in variables)
+    ]
+
+
+def _named(group, name):
+    """What the user calls an entry."""
+    return "Out[%s]" % name if group == "output" else name
 
 
 def _line(restored, size, lost, failed):

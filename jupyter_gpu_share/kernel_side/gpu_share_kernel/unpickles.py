@@ -5,14 +5,17 @@ is replaced by a stand-in, everything is read to its end, and variables that hol
 given up afterwards.
 """
 
+import datetime as dt
 import gc
+import itertools
 import pickle
 import sys
 import types
 
 from gpu_share_kernel.pickles import roots, text_of
+from gpu_share_kernel.records import Damaged
 
-__all__ = ["CarefulLoader", "Loader", "damage"]
+__all__ = ["Loader", "damage"]
 
 
 class _Absent(type):
@@ -70,8 +73,24 @@ def _sentence(error):
     return text_of(error)
 
 
-class Loader(_Tolerant, pickle.Unpickler):
+class _Fast(_Tolerant, pickle.Unpickler):
+    """Python's own unpickler; ``known`` is what its memory begins with, in order."""
+
+    def __init__(self, reader, known=()):
+        super().__init__(reader, buffers=itertools.chain(known, reader))
+        self.failed = False
+        if known:
+            # It cannot be given a memory, but reads one: NEXT_BUFFER, MEMOIZE, POP for each object.
+            rows = b"\x97\x940" * len(known) + b"N."
+            reader.push(b"\x80\x05\x95" + len(rows).to_bytes(8, "little") + rows)
+            self.load()
+
+
+class Loader:
     """Unpickles the variables one after the other, as fast as it goes.
+
+    A variable of which something cannot be rebuilt is read once more, carefully; the others stay
+    fast.
 
     Attributes
     ----------
@@ -80,14 +99,39 @@ class Loader(_Tolerant, pickle.Unpickler):
     """
 
     def __init__(self, reader):
-        super().__init__(reader, buffers=reader)
+        self._reader = reader
         self.failed = False
         self.broken = {}
-        self.load()  # the roots
+        self._fast = _Fast(reader)
+        self._fast.load()  # the roots
+        self._mark = self._fast.load()
 
     def next(self):
         """The next variable's value."""
-        return self.load()
+        place = self._reader.place()
+        try:
+            value = self._fast.load()
+            self._mark = self._fast.load()
+        except (KeyboardInterrupt, Damaged):
+            raise
+        except BaseException:
+            value = self._carefully(place)
+        self.failed = self.failed or self._fast.failed
+        return value
+
+    def _carefully(self, place):
+        memo = self._fast.memo.copy()
+        # What came after the last mark is of the attempt that failed.
+        last = next(number for number, each in memo.items() if each is self._mark)
+        self._reader.back(place)
+        slow = CarefulLoader(self._reader, self.broken)
+        slow.memo = {number: each for number, each in memo.items() if number <= last}
+        value = slow.next()
+        self._mark = slow.mark
+        self.failed = self.failed or self._fast.failed or slow.failed
+        # The one before has read ahead.
+        self._fast = _Fast(self._reader, [slow.memo[n] for n in range(len(slow.memo))])
+        return value
 
 
 _Unpickler = getattr(pickle, "_Unpickler")  # noqa: B009 - its types say little of it
@@ -98,15 +142,16 @@ class CarefulLoader(_Tolerant, _Unpickler):  # type: ignore[misc, valid-type]
 
     dispatch = dict(_Unpickler.dispatch)
 
-    def __init__(self, reader):
+    def __init__(self, reader, broken):
         super().__init__(reader, buffers=reader)
         self.failed = False
-        self.broken = {}
-        self.load()
+        self.broken = broken
 
     def next(self):
         """The next variable's value."""
-        return self.load()
+        value = self.load()
+        self.mark = self.load()
+        return value
 
     def _break(self, value, error):
         self.failed = True
@@ -193,6 +238,7 @@ def damage(values, loader):
 def _damage(value, broken, whole):
     """Look for a stand-in in all that a value holds. What holds none is added to ``whole``."""
     seen, todo = set(), [value]
+    shows = {}  # type: dict[type, bool]
     while todo:
         each = todo.pop()
         if id(each) in whole or id(each) in seen:
@@ -206,7 +252,32 @@ def _damage(value, broken, whole):
         if issubclass(cls, types.ModuleType):
             continue
         todo += gc.get_referents(each)
-        if cls.__module__ == "numpy" and cls.__name__ == "ndarray" and each.dtype.hasobject:
-            todo += list(each.flat)  # arrays do not show what they hold
+        if cls not in shows:
+            shows[cls] = not issubclass(cls, _hiding())
+        if not shows[cls]:
+            todo += _hidden(each)
     whole |= seen
     return None
+
+
+def _hiding():
+    """Classes of what does not show all that it holds."""
+    numpy = sys.modules.get("numpy")
+    more = [getattr(numpy, name) for name in ("ndarray", "void") if hasattr(numpy, name)]
+    return (dt.datetime, dt.time, *more)
+
+
+def _hidden(value):
+    """What a value holds without showing it to the collector of garbage.
+
+    Only objects that stay: the number of one that is made here would soon be another's.
+    """
+    if isinstance(value, (dt.datetime, dt.time)):
+        return [] if value.tzinfo is None else [value.tzinfo]
+    if not value.dtype.hasobject:
+        return []
+    numpy = sys.modules["numpy"]
+    array = numpy.asarray(value) if isinstance(value, numpy.void) else value.view(numpy.ndarray)
+    if array.dtype.names is None:
+        return list(array.flat)
+    return [each for name in array.dtype.names for each in _hidden(array[name])]

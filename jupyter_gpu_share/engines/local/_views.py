@@ -1,0 +1,75 @@
+"""Which GPUs the servers of one ledger see. All functions are for inside of a transaction.
+
+A server in a container may see fewer than others. A GPU is present while a living server sees it,
+and nobody is given one that its server does not see.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from .._places import here
+from .._processes import Holder, this_process
+from ._contents import Views, place_of
+from ._gpu import Gpu
+
+__all__ = ["forget", "read", "sweep", "whose", "write"]
+
+
+def whose(holder: Holder) -> tuple[str | int, ...]:
+    """Boot, namespace, host, machine, number and start time of a process of this place."""
+    place = here()
+    where = place.boot, place.namespace, place.host, place.machine
+    return (*where, holder.pid, holder.start_time)
+
+
+def read(db: sqlite3.Connection) -> Views:
+    """What all servers see."""
+    views: dict[str, set[str]] = {}
+    for viewer, uuid in db.execute("SELECT viewer, uuid FROM views"):
+        views.setdefault(viewer, set()).add(uuid)
+    return {viewer: frozenset(uuids) for viewer, uuids in views.items()}
+
+
+def write(db: sqlite3.Connection, viewer: str, gpus: Sequence[Gpu]) -> None:
+    """Note what a server of this process sees now."""
+    forget(db, viewer)
+    db.executemany(
+        "INSERT INTO views (viewer, uuid, boot, namespace, host, machine, pid, start_time) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(viewer, gpu.uuid, *whose(this_process())) for gpu in gpus],
+    )
+    db.executemany(
+        "INSERT INTO gpus VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (uuid) DO UPDATE "
+        "SET model = excluded.model, position = excluded.position, present = 1, "
+        "memory_bytes = excluded.memory_bytes, profile = excluded.profile, "
+        "parent = excluded.parent",
+        [
+            (g.uuid, g.model, g.index, g.memory_bytes, g.profile, g.parent, g.simulated)
+            for g in gpus
+        ],
+    )
+    _find_present(db)
+
+
+def sweep(db: sqlite3.Connection) -> None:
+    """Forget what servers saw that are gone for certain."""
+    gone = []
+    for row in db.execute("SELECT * FROM views GROUP BY viewer").fetchall():
+        place, process = place_of(row), Holder(row["pid"], row["start_time"])
+        if place.has_ended or (place.is_here and not process.alive):
+            gone.append(row["viewer"])
+    for viewer in gone:
+        forget(db, viewer)
+    if gone:
+        _find_present(db)
+
+
+def forget(db: sqlite3.Connection, viewer: str) -> None:
+    """Forget what a server saw."""
+    db.execute("DELETE FROM views WHERE viewer = ?", (viewer,))
+
+
+def _find_present(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE gpus SET present = uuid IN (SELECT uuid FROM views)")

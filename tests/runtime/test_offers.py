@@ -1,0 +1,48 @@
+"""What can be had now is one look for all offered sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from jupyter_gpu_share.engines.local import LocalEngine
+from jupyter_gpu_share.errors import EngineError
+from jupyter_gpu_share.runtime import Runtime
+from jupyter_gpu_share.size import Size
+
+
+@pytest.mark.usefixtures("one_gpu")
+async def test_the_engine_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sequence[Size]] = []
+    fits_each = LocalEngine.fits_each
+
+    async def counted(self: LocalEngine, kernel_id: str | None, sizes: Sequence[Size]) -> Any:
+        asked.append(sizes)
+        return await fits_each(self, kernel_id, sizes)
+
+    monkeypatch.setattr(LocalEngine, "fits_each", counted)
+    offers = await Runtime.instance().offers()
+    assert all(why is None for _, why in offers)
+    assert sorted(len(sizes) for sizes in asked) == [1, len(offers) - 1]  # no GPU, and all others
+
+
+@pytest.mark.usefixtures("one_gpu")
+async def test_no_gpu_can_be_had_where_the_engine_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(self: LocalEngine) -> Any:
+        raise EngineError("The ledger is held\nby another program.")
+
+    monkeypatch.setattr(LocalEngine, "_gpus", fails)
+    offers = {str(offer.size): why for offer, why in await Runtime.instance().offers()}
+    assert offers.pop("0") is None
+    assert set(offers.values()) == {"The ledger is held by another program."}
+
+
+@pytest.mark.usefixtures("one_gpu")
+async def test_what_the_rules_refuse_is_not_asked_for() -> None:
+    runtime = Runtime.instance()
+    runtime.policy.max_total = "1/4"
+    offers = {str(offer.size): why for offer, why in await runtime.offers()}
+    assert offers["1/4"] is None
+    assert "your kernels would hold" in str(offers["1/2"])
