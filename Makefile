@@ -6,7 +6,7 @@ STAMP := $(VENV)/stamp
 MODULES := labextension/node_modules
 NPM := scripts/npm-env $(VENV)
 
-.PHONY: help demo lab extension test test-fast test-gpu faults pictures lint bench clean
+.PHONY: help demo lab extension test test-fast test-libraries test-gpu faults pictures lint bench clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -43,6 +43,10 @@ test: $(STAMP) extension $(MODULES) ## Run all tests, other projects' suites inc
 
 test-fast: $(STAMP) ## Run the tests that take less than a minute together
 	$(BIN)/python -m pytest -m "not slow and not suite"
+
+test-libraries: $(STAMP) ## Try what is kept of PyTorch, JAX and others, which are installed first (7 GB)
+	scripts/make-libraries $(PYTHON)
+	$(BIN)/python -m pytest -q tests/kept
 
 # GPU_PYTHON: a Python that has PyTorch and cuda-bindings, where that is not this project's own.
 test-gpu: $(STAMP) ## Try the process checkpoint on this machine's NVIDIA GPU, if it has one

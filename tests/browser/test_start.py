@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from labs import write_notebook
@@ -18,6 +19,7 @@ from parts import (
     open_sidebar,
     pick,
     toolbar,
+    until,
 )
 from playwright.sync_api import Page, expect
 from servers import Server
@@ -144,6 +146,37 @@ def test_a_running_kernel_is_joined_with_the_share_that_it_has(lab: Server, page
     expect(dialog(page)).to_contain_text("A kernel that runs keeps its size")
     accept(page)
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+
+
+def test_a_kernelspec_without_a_share_is_offered_no_size(lab: Server, page: Page) -> None:
+    spec = lab.folder.parent / "data" / "kernels" / "plain"
+    spec.mkdir(parents=True, exist_ok=True)
+    text = {
+        "argv": ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "Plain",
+        "language": "python",
+        "metadata": {"kernel_provisioner": {"provisioner_name": "local-provisioner"}},
+    }
+    (spec / "kernel.json").write_text(json.dumps(text))
+    try:
+        write_notebook(lab, "one.ipynb", "1")
+        open_lab(page, lab, "one.ipynb")
+        wait_for_kernel(page)
+        execute(page, "notebook:change-kernel")
+        field = dialog(page).get_by_label("Share of a GPU")
+        kernels = dialog(page).locator("select").first
+        kernels.select_option(label="Python 3 (ipykernel)")
+        expect(field).to_be_visible()
+        kernels.select_option(label="Plain")
+        expect(field).to_be_hidden()
+        accept(page)
+        until(
+            lambda: [each["name"] for each in lab.ok("api/kernels")] == ["plain"],
+            "the other kernel runs",
+        )
+        assert lab.ok("gpu-share/allocations") == []
+    finally:
+        shutil.rmtree(spec)
 
 
 def test_the_launcher_has_sizes_only_where_the_administrator_wants_them(

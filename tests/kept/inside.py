@@ -85,16 +85,17 @@ def main(what: str, file: str) -> dict[str, Any]:
 
     checks = task["checks"]
     if what == "save":
+        look = evaluated_aside if task["aside"] else evaluated
         errors = [run(shell, cell) for cell in task["cells"]]
-        before = evaluated_aside(checks, shell.user_ns)
+        before = look(checks, shell.user_ns)
         told = snapshot.survey()
-        between = evaluated_aside(checks, shell.user_ns)
+        between = look(checks, shell.user_ns)
         manifest = snapshot.save(file, seconds=SECONDS)
         return {
             "errors": errors,
             "before": before,
             "between": between,
-            "afterwards": evaluated_aside(checks, shell.user_ns),
+            "afterwards": look(checks, shell.user_ns),
             "told": told["lost"],
             "why": told["why"],
             "saved": manifest["lost"],

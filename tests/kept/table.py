@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +55,25 @@ class Row:
 class Group:
     """Rows that are made in one process, one after the other.
 
-    ``first`` is a cell before those of the rows, ``modules`` has the text of files by name.
+    ``first`` is a cell before those of the rows, ``modules`` has the text of files by name,
+    ``needs`` names what the rows import that a machine may not have.
     """
 
     name: str
     first: str = ""
     modules: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    needs: tuple[str, ...] = ()
+    #: Checks change nothing, and run in the process itself: its threads would hang in a copy.
+    pure: bool = False
+
+    @property
+    def python(self) -> str | None:
+        """The interpreter that has what the rows import; None: there is none here."""
+        if all(find_spec(name) for name in self.needs):
+            return sys.executable
+        made = _libraries()
+        return str(made / "bin" / "python") if (made / "done").exists() else None
 
     def same(self, title: str, cells: str, check: str) -> None:
         """Add a state that comes back as it was."""
@@ -96,6 +110,13 @@ class Outcome:
     failed: dict[str, str]
 
 
+def _libraries() -> Path:
+    """Where ``scripts/make-libraries`` makes its environment."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    version = sha256(Path(__file__).with_name("libraries.txt").read_bytes()).hexdigest()[:12]
+    return cache / "jupyter-gpu-share" / f"libraries-{version}"
+
+
 def prefix(number: int) -> str:
     """What the names of the row with this number begin with."""
     return f"v{number}_"
@@ -108,15 +129,18 @@ def run(group: Group, folder: Path) -> list[Outcome]:
     names = [prefix(n) for n in range(-1, len(group.rows))]
     task = {
         "modules": group.modules,
+        "aside": not group.pure,
         "cells": [cell.replace("§", name) for cell, name in zip(cells, names, strict=True)],
         "checks": [
             row.check.replace("§", name) for row, name in zip(group.rows, names[1:], strict=True)
         ],
     }
-    saved = _process("save", folder, task)
+    python = group.python
+    assert python is not None
+    saved = _process(python, "save", folder, task)
     assert not saved["errors"][0], f"{group.name}: {saved['errors'][0]}"
     assert not saved["why"], saved["why"]
-    loaded = _process("load", folder, task)
+    loaded = _process(python, "load", folder, task)
     told = {row["name"]: row["why"] for row in saved["told"]}
     disproved = {row["name"]: row["why"] for row in saved["disproved"] if row["missed"]}
     both = {row["name"]: row["why"] for row in saved["saved"]}
@@ -127,11 +151,11 @@ def run(group: Group, folder: Path) -> list[Outcome]:
     return [Outcome(*row, told, disproved, failed) for row in rows]
 
 
-def _process(what: str, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
+def _process(python: str, what: str, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     work = folder / "work"
     work.mkdir(exist_ok=True)
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("inside.py")), what, str(folder / "kept")],
+        [python, str(Path(__file__).with_name("inside.py")), what, str(folder / "kept")],
         input=json.dumps(task),
         capture_output=True,
         text=True,
@@ -143,6 +167,8 @@ def _process(what: str, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
             "IPYTHONDIR": str(folder / "ipython"),
             "JUPYTER_GPU_SHARE_CLOUDPICKLE": str(cloudpickle()),
             "MPLBACKEND": "agg",
+            # Checks run in a copy of the process, which threads of OpenMP do not survive.
+            "OMP_NUM_THREADS": "1",
             "PYTHONHASHSEED": "1",
             "PYTHONPATH": str(PATH),
         },

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import rows_classes
+import rows_libraries
 import rows_numpy
 import rows_pandas
 import rows_python
@@ -24,6 +25,7 @@ GROUPS: list[Group] = [
     *rows_numpy.GROUPS,
     *rows_pandas.GROUPS,
     *rows_session.GROUPS,
+    *rows_libraries.GROUPS,
 ]
 ROWS = [row for group in GROUPS for row in group.rows]
 KEEPING = Path(__file__).parents[2] / "docs" / "keeping.md"
@@ -46,7 +48,7 @@ def outcomes(
         yield {
             group.name: pool.submit(table.run, group, folder)
             for group in GROUPS
-            if group.name in wanted
+            if group.name in wanted and group.python is not None
         }
 
 
@@ -55,6 +57,8 @@ def outcome_of(
 ) -> tuple[Outcome, dict[str, str], dict[str, str]]:
     """What became of a row, and its own part of what is told and of what the proof tells."""
     group = next(group for group in GROUPS if group.name == row.group)
+    if group.python is None:
+        pytest.skip(f"{' or '.join(group.needs)} is not installed here: make test-libraries")
     number = group.rows.index(row)
     outcome = outcomes[row.group].result()[number]
     own = table.prefix(number)
@@ -96,7 +100,7 @@ def test_nothing_else_is_told(group: Group, outcomes: dict[str, Future[list[Outc
     """All that is told is of a row that says so, and all else is restored."""
     found = outcomes.get(group.name)
     if found is None:
-        pytest.skip("no row of this group is run")
+        pytest.skip("no row of this group is run, or its library is not installed here")
     outcome = found.result()[0]
     assert outcome.failed == {}
     for name, why in {**outcome.told, **outcome.disproved}.items():

@@ -49,10 +49,11 @@ async def test_two_kernels_have_different_hashes(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "told"), [({HASH_SEED: "7"}, "7"), ({HASH_SEED: "0"}, "0"), ({HASH_SEED: "random"}, "")]
+    ("text", "told"),
+    [("7", "7"), ("0", "0"), ("random", ""), ("4294967296", ""), ("$(SECRET)", ""), ("٣", "")],
 )
-def test_what_the_user_sets_counts(env: dict[str, str], told: str) -> None:
-    assert hash_seed("k", env) == (told or hash_seed("k", {}))
+def test_what_the_user_sets_counts(text: str, told: str) -> None:
+    assert hash_seed("k", {HASH_SEED: text}) == (told or hash_seed("k", {}))
 
 
 def test_a_seed_is_one_that_python_takes() -> None:

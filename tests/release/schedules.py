@@ -229,7 +229,16 @@ class Schedule:
         # A restart interrupts first what runs, and goes on at once where that ends.
         server, place, before = self.server, f"api/kernels/{self.kernel_id}/restart", len(self.sent)
         self.interrupted |= self.unanswered
-        restarting = self._pool.submit(lambda: server.fetch(place, "POST"))
+
+        def restart() -> tuple[int, Any]:
+            # jupyter_client refuses one restart during another, as after a kernel's death.
+            return until(
+                lambda: (said := server.fetch(place, "POST"))[0] != 500 and said,
+                "the kernel is restarted",
+                self.patience,
+            )
+
+        restarting = self._pool.submit(restart)
         for _ in range(self.rng.randrange(3)):
             time.sleep(0.3 * self.rng.random())
             self._send(self.rng.choice(self.pages))
