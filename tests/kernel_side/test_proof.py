@@ -156,6 +156,10 @@ inner = outer(3)
 UserId = typing.NewType("UserId", int)
 mixed = [re.compile("a+"), decimal.Decimal("1.2"), collections.Counter("abc"), 1j, float("nan"),
          datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc), b"x", bytearray(b"y")]
+import pathlib; pathlib.Path("shelves.py").write_text(
+    "class Shelf:\\n    def __init__(self, rows): self.rows = dict(sorted(rows.items()))\\n"
+    "    def __reduce__(self): return Shelf, (self.rows,)")
+import shelves; shelf = shelves.Shelf({}); shelf.rows = {"b": [1], "a": {"d": 1, "c": 2}}
 loop = []; loop.append(loop); everything = globals(); shell = get_ipython(); out = sys.stdout
 kernel = shell.kernel
 """

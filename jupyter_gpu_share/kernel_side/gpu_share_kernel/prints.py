@@ -44,7 +44,8 @@ class Prints:
     Parameters
     ----------
     lenient: what a library's class has in it, which has code of its own to take up its state again,
-        does not count. Such code may leave out what is made anew, such as counters and caches.
+        does not count. Such code may leave out what is made anew, such as counters and caches. Nor
+        does the order of dicts that such a class has itself made anew of.
     """
 
     def __init__(self, lenient=False):
@@ -379,8 +380,9 @@ def _other_way(cls, table, prints):
         return _own_set
     if cls in table or cls in copyreg.dispatch_table or issubclass(cls, (type, types.FunctionType)):
         return None
-    own = cls.__reduce_ex__ is object.__reduce_ex__ and cls.__reduce__ is object.__reduce__
-    return _instance if own else None
+    if cls.__reduce_ex__ is object.__reduce_ex__ and cls.__reduce__ is object.__reduce__:
+        return _instance
+    return _without_order if prints.lenient and cls.__module__ != "__main__" else None
 
 
 _LIST_ITERATOR = type(iter([]))  # type: type[Any]
@@ -405,6 +407,35 @@ def _own_set(obj):
         return reduced
     members = [each for arg in reduced[1] for each in (arg if isinstance(arg, _MANY) else [arg])]
     return (reduced[0], (sorted(members, key=_outside),), *reduced[2:])
+
+
+def _without_order(obj):
+    """As a library's class says itself, which may give its dicts another order as it is made."""
+    reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    if not isinstance(reduced, tuple):
+        return reduced
+    return (reduced[0], *_ordered(reduced[1:3], {}), *reduced[3:])
+
+
+def _ordered(value, known):
+    """The same with its plain dicts in an order."""
+    cls = type(value)
+    if cls not in (dict, list, tuple):
+        return value
+    if id(value) in known:
+        return known[id(value)][1]
+    if cls is tuple:
+        return tuple(_ordered(each, known) for each in value)
+    made = cls()  # type: Any
+    known[id(value)] = value, made
+    if cls is list:
+        made += [_ordered(each, known) for each in value]
+        return made
+    rows = value.items()
+    if all(type(key) is str for key in value):
+        rows = sorted(rows, key=_first)
+    made.update((key, _ordered(each, known)) for key, each in rows)
+    return made
 
 
 def _instance(obj):
