@@ -77,6 +77,13 @@ FAILING = {
         ),
         {"bag"},
     ),
+    "memory that is not shared any more": (
+        (
+            "import numpy as np\n"
+            "whole = np.zeros(3, [('o', 'O', 3), ('n', 'i4')]); part = whole['o'][1:, 2]"
+        ),
+        {"part"},
+    ),
 }
 
 
