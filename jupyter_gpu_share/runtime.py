@@ -397,6 +397,15 @@ class Runtime(LoggingConfigurable):
         """
         return await self.call(self.kernels.find(kernel_id).kept_by_release())
 
+    async def kept(self, kernel_id: str, *, forget: bool = False) -> dict[str, Any]:
+        """See :meth:`Kernel.kept`.
+
+        Raises
+        ------
+        NotPossible: no such kernel.
+        """
+        return await self.call(self.kernels.find(kernel_id).kept(forget=forget))
+
     async def _fitting(self, kernel_id: str, size: Size) -> Kernel:
         """The kernel, if it could have that size: now, unless it has to wait anyway."""
         kernel = self.kernels.find(kernel_id)

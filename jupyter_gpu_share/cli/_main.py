@@ -114,6 +114,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_kernel(wake)
     add_json(wake)
 
+    kept = add("kept", _kept, "Show all that a kernel has lost, and what did not come back.")
+    _add_kernel(kept)
+    kept.add_argument(
+        "--forget",
+        action="store_true",
+        help="remove the files that stay for another try",
+    )
+    add_json(kept)
+
     keep = add("keep", _keep, "Keep a kernel's share for a time, even if unused.")
     _add_kernel(keep)
     keep.add_argument("minutes", type=_minutes, help="from now; 0 takes it back")
@@ -299,6 +308,20 @@ async def _release(arguments: argparse.Namespace) -> int:
 
 async def _wake(arguments: argparse.Namespace) -> int:
     return await _change(arguments, "POST", "/wake", {}, "Asking for the share")
+
+
+async def _kept(arguments: argparse.Namespace) -> int:
+    from ._servers import aside, ask, change, find_kernel
+    from ._tables import kept_report
+
+    server, row = await aside(find_kernel, arguments.kernel)
+    url = f"gpu-share/allocations/{row['kernel_id']}/kept"
+    if arguments.forget:
+        found = await aside(change, server, "DELETE", url, None)
+    else:
+        found = await aside(ask, server, "GET", url)
+    print(json.dumps(found, indent=2) if arguments.json else kept_report(found))
+    return 0
 
 
 async def _keep(arguments: argparse.Namespace) -> int:

@@ -76,6 +76,25 @@ def kept(found: Mapping[str, Any]) -> str:
     return "Nothing is lost: there are no variables to keep."
 
 
+def kept_report(found: Mapping[str, Any]) -> str:
+    """All that a kernel has lost, a line for each, and the files that stay."""
+    lines = [_loss(row) for row in found["lost"]]
+    lines = ["Lost by the last release, or by one now:", *lines] if lines else ["Nothing is lost."]
+    for file in found["aside"]:
+        size = format_bytes(file["bytes"])
+        lines.append(f"Not restored from {file['file']} ({size}, saved {file['saved']}):")
+        lines += [_loss(row) for row in file["missing"]]
+    if found["aside"]:
+        lines.append("The files stay until --forget removes them. To try one again, in a cell:")
+        lines.append("  from gpu_share_kernel import snapshot; snapshot.restore(FILE)")
+    return "\n".join(map(_printable, lines))
+
+
+def _loss(row: Mapping[str, Any]) -> str:
+    named = f"{row['what']} `{row['name']}`".strip() if row["name"] else row["what"]
+    return f"  {named}: {row['why']}" if row["why"] else f"  {named}"
+
+
 @contextmanager
 def progress(text: str) -> Iterator[None]:
     """Say what is waited for, on a terminal only, and take the line away at the end."""

@@ -48,6 +48,20 @@ class KeepingSettings(LoggingConfigurable):
             c.IdlePolicy.snapshot_limit = 16 * 2**30
         """,
     )
+    snapshot_patience = Float(
+        300.0,
+        min=0,
+        config=True,
+        help="""
+        Seconds that it may take to read saved variables back, before their process is ended: a
+        fresh process does that, without a GPU, and what it gets is compared. Where it takes longer,
+        the kernel keeps its share. Default 300.
+
+        ::
+
+            c.IdlePolicy.snapshot_patience = 900
+        """,
+    )
     snapshot_lifetime = Float(
         7 * 86400.0,
         min=0,

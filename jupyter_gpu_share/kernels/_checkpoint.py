@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -28,9 +29,12 @@ from ..relay import Activity, Answer, Relay
 from ..size import format_bytes
 from ._encryption import Encrypted, decrypted, is_encrypted, make_workplace, missing
 from ._private import new_file, open_file
+from ._unrestored import Aside, Loss, losses
 from .saved import Note, NotOursError, file_name, forget, make_folder, settle, sweep
 
 __all__ = ["Keeper", "Look"]
+
+_log = logging.getLogger(__name__)
 
 #: Seconds that a kernel has to answer what takes no time, and what takes as long as its data.
 _SHORT, _LONG = 20.0, 600.0
@@ -42,6 +46,8 @@ _FREE_PATIENCE, _FREE_INTERVAL = 15.0, 0.05
 _INTERRUPT_INTERVAL, _INTERRUPTS = 1.0, 5
 #: What a kernel says is shown to its user: so much of it.
 _LONGEST, _MOST = 200, 50
+#: The line about what came back, which itself names only the first of many.
+_LONGEST_LINE = 2000
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,11 @@ class Restored:
     Attributes
     ----------
     line: for the user.
-    whole: everything came back; else the saved file is still needed.
+    missing: what of the file did not come back.
     """
 
     line: str
-    whole: bool
+    missing: list[Loss]
 
 
 @dataclass(frozen=True)
@@ -101,14 +107,20 @@ class Keeper:
         self.language = ""
         self._in_place = policy.in_place
         self._limit = policy.snapshot_limit
+        self._patience = policy.snapshot_patience
         self._lifetime = policy.snapshot_lifetime
         self._encrypts = policy.snapshot_encryption
         self._file = folder / file_name(kernel_id)
         #: SHA-256 of what was saved last, in hexadecimal digits; empty: see beside the file.
         self._digest = ""
+        #: All that the last look and the last saving have told of as lost.
+        self._lost: list[Loss] = []
+        self._promised = False
         #: Names of variables that the last look has told of as lost.
         self._may_go: list[str] = []
         self._surveyed: _Survey | None = None
+        #: What the last saving has found that would not come back, as the kernel tells it.
+        self._disproved: list[dict[str, Any]] = []
         #: Bytes of each GPU at most that are away with the process.
         self.moved = 0
 
@@ -120,6 +132,19 @@ class Keeper:
     def has_snapshot(self) -> bool:
         """Whether there are variables for the next process of the kernel."""
         return os.path.lexists(self._file)
+
+    @property
+    def _aside(self) -> Aside:
+        return Aside(self._file)
+
+    @property
+    def gone(self) -> bool:
+        """Whether variables were saved for the next process, and their file is no longer there."""
+        return self._promised and not self.has_snapshot
+
+    def expect(self) -> None:
+        """There are variables, which another server has saved."""
+        self._promised = True
 
     @property
     def outlives(self) -> bool:
@@ -137,6 +162,7 @@ class Keeper:
         activity: what clients have done up to now.
         ends: the process cannot live on.
         """
+        self._lost = []
         if not self._understands:
             return Look((), Kept(), "Only kernels of Python can keep their variables.")
         try:
@@ -161,7 +187,7 @@ class Keeper:
         if self._encrypts and (lacks := await in_thread(missing)):
             return Kept(), lacks
         if self._surveyed is None or self._surveyed.use != use or background:
-            self._surveyed = None
+            self._surveyed, self._disproved = None, []
             try:
                 found = await self._told("survey", patience=_LONG, interruptible=True)
             except GpuShareError as error:
@@ -176,10 +202,12 @@ class Keeper:
                 f"The variables take {format_bytes(size)}; at most {format_bytes(self._limit)} are "
                 "kept here."
             )
-        rows = found.get("lost")
-        rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        rows = _rows(found.get("lost"))
+        rows += [row for row in self._disproved if row.get("missed")]
         self._may_go = [str(row.get("name")) for row in rows]
-        lost = _texts([f"{row.get('what')} `{row.get('name')}`" for row in rows])
+        lost = _texts([_called(row) for row in rows])
+        self._lost = losses(rows)
+        self._lost += [Loss("", line, "It ends with the process.") for line in background]
         # What works in the background ends with the process.
         return Kept("snapshot", (*lost, *background)), ""
 
@@ -265,32 +293,60 @@ class Keeper:
 
     # -- snapshot ----------------------------------------------------------------------------
 
-    async def save(self, note: Note | None) -> None:
+    async def save(
+        self,
+        note: Note | None,
+        *,
+        lose: bool = False,
+        patience: float | None = None,
+        certain: bool = True,
+    ) -> tuple[str, ...]:
         """Write the variables to the server's disk, but those that the last look said are lost.
+
+        They are read back by a fresh process, so that what would not come back is known.
 
         Parameters
         ----------
         note: with which the next server may take them over; None: none may.
+        lose: what would not come back may be lost.
+        patience: seconds for reading back; those that the administrator gives where None.
+        certain: nothing is saved where they cannot be read back in time; else they are all the
+            same.
+
+        Returns
+        -------
+        tuple: what would not come back, in words. Where it may not be lost, nothing is left, and
+            the next look tells of it.
 
         Raises
         ------
-        NotPossible: they could not be written, or more would be lost. Nothing is left.
+        NotPossible: they could not be written or read back, or more would be lost. Nothing is left.
         """
+        before = len(self._disproved)
+        if patience is None:
+            patience = self._patience
+        how = {"lose": lose, "certain": certain, "seconds": patience}
         partial = self._file.with_suffix(".part")
         try:
             folder = await in_thread(make_folder, self._file.parent)
             self._file, partial = folder / self._file.name, folder / partial.name
             await in_thread(sweep, folder, self._lifetime)
             if self._engine.shares_files and self._encrypts:
-                digest = await self._save_encrypted(partial)
+                digest = await self._save_encrypted(partial, how)
             elif self._engine.shares_files:
-                digest = await self._save(str(partial))
+                digest = await self._save(str(partial), how)
             else:
-                digest = await self._fetch(partial)
+                digest = await self._fetch(partial, how)
+            new = [row for row in self._disproved[before:] if row.get("missed")]
+            lost = tuple(map(_called, new))
+            self._lost += losses(new)
+            if not digest:
+                return lost
             if note is not None:
                 await in_thread(note.write, self._file, digest)
             await in_thread(settle, partial, self._file)
-            self._digest = digest
+            self._digest, self._promised = digest, True
+            return lost
         except GpuShareError as error:
             raise NotPossible(f"The variables could not be saved: {error}") from error
         except OSError as error:
@@ -299,19 +355,28 @@ class Keeper:
             with suppress(OSError):
                 partial.unlink()
 
-    async def _save(self, path: str) -> str:
-        """Have the kernel write the file; the digest of its content."""
-        saved = await self._told(
+    async def _save(self, path: str, how: Mapping[str, Any]) -> str:
+        """Have the kernel write the file; the digest of its content.
+
+        It is empty where there is no file: more would not come back than may be lost. What would
+        not is noted.
+        """
+        told = await self._told(
             "save",
-            patience=_LONG,
+            patience=_LONG + how["seconds"],
             interruptible=True,
             path=path,
             limit=self._limit,
             allowed=self._may_go,
+            without=self._disproved,
+            **how,
         )
-        return str(saved.get("digest"))
+        self._disproved = _rows(told.get("disproved"))
+        if why := _text(told.get("unproven")):
+            _log.warning("It is not known whether all that was saved comes back: %s", why)
+        return str(told.get("digest")) if "variables" in told else ""
 
-    async def _save_encrypted(self, target: Path) -> str:
+    async def _save_encrypted(self, target: Path, how: Mapping[str, Any]) -> str:
         """Have the kernel write the file in memory, and encrypt it from there."""
 
         def encrypt(source: Path) -> None:
@@ -323,16 +388,19 @@ class Keeper:
 
         async with _in_memory() as folder:
             clear = folder / self._file.name
-            digest = await self._save(str(clear))
-            await to_the_end(in_thread(encrypt, clear))
+            digest = await self._save(str(clear), how)
+            if digest:
+                await to_the_end(in_thread(encrypt, clear))
             return digest
 
-    async def _fetch(self, target: Path) -> str:
+    async def _fetch(self, target: Path, how: Mapping[str, Any]) -> str:
         """Have the kernel save beside itself, and bring the file here piece by piece."""
         scratch = (await self._ask("scratch")).result
         arrived = hashlib.sha256()
         try:
-            digest = await self._save(scratch)
+            digest = await self._save(scratch, how)
+            if not digest:
+                return digest
             with new_file(target) as file:
                 start, sink = 0, Encrypted(file, self._kernel_id) if self._encrypts else file
                 while True:
@@ -400,7 +468,10 @@ class Keeper:
     async def _restore(self, path: str, digest: str) -> Restored:
         # The kernel compares the digest of what it reads: nobody can change it in between.
         told = await self._told("restore", patience=_LONG, path=path, digest=digest)
-        return Restored(_text(told.get("line")), not told.get("failed"))
+        missing, line = losses(_rows(told.get("failed"))), _text(told.get("line"), _LONGEST_LINE)
+        if missing or self._lost:
+            line += f" All of it: jupyter gpu-share kept {self._kernel_id[:8]}"
+        return Restored(line, missing)
 
     async def present(self) -> bool:
         """Whether the kernel has this package's files, without which it can be asked nothing."""
@@ -417,9 +488,28 @@ class Keeper:
             made = (await self._ask("subshells", ids=list(ids))).result
             self._relay.note_subshells(made if isinstance(made, list) else ())
 
+    async def loaded(self, restored: Restored) -> None:
+        """The process has its variables: their file goes, unless something of it is missing."""
+        if restored.missing:
+            try:
+                await in_thread(self._aside.put, restored.missing)
+            except OSError as error:  # it stays where it is, until the next release
+                _log.warning("Saved variables cannot be put aside: %s", error)
+                return
+        await in_thread(self.discard)
+
+    async def report(self) -> dict[str, Any]:
+        """All that was ``lost``, and the files that were put ``aside``, as plain data."""
+        aside = await in_thread(self._aside.told)
+        return {"lost": [asdict(each) for each in self._lost], "aside": aside}
+
+    async def forget_aside(self) -> None:
+        """Remove the files of which something did not come back."""
+        await in_thread(self._aside.forget)
+
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
-        self._digest = ""
+        self._promised, self._digest = False, ""
         forget(self._file)
 
     async def renote(self, note: Note) -> None:
@@ -492,6 +582,16 @@ class Keeper:
                 return
 
 
+def _rows(values: object) -> list[dict[str, Any]]:
+    values = values if isinstance(values, list) else []
+    return [row for row in values if isinstance(row, dict)]
+
+
+def _called(row: Mapping[str, Any]) -> str:
+    """What is lost, as the kernel tells it, in a user's words."""
+    return _text(f"{row.get('what')} `{row.get('name')}`")
+
+
 @asynccontextmanager
 async def _in_memory() -> AsyncIterator[Path]:
     folder = await in_thread(make_workplace)
@@ -522,7 +622,7 @@ def _amount(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _text(value: object) -> str:
+def _text(value: object, longest: int = _LONGEST) -> str:
     """One line, of whatever a kernel says."""
     line = one_line(value) if isinstance(value, str) else ""
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -17,7 +17,7 @@ from ._context import Pause, WorkContext, paused, relayed
 from .facts import Event
 from .saved import Note
 
-__all__ = ["Left", "WouldLoseError", "look", "part", "release", "save", "wake"]
+__all__ = ["Allowed", "Left", "WouldLoseError", "look", "part", "release", "save", "wake"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,10 +54,32 @@ class WouldLoseError(NotPossible):
         self.kept = found.kept
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """Whether something may be lost.
+
+    Attributes
+    ----------
+    doing: what would lose it.
+    how: the name under which a user allows it.
+    given: it is allowed.
+    """
+
+    doing: str
+    how: str
+    given: bool
+
+    def check(self, found: Look) -> None:
+        """Raises :class:`WouldLoseError` where something would be lost that may not."""
+        if found.kept.lost and not self.given:
+            raise WouldLoseError(self.doing, found, self.how)
+
+
 Tell = Callable[[Event], None]
 
-#: Seconds that a process gets to save its variables when its server stops.
-_SAVING = 7.0
+#: Seconds that a process gets to save its variables when its server stops, and, of these, to read
+#: them back. Where that does not suffice, they are saved all the same: else they are lost for sure.
+_SAVING, _PROVING = 7.0, 3.5
 
 
 async def look(context: WorkContext) -> Look:
@@ -99,15 +121,25 @@ async def release(
         found = await context.keeper.look(pause.activity)
         if unused_since is not None and found.background:
             raise NotPossible(f"The kernel works: {', '.join(found.background)}.")
-        if found.kept.lost and not lose_variables:
-            raise WouldLoseError("Giving the share back", found, "lose_variables")
-        return await part(context, pause, found, note, tell)
+        allowed = Allowed("Giving the share back", "lose_variables", given=lose_variables)
+        return await part(context, pause, found, note, tell, allowed)
 
 
 async def part(
-    context: WorkContext, pause: Pause, found: Look, note: Note | None, tell: Tell
+    context: WorkContext,
+    pause: Pause,
+    found: Look,
+    note: Note | None,
+    tell: Tell,
+    allowed: Allowed,
 ) -> Left:
-    """Part a paused kernel from its share, keeping its state as was found possible."""
+    """Part a paused kernel from its share, keeping its state as was found possible.
+
+    Raises
+    ------
+    WouldLoseError: more would be lost than is allowed. The kernel is as it was.
+    """
+    allowed.check(found)
     keeper, engine = context.keeper, context.engine
     how = found.kept.how
     if how == "in-place":
@@ -121,7 +153,10 @@ async def part(
         pause.stays = True
         return Left(process=True, kept=found.kept)
     if how == "snapshot":
-        await keeper.save(note)
+        lost = await keeper.save(note, lose=allowed.given)
+        found = replace(found, kept=replace(found.kept, lost=(*found.kept.lost, *lost)))
+        if lost:
+            allowed.check(found)
     else:  # of a wake that did not bring back all, and older than what is given up now
         await in_thread(keeper.discard)
     tell(Event.ENDS)
@@ -201,9 +236,9 @@ async def _save(context: WorkContext, note: Note) -> None:
     found = await keeper.look(context.relay.activity, ends=True)
     if found.kept.how != "snapshot":
         raise GpuShareError(found.why or "they cannot be saved.")
-    await keeper.save(note)
-    if found.kept.lost:
-        _log.warning("Of %s is lost: %s", note.path, ", ".join(found.kept.lost))
+    more = await keeper.save(note, lose=True, patience=_PROVING, certain=False)
+    if lost := (*found.kept.lost, *more):
+        _log.warning("Of %s is lost: %s", note.path, ", ".join(lost))
 
 
 async def has_snapshot(context: WorkContext) -> bool:

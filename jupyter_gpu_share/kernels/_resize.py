@@ -20,7 +20,7 @@ from ..relay import Activity
 from ..size import Size, format_bytes
 from ._checkpoint import Look
 from ._context import WorkContext, paused
-from ._release import Left, Tell, WouldLoseError, part
+from ._release import Allowed, Left, Tell, part
 from .facts import Event
 from .saved import Note
 
@@ -121,9 +121,8 @@ async def resize(
             return Resized(size, await to_the_end(swap))
         tell(Event.LEAVES)
         change, found = await _way(context, size, pause.activity)
-        if found.kept.lost and not lose_variables:
-            raise WouldLoseError(f"Changing the size to {size}", found, "restart")
-        left = await part(context, pause, found, note, tell)
+        allowed = Allowed(f"Changing the size to {size}", "restart", given=lose_variables)
+        left = await part(context, pause, found, note, tell, allowed)
     return await _changed(context, size, before, change, left, note)
 
 

@@ -18,6 +18,11 @@ _ABSENT = (
     "PYTHONPATH (-I, -E, or an environment of its own). The use of the GPU is watched all the same."
 )
 
+_GONE = (
+    "The variables that were saved are gone: somebody or something has removed their file from the "
+    "server's disk. Restart the kernel to go on without them."
+)
+
 
 async def start(
     context: WorkContext, request: KernelRequest, report: Report, *, again: bool
@@ -36,6 +41,8 @@ async def start(
     await engine.stop(kernel_id, keep_share=True)
     if not again:
         await in_thread(context.keeper.discard)
+    elif await in_thread(lambda: context.keeper.gone):
+        raise KernelStartError(_GONE)
     running = await engine.start(request, report)
     try:
         present = await _attach(context, running, again=again)
@@ -80,8 +87,7 @@ async def _attach(context: WorkContext, running: Running, *, again: bool) -> boo
         await keeper.make_subshells(subshells)
     # Once cells reach it, the variables are there, and nowhere else.
     await relayed(relay.resume(restored.line))
-    if restored.whole:
-        await in_thread(keeper.discard)
+    await keeper.loaded(restored)
     return present
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any
 
 from ..allocations import Kept
 from ..engines.base import KernelRequest
@@ -42,6 +43,7 @@ class Kernel(Controller):
     async def adopt(self, request: KernelRequest) -> None:
         """Be a kernel whose variables an earlier server has saved: its next cell starts it."""
         self.tell(Event.ADOPT, request=request)
+        self.keeper.expect()
 
     async def wake(self) -> None:
         """Ask for a share again if it was given back. Does not wait until it is there.
@@ -133,6 +135,17 @@ class Kernel(Controller):
             return self._details.kept
         look: Look = await self._wish(Event.LOOK)
         return look.kept
+
+    async def kept(self, *, forget: bool = False) -> dict[str, Any]:
+        """All that was lost, and the files of which something did not come back.
+
+        Parameters
+        ----------
+        forget: those files are removed first.
+        """
+        if forget:
+            await self.keeper.forget_aside()
+        return {"kernel_id": self.kernel_id, **await self.keeper.report()}
 
     async def signal(self, signum: int) -> None:
         """Send a signal to the kernel. Where none is there yet, do what it means."""

@@ -344,6 +344,24 @@ class WakeHandler(GpuShareHandler):
         self.answer((await self.runtime.wake(row.kernel_id)).to_json())
 
 
+class KeptHandler(GpuShareHandler):
+    """``GET`` and ``DELETE`` of ``gpu-share/allocations/<kernel id>/kept``"""
+
+    @web.authenticated
+    @authorized
+    @told
+    async def get(self, kernel_id: str) -> None:
+        """All that was lost, and the files of which something did not come back."""
+        self.answer(await self.runtime.kept(self.known(kernel_id).kernel_id))
+
+    @web.authenticated
+    @authorized
+    @told
+    async def delete(self, kernel_id: str) -> None:
+        """Remove those files."""
+        self.answer(await self.runtime.kept(self.known(kernel_id).kernel_id, forget=True))
+
+
 _ID = r"(?P<kernel_id>[^/]+)"
 ROUTES: list[tuple[str, type[GpuShareHandler]]] = [
     (r"/gpu-share/status", StatusHandler),
@@ -353,6 +371,7 @@ ROUTES: list[tuple[str, type[GpuShareHandler]]] = [
     (rf"/gpu-share/allocations/{_ID}", AllocationHandler),
     (rf"/gpu-share/allocations/{_ID}/release", ReleaseHandler),
     (rf"/gpu-share/allocations/{_ID}/wake", WakeHandler),
+    (rf"/gpu-share/allocations/{_ID}/kept", KeptHandler),
 ]
 
 

@@ -217,6 +217,8 @@ def test_release_wake_and_keep(at_server: tuple[Shell, Server]) -> None:
     server.wait_for(kernel, "active")
     assert shell.json("keep", kernel, "30")["keep_until"] is not None
     assert shell.json("keep", kernel, "0")["keep_until"] is None
+    assert "Nothing is lost" in shell.run("kept", kernel)
+    assert shell.json("kept", kernel, "--forget")["aside"] == []
 
 
 def test_a_name_that_fits_several(at_server: tuple[Shell, Server]) -> None:

@@ -15,7 +15,7 @@ from jupyter_gpu_share.allocations import (
     Share,
     State,
 )
-from jupyter_gpu_share.cli._tables import allocations_table, kept, sentence, table
+from jupyter_gpu_share.cli._tables import allocations_table, kept, kept_report, sentence, table
 
 
 def test_columns_are_aligned_and_cut_at_the_terminal() -> None:
@@ -65,3 +65,18 @@ def test_what_is_said_before_a_change(how: str, lost: list[str], said: str) -> N
 def _row(**fields: Any) -> dict[str, Any]:
     values = {"kernel_name": "python3", "size": "1/4", "state": State.ACTIVE, "path": "a.ipynb"}
     return Allocation(kernel_id="12345678-9", **{**values, **fields}).to_json()
+
+
+def test_all_that_is_lost_has_a_line_each() -> None:
+    loss = {"name": "g", "what": "generator", "why": "a generator cannot be saved"}
+    work = {"name": "", "what": "thread `t`", "why": ""}
+    file = {"file": "/kept/a.kept", "bytes": 2048, "saved": "2026-01-01T00:00:00.000Z"}
+    text = kept_report({"lost": [loss, work], "aside": [{**file, "missing": [loss]}]})
+    assert text.splitlines()[1:3] == [
+        "  generator `g`: a generator cannot be saved",
+        "  thread `t`",
+    ]
+    assert "Not restored from /kept/a.kept (2 KiB, saved 2026-01-01T00:00:00.000Z):" in text
+    assert "--forget" in text
+    assert kept_report({"lost": [], "aside": []}) == "Nothing is lost."
+    assert "\x1b" not in kept_report({"lost": [{**loss, "name": "\x1b[2J"}], "aside": []})

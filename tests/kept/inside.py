@@ -19,6 +19,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+#: Seconds for the proof: this many processes share the machine.
+SECONDS = 600.0
 #: Of modules that the states define: their text is written into a folder first.
 MODULES = "modules"
 
@@ -88,7 +90,7 @@ def main(what: str, file: str) -> dict[str, Any]:
         before = look(checks, shell.user_ns)
         told = snapshot.survey()
         between = look(checks, shell.user_ns)
-        manifest = snapshot.save(file)
+        manifest = snapshot.save(file, seconds=SECONDS)
         return {
             "errors": errors,
             "before": before,
@@ -97,6 +99,7 @@ def main(what: str, file: str) -> dict[str, Any]:
             "told": told["lost"],
             "why": told["why"],
             "saved": manifest["lost"],
+            "disproved": manifest["disproved"],
         }
     found = snapshot.restore(file)
     return {

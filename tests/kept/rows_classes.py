@@ -153,7 +153,8 @@ same("a totally ordered class", "@functools.total_ordering\nclass §C:\n    def 
      "    def __lt__(s, o): return s.n < o.n\n    def __eq__(s, o): return s.n == o.n",
      "§C(2) >= §C(1)")
 same("a registered way of pickling", "class §C:\n    def __init__(self, n): self.n = n\n"
-     "def §r(o): return §C, (o.n,)\ncopyreg.pickle(§C, §r)\n§c = §C(4)", "§c.n")
+     "def §r(o): return §C, (o.n,)\ncopyreg.pickle(§C, §r)\n§c = §C(4)",
+     "[§c.n, copyreg.dispatch_table[§C](§c)[1]]")
 same("a class with its own hash", "class §C:\n    def __init__(s, n): s.n = n; s.h = hash(n)\n"
      "    def __hash__(s): return s.h\n    def __eq__(s, o): return s.n == o.n\n§d = {§C('a'): 1}",
      "§d.get(§C('a'))")

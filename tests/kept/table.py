@@ -21,7 +21,7 @@ from jupyter_gpu_share.kernel_side import PATH, cloudpickle
 SAME = "same"
 #: Is said to be lost before anything is freed.
 TOLD = "told"
-#: Loads differently in a new process, which is said; the proof in one finds it beforehand.
+#: Loads differently in a new process: the proof finds it, before anything is freed.
 PROVEN = "proven"
 #: Changes without a word: docs/keeping.md says so, and why.
 UNSEEN = "not looked at"
@@ -96,7 +96,8 @@ class Group:
 class Outcome:
     """What became of a row: its check before, after a look, after a save, in the next kernel.
 
-    ``told`` is what the look said to be lost, ``failed`` what was not restored, both with why.
+    ``told`` is what the look said to be lost, ``disproved`` what the proof did, ``failed`` what was
+    not restored, all with why.
     """
 
     error: str
@@ -105,6 +106,7 @@ class Outcome:
     afterwards: str
     after: str
     told: dict[str, str]
+    disproved: dict[str, str]
     failed: dict[str, str]
 
 
@@ -139,12 +141,14 @@ def run(group: Group, folder: Path) -> list[Outcome]:
     assert not saved["errors"][0], f"{group.name}: {saved['errors'][0]}"
     assert not saved["why"], saved["why"]
     loaded = _process(python, "load", folder, task)
-    assert saved["told"] == saved["saved"], (saved["told"], saved["saved"])
     told = {row["name"]: row["why"] for row in saved["told"]}
+    disproved = {row["name"]: row["why"] for row in saved["disproved"] if row["missed"]}
+    both = {row["name"]: row["why"] for row in saved["saved"]}
+    assert both == {**told, **disproved}
     failed = {row["name"]: row["why"] for row in loaded["failed"]}
     columns = (saved["errors"][1:], saved["before"], saved["between"], saved["afterwards"])
     rows = zip(*columns, loaded["after"], strict=True)
-    return [Outcome(*row, told, failed) for row in rows]
+    return [Outcome(*row, told, disproved, failed) for row in rows]
 
 
 def _process(python: str, what: str, folder: Path, task: dict[str, Any]) -> dict[str, Any]:

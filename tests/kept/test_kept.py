@@ -55,7 +55,7 @@ def outcomes(
 def outcome_of(
     row: Row, outcomes: dict[str, Future[list[Outcome]]]
 ) -> tuple[Outcome, dict[str, str], dict[str, str]]:
-    """What became of a row, and its own part of what is told and of what failed."""
+    """What became of a row, and its own part of what is told and of what the proof tells."""
     group = next(group for group in GROUPS if group.name == row.group)
     if group.python is None:
         pytest.skip(f"{' or '.join(group.needs)} is not installed here: make test-libraries")
@@ -71,12 +71,12 @@ def outcome_of(
             if re.search(rf"\b{own}", name) or (wanted and name.startswith(wanted))
         }
 
-    return outcome, mine(outcome.told), mine(outcome.failed)
+    return outcome, mine(outcome.told), mine(outcome.disproved)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.group}: {row.title}")
 def test_nothing_changes_in_silence(row: Row, outcomes: dict[str, Future[list[Outcome]]]) -> None:
-    outcome, told, failed = outcome_of(row, outcomes)
+    outcome, told, disproved = outcome_of(row, outcomes)
     assert outcome.error == "", "the state cannot be made"
     assert outcome.between == outcome.before, "the look has changed it"
     assert outcome.afterwards == outcome.before, "the save has changed it"
@@ -85,9 +85,9 @@ def test_nothing_changes_in_silence(row: Row, outcomes: dict[str, Future[list[Ou
         return
     assert told == {}
     if row.verdict == table.PROVEN:
-        assert failed, f"it loads; it was {outcome.before} and is {outcome.after}"
+        assert disproved, f"nothing is told; it was {outcome.before} and is {outcome.after}"
         return
-    assert failed == {}
+    assert disproved == {}
     if row.verdict == table.SAME:
         assert outcome.after == outcome.before
     else:
@@ -97,12 +97,13 @@ def test_nothing_changes_in_silence(row: Row, outcomes: dict[str, Future[list[Ou
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
 def test_nothing_else_is_told(group: Group, outcomes: dict[str, Future[list[Outcome]]]) -> None:
-    """All that is told, or not restored, is of a row that says so."""
+    """All that is told is of a row that says so, and all else is restored."""
     found = outcomes.get(group.name)
     if found is None:
         pytest.skip("no row of this group is run, or its library is not installed here")
     outcome = found.result()[0]
-    for name, why in {**outcome.told, **outcome.failed}.items():
+    assert outcome.failed == {}
+    for name, why in {**outcome.told, **outcome.disproved}.items():
         owners = [
             row
             for n, row in enumerate(group.rows)

@@ -40,7 +40,7 @@ NEWER_NAMES = {
     "waitstatus_to_exitcode",
 }
 #: What is imported beside the standard library: our own files, and what makes a kernel.
-OTHERS = {"IPython", "gpu_share_kernel", "ipykernel", "zmq"}
+OTHERS = {"IPython", "gpu_share_kernel", "ipykernel", "traitlets", "zmq"}
 GENERIC = {"dict", "frozenset", "list", "set", "tuple", "type"}
 
 
@@ -109,7 +109,7 @@ def test_they_run_on_an_old_python(tmp_path: Path) -> None:
         "import os, gpu_share_kernel.agent as agent\n"
         "from gpu_share_kernel import asked, background, caps, cuda, cuda_signs, farewell\n"
         "from gpu_share_kernel import attribution, interrupts, modules, settings, subshells\n"
-        "from gpu_share_kernel import readings, simulated, snapshot, vacate, zygote\n"
+        "from gpu_share_kernel import proof, readings, simulated, snapshot, vacate, zygote\n"
         "assert modules.Reach().why('json.decoder') == ''\n"
         "assert not modules.Reach().told()['files']\n"
         "assert zygote.survives_fork(dict(os.environ))\n"

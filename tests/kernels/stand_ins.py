@@ -176,11 +176,13 @@ class FakeKeeper:
     def __init__(self, gates: Gates) -> None:
         self.gates = gates
         self.kept = Kept("in-place", ())
-        self.has_snapshot = False
+        self.has_snapshot = self.gone = False
         self.outlives = True
         self.moved = 0
         self.language = ""
         self.looks = 0
+        #: What only reading back finds.
+        self.does_not_return: tuple[str, ...] = ()
 
     async def look(self, activity: Activity, *, ends: bool = False) -> Look:
         self.looks += 1
@@ -196,13 +198,22 @@ class FakeKeeper:
     async def resume(self) -> None:
         await self.gates("resume")
 
-    async def save(self, note: Any) -> None:
+    async def save(self, note: Any, **how: Any) -> tuple[str, ...]:
         await self.gates("save")
+        if self.does_not_return and not how.get("lose"):
+            return self.does_not_return
         self.has_snapshot = True
+        return self.does_not_return
 
     async def load(self) -> Any:
         await self.gates("load")
-        return SimpleNamespace(line="", whole=True)
+        return SimpleNamespace(line="", missing=[])
+
+    async def loaded(self, restored: Any) -> None:
+        self.discard()
+
+    def expect(self) -> None:
+        pass
 
     async def renote(self, note: Any) -> None:
         pass

@@ -23,8 +23,9 @@ NOBODY = 65534
 def evil(mark: Path) -> str:
     """A cell with a variable that runs a command when it is loaded."""
     return (
-        "import os\nclass Evil:\n"
-        f"    def __reduce__(self): return os.system, ('touch {mark}',)\n"
+        "import os\ndef load(command): os.system(command); return Evil()\n"
+        "class Evil:\n"
+        f"    def __reduce__(self): return load, ('touch {mark}',)\n"
         "evil = Evil(); rest = [bytes([n]) * 3000 for n in range(200)]"
     )
 
@@ -35,6 +36,7 @@ async def file(kernels: Kernels, tmp_path: Path) -> Path:
     Runtime.instance().idle_policy.set_trait("in_place", False)
     manager, _ = await kernels.computed(evil(tmp_path / "ran"))
     await Runtime.instance().release(manager.kernel_id, lose_variables=False)
+    (tmp_path / "ran").unlink()  # the proof has loaded it, for the one whose it is
     return controller(manager).keeper._file
 
 

@@ -58,7 +58,10 @@ ALL = [
     ("/gpu-share/allocations/{kernel_id}", "PATCH"),
     ("/gpu-share/allocations/{kernel_id}/release", "POST"),
     ("/gpu-share/allocations/{kernel_id}/wake", "POST"),
+    ("/gpu-share/allocations/{kernel_id}/kept", "GET"),
+    ("/gpu-share/allocations/{kernel_id}/kept", "DELETE"),
 ]
+METHODS = ("GET", "PUT", "PATCH", "POST", "DELETE")
 
 
 def test_the_file_is_valid_and_names_every_route() -> None:
@@ -68,7 +71,7 @@ def test_the_file_is_valid_and_names_every_route() -> None:
     served = set()
     for pattern, handler in ROUTES:
         path = pattern.replace("(?P<kernel_id>[^/]+)", "{kernel_id}")
-        served |= {(path, m) for m in ("GET", "PUT", "PATCH", "POST") if m.lower() in vars(handler)}
+        served |= {(path, m) for m in METHODS if m.lower() in vars(handler)}
     named = {(p, m.upper()) for p, item in SPEC["paths"].items() for m in item if m != "parameters"}
     assert served == named == set(ALL)
 
@@ -207,6 +210,14 @@ def test_release_and_wake(clean: Server) -> None:
     assert clean.wait_for(kernel_id, "active")["share"]["fraction"] == "3/4"
 
 
+def test_what_is_lost_can_be_read_and_forgotten(clean: Server) -> None:
+    kernel_id = clean.start_kernel("3/4")
+    for method in ("GET", "DELETE"):
+        path = "/gpu-share/allocations/{kernel_id}/kept"
+        status, found = ask(clean, path, method, kernel_id=kernel_id)
+        assert (status, found) == (200, {"kernel_id": kernel_id, "lost": [], "aside": []})
+
+
 def test_a_queued_kernel_is_shown_and_can_leave(clean: Server) -> None:
     first, second = clean.start_kernel("3/4"), clean.start_kernel("3/4")
     _, row = ask(clean, "/gpu-share/allocations/{kernel_id}", kernel_id=second)
@@ -239,6 +250,8 @@ BAD = [
     ("PATCH", "gpu-share/allocations/{id}", {"size": "1/4"}, 404, "no kernel with that id"),
     ("POST", "gpu-share/allocations/{id}/release", {}, 404, "no kernel with that id"),
     ("POST", "gpu-share/allocations/{id}/wake", {}, 404, "no kernel with that id"),
+    ("GET", "gpu-share/allocations/{id}/kept", None, 404, "no kernel with that id"),
+    ("DELETE", "gpu-share/allocations/{id}/kept", None, 404, "no kernel with that id"),
 ]
 
 

@@ -109,10 +109,10 @@ def _limit(limits):
     own.change(limits)
 
 
-def _save(path, limit, allowed):
+def _save(path, limit, allowed, **how):
     from gpu_share_kernel import snapshot
 
-    return snapshot.save(path, limit, allowed)
+    return snapshot.save(path, limit, allowed, **how)
 
 
 def _restore(path, digest):

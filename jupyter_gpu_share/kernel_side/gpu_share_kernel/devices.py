@@ -118,7 +118,13 @@ class Hands(Arrays):  # type: ignore[misc]
                 raise Lost("gradients could not be computed through it any more")
             return _same, (obj.detach(),)
         state = {name: getattr(obj, name, None) for name in _OF_TENSORS}
-        if not any(each is not None and (name == "grad" or each) for name, each in state.items()):
+        # A table of hooks that is empty may be none afterwards, or the other way round.
+        state = {
+            name: each
+            for name, each in state.items()
+            if each is not None and (name == "grad" or each)
+        }
+        if not state:
             return None
         reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         if not isinstance(reduced, tuple) or len(reduced) != 2:
@@ -295,8 +301,7 @@ def _torch_over(array, start, size):
 
 def _tensor_setstate(tensor, state):
     for name, value in state.items():
-        if value is not None:
-            setattr(tensor, name, value)
+        setattr(tensor, name, value)
 
 
 def _optimizer_setstate(optimizer, state):

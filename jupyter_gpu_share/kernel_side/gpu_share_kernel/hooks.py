@@ -4,6 +4,7 @@ Functions are pickled with the variables, so that those that cannot be are named
 be made anew in another process is told.
 """
 
+import copyreg
 import importlib
 import logging
 import signal
@@ -13,8 +14,10 @@ from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel.ways import of_a_cell
 
-__all__ = ["functions", "put", "stopping"]
+__all__ = ["PICKLING", "functions", "put", "stopping"]
 
+#: Begins the names of functions that say how objects of a class are pickled.
+PICKLING = "pickling of "
 _HOOKS = (("sys", "excepthook"), ("sys", "unraisablehook"), ("threading", "excepthook"))
 #: Of ``builtins``, besides what C defines.
 _USUAL = frozenset(
@@ -42,7 +45,16 @@ def _mine(function):
 def functions(shell):
     """Pairs of a name for the user, and a value to pickle."""
     found = []  # type: list[tuple[str, object]]
-    for collect in (_signals, _hooks, _builtins, _filters, _formatters, _transformers, _colors):
+    for collect in (
+        _signals,
+        _hooks,
+        _builtins,
+        _filters,
+        _formatters,
+        _transformers,
+        _colors,
+        _pickling,
+    ):
         try:
             found += collect(shell)
         except Exception:  # noqa: S112 - another version, or not imported
@@ -76,6 +88,8 @@ def put(name, value, shell):
     elif name.startswith("color map "):
         colormaps = importlib.import_module("matplotlib").colormaps
         colormaps.register(value, name=name[len("color map ") :], force=True)
+    elif name.startswith(PICKLING):
+        copyreg.pickle(*value)
     elif kind == "figure":
         _number(value, int(rest))
     else:
@@ -115,6 +129,12 @@ def _hooks(shell):
         wrapped = shell.CustomTB.__func__
         place = wrapped.__code__.co_freevars.index("handler")
         yield "handler of exceptions", (custom, wrapped.__closure__[place].cell_contents)
+
+
+def _pickling(shell):
+    for cls, function in list(copyreg.dispatch_table.items()):
+        if _mine(function):
+            yield PICKLING + cls.__qualname__, (cls, function)
 
 
 def _builtins(shell):

@@ -27,6 +27,7 @@ from gpu_share_kernel import (
     interrupts,
     owned,
     pickles,
+    proof,
     records,
     session,
     settings,
@@ -39,8 +40,8 @@ __all__ = ["Refused", "receive", "restore", "save", "survey", "write"]
 #: How often a variable may turn out differently from the trial before.
 _ATTEMPTS = 5
 _UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
-#: What a user is told of at most, one by one.
-_NAMED = 8
+#: What a user is told of at most, one by one, and how much of why: the whole list is elsewhere.
+_NAMED, _WHY = 5, 80
 #: Groups of entries that are variables of the namespace.
 _VARIABLES = ("user", "start", "named")
 #: Groups of entries that a user misses.
@@ -88,25 +89,50 @@ def _tried(entries):
     return trial
 
 
-def save(path, limit=None, allowed=None):
+def save(path, limit=None, allowed=None, seconds=None, without=(), lose=True, certain=True):
     """Write the variables to a file, which is there complete or not at all.
 
     Parameters
     ----------
     limit: bytes that the file may have.
     allowed: names that may be lost; None: any.
+    seconds: for the proof that the file brings back what was saved; None: without one.
+    without: what earlier proofs have told of as lost, in the shape of ``disproved``.
+    lose: what the proof finds may be lost; else only what is ``allowed``.
+    certain: nothing is saved where the proof cannot be made; else it is, with ``unproven``, why.
 
     Returns
     -------
     dict: the manifest: ``variables``, ``bytes``, ``lost`` as in :func:`survey`, ``names`` of what
         was saved, ``outputs_lost`` (numbers of the entries of Out that were not), ``versions``,
         ``digest`` (SHA-256 of the file, in hexadecimal digits).
+        Also ``disproved``: of what would not come back ``group``, ``name``, ``what`` and ``why``,
+        and whether it is ``missed`` by the user.
+        Where that may not be lost, there is nothing but ``disproved``, and no file.
 
     Raises
     ------
-    Refused: more than ``limit`` bytes, more lost than ``allowed``, no cloudpickle, or the file
-        cannot be written. What was at ``path`` before is still there.
+    Refused: more than ``limit`` bytes, more lost than ``allowed``, no cloudpickle, the file cannot
+        be written, or not be proven. What was at ``path`` before is still there.
     """
+    disproved = [dict(row) for row in without]
+    end = None if seconds is None else time.monotonic() + seconds
+    for _ in range(_ATTEMPTS):
+        manifest, found = _save(path, limit, allowed, disproved, end, certain)
+        disproved += found
+        if manifest is not None:
+            manifest["disproved"] = disproved
+            return manifest
+        missed = {row["name"] for row in found if row["missed"]}
+        if missed and not lose:
+            return {"disproved": disproved}
+        if allowed is not None:
+            allowed = [*allowed, *missed]
+    raise Refused("The variables cannot be saved: each time others of them do not come back.")
+
+
+def _save(path, limit, allowed, without, end, certain):
+    """Write and prove a file. The manifest or None, and what would not come back."""
     partial = "%s.%d.part" % (path, os.getpid())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # nor through a link
     try:
@@ -115,9 +141,18 @@ def save(path, limit=None, allowed=None):
         try:
             # An interrupt between the call that makes the file and the next line leaves it, too.
             with open(os.open(partial, flags, 0o600), "wb") as file:
-                manifest = write(file.write, limit, allowed)
+                manifest, entries = _write(file.write, limit, allowed, without)
                 file.flush()
                 os.fsync(file.fileno())
+            try:
+                lost = [] if end is None else _prove(partial, entries, end)
+            except Refused as error:
+                if certain:
+                    raise
+                lost, manifest["unproven"] = [], str(error)
+            if lost:
+                os.unlink(partial)
+                return None, lost
             interrupts.commit()
             os.replace(partial, path)
         except BaseException:
@@ -127,7 +162,30 @@ def save(path, limit=None, allowed=None):
         _sync_folder(os.path.dirname(os.path.abspath(path)))
     except OSError as error:
         raise Refused("The snapshot cannot be written: %s." % _strerror(error)) from error
-    return manifest
+    return manifest, []
+
+
+def _prove(path, entries, end):
+    try:
+        lost = proof.prove(path, entries, end - time.monotonic())
+    except proof.Slow as error:
+        raise Refused(
+            "Reading them back, to see that all of it returns, takes longer than it may "
+            "(c.IdlePolicy.snapshot_patience)."
+        ) from error
+    except proof.Unproven as error:
+        raise Refused(str(error)) from error
+    missed = {id(row[0]) for row in _missed(lost)}
+    return [
+        {
+            "group": entry.group,
+            "name": _named(entry.group, entry.name),
+            "what": what,
+            "why": why,
+            "missed": id(entry) in missed,
+        }
+        for entry, what, why in lost
+    ]
 
 
 def write(sink, limit=None, allowed=None):
@@ -135,6 +193,11 @@ def write(sink, limit=None, allowed=None):
 
     A chunk is valid during the call only. What ``sink`` raises comes through.
     """
+    return _write(sink, limit, allowed, ())[0]
+
+
+def _write(sink, limit, allowed, without):
+    """The manifest, and the entries in the order of the file."""
     try:
         cloudpickle = pickles.cloudpickle()
     except pickles.NoCloudpickle as error:
@@ -142,6 +205,7 @@ def write(sink, limit=None, allowed=None):
     around = session.surroundings()
     trial = _tried(session.entries())
     around["modules"] = trial.reach.told()
+    _leave_out(trial, without)
     if limit is not None and trial.exact and trial.size > limit:
         raise _too_much(limit, trial.size)
     try:
@@ -163,7 +227,7 @@ def write(sink, limit=None, allowed=None):
             if failed is None:
                 writer.end()
                 manifest["bytes"], manifest["digest"] = writer.written, writer.digest
-                return manifest
+                return manifest, trial.good
             trial.good = [entry for entry in trial.good if entry is not failed[0]]
             trial.lost.append(failed)
     except records.Full:
@@ -172,6 +236,19 @@ def write(sink, limit=None, allowed=None):
         "The variables cannot be saved: they change while they are looked at, as with `%s`: %s."
         % (failed[0].name, failed[2])
     )
+
+
+def _leave_out(trial, without):
+    """Have what a proof has told of count as what cannot be saved."""
+    rows = {(row["group"], row["name"]): row for row in without}
+    tried, trial.good = trial.good, []
+    for entry in tried:
+        row = rows.get((entry.group, _named(entry.group, entry.name)))
+        if row is None:
+            trial.good.append(entry)
+        else:
+            trial.lost.append((entry, row["what"], row["why"]))
+            trial.exact = False
 
 
 def restore(path, digest=None):
@@ -261,18 +338,13 @@ def _restore(file, digest):
         raise Refused("The variables cannot be restored: %s" % error) from error
     size = os.fstat(file.fileno()).st_size
     reader = records.Reader(file, digest)
-    header = reader.header
-    manifest, around = header["manifest"], header["around"]
+    manifest, around = reader.header["manifest"], reader.header["around"]
     _check_versions(manifest["versions"], session.versions(cloudpickle))
     here = session.shell()
     devices.notes()
     undo = _Undo(here)
     try:
-        failed = session.surround(around)
-        failed += session.extend(around["extensions"])
-        failed += settings.restore(around.get("settings", {}), here)
-        loaded = _load(unpickles.Loader(reader), header["entries"], here)
-        reader.end()
+        loaded, failed = load(reader, here)
         undo.builtins()
         restored, more = _settle(loaded, here)
         here.execution_count = around["count"]
@@ -288,6 +360,29 @@ def _restore(file, digest):
         "failed": rows,
         "manifest": manifest,
     }
+
+
+def load(reader, here):
+    """All that a snapshot has, and what of its surroundings could not be brought back.
+
+    It is what comes back: used to bring it back, and to prove that it would.
+
+    Returns
+    -------
+    tuple: for each entry its ``entry`` (group and name), ``value``, and ``why`` that is not whole,
+        or None; and a list of (name, why).
+
+    Raises
+    ------
+    records.Damaged
+    """
+    header, around = reader.header, reader.header["around"]
+    failed = session.surround(around)
+    failed += session.extend(around["extensions"])
+    failed += settings.restore(around.get("settings", {}), here)
+    loaded = _load(unpickles.Loader(reader), header["entries"], here)
+    reader.end()
+    return loaded, failed
 
 
 #: An entry (group and name), its value, and why that is not whole, or None.
@@ -412,12 +507,20 @@ def _users(entries):
 
 
 def _lost(trial):
-    variables = {id(entry.value) for entry, _, _ in trial.lost if entry.group in _VARIABLES}
     return [
         {"name": _named(entry.group, entry.name), "what": what, "why": why}
-        for entry, what, why in trial.lost
-        # What a cell has shown of a variable is told once.
-        if entry.group in _MISSED and not (entry.group == "output" and id(entry.value) in variables)
+        for entry, what, why in _missed(trial.lost)
+    ]
+
+
+def _missed(lost):
+    """Of what is lost, what its user misses; what a cell has shown of a variable counts once."""
+    variables = {id(entry.value) for entry, _, _ in lost if entry.group in _VARIABLES}
+    return [
+        row
+        for row in lost
+        if row[0].group in _MISSED
+        and not (row[0].group == "output" and id(row[0].value) in variables)
     ]
 
 
@@ -433,7 +536,7 @@ def _line(restored, size, lost, failed):
     if lost:
         line += "; not kept: " + _listed([(row["what"], row["name"]) for row in lost], "%s `%s`")
     if failed:
-        rows = [(row["name"], row["why"]) for row in failed]
+        rows = [(row["name"], _start_of(row["why"])) for row in failed]
         line += "; not restored: " + _listed(rows, "`%s` (%s)")
     return "; ".join([line, *devices.notes()]) + "."
 
@@ -443,6 +546,10 @@ def _listed(rows, form):
     if len(rows) > _NAMED:
         told.append("%d more" % (len(rows) - _NAMED))
     return ", ".join(told)
+
+
+def _start_of(text):
+    return text if len(text) <= _WHY else text[: _WHY - 1] + "…"
 
 
 def _amount(size):

@@ -227,7 +227,14 @@ def _make_cached_property():
 
 
 def _new_type(obj):
-    return (typing.NewType, (obj.__name__, obj.__supertype__)) if of_a_cell(obj) else None
+    return (_make_new_type, (obj.__name__, obj.__supertype__)) if of_a_cell(obj) else None
+
+
+def _make_new_type(name, supertype):
+    make = typing.NewType  # type: Any
+    made = make(name, supertype)
+    made.__module__ = _OF_CELLS  # not that of whoever happens to make it: it is saved again
+    return made
 
 
 _VARIANCE = ("covariant", "contravariant", "infer_variance")

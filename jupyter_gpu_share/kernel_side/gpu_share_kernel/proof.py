@@ -1,0 +1,411 @@
+"""Proves that a snapshot brings back what was saved, while the process that has it still lives.
+
+A fresh process of the same interpreter reads the file as the next kernel would. It and the kernel
+make fingerprints of each variable (:mod:`gpu_share_kernel.prints`), which have to be equal. What
+does not come back, or comes back as something else, is told.
+
+The fresh process has no GPU, gives way to all others, is the first to be ended where memory is
+short, and is ended with the kernel. Of a user's code it runs what rebuilds the variables.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from typing import Any  # noqa: F401 - in a comment
+
+from gpu_share_kernel import interrupts, prints, records, session
+from gpu_share_kernel.kinds import article, called
+
+__all__ = ["Slow", "Unproven", "main", "prove"]
+
+_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_START = (
+    "import sys; sys.path.insert(0, {folder!r}); from gpu_share_kernel import proof; "
+    "sys.path.remove({folder!r}); proof.main({numbers!r}, {memory!r})"
+)
+#: Of the environment: what would give the fresh process a GPU, or limits of one.
+_OF_GPUS = ("JUPYTER_GPU_SHARE_UUID", "NVIDIA_VISIBLE_DEVICES")
+_NO_GPU = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "HIP_VISIBLE_DEVICES": "",
+    "ROCR_VISIBLE_DEVICES": "",
+    "JAX_PLATFORMS": "cpu",
+}
+#: Of the memory that is free, the fresh process may have so much.
+_PART = 0.8
+_CHANGED = "it comes back as something else"
+_TOO_LITTLE = "There is too little memory to read them back and see that all of it returns."
+_PR_SET_PDEATHSIG = 1
+
+
+class Unproven(Exception):  # noqa: N818 - a finding, told to the user
+    """It cannot be known whether the file brings everything back; the text is a sentence."""
+
+
+class Slow(Exception):  # noqa: N818 - a finding
+    """It takes longer than it may."""
+
+
+def prove(path, entries, seconds):
+    """Read a snapshot in a fresh process, and compare what comes back with what was saved.
+
+    Parameters
+    ----------
+    entries: of :func:`gpu_share_kernel.session.entries`, all that are in the file, in its order.
+    seconds: that it may take.
+
+    Returns
+    -------
+    list: (entry, what it is, why it does not come back), both in words.
+
+    Raises
+    ------
+    Slow: the time does not suffice.
+    Unproven: the memory does not suffice, or the fresh process has ended.
+    KeyboardInterrupt: an interrupt came that may cut this short. The fresh process is ended.
+    """
+    reader = _Reader(path, seconds)
+    try:
+        return _compared(reader, entries)
+    finally:
+        reader.close()
+
+
+def _compared(reader, entries):
+    whole = dict(enumerate(entries))
+    lost = {}
+    for index, why in reader.next()["broken"]:
+        lost[index] = why
+        del whole[index]
+    changed = _changed(reader, prints.Prints(), whole)
+    if changed:
+        reader.order("lenient")
+        changed &= _changed(reader, prints.Prints(lenient=True), whole)
+    # A state of the session, such as the history, is better than none.
+    changed = {index for index in changed if whole[index].group != "state"}
+    lost.update(dict.fromkeys(changed, _CHANGED))
+    rows = []
+    for index in sorted(lost):
+        entry = entries[index]
+        what = called(entry.value)
+        rows.append((entry, what, "%s cannot be brought back: %s" % (article(what), lost[index])))
+    return rows
+
+
+def _changed(reader, mine, whole):
+    """Indices of the entries whose fingerprints are others in the fresh process."""
+    changed = set()
+    for index, entry in whole.items():
+        if not _same(reader, mine, index, entry):
+            changed.add(index)
+            mine.back()
+            reader.order(index)
+    return changed
+
+
+def _same(reader, mine, index, entry):
+    interrupts.check()
+    try:
+        own = mine.next(entry.value)
+    except KeyboardInterrupt:
+        raise
+    except Exception:  # it changes while it is looked at
+        own = None
+    return reader.print_of(index) == own
+
+
+class _Reader:
+    """The fresh process, from the side of the kernel."""
+
+    def __init__(self, path, seconds):
+        self._end = time.monotonic() + seconds
+        self._lines = b""
+        self._process = None  # type: Any
+        self._pipes = []
+        try:
+            self._start(path)
+        except (OSError, ValueError) as error:
+            self.close()
+            raise Unproven("No process could be started to read them back: %s." % error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, path):
+        orders, self._orders = self._pipe()
+        self._answers, answers = self._pipe()
+        file = os.open(path, os.O_RDONLY)
+        self._pipes.append(file)
+        numbers = (file, orders, answers)
+        code = _START.format(folder=_FOLDER, numbers=numbers, memory=_memory())
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=numbers,
+            env=_environment(),
+        )
+        for number in numbers:
+            self._pipes.remove(number)
+            os.close(number)
+
+    def _pipe(self):
+        pair = os.pipe()
+        self._pipes += pair
+        return pair
+
+    def next(self):
+        """What it tells next.
+
+        Raises
+        ------
+        Slow, Unproven
+        """
+        while b"\n" not in self._lines:
+            left = self._end - time.monotonic()
+            ready = select.select([self._answers], [], [], max(0.0, left))[0]
+            interrupts.check()
+            if not ready:
+                raise Slow
+            data = os.read(self._answers, 2**16)
+            if not data:
+                raise Unproven(self._why_ended())
+            self._lines += data
+        line, _, self._lines = self._lines.partition(b"\n")
+        told = json.loads(line.decode())
+        if "why" in told:
+            raise Unproven(told["why"])
+        return told
+
+    def print_of(self, index):
+        """The fingerprint of an entry."""
+        told = self.next()
+        while told.get("index") != index:  # of what was to count as never seen
+            told = self.next()
+        return told["print"]
+
+    def order(self, what):
+        """Have an entry count as never seen, and all after it told anew; or all, ``"lenient"``."""
+        try:
+            os.write(self._orders, json.dumps(what).encode() + b"\n")
+        except OSError:
+            raise Unproven(self._why_ended()) from None
+        while self.next().get("done", self) != what:
+            pass
+
+    def _why_ended(self):
+        code = self._process.wait()
+        how = "with exit code %d" % code
+        if code < 0:
+            how = "by signal %d" % -code
+        return (
+            "The process that reads them back has ended %s; there may be too little memory for it."
+            % how
+        )
+
+    def close(self):
+        """End it."""
+        try:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+        finally:
+            for number in self._pipes:
+                os.close(number)
+            self._pipes = []
+
+
+def _environment():
+    """What the next kernel would be started with, without a GPU."""
+    first = session._first_environment()
+    env = dict(os.environ if first is None else first)
+    for name in _OF_GPUS:
+        env.pop(name, None)
+    env.update(_NO_GPU)
+    return env
+
+
+def _memory():
+    """Bytes that the fresh process may take; None where nothing is known."""
+    free = [each for each in (_free_of_machine(), _free_of_group()) if each is not None]
+    return int(min(free) * _PART) if free else None
+
+
+def _free_of_machine():
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _free_of_group(root="/sys/fs/cgroup"):
+    """Of the container's limit, or of a part of the machine that the process is in."""
+    for used, limit, stat in (
+        ("memory.current", "memory.max", "memory.stat"),
+        (
+            "memory/memory.usage_in_bytes",
+            "memory/memory.limit_in_bytes",
+            "memory/memory.stat",
+        ),
+    ):
+        try:
+            with open(os.path.join(root, limit)) as file:
+                most = int(file.read())
+            with open(os.path.join(root, used)) as file:
+                now = int(file.read())
+            with open(os.path.join(root, stat)) as file:
+                rows = dict(line.split() for line in file if len(line.split()) == 2)
+        except (OSError, ValueError):  # there is none, or it is ``max``
+            continue
+        # Files that are in memory make room.
+        now -= int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+        return max(0, most - now)
+    return None
+
+
+# -- the fresh process -----------------------------------------------------------------------------
+
+
+def main(numbers, memory):
+    """Read the file, say what is not whole, and make fingerprints of the rest; never returns.
+
+    Parameters
+    ----------
+    numbers: descriptors of the file, of orders to read, of answers to write.
+    memory: bytes that may be taken, or None.
+    """
+    file, orders, answers = numbers
+    code = 1
+    try:
+        _endanger_nobody(memory)
+        asyncio.new_event_loop().run_until_complete(_serve(file, orders, answers))
+        code = 0
+    finally:
+        os._exit(code)  # nothing of what was loaded is to end in its own way
+
+
+def _endanger_nobody(memory):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the kernel's, which ends this process
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    with contextlib.suppress(OSError):
+        os.nice(5)
+    if memory is not None:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+async def _serve(number, orders, answers):
+    """Within a loop that runs, as in a kernel."""
+
+    def say(**told):
+        data = json.dumps(told).encode() + b"\n"
+        while data:
+            data = data[os.write(answers, data) :]
+
+    try:
+        with os.fdopen(number, "rb") as file:
+            loaded = _loaded(file)
+            broken = [[n, row.why] for n, row in enumerate(loaded) if row.why]
+            if any("MemoryError" in why for _, why in broken):
+                raise MemoryError
+            say(broken=broken)
+            _tell_prints(loaded, say, orders)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        say(why=_TOO_LITTLE)
+    except MemoryError:
+        say(why=_TOO_LITTLE)
+    except records.Damaged as error:
+        say(why="What was written cannot be read back: %s." % error)
+
+
+def _loaded(file):
+    from gpu_share_kernel import devices, hooks, pickles, simulated, snapshot
+
+    here = _shell()
+    devices._cupy_array = simulated._taken_anew = prints.Away
+    prints.note_classes(pickles.cloudpickle())
+    loaded = snapshot.load(records.Reader(file), here)[0]
+    for row in loaded:  # a fingerprint is a pickle
+        group, name = row.entry
+        if group == "setting" and str(name).startswith(hooks.PICKLING) and not row.why:
+            hooks.put(name, row.value, here)
+    return loaded
+
+
+def _shell():
+    """What the next kernel has of IPython, without its files."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.HistoryManager.hist_file = ":memory:"
+    here = InteractiveShell.instance(config=config)  # type: Any
+    here.kernel = _Kernel()
+    return here
+
+
+class _Kernel:
+    """Stands for the kernel, which is never pickled but as the kernel that there is."""
+
+
+def _tell_prints(loaded, say, orders):
+    whole = {index: row for index, row in enumerate(loaded) if not row.why}
+    made = prints.Prints()
+    marks = []  # indices whose fingerprints were made, in order
+    todo = list(whole)
+    at = 0
+    while True:
+        while at < len(todo) and not select.select([orders], [], [], 0)[0]:
+            index = todo[at]
+            marks.append(index)
+            try:
+                found = made.next(whole[index].value)
+            except MemoryError:
+                raise
+            except Exception:
+                found = ""
+            say(index=index, print=found)
+            at += 1
+        line = _line(orders)
+        if not line:
+            return
+        order = json.loads(line.decode())
+        if order == "lenient":
+            made, marks, at = prints.Prints(lenient=True), [], 0
+        else:
+            count = len(marks) - marks.index(order)
+            del marks[-count:]
+            made.back(count)
+            at = todo.index(order) + 1
+        say(done=order)
+
+
+def _line(number):
+    line = b""
+    while not line.endswith(b"\n"):
+        data = os.read(number, 1)
+        if not data:
+            return b""
+        line += data
+    return line
