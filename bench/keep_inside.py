@@ -27,7 +27,7 @@ def main(case: str, step: str, path: str) -> None:
     """Do the step."""
     shell = _shell()
     empty = _memory("VmRSS")
-    if step in ("save", "dump"):
+    if step in ("save", "proven", "dump"):
         shell.run_cell(_CELLS[case]).raise_error()
     state = _memory("VmRSS") - empty
     found: dict[str, Any] = {}
@@ -42,13 +42,16 @@ def main(case: str, step: str, path: str) -> None:
         found[what] = {"seconds": seconds, "peak": peak, "state": state}
         return result
 
-    if step in ("save", "restore"):
+    if step in ("save", "proven", "restore"):
         from gpu_share_kernel import snapshot
 
         if step == "save":
             timed("survey", snapshot.survey)
             told = timed("save", lambda: snapshot.save(path))
             assert not told["lost"], told["lost"]
+        elif step == "proven":
+            told = timed("proven", lambda: snapshot.save(path, seconds=600.0))
+            assert not told["disproved"], told["disproved"]
         else:
             told = timed("restore", lambda: snapshot.restore(path))
             assert not told["failed"], told["failed"]
