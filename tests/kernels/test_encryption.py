@@ -59,7 +59,8 @@ def test_what_was_encrypted_is_there_again(size: int) -> None:
     content = os.urandom(size)
     data = encrypt(content)
     assert decrypt(data) == content
-    assert content not in data or not content
+    if len(content) > 8:  # fewer bytes may stand there by chance
+        assert content not in data
     assert encrypt(content) != data, "no two files have one key"
 
 
