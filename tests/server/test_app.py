@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from waiting import PATIENCE
 
 from jupyter_gpu_share.errors import AbsentGpuError, NoGpuError
@@ -187,6 +188,8 @@ async def test_kernels_start_as_before_where_the_driver_has_no_gpu(
         pass
 
     monkeypatch.setattr(_app, "adopt_kernels", adopt)
+    monkeypatch.delenv("JUPYTER_DEFAULT_PROVISIONER_NAME", raising=False)
+    KernelProvisionerFactory.clear_instance()  # it may have been made under another variable
     app = GpuShareApp()
     app._default, app._ask_driver = DefaultProvisioner(None), True
     app._default.take()
@@ -196,3 +199,4 @@ async def test_kernels_start_as_before_where_the_driver_has_no_gpu(
         assert app._default.starts_on_share(plain) is not given_back
     finally:
         app._default.give_back()
+        KernelProvisionerFactory.clear_instance()
