@@ -233,9 +233,9 @@ class Service:
             if kernel.note(frames) not in VISIBLE:
                 return
             frames = self.stand.attribute(frames, self.traffic.handed or {})
-        self._send(name, frames)
         if name in ("control", "shell"):
-            self.traffic.passed(frames)
+            self.traffic.passed(frames)  # whoever has its answer may ask us next
+        self._send(name, frames)
 
     def _send(self, name: str, frames: list[bytes]) -> None:
         with suppress(zmq.ZMQError):  # the client is gone
