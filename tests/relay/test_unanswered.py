@@ -88,7 +88,7 @@ def fake(house: House, **options: Any) -> tuple[Any, Any, Deaf]:
 async def test_a_cell_that_is_never_answered_is_answered_by_the_relay(house: House) -> None:
     relay, client, deaf = fake(house)
     lost = [client.execute("1"), client.execute("2")]
-    await eventually(lambda: deaf.asked == 1, "the kernel is asked")
+    await eventually(lambda: deaf.asked >= 1, "the kernel is asked")
     deaf.answer("execute_request")
     for sent in lost:
         answer = reply(client, sent)
@@ -105,7 +105,7 @@ async def test_a_cell_that_is_never_answered_is_answered_by_the_relay(house: Hou
 async def test_a_cell_that_takes_long_is_the_kernels_to_answer(house: House) -> None:
     relay, client, deaf = fake(house)
     first, second = client.execute("1"), client.execute("2")
-    await eventually(lambda: deaf.asked == 1, "the kernel is asked")
+    await eventually(lambda: deaf.asked >= 1, "the kernel is asked")
     assert relay.count().result(PATIENCE).pending_cells == 2
     deaf.answer()
     assert reply(client, first)["status"] == "ok"
@@ -121,9 +121,12 @@ async def test_a_cell_that_takes_long_is_the_kernels_to_answer(house: House) -> 
 async def test_a_cell_behind_the_question_is_not_taken_for_over(house: House) -> None:
     _, client, deaf = fake(house)
     first = client.execute("1")
-    await eventually(lambda: deaf.asked == 1, "the kernel is asked")
+    await eventually(lambda: deaf.asked >= 1, "the kernel is asked")
     second = client.execute("2")
-    await eventually(lambda: len(deaf.kept) >= 3, "the second cell reaches the kernel")
+    await eventually(
+        lambda: second in [message["header"]["msg_id"] for *_, message in deaf.kept],
+        "the second cell reaches the kernel",
+    )
 
     def one_of_two() -> None:
         late = [m for m in deaf.kept if m[2]["header"]["msg_id"] == second]
@@ -141,9 +144,9 @@ async def test_a_cell_behind_the_question_is_not_taken_for_over(house: House) ->
 async def test_an_interrupt_may_meet_what_the_relay_asks(house: House) -> None:
     _, client, deaf = fake(house)
     sent = client.execute("1")
-    await eventually(lambda: deaf.asked == 1, "the kernel is asked")
+    await eventually(lambda: deaf.asked >= 1, "the kernel is asked")
     deaf.answer("execute_request", "kernel_info_request")
-    await eventually(lambda: deaf.asked == 1, "the kernel is asked again")
+    await eventually(lambda: deaf.asked >= 1, "the kernel is asked again")
     deaf.answer()
     assert reply(client, sent)["ename"] == "KeyboardInterrupt"
 
@@ -152,12 +155,13 @@ async def test_an_interrupt_may_meet_what_the_relay_asks(house: House) -> None:
 async def test_what_is_asked_says_nothing_once_the_kernel_was_paused(house: House) -> None:
     relay, client, deaf = fake(house)
     sent = client.execute("1")
-    await eventually(lambda: deaf.asked == 1, "the kernel is asked")
+    await eventually(lambda: deaf.asked >= 1, "the kernel is asked")
     assert relay.pause().result(PATIENCE).busy
     # What the relay would answer in place of a kernel that is paused is no answer of the kernel.
     assert relay.count().result(PATIENCE).busy
+    before = deaf.asked
     relay.resume().result(PATIENCE)
-    await eventually(lambda: deaf.asked == 2, "the kernel is asked anew")
+    await eventually(lambda: deaf.asked > before, "the kernel is asked anew")
     deaf.answer()
     assert reply(client, sent)["status"] == "ok"
 
@@ -188,7 +192,7 @@ async def test_without_descriptors_the_kernel_is_handed_back_later(
 
     monkeypatch.setattr(_service, "Carriers", none_left)
     lost = client.execute("1")
-    await eventually(lambda: deaf.asked == 1, "the kernel is asked")
+    await eventually(lambda: deaf.asked >= 1, "the kernel is asked")
     deaf.answer("execute_request")
     assert reply(client, lost)["ename"] == "KeyboardInterrupt"
     assert failed.wait(PATIENCE)
