@@ -275,6 +275,8 @@ class Service:
             _log.info("A kernel sent no reply of %d cells that were interrupted", len(cells))
             self._stop_carrying()
             for cell in cells:
+                # Of one that was carried the content has not been read yet: hardly any needs it.
+                cell.silent = bool(parts(cell.frames)[2].get("silent"))
                 self.stand.refuse(cell, "KeyboardInterrupt", _NO_REPLY)
                 self.traffic.refused(cell.header)
             self._hand_back(kernel)

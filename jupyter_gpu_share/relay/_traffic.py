@@ -60,9 +60,8 @@ class Traffic:
             if not self._stand.is_signed(frames):
                 return
             self.last_cell = header
-            silent = bool(parts(frames)[2].get("silent"))
             idents = frames[: frames.index(DELIMITER)]
-            self.handed_over(Held("shell", frames, idents, header, silent))
+            self.handed_over(Held("shell", frames, idents, header))
         self._changed |= self._counter.request(header)
 
     def handed_over(self, cell: Held) -> None:
