@@ -22,7 +22,7 @@ import sys
 import time
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel import interrupts, prints, records, session
+from gpu_share_kernel import cuda_signs, interrupts, prints, records, session
 from gpu_share_kernel.kinds import article, called
 
 __all__ = ["Slow", "Unproven", "main", "prove"]
@@ -237,44 +237,8 @@ def _environment():
 
 def _memory():
     """Bytes that the fresh process may take; None where nothing is known."""
-    free = [each for each in (_free_of_machine(), _free_of_group()) if each is not None]
-    return int(min(free) * _PART) if free else None
-
-
-def _free_of_machine():
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
-
-
-def _free_of_group(root="/sys/fs/cgroup"):
-    """Of the container's limit, or of a part of the machine that the process is in."""
-    for used, limit, stat in (
-        ("memory.current", "memory.max", "memory.stat"),
-        (
-            "memory/memory.usage_in_bytes",
-            "memory/memory.limit_in_bytes",
-            "memory/memory.stat",
-        ),
-    ):
-        try:
-            with open(os.path.join(root, limit)) as file:
-                most = int(file.read())
-            with open(os.path.join(root, used)) as file:
-                now = int(file.read())
-            with open(os.path.join(root, stat)) as file:
-                rows = dict(line.split() for line in file if len(line.split()) == 2)
-        except (OSError, ValueError):  # there is none, or it is ``max``
-            continue
-        # Files that are in memory make room.
-        now -= int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
-        return max(0, most - now)
-    return None
+    free = cuda_signs.host_memory()
+    return None if free is None else int(free * _PART)
 
 
 # -- the fresh process -----------------------------------------------------------------------------
