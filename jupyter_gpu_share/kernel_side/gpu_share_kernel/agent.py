@@ -44,7 +44,9 @@ _CONNECTION = "connection.json"
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MESSAGES_AT_ONCE = 64
 _LONGEST_MESSAGE = 2**24
-_SWEEPS = 100
+#: Seconds that what was killed gets until it is gone, and between two looks for it.
+_SWEEP = 2.0
+_SWEEP_LOOK = 0.005
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -400,15 +402,22 @@ class Agent:
         return readings.tree(os.getpid()) - {os.getpid(), self.zygote.pid}
 
     def _sweep(self):
-        """Kill what the kernel left running: it would go on using the GPU."""
+        """End what the kernel left running, and see it gone: till then it uses the GPU."""
         killed = set()  # type: set[int]
-        for _ in range(_SWEEPS):  # what is being killed may just have started something
-            left = self._family() - killed
-            if not left:
-                return
-            for pid in left:
+        until = time.monotonic() + _SWEEP
+        while True:  # what is being killed may just have started something
+            left = self._family()
+            for pid in left - killed:
                 _kill(pid, signal.SIGKILL)
             killed |= left
+            self._reap()
+            left = readings.living(left)
+            if not left:
+                return
+            if time.monotonic() > until:
+                self._say("killed, and still there: process %s" % ", ".join(map(str, sorted(left))))
+                return
+            time.sleep(_SWEEP_LOOK)
 
     # -- readings ------------------------------------------------------------------------------
 
@@ -457,6 +466,8 @@ class Agent:
                     self._say("the kernel cannot be asked to end: %r" % error)
 
     def _end(self):
+        # It would see by itself that we are gone, but only when it has imported everything.
+        self.zygote.pid = None
         self._sweep()
         self._tell()
         self._socket.close()

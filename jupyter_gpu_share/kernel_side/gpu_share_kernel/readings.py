@@ -34,6 +34,20 @@ def tree(root):
         found |= more
 
 
+def living(pids):
+    """Those of ``pids`` that run: neither gone nor zombies."""
+    found = set()
+    for pid in pids:
+        try:
+            with open("/proc/%d/stat" % pid, errors="replace") as file:
+                state = file.read().rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            continue
+        if state not in "ZX":
+            found.add(pid)
+    return found
+
+
 def resident_bytes(pids):
     """Memory of the machine that processes use, shared pages counted once for each."""
     total = 0
