@@ -43,12 +43,12 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     rows: list[Row] = []
+    OUTPUT.parent.mkdir(exist_ok=True)
     for name in arguments.names or SUBJECTS:
         print(f"measuring: {name} …", file=sys.stderr, flush=True)
         rows += SUBJECTS[name]()
+        OUTPUT.write_text(json.dumps([row.to_json() for row in rows], indent=2) + "\n")
     print(draw(rows))
-    OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps([row.to_json() for row in rows], indent=2) + "\n")
     missed = [row.name for row in rows if not row.reached]
     if missed:
         print(f"goals missed: {', '.join(missed)}")

@@ -41,11 +41,14 @@ async def _measure() -> tuple[float, float, float]:
     try:
         await client.wait_for_ready(timeout=_PATIENCE)
         await _cell(client, _STATE)
+        begun = perf_counter()
+        await runtime.kept_by_release(manager.kernel_id)
+        whole = perf_counter() - begun
         alone, meanwhile = [], []
         for turn in range(_CELLS):
             alone.append(await _cell(client, f"{turn}"))
             looking = asyncio.ensure_future(runtime.kept_by_release(manager.kernel_id))
-            await asyncio.sleep(0.4)  # it is in the middle of its variables by then
+            await asyncio.sleep(whole / 2)  # it is in the middle of its variables by then
             assert not looking.done()
             meanwhile.append(await _cell(client, f"{turn}"))
             try:
@@ -53,14 +56,11 @@ async def _measure() -> tuple[float, float, float]:
             except NotPossible:
                 continue
             raise AssertionError("the look went on although a cell came")
-        begun = perf_counter()
-        await runtime.kept_by_release(manager.kernel_id)
-        whole = 1000 * (perf_counter() - begun)
     finally:
         client.stop_channels()
         await manager.shutdown_kernel(now=True)
         Runtime.clear_instance()
-    return median(meanwhile), median(alone), whole
+    return median(meanwhile), median(alone), 1000 * whole
 
 
 async def _cell(client: Any, code: str) -> float:
