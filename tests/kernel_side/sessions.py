@@ -109,7 +109,7 @@ class Session:
 
     def ask(self, call: str, module: str = "snapshot") -> Any:
         """Call a function of a kernel-side module."""
-        return self.value(f"__import__('gpu_share_kernel.{module}').{module}.{call}")
+        return self.value(f"__import__('gpu_share_kernel.{module}', fromlist=['*']).{call}")
 
     def close(self) -> None:
         if self.process.returncode is not None:

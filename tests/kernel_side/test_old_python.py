@@ -108,8 +108,9 @@ def test_they_run_on_an_old_python(tmp_path: Path) -> None:
     code = (
         "import os, gpu_share_kernel.agent as agent\n"
         "from gpu_share_kernel import asked, background, caps, cuda, cuda_signs, farewell\n"
-        "from gpu_share_kernel import attribution, interrupts, modules, settings, subshells\n"
-        "from gpu_share_kernel import proof, readings, simulated, snapshot, vacate, zygote\n"
+        "from gpu_share_kernel import attribution, interrupts, readings, simulated, snapshot\n"
+        "from gpu_share_kernel import subshells, vacate, zygote\n"
+        "from gpu_share_kernel.snapshot import modules\n"
         "assert modules.Reach().why('json.decoder') == ''\n"
         "assert not modules.Reach().told()['files']\n"
         "assert zygote.survives_fork(dict(os.environ))\n"

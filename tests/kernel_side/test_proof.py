@@ -192,7 +192,9 @@ def test_one_loss_takes_nothing_with_it(house: Sessions, tmp_path: Path) -> None
 
 def test_a_failed_proof_leaves_the_kernel_and_no_file(house: Sessions, tmp_path: Path) -> None:
     kernel = house.start()
-    kernel.run("x = list(range(10)); from gpu_share_kernel import proof; memory = proof._memory")
+    kernel.run(
+        "from gpu_share_kernel.snapshot import proof\nx = list(range(10)); memory = proof._memory"
+    )
     file = tmp_path / "kept"
     file.write_bytes(b"of an earlier save")
     for cell, seconds, words in (
@@ -225,7 +227,9 @@ def test_memory_that_does_not_suffice_is_no_loss_of_a_variable(
     house: Sessions, tmp_path: Path, code: str
 ) -> None:
     kernel = house.start()
-    kernel.run(f"{code}\nfrom gpu_share_kernel import proof; proof._memory = lambda: 200 * 2**20")
+    kernel.run(
+        f"{code}\nfrom gpu_share_kernel.snapshot import proof\nproof._memory = lambda: 200 * 2**20"
+    )
     with pytest.raises(CellError, match="There is too little memory"):
         proven(kernel, tmp_path / "kept", lose=False)
     assert list(tmp_path.iterdir()) == []

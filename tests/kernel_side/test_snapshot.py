@@ -295,7 +295,7 @@ def test_a_variable_that_cannot_be_brought_back_takes_no_other_with_it(
     (tmp_path / "gone.py").unlink()
     second = house.start()
     # What is only missing is gone on without at full speed.
-    second.run("from gpu_share_kernel import unpickles as u\nu.CarefulLoader = None\ndel u")
+    second.run("import gpu_share_kernel.snapshot as s\ns.unpickles.CarefulLoader = None\ndel s")
     said = second.ask(f"restore({str(house.file)!r})")
     why = {row["name"]: row["why"] for row in said["failed"]}
     lost = {"gone", "Thing", "function", "thing", "things", "objects", "Derived", "derived"}

@@ -61,7 +61,7 @@ def test_nothing_else_can_be_imported_from_where_it_is() -> None:
     assert (folder / "jupyter_client").is_dir(), "there is something beside it"
     code = (
         "import sys; before = list(sys.path)\n"
-        "from gpu_share_kernel import pickles\n"
+        "from gpu_share_kernel.snapshot import pickles\n"
         "assert 'cloudpickle' not in sys.modules, 'only when it is needed'\n"
         "print(pickles.cloudpickle().__file__)\n"
         "import cloudpickle.cloudpickle\n"

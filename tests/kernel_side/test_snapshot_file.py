@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu_share_kernel.snapshot import records
 from sessions import CellError, Sessions
-
-from jupyter_gpu_share.kernel_side.gpu_share_kernel import records
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +112,7 @@ def test_any_changed_byte_and_any_cut_is_found(at: int) -> None:
 def test_a_file_of_another_version_of_the_format_says_so() -> None:
     data = bytearray(written(*PARTS))
     data[len(records.MAGIC) + 1] = 9
-    with pytest.raises(records.Damaged, match="version 9 of the format, not 2"):
+    with pytest.raises(records.Damaged, match="version 9 of the format, not 3"):
         records.Reader(io.BytesIO(bytes(data)))
 
 
@@ -258,11 +257,11 @@ def test_what_cannot_be_written_is_said(house: Sessions, tmp_path: Path) -> None
     with pytest.raises(CellError, match="cannot be written: No space left on device"):
         kernel.run(
             "import builtins, io\n"
-            "from gpu_share_kernel import snapshot\n"
+            "from gpu_share_kernel.snapshot import save, saving\n"
             "class Full(io.BytesIO):\n"
             "    def write(self, data): raise OSError(28, 'No space left on device')\n"
-            "snapshot.open = lambda *a: Full()\n"
-            f"snapshot.save({str(tmp_path / 'file')!r})"
+            "saving.open = lambda *a: Full()\n"
+            f"save({str(tmp_path / 'file')!r})"
         )
     assert names(tmp_path) == []
 

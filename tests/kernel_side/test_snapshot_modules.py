@@ -48,7 +48,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a notebook's own modules, and another folder beside it."""
-    folder = tmp_path_factory.mktemp("modules")
+    folder = tmp_path_factory.mktemp("snapshot.modules")
     for file in (
         "here/near.py",
         "here/lib/far.py",
@@ -136,10 +136,10 @@ def test_modules_of_the_environment_are_found(house: Sessions) -> None:
         "from collections import OrderedDict; a = [numpy.add, pandas.DataFrame, OrderedDict]"
     )
     assert kernel.ask("survey()")["lost"] == []
-    assert kernel.ask("Reach().told()", "modules") == {"folders": [], "files": {}}
+    assert kernel.ask("Reach().told()", "snapshot.modules") == {"folders": [], "files": {}}
     assert kernel.value(
-        "[n for n in list(sys.modules) if __import__('gpu_share_kernel.modules')"
-        ".modules.Reach().why(n) and getattr(sys.modules[n], '__spec__', None)]"
+        "[n for n in list(sys.modules) if __import__('gpu_share_kernel.snapshot.modules')"
+        ".snapshot.modules.Reach().why(n) and getattr(sys.modules[n], '__spec__', None)]"
     ) == []  # fmt: skip
 
 
@@ -159,9 +159,9 @@ def test_what_the_start_of_python_finds_is_found(house: Sessions, tmp_path: Path
     )
     kernel = house.start(path=[tmp_path])
     kernel.run("import sys, _own_finder, edited; net = edited.Net()")
-    assert kernel.ask("Reach().told()", "modules")["folders"] == [str(tmp_path / "real")]
+    assert kernel.ask("Reach().told()", "snapshot.modules")["folders"] == [str(tmp_path / "real")]
     (tmp_path / "own.pth").write_text("import _own_finder\n")
-    assert kernel.ask("Reach().told()", "modules") == {"folders": [], "files": {}}
+    assert kernel.ask("Reach().told()", "snapshot.modules") == {"folders": [], "files": {}}
 
 
 def test_what_no_variable_needs_can_be_imported_later_on(house: Sessions, here: Path) -> None:
@@ -201,6 +201,6 @@ def test_a_restore_that_fails_leaves_no_finder(house: Sessions, here: Path) -> N
     first.ask(f"save({str(house.file)!r})")
     second = house.start()
     before = second.value("[len(__import__('sys').meta_path), __import__('sys').path]")
-    second.run("from gpu_share_kernel import snapshot\nsnapshot._settle = None")
+    second.run("from gpu_share_kernel import snapshot\nsnapshot.restoring._settle = None")
     second.run(f"try: snapshot.restore({str(house.file)!r})\nexcept TypeError: print('failed')")
     assert second.value("[len(__import__('sys').meta_path), __import__('sys').path]") == before

@@ -127,13 +127,13 @@ def test_what_was_changed_is_so_afterwards(house: Sessions, part: str) -> None:
 def test_what_was_not_changed_is_not_taken_along(house: Sessions) -> None:
     kernel = house.start()
     kernel.run("import pandas, numpy, decimal, matplotlib.pyplot")
-    look = "__import__('gpu_share_kernel.settings').settings.look(get_ipython())"
+    look = "__import__('gpu_share_kernel.snapshot.settings').snapshot.settings.look(get_ipython())"
     found = kernel.value(look)
     assert found.pop("recursion") and found.pop("xmode") and found.pop("logging")
     assert "arguments" not in found.pop("process"), "they say how this kernel was started"
     assert found == {}
-    assert kernel.value("dict(__import__('gpu_share_kernel.settings').settings.functions("
-                        "get_ipython())) == {}")  # fmt: skip
+    named = look.replace("look(", "functions(")
+    assert kernel.value(f"dict({named}) == {{}}")
 
 
 @pytest.mark.parametrize("mode", ["2", "1"])

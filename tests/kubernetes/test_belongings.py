@@ -216,7 +216,7 @@ def test_the_files_work_as_a_pod_has_them(tmp_path: Path) -> None:
     # Without the packages of this environment: cloudpickle has to be the one that was delivered.
     code = (
         "import sys, gpu_share_kernel.agent as agent, sitecustomize\n"
-        "from gpu_share_kernel import pickles\n"
+        "from gpu_share_kernel.snapshot import pickles\n"
         "assert 'cloudpickle' not in sys.modules\n"
         "print(agent.__file__, sitecustomize.__file__, pickles.cloudpickle().__file__)"
     )

@@ -11,7 +11,7 @@ import sys
 import types
 import warnings
 
-from gpu_share_kernel import hooks, libraries, process
+from gpu_share_kernel.snapshot import hooks, libraries, process
 
 __all__ = ["functions", "look", "put", "restore"]
 

@@ -13,8 +13,8 @@ import pickle
 import sys
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel.arrays import Arrays, _numpy_array
-from gpu_share_kernel.kinds import Lost
+from gpu_share_kernel.snapshot.arrays import Arrays, _numpy_array
+from gpu_share_kernel.snapshot.kinds import Lost
 
 __all__ = ["Hands", "notes"]
 

@@ -19,7 +19,7 @@ import types
 import zlib
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel import arrays, classes, devices, pickles
+from gpu_share_kernel.snapshot import arrays, classes, devices, pickles
 
 __all__ = ["Away", "Prints", "note_classes"]
 

@@ -1,4 +1,4 @@
-"""Unpickling what :mod:`gpu_share_kernel.pickles` has pickled.
+"""Unpickling what :mod:`gpu_share_kernel.snapshot.pickles` has pickled.
 
 A variable that cannot be unpickled must not spoil what others share with it. Whatever is missing
 is replaced by a stand-in, everything is read to its end, and variables that hold a stand-in are
@@ -12,8 +12,8 @@ import pickle
 import sys
 import types
 
-from gpu_share_kernel.pickles import roots, text_of
-from gpu_share_kernel.records import Damaged
+from gpu_share_kernel.snapshot.pickles import roots, text_of
+from gpu_share_kernel.snapshot.records import Damaged
 
 __all__ = ["Loader", "damage"]
 

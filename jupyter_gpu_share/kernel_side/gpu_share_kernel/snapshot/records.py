@@ -27,7 +27,7 @@ from typing import Any  # noqa: F401 - in a comment
 __all__ = ["MAGIC", "PIECE", "VERSION", "Damaged", "Full", "Reader", "Writer"]
 
 MAGIC = b"gpu-share snapshot\n"
-VERSION = 2
+VERSION = 3
 #: The longest chunk that a sink is given.
 PIECE = 8 * 2**20
 _HEAD = struct.Struct(">cII")

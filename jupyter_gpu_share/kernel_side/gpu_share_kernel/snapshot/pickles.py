@@ -4,7 +4,7 @@ All variables go through one pickler, so that an object that two of them hold is
 belongs to the kernel and not to the user (the namespace itself, the shell, ``sys.stdout``) is put
 into the pickler's memory beforehand, and into the unpickler's of the next kernel: a reference to
 the old one becomes a reference to the new one.
-The other way is in :mod:`gpu_share_kernel.unpickles`.
+The other way is in :mod:`gpu_share_kernel.snapshot.unpickles`.
 """
 
 import builtins
@@ -18,8 +18,9 @@ import warnings
 from importlib.machinery import PathFinder
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel import classes, devices, interrupts, modules, ways
-from gpu_share_kernel.kinds import Lost, article, called, kind_of
+from gpu_share_kernel import interrupts
+from gpu_share_kernel.snapshot import classes, devices, modules, ways
+from gpu_share_kernel.snapshot.kinds import Lost, article, called, kind_of
 
 __all__ = [
     "NoCloudpickle",
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 _PROTOCOL = 5
-_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 #: Buffers of fewer bytes go with the pickles.
 _SMALL = 16 * 2**10
 #: Up to so many bytes of pickles the memory of the trial's pickler is rolled back exactly.
@@ -318,7 +319,7 @@ class Trial:
     lost: (entry, what it is, why it cannot be saved), both in words.
     size: bytes that they take.
     exact: false where ``size`` may count some more than once.
-    views: for the arrays that share memory, see :class:`gpu_share_kernel.arrays.Arrays`.
+    views: for the arrays that share memory, see :class:`gpu_share_kernel.snapshot.arrays.Arrays`.
     reach: of the modules that the pickles name.
     """
 

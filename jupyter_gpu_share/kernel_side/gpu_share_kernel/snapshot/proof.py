@@ -1,8 +1,8 @@
 """Proves that a snapshot brings back what was saved, while the process that has it still lives.
 
 A fresh process of the same interpreter reads the file as the next kernel would. It and the kernel
-make fingerprints of each variable (:mod:`gpu_share_kernel.prints`), which have to be equal. What
-does not come back, or comes back as something else, is told.
+make fingerprints of each variable (:mod:`~gpu_share_kernel.snapshot.prints`), which have to be
+equal. What does not come back, or comes back as something else, is told.
 
 The fresh process has no GPU, gives way to all others, is the first to be ended where memory is
 short, and is ended with the kernel. Of a user's code it runs what rebuilds the variables.
@@ -22,14 +22,15 @@ import sys
 import time
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel import cuda_signs, interrupts, prints, records, session
-from gpu_share_kernel.kinds import article, called
+from gpu_share_kernel import cuda_signs, interrupts
+from gpu_share_kernel.snapshot import prints, records, session
+from gpu_share_kernel.snapshot.kinds import article, called
 
 __all__ = ["Slow", "Unproven", "main", "prove"]
 
-_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _START = (
-    "import sys; sys.path.insert(0, {folder!r}); from gpu_share_kernel import proof; "
+    "import sys; sys.path.insert(0, {folder!r}); from gpu_share_kernel.snapshot import proof; "
     "sys.path.remove({folder!r}); proof.main({numbers!r}, {memory!r})"
 )
 #: Of the environment: what would give the fresh process a GPU, or limits of one.
@@ -60,7 +61,7 @@ def prove(path, entries, seconds):
 
     Parameters
     ----------
-    entries: of :func:`gpu_share_kernel.session.entries`, all that are in the file, in its order.
+    entries: of :func:`~gpu_share_kernel.snapshot.session.entries`, all of the file, in its order.
     seconds: that it may take.
 
     Returns
@@ -303,12 +304,13 @@ async def _serve(number, orders, answers):
 
 
 def _loaded(file):
-    from gpu_share_kernel import devices, hooks, pickles, simulated, snapshot
+    from gpu_share_kernel import simulated
+    from gpu_share_kernel.snapshot import devices, hooks, pickles, restoring
 
     here = _shell()
     devices._cupy_array = simulated._taken_anew = prints.Away
     prints.note_classes(pickles.cloudpickle())
-    loaded = snapshot.load(records.Reader(file), here)[0]
+    loaded = restoring.load(records.Reader(file), here)[0]
     for row in loaded:  # a fingerprint is a pickle
         group, name = row.entry
         if group == "setting" and str(name).startswith(hooks.PICKLING) and not row.why:

@@ -9,7 +9,7 @@ import os
 import sys
 import types
 
-from gpu_share_kernel.ways import of_a_cell
+from gpu_share_kernel.snapshot.ways import of_a_cell
 
 __all__ = ["put", "values"]
 

@@ -12,7 +12,8 @@ import re
 import sys
 import typing
 
-from gpu_share_kernel import hooks, limits, modules, owned, process, settings
+from gpu_share_kernel import limits
+from gpu_share_kernel.snapshot import hooks, modules, owned, process, settings
 
 __all__ = [
     "Entry",
@@ -30,8 +31,8 @@ __all__ = [
 #: what the kernel's start defined, ``output`` for an entry of Out (``name`` is its number),
 #: ``hidden`` for IPython's own names of results and ``named`` for
 #: such a name that the user took, ``state`` for what :func:`put` knows (``first``: before all
-#: others), ``setting`` for a function that :mod:`gpu_share_kernel.settings` knows, ``module`` for
-#: what :mod:`gpu_share_kernel.owned` knows.
+#: others), ``setting`` for a function that :mod:`~gpu_share_kernel.snapshot.settings` knows,
+#: ``module`` for what :mod:`~gpu_share_kernel.snapshot.owned` knows.
 Entry = typing.NamedTuple("Entry", [("group", str), ("name", typing.Any), ("value", typing.Any)])
 
 #: IPython makes these anew, as long as they are what it made.

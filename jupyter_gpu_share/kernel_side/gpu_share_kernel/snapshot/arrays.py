@@ -12,7 +12,7 @@ import mmap
 import sys
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel.kinds import Lost
+from gpu_share_kernel.snapshot.kinds import Lost
 
 __all__ = ["Arrays"]
 

@@ -12,7 +12,7 @@ import sys
 import types
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel.ways import of_a_cell
+from gpu_share_kernel.snapshot.ways import of_a_cell
 
 __all__ = ["PICKLING", "functions", "put", "stopping"]
 

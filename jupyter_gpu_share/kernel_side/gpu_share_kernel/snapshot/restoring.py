@@ -1,0 +1,257 @@
+"""Brings back what a snapshot has."""
+
+import collections
+import contextlib
+import os
+import sys
+import tempfile
+
+from gpu_share_kernel.snapshot import (
+    devices,
+    owned,
+    pickles,
+    records,
+    session,
+    settings,
+    unpickles,
+)
+from gpu_share_kernel.snapshot.saving import VARIABLES
+from gpu_share_kernel.snapshot.words import Refused, line, named, strerror
+
+__all__ = ["load", "receive", "restore"]
+
+
+def restore(path, digest=None):
+    """Bring back the variables of a snapshot, in the same version of Python.
+
+    A variable that cannot be brought back is left out; all others come back, with what they share.
+
+    Parameters
+    ----------
+    digest: that :func:`save` told. Nothing of a file with another one is brought back, or run.
+
+    Returns
+    -------
+    dict: ``line`` (what came back, for the user), ``restored`` (number of variables), ``failed``
+        (a list of ``name`` and ``why``), ``manifest`` of the snapshot.
+
+    Raises
+    ------
+    Refused: the file is damaged, or of another version. The namespace is as it was.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _restore(file, digest)
+    except records.Damaged as error:
+        raise Refused("The snapshot is damaged: %s." % error) from error
+    except OSError as error:
+        raise Refused("The snapshot cannot be read: %s." % strerror(error)) from error
+
+
+def receive(data, last=False, first=False):
+    """Restore from a snapshot that arrives in pieces, in order.
+
+    Parameters
+    ----------
+    data: bytes.
+    last: with the last piece: restore.
+    first: with the first piece: what arrived before is forgotten.
+
+    Returns
+    -------
+    dict: ``received``, the bytes that have arrived; with the last piece what :func:`restore` does.
+
+    Raises
+    ------
+    Refused: as :func:`restore`, or the pieces cannot be stored here. Nothing of them is left.
+    """
+    global _arrival
+    try:
+        if first and _arrival is not None:
+            _arrival.close()
+        if first or _arrival is None:
+            _arrival = _Arrival()
+        _arrival.file.write(data)
+        if not last:
+            return {"received": _arrival.file.tell()}
+        _arrival.file.flush()
+        return restore(_arrival.path)
+    except OSError as error:
+        last = True
+        raise Refused("The snapshot cannot be stored here: %s." % strerror(error)) from error
+    finally:
+        if last and _arrival is not None:
+            _arrival.close()
+            _arrival = None
+
+
+class _Arrival:
+    """The file of a snapshot of which pieces arrive."""
+
+    def __init__(self):
+        number, self.path = tempfile.mkstemp(prefix="gpu-share-", suffix=".kept")
+        self.file = os.fdopen(number, "wb")
+
+    def close(self):
+        self.file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+
+_arrival = None  # type: _Arrival | None
+
+
+def _restore(file, digest):
+    try:
+        cloudpickle = pickles.cloudpickle()
+    except pickles.NoCloudpickle as error:
+        raise Refused("The variables cannot be restored: %s" % error) from error
+    size = os.fstat(file.fileno()).st_size
+    reader = records.Reader(file, digest)
+    manifest, around = reader.header["manifest"], reader.header["around"]
+    _check_versions(manifest["versions"], session.versions(cloudpickle))
+    here = session.shell()
+    devices.notes()
+    undo = _Undo(here)
+    try:
+        loaded, failed = load(reader, here)
+        undo.builtins()
+        restored, more = _settle(loaded, here)
+        here.execution_count = around["count"]
+    except BaseException:
+        undo.all()
+        raise
+    finally:
+        undo.close()
+    rows = [{"name": name, "why": why} for name, why in failed + more]
+    return {
+        "line": line(restored, size, manifest["lost"], rows),
+        "restored": restored,
+        "failed": rows,
+        "manifest": manifest,
+    }
+
+
+def load(reader, here):
+    """All that a snapshot has, and what of its surroundings could not be brought back.
+
+    It is what comes back: used to bring it back, and to prove that it would.
+
+    Returns
+    -------
+    tuple: for each entry its ``entry`` (group and name), ``value``, and ``why`` that is not whole,
+        or None; and a list of (name, why).
+
+    Raises
+    ------
+    records.Damaged
+    """
+    header, around = reader.header, reader.header["around"]
+    failed = session.surround(around)
+    failed += session.extend(around["extensions"])
+    failed += settings.restore(around.get("settings", {}), here)
+    loaded = _load(unpickles.Loader(reader), header["entries"], here)
+    reader.end()
+    return loaded, failed
+
+
+#: An entry (group and name), its value, and why that is not whole, or None.
+_Loaded = collections.namedtuple("_Loaded", "entry value why")  # noqa: PYI024 - no types here
+
+
+def _load(loader, entries, here):
+    """All values with their entries, and why they are not whole.
+
+    Variables are there as soon as they are loaded: what is loaded next may need them.
+    """
+    values = []
+    for group, name in entries:
+        values.append(loader.next())
+        if group in VARIABLES:
+            here.user_ns[name] = values[-1]
+        elif group == "first" and not loader.failed:
+            session.put(name, values[-1])
+    return list(map(_Loaded, entries, values, unpickles.damage(values, loader)))
+
+
+def _settle(loaded, here):
+    """Put what is whole where it belongs. The number of variables, and what failed."""
+    restored, failed, hidden = 0, [], {}
+    for (group, name), value, why in loaded:
+        if why and group in VARIABLES:
+            del here.user_ns[name]
+        if why:
+            failed.append((named(group, name), why))
+        elif group == "user":
+            restored += 1
+            here.user_ns_hidden.pop(name, None)
+        elif group == "start":
+            here.user_ns_hidden[name] = value
+        elif group == "output":
+            here.history_manager.output_hist[name] = value
+        elif group == "hidden":
+            hidden[name] = value
+        elif group in ("module", "setting", "state"):
+            try:
+                if group == "state":
+                    session.put(name, value)
+                elif group == "module":
+                    owned.put(name, value)
+                else:
+                    settings.put(name, value, here)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                failed.append((name, "%s: %s" % (type(error).__name__, error)))
+    for name in ("_", "__", "___"):
+        if name in hidden:
+            setattr(here.displayhook, name, hidden[name])
+    here.push(hidden, interactive=False)
+    return restored, failed
+
+
+class _Undo:
+    """Takes back what a restore has done."""
+
+    def __init__(self, here):
+        self._shell = here
+        self._names = dict(here.user_ns)
+        self._hidden = dict(here.user_ns_hidden)
+        self._environment = dict(os.environ)
+        self._path, self._finders = list(sys.path), list(sys.meta_path)
+        try:
+            self._folder = os.open(".", os.O_RDONLY)  # type: int | None
+        except OSError:  # it was removed
+            self._folder = None
+
+    def builtins(self):
+        """cloudpickle puts its own into the globals of every function."""
+        self._shell.user_ns["__builtins__"] = self._names["__builtins__"]
+
+    def all(self):
+        self._shell.user_ns.clear()
+        self._shell.user_ns.update(self._names)
+        self._shell.user_ns_hidden.clear()
+        self._shell.user_ns_hidden.update(self._hidden)
+        os.environ.clear()
+        os.environ.update(self._environment)
+        sys.path[:], sys.meta_path[:] = self._path, self._finders
+        if self._folder is not None:
+            os.fchdir(self._folder)
+
+    def close(self):
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
+
+
+def _check_versions(then, now):
+    if then["implementation"] != now["implementation"] or _short(then) != _short(now):
+        raise Refused(
+            "The snapshot is of Python %s, and this kernel runs %s: variables can only be brought "
+            "back in the same version." % (_short(then), _short(now))
+        )
+
+
+def _short(versions):
+    return ".".join(versions["python"].split(".")[:2])
