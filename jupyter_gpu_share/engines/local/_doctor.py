@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...errors import AbsentGpuError, GpuShareError, LedgerError
 from ...size import format_bytes
 from ..base import Finding
 from ._enforcement import MpsStatus
-from ._inventory import Inventory
+from ._inventory import WAY_OUT, Inventory
 from ._ledger import Claim
 
-__all__ = ["about_gpus", "about_ledger", "about_mps", "about_unknown", "unknown_holder"]
+__all__ = [
+    "about_gpus",
+    "about_ledger",
+    "about_mps",
+    "about_no_gpu",
+    "about_no_ledger",
+    "about_unknown",
+    "unknown_holder",
+]
 
 
 def about_gpus(found: Inventory) -> list[Finding]:
@@ -31,6 +40,26 @@ def about_gpus(found: Inventory) -> list[Finding]:
         kind = f"MIG {gpu.profile} of GPU {gpu.index}" if gpu.profile else f"GPU {gpu.index}"
         lines.append(Finding("ok", f"{kind}: {gpu.model}, {format_bytes(gpu.memory_bytes)}."))
     return lines
+
+
+def about_no_gpu(error: GpuShareError) -> Finding:
+    """Why there is no GPU to share, and what to do."""
+    what = str(error).removesuffix(WAY_OUT).strip()
+    if isinstance(error, AbsentGpuError):
+        return Finding(
+            "error",
+            what,
+            "Install NVIDIA's driver if there is a GPU. To look around without one: "
+            "JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB jupyter lab",
+        )
+    return Finding("error", what, "nvidia-smi  # it says more")
+
+
+def about_no_ledger(path: Path, error: LedgerError) -> Finding:
+    """Why it is not known who holds what, and what to do."""
+    what, _, fix = str(error).partition("; ")
+    fix = fix[:1].upper() + fix[1:] or f"Look at the file {path}."
+    return Finding("error", f"{what.rstrip('.')}.", fix)
 
 
 def about_mps(status: MpsStatus) -> Finding:
