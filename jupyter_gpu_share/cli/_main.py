@@ -388,7 +388,7 @@ async def _resize(arguments: argparse.Namespace) -> int:
     from ..size import SizePolicy
 
     size = SizePolicy(config=from_files()).check(arguments.size)
-    change = {"size": str(size), "restart": arguments.lose_variables}
+    change = {"size": str(size), "lose_variables": arguments.lose_variables}
     look = {"size": str(size), "dry_run": True}
     return await _change(arguments, "PATCH", "", change, f"Changing to {size}", look)
 
