@@ -374,13 +374,16 @@ async def _install(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"changed": done, "installed": installed()}, indent=2))
         return 0
-    verb = "Removed" if arguments.remove else "Wrote"
+    verb = "Removed" if arguments.remove else "Added"
     for name in done:
-        print(f"{verb} kernelspec {name}")
-    if not done:
-        print("There was none to remove." if arguments.remove else "Nothing was written.")
-    elif not arguments.remove:
-        print(f"Choose it in JupyterLab, or try: jupyter console --kernel {done[0]}")
+        print(f"{verb} the kernelspec {name}")
+    if arguments.remove and not done:
+        print("There was no kernelspec to remove.")
+    if done and not arguments.remove:
+        print(
+            "Choose one in JupyterLab's launcher, or run a notebook with it: "
+            f"jupyter execute --kernel_name={done[0]} NOTEBOOK"
+        )
     return 0
 
 

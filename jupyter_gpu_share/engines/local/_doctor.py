@@ -65,10 +65,10 @@ def about_no_ledger(path: Path, error: LedgerError) -> Finding:
 def about_mps(status: MpsStatus) -> Finding:
     """Whether memory limits are kept by MPS."""
     if status.running:
-        return Finding("ok", "MPS runs: memory limits of shares are kept by its server.")
+        return Finding("ok", "MPS runs: its server keeps kernels to their shares.")
     return Finding(
         "note",
-        f"MPS: {status.note}. Shares of a GPU are held apart by soft caps in the frameworks only.",
+        f"MPS: {status.note}. Only limits in the frameworks keep kernels to their shares.",
         "Start it as the user that owns the GPUs: nvidia-cuda-mps-control -d",
     )
 
