@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_json(add("sizes", _sizes, "Show the sizes that you can choose, and what is free now."))
     add_json(
-        add("doctor", _doctor, "Check the installation, and say what to do where something lacks.")
+        add("doctor", _doctor, "Check the installation, and say what to do about each problem.")
     )
 
     install = add(

@@ -127,6 +127,7 @@ def test_doctor(shell: Shell) -> None:
     assert "GPUs are simulated" in text
     assert "Jupyter finds the kernel provisioner" in text
     assert "→" in text
+    assert "MPS" not in text  # which is of real GPUs
     levels = {row["level"] for row in shell.json("doctor")}
     assert "error" not in levels
 

@@ -16,7 +16,7 @@ __all__ = ["WAY_OUT", "Inventory", "ProcessUse", "inventory", "real_use"]
 #: What to do on a machine without a GPU.
 WAY_OUT = (
     "Choose size 0 for a kernel without a GPU, or set JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB to "
-    "try it with simulated ones."
+    "simulate GPUs."
 )
 
 
