@@ -17,7 +17,9 @@ from jupyter_gpu_share.cli import _examine, _examine_page
 from jupyter_gpu_share.cli._examine_page import about_page, of_application, of_extension, supported
 from jupyter_gpu_share.cli._tables import findings_text
 from jupyter_gpu_share.engines.base import Finding
-from jupyter_gpu_share.errors import NotPossible
+from jupyter_gpu_share.engines.local._doctor import about_no_gpu
+from jupyter_gpu_share.engines.local._inventory import WAY_OUT
+from jupyter_gpu_share.errors import AbsentGpuError, NoGpuError, NotPossible
 
 PACKAGE = Path(jupyter_gpu_share.__file__).parent
 SERVER = {"url": "http://localhost:8888/", "port": 8888}
@@ -45,6 +47,15 @@ def test_every_line_that_is_not_ok_says_what_to_do() -> None:
 def test_the_way_out_stands_below_its_line() -> None:
     text = findings_text([Finding("ok", "Fine."), Finding("error", "Bad\x1b.", "mend it")])
     assert text.splitlines() == ["✓ ok       Fine.", "✗ error    Bad?.", " " * 13 + "→ mend it"]
+
+
+def test_a_description_of_gpus_that_is_wrong_is_not_blamed_on_the_driver() -> None:
+    wrong = about_no_gpu(NoGpuError("'x' is no GPU to simulate; write it like …"), "x")
+    assert wrong.fix == "Correct or unset JUPYTER_GPU_SHARE_SIMULATE."
+    assert "nvidia-smi" in str(about_no_gpu(NoGpuError("It does not answer.")).fix)
+    absent = about_no_gpu(AbsentGpuError(f"There is none. {WAY_OUT}"))
+    assert absent.what == "There is none."
+    assert "JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB" in str(absent.fix)
 
 
 # -- JupyterLab ----------------------------------------------------------------------------------

@@ -77,6 +77,21 @@ def test_the_version_is_that_of_npm(wheel: zipfile.ZipFile) -> None:
     assert f"\nVersion: {version}\n" in wheel.read(metadata).decode()
 
 
+def test_the_extension_manager_of_jupyterlab_finds_it(wheel: zipfile.ZipFile) -> None:
+    """It lists what has this classifier on PyPI, and reads the rest from the extension."""
+    metadata = next(name for name in wheel.namelist() if name.endswith("METADATA"))
+    text = wheel.read(metadata).decode()
+    assert "\nClassifier: Framework :: Jupyter :: JupyterLab :: Extensions :: Prebuilt\n" in text
+    name = next(name for name in wheel.namelist() if name.endswith(f"{SHARED}package.json"))
+    package = json.loads(wheel.read(name))
+    for field in ("homepage", "author", "description"):
+        assert package[field]
+    assert package["repository"]["url"].startswith(package["homepage"])
+    assert package["bugs"]["url"].startswith(package["homepage"])
+    server = package["jupyterlab"]["discovery"]["server"]
+    assert server == {"managers": ["pip"], "base": {"name": "jupyter-gpu-share"}}
+
+
 # -- a new user ----------------------------------------------------------------------------------
 
 

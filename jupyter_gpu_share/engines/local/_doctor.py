@@ -42,8 +42,13 @@ def about_gpus(found: Inventory) -> list[Finding]:
     return lines
 
 
-def about_no_gpu(error: GpuShareError) -> Finding:
-    """Why there is no GPU to share, and what to do."""
+def about_no_gpu(error: GpuShareError, simulation: str = "") -> Finding:
+    """Why there is no GPU to share, and what to do.
+
+    Parameters
+    ----------
+    simulation: describes the GPUs to simulate; empty where real ones were looked for.
+    """
     what = str(error).removesuffix(WAY_OUT).strip()
     if isinstance(error, AbsentGpuError):
         return Finding(
@@ -52,6 +57,8 @@ def about_no_gpu(error: GpuShareError) -> Finding:
             "Install NVIDIA's driver if there is a GPU. To look around without one: "
             "JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB jupyter lab",
         )
+    if simulation:
+        return Finding("error", what, "Correct or unset JUPYTER_GPU_SHARE_SIMULATE.")
     return Finding("error", what, "nvidia-smi  # it says more")
 
 

@@ -522,7 +522,7 @@ class LocalEngine(Engine):
         except LedgerError:
             pass  # told below
         except GpuShareError as error:
-            findings.append(_doctor.about_no_gpu(error))
+            findings.append(_doctor.about_no_gpu(error, self.simulate))
         try:
             claims = await self._at_ledger(lambda ledger: ledger.claims())
             findings.append(
