@@ -128,10 +128,13 @@ def typed(environment: Path, home: Path, *arguments: str) -> tuple[int, str]:
         if not name.startswith(("JUPYTER", "JPY", "PYTHON", "IPYTHON", "XDG"))
     }
     path = os.pathsep.join([str(environment / "bin"), "/usr/bin", "/bin"])
+    # The demo leaves its notebooks there.
+    temporary = environment.parent / "tmp"
+    temporary.mkdir(exist_ok=True)
     done = subprocess.run(
         [str(environment / "bin" / "python"), "-m", "jupyter", *arguments],
         cwd=home,
-        env={**kept, "HOME": str(home), "PATH": path},
+        env={**kept, "HOME": str(home), "PATH": path, "TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
