@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/stamp
+# The demo alone needs little. What is there already serves it, too.
+DEMO_STAMP := $(VENV)/stamp-demo
+DEMO_NEEDS := $(if $(filter kubernetes,$(ENGINE))$(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))
 MODULES := labextension/node_modules
 NPM := scripts/npm-env $(VENV)
 
@@ -13,7 +16,7 @@ help: ## Show the targets
 
 # ENGINE=kubernetes: in pods of the cluster that kubectl takes, which are made of IMAGE; where there
 # is no such cluster, in one of this machine's own, which ends with the demo.
-demo: $(STAMP) ## Run a notebook on three kernels that share one GPU, and watch
+demo: $(DEMO_NEEDS) ## Run a notebook on three kernels that share one GPU, and watch
 ifeq ($(ENGINE),kubernetes)
 	$(BIN)/python -m tests.cluster.demo $(if $(IMAGE),--image $(IMAGE))
 else
@@ -80,6 +83,10 @@ clean: ## Remove what the targets made
 
 $(STAMP): pyproject.toml scripts/make-venv scripts/npm-env
 	scripts/make-venv $(PYTHON) $(VENV)
+	@touch $@
+
+$(DEMO_STAMP): pyproject.toml scripts/make-venv
+	scripts/make-venv $(PYTHON) $(VENV) demo
 	@touch $@
 
 $(MODULES): labextension/package.json labextension/yarn.lock | $(STAMP)

@@ -10,6 +10,9 @@ from jupyter_core.application import JupyterApp
 from traitlets import default
 from traitlets.config import Config
 
+from ._text import one_line
+from .errors import EngineError
+
 __all__ = ["completed", "from_files"]
 
 _SECTIONS = (
@@ -33,9 +36,21 @@ class _Settings(JupyterApp):
 
 
 def from_files() -> Config:
-    """What ``jupyter_server_config`` says in Jupyter's folders, user's before machine's."""
-    settings = _Settings()
-    settings.load_config_file()
+    """What ``jupyter_server_config`` says in Jupyter's folders, user's before machine's.
+
+    Raises
+    ------
+    EngineError: a file cannot be read. Its limits would be missing without a word.
+    """
+    settings = _Settings(raise_config_file_errors=True)
+    try:
+        settings.load_config_file()
+    except Exception as error:  # a file of Python may raise anything
+        raise EngineError(
+            "The configuration jupyter_server_config cannot be read: "
+            f"{type(error).__name__}: {one_line(str(error))}. Correct that file; `jupyter --paths` "
+            "names the folders that it may be in."
+        ) from error
     return settings.config
 
 

@@ -174,7 +174,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
             hint = await asyncio.to_thread(size_in_notebook, self._notebook)
             if hint:
                 return policy.check(hint)
-        return policy.default_size(headless=self._notebook is None)
+        # A server's kernel without a notebook is a console's or a program's: somebody is there.
+        return policy.default_size(headless=self._notebook is None and self._root is None)
 
     @property
     def _root(self) -> Path | None:

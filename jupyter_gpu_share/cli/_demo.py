@@ -14,16 +14,20 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from jupyter_client.kernelspec import KernelSpecManager
 from traitlets.config import Config
 
+from .._text import one_line
 from ..allocations import Allocation, State
 from ..errors import EngineError, NoGpuError
+from ._kernelspecs import find
 from ._tables import allocations_table, progress
 
 if TYPE_CHECKING:
     from ..engines.base import Capacity
     from ..runtime import Runtime
 
+_KERNEL = "python3"
 _SIMULATE = "JUPYTER_GPU_SHARE_SIMULATE"
 _SIMULATED = "1xA100-80GB"
 #: A demonstration that takes longer than this many seconds has gone wrong; in a cluster the image
@@ -92,9 +96,15 @@ async def demo(output: str | None, config: Callable[[], Config]) -> int:
     ------
     GpuShareError: it cannot be shown here; says what is missing.
     """
-    if find_spec("nbclient") is None:
-        raise EngineError("The demo needs nbclient: pip install 'jupyter-gpu-share[demo]'")
+    missing = ["nbclient"] if find_spec("nbclient") is None else []
+    if _KERNEL not in KernelSpecManager().find_kernel_specs():
+        missing.append("ipykernel")
+    if missing:
+        raise EngineError(
+            f"The demo needs {' and '.join(missing)}: pip install 'jupyter-gpu-share[demo]'"
+        )
     os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "gpu-share-provisioner"
+    find(_KERNEL)
     runtime, gpus = await _gpus(config)
     local = runtime.engine_name == "local"
     shown = plan(gpus, local=local)
@@ -196,12 +206,12 @@ async def _run(part: Part, folder: Path, patience: float) -> None:
     """Run the notebook on a share, and keep it as it ran."""
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook = nbformat.reads(_source(), as_version=4)
     # A cell's time includes that in the queue.
     client = NotebookClient(
-        notebook, timeout=int(patience), startup_timeout=int(patience), kernel_name="python3"
+        notebook, timeout=int(patience), startup_timeout=int(patience), kernel_name=_KERNEL
     )
     # The name stands in the table of allocations.
     env = {
@@ -215,6 +225,8 @@ async def _run(part: Part, folder: Path, patience: float) -> None:
         raise EngineError(
             f"The {part.name} notebook failed: {error.ename}: {error.evalue}"
         ) from error
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise EngineError(f"The {part.name} notebook failed: {one_line(str(error))}") from error
     finally:
         nbformat.write(notebook, folder / f"{part.name}.ipynb")
     for line in _said(notebook):

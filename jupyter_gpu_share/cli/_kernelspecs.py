@@ -10,8 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import (
+    NATIVE_KERNEL_NAME,
+    KernelSpec,
+    KernelSpecManager,
+    NoSuchKernel,
+)
+from traitlets import TraitError
 
+from .._text import one_line
 from ..errors import EngineError, NotPossible
 from ..size import Size
 
@@ -27,16 +34,43 @@ def install(
 
     Raises
     ------
-    NotPossible: there is no kernelspec ``kernel``.
+    NotPossible: there is no kernelspec ``kernel``, or its file is damaged.
     EngineError: the files cannot be written.
     """
     manager = KernelSpecManager()
-    try:
-        origin = manager.get_kernel_spec(kernel)
-    except NoSuchKernel as error:
-        known = ", ".join(sorted(manager.find_kernel_specs())) or "none"
-        raise NotPossible(f"There is no kernelspec {kernel!r}; there are: {known}.") from error
+    origin = find(kernel, manager)
     return [_write(manager, origin, kernel, size, user=user, prefix=prefix) for size in sizes]
+
+
+def find(kernel: str, manager: KernelSpecManager | None = None) -> KernelSpec:
+    """The kernelspec of that name.
+
+    Raises
+    ------
+    NotPossible: there is none, or it cannot be used; says what to do.
+    """
+    manager = manager or KernelSpecManager()
+    try:
+        return manager.get_kernel_spec(kernel)
+    except NoSuchKernel as error:
+        known = sorted(manager.find_kernel_specs())
+        if kernel in known:
+            raise NotPossible(
+                f"The kernelspec {kernel!r} needs a kernel provisioner that is not installed. "
+                "`jupyter kernelspec provisioners` shows those that are."
+            ) from error
+        if kernel == NATIVE_KERNEL_NAME:
+            what = "Install it: pip install ipykernel"
+        elif known:
+            what = f"There are: {', '.join(known)}."
+        else:
+            what = "There is none at all. Install that of Python: pip install ipykernel"
+        raise NotPossible(f"There is no kernelspec {kernel!r}. {what}") from error
+    except (OSError, ValueError, TypeError, TraitError) as error:
+        raise NotPossible(
+            f"The kernelspec {kernel!r} cannot be read: {one_line(str(error))}. "
+            f"Make it anew, or remove it: jupyter kernelspec remove {kernel}"
+        ) from error
 
 
 def installed() -> list[str]:

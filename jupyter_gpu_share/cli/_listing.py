@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GpuShareError, NoGpuError
-from ..size import format_bytes
 from ._servers import aside, ask, running_servers
-from ._tables import allocations_table
+from ._tables import allocations_table, gpus_table
 
 if TYPE_CHECKING:
     from ..engines.base import Capacity
@@ -53,13 +52,9 @@ def draw(found: Listing) -> str:
     """As text."""
     parts = []
     if found.rows:
-        parts.append(allocations_table(found.rows))
+        parts.append(allocations_table(found.rows, found.gpus))
     else:
-        parts.append("No kernel is on a share of a GPU.")
-    for gpu in found.gpus:
-        profile = f" MIG {gpu.profile}" if gpu.profile else ""
-        parts.append(
-            f"{gpu.model}{profile}: {format_bytes(gpu.free_bytes)} of "
-            f"{format_bytes(gpu.memory_bytes)} free"
-        )
+        parts.append("No kernel has a share of a GPU.")
+    if found.gpus:
+        parts += ["", gpus_table(found.gpus)]
     return "\n".join([*parts, *found.notes])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import json
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,11 +16,13 @@ from traitlets.config import Config
 from .._configuration import from_files
 from .._version import __version__
 from ..errors import GpuShareError
+from ._unexpected import in_a_line
 
 if TYPE_CHECKING:
+    from ..engines.base import Capacity
     from ..runtime import Runtime
 
-_DESCRIPTION = "Notebook kernels on a share of a GPU: see them, change them, set them up."
+_DESCRIPTION = "Give notebook kernels a share of a GPU: see the shares, change them, set them up."
 _RULES = ("adaptive", "fixed", "demand", "never")
 _SIZES = "1/4, 0.25, 10GiB, mig-1g.10gb, 2x1/2, 1, or 0 for no GPU"
 
@@ -34,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Called by the executable ``jupyter-gpu-share``.
     """
-    arguments = _parser().parse_args(argv)
+    _print_anything()
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        _parser().print_help(sys.stderr)
+        return 2
+    arguments = _parser().parse_args(words)
     command: Command = arguments.command
     try:
         return asyncio.run(command(arguments))
@@ -47,8 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as `head` does
         return 0
+    except Exception as error:
+        if arguments.debug:
+            raise
+        print(f"gpu-share: {in_a_line(error)}", file=sys.stderr)
+        return 1
     finally:
         _end_runtime()
+
+
+def _print_anything() -> None:
+    """Have what a terminal or a file cannot show replaced, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _goes_on(error: GpuShareError) -> bool:
@@ -58,9 +78,22 @@ def _goes_on(error: GpuShareError) -> bool:
     return isinstance(error, GoesOn)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Has a help for each argument that is a sentence, its own included."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, add_help=False)
+        self.add_argument("-h", "--help", action="help", help="Show this help.")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jupyter gpu-share", description=_DESCRIPTION)
-    parser.add_argument("--version", action="version", version=__version__)
+    parser = _Parser(prog="jupyter gpu-share", description=_DESCRIPTION)
+    parser.add_argument(
+        "--version", action="version", version=__version__, help="Show the version."
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="Show where an unexpected error comes from."
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, run: Command, text: str, **options: Any) -> argparse.ArgumentParser:
@@ -69,104 +102,167 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def add_json(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--json", action="store_true", help="print data as JSON")
+        sub.add_argument("--json", action="store_true", help="Print the data as JSON.")
 
     listing = add("list", _list, "Show the kernels on this machine's GPUs, and what is free.")
     add_json(listing)
-    listing.add_argument("--watch", action="store_true", help="show again every second")
+    listing.add_argument("--watch", action="store_true", help="Show it again every second.")
 
-    add_json(add("sizes", _sizes, "Show the sizes that can be chosen, and which are free now."))
-    add_json(add("doctor", _doctor, "Say what was found, what is enforced and what to fix."))
+    add_json(add("sizes", _sizes, "Show the sizes that you can choose, and what is free now."))
+    add_json(
+        add("doctor", _doctor, "Check the installation, and say what to do about each problem.")
+    )
 
     install = add(
         "install",
         _install,
-        "Write a kernelspec for each offered size: the way that works with every client.",
+        "Add a kernelspec for each offered size, for clients that have no other way to choose one.",
         epilog="Example: jupyter gpu-share install --user --size 1/4 --size 1",
     )
-    install.add_argument("--kernel", default="python3", help="kernelspec to start from (python3)")
     install.add_argument(
-        "--size", action="append", help=f"size to write one for, instead of all offered: {_SIZES}"
+        "--kernel",
+        metavar="NAME",
+        default="python3",
+        help="The kernelspec that is copied. Default: python3.",
+    )
+    install.add_argument(
+        "--size",
+        action="append",
+        help=f"Add a kernelspec for this size only. Can be repeated. A size is {_SIZES}.",
     )
     place = install.add_mutually_exclusive_group()
-    place.add_argument("--user", action="store_true", help="for this user only")
-    place.add_argument("--sys-prefix", action="store_true", help="in this Python's environment")
-    place.add_argument("--prefix", help="in the environment at this path")
-    install.add_argument("--remove", action="store_true", help="remove what install has written")
+    place.add_argument("--user", action="store_true", help="Write for this user only.")
+    place.add_argument(
+        "--sys-prefix", action="store_true", help="Write into the environment of this Python."
+    )
+    place.add_argument("--prefix", metavar="FOLDER", help="Write into this environment.")
+    install.add_argument(
+        "--remove", action="store_true", help="Remove the kernelspecs that this command has added."
+    )
     add_json(install)
 
     resize = add(
         "resize",
         _resize,
-        "Give a kernel another size. Its variables are saved and brought back.",
+        "Change the size of a kernel. Its variables are kept, or you are told what would be lost.",
     )
     _add_kernel(resize)
-    resize.add_argument("size", help=_SIZES)
-    resize.add_argument("--restart", action="store_true", help="allow variables to be lost")
+    resize.add_argument("size", metavar="SIZE", help=f"The new size: {_SIZES}.")
+    _add_lose(resize)
     add_json(resize)
 
-    release = add("release", _release, "Give a kernel's share back; running a cell asks again.")
+    release = add(
+        "release", _release, "Give a kernel's share back. Running a cell takes a share again."
+    )
     _add_kernel(release)
-    release.add_argument("--lose-variables", action="store_true", help="allow variables to be lost")
+    _add_lose(release)
     add_json(release)
 
-    wake = add("wake", _wake, "Ask for a kernel's share again, as running a cell does.")
+    wake = add("wake", _wake, "Take a share for a kernel again, as running a cell does.")
     _add_kernel(wake)
     add_json(wake)
 
-    kept = add("kept", _kept, "Show all that a kernel has lost, and what did not come back.")
+    kept = add("kept", _kept, "Show what a kernel has lost, and what was not brought back.")
     _add_kernel(kept)
     kept.add_argument(
-        "--forget",
-        action="store_true",
-        help="remove the files that stay for another try",
+        "--forget", action="store_true", help="Remove the files that were not brought back whole."
     )
     add_json(kept)
 
-    keep = add("keep", _keep, "Keep a kernel's share for a time, even if unused.")
+    keep = add("keep", _keep, "Keep a kernel's share for some minutes, even if nobody uses it.")
     _add_kernel(keep)
-    keep.add_argument("minutes", type=_minutes, help="from now; 0 takes it back")
+    keep.add_argument(
+        "minutes",
+        metavar="MINUTES",
+        type=_minutes,
+        help="The number of minutes from now. 0 ends the keeping.",
+    )
     add_json(keep)
 
     replay = add(
         "replay",
         _replay,
-        "Say what an idle policy would have returned, and who would have waited, on a trace.",
+        "Try an idle rule on recorded GPU use: how much goes back, and who has to wait.",
         epilog="Example: jupyter gpu-share replay trace.csv.gz --rule fixed --timeout 300",
     )
     _add_replay(replay)
     add_json(replay)
 
     demo = add("demo", _demo, "Run a notebook on three kernels that share one GPU, and watch.")
-    demo.add_argument("--output", help="folder for the notebooks that were run")
+    demo.add_argument(
+        "--output", metavar="FOLDER", help="Write the notebooks, as they ran, into this folder."
+    )
     demo.add_argument(
         "--engine",
         choices=["local", "kubernetes"],
-        help="this machine, or the cluster that kubectl takes; as configured where not given",
+        help="Run on this machine, or in the cluster that kubectl takes. Default: as configured.",
     )
-    demo.add_argument("--image", help="image of kernels in the cluster; it needs ipykernel 7.3")
-    demo.add_argument("--namespace", help="of the cluster, instead of the credentials' own")
+    demo.add_argument("--image", help="The kernels' image in the cluster. It needs ipykernel 7.3.")
+    demo.add_argument(
+        "--namespace", help="The namespace in the cluster. Default: that of the credentials."
+    )
     return parser
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "trace", metavar="TRACE", help="CSV with submit_time, duration (minutes) and num_gpu"
+    def add(name: str, text: str, **options: Any) -> None:
+        parser.add_argument(name, help=text, **options)
+
+    add(
+        "trace",
+        "A CSV file with the columns submit_time and duration (in minutes) and num_gpu.",
+        metavar="TRACE",
     )
-    parser.add_argument("--rule", choices=_RULES, help="instead of the configured one")
-    parser.add_argument("--timeout", type=_seconds, help="seconds, of the rule fixed")
-    parser.add_argument("--aim", type=_finite, help="of the rule adaptive, such as 0.06")
-    parser.add_argument("--demand-after", type=_seconds, help="seconds, if somebody waits")
-    parser.add_argument("--gpus", type=_count, help="let the sessions compete for so many GPUs")
-    parser.add_argument(
-        "--sizes", metavar="FILE", help="CSV with num_gpu and gpu_milli, to draw parts of GPUs from"
+    add("--rule", "Use this rule instead of the configured one.", choices=_RULES)
+    add(
+        "--timeout",
+        "With the rule fixed: the seconds without use after which a share goes back.",
+        metavar="SECONDS",
+        type=_seconds,
     )
-    parser.add_argument("--seed", type=int, default=1, help="of what is drawn (1)")
-    parser.add_argument("--wake", type=_seconds, default=1.0, help="seconds that a wake takes (1)")
-    parser.add_argument(
-        "--curve", action="store_true", help="compare fixed, adaptive and perfect foresight"
+    add(
+        "--aim",
+        "With the rule adaptive: the part of the bursts of work that may wait, such as 0.06.",
+        metavar="PART",
+        type=_finite,
     )
-    parser.add_argument("--plot", metavar="FILE", help="draw the curves, as .svg or .png")
+    add(
+        "--demand-after",
+        "The seconds without use after which a share goes back if somebody waits.",
+        metavar="SECONDS",
+        type=_seconds,
+    )
+    add(
+        "--gpus",
+        "The number of GPUs that all sessions share. Without it each session has its own.",
+        metavar="NUMBER",
+        type=_count,
+    )
+    add(
+        "--sizes",
+        "A CSV file with the columns num_gpu and gpu_milli. Each session gets a size from it.",
+        metavar="FILE",
+    )
+    add(
+        "--seed",
+        "The seed of the random choice of sizes. Default: 1.",
+        metavar="NUMBER",
+        type=int,
+        default=1,
+    )
+    add(
+        "--wake",
+        "The seconds that a wake takes. Default: 1.",
+        metavar="SECONDS",
+        type=_seconds,
+        default=1.0,
+    )
+    add(
+        "--curve",
+        "Compare the rules fixed and adaptive, and the best possible.",
+        action="store_true",
+    )
+    add("--plot", "Draw the comparison into this file, .svg or .png.", metavar="FILE")
 
 
 def _minutes(text: str) -> float:
@@ -198,7 +294,17 @@ def _count(text: str) -> int:
 
 
 def _add_kernel(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kernel", help="the kernel's id or its first letters, or its notebook")
+    parser.add_argument(
+        "kernel",
+        metavar="KERNEL",
+        help="The kernel: its id, the first letters of that, or its notebook.",
+    )
+
+
+def _add_lose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lose-variables", action="store_true", help="Do it even if variables are lost."
+    )
 
 
 # -- commands --------------------------------------------------------------------------------
@@ -224,45 +330,32 @@ async def _list(arguments: argparse.Namespace) -> int:
 
 
 async def _sizes(arguments: argparse.Namespace) -> int:
-    from ._tables import table
+    from ._tables import sizes_table
 
+    runtime = _runtime()
     rows = [
         {**offer.to_json(), "available": why is None, "why": why}
-        for offer, why in await _runtime().offers()
+        for offer, why in await runtime.offers()
     ]
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return 0
-    lines = [
-        [
-            row["size"] + (" (default)" if row["default"] else ""),
-            row["name"],
-            row["description"],
-            "yes" if row["available"] else f"no: {row['why']}",
-        ]
-        for row in rows
-    ]
-    print(table(["SIZE", "NAME", "FOR", "FREE NOW"], lines))
+    gpus: list[Capacity] = []
+    with suppress(GpuShareError):  # the rows say why
+        gpus = await runtime.capacity()
+    print(sizes_table(rows, gpus))
     return 0
 
 
 async def _doctor(arguments: argparse.Namespace) -> int:
     from ._examine import examine
+    from ._tables import findings_text
 
-    findings = [*await _runtime().diagnose(), *examine()]
+    findings = [finding async for finding in examine(_runtime())]
     if arguments.json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
-        marks = {
-            "ok": "✓ ok     ",
-            "note": "· note   ",
-            "warning": "! warning",
-            "error": "✗ error  ",
-        }
-        for finding in findings:
-            print(f"{marks[finding.level]}  {finding.what}")
-            if finding.fix:
-                print(f"             → {finding.fix}")
+        print(findings_text(findings))
     return 1 if any(finding.level == "error" for finding in findings) else 0
 
 
@@ -281,13 +374,16 @@ async def _install(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"changed": done, "installed": installed()}, indent=2))
         return 0
-    verb = "Removed" if arguments.remove else "Wrote"
+    verb = "Removed" if arguments.remove else "Added"
     for name in done:
-        print(f"{verb} kernelspec {name}")
-    if not done:
-        print("There was none to remove." if arguments.remove else "Nothing was written.")
-    elif not arguments.remove:
-        print(f"Choose it in JupyterLab, or try: jupyter console --kernel {done[0]}")
+        print(f"{verb} the kernelspec {name}")
+    if arguments.remove and not done:
+        print("There was no kernelspec to remove.")
+    if done and not arguments.remove:
+        print(
+            "Choose one in JupyterLab's launcher, or run a notebook with it: "
+            f"jupyter execute --kernel_name={done[0]} NOTEBOOK"
+        )
     return 0
 
 
@@ -295,7 +391,7 @@ async def _resize(arguments: argparse.Namespace) -> int:
     from ..size import SizePolicy
 
     size = SizePolicy(config=from_files()).check(arguments.size)
-    change = {"size": str(size), "restart": arguments.restart}
+    change = {"size": str(size), "lose_variables": arguments.lose_variables}
     look = {"size": str(size), "dry_run": True}
     return await _change(arguments, "PATCH", "", change, f"Changing to {size}", look)
 

@@ -11,13 +11,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from ..errors import EngineError, GpuShareError, NotPossible
 
-__all__ = ["GoesOn", "aside", "ask", "change", "find_kernel", "running_servers"]
+__all__ = [
+    "GoesOn",
+    "Server",
+    "aside",
+    "ask",
+    "change",
+    "find_kernel",
+    "name_of",
+    "running_servers",
+]
 
 Server = Mapping[str, Any]
 T = TypeVar("T")
@@ -32,13 +42,24 @@ class GoesOn(GpuShareError):  # noqa: N818
 
 
 def running_servers() -> Iterator[Server]:
-    """What jupyter_server wrote about the servers that run."""
-    from jupyter_server.serverapp import list_running_servers
+    """What jupyter_server wrote about the servers that run.
 
-    yield from list_running_servers()
+    As its own ``list_running_servers``, whose module takes a second to be imported.
+    """
+    from jupyter_core.paths import jupyter_runtime_dir
+    from jupyter_server.utils import check_pid
+
+    for file in sorted(Path(jupyter_runtime_dir()).glob("jpserver-*.json")):
+        try:
+            info = json.loads(file.read_bytes())
+            runs = check_pid(info["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # it is being written, has just gone, or is somebody else's
+        if runs:
+            yield info
 
 
-def _name_of(server: Server) -> str:
+def name_of(server: Server) -> str:
     """What a server is called in messages."""
     if server.get("sock"):
         return f"The Jupyter server at the socket {server['sock']}"
@@ -63,9 +84,9 @@ def ask(
     try:
         return _send(server, method, path, body, seconds)
     except TimeoutError as error:
-        raise EngineError(f"{_name_of(server)} did not answer within {seconds:g} s.") from error
+        raise EngineError(f"{name_of(server)} did not answer within {seconds:g} s.") from error
     except (OSError, ValueError, HTTPException) as error:
-        raise EngineError(f"{_name_of(server)} broke the connection: {_words(error)}.") from error
+        raise EngineError(f"{name_of(server)} broke the connection: {_words(error)}.") from error
 
 
 def change(
@@ -88,7 +109,7 @@ def change(
         ) from error
     except (OSError, ValueError, HTTPException) as error:
         raise GoesOn(
-            f"{_name_of(server)} broke the connection ({_words(error)}): the change may have been "
+            f"{name_of(server)} broke the connection ({_words(error)}): the change may have been "
             "made or not; `jupyter gpu-share list` shows it."
         ) from error
 
@@ -102,7 +123,7 @@ def _send(server: Server, method: str, path: str, body: Any, timeout: float) -> 
     OSError, ValueError, HTTPException: the request was sent, and what became of it is not known.
     """
     if server.get("sock"):
-        raise EngineError(f"{_name_of(server)} cannot be asked: it has no port.")
+        raise EngineError(f"{name_of(server)} cannot be asked: it has no port.")
     data = None if body is None else json.dumps(body).encode()
     request = Request(f"{server['url']}{path}", data=data, method=method)  # noqa: S310
     request.add_header("Content-Type", "application/json")
@@ -127,9 +148,9 @@ def _send(server: Server, method: str, path: str, body: Any, timeout: float) -> 
                 f"trusted: {reason.verify_message}. Name it in SSL_CERT_FILE."
             ) from error
         if isinstance(reason, TimeoutError):
-            raise EngineError(f"{_name_of(server)} did not answer within {timeout:g} s.") from error
+            raise EngineError(f"{name_of(server)} did not answer within {timeout:g} s.") from error
         words = _words(reason) if isinstance(reason, OSError) else str(reason)
-        raise EngineError(f"{_name_of(server)} cannot be reached: {words}.") from error
+        raise EngineError(f"{name_of(server)} cannot be reached: {words}.") from error
 
 
 async def aside(work: Callable[..., T], *arguments: Any) -> T:
@@ -189,12 +210,12 @@ def _refusal(server: Server, error: HTTPError) -> GpuShareError:
                 "It has told no token: start it with JUPYTER_TOKEN set, beside its password if it "
                 "has one; behind a Hub, use a terminal of that server"
             )
-        return NotPossible(f"{_name_of(server)} did not let this command in ({code}). {why}.")
+        return NotPossible(f"{name_of(server)} did not let this command in ({code}). {why}.")
     with suppress(OSError, HTTPException, ValueError, KeyError, TypeError):
         return NotPossible(str(json.load(error)["message"]))
     if code == 404:
-        return NotPossible(f"{_name_of(server)} lacks the extension jupyter_gpu_share (404).")
-    return NotPossible(f"{_name_of(server)} answers with an error ({code}); its log says more.")
+        return NotPossible(f"{name_of(server)} lacks the extension jupyter_gpu_share (404).")
+    return NotPossible(f"{name_of(server)} answers with an error ({code}); its log says more.")
 
 
 def _words(error: Exception) -> str:

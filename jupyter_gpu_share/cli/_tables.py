@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..size import format_bytes
+from ..size import Size, format_bytes
+
+if TYPE_CHECKING:
+    from ..engines.base import Capacity, Finding
 
 _GAP = "  "
+#: Columns that are left out where no row fills them.
+_OPTIONAL = frozenset({"USER", "GPU"})
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
@@ -32,15 +38,126 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
     return "\n".join(lines)
 
 
-def allocations_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
-    """Kernels with their shares."""
-    header = ["KERNEL", "NOTEBOOK", "SIZE", "SHARE", "STATE", "IN USE", "HELD APART BY"]
-    return table(header, [_cells(row) for row in rows], width)
+def allocations_table(
+    rows: Sequence[Mapping[str, Any]], gpus: Sequence[Capacity] = (), width: int | None = None
+) -> str:
+    """Kernels with their shares.
+
+    Columns in which no row has anything to say, such as the user on a machine of one user, are
+    left out.
+
+    Parameters
+    ----------
+    rows: allocations as the contract has them.
+    gpus: what there is, in the order of :func:`gpus_table`; numbers GPUs as that does.
+    """
+    header = [
+        "KERNEL", "NOTEBOOK", "USER", "SIZE", "SHARE", "GPU", "STATE", "IN USE", "ISOLATION",
+    ]  # fmt: skip
+    names = _numbers(gpus)
+    lines = [_cells(row, names) for row in rows]
+    said = [n for n, name in enumerate(header) if name not in _OPTIONAL or any(r[n] for r in lines)]
+    cells = [[row[n] or "-" for n in said] for row in lines]
+    return table([header[n] for n in said], cells, width)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def gpus_table(gpus: Sequence[Capacity], width: int | None = None) -> str:
+    """GPUs and instances of MIG, each with its number, its memory and what is free of it."""
+    several = len({gpu.node for gpu in gpus}) > 1
+    names = _numbers(gpus)
+    header = ["GPU", "MODEL", "MEMORY", "FREE", "KERNELS", *(["NODE"] if several else [])]
+    lines = [
+        [
+            names[gpu.uuid],
+            f"{gpu.model} MIG {gpu.profile}" if gpu.profile else gpu.model,
+            format_bytes(gpu.memory_bytes),
+            format_bytes(gpu.free_bytes),
+            str(gpu.kernels),
+            *([gpu.node] if several else []),
+        ]
+        for gpu in gpus
+    ]
+    return table(header, lines, width)
+
+
+def sizes_table(
+    rows: Sequence[Mapping[str, Any]], gpus: Sequence[Capacity] = (), width: int | None = None
+) -> str:
+    """The offered sizes, and below them why some cannot be had now: each reason once.
+
+    Parameters
+    ----------
+    rows: offers with ``available`` and ``why``.
+    gpus: tell how much memory a fraction is.
+    """
+    lines = [
+        [
+            row["size"] + (" (default)" if row["default"] else ""),
+            _memory(Size.parse(row["size"]), gpus),
+            row["name"],
+            row["description"],
+            "yes" if row["available"] else "no",
+        ]
+        for row in rows
+    ]
+    text = [table(["SIZE", "MEMORY", "NAME", "PURPOSE", "FREE NOW"], lines, width)]
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if not row["available"]:
+            reasons.setdefault(row["why"], []).append(row["size"])
+    text += [_printable(f"Not free now: {', '.join(s)}. {why}") for why, s in reasons.items()]
+    return "\n".join(text)
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """What ``doctor`` has found, with what to do below each line that is not ok."""
+    marks = {
+        "ok": "✓ ok     ",
+        "note": "· note   ",
+        "warning": "! warning",
+        "error": "✗ error  ",
+    }
+    lines = []
+    for finding in findings:
+        lines.append(_printable(f"{marks[finding.level]}  {finding.what}"))
+        if finding.fix:
+            lines.append(_printable(f"             → {finding.fix}"))
+    return "\n".join(lines)
+
+
+def _numbers(gpus: Sequence[Capacity]) -> dict[str, str]:
+    """By uuid: the driver's number, or the place on its node; ``1:3`` is an instance of GPU 1."""
+    names: dict[str, str] = {}
+    places: Counter[str] = Counter()
+    instances: Counter[tuple[str, int]] = Counter()
+    for gpu in gpus:
+        number = places[gpu.node] if gpu.index is None else gpu.index
+        names[gpu.uuid] = str(number)
+        if gpu.profile and gpu.index is not None:
+            names[gpu.uuid] += f":{instances[gpu.node, number]}"
+            instances[gpu.node, number] += 1
+        places[gpu.node] += 1
+    return names
+
+
+def _memory(size: Size, gpus: Sequence[Capacity]) -> str:
+    """How much memory a size is on the GPUs here, which may differ."""
+    if size.is_none:
+        return "-"
+    fitting = [gpu for gpu in gpus if gpu.profile == size.profile]
+    amounts = sorted({size.bytes_of(gpu.memory_bytes) for gpu in fitting})
+    if size.memory is not None:
+        amounts = [size.memory]
+    if not amounts:
+        return "-"
+    times = f"{size.count} x " if size.count > 1 else ""
+    return times + " to ".join(map(format_bytes, sorted({amounts[0], amounts[-1]})))
+
+
+def _cells(row: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Of one kernel, in the order of the header; empty where there is nothing to say."""
     share = row["share"]
-    held = apart = "-"
+    held = apart = numbers = ""
     if share and share["devices"]:
         models = ", ".join(sorted({device["model"] for device in share["devices"]}))
         if share["simulated"] and "simulated" not in models:
@@ -48,19 +165,22 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         times = f"{len(share['devices'])} x " if len(share["devices"]) > 1 else ""
         held = f"{times}{format_bytes(share['memory_bytes'])} of {models}"
         apart = share["isolation"]
+        numbers = ", ".join(filter(None, (names.get(d["uuid"], "") for d in share["devices"])))
     state = row["state"]
     if row["queue"]:
         state += f" ({row['queue']['position']} of {row['queue']['of']})"
-    used = "-" if row["used_bytes"] is None else format_bytes(row["used_bytes"])
+    used = "" if row["used_bytes"] is None else format_bytes(row["used_bytes"])
     notebook = row["path"] or row["kernel_name"]
-    return [row["kernel_id"][:8], notebook, row["size"], held, state, used, apart]
+    user = row.get("user") or ""
+    return [row["kernel_id"][:8], notebook, user, row["size"], held, numbers, state, used, apart]
 
 
 def sentence(row: Mapping[str, Any]) -> str:
     """One kernel after a change."""
-    _, notebook, size, held, state, _, _ = _cells(row)
+    _, notebook, _, size, held, _, state, _, _ = _cells(row, {})
     reason = f" {row['reason']}" if row["reason"] else ""
-    return _printable(f"{notebook}: {state}, size {size}, {held}.{reason}")
+    share = f", {held}" if held else ""
+    return _printable(f"{notebook}: {state}, size {size}{share}.{reason}")
 
 
 def kept(found: Mapping[str, Any]) -> str:

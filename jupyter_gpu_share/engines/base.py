@@ -186,7 +186,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Capacity:
-    """A GPU (or MIG instance) as a whole."""
+    """A GPU (or MIG instance) as a whole.
+
+    Attributes
+    ----------
+    index: number of the GPU in the driver's order, from 0; None where it is not told.
+    """
 
     uuid: str
     model: str
@@ -196,6 +201,7 @@ class Capacity:
     profile: str | None = None
     simulated: bool = False
     kernels: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +233,13 @@ class Snapshot(Protocol):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of ``doctor``. ``level`` is ``ok``, ``note``, ``warning`` or ``error``."""
+    """One line of ``doctor``.
+
+    Attributes
+    ----------
+    level: ``ok``, ``note``, ``warning`` or ``error``.
+    fix: what to do, where the level is not ``ok``: a command where there is one.
+    """
 
     level: str
     what: str

@@ -121,7 +121,7 @@ async def resize(
             return Resized(size, await to_the_end(swap))
         tell(Event.LEAVES)
         change, found = await _way(context, size, pause.activity)
-        allowed = Allowed(f"Changing the size to {size}", "restart", given=lose_variables)
+        allowed = Allowed(f"Changing the size to {size}", "lose_variables", given=lose_variables)
         left = await part(context, pause, found, note, tell, allowed)
     return await _changed(context, size, before, change, left, note)
 

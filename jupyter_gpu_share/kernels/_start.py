@@ -14,7 +14,7 @@ from ._context import WorkContext, relayed
 __all__ = ["free", "meet", "start", "stop"]
 
 _ABSENT = (
-    "Nothing keeps frameworks to this kernel's share: its command starts Python without "
+    "Nothing limits this kernel to its share: its command starts Python without "
     "PYTHONPATH (-I, -E, or an environment of its own). The use of the GPU is watched all the same."
 )
 

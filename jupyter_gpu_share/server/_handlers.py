@@ -271,9 +271,8 @@ class AllocationHandler(GpuShareHandler):
     async def patch(self, kernel_id: str) -> None:
         """Change the size, or say what that would keep, or keep the share for a time."""
         row = self.known(kernel_id)
-        body = self.body(
-            {"size": str, "restart": bool, "dry_run": bool, "keep_until": (str, type(None))}
-        )
+        flags = dict.fromkeys(("lose_variables", "restart", "dry_run"), bool)
+        body = self.body({"size": str, **flags, "keep_until": (str, type(None))})
         if not {"size", "keep_until"} & set(body):
             raise web.HTTPError(400, log_message="Name a size, or a time in keep_until.")
         if body.get("dry_run", False):
@@ -289,7 +288,9 @@ class AllocationHandler(GpuShareHandler):
             await self.runtime.keep(row.kernel_id, until)
         if "size" in body:
             try:
-                await self._resize(row, body["size"], restart=body.get("restart", False))
+                # `restart` was the name of it here before.
+                lose = body.get("lose_variables", False) or body.get("restart", False)
+                await self._resize(row, body["size"], lose_variables=lose)
             except BaseException:
                 if "keep_until" in body:
                     with suppress(NotPossible):  # the kernel has ended meanwhile
@@ -297,16 +298,16 @@ class AllocationHandler(GpuShareHandler):
                 raise
         self.answer(self.known(row.kernel_id).to_json())
 
-    async def _resize(self, row: Allocation, text: str, *, restart: bool) -> None:
+    async def _resize(self, row: Allocation, text: str, *, lose_variables: bool) -> None:
         size = self.runtime.policy.check(text)
         if str(size) == row.size:
             return
-        if await self.runtime.change_size(row.kernel_id, size, lose_variables=restart):
+        if await self.runtime.change_size(row.kernel_id, size, lose_variables=lose_variables):
             return
-        if not restart:
+        if not lose_variables:
             raise NotPossible(
                 f"Changing the size to {size} restarts the kernel and all variables are lost; "
-                "allow that with restart."
+                "allow that with lose_variables."
             )
         await self.runtime.resize(row.kernel_id, size)
         manager: Any = self.kernel_manager

@@ -92,7 +92,7 @@ def test_wrong_arguments(shell: Shell, arguments: list[str]) -> None:
 
 def test_sizes(shell: Shell) -> None:
     text = shell.run("sizes")
-    assert "1/4 (default)" in text
+    assert "1/4 (default)  20 GiB  Quarter" in text
     rows = shell.json("sizes")
     assert [row["size"] for row in rows] == ["1/4", "1/2", "1", "0"]
     assert all(row["available"] for row in rows)
@@ -111,7 +111,15 @@ def test_without_a_gpu(tmp_path: Path) -> None:
     shell = Shell(tmp_path, simulate="")
     assert "No NVIDIA GPU was found" in shell.run("list")
     assert [row["available"] for row in shell.json("sizes")] == [False, False, False, True]
-    shell.run("doctor", rc=1)
+    assert shell.run("sizes").count("No NVIDIA GPU was found") == 1
+    findings = _doctor(shell)
+    (error,) = [row for row in findings if row["level"] == "error"]
+    assert "No NVIDIA GPU was found" in error["what"]
+    assert "JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB jupyter lab" in error["fix"]
+    # Nothing else on such a machine is wrong, and nothing of MPS is said.
+    assert "warning" not in {row["level"] for row in findings}
+    assert "MPS" not in json.dumps(findings)
+    assert "start kernels as without this package" in json.dumps(findings)
 
 
 def test_doctor(shell: Shell) -> None:
@@ -119,6 +127,7 @@ def test_doctor(shell: Shell) -> None:
     assert "GPUs are simulated" in text
     assert "Jupyter finds the kernel provisioner" in text
     assert "→" in text
+    assert "MPS" not in text  # which is of real GPUs
     levels = {row["level"] for row in shell.json("doctor")}
     assert "error" not in levels
 
@@ -128,7 +137,9 @@ def test_a_damaged_ledger_is_said_and_not_hidden(shell: Shell) -> None:
     (ledger,) = (shell.folder / "data" / "gpu-share").glob("*/simulated-*.db")
     ledger.write_bytes(b"nonsense" * 1000)
     assert "is damaged; end all kernels" in shell.run("list", rc=1)
-    assert "is damaged; end all kernels" in json.dumps(_doctor(shell))
+    (error,) = [row for row in _doctor(shell) if row["level"] == "error"]
+    assert error["what"].endswith(" is damaged.")
+    assert error["fix"].startswith("End all kernels")
 
 
 def _doctor(shell: Shell) -> Any:
@@ -145,8 +156,8 @@ def _doctor(shell: Shell) -> Any:
 
 
 def test_an_empty_list(shell: Shell) -> None:
-    assert "No kernel is on a share of a GPU." in shell.run("list")
-    assert "A100-80GB (simulated): 80 GiB of 80 GiB free" in shell.run("list")
+    assert "No kernel has a share of a GPU." in shell.run("list")
+    assert "0    A100-80GB (simulated)  80 GiB  80 GiB  0" in shell.run("list")
     assert shell.json("list") == []
 
 
@@ -168,7 +179,7 @@ def test_install_and_remove(shell: Shell) -> None:
 
 
 def test_install_from_a_kernel_that_is_not_there(shell: Shell) -> None:
-    assert "There is no kernelspec 'julia'; there are: " in shell.run(
+    assert "There is no kernelspec 'julia'. There are: " in shell.run(
         "install", "--user", "--kernel", "julia", rc=1
     )
     assert "more than one GPU; the largest size here is 1" in shell.run(
@@ -184,9 +195,9 @@ def test_list_shows_what_servers_run(at_server: tuple[Shell, Server]) -> None:
     assert rows[first]["share"]["memory_bytes"] == 60 * GIB
     assert rows[second]["queue"] == {"position": 1, "of": 1}
     text = shell.run("list")
-    assert "60 GiB of A100-80GB (simulated)" in text
+    assert "60 GiB of A100-80GB (simulated)  0  " in text
     assert "queued (1 of 1)" in text
-    assert "20 GiB of 80 GiB free" in text
+    assert "80 GiB  20 GiB  1" in text
 
 
 def test_resize(at_server: tuple[Shell, Server]) -> None:
@@ -202,9 +213,9 @@ def test_resize(at_server: tuple[Shell, Server]) -> None:
     assert "into a new process, but not: generator `numbers`" in refused
     assert "nothing was changed" in refused
     assert server.ok(f"gpu-share/allocations/{kernel}")["size"] == "1/4"
-    assert shell.json("resize", kernel[:8], "0", "--restart")["size"] == "0"
+    assert shell.json("resize", kernel[:8], "0", "--lose-variables")["size"] == "0"
     server.wait_for(kernel, "active")
-    assert "more than one GPU" in shell.run("resize", kernel[:8], "3/2", "--restart", rc=1)
+    assert "more than one GPU" in shell.run("resize", kernel[:8], "3/2", "--lose-variables", rc=1)
     assert "No Jupyter server of yours runs a kernel" in shell.run("resize", "zzz", "1/2", rc=1)
 
 

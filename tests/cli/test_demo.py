@@ -160,14 +160,32 @@ def test_a_demo_that_cannot_be_run_ends_its_cluster_as_well() -> None:
     ],
 )
 def test_make_demo(variables: list[str], command: str) -> None:
-    root = Path(__file__).parents[2]
+    assert dry_run("demo", *variables)[-1].strip().endswith(command)
+
+
+def test_the_demo_installs_what_a_demo_needs(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    variables = ("PYTHON=python3", f"VENV={venv}")
+    made = f"scripts/make-venv python3 {venv}"
+    assert f"{made} demo" in dry_run("demo", *variables)
+    assert made in dry_run("demo", *variables, "ENGINE=kubernetes")
+    # Where everything is installed already, that serves.
+    venv.mkdir()
+    stamp = venv / "stamp"
+    stamp.touch()
+    os.utime(stamp, (2**31, 2**31))  # newer than what it is made of
+    assert not [line for line in dry_run("demo", *variables) if "make-venv" in line]
+
+
+def dry_run(*arguments: str) -> list[str]:
+    """What make would do."""
     done = subprocess.run(
-        ["make", "--dry-run", "demo", *variables],
-        cwd=root,
+        ["make", "--dry-run", *arguments],
+        cwd=Path(__file__).parents[2],
         # These tests may be run by make, which would tell this one how to work, and what to say.
         env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines()[-1].strip().endswith(command)
+    return done.stdout.splitlines()

@@ -53,7 +53,7 @@ def test_the_demo_runs_in_pods(
     assert told["third"][-1] in ("active", "idle")
     for part, size in (("first", 40), ("second", 20), ("third", 80)):
         assert f"  {part}: share: " in text
-        assert f" {size} GiB, held apart by: " in text
+        assert f" {size} GiB, isolation: " in text
         assert f"  {part}: refused: OutOfMemoryError" in text
     assert "Three kernels shared 2 GPUs" in text
     assert "one that waited and got its turn. All shares are back." in text

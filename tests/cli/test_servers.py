@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_server.serverapp import list_running_servers
 from waiting import PATIENCE
 
 from jupyter_gpu_share.cli import _servers, main
@@ -150,6 +151,33 @@ def test_a_kernel_is_found_beside_a_server_that_refuses(fake: Callable[..., Fake
     fake(refuses(403))
     server = fake(runs_a_kernel)
     assert find_kernel("a.ipynb")[0]["port"] == server.port
+
+
+def test_running_servers_are_those_that_jupyter_lists(
+    fake: Callable[..., Fake], jupyter_dirs: Path
+) -> None:
+    """Files of servers that have ended, and such that nobody can read, are passed over."""
+    fake(refuses(403))
+    fake(refuses(403))
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait(PATIENCE)
+    runtime = jupyter_dirs / "runtime"
+    (runtime / "jpserver-1.json").write_text(json.dumps({"pid": ended.pid, "port": 1}))
+    (runtime / "jpserver-2.json").write_text("{")
+    (runtime / "jpserver-3.json").write_text("[]")
+    found = [server["port"] for server in _servers.running_servers()]
+    (runtime / "jpserver-3.json").unlink()  # Jupyter's own function takes it for one
+    assert sorted(found) == sorted(server["port"] for server in list_running_servers())
+    assert len(found) == 2
+
+
+def test_asking_servers_imports_no_server() -> None:
+    code = (
+        "import sys; from jupyter_gpu_share.cli import _listing, _servers\n"
+        "list(_servers.running_servers())\n"
+        "assert 'jupyter_server.serverapp' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 def test_no_server_at_all(jupyter_dirs: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +16,18 @@ from jupyter_gpu_share.allocations import (
     Share,
     State,
 )
-from jupyter_gpu_share.cli._tables import allocations_table, kept, kept_report, sentence, table
+from jupyter_gpu_share.cli._tables import (
+    allocations_table,
+    gpus_table,
+    kept,
+    kept_report,
+    sentence,
+    sizes_table,
+    table,
+)
+from jupyter_gpu_share.engines.base import Capacity
+
+GIB = 2**30
 
 
 def test_columns_are_aligned_and_cut_at_the_terminal() -> None:
@@ -33,7 +45,7 @@ def test_names_cannot_steer_the_terminal() -> None:
 def test_a_queued_kernel() -> None:
     row = _row(state=State.QUEUED, queue=QueuePosition(2, 4), reason="It waits.")
     assert "queued (2 of 4)" in allocations_table([row])
-    assert sentence(row) == "a.ipynb: queued (2 of 4), size 1/4, -. It waits."
+    assert sentence(row) == "a.ipynb: queued (2 of 4), size 1/4. It waits."
 
 
 @pytest.mark.parametrize("model", ["A100", "A100 (simulated)"])
@@ -42,6 +54,82 @@ def test_a_simulated_gpu_is_called_so(model: str) -> None:
         (Device("GPU-1", model, "one"),), 2**30, Fraction(1, 80), Isolation.FRAMEWORK, True
     )
     assert "  1 GiB of A100 (simulated)  active" in allocations_table([_row(share=share)])
+
+
+def gpu(number: int, free: int = 80, **fields: Any) -> Capacity:
+    known = {"uuid": f"GPU-{number}", "model": "A100", "node": "one", "index": number}
+    return Capacity(**{**known, "memory_bytes": 80 * GIB, "free_bytes": free * GIB, **fields})
+
+
+def test_two_gpus_of_a_kind_are_told_apart() -> None:
+    share = Share(
+        (Device("GPU-1", "A100", "one"),), 20 * GIB, Fraction(1, 4), Isolation.FRAMEWORK, False
+    )
+    gpus = [gpu(0), gpu(1, free=60, kernels=1)]
+    assert gpus_table(gpus).splitlines() == [
+        "GPU  MODEL  MEMORY  FREE    KERNELS",
+        "0    A100   80 GiB  80 GiB  0",
+        "1    A100   80 GiB  60 GiB  1",
+    ]
+    head, line = allocations_table([_row(share=share)], gpus).splitlines()
+    assert re.split("  +", head) == [
+        "KERNEL", "NOTEBOOK", "SIZE", "SHARE", "GPU", "STATE", "IN USE", "ISOLATION",
+    ]  # fmt: skip
+    assert line[head.index("GPU") :].split() == ["1", "active", "-", "framework"]
+
+
+def test_gpus_whose_numbers_are_not_told_are_counted_on_each_node() -> None:
+    gpus = [
+        gpu(7, index=None),
+        gpu(8, index=None),
+        gpu(9, index=None, node="two"),
+    ]
+    lines = [line.split() for line in gpus_table(gpus).splitlines()]
+    assert lines[0][-1] == "NODE"
+    assert [(line[0], line[-1]) for line in lines[1:]] == [("0", "one"), ("1", "one"), ("0", "two")]
+
+
+def test_instances_of_mig_have_numbers_of_their_own() -> None:
+    gpus = [gpu(0), *(gpu(1, profile="1g.10gb", uuid=f"MIG-{n}") for n in range(2))]
+    assert [line.split()[0] for line in gpus_table(gpus).splitlines()[1:]] == ["0", "1:0", "1:1"]
+    assert "A100 MIG 1g.10gb" in gpus_table(gpus)
+
+
+def test_users_are_shown_where_somebody_is_known() -> None:
+    assert "USER" not in allocations_table([_row()])
+    head, first, second = allocations_table([_row(user="ana"), _row()]).splitlines()
+    at = head.index("USER")
+    assert (first[at : at + 3], second[at : at + 3]) == ("ana", "-  ")
+
+
+def offer(size: str, why: str | None = None, **fields: Any) -> dict[str, Any]:
+    row = {"size": size, "name": "N", "description": "D", "default": False}
+    return {**row, "available": why is None, "why": why, **fields}
+
+
+@pytest.mark.parametrize(
+    ("size", "gpus", "memory"),
+    [
+        ("1/4", [gpu(0), gpu(1)], "20 GiB"),
+        ("1/4", [gpu(0), gpu(1, memory_bytes=24 * GIB)], "6 GiB to 20 GiB"),
+        ("2x1/2", [gpu(0)], "2 x 40 GiB"),
+        ("10GiB", [], "10 GiB"),
+        ("mig-1g.10gb", [gpu(0), gpu(1, profile="1g.10gb", memory_bytes=10 * GIB)], "10 GiB"),
+        ("1/4", [], "-"),
+        ("0", [gpu(0)], "-"),
+    ],
+)
+def test_how_much_memory_a_size_is(size: str, gpus: list[Capacity], memory: str) -> None:
+    head, line = sizes_table([offer(size)], gpus).splitlines()
+    assert line[head.index("MEMORY") : head.index("NAME")].strip() == memory
+
+
+def test_a_reason_is_said_once() -> None:
+    why, other = "There is no GPU here.", "It is in use."
+    rows = [offer("1/4", why, default=True), offer("1/2", why), offer("1", other), offer("0")]
+    lines = sizes_table(rows).splitlines()
+    assert lines[5:] == [f"Not free now: 1/4, 1/2. {why}", f"Not free now: 1. {other}"]
+    assert [line.split()[-1] for line in lines[1:5]] == ["no", "no", "no", "yes"]
 
 
 @pytest.mark.parametrize(

@@ -322,3 +322,10 @@ def test_what_is_held_apart_how_is_told_for_every_kind() -> None:
 
     table = section(read("README.md"), "What isolation means")
     assert {code(cells[0])[0] for cells in rows(table)} == {kind.value for kind in Isolation}
+
+
+def test_the_glossary_is_short_and_gives_each_word_one_meaning() -> None:
+    words = [cells[0] for cells in rows(read("docs/glossary.md"))]
+    assert 5 < len(words) <= 15
+    assert len(set(words)) == len(words)
+    assert "(docs/glossary.md)" in read("README.md")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import site
 import subprocess
 import sys
+import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,3 +75,91 @@ def test_the_version_is_that_of_npm(wheel: zipfile.ZipFile) -> None:
     assert f'"{version}"' in wheel.read("jupyter_gpu_share/_version.py").decode()
     metadata = next(name for name in wheel.namelist() if name.endswith("METADATA"))
     assert f"\nVersion: {version}\n" in wheel.read(metadata).decode()
+
+
+def test_the_extension_manager_of_jupyterlab_finds_it(wheel: zipfile.ZipFile) -> None:
+    """It lists what has this classifier on PyPI, and reads the rest from the extension."""
+    metadata = next(name for name in wheel.namelist() if name.endswith("METADATA"))
+    text = wheel.read(metadata).decode()
+    assert "\nClassifier: Framework :: Jupyter :: JupyterLab :: Extensions :: Prebuilt\n" in text
+    name = next(name for name in wheel.namelist() if name.endswith(f"{SHARED}package.json"))
+    package = json.loads(wheel.read(name))
+    for field in ("homepage", "author", "description"):
+        assert package[field]
+    assert package["repository"]["url"].startswith(package["homepage"])
+    assert package["bugs"]["url"].startswith(package["homepage"])
+    server = package["jupyterlab"]["discovery"]["server"]
+    assert server == {"managers": ["pip"], "base": {"name": "jupyter-gpu-share"}}
+
+
+# -- a new user ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with nothing but the wheel, and these tests' packages for what it needs.
+
+    So no index is asked, and nothing of the project's own environment is its configuration.
+    """
+    folder = tmp_path_factory.mktemp("user") / "venv"
+    venv.create(folder, symlinks=True)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    (packages / "needed.pth").write_text("\n".join(site.getsitepackages()))
+    python = str(folder / "bin" / "python")
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps"]
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-index"]
+    subprocess.run([*command, *quiet, str(wheel.filename)], check=True, timeout=PATIENCE)
+    return folder
+
+
+def in_readme() -> list[list[str]]:
+    """The commands of this package that the README tells a new user to type."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    install = text[text.index("## Install") : text.index("## Where kernels run")]
+    typed = re.findall(r"^jupyter (gpu-share .*?)(?:  +#.*)?$", install, re.MULTILINE)
+    return [line.split() for line in typed]
+
+
+def typed(environment: Path, home: Path, *arguments: str) -> tuple[int, str]:
+    """Run ``jupyter …`` as somebody who has just installed the wheel; code and all output."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JUPYTER", "JPY", "PYTHON", "IPYTHON", "XDG"))
+    }
+    path = os.pathsep.join([str(environment / "bin"), "/usr/bin", "/bin"])
+    # The demo leaves its notebooks there.
+    temporary = environment.parent / "tmp"
+    temporary.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [str(environment / "bin" / "python"), "-m", "jupyter", *arguments],
+        cwd=home,
+        env={**kept, "HOME": str(home), "PATH": path, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_new_user_types_what_the_readme_says(environment: Path, tmp_path: Path) -> None:
+    commands = in_readme()
+    assert ["gpu-share", "doctor"] in commands and ["gpu-share", "demo"] in commands
+    said = {command[1]: typed(environment, tmp_path, *command) for command in commands}
+    for wanted in (
+        "Jupyter finds the kernel provisioner.",
+        "The server extension is enabled.",
+        "JupyterLab finds the page's extension",
+    ):
+        assert wanted in said["doctor"][1]
+    assert said["demo"][0] == 0, said["demo"][1]
+    assert "Three kernels shared" in said["demo"][1]
+
+
+def test_kernels_of_programs_get_what_their_kernelspec_says(
+    environment: Path, tmp_path: Path
+) -> None:
+    code, text = typed(environment, tmp_path, "gpu-share", "install", "--user")
+    assert (code, "Added the kernelspec python3-gpu-1-2" in text) == (0, True), text
+    assert (tmp_path / ".local/share/jupyter/kernels/python3-gpu-1-2/kernel.json").is_file()

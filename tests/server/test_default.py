@@ -62,7 +62,7 @@ def test_every_kernel_starts_on_a_share_as_installed(start: Any) -> None:
     server = start()
     assert server.ok("gpu-share/sizes")["kernelspecs"] == ["python3"]
     kernel = server.ok("api/kernels", "POST", {"name": "python3"})["id"]
-    assert server.wait_for(kernel, "active")["share"]["fraction"] == "1/2"
+    assert server.wait_for(kernel, "active")["share"]["fraction"] == "1/4"
     assert wish(server, "python3")[0] == 200
     status, found = wish(server, "plain")
     assert status == 409

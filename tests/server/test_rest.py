@@ -167,7 +167,9 @@ def test_a_change_of_size_keeps_variables_or_needs_leave_to_lose_them(clean: Ser
     status, found = ask(clean, path, "PATCH", {"size": "0"}, kernel_id=kernel_id)
     assert status == 409
     assert "would lose generator `g`" in found["message"]
-    status, row = ask(clean, path, "PATCH", {"size": "0", "restart": True}, kernel_id=kernel_id)
+    assert "allow the loss (lose_variables)" in found["message"]
+    lose = {"size": "0", "lose_variables": True}
+    status, row = ask(clean, path, "PATCH", lose, kernel_id=kernel_id)
     assert (status, row["size"]) == (200, "0")
     clean.start_kernel("1/4")
     status, found = ask(clean, path, "PATCH", {"size": "1", "restart": True}, kernel_id=kernel_id)

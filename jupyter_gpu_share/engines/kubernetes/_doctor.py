@@ -19,7 +19,6 @@ from .api import (
     NotFound,
     Resource,
     Unauthorized,
-    Unreachable,
 )
 
 __all__ = ["examine", "how_to_reach"]
@@ -35,15 +34,13 @@ _NEEDED_BY_DRA = (CLAIMS, ("get", "list", "watch", "create", "delete"))
 _APPLY = "kubectl apply -k etc/kubernetes/base"
 
 
-def how_to_reach(error: GpuShareError) -> str | None:
+def how_to_reach(error: GpuShareError) -> str:
     """A command for an error that kept the cluster from being reached."""
     if isinstance(error, Unauthorized):
         return "kubectl auth whoami"
-    if isinstance(error, Unreachable):
-        return "kubectl cluster-info"
     if isinstance(error, Forbidden):
         return _APPLY
-    return None
+    return "kubectl cluster-info"
 
 
 async def examine(cluster: Cluster) -> list[Finding]:
@@ -76,7 +73,13 @@ async def _about_cluster(cluster: Cluster) -> list[Finding]:
     for name, watch in watches:
         health = watch.health
         if health.error:
-            found.append(Finding("warning", f"The watch of {name} is behind: {health.error}"))
+            found.append(
+                Finding(
+                    "warning",
+                    f"The watch of {name} is behind: {health.error}",
+                    "kubectl cluster-info  # it goes on by itself when the API server answers",
+                )
+            )
         else:
             age = f"{health.age:.0f} s ago" if health.age is not None else "not yet"
             found.append(Finding("ok", f"The watch of {name} is up to date (heard {age})."))
@@ -124,7 +127,11 @@ async def _about_rights(cluster: Cluster) -> list[Finding]:
         )
     if not await cluster.api.allowed("get", PODS, cluster.namespace, "log"):
         found.append(
-            Finding("note", "What kernels print before they fail to start cannot be read.")
+            Finding(
+                "note",
+                "What kernels print before they fail to start cannot be read.",
+                _APPLY,
+            )
         )
     return found
 
@@ -140,6 +147,7 @@ async def _about_style(cluster: Cluster) -> list[Finding]:
                 "note",
                 "Whether the namespace allows administrator access, which style 'lease' needs, "
                 "cannot be read.",
+                f"kubectl get namespace {cluster.namespace} --show-labels",
             )
         ]
     labels = namespace["metadata"].get("labels") or {}
@@ -167,5 +175,5 @@ def _about_pods(cluster: Cluster) -> list[Finding]:
     try:
         settings.additions  # noqa: B018 - to see whether it raises
     except GpuShareError as error:
-        return [Finding("error", str(error))]
+        return [Finding("error", str(error), "c.KubernetesEngine in jupyter_server_config.py")]
     return [Finding("ok", f"Kernels run in {settings.image or 'the images by kernelspec'}.")]

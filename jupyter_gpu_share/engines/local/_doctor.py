@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...errors import AbsentGpuError, GpuShareError, LedgerError
 from ...size import format_bytes
 from ..base import Finding
 from ._enforcement import MpsStatus
-from ._inventory import Inventory
+from ._inventory import WAY_OUT, Inventory
 from ._ledger import Claim
 
-__all__ = ["about_gpus", "about_ledger", "about_mps", "about_unknown", "unknown_holder"]
+__all__ = [
+    "about_gpus",
+    "about_ledger",
+    "about_mps",
+    "about_no_gpu",
+    "about_no_ledger",
+    "about_unknown",
+    "unknown_holder",
+]
 
 
 def about_gpus(found: Inventory) -> list[Finding]:
@@ -33,13 +42,40 @@ def about_gpus(found: Inventory) -> list[Finding]:
     return lines
 
 
+def about_no_gpu(error: GpuShareError, simulation: str = "") -> Finding:
+    """Why there is no GPU to share, and what to do.
+
+    Parameters
+    ----------
+    simulation: describes the GPUs to simulate; empty where real ones were looked for.
+    """
+    what = str(error).removesuffix(WAY_OUT).strip()
+    if isinstance(error, AbsentGpuError):
+        return Finding(
+            "error",
+            what,
+            "Install NVIDIA's driver if there is a GPU. To look around without one: "
+            "JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB jupyter lab",
+        )
+    if simulation:
+        return Finding("error", what, "Correct or unset JUPYTER_GPU_SHARE_SIMULATE.")
+    return Finding("error", what, "nvidia-smi  # it says more")
+
+
+def about_no_ledger(path: Path, error: LedgerError) -> Finding:
+    """Why it is not known who holds what, and what to do."""
+    what, _, fix = str(error).partition("; ")
+    fix = fix[:1].upper() + fix[1:] or f"Look at the file {path}."
+    return Finding("error", f"{what.rstrip('.')}.", fix)
+
+
 def about_mps(status: MpsStatus) -> Finding:
     """Whether memory limits are kept by MPS."""
     if status.running:
-        return Finding("ok", "MPS runs: memory limits of shares are kept by its server.")
+        return Finding("ok", "MPS runs: its server keeps kernels to their shares.")
     return Finding(
         "note",
-        f"MPS: {status.note}. Shares of a GPU are held apart by soft caps in the frameworks only.",
+        f"MPS: {status.note}. Only limits in the frameworks keep kernels to their shares.",
         "Start it as the user that owns the GPUs: nvidia-cuda-mps-control -d",
     )
 

@@ -464,6 +464,7 @@ class LocalEngine(Engine):
                     profile=gpu.profile,
                     simulated=gpu.simulated,
                     kernels=len(pieces),
+                    index=gpu.index,
                 )
             )
         return result
@@ -515,10 +516,13 @@ class LocalEngine(Engine):
         try:
             found = await self._gpus()
             findings += _doctor.about_gpus(found)
+            # Nothing of MPS concerns a machine without a GPU, or a simulated one.
+            if self.mps == "auto" and not found.simulation:
+                findings.append(_doctor.about_mps(await in_thread(mps_status)))
+        except LedgerError:
+            pass  # told below
         except GpuShareError as error:
-            findings.append(Finding("error", str(error)))
-        if self.mps == "auto":
-            findings.append(_doctor.about_mps(await in_thread(mps_status)))
+            findings.append(_doctor.about_no_gpu(error, self.simulate))
         try:
             claims = await self._at_ledger(lambda ledger: ledger.claims())
             findings.append(
@@ -526,7 +530,7 @@ class LocalEngine(Engine):
             )
             findings += _doctor.about_unknown(self._ledger_path, claims)
         except LedgerError as error:
-            findings.append(Finding("error", str(error)))
+            findings.append(_doctor.about_no_ledger(self._ledger_path, error))
         return findings
 
     async def close(self) -> None:

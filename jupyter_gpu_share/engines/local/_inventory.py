@@ -11,11 +11,12 @@ from ...errors import AbsentGpuError, NoGpuError
 from ._gpu import Gpu
 from ._simulated import parse_simulation
 
-__all__ = ["Inventory", "ProcessUse", "inventory", "real_use"]
+__all__ = ["WAY_OUT", "Inventory", "ProcessUse", "inventory", "real_use"]
 
-_WAY_OUT = (
+#: What to do on a machine without a GPU.
+WAY_OUT = (
     "Choose size 0 for a kernel without a GPU, or set JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB to "
-    "try it with simulated ones."
+    "simulate GPUs."
 )
 
 
@@ -62,7 +63,7 @@ def inventory(simulation: str | None = None) -> Inventory:
         for index in range(nvml.nvmlDeviceGetCount()):
             gpus += _gpus_of(nvml, index)
     if not gpus:
-        raise AbsentGpuError(f"The NVIDIA driver is here but sees no GPU. {_WAY_OUT}")
+        raise AbsentGpuError(f"The NVIDIA driver is here but sees no GPU. {WAY_OUT}")
     return Inventory(tuple(gpus), driver=driver)
 
 
@@ -163,16 +164,14 @@ def _nvml() -> Iterator[Any]:
     except pynvml.NVMLError_LibraryNotFound as error:
         raise AbsentGpuError(
             "No NVIDIA GPU was found on this machine: NVIDIA's library libnvidia-ml.so.1 is not "
-            f"installed. {_WAY_OUT}"
+            f"installed. {WAY_OUT}"
         ) from error
     except pynvml.NVMLError_DriverNotLoaded as error:
         raise AbsentGpuError(
-            f"NVIDIA's driver is not loaded; load it (nvidia-smi says more). {_WAY_OUT}"
+            f"NVIDIA's driver is not loaded; load it (nvidia-smi says more). {WAY_OUT}"
         ) from error
     except pynvml.NVMLError as error:
-        raise NoGpuError(
-            f"NVIDIA's driver cannot be asked for GPUs: {error}. {_WAY_OUT}"
-        ) from error
+        raise NoGpuError(f"NVIDIA's driver cannot be asked for GPUs: {error}. {WAY_OUT}") from error
     try:
         yield pynvml
     except pynvml.NVMLError as error:

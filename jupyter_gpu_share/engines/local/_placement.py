@@ -164,7 +164,7 @@ def why_waiting(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int], ahead:
         f"{format_bytes(emptiest.memory_bytes)} free."
     )
     if ahead and place(size, gpus, used) is not None:
-        return f"{sentence} Whoever came before gets that room first."
+        return f"{sentence} Kernels that came earlier get that room first."
     return sentence
 
 
