@@ -34,7 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Called by the executable ``jupyter-gpu-share``.
     """
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["snapshot"]:
+        from ._snapshot import snapshot
+
+        return snapshot(words[1:])
+    arguments = _parser().parse_args(words)
     command: Command = arguments.command
     try:
         return asyncio.run(command(arguments))
@@ -122,6 +127,9 @@ def _parser() -> argparse.ArgumentParser:
         help="remove the files that stay for another try",
     )
     add_json(kept)
+
+    # It has arguments of its own, and never comes here.
+    commands.add_parser("snapshot", help="Save the variables of a script, and bring them back.")
 
     keep = add("keep", _keep, "Keep a kernel's share for a time, even if unused.")
     _add_kernel(keep)
