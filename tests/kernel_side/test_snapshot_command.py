@@ -330,3 +330,11 @@ def test_hashes_of_texts_that_are_others_are_told(place: Place) -> None:
     done = place.run(*look, code=1, PYTHONHASHSEED="8")
     assert "start Python with PYTHONHASHSEED=7" in done.stderr
     assert "PYTHONHASHSEED=7" in place.run("check", "state.kept", code=1).stderr
+
+
+def test_what_belongs_to_a_module_is_the_modules_own(place: Place) -> None:
+    """It is referred to before anything has imported the module."""
+    script = place.script("import numpy as np\nusual = [np.random.mtrand._rand]\n")
+    place.run("save", "state.kept", script.name)
+    done = place.run("load", "state.kept", "-c", "print(usual[0] is np.random.mtrand._rand)")
+    assert done.stdout.strip() == "True"
