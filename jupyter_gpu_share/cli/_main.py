@@ -38,10 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Called by the executable ``jupyter-gpu-share``.
     """
     _print_anything()
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         _parser().print_help(sys.stderr)
         return 2
+    if words[:1] == ["snapshot"]:
+        from ._snapshot import snapshot
+
+        return snapshot(words[1:])
     arguments = _parser().parse_args(words)
     command: Command = arguments.command
     try:
@@ -168,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
         "--forget", action="store_true", help="Remove the files that were not brought back whole."
     )
     add_json(kept)
+
+    # It has arguments of its own, and never comes here.
+    commands.add_parser("snapshot", help="Save the variables of a script, and bring them back.")
 
     keep = add("keep", _keep, "Keep a kernel's share for some minutes, even if nobody uses it.")
     _add_kernel(keep)

@@ -205,7 +205,9 @@ def kept_report(found: Mapping[str, Any]) -> str:
         lines.append(f"Not restored from {file['file']} ({size}, saved {file['saved']}):")
         lines += [_loss(row) for row in file["missing"]]
     if found["aside"]:
-        lines.append("The files stay until --forget removes them. To try one again, in a cell:")
+        lines.append("The files stay until --forget removes them. What of one would come back now:")
+        lines.append("  jupyter gpu-share snapshot check FILE")
+        lines.append("To bring that back, in a cell of the notebook:")
         lines.append("  from gpu_share_kernel import snapshot; snapshot.restore(FILE)")
     return "\n".join(map(_printable, lines))
 

@@ -30,7 +30,16 @@ from ..size import format_bytes
 from ._encryption import Encrypted, decrypted, is_encrypted, make_workplace, missing
 from ._private import new_file, open_file
 from ._unrestored import Aside, Loss, losses
-from .saved import Note, NotOursError, file_name, forget, make_folder, settle, sweep
+from .saved import (
+    Note,
+    NotOursError,
+    file_name,
+    forget,
+    forget_parts,
+    make_folder,
+    settle,
+    sweep,
+)
 
 __all__ = ["Keeper", "Look"]
 
@@ -352,8 +361,7 @@ class Keeper:
         except OSError as error:
             raise NotPossible(f"The variables could not be saved: {error.strerror}.") from error
         finally:
-            with suppress(OSError):
-                partial.unlink()
+            await to_the_end(in_thread(forget_parts, self._file))
 
     async def _save(self, path: str, how: Mapping[str, Any]) -> str:
         """Have the kernel write the file; the digest of its content.

@@ -29,6 +29,8 @@ _CUT_SHORT = {
     Work.RESIZE: "The kernel has just ended.",
     Work.PREPARE: "The kernel has just ended.",
 }
+#: The same where the kernel has ended, or is to end.
+_ENDED = "The kernel has just ended."
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Task:
         self.work = work
         self.run: Callable[[], Coroutine[Any, Any, Told]]
         self.waiters: list[asyncio.Future[Any]] = []
-        self.begun = self.called_off = False
+        self.begun = self.called_off = self.ended = False
 
     def settle(self, told: Told) -> None:
         """Tell whoever waits what came of it."""
@@ -64,7 +66,8 @@ class Task:
 
     def give_up(self) -> None:
         """Tell whoever waits that nothing came of it."""
-        error = None if self.work in _NOBODY_MINDS else NotPossible(_CUT_SHORT[self.work])
+        why = "" if self.work in _NOBODY_MINDS else _CUT_SHORT[self.work]
+        error = NotPossible(_ENDED if self.ended else why) if why else None
         for waiter in self.waiters:
             settle(waiter, error=error)
 
@@ -97,6 +100,12 @@ class Works:
         if self._next is not None:
             self._next.give_up()
         self._next = task
+
+    def kernel_ends(self) -> None:
+        """Have whoever waits for a work that is cut short know that it is for this."""
+        for task in (self._current, self._next):
+            if task is not None:
+                task.ended = True
 
     def cancel(self) -> None:
         """Cut the work under way short. It ends in a known state, which may take a moment."""

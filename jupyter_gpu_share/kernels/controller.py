@@ -50,6 +50,8 @@ _SIGNALS = {
     Order.INTERRUPT_PROCESS: signal.SIGINT,
     Order.TERMINATE_PROCESS: signal.SIGTERM,
 }
+#: After these no work under way comes to its end, for the kernel does.
+_ENDS = {Event.DIED, Event.KILL, Event.TERMINATE, Event.END, Event.RESTART, Event.CLOSE}
 #: Exit codes of kernels that end without a process, as Jupyter sees them.
 _EXITS = {Event.FAILED: 1, Event.KILL: -signal.SIGKILL, Event.TERMINATE: -signal.SIGTERM}
 _ANSWERING = (Phase.RUNNING, Phase.RELEASING, Phase.RESIZING)
@@ -406,6 +408,8 @@ class Controller(RelayEvents):
     def _carry_out(self, order: Order, told: Told, before: Facts) -> None:
         """Do what a step has ordered."""
         facts = self._facts
+        if told.event in _ENDS and order in (Order.BEGIN, Order.CANCEL):
+            self._works.kernel_ends()
         if order is Order.BEGIN:
             self._begin(told)
         elif order is Order.CANCEL:

@@ -38,6 +38,7 @@ __all__ = [
     "Note",
     "file_name",
     "forget",
+    "forget_parts",
     "kept_folder",
     "leave",
     "make_folder",
@@ -232,10 +233,19 @@ def _sound(kept: Path) -> tuple[Note, str]:
 
 
 def forget(kept: Path) -> None:
-    """Remove a file of variables, and whose it is."""
+    """Remove a file of variables, whose it is, and what was left in the middle of a save."""
     for path in (kept, kept.with_suffix(NOTE)):
         with suppress(OSError):
             path.unlink()
+    forget_parts(kept)
+
+
+def forget_parts(kept: Path) -> None:
+    """Remove what a save that was cut off has left, as that of a kernel that is killed."""
+    with suppress(OSError):
+        for path in list(kept.parent.glob(f"{kept.stem}.part*")):
+            with suppress(OSError):
+                path.unlink()
 
 
 def sweep(folder: Path, lifetime: float) -> None:

@@ -271,3 +271,18 @@ def test_demo(tmp_path: Path) -> None:
     assert "Three kernels shared one GPU" in text
     assert "refused: OutOfMemoryError" in text
     assert len(list((tmp_path / "out").glob("*.ipynb"))) == 3
+
+
+def test_snapshot_needs_no_server_and_no_setting_up(shell: Shell) -> None:
+    script, kept = shell.folder / "train.py", shell.folder / "state.kept"
+    script.write_text("rows = [1, 2]; again = {'rows': rows}; numbers = iter([3])\n")
+    assert "usage: jupyter gpu-share snapshot" in shell.run("snapshot", "--help")
+    shell.run("snapshot", "save", str(kept), "train.py")
+    look = "import os; rows.append(3); print(again['rows'], next(numbers), os.environ.get('A'))"
+    words = ("load", str(kept), "-c", look)
+    assert shell.run("snapshot", *words) == "[1, 2, 3] 3 None\n"
+    assert shell.run("snapshot", "--python", sys.executable, *words) == "[1, 2, 3] 3 None\n"
+    assert "cannot be run" in shell.run("snapshot", "--python", "/no/such", "check", "a", rc=1)
+    assert "needs the path" in shell.run("snapshot", "--python", rc=2)
+    kept.chmod(0o666)
+    assert "others can write to it" in shell.run("snapshot", "check", str(kept), rc=1)

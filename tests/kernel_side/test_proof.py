@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import Any
 import pytest
 from sessions import CellError, Session, Sessions
 from waiting import eventually
+
+from jupyter_gpu_share.kernel_side import PATH
+
+sys.path.append(str(Path(__file__).parents[1] / "local"))
+from mounts import in_own_mounts
 
 pytestmark = pytest.mark.slow
 
@@ -293,3 +299,47 @@ def _asked(what: str, file: Path) -> str:
 
 def _score(pid: int) -> int:
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+ON_A_SMALL_DISK = """
+import os, subprocess, sys
+folder = sys.argv[1]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=True)
+sys.path.insert(0, {path!r})
+from gpu_share_kernel import snapshot
+from gpu_share_kernel.snapshot import proof
+kept, rows = os.path.join(folder, "kept"), [bytes([n]) * 100_000 for n in range(20)]
+
+def fill():
+    with open(os.path.join(folder, "filler"), "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError as error:
+            return error.strerror
+
+def full(path, entries, seconds):
+    global said
+    said = fill()
+    return usual(path, entries, seconds)
+
+usual, proof.prove = proof.prove, full
+found = snapshot.save(kept, seconds=60)
+print(said, found["disproved"], sorted(os.listdir(folder)))
+try:
+    snapshot.save(kept, seconds=60)
+except snapshot.Refused as error:
+    print(error, sorted(os.listdir(folder)), len(rows))
+rows = None
+print(snapshot.restore(kept)["failed"], len(rows))
+"""
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """The proof needs none of it; and what does not fit leaves what was there."""
+    lines = in_own_mounts(ON_A_SMALL_DISK.format(path=str(PATH)), tmp_path).splitlines()
+    assert lines == [
+        "No space left on device [] ['filler', 'kept']",
+        "The snapshot cannot be written: No space left on device. ['filler', 'kept'] 20",
+        "[] 20",
+    ]

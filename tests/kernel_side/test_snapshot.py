@@ -357,6 +357,6 @@ def test_another_version_of_python_is_refused(house: Sessions) -> None:
     first.run("import platform; platform.python_version = lambda: '3.7.1'")
     first.ask(f"save({str(house.file)!r})")
     second.run("a = 2")
-    with pytest.raises(Exception, match=r"The snapshot is of Python 3\.7, and this kernel runs 3"):
+    with pytest.raises(Exception, match=r"The snapshot is of Python 3\.7, and here runs 3"):
         second.ask(f"restore({str(house.file)!r})")
     assert second.value("a") == 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from managers import Kernels, controller, run, state
-from waiting import eventually
+from managers import GIB, Kernels, controller, free, run, state
+from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
 from jupyter_gpu_share.errors import NotPossible
@@ -149,3 +152,76 @@ async def test_a_cell_that_comes_during_the_proof_of_an_idle_share_runs(
     assert await run(client, "print(slow.__class__.__name__)") == "Slow"
     assert left(saving) == []
     assert state(manager) is State.ACTIVE
+
+
+#: A variable whose proof waits while a file is there, and tells which process makes it.
+WAITS = """
+import os, time
+def wait(begun={begun!r}, mark={mark!r}):
+    if os.path.exists(mark):
+        with open(begun + '.new', 'w') as file: file.write(str(os.getpid()))
+        os.rename(begun + '.new', begun); time.sleep(600)
+    return Slow()
+class Slow:
+    def __reduce__(self): return wait, ()
+slow = Slow(); rows = [1, 2]
+"""
+
+
+async def test_a_proof_that_is_ended_from_outside_leaves_the_share(
+    kernels: Kernels, saving: Path, tmp_path: Path
+) -> None:
+    begun, mark = tmp_path / "begun", tmp_path / "mark"
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    await run(client, WAITS.format(begun=str(begun), mark=str(mark)))
+    mark.touch()
+    asked = asyncio.ensure_future(release(manager))
+    await eventually(begun.exists, "the proof to begin")
+    os.kill(int(begun.read_text()), signal.SIGKILL)
+    with pytest.raises(NotPossible, match="reads them back has ended by signal 9"):
+        await asyncio.wait_for(asked, PATIENCE)
+    assert left(saving) == []
+    assert state(manager) is State.ACTIVE
+    assert await free() == 40 * GIB, "the share stays"
+    mark.unlink()
+    await release(manager)
+    assert (await run(client, "print(rows)")).endswith("[1, 2]")
+
+
+async def test_a_kernel_that_is_killed_during_its_proof_leaves_no_file(
+    kernels: Kernels, saving: Path, tmp_path: Path
+) -> None:
+    begun, mark = tmp_path / "begun", tmp_path / "mark"
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    await run(client, WAITS.format(begun=str(begun), mark=str(mark)))
+    pid = int(await run(client, "print(os.getpid())"))
+    mark.touch()
+    asked = asyncio.ensure_future(release(manager))
+    await eventually(begun.exists, "the proof to begin")
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(NotPossible, match="The kernel has just ended"):
+        await asyncio.wait_for(asked, PATIENCE)
+    assert left(saving) == []
+    proof = Path("/proc", begun.read_text())
+    await eventually(lambda: not proof.exists(), "the proof ends with its kernel")
+
+
+async def test_a_full_disk_leaves_the_share(kernels: Kernels, saving: Path) -> None:
+    """The kernel may write no more than so much to one file, which fails as a full disk does."""
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    await run(
+        client,
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))\n"
+        "rows = [bytes([n % 256]) * 1000 for n in range(4000)]",
+    )
+    with pytest.raises(NotPossible, match="The snapshot cannot be written: File too large"):
+        await release(manager)
+    assert left(saving) == []
+    assert state(manager) is State.ACTIVE
+    await run(client, "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)")
+    await release(manager)
+    assert (await run(client, "print(len(rows))")).endswith("4000")

@@ -1,4 +1,4 @@
-"""Saves the variables of a kernel to a file, and brings them back in another kernel.
+"""Saves variables to a file, and brings them back in another process.
 
 ::
 
@@ -6,13 +6,16 @@
 
     snapshot.survey()        # what a save would keep, and what not; nothing is written
     snapshot.save(path)
-    snapshot.restore(path)   # in a new kernel, before its first cell
+    snapshot.restore(path)   # in a new process
 
-Called on the kernel's main thread while no cell runs. All of them answer with plain data, whatever
-the variables are and do; what cannot be done at all is a :class:`Refused` with a sentence.
+The variables are those of the shell of IPython that runs here, a kernel's or any other; where none
+runs, those of ``__main__``. Called on the main thread, in a kernel while no cell runs. All of them
+answer with plain data, whatever the variables are and do; what cannot be done at all is a
+:class:`Refused` with a sentence.
 
-A snapshot is code of the user's own: it may be loaded only into a kernel of the same user, from
-where nobody else can write.
+A snapshot is code of the user's own: one that somebody else can have written is not loaded.
+
+The same as a command, for scripts: ``python -m gpu_share_kernel.snapshot`` (:mod:`command`).
 """
 
 from gpu_share_kernel.snapshot.restoring import receive, restore

@@ -263,7 +263,7 @@ def _widgets(shell):
         if id(widget) not in named and any(map(_mine, _called(widget))):
             name = type(widget).__name__
             yield "widget %s" % name, "widget", "the page could not reach its functions any more"
-    manager = getattr(shell.kernel, "comm_manager", None) if shell.kernel is not None else None
+    manager = getattr(getattr(shell, "kernel", None), "comm_manager", None)
     for comm in list(getattr(manager, "comms", {}).values()):
         if id(comm) not in named and _mine(getattr(comm, "_msg_callback", None)):
             yield (

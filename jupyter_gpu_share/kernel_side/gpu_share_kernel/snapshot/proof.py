@@ -23,7 +23,7 @@ import time
 from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel import cuda_signs, interrupts
-from gpu_share_kernel.snapshot import prints, records, session
+from gpu_share_kernel.snapshot import prints, records, session, shells
 from gpu_share_kernel.snapshot.kinds import article, called
 
 __all__ = ["Slow", "Unproven", "main", "prove"]
@@ -307,7 +307,8 @@ def _loaded(file):
     from gpu_share_kernel import simulated
     from gpu_share_kernel.snapshot import devices, hooks, pickles, restoring
 
-    here = _shell()
+    here = shells.without_files()  # type: Any
+    here.kernel = _Kernel()
     devices._cupy_array = simulated._taken_anew = prints.Away
     prints.note_classes(pickles.cloudpickle())
     loaded = restoring.load(records.Reader(file), here)[0]
@@ -316,19 +317,6 @@ def _loaded(file):
         if group == "setting" and str(name).startswith(hooks.PICKLING) and not row.why:
             hooks.put(name, row.value, here)
     return loaded
-
-
-def _shell():
-    """What the next kernel has of IPython, without its files."""
-    from IPython.core.interactiveshell import InteractiveShell
-    from traitlets.config import Config
-
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.HistoryManager.hist_file = ":memory:"
-    here = InteractiveShell.instance(config=config)  # type: Any
-    here.kernel = _Kernel()
-    return here
 
 
 class _Kernel:

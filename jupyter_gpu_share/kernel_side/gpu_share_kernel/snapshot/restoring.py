@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import stat
 import sys
 import tempfile
 
@@ -13,12 +14,13 @@ from gpu_share_kernel.snapshot import (
     records,
     session,
     settings,
+    shells,
     unpickles,
 )
 from gpu_share_kernel.snapshot.saving import VARIABLES
 from gpu_share_kernel.snapshot.words import Refused, line, named, strerror
 
-__all__ = ["load", "receive", "restore"]
+__all__ = ["load", "opened", "receive", "restore", "restored"]
 
 
 def restore(path, digest=None):
@@ -29,6 +31,7 @@ def restore(path, digest=None):
     Parameters
     ----------
     digest: that :func:`save` told. Nothing of a file with another one is brought back, or run.
+        None: any, of a file that nobody else can have written.
 
     Returns
     -------
@@ -37,11 +40,54 @@ def restore(path, digest=None):
 
     Raises
     ------
-    Refused: the file is damaged, or of another version. The namespace is as it was.
+    Refused: the file is damaged, of another version, or not the user's own. The namespace is as
+        it was.
+    """
+    with opened(path, anybodys=digest is not None) as file:
+        return restored(file, digest)
+
+
+def opened(path, anybodys=False):
+    """A file of variables, to be read. Whoever loads it runs what is in it.
+
+    Parameters
+    ----------
+    anybodys: whoever has written it; else nobody but this user may have.
+
+    Raises
+    ------
+    Refused
     """
     try:
-        with open(path, "rb") as file:
-            return _restore(file, digest)
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Refused("The snapshot cannot be read: %s." % strerror(error)) from error
+    try:
+        # Of what is open: nobody can put another one in its place any more.
+        status = os.fstat(number)
+        why = ""
+        if not stat.S_ISREG(status.st_mode):
+            why = "it is no plain file"
+        elif not anybodys and status.st_uid != os.getuid():
+            why = "it belongs to somebody else, and whoever loads it runs what is in it"
+        elif not anybodys and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            why = (
+                "others can write to it, and whoever loads it runs what is in it; if it is as you "
+                "have saved it, take their right away (chmod go-w)"
+            )
+        if why:
+            raise Refused("The snapshot is not loaded: %s." % why)
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+@shells.lent()
+def restored(file, digest=None):
+    """The same of a file that is open."""
+    try:
+        return _restore(file, digest)
     except records.Damaged as error:
         raise Refused("The snapshot is damaged: %s." % error) from error
     except OSError as error:
@@ -109,7 +155,8 @@ def _restore(file, digest):
     size = os.fstat(file.fileno()).st_size
     reader = records.Reader(file, digest)
     manifest, around = reader.header["manifest"], reader.header["around"]
-    _check_versions(manifest["versions"], session.versions(cloudpickle))
+    then, now = manifest["versions"], session.versions(cloudpickle)
+    _check_versions(then, now)
     here = session.shell()
     devices.notes()
     undo = _Undo(here)
@@ -123,6 +170,9 @@ def _restore(file, digest):
         raise
     finally:
         undo.close()
+    if then.get("hash_seed", "") not in ("", now["hash_seed"]):
+        why = "texts have others here; start Python with PYTHONHASHSEED=%s" % then["hash_seed"]
+        failed.append(("remembered hashes", why))
     rows = [{"name": name, "why": why} for name, why in failed + more]
     return {
         "line": line(restored, size, manifest["lost"], rows),
@@ -150,7 +200,8 @@ def load(reader, here):
     failed = session.surround(around)
     failed += session.extend(around["extensions"])
     failed += settings.restore(around.get("settings", {}), here)
-    loaded = _load(unpickles.Loader(reader), header["entries"], here)
+    loaded, more = _load(unpickles.Loader(reader), header["entries"], here)
+    failed += more
     reader.end()
     return loaded, failed
 
@@ -160,18 +211,23 @@ _Loaded = collections.namedtuple("_Loaded", "entry value why")  # noqa: PYI024 -
 
 
 def _load(loader, entries, here):
-    """All values with their entries, and why they are not whole.
+    """All values with their entries, and why they are not whole; and what could not be put back.
 
     Variables are there as soon as they are loaded: what is loaded next may need them.
     """
-    values = []
+    values, failed = [], []
     for group, name in entries:
         values.append(loader.next())
         if group in VARIABLES:
             here.user_ns[name] = values[-1]
         elif group == "first" and not loader.failed:
-            session.put(name, values[-1])
-    return list(map(_Loaded, entries, values, unpickles.damage(values, loader)))
+            try:
+                session.put(name, values[-1])
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                failed.append((name, "%s: %s" % (type(error).__name__, error)))
+    return list(map(_Loaded, entries, values, unpickles.damage(values, loader))), failed
 
 
 def _settle(loaded, here):
@@ -248,8 +304,8 @@ class _Undo:
 def _check_versions(then, now):
     if then["implementation"] != now["implementation"] or _short(then) != _short(now):
         raise Refused(
-            "The snapshot is of Python %s, and this kernel runs %s: variables can only be brought "
-            "back in the same version." % (_short(then), _short(now))
+            "The snapshot is of Python %s, and here runs %s: variables can only be brought back in "
+            "the same version." % (_short(then), _short(now))
         )
 
 

@@ -5,7 +5,7 @@ import os
 import time
 
 from gpu_share_kernel import interrupts
-from gpu_share_kernel.snapshot import pickles, proof, records, session
+from gpu_share_kernel.snapshot import pickles, proof, records, session, shells
 from gpu_share_kernel.snapshot.kinds import called
 from gpu_share_kernel.snapshot.words import Refused, amount, listed, named, strerror
 
@@ -19,6 +19,7 @@ VARIABLES = ("user", "start", "named")
 _MISSED = ("user", "named", "output", "setting")
 
 
+@shells.lent()
 def survey():
     """What a save would keep. Nothing is written, and no large data is copied.
 
@@ -56,6 +57,7 @@ def _tried(entries):
     return trial
 
 
+@shells.lent()
 def save(path, limit=None, allowed=None, seconds=None, without=(), lose=True, certain=True):
     """Write the variables to a file, which is there complete or not at all.
 
@@ -155,6 +157,7 @@ def _prove(path, entries, end):
     ]
 
 
+@shells.lent()
 def write(sink, limit=None, allowed=None):
     """The same into ``sink``, which is called with chunks (bytes-like, at most 8 MiB).
 

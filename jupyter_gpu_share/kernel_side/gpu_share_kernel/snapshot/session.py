@@ -13,7 +13,7 @@ import sys
 import typing
 
 from gpu_share_kernel import limits
-from gpu_share_kernel.snapshot import hooks, modules, owned, process, settings
+from gpu_share_kernel.snapshot import hooks, modules, owned, process, settings, shells
 
 __all__ = [
     "Entry",
@@ -38,7 +38,7 @@ Entry = typing.NamedTuple("Entry", [("group", str), ("name", typing.Any), ("valu
 #: IPython makes these anew, as long as they are what it made.
 _OWN = re.compile(
     "In|Out|get_ipython|exit|quit|open|_ih|_oh|_dh|_i|_ii|_iii|_exit_code|__name__|__doc__"
-    "|__package__|__loader__|__spec__|__builtin__|__builtins__|__annotations__|__session__"
+    "|__package__|__loader__|__spec__|__cached__|__builtin__|__builtins__|__annotations__|__session__"
     "|__conditional_annotations__|__file__|__vsc_ipynb_file__"
 )
 _INPUT = re.compile(r"_i\d+")
@@ -51,16 +51,15 @@ _GIVEN = re.compile(
 
 
 def shell():
-    """The IPython shell of this kernel.
+    """The shell of IPython that runs here.
 
     Raises
     ------
     RuntimeError: there is none.
     """
-    ipython = sys.modules.get("IPython")
-    found = ipython.get_ipython() if ipython is not None else None
+    found = shells.running()
     if found is None:
-        raise RuntimeError("This is no kernel of IPython.")
+        raise RuntimeError("There is no shell of IPython here.")
     return found
 
 
@@ -291,4 +290,12 @@ def versions(cloudpickle):
         "implementation": sys.implementation.name,
         "ipython": getattr(sys.modules.get("IPython"), "__version__", ""),
         "cloudpickle": getattr(cloudpickle, "__version__", ""),
+        "hash_seed": _hash_seed(),
     }
+
+
+def _hash_seed():
+    """Of the hashes of texts; empty where each process has its own."""
+    first = _first_environment()
+    seed = (os.environ if first is None else first).get("PYTHONHASHSEED", "")
+    return seed if seed.isdigit() else ""

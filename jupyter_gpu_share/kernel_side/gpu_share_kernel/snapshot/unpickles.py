@@ -7,12 +7,13 @@ given up afterwards.
 
 import datetime as dt
 import gc
+import importlib
 import itertools
 import pickle
 import sys
 import types
 
-from gpu_share_kernel.snapshot.pickles import roots, text_of
+from gpu_share_kernel.snapshot.pickles import root, roots, text_of
 from gpu_share_kernel.snapshot.records import Damaged
 
 __all__ = ["Loader", "damage"]
@@ -50,6 +51,15 @@ class _Tolerant:
             return self.missing(error)
         if name == "subimport" and module.partition(".")[0] == "cloudpickle":
             return self._module
+        return self._root if found is root else found
+
+    def _root(self, name):
+        found = root(name)
+        if found is None and "." in name:  # of a module
+            importlib.import_module(name)
+            found = root(name)
+        if found is None:
+            found = self.missing(LookupError("there is no such %s here" % name))()
         return found
 
     def _module(self, name):
