@@ -20,6 +20,8 @@ __all__ = ["Arrays"]
 _SMALL = 16 * 2**10
 _CData = ctypes.c_int.__mro__[2]
 _FILE = "its memory is a file's, or shared with other processes"
+#: References to the owner of an array's memory, as they are counted in the middle of it.
+_HELD_ONCE = 6
 
 
 class Arrays:
@@ -30,11 +32,17 @@ class Arrays:
     counted: called with the bytes of what is not copied now; None: everything is copied.
     views: by id the arrays that own memory of which others show a part; they are pickled with it,
         and show it again. Found in a trial, by :meth:`views`.
+    named: where there was no trial, ids of what is pickled by itself: the views are guessed then,
+        and :meth:`guessed` says afterwards whether that was right.
     """
 
-    def __init__(self, counted=None, views=None):
+    def __init__(self, counted=None, views=None, named=None):
         self._counted = counted
         self._views = views or {}
+        self._named = named
+        self._looks = counted is not None or named is not None
+        self._guesses = {}  # type: dict[int, bool]
+        self._brought = set()  # type: set[int]
         self._seen = {}  # type: dict[int, tuple[Any, dict[int, int]]]
         self._plain = {}  # type: dict[int, tuple[Any, Any]]
         self._framed = {}  # type: dict[int, Any]
@@ -48,6 +56,26 @@ class Arrays:
             if len(shown) > 1 and len(self._framed.keys() & shown) < 2:
                 found[key] = owner
         return found
+
+    def guessed(self, views):
+        """Whether what was pickled is what it would have been, had the views been known."""
+        return all(self._guesses.get(key) for key in views) and all(
+            key in views for key, guess in self._guesses.items() if guess
+        )
+
+    def _guess(self, obj, owner, root):
+        """Whether an array will turn out to be one of several that show an owner's memory."""
+        key = id(owner)
+        if key not in self._guesses:
+            shown = self._seen[key][1]
+            # Nothing but the array has the owner, where nobody else can show it.
+            held = sys.getrefcount(owner) - (1 if root is owner else 0)
+            self._guesses[key] = (
+                len(shown) > 1 or (held > _HELD_ONCE and id(obj) not in self._framed)
+            ) and len(self._framed.keys() & shown) < 2
+            if self._guesses[key] and id(root) not in shown:
+                self._brought.add(id(root))
+        return self._guesses[key]
 
     def counted_twice(self, views):
         """Bytes that the trial has counted too often; negative: too rarely."""
@@ -107,11 +135,16 @@ class Arrays:
         sound = root.dtype.itemsize > 0 and (root.flags.c_contiguous or root.flags.f_contiguous)
         # It shows the same more than once: as a copy it would be larger than all that it shows.
         more = obj.nbytes > root.nbytes
-        if sound and self._counted is not None:
-            nbytes = 0 if more or objects else obj.nbytes
-            self._seen.setdefault(id(owner), (owner, {}))[1][id(obj)] = nbytes
+        if sound and self._looks:
+            seen = self._seen.setdefault(id(owner), (owner, {}))[1]
+            # What is only here because another one shows it is not shown itself.
+            if id(obj) not in self._brought or id(obj) in self._named:
+                seen[id(obj)] = 0 if more or objects else obj.nbytes
             self._alive.append(obj)  # its number must not become another's
-        if sound and obj is not root and (more or id(owner) in self._views):
+        shows = sound and obj is not root and (more or id(owner) in self._views)
+        if sound and obj is not root and self._named is not None:
+            shows = self._guess(obj, owner, root) or more
+        if shows:
             start = _address(obj) - _address(root)
             layout = (obj.shape, obj.dtype, start, obj.strides, obj.flags.writeable)
             if not objects:

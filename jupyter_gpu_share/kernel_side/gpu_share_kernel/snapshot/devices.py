@@ -35,8 +35,8 @@ def notes():
 class Hands(Arrays):  # type: ignore[misc]
     """Reduces arrays and tensors for one pickler; its parameters are those of :class:`Arrays`."""
 
-    def __init__(self, counted=None, views=None):
-        super().__init__(counted, views)
+    def __init__(self, counted=None, views=None, named=None):
+        super().__init__(counted, views, named)
         self.copy = None  # type: pickle.PickleBuffer | None
         self._storages = {}
 
@@ -53,7 +53,7 @@ class Hands(Arrays):  # type: ignore[misc]
         if package == "cupy":
             return self._cupy if cls is getattr(sys.modules["cupy"], "ndarray", None) else None
         if package == "pandas":
-            return self.frame if self._counted is not None else None
+            return self.frame if self._looks else None
         if package in ("jax", "jaxlib"):
             array = getattr(sys.modules.get("jax"), "Array", ())
             return self._jax if issubclass(cls, array) else None

@@ -2,9 +2,11 @@
 
 import collections
 import contextlib
+import gc
 import os
 import sys
 import tempfile
+from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel.snapshot import (
     devices,
@@ -15,7 +17,7 @@ from gpu_share_kernel.snapshot import (
     settings,
     unpickles,
 )
-from gpu_share_kernel.snapshot.saving import VARIABLES
+from gpu_share_kernel.snapshot.pickles import VARIABLES
 from gpu_share_kernel.snapshot.words import Refused, line, named, strerror
 
 __all__ = ["load", "receive", "restore"]
@@ -109,6 +111,7 @@ def _restore(file, digest):
     size = os.fstat(file.fileno()).st_size
     reader = records.Reader(file, digest)
     manifest, around = reader.header["manifest"], reader.header["around"]
+    manifest["names"] = [name for group, name in _entries(reader) if group == "user"]
     _check_versions(manifest["versions"], session.versions(cloudpickle))
     here = session.shell()
     devices.notes()
@@ -150,27 +153,52 @@ def load(reader, here):
     failed = session.surround(around)
     failed += session.extend(around["extensions"])
     failed += settings.restore(around.get("settings", {}), here)
-    loaded = _load(unpickles.Loader(reader), header["entries"], here)
+    with _no_collector():
+        loaded = _load(unpickles.Loader(reader), _entries(reader), header["runs"], here)
     reader.end()
     return loaded, failed
+
+
+def _entries(reader):
+    """Pairs of a group and a name."""
+    return [(group, name) for group, names in reader.header["entries"] for name in names]
+
+
+@contextlib.contextmanager
+def _no_collector():
+    """What is loaded is no garbage: looking for some would take longer than loading it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 #: An entry (group and name), its value, and why that is not whole, or None.
 _Loaded = collections.namedtuple("_Loaded", "entry value why")  # noqa: PYI024 - no types here
 
 
-def _load(loader, entries, here):
+def _load(loader, entries, runs, here):
     """All values with their entries, and why they are not whole.
 
     Variables are there as soon as they are loaded: what is loaded next may need them.
     """
-    values = []
-    for group, name in entries:
-        values.append(loader.next())
-        if group in VARIABLES:
-            here.user_ns[name] = values[-1]
-        elif group == "first" and not loader.failed:
-            session.put(name, values[-1])
+    values = []  # type: list[Any]
+    space = here.user_ns
+    for count in runs:
+        rows = entries[len(values) : len(values) + abs(count)]
+        if count > 0:
+            loader.next_ones(space)
+            values += [space[name] for _, name in rows]
+            continue
+        for group, name in rows:
+            values.append(loader.next())
+            if group in VARIABLES:
+                space[name] = values[-1]
+            elif group == "first" and not loader.failed:
+                session.put(name, values[-1])
     return list(map(_Loaded, entries, values, unpickles.damage(values, loader)))
 
 
