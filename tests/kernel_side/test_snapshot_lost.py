@@ -215,7 +215,8 @@ def test_what_fails_only_when_it_is_written_is_left_out_then(house: Sessions) ->
     assert second.value("other[0] is one and 'moody' not in globals()")
     # What is sent on at once is looked at before.
     first.run(
-        "del moody; tries.clear(); when = (2,); globals().update({f'm{n}': Moody(n) for n in range(9)})\n"
+        "del moody; tries.clear(); when = (2,)\n"
+        "globals().update({f'm{n}': Moody(n) for n in range(9)})\n"
         "chunks = []\n"
         "def sink(chunk): chunks.append(len(chunk))\n"
         "sink.__module__ = 'elsewhere'"

@@ -7,11 +7,13 @@ and memory of Python's own. Memory of files and C libraries cannot come along.
 
 import array
 import ctypes
+import functools
 import importlib
 import mmap
 import sys
 from typing import Any  # noqa: F401 - in a comment
 
+from gpu_share_kernel.snapshot import texts
 from gpu_share_kernel.snapshot.kinds import Lost
 
 __all__ = ["Arrays"]
@@ -20,8 +22,6 @@ __all__ = ["Arrays"]
 _SMALL = 16 * 2**10
 _CData = ctypes.c_int.__mro__[2]
 _FILE = "its memory is a file's, or shared with other processes"
-#: References to the owner of an array's memory, as they are counted in the middle of it.
-_HELD_ONCE = 6
 
 
 class Arrays:
@@ -43,6 +43,8 @@ class Arrays:
         self._looks = counted is not None or named is not None
         self._guesses = {}  # type: dict[int, bool]
         self._brought = set()  # type: set[int]
+        self._held = 0
+        self._probing = False
         self._seen = {}  # type: dict[int, tuple[Any, dict[int, int]]]
         self._plain = {}  # type: dict[int, tuple[Any, Any]]
         self._framed = {}  # type: dict[int, Any]
@@ -68,11 +70,11 @@ class Arrays:
         key = id(owner)
         if key not in self._guesses:
             shown = self._seen[key][1]
-            # Nothing but the array has the owner, where nobody else can show it.
-            held = sys.getrefcount(owner) - (1 if root is owner else 0)
-            self._guesses[key] = (
-                len(shown) > 1 or (held > _HELD_ONCE and id(obj) not in self._framed)
-            ) and len(self._framed.keys() & shown) < 2
+            # Where nobody else can show it, nothing but the array has the owner.
+            self._held = sys.getrefcount(owner) - (1 if root is owner else 0)
+            alone = self._probing or self._held <= _held_once() or id(obj) in self._framed
+            several = len(shown) > 1 or not alone
+            self._guesses[key] = several and len(self._framed.keys() & shown) < 2
             if self._guesses[key] and id(root) not in shown:
                 self._brought.add(id(root))
         return self._guesses[key]
@@ -154,6 +156,8 @@ class Arrays:
             except Exception:  # a part of a field of several objects
                 return None
             return _object_view, (root, *layout)
+        if objects and texts.is_long(obj):
+            return texts.whole(obj)
         if objects or obj.nbytes < _SMALL or obj.flags.c_contiguous or obj.flags.f_contiguous:
             return None
         # numpy would make bytes of it, which the pickler's memory would keep.
@@ -185,6 +189,16 @@ class Arrays:
             return None
         layout = (obj.shape, obj.dtype, _address(obj) - place[1], obj.strides)
         return _over, (place[0], *layout, obj.flags.writeable)
+
+
+@functools.lru_cache(maxsize=None)
+def _held_once():
+    """What Python counts as references to the owner of memory that only one array shows."""
+    numpy = sys.modules["numpy"]
+    probe = Arrays(named=frozenset())
+    probe._probing = True
+    probe._array(numpy.arange(2)[1:])
+    return probe._held
 
 
 def _is_mapped(cls):

@@ -13,6 +13,7 @@ import pickle
 import sys
 from typing import Any  # noqa: F401 - in a comment
 
+from gpu_share_kernel.snapshot import texts
 from gpu_share_kernel.snapshot.arrays import Arrays, _numpy_array
 from gpu_share_kernel.snapshot.kinds import Lost
 
@@ -47,6 +48,8 @@ class Hands(Arrays):  # type: ignore[misc]
         """
         if cls is memoryview:
             return _memoryview
+        if cls is texts.Texts:
+            return lambda obj: obj.reduced(self._buffer)
         package = str(getattr(cls, "__module__", "")).partition(".")[0]
         if issubclass(cls, getattr(sys.modules.get("numpy"), "ndarray", ())):
             return self.array_way(cls)

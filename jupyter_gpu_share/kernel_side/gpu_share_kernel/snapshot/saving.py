@@ -9,7 +9,7 @@ import time
 from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel import interrupts
-from gpu_share_kernel.snapshot import pickles, proof, records, session
+from gpu_share_kernel.snapshot import pickles, proof, records, session, streams
 from gpu_share_kernel.snapshot.kinds import called
 from gpu_share_kernel.snapshot.pickles import VARIABLES
 from gpu_share_kernel.snapshot.words import Refused, amount, listed, named, strerror
@@ -111,17 +111,19 @@ def _save(path, limit, allowed, without, end, certain):
             os.unlink(partial)  # of a save that was cut off
         try:
             # An interrupt between the call that makes the file and the next line leaves it, too.
-            with open(os.open(partial, flags, 0o600), "wb") as file:
+            with open(os.open(partial, flags, 0o600), "wb") as file, contextlib.ExitStack() as left:
+                # It starts while the file is written.
+                reader = None if end is None else left.enter_context(proof.Reader(partial))
                 sink = _Sink(file)
                 manifest, entries = _write(sink.write, limit, allowed, without, sink.cut)
                 file.flush()
                 os.fsync(file.fileno())
-            try:
-                lost = [] if end is None else _prove(partial, entries, end)
-            except Refused as error:
-                if certain:
-                    raise
-                lost, manifest["unproven"] = [], str(error)
+                try:
+                    lost = [] if reader is None else _prove(reader, entries, end)
+                except Refused as error:
+                    if certain:
+                        raise
+                    lost, manifest["unproven"] = [], str(error)
             if lost:
                 os.unlink(partial)
                 return None, lost
@@ -137,9 +139,9 @@ def _save(path, limit, allowed, without, end, certain):
     return manifest, []
 
 
-def _prove(path, entries, end):
+def _prove(reader, entries, end):
     try:
-        lost = proof.prove(path, entries, end - time.monotonic())
+        lost = proof.prove(reader, entries, end - time.monotonic())
     except proof.Slow as error:
         raise Refused(
             "Reading them back, to see that all of it returns, takes longer than it may "
@@ -185,7 +187,7 @@ def _write(sink, limit, allowed, without, cut=None):
     if cut is not None:
         begin = writer.place()
         with contextlib.suppress(records.Full):  # how much more is told below
-            trial, runs = pickles.save_at_once(entries, writer)
+            trial, runs = streams.save_at_once(entries, writer)
         if runs is None:
             writer.back(begin)
     try:
@@ -226,7 +228,7 @@ def _write_again(entries, trial, writer, limit):
         raise _too_much(limit, trial.size)
     begin = writer.place() if writer.takes_back else None
     for _ in range(_ATTEMPTS):
-        failed, runs = pickles.save_all(trial, writer)
+        failed, runs = streams.save_all(trial, writer)
         if failed is None:
             return trial, runs
         trial.good = [entry for entry in trial.good if entry is not failed[0]]
