@@ -77,6 +77,19 @@ FAILING = {
         ),
         {"bag"},
     ),
+    "an array that lies over other memory": (
+        (
+            "import numpy as np\n"
+            "class Over:\n"
+            "    def __init__(self, raw): self.raw, self.seen = raw, np.frombuffer(raw, np.uint8)\n"
+            "    def __reduce__(self): return apart, (self.raw, self.seen)\n"
+            "def apart(raw, seen):\n"
+            "    over = Over(bytearray(raw)); over.raw = raw\n"
+            "    return over\n"
+            "over = Over(bytearray(b'abc' * 20))"
+        ),
+        {"over"},
+    ),
     "memory that is not shared any more": (
         (
             "import numpy as np\n"

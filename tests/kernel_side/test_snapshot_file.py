@@ -175,9 +175,68 @@ def test_what_is_given_out_is_what_was_looked_at(tmp_path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         reader = records.Reader(file, digest)
         path.write_bytes(digested(("pickled", b"evil" * 6), PARTS[1], PARTS[4])[0])
+        place = reader.place()
         assert reader.read(24) == b"abc" * 7 + b"xyz"
+        next(reader)
+        reader.back(place)
+        with pytest.raises(records.Damaged, match="its digest is another"):
+            reader.read(24)
         with pytest.raises(records.Damaged):
             reader.rewind()
+
+
+def test_reading_can_go_back_also_where_what_was_read_is_let_go_of(tmp_path: Path) -> None:
+    data, digest = digested(*PARTS)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    for given in (digest, None):
+        with path.open("rb") as file:
+            reader = records.Reader(file, given)
+            reader.read(3)
+            place = reader.place()
+            for _ in range(2):
+                reader.back(place)
+                assert reader.read(21) == (b"abc" * 7 + b"xyz")[3:]
+                assert (next(reader), next(reader)) == (b"0123456789" * 2, b"")
+                reader.end()
+
+
+def test_a_mapped_file_is_read_without_a_copy(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(written(*PARTS))
+    with path.open("rb") as file:
+        reader = records.Reader(file, mapped=True)
+        assert reader.read(24) == b"abc" * 7 + b"xyz"
+        buffer = next(reader)
+        assert isinstance(buffer, memoryview) and buffer == b"0123456789" * 2
+        buffer[0] = 0
+        assert next(reader) == b""
+        reader.end()
+    assert path.read_bytes() == written(*PARTS), "what is written there is this process's alone"
+
+
+def test_what_is_taken_back_is_not_in_the_file(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+
+        def cut(size: int) -> None:
+            file.seek(size)
+            file.truncate()
+
+        writer = records.Writer(file.write, cut=cut)
+        writer.pickled(b"abc" * 7)
+        place = writer.place()
+        writer.pickled(bytes(3 * MIB))
+        writer.buffer(memoryview(bytes(MIB)))
+        writer.back(place)
+        writer.buffer(memoryview(b"0123456789" * 2))
+        writer.pickled(b"xyz")
+        writer.buffer(memoryview(b""))
+        writer.header({"name": "ä\ud800"})
+        writer.end()
+    data = (tmp_path / "file").read_bytes()
+    assert len(data) == writer.written < MIB
+    read(data)
+    assert writer.digest == hashlib.sha256(data).hexdigest()
 
 
 def test_nothing_of_a_file_that_was_changed_runs(house: Sessions, tmp_path: Path) -> None:

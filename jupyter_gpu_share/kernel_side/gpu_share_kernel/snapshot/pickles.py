@@ -117,20 +117,7 @@ _ROOTS = {
     "random": lambda: sys.modules["random"]._inst,
     "numpy.random": lambda: sys.modules["numpy.random"].mtrand._rand,
     "loop": lambda: sys.modules["asyncio"].get_running_loop(),
-    "variables": lambda: _variables(),
 }
-
-
-class _Variables:
-    """An object whose attributes are the namespace: an unpickler sets them without Python."""
-
-
-_THEIRS = _Variables()
-
-
-def _variables():
-    _THEIRS.__dict__ = _shell().user_ns
-    return _THEIRS
 
 
 def root(name):
@@ -210,7 +197,6 @@ def _saver(output, hands):
                     memo[id(value)] = (len(memo), value)
                     names.append(name)
             self.memo = memo
-            self.variables = memo[id(_THEIRS)][0]
             # Functions get the notebook's own globals, not a copy of some; and those of a dict
             # that is a variable, that dict.
             self._spaces = {

@@ -149,12 +149,12 @@ def load(reader, here):
     ------
     records.Damaged
     """
-    header, around = reader.header, reader.header["around"]
+    around = reader.header["around"]
     failed = session.surround(around)
     failed += session.extend(around["extensions"])
     failed += settings.restore(around.get("settings", {}), here)
     with _no_collector():
-        loaded = _load(unpickles.Loader(reader), _entries(reader), header["runs"], here)
+        loaded = _load(unpickles.Loader(reader), _entries(reader), here)
     reader.end()
     return loaded, failed
 
@@ -180,25 +180,21 @@ def _no_collector():
 _Loaded = collections.namedtuple("_Loaded", "entry value why")  # noqa: PYI024 - no types here
 
 
-def _load(loader, entries, runs, here):
+def _load(loader, entries, here):
     """All values with their entries, and why they are not whole.
 
     Variables are there as soon as they are loaded: what is loaded next may need them.
     """
     values = []  # type: list[Any]
     space = here.user_ns
-    for count in runs:
-        rows = entries[len(values) : len(values) + abs(count)]
-        if count > 0:
-            loader.next_ones(space)
-            values += [space[name] for _, name in rows]
-            continue
-        for group, name in rows:
-            values.append(loader.next())
-            if group in VARIABLES:
-                space[name] = values[-1]
-            elif group == "first" and not loader.failed:
-                session.put(name, values[-1])
+    while len(values) < len(entries):
+        group, name = entries[len(values)]
+        loaded = loader.next()
+        if group in VARIABLES:
+            space.update(loaded)
+        values += loaded.values()
+        if group == "first" and not loader.failed:
+            session.put(name, values[-1])
     return list(map(_Loaded, entries, values, unpickles.damage(values, loader)))
 
 

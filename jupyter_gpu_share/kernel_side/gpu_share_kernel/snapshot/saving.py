@@ -182,17 +182,17 @@ def _write(sink, limit, allowed, without, cut=None):
         raise Refused("The variables cannot be saved: %s" % error) from error
     around = session.surroundings()
     entries, left_out = _without(session.entries(), without)
-    trial = runs = None  # type: Any
+    trial, written = None, False  # type: tuple[Any, bool]
     writer = records.Writer(sink, limit, cut)
     if cut is not None:
         begin = writer.place()
         with contextlib.suppress(records.Full):  # how much more is told below
-            trial, runs = streams.save_at_once(entries, writer)
-        if runs is None:
+            trial, written = streams.save_at_once(entries, writer)
+        if not written:
             writer.back(begin)
     try:
-        if runs is None:
-            trial, runs = _write_again(entries, trial, writer, limit)
+        if not written:
+            trial = _write_again(entries, trial, writer, limit)
         _tell_of_work(trial)
         trial.lost += left_out
         around["modules"] = trial.reach.told()
@@ -209,7 +209,7 @@ def _write(sink, limit, allowed, without, cut=None):
             [group, [entry.name for entry in rows]]
             for group, rows in itertools.groupby(trial.good, _group_of)
         ]
-        writer.header({"manifest": kept, "entries": rows, "runs": runs, "around": around})
+        writer.header({"manifest": kept, "entries": rows, "around": around})
         writer.end()
     except records.Full:
         raise _too_much(limit, None) from None
@@ -228,9 +228,9 @@ def _write_again(entries, trial, writer, limit):
         raise _too_much(limit, trial.size)
     begin = writer.place() if writer.takes_back else None
     for _ in range(_ATTEMPTS):
-        failed, runs = streams.save_all(trial, writer)
+        failed = streams.save_all(trial, writer)
         if failed is None:
-            return trial, runs
+            return trial
         trial.good = [entry for entry in trial.good if entry is not failed[0]]
         trial.lost.append(failed)
         if begin is None:

@@ -1,5 +1,6 @@
 """The pickles of a snapshot in a row, as they are written: in one pass where that is possible."""
 
+import gc
 from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel import interrupts
@@ -8,10 +9,16 @@ from gpu_share_kernel.snapshot.kinds import Lost, kind_of
 
 __all__ = ["save_all", "save_at_once"]
 
-#: Bytes of a variable's pickle that are kept until it is known to be one.
+#: Bytes of a pickle that are kept until it is known to be one.
 _LONG = 256 * 2**10
-#: So many plain variables at most are read at once.
+#: So many plain variables at most have one pickle, each with so many elements.
 _LONGEST_RUN = 1000
+#: What is plain: Python's own way knows all of it, and calls nothing else.
+_LEAVES = frozenset([type(None), bool, int, float, str, bytes])
+_CONTAINERS = frozenset([list, tuple, dict, set, frozenset])
+_PLAIN = _LEAVES | _CONTAINERS
+#: So deep, and among so many objects at once, is looked for what is not.
+_DEEPEST, _MOST = 8, 2**17
 
 
 def save_at_once(entries, writer):
@@ -24,29 +31,24 @@ def save_at_once(entries, writer):
 
     Returns
     -------
-    tuple: the trial, and the ``runs`` of :func:`save_all`. These are None where the trial has found
-        what has to be known before it begins; what was written is of no use then.
+    tuple: the trial, and whether what is written is right: else something was found late that has
+        to be known before.
     """
     trial = pickles.Trial()
+    trial.exact = False
     hands = devices.Hands(named=frozenset(id(entry.value) for entry in entries))
     stream = _Stream(writer, hands)
     trial.reach = stream.pickler.reach
     with pickles._quiet():
-        for entry in entries:
-            interrupts.check()
-            if kind_of(entry.value):
-                trial.lost.append((entry, *pickles._reasons(entry, None, Lost())))
-                continue
-            failed = stream.put(entry)
+        for entry, failed in stream.put(entries):
             if failed is None:
                 trial.good.append(entry)
                 continue
             trial.lost.append(failed)
             if not stream.take_back():
-                return pickles.try_all(entries), None
-    runs = stream.end()
+                return pickles.try_all(entries), False
     trial.views = hands.views()
-    return trial, runs if hands.guessed(trial.views) else None
+    return trial, hands.guessed(trial.views)
 
 
 def save_all(trial, writer):
@@ -54,99 +56,102 @@ def save_all(trial, writer):
 
     Returns
     -------
-    tuple: as in ``trial.lost``, of an entry that could not be pickled this time, else None; and the
-        ``runs``: of entries in a row how many are to be read at once, and where that is negative,
-        how many one by one.
+    tuple: as in ``trial.lost``, of an entry that could not be pickled this time; else None.
     """
     stream = _Stream(writer, devices.Hands(views=trial.views))
     with pickles._quiet():
-        for entry in trial.good:
-            interrupts.check()
-            failed = stream.put(entry)
+        for _, failed in stream.put(trial.good):
             if failed is not None:
-                return failed, None
-    return None, stream.end()
+                return failed
+    return None
 
 
 class _Stream:
-    """The pickles of a snapshot, one for each entry: of a dict with its name and value.
+    """The pickles of a snapshot, each of a dict with names and values.
 
-    Beside it is an empty one, as in the state of an object that has no slots. Those of plain
-    variables in a row become a single one, which makes each dict the attributes of what stands for
-    the namespace as soon as it is read. To read others runs code, which may fail.
+    Plain variables in a row have one for all: to read it runs no code, and does not fail. All
+    others have one each. A tuple is around each dict, whose number in an unpickler's memory is the
+    last one of it.
     """
 
     def __init__(self, writer, hands):
         self._writer = writer
-        self._parts = []  # type: list[bytes]  # of the entry at hand
+        self._parts = []  # type: list[bytes]  # of the pickle at hand
         self._size = 0
         self._place = None  # type: Any  # before it, where some of it is written already
-        self._first = {}  # type: dict[Any, Any]
-        self._no_slots = {}  # type: dict[Any, Any]
-        self._run = []  # type: list[bytes]
-        self._runs = []  # type: list[int]
-        self.pickler = pickles._saver(
-            pickles._Output(self._pickled, _passing(self._buffer), hands), hands
-        )
+        self._first = None  # type: Any  # what is first in the pickler's memory of it
+        output = pickles._Output(self._pickled, _passing(self._buffer), hands)
+        self.pickler = pickles._saver(output, hands)
         self.pickler.start()
-        for part in self._parts:
-            writer.pickled(part)
-        self._next()
+        self._done()
 
-    def _next(self):
-        self._parts, self._size, self._place = [], 0, None
+    def put(self, entries):
+        """Pickle the entries; each with None, or why it cannot be, as in the ``lost`` of a trial.
 
-    def put(self, entry):
-        """Pickle an entry; why it cannot be, as in the ``lost`` of a trial, or None."""
-        group, name, value = entry
-        pickler = self.pickler
-        pickler.last = None
-        self._first = {name: value}
+        They come in the order in which they are written.
+        """
+        run = []  # type: list[Any]
+        for entry in entries:
+            interrupts.check()
+            if _may_be_plain(entry):
+                run.append(entry)
+                if len(run) == _LONGEST_RUN:
+                    yield from self._put_run(run)
+                    run = []
+            else:
+                yield from self._put_run(run)
+                run = []
+                yield entry, self._put_one(entry)
+        yield from self._put_run(run)
+
+    def _put_run(self, run):
+        """Of entries that may be plain."""
+        if len(run) == 1:
+            yield run[0], self._put_one(run[0])
+        elif run and not _are_plain([entry.value for entry in run]):
+            half = len(run) // 2  # most of them are, mostly
+            yield from self._put_run(run[:half])
+            yield from self._put_run(run[half:])
+        elif run:
+            try:
+                self._pickle({entry.name: entry.value for entry in run})
+            except _Stop as stop:
+                raise stop.error from None
+            self._done()
+            for entry in run:
+                yield entry, None
+
+    def _put_one(self, entry):
+        if kind_of(entry.value):
+            return (entry, *pickles._reasons(entry, None, Lost()))
+        self.pickler.last = None
         try:
-            pickler.dump_plainly((self._first, self._no_slots))
-        except _Stop as stop:
-            raise stop.error from None
+            self._pickle({entry.name: entry.value})
         except KeyboardInterrupt:
             raise
+        except _Stop as stop:
+            raise stop.error from None
         except BaseException as error:
-            return (entry, *pickles._reasons(entry, pickler.last, error))
-        if (
-            pickler.last is None
-            and self._place is None
-            and group in pickles.VARIABLES
-            and name != "__setstate__"
-        ):
-            parts = self._parts
-            self._run.append(parts[0] if len(parts) == 1 else b"".join(parts))
-            parts.clear()
-            self._size = 0
-            if len(self._run) == _LONGEST_RUN:
-                self._end_run()
-            return None
-        if self._place is None:
-            self._end_run()
-        self._write_parts()
-        self._next()
-        if self._runs and self._runs[-1] < 0:
-            self._runs[-1] -= 1
-        else:
-            self._runs.append(-1)
+            return (entry, *pickles._reasons(entry, self.pickler.last, error))
+        self._done()
         return None
+
+    def _pickle(self, rows):
+        self._first = rows
+        self.pickler.dump_plainly((rows,))
 
     def take_back(self):
         """Have the entry that failed count as never seen; false where that would take long."""
+        if self._first is None:  # it was not begun
+            return True
         if self._writer.written > pickles._ROLLBACK:
             return False
         if self._place is not None:
             self._writer.back(self._place)
-        self._next()
         self.pickler.forget_since(self._first)
+        self._parts = []
+        self._done()
         return True
-
-    def end(self):
-        """Of entries in a row how many are read at once; where negative, how many one by one."""
-        self._end_run()
-        return self._runs
 
     def _pickled(self, data):
         self._parts.append(data)
@@ -162,9 +167,8 @@ class _Stream:
         self._writer.buffer(view)
 
     def _open(self):
-        """The entry at hand is long: all before it is written, its place noted, and it begun."""
+        """What is at hand is long: its place is noted, and it is begun to be written."""
         if self._place is None:
-            self._end_run()
             self._place = self._writer.place() if self._writer.takes_back else ()
         self._write_parts()
 
@@ -173,13 +177,33 @@ class _Stream:
         for part in parts:
             self._writer.pickled(part)
 
-    def _end_run(self):
-        run, self._run = self._run, []
-        if run:
-            # BINGET of what stands for the namespace; BUILD instead of STOP but for the last.
-            self._writer.pickled(b"h" + bytes([self.pickler.variables]))
-            self._writer.pickled(b"b".join([each[:-1] for each in run]) + b".")
-            self._runs.append(len(run))
+    def _done(self):
+        self._write_parts()
+        self._size, self._place, self._first = 0, None, None
+
+
+def _may_be_plain(entry):
+    group, name, value = entry
+    cls = type(value)
+    return (
+        group in pickles.VARIABLES
+        and type(name) is str
+        and (cls in _LEAVES or (cls in _CONTAINERS and len(value) <= _LONGEST_RUN))
+    )
+
+
+def _are_plain(values):
+    """Whether all that the values hold is plain, as far as that is seen quickly."""
+    for _ in range(_DEEPEST):
+        found = set(map(type, values))
+        if not found <= _PLAIN:
+            return False
+        if found <= _LEAVES:
+            return True
+        values = gc.get_referents(*values)
+        if len(values) > _MOST:
+            return False
+    return False
 
 
 class _Stop(BaseException):

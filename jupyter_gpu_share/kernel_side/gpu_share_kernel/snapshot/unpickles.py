@@ -109,15 +109,7 @@ class Loader:
         self._last = None  # type: Any
 
     def next(self):
-        """The next variable's value."""
-        (value,) = self._load().values()
-        return value
-
-    def next_ones(self, space):
-        """Put the next variables, which were saved as plain ones in a row, into the namespace."""
-        space.update(self._load())
-
-    def _load(self):
+        """What comes next: a dict with names and values."""
         place = self._reader.place()
         try:
             loaded = self._fast.load()
