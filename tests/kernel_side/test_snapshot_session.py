@@ -95,7 +95,8 @@ def test_in_a_kernel_that_was_forked_the_environment_is_compared_with_what_it_go
         "import os, gpu_share_kernel.zygote as z\n"
         "os.environ.clear(); os.environ.update(A='1', B='2')"
     )
-    changed = "__import__('gpu_share_kernel.snapshot.session').snapshot.session.surroundings()['environment']"
+    module = "__import__('gpu_share_kernel.snapshot.session').snapshot.session"
+    changed = f"{module}.surroundings()['environment']"
     assert kernel.value(changed) == {}, "nobody knows: nothing is taken for the user's"
     kernel.run("z.started_with = {'A': '1', 'C': '3'}")
     assert kernel.value(changed) == {"B": "2", "C": None}

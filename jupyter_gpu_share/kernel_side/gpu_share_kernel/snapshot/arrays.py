@@ -7,11 +7,13 @@ and memory of Python's own. Memory of files and C libraries cannot come along.
 
 import array
 import ctypes
+import functools
 import importlib
 import mmap
 import sys
 from typing import Any  # noqa: F401 - in a comment
 
+from gpu_share_kernel.snapshot import texts
 from gpu_share_kernel.snapshot.kinds import Lost
 
 __all__ = ["Arrays"]
@@ -30,11 +32,19 @@ class Arrays:
     counted: called with the bytes of what is not copied now; None: everything is copied.
     views: by id the arrays that own memory of which others show a part; they are pickled with it,
         and show it again. Found in a trial, by :meth:`views`.
+    named: where there was no trial, ids of what is pickled by itself: the views are guessed then,
+        and :meth:`guessed` says afterwards whether that was right.
     """
 
-    def __init__(self, counted=None, views=None):
+    def __init__(self, counted=None, views=None, named=None):
         self._counted = counted
         self._views = views or {}
+        self._named = named
+        self._looks = counted is not None or named is not None
+        self._guesses = {}  # type: dict[int, bool]
+        self._brought = set()  # type: set[int]
+        self._held = 0
+        self._probing = False
         self._seen = {}  # type: dict[int, tuple[Any, dict[int, int]]]
         self._plain = {}  # type: dict[int, tuple[Any, Any]]
         self._framed = {}  # type: dict[int, Any]
@@ -48,6 +58,26 @@ class Arrays:
             if len(shown) > 1 and len(self._framed.keys() & shown) < 2:
                 found[key] = owner
         return found
+
+    def guessed(self, views):
+        """Whether what was pickled is what it would have been, had the views been known."""
+        return all(self._guesses.get(key) for key in views) and all(
+            key in views for key, guess in self._guesses.items() if guess
+        )
+
+    def _guess(self, obj, owner, root):
+        """Whether an array will turn out to be one of several that show an owner's memory."""
+        key = id(owner)
+        if key not in self._guesses:
+            shown = self._seen[key][1]
+            # Where nobody else can show it, nothing but the array has the owner.
+            self._held = sys.getrefcount(owner) - (1 if root is owner else 0)
+            alone = self._probing or self._held <= _held_once() or id(obj) in self._framed
+            several = len(shown) > 1 or not alone
+            self._guesses[key] = several and len(self._framed.keys() & shown) < 2
+            if self._guesses[key] and id(root) not in shown:
+                self._brought.add(id(root))
+        return self._guesses[key]
 
     def counted_twice(self, views):
         """Bytes that the trial has counted too often; negative: too rarely."""
@@ -107,11 +137,16 @@ class Arrays:
         sound = root.dtype.itemsize > 0 and (root.flags.c_contiguous or root.flags.f_contiguous)
         # It shows the same more than once: as a copy it would be larger than all that it shows.
         more = obj.nbytes > root.nbytes
-        if sound and self._counted is not None:
-            nbytes = 0 if more or objects else obj.nbytes
-            self._seen.setdefault(id(owner), (owner, {}))[1][id(obj)] = nbytes
+        if sound and self._looks:
+            seen = self._seen.setdefault(id(owner), (owner, {}))[1]
+            # What is only here because another one shows it is not shown itself.
+            if id(obj) not in self._brought or id(obj) in self._named:
+                seen[id(obj)] = 0 if more or objects else obj.nbytes
             self._alive.append(obj)  # its number must not become another's
-        if sound and obj is not root and (more or id(owner) in self._views):
+        shows = sound and obj is not root and (more or id(owner) in self._views)
+        if sound and obj is not root and self._named is not None:
+            shows = self._guess(obj, owner, root) or more
+        if shows:
             start = _address(obj) - _address(root)
             layout = (obj.shape, obj.dtype, start, obj.strides, obj.flags.writeable)
             if not objects:
@@ -121,6 +156,8 @@ class Arrays:
             except Exception:  # a part of a field of several objects
                 return None
             return _object_view, (root, *layout)
+        if objects and texts.is_long(obj):
+            return texts.whole(obj)
         if objects or obj.nbytes < _SMALL or obj.flags.c_contiguous or obj.flags.f_contiguous:
             return None
         # numpy would make bytes of it, which the pickler's memory would keep.
@@ -152,6 +189,16 @@ class Arrays:
             return None
         layout = (obj.shape, obj.dtype, _address(obj) - place[1], obj.strides)
         return _over, (place[0], *layout, obj.flags.writeable)
+
+
+@functools.lru_cache(maxsize=None)
+def _held_once():
+    """What Python counts as references to the owner of memory that only one array shows."""
+    numpy = sys.modules["numpy"]
+    probe = Arrays(named=frozenset())
+    probe._probing = True
+    probe._array(numpy.arange(2)[1:])
+    return probe._held
 
 
 def _is_mapped(cls):

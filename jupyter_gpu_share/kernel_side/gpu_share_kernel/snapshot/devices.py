@@ -13,6 +13,7 @@ import pickle
 import sys
 from typing import Any  # noqa: F401 - in a comment
 
+from gpu_share_kernel.snapshot import texts
 from gpu_share_kernel.snapshot.arrays import Arrays, _numpy_array
 from gpu_share_kernel.snapshot.kinds import Lost
 
@@ -35,8 +36,8 @@ def notes():
 class Hands(Arrays):  # type: ignore[misc]
     """Reduces arrays and tensors for one pickler; its parameters are those of :class:`Arrays`."""
 
-    def __init__(self, counted=None, views=None):
-        super().__init__(counted, views)
+    def __init__(self, counted=None, views=None, named=None):
+        super().__init__(counted, views, named)
         self.copy = None  # type: pickle.PickleBuffer | None
         self._storages = {}
 
@@ -47,13 +48,15 @@ class Hands(Arrays):  # type: ignore[misc]
         """
         if cls is memoryview:
             return _memoryview
+        if cls is texts.Texts:
+            return lambda obj: obj.reduced(self._buffer)
         package = str(getattr(cls, "__module__", "")).partition(".")[0]
         if issubclass(cls, getattr(sys.modules.get("numpy"), "ndarray", ())):
             return self.array_way(cls)
         if package == "cupy":
             return self._cupy if cls is getattr(sys.modules["cupy"], "ndarray", None) else None
         if package == "pandas":
-            return self.frame if self._counted is not None else None
+            return self.frame if self._looks else None
         if package in ("jax", "jaxlib"):
             array = getattr(sys.modules.get("jax"), "Array", ())
             return self._jax if issubclass(cls, array) else None

@@ -24,13 +24,14 @@ def values(folders):
     folders: those in which the notebook has worked.
     """
     places = {os.path.join(os.path.realpath(str(folder)), "") for folder in folders}
+    known = {}  # type: dict[str, str]
     for name, module in list(sys.modules.items()):
         file = getattr(getattr(module, "__spec__", None), "origin", None)
         if not isinstance(file, str) or not file.endswith(".py"):
             continue
         if name.partition(".")[0] in _OTHERS:
             continue
-        file = os.path.realpath(file)
+        file = _real(file, known)
         if "-packages" in file or not any(file.startswith(place) for place in places):
             continue
         for key, value in list(vars(module).items()):
@@ -45,6 +46,16 @@ def values(folders):
                             yield "%s.%s.%s" % (name, key, inner), each
             elif not callable(value):
                 yield "%s.%s" % (name, key), value
+
+
+def _real(file, known):
+    """The real path of a file; ``known`` has those of folders, of which there are fewer."""
+    if os.path.islink(file):
+        return os.path.realpath(file)
+    folder, name = os.path.split(file)
+    if folder not in known:
+        known[folder] = os.path.realpath(folder)
+    return os.path.join(known[folder], name)
 
 
 def _replaced(value):

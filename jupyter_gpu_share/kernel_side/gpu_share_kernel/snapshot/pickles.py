@@ -4,7 +4,8 @@ All variables go through one pickler, so that an object that two of them hold is
 belongs to the kernel and not to the user (the namespace itself, the shell, ``sys.stdout``) is put
 into the pickler's memory beforehand, and into the unpickler's of the next kernel: a reference to
 the old one becomes a reference to the new one.
-The other way is in :mod:`gpu_share_kernel.snapshot.unpickles`.
+How they are written is in :mod:`gpu_share_kernel.snapshot.streams`, and the other way in
+:mod:`gpu_share_kernel.snapshot.unpickles`.
 """
 
 import builtins
@@ -23,11 +24,11 @@ from gpu_share_kernel.snapshot import classes, devices, modules, ways
 from gpu_share_kernel.snapshot.kinds import Lost, article, called, kind_of
 
 __all__ = [
+    "VARIABLES",
     "NoCloudpickle",
     "Trial",
     "cloudpickle",
     "roots",
-    "save_all",
     "text_of",
     "try_all",
 ]
@@ -39,6 +40,8 @@ _SMALL = 16 * 2**10
 #: Up to so many bytes of pickles the memory of the trial's pickler is rolled back exactly.
 _ROLLBACK = 2 * 2**20
 _SHORT = 200
+#: Groups of entries that are variables of the namespace.
+VARIABLES = ("user", "start", "named")
 
 
 class NoCloudpickle(Exception):  # noqa: N818 - a finding, told to the user
@@ -173,6 +176,8 @@ def _saver(output, hands):
 
         def __init__(self):
             super().__init__(output, protocol=_PROTOCOL, buffer_callback=output.take)
+            #: Without cloudpickle's own words for what is nested too deeply.
+            self.dump_plainly = super(base, self).dump
             self.last = None
             self._ways = {
                 types.ModuleType: self._module,
@@ -211,6 +216,12 @@ def _saver(output, hands):
             self.clear_memo()
             self.globals_ref.clear()
             self._root()
+
+        def forget_since(self, first):
+            """Forget an object, and all that was seen after it."""
+            memo = self.memo.copy()
+            number = memo[id(first)][0]
+            self.memo = {key: row for key, row in memo.items() if row[0] < number}
 
         def reducer_override(self, obj):
             # Called for every object but the simplest: there may be millions.
@@ -311,7 +322,7 @@ def _own_way(obj):
 
 
 class Trial:
-    """What came of pickling variables without keeping anything.
+    """What came of pickling variables, be it without keeping anything.
 
     Attributes
     ----------
@@ -365,9 +376,7 @@ def try_all(entries):
                 trial.lost.append((entry, what, why))
                 trial.size = before
                 if before <= _ROLLBACK:
-                    memo = pickler.memo.copy()
-                    kept = memo[id(mark)][0]
-                    pickler.memo = {key: row for key, row in memo.items() if row[0] <= kept}
+                    pickler.forget_since(mark)
                 else:
                     # The numbers of a large memory take long to go through.
                     pickler.forget()
@@ -380,53 +389,6 @@ def try_all(entries):
         trial.size -= hands.counted_twice(trial.views)
         trial.exact = False
     return trial
-
-
-def save_all(trial, pickled, buffer):
-    """Pickle what was found good. What ``pickled`` and ``buffer`` raise comes through.
-
-    Returns
-    -------
-    tuple: as in ``trial.lost``, of an entry that could not be pickled this time; else None.
-    """
-    hands = devices.Hands(views=trial.views)
-    pickler = _saver(_Output(_passing(pickled), _passing(buffer), hands), hands)
-    pickler.start()
-    with _quiet():
-        pickler.dump([])  # a mark, where one that reads can begin again
-        for entry in trial.good:
-            interrupts.check()
-            try:
-                pickler.dump(entry.value)
-                pickler.dump([])
-            except _Stop as stop:
-                raise stop.error from None
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                return (entry, *_reasons(entry, pickler.last, error))
-            pickler.last = None
-    return None
-
-
-class _Stop(BaseException):
-    """Carries an error of whoever takes the data through the pickler."""
-
-    def __init__(self, error):
-        super().__init__()
-        self.error = error
-
-
-def _passing(function):
-    """The function, whose errors are no variable's fault."""
-
-    def call(data):
-        try:
-            return function(data)
-        except Exception as error:
-            raise _Stop(error) from error
-
-    return call
 
 
 def _reasons(entry, culprit, error):

@@ -19,7 +19,8 @@ import types
 import zlib
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel.snapshot import arrays, classes, devices, pickles
+from gpu_share_kernel import interrupts
+from gpu_share_kernel.snapshot import alike, arrays, classes, devices, pickles, texts
 
 __all__ = ["Away", "Prints", "note_classes"]
 
@@ -30,10 +31,10 @@ _NOT_OF_A_CLASS = frozenset(["__slotnames__", "__annotations_cache__", "__doc__"
 _SUBMODULES = "_cloudpickle_submodules"
 #: Functions that make an array again, and how many of their arguments are the same on any device.
 _OF_DEVICES = (("_torch_storage", 2), ("_cupy_array", 3), ("_jax_array", 3))
-_PLAIN = frozenset([type(None), bool, int, float, complex, str, bytes])
 _BUFFERS = (pickle.PickleBuffer, bytes, bytearray, mmap.mmap)
-_MANY = (list, tuple, set, frozenset)
 _UNKNOWN = object()
+#: References to what only one array lies over, as they are counted where arrays are looked at.
+_HELD_ONCE = 4
 
 
 class Prints:
@@ -43,17 +44,20 @@ class Prints:
 
     Parameters
     ----------
+    exact: texts, code and sets count as pickle has them, as they mostly are in both processes: this
+        takes a tenth of the time, and what is equal so is equal.
     lenient: what a library's class has in it, which has code of its own to take up its state again,
         does not count. Such code may leave out what is made anew, such as counters and caches. Nor
         does the order of dicts that such a class has itself made anew of.
     """
 
-    def __init__(self, lenient=False):
-        self.lenient = lenient
+    def __init__(self, exact=False, lenient=False):
+        self.exact, self.lenient = exact, lenient
         self._hash = hashlib.blake2b(digest_size=16)
         self._marks = []
         self._tables = ({}, {}, {})  # type: tuple[dict[Any, Any], ...]
         self._texts, self._sets, self._blocks = self._tables
+        self._spaces = {}  # type: dict[int, Any]  # globals of functions
         self._starts = []  # type: list[tuple[int, int]]  # where blocks begin, and their numbers
         hands = _Hands(self)
         self._pickler = _printer(self, hands)
@@ -72,6 +76,24 @@ class Prints:
         self._hash = hashlib.blake2b(digest_size=16)
         with pickles._quiet():
             self._pickler.dump(value)
+        return self._hash.hexdigest()
+
+    def of_all(self, values):
+        """One fingerprint of all values: text, empty where there is none that is exact.
+
+        Raises
+        ------
+        MemoryError
+        """
+        with pickles._quiet():
+            try:
+                for value in values:
+                    interrupts.check()
+                    self._pickler.dump_plainly(value)
+            except (KeyboardInterrupt, MemoryError):
+                raise
+            except Exception:  # it changes while it is looked at, or is not exact
+                return ""
         return self._hash.hexdigest()
 
     def back(self, count=1):
@@ -127,14 +149,14 @@ class Prints:
         self._sets[id(obj)] = (number, obj)
         plain, others = [], []
         for each in set.copy(obj) if type(obj) is set else frozenset.copy(obj):
-            text = _spelt(each)
+            text = alike.spelt(each)
             if text is None:
                 others.append(each)
             else:
                 plain.append(text)
         for text in sorted(plain):
             self._note(b"M", text.encode("utf-8", "surrogatepass"))
-        return ("set", number, type(obj) is set, len(plain), sorted(others, key=_outside))
+        return ("set", number, type(obj) is set, len(plain), sorted(others, key=alike.outside))
 
     # -- arrays of NumPy ---------------------------------------------------------------------------
 
@@ -143,6 +165,8 @@ class Prints:
         numpy = sys.modules["numpy"]
         self._note(b"A", repr((obj.dtype, obj.shape, obj.flags.writeable)).encode())
         owner, memory = arrays._owner(obj)
+        if self.exact and type(memory) is bytearray and sys.getrefcount(memory) > _HELD_ONCE:
+            raise ValueError("what else lies over it is not noted")
         block = None
         if obj.nbytes and id(owner) not in self._private:
             block = self._block(arrays._address(obj), _extent(numpy, owner, memory), obj.strides)
@@ -150,6 +174,8 @@ class Prints:
             if obj.nbytes > owner.nbytes:
                 where = arrays._address(obj) - arrays._address(owner), obj.strides
                 return _array, (), (where, _elements(numpy, owner))
+            if texts.is_long(obj):
+                return _array, (), texts.told(obj, self.content)
             return _array, (), _elements(numpy, obj)  # it may hold itself
         whole = obj
         if obj.nbytes > owner.nbytes:
@@ -197,7 +223,14 @@ class Prints:
         """Of a function: without what depends on which modules were imported."""
         state, slots = reduced[2]
         slots = {name: value for name, value in slots.items() if name != _SUBMODULES}
-        return (*reduced[:2], (state, slots), *reduced[3:])
+        if not self.exact:
+            return (*reduced[:2], (state, slots), *reduced[3:])
+        code, space, *more = reduced[1]
+        # Its texts are often those of something else, or equal ones.
+        if id(space) not in self._pickler._spaces:  # those that are variables themselves
+            space = self._spaces.setdefault(id(space), (space, [alike.texts_apart(space)]))[1]
+        made = (code, space, *alike.texts_apart(more))
+        return (reduced[0], made, (state, alike.texts_apart(slots)), *reduced[3:])
 
     def klass(self, obj, reduced):
         """Of a class: the attributes that were saved, in an order."""
@@ -205,13 +238,17 @@ class Prints:
         saved = _saved_of.get(obj)
         rows = [
             (name, value)
-            for name, value in sorted(state.items(), key=_first)
+            for name, value in sorted(state.items(), key=alike.first)
             if _is_own(name, value) and (saved is None or name in saved)
         ]
         if reduced[5].__name__ == "_enum_setstate":  # attributes of its members
-            more = [more[0], [sorted(own.items(), key=_first) for own in more[1].values()]]
+            more = [more[0], [sorted(own.items(), key=alike.first) for own in more[1].values()]]
         names = [name for name, _ in rows]
-        return (*reduced[:2], (names, [value for _, value in rows], more), *reduced[3:])
+        if not self.exact:
+            return (*reduced[:2], (names, [value for _, value in rows], more), *reduced[3:])
+        made = [alike.texts_apart(each) if type(each) is dict else each for each in reduced[1]]
+        state = alike.texts_apart(dict(rows)), more
+        return (reduced[0], alike.texts_apart(made), state, *reduced[3:])
 
 
 #: Names of the attributes that a class had when it was saved; for those that came back.
@@ -300,7 +337,9 @@ def _printer(prints, hands):
     output.take = prints.take
     usual = pickles._saver(output, hands)
     others = {}  # type: dict[type, Any]
-    ways = {types.CodeType: lambda obj: prints.text(_code(obj))}  # type: dict[type, Any]
+    ways = {types.CodeType: lambda obj: prints.text(alike.code(obj))}  # type: dict[type, Any]
+    dtype = getattr(sys.modules.get("numpy"), "dtype", ())  # type: Any
+    dtype = dtype if isinstance(dtype, type) else ()  # numpy is about to be imported
 
     def identity(cls):
         """How objects of a class that count by value are told; None where they do not."""
@@ -308,12 +347,11 @@ def _printer(prints, hands):
             return prints.set
         if cls is bytearray:
             return prints.raw
-        dtype = getattr(sys.modules.get("numpy"), "dtype", None)
-        if isinstance(dtype, type) and issubclass(cls, dtype):
+        if issubclass(cls, dtype):
             return lambda obj: prints.text("dtype %r" % obj)
         return None
 
-    class Printer(type(usual)):  # type: ignore[misc]
+    class Exact(type(usual)):  # type: ignore[misc]
         """The one that saves, with another pickle."""
 
         def _root(self):
@@ -328,25 +366,20 @@ def _printer(prints, hands):
             self.memo = memo
             return []
 
-        def persistent_id(self, obj, texts=prints._texts, ways=ways):
-            # Called for every object: there may be millions.
-            cls = type(obj)
-            if cls is str:
-                number = texts.get(obj)
-                return prints.text(obj) if number is None else number
-            way = ways.get(cls, _UNKNOWN)
-            if way is _UNKNOWN:
-                way = ways[cls] = identity(cls)
-            return None if way is None else way(obj)
-
         def reducer_override(self, obj):
             cls = type(obj)
             if cls is getattr(sys.modules.get("numpy"), "ndarray", None):
                 return prints.array(obj)
+            if prints.exact and cls is types.CodeType:
+                return _text, (alike.code(obj),)
+            if prints.exact and issubclass(cls, dtype):
+                return _text, ("dtype %r" % obj,)
             if cls is Away:
                 return _device_array, tuple(map(_without_buffer(prints), obj.parts[:3]))
             reduced = super().reducer_override(obj)
             if reduced is NotImplemented:
+                if prints.exact and alike.is_by_name(obj, cls) and obj is not _text:
+                    return _text, ("%s.%s" % (obj.__module__, obj.__qualname__),)
                 way = others.get(cls, _UNKNOWN)
                 if way is _UNKNOWN:
                     way = others[cls] = _other_way(cls, self.dispatch_table, prints)
@@ -363,101 +396,44 @@ def _printer(prints, hands):
                     return _device_array, tuple(map(_without_buffer(prints), reduced[1][:count]))
             return reduced
 
-    return Printer()
+    class Printer(Exact):
+        def persistent_id(self, obj, texts=prints._texts, ways=ways):
+            # Called for every object: there may be millions.
+            cls = type(obj)
+            if cls is str:
+                number = texts.get(obj)
+                return prints.text(obj) if number is None else number
+            way = ways.get(cls, _UNKNOWN)
+            if way is _UNKNOWN:
+                way = ways[cls] = identity(cls)
+            return None if way is None else way(obj)
+
+    return Exact() if prints.exact else Printer()
 
 
 def _other_way(cls, table, prints):
     """How objects are reduced that pickle reduces by itself; None: as it does."""
     if cls.__module__ == "gpu_share_kernel.simulated":
         return lambda obj: (_device_array, obj.__reduce__()[1])
-    if cls is _LIST_ITERATOR:
-        return _iterator
+    if cls is alike.LIST_ITERATOR:
+        return alike.iterator
     if cls is array.array:
         return functools.partial(_row, prints)
     if prints.lenient and hasattr(cls, "__setstate__"):
         return lambda obj: (_opaque, (cls,))
     if issubclass(cls, (set, frozenset)):
-        return _own_set
+        return alike.own_set
     if cls in table or cls in copyreg.dispatch_table or issubclass(cls, (type, types.FunctionType)):
         return None
     if cls.__reduce_ex__ is object.__reduce_ex__ and cls.__reduce__ is object.__reduce__:
-        return _instance
-    return _without_order if prints.lenient and cls.__module__ != "__main__" else None
-
-
-_LIST_ITERATOR = type(iter([]))  # type: type[Any]
-
-
-def _iterator(obj):
-    """That of a dict or a set comes back as one of a list that begins."""
-    reduced = obj.__reduce__()
-    return reduced[:2] if reduced[2:] == (0,) else reduced
+        return alike.instance_exactly if prints.exact else alike.instance
+    return alike.without_order if prints.lenient and cls.__module__ != "__main__" else None
 
 
 def _row(prints, obj):
     """Of Python's own arrays, over which one of NumPy's may lie."""
     prints.memory(obj)
     return obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-
-
-def _own_set(obj):
-    """Of a class made of a set: it has no order either."""
-    reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    if not isinstance(reduced, tuple) or not isinstance(reduced[1], tuple):
-        return reduced
-    members = [each for arg in reduced[1] for each in (arg if isinstance(arg, _MANY) else [arg])]
-    return (reduced[0], (sorted(members, key=_outside),), *reduced[2:])
-
-
-def _without_order(obj):
-    """As a library's class says itself, which may give its dicts another order as it is made."""
-    reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    if not isinstance(reduced, tuple):
-        return reduced
-    return (reduced[0], *_ordered(reduced[1:3], {}), *reduced[3:])
-
-
-def _ordered(value, known):
-    """The same with its plain dicts in an order."""
-    cls = type(value)
-    if cls not in (dict, list, tuple):
-        return value
-    if id(value) in known:
-        return known[id(value)][1]
-    if cls is tuple:
-        return tuple(_ordered(each, known) for each in value)
-    made = cls()  # type: Any
-    known[id(value)] = value, made
-    if cls is list:
-        made += [_ordered(each, known) for each in value]
-        return made
-    rows = value.items()
-    if all(type(key) is str for key in value):
-        rows = sorted(rows, key=_first)
-    made.update((key, _ordered(each, known)) for key, each in rows)
-    return made
-
-
-def _instance(obj):
-    """Its attributes in an order: what makes it anew may set them in another."""
-    reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    if not isinstance(reduced, tuple) or len(reduced) < 3:
-        return reduced
-    state = reduced[2]
-    if type(state) is tuple and len(state) == 2 and {type(each) for each in state} <= _STATES:
-        # Of the notebook's classes the slots come back as attributes like any other.
-        state = dict(state[0] or {}, **(state[1] or {}))
-    if type(state) is dict and all(type(name) is str for name in state):
-        state = dict(sorted(state.items(), key=_first))
-    return (*reduced[:2], state, *reduced[3:])
-
-
-#: Of an object's state, with its slots.
-_STATES = {dict, type(None)}
-
-
-def _first(row):
-    return row[0]
 
 
 def _without_buffer(prints):
@@ -476,6 +452,10 @@ def _is_own(name, value):
 
 def _array():
     """Stands for arrays in the pickles here."""
+
+
+def _text():
+    """Stands for what counts by value in the pickles here."""
 
 
 def _opaque():
@@ -521,72 +501,3 @@ def _parts(numpy, given):
     step = max(1, _PART // max(1, given.nbytes // len(given)))
     for start in range(0, len(given), step):
         yield numpy.ascontiguousarray(given[start : start + step]).reshape(-1).view(numpy.uint8)
-
-
-def _spelt(value):
-    """A plain value as text, the same for what is the same; None of others."""
-    cls = type(value)
-    if cls in _PLAIN:
-        return "%s %r" % (cls.__name__, value)
-    if cls is tuple or cls is frozenset:
-        texts = [_spelt(each) for each in value]
-        if None in texts:
-            return None
-        if cls is frozenset:
-            texts.sort()
-        return "%s(%s)" % (cls.__name__, ", ".join(texts))
-    return None
-
-
-def _outside(value):
-    """By what an object is sorted that has no order: what is seen without running its code."""
-    cls = type(value)
-    text = _spelt(value)
-    if text is None:
-        if cls is tuple or cls is frozenset:
-            texts = list(map(_outside, value))
-            text = repr(sorted(texts) if cls is frozenset else texts)
-        elif issubclass(cls, _NAMED):
-            text = str(value.__qualname__)
-        else:
-            text = repr(["%s=%s" % (name, _spelt(each)) for name, each in _state(value)])
-    return "%s.%s %s" % (cls.__module__, cls.__qualname__, text)
-
-
-def _state(value):
-    try:
-        state = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return ()
-    return list(state.items()) if type(state) is dict else ()
-
-
-_NAMED = (type, types.FunctionType, types.BuiltinFunctionType)
-
-
-def _code(code):
-    """Code as text."""
-    consts = [_const(each) for each in code.co_consts]
-    return repr(
-        (
-            code.co_code,
-            consts,
-            code.co_names,
-            code.co_varnames,
-            code.co_freevars,
-            code.co_cellvars,
-            code.co_argcount,
-            getattr(code, "co_posonlyargcount", 0),
-            code.co_kwonlyargcount,
-            code.co_flags,
-            code.co_name,
-            code.co_firstlineno,
-        )
-    )
-
-
-def _const(value):
-    if type(value) is types.CodeType:
-        return _code(value)
-    text = _spelt(value)
-    return repr(value) if text is None else text

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import gc
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any  # noqa: F401 - in a comment
 
@@ -26,12 +28,12 @@ from gpu_share_kernel import cuda_signs, interrupts
 from gpu_share_kernel.snapshot import prints, records, session, shells
 from gpu_share_kernel.snapshot.kinds import article, called
 
-__all__ = ["Slow", "Unproven", "main", "prove"]
+__all__ = ["Reader", "Slow", "Unproven", "main", "prove"]
 
 _FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _START = (
     "import sys; sys.path.insert(0, {folder!r}); from gpu_share_kernel.snapshot import proof; "
-    "sys.path.remove({folder!r}); proof.main({numbers!r}, {memory!r})"
+    "sys.path.remove({folder!r}); proof.main({numbers!r})"
 )
 #: Of the environment: what would give the fresh process a GPU, or limits of one.
 _OF_GPUS = ("JUPYTER_GPU_SHARE_UUID", "NVIDIA_VISIBLE_DEVICES")
@@ -43,6 +45,8 @@ _NO_GPU = {
 }
 #: Of the memory that is free, the fresh process may have so much.
 _PART = 0.8
+#: Seconds between two looks at the memory that it takes.
+_WATCHED = 0.1
 _CHANGED = "it comes back as something else"
 _TOO_LITTLE = "There is too little memory to read them back and see that all of it returns."
 _PR_SET_PDEATHSIG = 1
@@ -56,11 +60,12 @@ class Slow(Exception):  # noqa: N818 - a finding
     """It takes longer than it may."""
 
 
-def prove(path, entries, seconds):
+def prove(reader, entries, seconds):
     """Read a snapshot in a fresh process, and compare what comes back with what was saved.
 
     Parameters
     ----------
+    reader: the :class:`Reader` of the file, which is written by now.
     entries: of :func:`~gpu_share_kernel.snapshot.session.entries`, all of the file, in its order.
     seconds: that it may take.
 
@@ -72,22 +77,19 @@ def prove(path, entries, seconds):
     ------
     Slow: the time does not suffice.
     Unproven: the memory does not suffice, or the fresh process has ended.
-    KeyboardInterrupt: an interrupt came that may cut this short. The fresh process is ended.
+    KeyboardInterrupt: an interrupt came that may cut this short.
     """
-    reader = _Reader(path, seconds)
-    try:
-        return _compared(reader, entries)
-    finally:
-        reader.close()
-
-
-def _compared(reader, entries):
+    reader.begin(seconds)
     whole = dict(enumerate(entries))
-    lost = {}
-    for index, why in reader.next()["broken"]:
-        lost[index] = why
+    # Both sides work at the same time.
+    own = _exactly(whole)
+    lost = dict(reader.next()["broken"])
+    for index in lost:
         del whole[index]
-    changed = _changed(reader, prints.Prints(), whole)
+    changed = set()  # type: set[int]
+    if reader.next()["exact"] != (_exactly(whole) if lost else own) or not own:
+        reader.order("texts")
+        changed = _changed(reader, prints.Prints(), whole)
     if changed:
         reader.order("lenient")
         changed &= _changed(reader, prints.Prints(lenient=True), whole)
@@ -100,6 +102,10 @@ def _compared(reader, entries):
         what = called(entry.value)
         rows.append((entry, what, "%s cannot be brought back: %s" % (article(what), lost[index])))
     return rows
+
+
+def _exactly(whole):
+    return prints.Prints(exact=True).of_all(entry.value for entry in whole.values())
 
 
 def _changed(reader, mine, whole):
@@ -124,22 +130,48 @@ def _same(reader, mine, index, entry):
     return reader.print_of(index) == own
 
 
-class _Reader:
-    """The fresh process, from the side of the kernel."""
+class Reader:
+    """The fresh process, from the side of the kernel. It waits until it is told to begin.
 
-    def __init__(self, path, seconds):
-        self._end = time.monotonic() + seconds
+    Parameters
+    ----------
+    path: of the file, which is still to be written.
+    """
+
+    def __init__(self, path):
+        self._end = 0.0
         self._lines = b""
         self._process = None  # type: Any
         self._pipes = []
+        self._failed = None  # type: Any
         try:
             self._start(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError) as error:  # told when it is to begin
             self.close()
-            raise Unproven("No process could be started to read them back: %s." % error) from error
+            self._failed = error
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def begin(self, seconds):
+        """Have it read the file.
+
+        Raises
+        ------
+        Unproven: it could not be started.
+        """
+        if self._failed is not None:
+            raise Unproven(
+                "No process could be started to read them back: %s." % self._failed
+            ) from self._failed
+        self._end = time.monotonic() + seconds
+        self._send({"memory": _memory()})
 
     def _start(self, path):
         orders, self._orders = self._pipe()
@@ -147,7 +179,7 @@ class _Reader:
         file = os.open(path, os.O_RDONLY)
         self._pipes.append(file)
         numbers = (file, orders, answers)
-        code = _START.format(folder=_FOLDER, numbers=numbers, memory=_memory())
+        code = _START.format(folder=_FOLDER, numbers=numbers)
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.DEVNULL,
@@ -196,13 +228,18 @@ class _Reader:
         return told["print"]
 
     def order(self, what):
-        """Have an entry count as never seen, and all after it told anew; or all, ``"lenient"``."""
+        """Have an entry count as never seen, and all after it told anew; or all, ``"texts"`` or
+        ``"lenient"``.
+        """
+        self._send(what)
+        while self.next().get("done", self) != what:
+            pass
+
+    def _send(self, what):
         try:
             os.write(self._orders, json.dumps(what).encode() + b"\n")
         except OSError:
             raise Unproven(self._why_ended()) from None
-        while self.next().get("done", self) != what:
-            pass
 
     def _why_ended(self):
         code = self._process.wait()
@@ -245,25 +282,24 @@ def _memory():
 # -- the fresh process -----------------------------------------------------------------------------
 
 
-def main(numbers, memory):
+def main(numbers):
     """Read the file, say what is not whole, and make fingerprints of the rest; never returns.
 
     Parameters
     ----------
     numbers: descriptors of the file, of orders to read, of answers to write.
-    memory: bytes that may be taken, or None.
     """
     file, orders, answers = numbers
     code = 1
     try:
-        _endanger_nobody(memory)
+        _endanger_nobody()
         asyncio.new_event_loop().run_until_complete(_serve(file, orders, answers))
         code = 0
     finally:
         os._exit(code)  # nothing of what was loaded is to end in its own way
 
 
-def _endanger_nobody(memory):
+def _endanger_nobody():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the kernel's, which ends this process
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -271,23 +307,30 @@ def _endanger_nobody(memory):
         file.write("1000")
     with contextlib.suppress(OSError):
         os.nice(5)
-    if memory is not None:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 async def _serve(number, orders, answers):
     """Within a loop that runs, as in a kernel."""
+    lock = threading.Lock()
 
     def say(**told):
         data = json.dumps(told).encode() + b"\n"
-        while data:
-            data = data[os.write(answers, data) :]
+        with lock:
+            while data:
+                data = data[os.write(answers, data) :]
 
     try:
         with os.fdopen(number, "rb") as file:
-            loaded = _loaded(file)
+            here = shells.without_files()  # type: Any
+            here.kernel = _Kernel()
+            begin = _line(orders)
+            if not begin:
+                return
+            memory = json.loads(begin.decode())["memory"]
+            if memory is not None:
+                _limit(memory, os.fstat(number).st_size, say)
+            loaded = _loaded(file, here)
             broken = [[n, row.why] for n, row in enumerate(loaded) if row.why]
             if any("MemoryError" in why for _, why in broken):
                 raise MemoryError
@@ -303,15 +346,35 @@ async def _serve(number, orders, answers):
         say(why="What was written cannot be read back: %s." % error)
 
 
-def _loaded(file):
+def _limit(memory, mapped, say):
+    """Take no more memory than so many bytes.
+
+    The file's own content counts for the system, too, where it might be changed. It takes memory
+    only where it is changed, which is watched.
+    """
+
+    def watch():
+        while True:
+            with open("/proc/self/status") as lines:
+                taken = [int(row.split()[1]) for row in lines if row.startswith("RssAnon:")]
+            if taken and taken[0] * 1024 > memory:
+                say(why=_TOO_LITTLE)
+                os._exit(0)
+            time.sleep(_WATCHED)
+
+    threading.Thread(target=watch, daemon=True).start()
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (memory + mapped, memory + mapped))
+
+
+def _loaded(file, here):
     from gpu_share_kernel import simulated
     from gpu_share_kernel.snapshot import devices, hooks, pickles, restoring
 
-    here = shells.without_files()  # type: Any
-    here.kernel = _Kernel()
     devices._cupy_array = simulated._taken_anew = prints.Away
     prints.note_classes(pickles.cloudpickle())
-    loaded = restoring.load(records.Reader(file), here)[0]
+    loaded = restoring.load(records.Reader(file, mapped=True), here)[0]
+    gc.disable()  # all of it stays until the end
     for row in loaded:  # a fingerprint is a pickle
         group, name = row.entry
         if group == "setting" and str(name).startswith(hooks.PICKLING) and not row.why:
@@ -325,10 +388,11 @@ class _Kernel:
 
 def _tell_prints(loaded, say, orders):
     whole = {index: row for index, row in enumerate(loaded) if not row.why}
+    say(exact=prints.Prints(exact=True).of_all(row.value for row in whole.values()))
     made = prints.Prints()
     marks = []  # indices whose fingerprints were made, in order
     todo = list(whole)
-    at = 0
+    at = len(todo)  # nothing before it is ordered
     while True:
         while at < len(todo) and not select.select([orders], [], [], 0)[0]:
             index = todo[at]
@@ -345,8 +409,8 @@ def _tell_prints(loaded, say, orders):
         if not line:
             return
         order = json.loads(line.decode())
-        if order == "lenient":
-            made, marks, at = prints.Prints(lenient=True), [], 0
+        if order in ("texts", "lenient"):
+            made, marks, at = prints.Prints(lenient=order == "lenient"), [], 0
         else:
             count = len(marks) - marks.index(order)
             del marks[-count:]

@@ -5,29 +5,33 @@
     magic, version
     piece: kind (1 byte), length (4), checksum (4), content
 
-A header comes first (JSON, ``H``), then pieces of pickles (``P``) and, each announced by its length
-(``B``), the raw data of buffers (``D``); an end piece (``E``) says how many pieces there are.
-Everything after a restart piece (``R``) stands for all before it: what is sent on at once cannot be
-taken back. Nothing is kept in memory twice on the way, in either direction.
+Pieces of pickles come first (``P``) and, among them, buffers: their length and what is missing to a
+place that can be mapped (``B``), the raw data in a row, and a checksum (``D``, without content).
+Then comes the header (JSON, ``H``), whose checksum is its own: it is read before all others. An end
+piece (``E``) says how many pieces there are. Everything after a restart piece (``R``) stands for
+all before it: what is sent on at once cannot be taken back. Nothing is kept in memory twice on the
+way, in either direction.
 
 The checksum finds damage, not intent: a snapshot holds code of the user's own. Whoever knows the
 digest of the whole file (SHA-256) has it compared before anything is made of what was read.
 """
 
 import collections
+import contextlib
 import hashlib
 import hmac
 import json
 import mmap
 import os
 import struct
+import threading
 import zlib
 from typing import Any  # noqa: F401 - in a comment
 
 __all__ = ["MAGIC", "PIECE", "VERSION", "Damaged", "Full", "Reader", "Writer"]
 
 MAGIC = b"gpu-share snapshot\n"
-VERSION = 3
+VERSION = 4
 #: The longest chunk that a sink is given.
 PIECE = 8 * 2**20
 _HEAD = struct.Struct(">cII")
@@ -37,8 +41,12 @@ _START = len(MAGIC) + _VERSION.size
 #: Small writes are gathered up to so many bytes.
 _GATHER = 2**20
 _KINDS = b"HPBDER"
+#: Raw data begins at a multiple of this.
+_ALIGNED = 64
 #: Buffers of so many bytes are mapped: a bytearray would be filled with zeros first.
 _MAPPED = 16 * 2**20
+#: So many bytes at least have their digest made beside what else is done with them.
+_ASIDE = 2**20
 
 
 class Damaged(Exception):  # noqa: N818 - a finding about a file, told to the user
@@ -49,47 +57,95 @@ class Full(Exception):  # noqa: N818 - a limit of somebody's, no fault
     """More would have to be written than is allowed."""
 
 
+class _Digest:
+    """SHA-256 of what it is given one after the other; of what is long, by a thread of its own.
+
+    What it was given last must not change before :meth:`wait`.
+    """
+
+    def __init__(self, made=None):
+        self._made = made or hashlib.sha256()
+        self._thread = None  # type: threading.Thread | None
+
+    def update(self, data):
+        self.wait()
+        if len(data) >= _ASIDE:
+            thread = threading.Thread(target=self._made.update, args=(data,), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there are as many as there may be
+                self._made.update(data)
+            else:
+                self._thread = thread
+        else:
+            self._made.update(data)
+
+    def wait(self):
+        """Until all of it is in the digest."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def copy(self):
+        self.wait()
+        return _Digest(self._made.copy())
+
+    def hexdigest(self):
+        self.wait()
+        return self._made.hexdigest()
+
+
 class Writer:
     """Writes the pieces to ``sink``, a function that takes them in chunks of at most 8 MiB.
 
     Parameters
     ----------
     limit: bytes that may be written in all, or None.
+    cut: a function that makes the file end after so many bytes; None where what was written
+        cannot be taken back.
     """
 
-    def __init__(self, sink, limit=None):
+    def __init__(self, sink, limit=None, cut=None):
         self._sink = sink
         self._limit = limit
-        self._crc = 0
+        self._cut = cut
+        self._crc = self._own = 0
         self._pieces = 0
         self._pending = bytearray()
-        self._hash = hashlib.sha256()
+        self._hash = _Digest()
         self.written = 0
         self._put(MAGIC + _VERSION.pack(VERSION))
 
     def header(self, content):
-        """Write the header: whatever JSON can hold."""
+        """Write the header, after all else: whatever JSON can hold."""
+        self.flush()
         data = memoryview(json.dumps(content).encode("utf-8", "surrogatepass"))
         for start in range(0, len(data), PIECE):
             self._piece(b"H", data[start : start + PIECE])
 
     def pickled(self, data):
         """Write a part of the pickles; what is long is not copied."""
-        with memoryview(data) as view, view.cast("B") as flat:
-            if len(flat) >= _GATHER:
-                self.flush()
+        if len(data) < _GATHER:
+            self._pending += data
+        else:
+            self.flush()
+            with memoryview(data) as view, view.cast("B") as flat:
                 for start in range(0, len(flat), PIECE):
                     self._piece(b"P", flat[start : start + PIECE])
-            else:
-                self._pending += flat
+                self._hash.wait()
         if len(self._pending) >= _GATHER:
             self.flush()
 
     def buffer(self, view):
         """Write the content of a buffer, a memoryview of bytes."""
-        self._piece(b"B", _LENGTH.pack(len(view)))
+        missing = -(self.written + _HEAD.size + _LENGTH.size) % _ALIGNED
+        self._piece(b"B", _LENGTH.pack(len(view)) + bytes(missing))
         for start in range(0, len(view), PIECE):
-            self._piece(b"D", view[start : start + PIECE])
+            part = view[start : start + PIECE]
+            self._put(part)
+            self._crc = zlib.crc32(part, self._crc)
+        self._hash.wait()
+        self._piece(b"D", b"")
 
     def flush(self):
         """Hand on what was gathered."""
@@ -97,10 +153,27 @@ class Writer:
             pending, self._pending = self._pending, bytearray()
             self._piece(b"P", pending)
 
+    @property
+    def takes_back(self):
+        """Whether :meth:`back` can be called."""
+        return self._cut is not None
+
+    def place(self):
+        """Where it is now, for :meth:`back`."""
+        self.flush()
+        return self.written, self._crc, self._pieces, self._hash.copy()
+
+    def back(self, place):
+        """Have all that was written since as if it had never been."""
+        self._pending = bytearray()
+        self.written, self._crc, self._pieces, made = place
+        self._hash = made.copy()
+        self._cut(self.written)
+
     def restart(self):
         """Have all that was written so far forgotten by whoever reads it."""
         self._pending = bytearray()
-        self._crc = self._pieces = 0
+        self._crc = self._own = self._pieces = 0
         self._piece(b"R", b"")
 
     def end(self):
@@ -112,7 +185,10 @@ class Writer:
         head = kind + struct.pack(">I", len(content))
         self._crc = zlib.crc32(content, zlib.crc32(head, self._crc))
         self._pieces += 1
-        self._put(head + struct.pack(">I", self._crc))
+        crc = self._crc
+        if kind == b"H":
+            crc = self._own = zlib.crc32(content, zlib.crc32(head, self._own))
+        self._put(head + struct.pack(">I", crc))
         if len(content):
             self._put(content)
 
@@ -129,6 +205,49 @@ class Writer:
         return self._hash.hexdigest()
 
 
+class _Piece:
+    """A part of the pickles, or a buffer that is not large, of a file whose digest is known.
+
+    It is let go of when it was used, and read again where reading goes back.
+    """
+
+    def __init__(self, place, data):
+        self._place, self._size, self.data = place, len(data), data
+        self._hash = hashlib.sha256(data).digest()
+
+    def of(self, file):
+        """Its content, which is what it was when the digest was compared."""
+        if self.data is None:
+            file.seek(self._place)
+            self.data = _room(self._size)
+            if file.readinto(self.data) != self._size or not hmac.compare_digest(
+                hashlib.sha256(self.data).digest(), self._hash
+            ):
+                raise Damaged("it is not what was saved: its digest is another")
+        return self.data
+
+
+class _Mapped:
+    """A file whose content is not copied: what is written there is this process's alone."""
+
+    def __init__(self, file):
+        size = os.fstat(file.fileno()).st_size
+        self._view = memoryview(_Map(file.fileno(), size, access=mmap.ACCESS_COPY) if size else b"")
+        self._at = 0
+
+    def seek(self, place, whence=os.SEEK_SET):
+        self._at = place + (len(self._view) if whence == os.SEEK_END else 0)
+        return self._at
+
+    def tell(self):
+        return self._at
+
+    def read(self, size):
+        part = self._view[self._at : self._at + size]
+        self._at += len(part)
+        return part
+
+
 class Reader:
     """Reads the pieces of an open file, each only after its checksum was found right.
 
@@ -137,6 +256,7 @@ class Reader:
     digest: SHA-256 that the whole file has to have, in hexadecimal digits. All is read at once
         then, in one pass, each buffer to where it stays, and nothing is given out before the
         digest was found right: what is given out is what was looked at. None: any.
+    mapped: buffers are the file's own content, which must not change meanwhile.
 
     Raises
     ------
@@ -144,53 +264,54 @@ class Reader:
         what has changed in the middle.
     """
 
-    def __init__(self, file, digest=None):
-        self._file = file
+    def __init__(self, file, digest=None, mapped=False):
+        self._file = _Mapped(file) if mapped else file  # type: Any
+        self._mapped = mapped
         self._digest = digest
         self._hash = None  # type: Any
-        self._first = self._walk()
+        self._first, place = self._walk()
         self.header = {}
+        if digest is None:
+            self._read_header(place)
         self.rewind()
 
     def rewind(self):
-        """Begin again: reads the header."""
+        """Begin again."""
         self._whole = False
-        self._hash = None if self._digest is None else hashlib.sha256()
-        self._file.seek(0 if self._hash else self._first)
-        if self._hash:
-            self._skip(self._first)
         self._crc = 0
-        self._pickles = collections.deque()  # type: collections.deque[memoryview]
-        self._buffers = collections.deque()  # type: collections.deque[bytearray | mmap.mmap]
-        header = bytearray()
-        while True:
-            kind, content = self._next()
-            if kind == b"H":
-                header += content
-            elif kind != b"R":
-                break
-        self._keep(kind, content)
-        if self._hash:
-            self._keep_all()
-        try:
-            self.header = json.loads(bytes(header).decode("utf-8", "surrogatepass"))
-        except ValueError:
-            raise Damaged("its header cannot be read") from None
+        self._pickles = collections.deque()  # type: collections.deque[Any]
+        self._buffers = collections.deque()  # type: collections.deque[Any]
+        self._current = memoryview(b"")
+        if self._digest is None:
+            self._file.seek(self._first)
+            if self._first != _START:
+                self._next()  # the restart
+            return
+        self._hash = _Digest()
+        self._file.seek(0)
+        left = self._first
+        while left:  # what is forgotten belongs to the digest
+            left -= len(self._exactly(min(left, PIECE)))
+        self._keep_all()
 
     def push(self, data):
         """Have bytes read before all others."""
-        self._pickles.appendleft(memoryview(data))
+        if len(self._current):
+            self._pickles.appendleft(self._current)
+        self._current = memoryview(data)
 
     def place(self):
         """Where it is now, for :meth:`back`: between two pickles."""
-        return self._file.tell(), self._crc, tuple(self._pickles), tuple(self._buffers)
+        at = None if self._whole else self._file.tell()
+        return at, self._crc, self._current, tuple(self._pickles), tuple(self._buffers)
 
     def back(self, place):
         """Go on reading at an earlier place."""
-        self._file.seek(place[0])
-        self._crc = place[1]
-        self._pickles = collections.deque(place[2])
-        self._buffers = collections.deque(place[3])
+        if place[0] is not None:
+            self._file.seek(place[0])
+        self._crc, self._current = place[1:3]
+        self._pickles = collections.deque(place[3])
+        self._buffers = collections.deque(place[4])
 
     def end(self):
         """Make sure that everything was read.
@@ -199,17 +320,25 @@ class Reader:
         ------
         Damaged: there is more.
         """
-        left = any(len(piece) for piece in self._pickles) or self._buffers
-        if left or not (self._whole or self._next()[0] == b"E"):
+        kind = b"E"
+        if not self._whole:
+            kind = b"H"
+            while kind == b"H":
+                kind = self._next()[0]
+        if len(self._current) or self._pickles or self._buffers or kind != b"E":
             raise Damaged("it does not end where it should")
 
     # What an unpickler reads from, and takes its buffers from.
 
+    def peek(self, size):
+        """Bytes of the pickles that come next, as many as there are at once; at least one."""
+        return self._pickle()
+
     def read(self, size):
         """Bytes of the pickles."""
-        piece = self._pickle()
+        piece = self._pickle() if size else self._current
         if size <= len(piece):
-            self._pickles[0] = piece[size:]
+            self._current = piece[size:]
             return bytes(piece[:size])
         data = bytearray(size)
         self.readinto(data)
@@ -222,7 +351,7 @@ class Reader:
             piece = self._pickle()
             part = piece[: size - filled]
             target[filled : filled + len(part)] = part
-            self._pickles[0] = piece[len(part) :]
+            self._current = piece[len(part) :]
             filled += len(part)
         return size
 
@@ -240,63 +369,99 @@ class Reader:
         """The next buffer: memory of its own that can be written to."""
         while not self._buffers:
             self._keep(*self._next())
-        return self._buffers.popleft()
+        return self._used(self._buffers.popleft())
 
     def _pickle(self):
-        while self._pickles and not len(self._pickles[0]):
-            self._pickles.popleft()
-        while not self._pickles:
-            self._keep(*self._next())
-        return self._pickles[0]
+        while not len(self._current):
+            while not self._pickles:
+                self._keep(*self._next())
+            self._current = memoryview(self._used(self._pickles.popleft()))
+        return self._current
 
-    def _skip(self, size):
-        """Read what is forgotten: it belongs to the digest."""
-        while size:
-            size -= len(self._exactly(min(size, PIECE)))
+    def _used(self, kept):
+        if type(kept) is not _Piece:
+            return kept
+        data = kept.of(self._file)
+        kept.data = None
+        return data
+
+    def _read_header(self, place):
+        """Read the header, which has a checksum of its own."""
+        self._file.seek(place)
+        header, crc = bytearray(), 0
+        while True:
+            kind, length, told = _HEAD.unpack(self._exactly(_HEAD.size))
+            if kind != b"H":
+                break
+            content = self._exactly(length)
+            crc = zlib.crc32(content, zlib.crc32(kind + struct.pack(">I", length), crc))
+            if crc != told:
+                raise Damaged("a checksum is wrong")
+            header += content
+        self._take_header(header)
+
+    def _take_header(self, header):
+        try:
+            self.header = json.loads(bytes(header).decode("utf-8", "surrogatepass"))
+        except ValueError:
+            raise Damaged("its header cannot be read") from None
 
     def _keep_all(self):
         """Read to the end, and compare the digest."""
+        header = bytearray()
         while True:
             kind, content = self._next()
             if kind == b"E":
                 break
-            self._keep(kind, content)
+            if kind == b"H":
+                header += content
+            elif kind == b"P":
+                self._pickles.append(_Piece(self._file.tell() - len(content), content))
+            elif kind != b"R":
+                self._keep(kind, content)
         if self._file.read(1) or not hmac.compare_digest(self._hash.hexdigest(), self._digest):
             raise Damaged("it is not what was saved: its digest is another")
         self._whole = True
+        self._take_header(header)
 
     def _keep(self, kind, content):
         if kind == b"P":
-            self._pickles.append(memoryview(content))
+            self._pickles.append(content)
         elif kind == b"B":
-            data = _room(_LENGTH.unpack(content)[0])
-            with memoryview(data) as view:
-                at = 0
-                while at < len(data):
-                    at += self._next(view[at:])[1]
-            self._buffers.append(data)
+            self._buffers.append(self._raw(_LENGTH.unpack(content[: _LENGTH.size])[0]))
         else:
             raise Damaged("it ends before everything was read")
 
-    def _next(self, into=None):
-        """Kind and content of the next piece; its length instead where it was read ``into``."""
+    def _raw(self, length):
+        """The content of a buffer, after which its checksum comes."""
+        place = self._file.tell()
+        data = self._exactly(length) if self._mapped else _room(length)
+        with memoryview(data) as view:
+            for start in range(0, length, PIECE):
+                part = view[start : start + PIECE]
+                if not self._mapped and self._file.readinto(part) != len(part):
+                    raise Damaged("it is cut off")
+                if self._hash:
+                    self._hash.update(part)
+                else:
+                    self._crc = zlib.crc32(part, self._crc)
+            if self._hash:
+                self._hash.wait()
+        if self._next()[0] != b"D":
+            raise Damaged("its pieces do not fit together")
+        return _Piece(place, data) if self._hash and length < _MAPPED else data
+
+    def _next(self):
+        """Kind and content of the next piece."""
         if self._whole:
             raise Damaged("it ends before everything was read")
         kind, length, crc = _HEAD.unpack(self._exactly(_HEAD.size))
-        if into is None:
-            content = self._exactly(length)
-        else:
-            if kind != b"D" or not 0 < length <= len(into):
-                raise Damaged("its pieces do not fit together")
-            content = into[:length]
-            if self._file.readinto(content) != length:
-                raise Damaged("it is cut off")
-            if self._hash:
-                self._hash.update(content)
-        self._crc = zlib.crc32(content, zlib.crc32(kind + struct.pack(">I", length), self._crc))
-        if crc != self._crc:
-            raise Damaged("a checksum is wrong")
-        return kind, (content if into is None else length)
+        content = self._exactly(length)
+        if self._hash is None:  # the digest says it of all pieces
+            self._crc = zlib.crc32(content, zlib.crc32(kind + struct.pack(">I", length), self._crc))
+            if crc != self._crc and kind != b"H":
+                raise Damaged("a checksum is wrong")
+        return kind, content
 
     def _exactly(self, size):
         data = self._file.read(size)
@@ -307,44 +472,51 @@ class Reader:
         return data
 
     def _walk(self):
-        """Follow the lengths from piece to piece to the end; where reading has to begin."""
+        """Follow the lengths from piece to piece to the end.
+
+        Where reading has to begin, and where the header is.
+        """
         file = self._file
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        start = file.read(_START)
+        start = bytes(file.read(_START))
         if start[: len(MAGIC)] != MAGIC or len(start) != _START:
             raise Damaged("it is no snapshot, or its beginning is missing")
         version = _VERSION.unpack(start[len(MAGIC) :])[0]
         if version != VERSION:
             raise Damaged("it was written in version %d of the format, not %d" % (version, VERSION))
-        first, at, pieces, announced = _START, _START, 0, 0
+        first, at, pieces, header, before = _START, _START, 0, None, b""
         while True:
             file.seek(at)
             head = file.read(_HEAD.size)
             if len(head) != _HEAD.size:
                 raise Damaged("it is cut off")
             kind, length, _ = _HEAD.unpack(head)
-            if kind not in _KINDS or length > PIECE:
+            if kind not in _KINDS or length > PIECE or (kind == b"D") != (before == b"B"):
                 raise Damaged("its pieces do not fit together")
             content = at + _HEAD.size
             if kind == b"R":
-                first, pieces, announced = at, 0, 0
+                first, pieces, header = at, 0, None
+            elif kind == b"H":
+                header = at if header is None else header
+            elif header is not None and kind != b"E":
+                raise Damaged("its pieces do not fit together")
             pieces += 1
             at = content + length
             if at > size:
                 raise Damaged("it is cut off")
-            if kind in b"BE" and length != _LENGTH.size:
+            if kind == b"B" and _LENGTH.size <= length < _LENGTH.size + _ALIGNED:
+                at += _LENGTH.unpack(file.read(_LENGTH.size))[0]
+            elif kind == b"B" or (kind == b"E" and length != _LENGTH.size):
                 raise Damaged("its pieces do not fit together")
-            if kind == b"B" and not announced:
-                announced = _LENGTH.unpack(file.read(length))[0]
-            elif kind == b"D" and length <= announced:
-                announced -= length
-            elif announced or kind in b"BD":
-                raise Damaged("its pieces do not fit together")
+            if at > size:
+                raise Damaged("it is cut off")
             if kind == b"E":
-                if at != size or _LENGTH.unpack(file.read(length))[0] != pieces:
+                count = _LENGTH.unpack(file.read(length))[0]
+                if header is None or at != size or count != pieces:
                     raise Damaged("its pieces do not fit together")
-                return first
+                return first, header
+            before = kind
 
 
 class _Memory(bytearray):
@@ -363,4 +535,8 @@ def _room(size):
     if size < _MAPPED:
         return _Memory(size)
     # Private: a forked child must have its own, as of any other memory.
-    return _Map(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    made = _Map(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a system without
+            made.madvise(mmap.MADV_HUGEPAGE)
+    return made

@@ -2,10 +2,12 @@
 
 import collections
 import contextlib
+import gc
 import os
 import stat
 import sys
 import tempfile
+from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel.snapshot import (
     devices,
@@ -17,7 +19,7 @@ from gpu_share_kernel.snapshot import (
     shells,
     unpickles,
 )
-from gpu_share_kernel.snapshot.saving import VARIABLES
+from gpu_share_kernel.snapshot.pickles import VARIABLES
 from gpu_share_kernel.snapshot.words import Refused, line, named, strerror
 
 __all__ = ["load", "opened", "receive", "restore", "restored"]
@@ -155,6 +157,7 @@ def _restore(file, digest):
     size = os.fstat(file.fileno()).st_size
     reader = records.Reader(file, digest)
     manifest, around = reader.header["manifest"], reader.header["around"]
+    manifest["names"] = [name for group, name in _entries(reader) if group == "user"]
     then, now = manifest["versions"], session.versions(cloudpickle)
     _check_versions(then, now)
     here = session.shell()
@@ -196,14 +199,32 @@ def load(reader, here):
     ------
     records.Damaged
     """
-    header, around = reader.header, reader.header["around"]
+    around = reader.header["around"]
     failed = session.surround(around)
     failed += session.extend(around["extensions"])
     failed += settings.restore(around.get("settings", {}), here)
-    loaded, more = _load(unpickles.Loader(reader), header["entries"], here)
+    with _no_collector():
+        loaded, more = _load(unpickles.Loader(reader), _entries(reader), here)
     failed += more
     reader.end()
     return loaded, failed
+
+
+def _entries(reader):
+    """Pairs of a group and a name."""
+    return [(group, name) for group, names in reader.header["entries"] for name in names]
+
+
+@contextlib.contextmanager
+def _no_collector():
+    """What is loaded is no garbage: looking for some would take longer than loading it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 #: An entry (group and name), its value, and why that is not whole, or None.
@@ -215,12 +236,15 @@ def _load(loader, entries, here):
 
     Variables are there as soon as they are loaded: what is loaded next may need them.
     """
-    values, failed = [], []
-    for group, name in entries:
-        values.append(loader.next())
+    values = []  # type: list[Any]
+    failed, space = [], here.user_ns
+    while len(values) < len(entries):
+        group, name = entries[len(values)]
+        loaded = loader.next()
         if group in VARIABLES:
-            here.user_ns[name] = values[-1]
-        elif group == "first" and not loader.failed:
+            space.update(loaded)
+        values += loaded.values()
+        if group == "first" and not loader.failed:
             try:
                 session.put(name, values[-1])
             except KeyboardInterrupt:

@@ -1,22 +1,27 @@
 """Looks at what a snapshot would keep, and writes one."""
 
 import contextlib
+import ctypes
+import itertools
+import operator
 import os
 import time
+from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel import interrupts
-from gpu_share_kernel.snapshot import pickles, proof, records, session, shells
+from gpu_share_kernel.snapshot import pickles, proof, records, session, shells, streams
 from gpu_share_kernel.snapshot.kinds import called
+from gpu_share_kernel.snapshot.pickles import VARIABLES
 from gpu_share_kernel.snapshot.words import Refused, amount, listed, named, strerror
 
-__all__ = ["VARIABLES", "save", "survey", "write"]
+__all__ = ["save", "survey", "write"]
 
 #: How often a variable may turn out differently from the trial before.
 _ATTEMPTS = 5
-#: Groups of entries that are variables of the namespace.
-VARIABLES = ("user", "start", "named")
 #: Groups of entries that a user misses.
 _MISSED = ("user", "named", "output", "setting")
+#: Bytes after which the system is asked to begin with the disk, and how.
+_EARLY, _SYNC_WRITE = 32 * 2**20, 2
 
 
 @shells.lent()
@@ -32,7 +37,8 @@ def survey():
     start = time.monotonic()
     entries = session.entries()
     try:
-        trial = _tried(entries)
+        trial = pickles.try_all(entries)
+        _tell_of_work(trial)
     except pickles.NoCloudpickle as error:
         users = [entry for entry in entries if entry.group in ("user", "setting")]
         trial = pickles.Trial()
@@ -49,12 +55,10 @@ def survey():
     }
 
 
-def _tried(entries):
-    """The trial of the entries, and what would stop besides."""
-    trial = pickles.try_all(entries)
+def _tell_of_work(trial):
+    """Have what would stop besides count as lost."""
     for name, what, why in session.stopping():
         trial.lost.append((session.Entry("setting", name, None), what, why))
-    return trial
 
 
 @shells.lent()
@@ -109,16 +113,19 @@ def _save(path, limit, allowed, without, end, certain):
             os.unlink(partial)  # of a save that was cut off
         try:
             # An interrupt between the call that makes the file and the next line leaves it, too.
-            with open(os.open(partial, flags, 0o600), "wb") as file:
-                manifest, entries = _write(file.write, limit, allowed, without)
+            with open(os.open(partial, flags, 0o600), "wb") as file, contextlib.ExitStack() as left:
+                # It starts while the file is written.
+                reader = None if end is None else left.enter_context(proof.Reader(partial))
+                sink = _Sink(file)
+                manifest, entries = _write(sink.write, limit, allowed, without, sink.cut)
                 file.flush()
                 os.fsync(file.fileno())
-            try:
-                lost = [] if end is None else _prove(partial, entries, end)
-            except Refused as error:
-                if certain:
-                    raise
-                lost, manifest["unproven"] = [], str(error)
+                try:
+                    lost = [] if reader is None else _prove(reader, entries, end)
+                except Refused as error:
+                    if certain:
+                        raise
+                    lost, manifest["unproven"] = [], str(error)
             if lost:
                 os.unlink(partial)
                 return None, lost
@@ -134,9 +141,9 @@ def _save(path, limit, allowed, without, end, certain):
     return manifest, []
 
 
-def _prove(path, entries, end):
+def _prove(reader, entries, end):
     try:
-        lost = proof.prove(path, entries, end - time.monotonic())
+        lost = proof.prove(reader, entries, end - time.monotonic())
     except proof.Slow as error:
         raise Refused(
             "Reading them back, to see that all of it returns, takes longer than it may "
@@ -166,59 +173,116 @@ def write(sink, limit=None, allowed=None):
     return _write(sink, limit, allowed, ())[0]
 
 
-def _write(sink, limit, allowed, without):
-    """The manifest, and the entries in the order of the file."""
+def _write(sink, limit, allowed, without, cut=None):
+    """The manifest, and the entries in the order of the file.
+
+    Where what was written can be taken back, all goes to the file at once, and what cannot be saved
+    is taken back; else it is looked at before.
+    """
     try:
         cloudpickle = pickles.cloudpickle()
     except pickles.NoCloudpickle as error:
         raise Refused("The variables cannot be saved: %s" % error) from error
     around = session.surroundings()
-    trial = _tried(session.entries())
-    around["modules"] = trial.reach.told()
-    _leave_out(trial, without)
-    if limit is not None and trial.exact and trial.size > limit:
-        raise _too_much(limit, trial.size)
+    entries, left_out = _without(session.entries(), without)
+    trial, written = None, False  # type: tuple[Any, bool]
+    writer = records.Writer(sink, limit, cut)
+    if cut is not None:
+        begin = writer.place()
+        with contextlib.suppress(records.Full):  # how much more is told below
+            trial, written = streams.save_at_once(entries, writer)
+        if not written:
+            writer.back(begin)
     try:
-        writer = records.Writer(sink, limit)
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                writer.restart()
-            _check_allowed(trial, allowed)
-            manifest = {
-                "variables": _users(trial.good),
-                "names": [entry.name for entry in trial.good if entry.group == "user"],
-                "lost": _lost(trial),
-                "outputs_lost": [e.name for e, _, _ in trial.lost if e.group == "output"],
-                "versions": session.versions(cloudpickle),
-            }
-            entries = [[entry.group, entry.name] for entry in trial.good]
-            writer.header({"manifest": manifest, "entries": entries, "around": around})
-            failed = pickles.save_all(trial, writer.pickled, writer.buffer)
-            if failed is None:
-                writer.end()
-                manifest["bytes"], manifest["digest"] = writer.written, writer.digest
-                return manifest, trial.good
-            trial.good = [entry for entry in trial.good if entry is not failed[0]]
-            trial.lost.append(failed)
+        if not written:
+            trial = _write_again(entries, trial, writer, limit)
+        _tell_of_work(trial)
+        trial.lost += left_out
+        around["modules"] = trial.reach.told()
+        _check_allowed(trial, allowed)
+        manifest = {
+            "variables": _users(trial.good),
+            "names": [entry.name for entry in trial.good if entry.group == "user"],
+            "lost": _lost(trial),
+            "outputs_lost": [e.name for e, _, _ in trial.lost if e.group == "output"],
+            "versions": session.versions(cloudpickle),
+        }
+        kept = {key: value for key, value in manifest.items() if key != "names"}
+        rows = [
+            [group, [entry.name for entry in rows]]
+            for group, rows in itertools.groupby(trial.good, _group_of)
+        ]
+        writer.header({"manifest": kept, "entries": rows, "around": around})
+        writer.end()
     except records.Full:
         raise _too_much(limit, None) from None
+    manifest["bytes"], manifest["digest"] = writer.written, writer.digest
+    return manifest, trial.good
+
+
+_group_of = operator.attrgetter("group")
+
+
+def _write_again(entries, trial, writer, limit):
+    """Write what a trial finds good, and what the trial was in the end."""
+    if trial is None:
+        trial = pickles.try_all(entries)
+    if limit is not None and trial.exact and trial.size > limit:
+        raise _too_much(limit, trial.size)
+    begin = writer.place() if writer.takes_back else None
+    for _ in range(_ATTEMPTS):
+        failed = streams.save_all(trial, writer)
+        if failed is None:
+            return trial
+        trial.good = [entry for entry in trial.good if entry is not failed[0]]
+        trial.lost.append(failed)
+        if begin is None:
+            writer.restart()
+        else:
+            writer.back(begin)
     raise Refused(
         "The variables cannot be saved: they change while they are looked at, as with `%s`: %s."
         % (failed[0].name, failed[2])
     )
 
 
-def _leave_out(trial, without):
-    """Have what a proof has told of count as what cannot be saved."""
+def _without(entries, without):
+    """The entries but what a proof has told of, and that as what cannot be saved."""
     rows = {(row["group"], row["name"]): row for row in without}
-    tried, trial.good = trial.good, []
-    for entry in tried:
+    left, out = [], []
+    for entry in entries if rows else ():
         row = rows.get((entry.group, named(entry.group, entry.name)))
         if row is None:
-            trial.good.append(entry)
+            left.append(entry)
         else:
-            trial.lost.append((entry, row["what"], row["why"]))
-            trial.exact = False
+            out.append((entry, row["what"], row["why"]))
+    return (left if rows else entries), out
+
+
+class _Sink:
+    """Writes to a file that is new, and has the system bring it to the disk meanwhile."""
+
+    def __init__(self, file):
+        self._file = file
+        self._written = self._begun = 0
+        self._begin = None  # type: Any
+        with contextlib.suppress(OSError, AttributeError):  # where it is no Linux
+            self._begin = ctypes.CDLL(None).sync_file_range
+            self._begin.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+    def write(self, data):
+        self._file.write(data)
+        self._written += len(data)
+        if self._begin is not None and self._written - self._begun >= _EARLY:
+            self._file.flush()
+            begun, self._begun = self._begun, self._written
+            self._begin(self._file.fileno(), begun, self._begun - begun, _SYNC_WRITE)
+
+    def cut(self, size):
+        """Have the file end after so many bytes."""
+        self._file.seek(size)
+        self._file.truncate()
+        self._written, self._begun = size, min(size, self._begun)
 
 
 def _check_allowed(trial, allowed):

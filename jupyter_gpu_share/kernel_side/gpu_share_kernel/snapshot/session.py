@@ -41,6 +41,8 @@ _OWN = re.compile(
     "|__package__|__loader__|__spec__|__cached__|__builtin__|__builtins__|__annotations__|__session__"
     "|__conditional_annotations__|__file__|__vsc_ipynb_file__"
 )
+#: Of those below and these.
+_FIRST_LETTERS = frozenset("_IOgeqo")
 _INPUT = re.compile(r"_i\d+")
 _RESULT = re.compile(r"_{1,3}|_\d+")
 #: Of the environment: given anew to every kernel.
@@ -74,9 +76,11 @@ def entries():
         if not isinstance(name, str):
             continue
         own = hidden.get(name, nothing) is value
-        if _INPUT.fullmatch(name) or (_OWN.fullmatch(name) and (own or name[:2] == "__")):
+        if name[:1] not in _FIRST_LETTERS:
+            pass  # it is none of them
+        elif _INPUT.fullmatch(name) or (_OWN.fullmatch(name) and (own or name[:2] == "__")):
             continue
-        if _RESULT.fullmatch(name):
+        elif _RESULT.fullmatch(name):
             quiet.append(Entry("hidden" if own else "named", name, value))
             continue
         entry = Entry("start" if own else "user", name, value)

@@ -12,6 +12,7 @@ import itertools
 import pickle
 import sys
 import types
+from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel.snapshot.pickles import root, roots, text_of
 from gpu_share_kernel.snapshot.records import Damaged
@@ -114,34 +115,35 @@ class Loader:
         self.broken = {}
         self._fast = _Fast(reader)
         self._fast.load()  # the roots
-        self._mark = self._fast.load()
+        self._known = len(self._fast.memo.copy())
+        self._last = None  # type: Any
 
     def next(self):
-        """The next variable's value."""
+        """What comes next: a dict with names and values."""
         place = self._reader.place()
         try:
-            value = self._fast.load()
-            self._mark = self._fast.load()
+            loaded = self._fast.load()
         except (KeyboardInterrupt, Damaged):
             raise
         except BaseException:
-            value = self._carefully(place)
+            loaded = self._carefully(place)
+        self._last = loaded
         self.failed = self.failed or self._fast.failed
-        return value
+        return loaded[0]
 
     def _carefully(self, place):
         memo = self._fast.memo.copy()
-        # What came after the last mark is of the attempt that failed.
-        last = next(number for number, each in memo.items() if each is self._mark)
+        # What came after the last one's own number is of the attempt that failed.
+        if self._last is not None:
+            self._known = 1 + next(n for n, each in memo.items() if each is self._last)
         self._reader.back(place)
         slow = CarefulLoader(self._reader, self.broken)
-        slow.memo = {number: each for number, each in memo.items() if number <= last}
-        value = slow.next()
-        self._mark = slow.mark
+        slow.memo = {number: each for number, each in memo.items() if number < self._known}
+        loaded = slow.next()
         self.failed = self.failed or self._fast.failed or slow.failed
         # The one before has read ahead.
         self._fast = _Fast(self._reader, [slow.memo[n] for n in range(len(slow.memo))])
-        return value
+        return loaded
 
 
 _Unpickler = getattr(pickle, "_Unpickler")  # noqa: B009 - its types say little of it
@@ -158,10 +160,8 @@ class CarefulLoader(_Tolerant, _Unpickler):  # type: ignore[misc, valid-type]
         self.broken = broken
 
     def next(self):
-        """The next variable's value."""
-        value = self.load()
-        self.mark = self.load()
-        return value
+        """What is to be read at once."""
+        return self.load()
 
     def _break(self, value, error):
         self.failed = True
