@@ -12,6 +12,7 @@ import rows_classes
 import rows_libraries
 import rows_numpy
 import rows_pandas
+import rows_process
 import rows_python
 import rows_session
 import table
@@ -24,6 +25,7 @@ GROUPS: list[Group] = [
     *rows_classes.GROUPS,
     *rows_numpy.GROUPS,
     *rows_pandas.GROUPS,
+    *rows_process.GROUPS,
     *rows_session.GROUPS,
     *rows_libraries.GROUPS,
 ]

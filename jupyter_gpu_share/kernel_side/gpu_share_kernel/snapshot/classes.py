@@ -10,9 +10,13 @@ import abc
 import types
 import typing
 
+from gpu_share_kernel.snapshot import aliases
+
 __all__ = ["reduced"]
 
 _OF_CELLS = "__main__"
+#: Among the attributes of a class: abstract classes of Python's with which it is registered.
+_REGISTERED = "_gpu_share_registered"
 
 
 def reduced(cls, parts):
@@ -31,6 +35,9 @@ def reduced(cls, parts):
         # Typed named tuples and dicts have what is no class among their bases, and make their own.
         if slots is not None and all(isinstance(each, type) or _generic(each) for each in bases):
             members = dict(members, __slots__=slots)
+        with_them = aliases.registered_with(cls)
+        if with_them:
+            state = (dict(state[0], **{_REGISTERED: with_them}), *state[1:])
         return (_make, (meta, name, bases, members), state, None, None, _class_setstate)
     if make.__name__ == "_make_skeleton_enum" and len(args) == 7:
         bases, name, qualname, _, module = args[:5]
@@ -100,6 +107,7 @@ class _Quiet:
 def _class_setstate(cls, state):
     members, _ = state
     registered = members.pop("_abc_impl", ())
+    with_them = members.pop(_REGISTERED, ())
     put = type.__setattr__ if _of_a_cell(type(cls)) else setattr
     for name, value in members.items():
         put(cls, name, value)
@@ -107,6 +115,8 @@ def _class_setstate(cls, state):
         put(cls, "__firstlineno__", members["__firstlineno__"])
     for each in registered:
         abc.ABCMeta.register(cls, each)
+    for each in with_them:
+        each.register(cls)
 
 
 def _make_enum(meta, bases, name, qualname, members, module):

@@ -5,6 +5,7 @@ be made anew in another process is told.
 """
 
 import copyreg
+import gc
 import importlib
 import logging
 import signal
@@ -49,7 +50,9 @@ def functions(shell):
         _signals,
         _hooks,
         _builtins,
+        _collector,
         _filters,
+        _loggers,
         _formatters,
         _transformers,
         _colors,
@@ -72,6 +75,17 @@ def put(name, value, shell):
     elif kind == "hook" and rest.partition(".")[0] in ("sys", "threading"):
         module, _, attribute = rest.partition(".")
         setattr(importlib.import_module(module), attribute, value)
+    elif kind == "collector":
+        gc.callbacks.append(value)
+    elif name == "class of loggers":
+        logging.setLoggerClass(value)
+    elif name == "factory of log records":
+        logging.setLogRecordFactory(value)
+    elif kind == "logger":
+        logger, (cls, own) = logging.getLogger(rest), value
+        if cls is not None:
+            logger.__class__ = cls
+        vars(logger).update(own)
     elif name.startswith("builtins."):
         setattr(sys.modules["builtins"], name.partition(".")[2], value)
     elif kind == "filter":
@@ -142,11 +156,35 @@ def _builtins(shell):
         if name in _USUAL or name[:2] == "__":
             continue
         # Functions that are no cell's came with Python, or with a package.
-        of_others = isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
+        of_others = isinstance(value, (type, types.FunctionType)) or (
+            isinstance(value, types.BuiltinFunctionType) and value.__name__ == name
+        )
         if value is None or isinstance(value, (bool, type(...), type(NotImplemented))):
             continue
         if of_a_cell(value) or not of_others:
             yield "builtins.%s" % name, value
+
+
+def _collector(shell):
+    for each in gc.callbacks:
+        if _mine(each):
+            yield "collector calls %s" % getattr(each, "__name__", type(each).__name__), each
+
+
+def _loggers(shell):
+    if of_a_cell(logging.getLoggerClass()):
+        yield "class of loggers", logging.getLoggerClass()
+    if _mine(logging.getLogRecordFactory()):
+        yield "factory of log records", logging.getLogRecordFactory()
+    usual = {"manager", "parent", *vars(logging.Logger("")), "_cache"}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.partition(".")[0] in sys.modules:
+            continue  # a package sets its own up
+        cls = type(logger) if of_a_cell(type(logger)) else None
+        if cls is not None or type(logger) is logging.Logger:
+            own = {key: value for key, value in vars(logger).items() if key not in usual}
+            if own or cls is not None:
+                yield "logger %s" % name, (cls, own)
 
 
 def _filters(shell):

@@ -20,7 +20,7 @@ from importlib.machinery import PathFinder
 from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel import interrupts
-from gpu_share_kernel.snapshot import classes, devices, modules, ways
+from gpu_share_kernel.snapshot import aliases, classes, devices, modules, ways
 from gpu_share_kernel.snapshot.kinds import Lost, article, called, kind_of
 
 __all__ = [
@@ -114,8 +114,11 @@ _ROOTS = {
     "environ": lambda: os.environ,
     "modules": lambda: sys.modules,
     "path": lambda: sys.path,
+    "arguments": lambda: sys.argv,
+    "finders": lambda: sys.meta_path,
+    "path hooks": lambda: sys.path_hooks,
+    "filters": lambda: warnings.filters,
     "random": lambda: sys.modules["random"]._inst,
-    "numpy.random": lambda: sys.modules["numpy.random"].mtrand._rand,
     "loop": lambda: sys.modules["asyncio"].get_running_loop(),
 }
 
@@ -248,7 +251,7 @@ def _saver(output, hands):
                 return _WAYS[cls]
             if issubclass(cls, BaseException) and cls.__setstate__ is BaseException.__setstate__:
                 return ways.exception
-            way = hands.way(cls)
+            way = aliases.single(cls) or hands.way(cls)
             if way is not None or cls in self.dispatch_table:
                 return way
             if (
@@ -303,7 +306,7 @@ def _lose(obj):
     raise Lost
 
 
-_WAYS = ways.by_class()
+_WAYS = {**ways.by_class(), **aliases.by_class()}
 
 
 def _own_way(obj):

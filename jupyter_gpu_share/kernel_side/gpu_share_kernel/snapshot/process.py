@@ -5,6 +5,7 @@ import importlib
 import logging
 import os
 import sys
+import threading
 
 __all__ = ["PARTS", "filters", "parents", "put_filters"]
 
@@ -31,6 +32,12 @@ def _process(shell):
     if "locale" in sys.modules:
         locale = sys.modules["locale"]
         found["locale"] = {name: locale.setlocale(getattr(locale, name)) for name in _CATEGORIES}
+    found["stack"] = _stack()
+    if "socket" in sys.modules:
+        found["timeout"] = sys.modules["socket"].getdefaulttimeout()
+    workers = sys.modules.get("multiprocessing")
+    if workers is not None:
+        found["workers"] = workers.get_start_method(allow_none=True)
     argv = _arguments(shell)
     if argv is not None:
         found["arguments"] = argv
@@ -44,6 +51,13 @@ def _put_process(shell, found):
     sys.setswitchinterval(found["switch"])
     if found["umask"] is not None:
         os.umask(found["umask"])
+    threading.stack_size(found["stack"])
+    if found.get("timeout") is not None:
+        importlib.import_module("socket").setdefaulttimeout(found["timeout"])
+    if found.get("workers"):
+        workers = importlib.import_module("multiprocessing")
+        if workers.get_start_method(allow_none=True) != found["workers"]:
+            workers.set_start_method(found["workers"], force=True)
     if "digits" in found:
         sys.set_int_max_str_digits(found["digits"])
     for name, value in found.get("locale", {}).items():
@@ -52,6 +66,13 @@ def _put_process(shell, found):
             locale.setlocale(getattr(locale, name), value)
     if "arguments" in found:
         sys.argv[:] = found["arguments"]
+
+
+def _stack():
+    """Bytes of the stack of new threads; whoever asks Python sets it to its usual size."""
+    size = threading.stack_size()
+    threading.stack_size(size)
+    return size
 
 
 def _umask():

@@ -5,8 +5,12 @@ the user's own magics, are pickled with the variables, so that those that cannot
 before. Nothing is imported that is not there already when a session is looked at.
 """
 
+import __future__
+
+import functools
 import importlib
 import logging
+import operator
 import sys
 import types
 import warnings
@@ -33,6 +37,9 @@ _NUMPY = {
     "threshold": 1000,
 }
 _NUMPY_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+_FUTURE = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
 _DECIMAL = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 _RELOADER = ("enabled", "check_all", "autoload_obj", "hide_errors")
 
@@ -207,6 +214,14 @@ def _put_recursion(shell, found):
         sys.setrecursionlimit(found)
 
 
+def _future(shell):
+    return shell.compile.flags & _FUTURE
+
+
+def _put_future(shell, found):
+    shell.compile.flags |= found
+
+
 def _decimal(shell):
     decimal = sys.modules["decimal"]
     context, usual = decimal.getcontext(), decimal.DefaultContext
@@ -233,6 +248,8 @@ def _logging(shell):
     return {
         "level": logging.root.level,
         "disable": logging.root.manager.disable,
+        "raise": logging.raiseExceptions,
+        "warnings": getattr(logging, "_warnings_showwarning", None) is not None,
         "levels": levels,
         "handlers": _rows(logging.root),
         "own": {name: rows for name, rows in own.items() if rows},
@@ -287,6 +304,8 @@ def _style(form):
 def _put_logging(shell, found):
     logging.root.setLevel(found["level"])
     logging.disable(found["disable"])
+    logging.raiseExceptions = found["raise"]
+    logging.captureWarnings(found["warnings"])
     for name, level in found["levels"].items():
         logging.getLogger(name).setLevel(level)
     _put_handlers(logging.root, found["handlers"])
@@ -351,6 +370,7 @@ def _put_pandas(shell, found):
 #: In the order in which they are brought back. ``%precision`` changes NumPy's, too.
 _PARTS = {
     "recursion": (_recursion, _put_recursion),
+    "future": (_future, _put_future),
     "autoreload": (_autoreload, _put_autoreload),
     "config": (_config, _put_config),
     "alias": (_aliases, _put_aliases),
