@@ -87,6 +87,19 @@ class _State(ctypes.Structure):
     ]
 
 
+#: Begins a program with process numbers of its own, as in a container.
+APART = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+def needs_namespaces() -> None:
+    """Skip the test where that is not allowed."""
+    if os.getuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("a namespace is made by unshare, which needs root")
+    tried = subprocess.run([*APART, "true"], capture_output=True, timeout=PATIENCE, check=False)
+    if tried.returncode:
+        pytest.skip("namespaces of process numbers are not allowed here")
+
+
 @cache
 def libraries() -> Path:
     """The folder of the fake libraries; they are built once for each state of their sources."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_driver import GIB, MIB, NO_MEMORY, NO_PROCESS, FakeDriver
+from fake_driver import APART, GIB, MIB, NO_MEMORY, NO_PROCESS, FakeDriver, needs_namespaces
 from waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-_APART = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 CONTEXT = 256 * MIB
 
 
@@ -57,7 +55,7 @@ def tell(driver: FakeDriver, jupyter_dirs: Path) -> Story:
             ),
         }
         done = subprocess.run(
-            [*(_APART if apart else ()), sys.executable, HERE / "stories.py", name],
+            [*(APART if apart else ()), sys.executable, HERE / "stories.py", name],
             env=env,
             capture_output=True,
             text=True,
@@ -72,14 +70,6 @@ def tell(driver: FakeDriver, jupyter_dirs: Path) -> Story:
 
 
 _OURS = ("JUPYTER_GPU_SHARE_SIMULATE", "CUDA_VISIBLE_DEVICES")
-
-
-def needs_namespaces() -> None:
-    if os.getuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("a namespace is made by unshare, which needs root")
-    tried = subprocess.run([*_APART, "true"], capture_output=True, timeout=PATIENCE, check=False)
-    if tried.returncode:
-        pytest.skip("namespaces of process numbers are not allowed here")
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["plain", "container"])
