@@ -114,6 +114,26 @@ def test_a_framework_whose_interface_changed_works_and_says_so(frameworks: Path)
     assert "torch.cuda is not capped to this kernel's share" in done.stderr
 
 
+def test_a_framework_that_a_finder_of_its_own_finds_is_capped(
+    frameworks: Path, tmp_path: Path
+) -> None:
+    """As one that was installed to be worked on."""
+    away = tmp_path / "sources"
+    away.mkdir()
+    (frameworks / "tensorflow.py").rename(away / "tensorflow.py")
+    code = f"""
+import importlib.util, sys
+class Editable:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "tensorflow":
+            return importlib.util.spec_from_file_location(name, {str(away / "tensorflow.py")!r})
+sys.meta_path.append(Editable)
+import tensorflow; print(tensorflow.config.limits)
+"""
+    assert said(run(code, frameworks)) == "[('gpu0', 20480)]"
+
+
 def test_modules_keep_their_own_loader(frameworks: Path) -> None:
     code = "import torch.cuda as c; print(type(c.__spec__.loader).__name__, c.__file__[-7:])"
     assert said(run(code, frameworks)) == "SourceFileLoader cuda.py"

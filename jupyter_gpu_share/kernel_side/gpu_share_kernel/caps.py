@@ -9,7 +9,6 @@ outside.
 import os
 import sys
 import warnings
-from importlib.machinery import PathFinder
 
 _MIB = 2**20
 
@@ -45,10 +44,21 @@ class _Finder:
         cap = _CAPS.get(name)
         if cap is None:
             return None
-        spec = PathFinder.find_spec(name, path, target)
+        spec = _find(name, path, target)
         if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = _Loader(spec.loader, cap)  # type: ignore[assignment]
+            spec.loader = _Loader(spec.loader, cap)
         return spec
+
+
+def _find(name, path, target):
+    """What the finders behind ours find: an editable install has one of its own."""
+    for finder in sys.meta_path:
+        if isinstance(finder, _Finder) or not hasattr(finder, "find_spec"):
+            continue
+        spec = finder.find_spec(name, path, target)
+        if spec is not None:
+            return spec
+    return None
 
 
 class _Loader:

@@ -14,6 +14,7 @@ import gc
 import importlib
 import os
 import platform
+import sys
 import time
 
 from gpu_share_kernel import caps, cuda_signs
@@ -184,9 +185,16 @@ def _hindrance():
     if pids:
         return (
             "Child processes use the GPU, or may do so (%s); end them, for instance by closing "
-            "the data loader." % _few(pids)
+            "the data loader%s." % (_few(pids), _compilers())
         )
     return _too_little_memory(wanted)
+
+
+def _compilers():
+    """How the processes of torch.compile are ended, where there are any."""
+    if "torch._inductor.async_compile" not in sys.modules:
+        return ""
+    return ", or by `torch._inductor.async_compile.shutdown_compile_workers()`"
 
 
 def _too_old(driver):
