@@ -1026,6 +1026,17 @@ def test_a_kernel_moves_off_and_back(kernel: Session, gpus: Gpus) -> None:
     assert kernel.value("[state, same is state, driver.blocked]") == [[1], True, []]
 
 
+def test_children_of_one_that_holds_nothing_may_hold_something(kernel: Session) -> None:
+    """As a training that a cell has started: its memory does not leave with the kernel's share."""
+    kernel.run("import os, subprocess; from cuda.bindings import driver")
+    kernel.run("number = driver.open_driver()")
+    kernel.run("child = subprocess.Popen(['sleep', '60'], pass_fds=[number]); os.close(number)")
+    planned = kernel.ask("plan()", "vacate")
+    assert (planned["how"], planned["why"][:27]) == ("none", "Child processes use the GPU")
+    kernel.run("child.kill(); child.wait()")
+    assert kernel.ask("plan()", "vacate") == {"how": "nothing", "why": ""}
+
+
 def test_a_kernel_that_cannot_says_why(kernel: Session) -> None:
     kernel.run(f"from cuda.bindings import driver; driver.allocate({GIB}); driver.version = 12020")
     planned = kernel.ask("plan()", "vacate")
