@@ -30,14 +30,14 @@ def context_bytes(memory_bytes: int, whole_bytes: int) -> int:
     """Of a share, what is left for CUDA's context and its libraries, which no framework counts.
 
     They take from some 200 MiB on small GPUs to nearly 1 GiB on the largest, however small the
-    share; of that, half is theirs at most.
+    share is. Not measured: too much costs a user a little memory, and too little the cell.
 
     Parameters
     ----------
     memory_bytes: of the share, on one GPU.
     whole_bytes: of the GPU.
     """
-    usual = min(max(whole_bytes // 64, 256 * _MIB), 1024 * _MIB)
+    usual = min(max(whole_bytes // 64, 512 * _MIB), 1024 * _MIB)
     return min(usual, memory_bytes // 2)
 
 

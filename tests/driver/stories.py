@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -206,7 +207,8 @@ async def others(kernels: Kernels) -> dict[str, Any]:
     """Programs that hold no share use most of the GPU, and end."""
     runtime = Runtime.instance()
     engine = await runtime.call(runtime.engine())
-    found = {"fits": await runtime.call(engine.fits(None, Size.parse("1/2")))}
+    found: dict[str, Any] = {"fits": await runtime.call(engine.fits(None, Size.parse("1/2")))}
+    found["free"] = await free()
     driver.state.gpus[0].others = 0
 
     async def fits() -> bool:
@@ -231,6 +233,24 @@ async def split(kernels: Kernels) -> dict[str, Any]:
     found: dict[str, Any] = {"profiles": await eventually(profiles, "the split is seen")}
     found["started"] = _uuid(await kernels.start("2GiB"))
     return found
+
+
+async def mps(kernels: Kernels) -> dict[str, Any]:
+    """A control daemon of MPS, which is a fake that only listens, ends under a running server."""
+    control = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"]) / "control"
+    control.parent.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+        daemon.bind(str(control))
+        daemon.listen()
+        first = await kernels.start("1/4")
+    second = await kernels.start("1/4")
+    return {name: _isolation(each) for name, each in (("with", first), ("without", second))}
+
+
+def _isolation(manager: Any) -> str:
+    held = row(manager).share
+    assert held is not None
+    return held.isolation.value
 
 
 async def own(kernels: Kernels) -> dict[str, Any]:
@@ -258,7 +278,7 @@ def _uuid(manager: Any) -> str:
 
 
 STORIES: dict[str, Callable[[Kernels], Awaitable[dict[str, Any]]]] = {
-    each.__name__: each for each in (share, lie, asked, fill, lost, astray, others, split, own)
+    each.__name__: each for each in (share, lie, asked, fill, lost, astray, others, split, mps, own)
 }
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_driver import APART, GIB, MIB, NO_MEMORY, NO_PROCESS, FakeDriver, needs_namespaces
+from fake_driver import APART, GIB, MIB, NO_MEMORY, NO_PROCESS, TOLD, FakeDriver, needs_namespaces
 from waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -72,11 +72,18 @@ def tell(driver: FakeDriver, jupyter_dirs: Path) -> Story:
 _OURS = ("JUPYTER_GPU_SHARE_SIMULATE", "CUDA_VISIBLE_DEVICES")
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["plain", "container"])
-def test_a_share_is_somebody_elses_meanwhile(apart: bool, driver: FakeDriver, tell: Story) -> None:
-    """In a container the driver tells nothing of its processes: its word and the room prove it."""
+@pytest.mark.parametrize(
+    ("apart", "told", "used"),
+    [(False, TOLD, 10 * GIB + CONTEXT), (True, TOLD, None), (False, NO_MEMORY, None)],
+    ids=["plain", "container", "vgpu"],
+)
+def test_a_share_is_somebody_elses_meanwhile(
+    apart: bool, told: int, used: int | None, driver: FakeDriver, tell: Story
+) -> None:
+    """Where the driver tells nothing of its processes, its word and the room prove it."""
+    driver.state.told = told
     found = tell("share", apart=apart)
-    assert found["used"] == (None if apart else 10 * GIB + CONTEXT)
+    assert found["used"] == used
     assert (found["how"], found["state"]) == ("in-place", "released")
     assert (found["free"], found["in use"]) == (16 * GIB, 0)
     assert found["rival"] == 15 * GIB + 512 * MIB, "all that its context leaves"
@@ -157,7 +164,12 @@ def test_memory_of_others_is_not_given_out(driver: FakeDriver, tell: Story) -> N
     driver.state.gpus[0].others = 10 * GIB
     found = tell("others")
     assert found["fits"] == "It needs 8 GiB of one GPU; the emptiest has 6 GiB of 16 GiB free."
+    assert found["free"] == 6 * GIB
     assert found["later"] is None
+
+
+def test_a_daemon_of_mps_that_has_ended_promises_nothing(driver: FakeDriver, tell: Story) -> None:
+    assert tell("mps") == {"with": "mps", "without": "framework"}
 
 
 def test_a_gpu_that_is_split_meanwhile_is_offered_in_pieces(

@@ -475,13 +475,14 @@ class LocalEngine(Engine):
         result = []
         for gpu in found.gpus:
             pieces = held.get(gpu.uuid, [])
+            taken = sum(pieces) + self._machine.others.get(gpu.uuid, 0)
             result.append(
                 Capacity(
                     uuid=gpu.uuid,
                     model=gpu.model,
                     node=node,
                     memory_bytes=gpu.memory_bytes,
-                    free_bytes=max(0, gpu.memory_bytes - sum(pieces)),
+                    free_bytes=max(0, gpu.memory_bytes - taken),
                     profile=gpu.profile,
                     simulated=gpu.simulated,
                     kernels=len(pieces),
