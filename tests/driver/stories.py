@@ -123,6 +123,7 @@ async def asked(kernels: Kernels) -> dict[str, Any]:
     await run(client, "thread.join(30)")
     found["late"] = await run(client, "print(said)")
     found["in use"] = driver.used()
+    found["again"] = await release(manager)
     return found
 
 

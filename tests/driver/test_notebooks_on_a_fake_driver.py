@@ -134,6 +134,7 @@ def test_who_asked_only_whether_there_is_a_gpu_leaves_at_once(
     assert found["same process"]
     assert driver.calls() == {}
     assert (found["late"], found["in use"]) == ("['none']", 0), "no thread begins meanwhile"
+    assert found["again"] == "in-place", "one that was told of no GPU has nothing there"
 
 
 def test_a_training_that_fills_its_cap_is_not_stopped(driver: FakeDriver, tell: Story) -> None:

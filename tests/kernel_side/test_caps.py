@@ -82,6 +82,11 @@ def test_jax_starts_where_a_cell_has_set_its_new_variable(
     code += "os.environ['XLA_CLIENT_MEM_FRACTION'], 'XLA_PYTHON_CLIENT_MEM_FRACTION' in os.environ)"
     env = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2375"}
     assert said(run(code, frameworks, **env)) == f"{left} False"
+    # A saved kernel whose share is smaller now: what it had set comes back without ours.
+    gone = "del os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION']"
+    saved = code.replace("import jaxlib", f"{gone}; import jaxlib")
+    smaller = said(run(saved, frameworks, JUPYTER_GPU_SHARE_FRACTION="1/8", **env))
+    assert smaller == ("0.1 False" if asked == "0.1" else "0.125 False")
     alone = "import os, jaxlib; print(os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
     assert said(run(alone, frameworks, **env)) == "0.2375"
 

@@ -145,14 +145,18 @@ def _cap_tensorflow(tensorflow):
 def _cap_jax(jaxlib):
     """Leave JAX one name of its variable, with the lower of both: with two it does not start."""
     new, old = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
-    if new in os.environ and old in os.environ:
-        ours = os.environ.pop(old)
-        try:
-            lower = float(os.environ[new]) <= float(ours)
-        except ValueError:
-            lower = False
-        if not lower:
-            os.environ[new] = ours
+    if new not in os.environ:
+        return
+    ours = os.environ.pop(old, None)
+    if ours is None:  # one that was saved had both, and its share may be smaller now
+        above, _, below = os.environ.get("JUPYTER_GPU_SHARE_FRACTION", "1").partition("/")
+        ours = str(int(above) / int(below or 1))
+    try:
+        lower = float(os.environ[new]) <= float(ours)
+    except ValueError:
+        lower = False
+    if not lower:
+        os.environ[new] = ours
 
 
 def renew_torch():

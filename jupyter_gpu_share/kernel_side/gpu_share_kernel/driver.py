@@ -17,7 +17,7 @@ _CUDA = "libcuda.so"
 _OTHERS = ("libnvidia-opencl.so", "libnvidia-glcore.so", "libnvidia-eglcore.so")
 #: It opens the driver's files too, and only reads.
 _NVML = "libnvidia-ml.so"
-_SUCCESS, _NOT_INITIALIZED = 0, 3
+_SUCCESS, _NOT_INITIALIZED, _NO_DEVICE = 0, 3, 100
 _RUNNING = 0
 
 
@@ -114,7 +114,7 @@ def _began(library=None):
         return True
     number = ctypes.c_int()
     code = library.cuDeviceGetCount(ctypes.byref(number))
-    return {_SUCCESS: True, _NOT_INITIALIZED: False}.get(code)
+    return {_SUCCESS: True, _NOT_INITIALIZED: False, _NO_DEVICE: False}.get(code)
 
 
 def _runs(library):
