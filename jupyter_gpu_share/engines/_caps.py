@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-__all__ = ["framework_caps", "limits_of"]
+__all__ = ["context_bytes", "framework_caps", "limits_of"]
+
+_MIB = 2**20
 
 #: Variables of a kernel's environment that follow from how much it holds.
 _LIMITS = (
     "JUPYTER_GPU_SHARE_MEMORY_BYTES",
     "JUPYTER_GPU_SHARE_FRACTION",
     "JUPYTER_GPU_SHARE_ISOLATION",
+    "JUPYTER_GPU_SHARE_CAP_BYTES",
+    "XLA_CLIENT_MEM_FRACTION",
     "XLA_PYTHON_CLIENT_MEM_FRACTION",
     "CUPY_GPU_MEMORY_LIMIT",
 )
@@ -22,27 +26,51 @@ def limits_of(env: Mapping[str, str]) -> dict[str, str | None]:
     return {name: env.get(name) for name in _LIMITS}
 
 
+def context_bytes(memory_bytes: int, whole_bytes: int) -> int:
+    """Of a share, what is left for CUDA's context and its libraries, which no framework counts.
+
+    They take from some 200 MiB on small GPUs to nearly 1 GiB on the largest, however small the
+    share is. Not measured: too much costs a user a little memory, and too little the cell.
+
+    Parameters
+    ----------
+    memory_bytes: of the share, on one GPU.
+    whole_bytes: of the GPU.
+    """
+    usual = min(max(whole_bytes // 64, 512 * _MIB), 1024 * _MIB)
+    return min(usual, memory_bytes // 2)
+
+
 def framework_caps(
     memory_bytes: int, fraction: Fraction, base: Mapping[str, str]
 ) -> dict[str, str]:
     """For the frameworks that read their cap from the environment; hooks see to the others."""
-    # Rounded down to what the text can show, so that it is never more than the share.
-    ceiling = int(fraction * 10_000) / 10_000
+    whole = int(memory_bytes / fraction) if fraction > 0 else memory_bytes
+    cap = memory_bytes - context_bytes(memory_bytes, whole)
     caps = {
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{_lower(base, ceiling):.4f}",
+        "JUPYTER_GPU_SHARE_CAP_BYTES": str(cap),
+        **_xla_fraction(Fraction(cap, whole or 1), base),
         "XLA_PYTHON_CLIENT_PREALLOCATE": base.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false"),
         "TF_FORCE_GPU_ALLOW_GROWTH": base.get("TF_FORCE_GPU_ALLOW_GROWTH", "true"),
-        "CUPY_GPU_MEMORY_LIMIT": str(memory_bytes),
+        "CUPY_GPU_MEMORY_LIMIT": str(cap),
     }
     asked = base.get("CUPY_GPU_MEMORY_LIMIT", "")
-    if asked.isdigit() and 0 < int(asked) < memory_bytes:
+    if asked.isdigit() and 0 < int(asked) < cap:
         caps["CUPY_GPU_MEMORY_LIMIT"] = asked
     return caps
 
 
-def _lower(base: Mapping[str, str], ceiling: float) -> float:
+def _xla_fraction(ceiling: Fraction, base: Mapping[str, str]) -> dict[str, str]:
+    """JAX's own variable, under one of its names: with both set it does not start."""
+    new, old = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    name = new if new in base else old
+    # Rounded down to what the text can show, so that it is never more than the share, and not to
+    # nothing, which JAX takes for no limit.
+    most = max(int(ceiling * 1_000_000), 1) / 1_000_000
     try:
-        asked = float(base["XLA_PYTHON_CLIENT_MEM_FRACTION"])
+        asked = float(base[name])
     except (KeyError, ValueError):
-        return ceiling
-    return asked if 0 < asked < ceiling else ceiling
+        asked = most
+    text = f"{asked if 0 < asked < most else most:.6f}"
+    # The other name is taken out of what the user gave, where that had both.
+    return {name: text}

@@ -12,12 +12,21 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-__all__ = ["NOWHERE", "Place", "boot_id", "here"]
+__all__ = ["NOWHERE", "Place", "boot_id", "counts_as_driver", "here"]
 
 _PROC = Path("/proc")
 #: The namespace of process numbers that a machine starts with has this name on every Linux.
 _FIRST = "4026531836"
 _MACHINE = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+
+
+def counts_as_driver() -> bool:
+    """Whether process numbers mean the same here as to a GPU's driver, which counts in the first.
+
+    In other namespaces it tells numbers that mean other processes there, or own ones without their
+    memory.
+    """
+    return here().namespace == _FIRST
 
 
 @dataclass(frozen=True)

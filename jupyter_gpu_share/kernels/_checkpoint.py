@@ -233,11 +233,14 @@ class Keeper:
         try:
             moved = await self._told("vacate", patience=_LONG)
             self.moved = _amount(moved.get("most"))
-            # One that never opened a GPU has nothing there, whether it is listed or not.
-            await self._free(listed=seen or moved.get("how") == "nothing")
+            # One that has nothing on a GPU is listed nowhere; in containers none is.
+            nothing = moved.get("how") == "nothing" or moved.get("proven") is True
+            await self._free(listed=seen or nothing)
         except BaseException as error:
             await to_the_end(self.resume())
             if isinstance(error, GpuShareError):
+                with suppress(GpuShareError):  # one that an older version has started knows no such
+                    await self._told("failed", why=str(error))
                 raise NotPossible(f"The GPU's memory could not be moved away: {error}") from error
             raise
 

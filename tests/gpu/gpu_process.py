@@ -34,11 +34,14 @@ def missing() -> str:
     """Why nothing of this can run here, in a sentence; empty: it can."""
     if not any(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*")):
         return "This machine has no NVIDIA GPU, so nothing of the process checkpoint is run."
-    command = [PYTHON, "-c", "import torch; assert torch.cuda.is_available()"]
+    command = [PYTHON, "-c", "import ipykernel, torch; assert torch.cuda.is_available()"]
     try:
         subprocess.run(command, capture_output=True, check=True, timeout=120)
     except (OSError, subprocess.SubprocessError):
-        return f"{PYTHON} has no PyTorch that reaches a GPU: name another Python in GPU_PYTHON."
+        return (
+            f"{PYTHON} has no ipykernel, or no PyTorch that reaches a GPU: name another Python in "
+            "GPU_PYTHON."
+        )
     return ""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 FAKE_TORCH = """
 calls, queued = [], []
 class _Properties:
-    total_memory = 80 * 2**30
+    total_memory, uuid = 80 * 2**30, "0"
 def device_count(): return 2
 def get_device_properties(device): return _Properties
 def set_per_process_memory_fraction(fraction, device): calls.append((fraction, device))
@@ -44,6 +44,10 @@ class config:
     @classmethod
     def set_logical_device_configuration(cls, device, logical):
         cls.limits.append((device, logical[0].memory_limit))
+    class experimental:
+        @staticmethod
+        def set_memory_growth(device, enable):
+            raise ValueError("Cannot set memory growth on device when virtual devices configured")
 """
 
 

@@ -9,6 +9,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from agents import ARGV, DAEMON, Pod, both_ways, run
@@ -128,6 +129,25 @@ async def test_an_idle_executor_of_processes_is_none_until_it_gets_work(kernel: 
     assert line.startswith("child process `sleep 602`")
     kernel.run(f"os.kill({line[:-1].rpartition('(')[2]}, 9); pool.shutdown()")
     await nothing(kernel)
+
+
+async def test_the_compilers_of_torch_are_no_work(kernel: Session, tmp_path: Path) -> None:
+    """They are fakes: a process, and a thread that waits for it."""
+    worker = tmp_path / "torch" / "_inductor" / "compile_worker" / "__main__.py"
+    worker.parent.mkdir(parents=True)
+    worker.write_text("import sys; sys.stdin.read()")
+    kernel.run(
+        "import types\n"
+        "module = types.ModuleType('torch._inductor.compile_worker.subproc_pool')\n"
+        "module.os = os\n"
+        "exec('class SubprocPool:\\n    def _read_thread(self): os.read(self.pipe, 1)',"
+        " vars(module))\n"
+        "pool = module.SubprocPool(); pool.pipe, end = os.pipe()\n"
+        f"child = subprocess.Popen([sys.executable, {str(worker)!r}], stdin=subprocess.PIPE)\n"
+        "thread = threading.Thread(target=pool._read_thread, daemon=True); thread.start()"
+    )
+    await nothing(kernel)
+    kernel.run("child.stdin.close(); child.wait(); os.write(end, b'.'); thread.join()")
 
 
 async def test_threads_are_seen_until_they_end(kernel: Session) -> None:

@@ -56,6 +56,51 @@ def test_tensorflow_gets_one_logical_device(frameworks: Path) -> None:
     assert said(run(code, frameworks)) == "[('gpu0', 20480)]"
 
 
+def test_the_first_lines_of_notebooks_with_tensorflow_work(frameworks: Path) -> None:
+    """TensorFlow refuses to let memory grow of a device that has a limit, though it does grow."""
+    code = "import tensorflow as tf\n"
+    code += "for gpu in tf.config.list_physical_devices('GPU'):\n"
+    code += "    tf.config.experimental.set_memory_growth(gpu, True)\n"
+    code += "try: tf.config.experimental.set_memory_growth('gpu9', True)\n"
+    code += "except ValueError: print(tf.config.limits)"
+    assert said(run(code, frameworks)) == "[('gpu0', 20480)]"
+
+
+def test_frameworks_leave_room_for_the_context(frameworks: Path) -> None:
+    code = "import tensorflow, torch; torch.cuda.init(); print(tensorflow.config.limits)"
+    code += "; print(torch.cuda.calls)"
+    done = run(code, frameworks, JUPYTER_GPU_SHARE_CAP_BYTES=str(16 * GIB))
+    assert said(done) == "[('gpu0', 16384)]\n[(0.2, 0), (0.2, 1)]"
+
+
+@pytest.mark.parametrize(("asked", "left"), [("0.1", "0.1"), ("0.9", "0.2375"), ("x", "0.2375")])
+def test_jax_starts_where_a_cell_has_set_its_new_variable(
+    frameworks: Path, asked: str, left: str
+) -> None:
+    (frameworks / "jaxlib.py").write_text("")
+    code = f"import os; os.environ['XLA_CLIENT_MEM_FRACTION'] = '{asked}'; import jaxlib; print("
+    code += "os.environ['XLA_CLIENT_MEM_FRACTION'], 'XLA_PYTHON_CLIENT_MEM_FRACTION' in os.environ)"
+    env = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2375"}
+    assert said(run(code, frameworks, **env)) == f"{left} False"
+    # A saved kernel whose share is smaller now: what it had set comes back without ours.
+    gone = "del os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION']"
+    saved = code.replace("import jaxlib", f"{gone}; import jaxlib")
+    smaller = said(run(saved, frameworks, JUPYTER_GPU_SHARE_FRACTION="1/8", **env))
+    assert smaller == ("0.1 False" if asked == "0.1" else "0.125 False")
+    alone = "import os, jaxlib; print(os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
+    assert said(run(alone, frameworks, **env)) == "0.2375"
+
+
+def test_a_gpu_that_is_not_of_the_share_is_named_at_once(frameworks: Path) -> None:
+    code = "import torch; torch.cuda.init()"
+    share = {"JUPYTER_GPU_SHARE_UUID": "GPU-7"}
+    done = run(code, frameworks, **share)
+    assert done.returncode == 0
+    assert "no share of the GPU that it uses now (GPU-0)" in done.stderr
+    own = {"JUPYTER_GPU_SHARE_UUID": "GPU-7,GPU-0"}
+    assert run(code, frameworks, **own).stderr == ""
+
+
 def test_without_a_share_nothing_is_capped(frameworks: Path) -> None:
     code = "import tensorflow; print(tensorflow.config.limits)"
     assert said(run(code, frameworks, share=False)) == "[]"
@@ -72,6 +117,26 @@ def test_a_framework_whose_interface_changed_works_and_says_so(frameworks: Path)
     done = run("import torch; print(torch.cuda.ready)", frameworks)
     assert said(done) == "True"
     assert "torch.cuda is not capped to this kernel's share" in done.stderr
+
+
+def test_a_framework_that_a_finder_of_its_own_finds_is_capped(
+    frameworks: Path, tmp_path: Path
+) -> None:
+    """As one that was installed to be worked on."""
+    away = tmp_path / "sources"
+    away.mkdir()
+    (frameworks / "tensorflow.py").rename(away / "tensorflow.py")
+    code = f"""
+import importlib.util, sys
+class Editable:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "tensorflow":
+            return importlib.util.spec_from_file_location(name, {str(away / "tensorflow.py")!r})
+sys.meta_path.append(Editable)
+import tensorflow; print(tensorflow.config.limits)
+"""
+    assert said(run(code, frameworks)) == "[('gpu0', 20480)]"
 
 
 def test_modules_keep_their_own_loader(frameworks: Path) -> None:

@@ -130,7 +130,7 @@ class Process:
     def fails(self, expression: str) -> str:
         """The sentence with which it fails."""
         kind, answer = self._ask("eval", expression)
-        assert kind in ("RuntimeError", "_StepError"), (kind, answer)
+        assert kind in ("BusyError", "RuntimeError", "_StepError"), (kind, answer)
         return sentence(answer)
 
     @property
@@ -463,6 +463,27 @@ HINDRANCES: dict[str, tuple[str, str]] = {
             "mine = {'array': ManagedMemory()}"
         ),
         "Managed memory cannot be moved: a `managed_array` of Numba is in it; delete the array.",
+    ),
+    "a paged optimizer of bitsandbytes": (
+        (
+            "class GlobalPageManager: _instance = Thing(paged_tensors=[1])\n"
+            "module('bitsandbytes.functional', GlobalPageManager=GlobalPageManager)"
+        ),
+        (
+            "Managed memory cannot be moved: a paged optimizer of bitsandbytes uses it; delete the "
+            "optimizer, or take one without it."
+        ),
+    ),
+    "WSL2": (
+        "cuda.own_driver.open_files = lambda pid='self': {'dxg'}",
+        "NVIDIA's driver cannot checkpoint a process under WSL2.",
+    ),
+    "a GPU without a share": (
+        "cuda_signs.driver.contexts = lambda: ['GPU-a', 'GPU-b']",
+        (
+            "This kernel uses a GPU that it has no share of (GPU-b), where nobody keeps room for "
+            "it; leave `CUDA_VISIBLE_DEVICES` as it is."
+        ),
     ),
     "nothing tells the free memory": (
         "open(os.environ['FAKE_GPU'] + '/noload', 'w').close()",
@@ -993,7 +1014,7 @@ def test_a_kernel_moves_off_and_back(kernel: Session, gpus: Gpus) -> None:
     kernel.run(f"driver.allocate({3 * GIB})")
     pid = kernel.process.pid
     assert kernel.ask("plan()", "vacate") == {"how": "cuda", "why": ""}
-    moved = {"how": "cuda", "bytes": 3 * GIB, "most": 3 * GIB}
+    moved = {"how": "cuda", "bytes": 3 * GIB, "most": 3 * GIB, "proven": True}
     assert kernel.ask("vacate()", "vacate") == moved
     assert (gpus.used(pid), kernel.value("driver.state")) == (None, "CHECKPOINTED")
     gpus.neighbour(79 * GIB)
@@ -1003,6 +1024,17 @@ def test_a_kernel_moves_off_and_back(kernel: Session, gpus: Gpus) -> None:
     assert kernel.ask("resume()", "vacate") is None
     assert (gpus.used(pid), kernel.value("driver.state")) == (3 * GIB, "RUNNING")
     assert kernel.value("[state, same is state, driver.blocked]") == [[1], True, []]
+
+
+def test_children_of_one_that_holds_nothing_may_hold_something(kernel: Session) -> None:
+    """As a training that a cell has started: its memory does not leave with the kernel's share."""
+    kernel.run("import os, subprocess; from cuda.bindings import driver")
+    kernel.run("number = driver.open_driver()")
+    kernel.run("child = subprocess.Popen(['sleep', '60'], pass_fds=[number]); os.close(number)")
+    planned = kernel.ask("plan()", "vacate")
+    assert (planned["how"], planned["why"][:27]) == ("none", "Child processes use the GPU")
+    kernel.run("child.kill(); child.wait()")
+    assert kernel.ask("plan()", "vacate") == {"how": "nothing", "why": ""}
 
 
 def test_a_kernel_that_cannot_says_why(kernel: Session) -> None:

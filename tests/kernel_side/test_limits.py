@@ -23,7 +23,7 @@ GIB = 2**30
 #: What a server asks for where the kernel gets so many GiB of the 80 of its GPU.
 SHARE = """
 import os
-from gpu_share_kernel import cuda_signs, limits, vacate
+from gpu_share_kernel import cuda_signs, driver, limits, vacate
 def share(gib):
     return {"JUPYTER_GPU_SHARE_MEMORY_BYTES": str(gib * 2**30),
             "JUPYTER_GPU_SHARE_FRACTION": "%d/80" % gib,
@@ -39,7 +39,7 @@ def refused(gib):
 def opened(used: int | None) -> str:
     """The driver is open, and NVML tells so many bytes in use."""
     return (
-        "vacate.opened_nvidia = lambda: True\n"
+        "driver.reached = lambda: True\n"
         f"cuda_signs.devices = lambda pid: {{'GPU-0': (0, 1), 'GPU-1': ({used}, 1)}}\n"
     )
 

@@ -342,8 +342,10 @@ async def test_a_kernel_that_the_server_ended_did_not_want_memory(pod: Pod) -> N
 
 @pytest.mark.slow
 @as_first_process
-async def test_a_driver_that_comes_with_the_container_is_read(library: str, first: Pod) -> None:
-    """The library is a fake. The agent has the number 1 there, the importing process 2."""
+async def test_numbers_of_a_container_are_not_taken_for_the_drivers(
+    library: str, first: Pod
+) -> None:
+    """The library is a fake. It tells of processes that have our numbers outside."""
     env = {
         "LD_LIBRARY_PATH": str(Path(library).parent),
         "FAKE_NVML": "two",
@@ -352,6 +354,6 @@ async def test_a_driver_that_comes_with_the_container_is_read(library: str, firs
     first.boot(before=FAST, env=env)
     link = first.link()
     await link.start("r1", ["sleep", "600"], {}, None)
-    await eventually(lambda: link.state and link.state.used_bytes == 7 * MIB, "the GPU is read")
+    await eventually(lambda: link.state and link.state.utilization == 0.4, "the GPU is read")
     assert link.state is not None
-    assert link.state.utilization == 0.4
+    assert link.state.used_bytes is None, "the driver counts processes as they are outside"

@@ -127,7 +127,7 @@ def test_a_share_is_told_and_the_frameworks_keep_to_it() -> None:
     told = share_environment(share, {})
     assert told["JUPYTER_GPU_SHARE_UUID"] == "GPU-1,GPU-2"
     assert told["JUPYTER_GPU_SHARE_FRACTION"] == "1/4"
-    assert told["CUPY_GPU_MEMORY_LIMIT"] == str(20 * 2**30)
+    assert told["CUPY_GPU_MEMORY_LIMIT"] == str(19 * 2**30), "1 GiB is CUDA's own"
     assert "JUPYTER_GPU_SHARE_SIMULATED_BYTES" not in told
     lower = {"CUPY_GPU_MEMORY_LIMIT": str(2**30)}
     assert share_environment(share, lower)["CUPY_GPU_MEMORY_LIMIT"] == str(2**30)

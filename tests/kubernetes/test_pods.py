@@ -34,6 +34,7 @@ FILES = [
             "cuda",
             "cuda_signs",
             "devices",
+            "driver",
             "farewell",
             "hooks",
             "interrupts",

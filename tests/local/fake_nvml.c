@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { SUCCESS = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7, NO_DRIVER = 9,
        NO_FUNCTION = 13 };
@@ -160,6 +161,7 @@ int nvmlDeviceGetProcessUtilization(Device *device, Sample *found, unsigned int 
         memset(&found[n], 0, sizeof found[n]);
         found[n].pid = rows[n].pid;
         found[n].sm = 40;
+        found[n].stamp = (unsigned long long)time(NULL) * 1000000;
     }
     *count = number;
     return SUCCESS;

@@ -36,6 +36,7 @@ def make(
         gpus=gpus,
         language=language,
         mps=options.pop("mps", NO_MPS),
+        numbered=options.pop("numbered", False),
         kernel_side=Path("/kernel-side"),
         token="claim",
         simulated_dir=Path("/simulated"),
@@ -72,25 +73,52 @@ def test_of_another_share_around_the_server_nothing_is_told(gpus: tuple[Gpu, ...
 
 def test_framework_caps() -> None:
     env, _ = make(REAL)
-    assert env["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.2500"
+    assert env["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.237500"
     assert env["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert env["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
-    assert env["CUPY_GPU_MEMORY_LIMIT"] == str(20 * GIB)
+    assert env["CUPY_GPU_MEMORY_LIMIT"] == env["JUPYTER_GPU_SHARE_CAP_BYTES"] == str(19 * GIB)
 
 
 def test_a_third_is_never_rounded_up() -> None:
     env, _ = make(REAL, memory=80 * GIB // 3, fraction=Fraction(1, 3))
-    assert env["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.3333"
+    assert env["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.320833"
 
 
 @pytest.mark.parametrize(
-    ("asked", "xla", "cupy"), [("0.1", "0.1000", "1000"), ("0.9", "0.2500", str(20 * GIB))]
+    ("asked", "xla", "cupy"), [("0.1", "0.100000", "1000"), ("0.9", "0.237500", str(19 * GIB))]
 )
 def test_users_may_ask_for_less_but_not_for_more(asked: str, xla: str, cupy: str) -> None:
     limit = "1000" if asked == "0.1" else str(70 * GIB)
     base = {"XLA_PYTHON_CLIENT_MEM_FRACTION": asked, "CUPY_GPU_MEMORY_LIMIT": limit}
     env, _ = make(REAL, base=base)
     assert (env["XLA_PYTHON_CLIENT_MEM_FRACTION"], env["CUPY_GPU_MEMORY_LIMIT"]) == (xla, cupy)
+
+
+@pytest.mark.parametrize("name", ["XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"])
+def test_jax_is_told_under_the_name_that_the_user_has_used(name: str) -> None:
+    """It does not start where both of its variables are set."""
+    env, _ = make(REAL, base={name: "0.9"})
+    told = {key: value for key, value in env.items() if key.endswith("CLIENT_MEM_FRACTION")}
+    assert told == {name: "0.237500"}
+
+
+def test_no_share_is_so_small_that_jax_takes_it_for_no_limit() -> None:
+    env, _ = make(REAL, memory=2**20)
+    assert float(env["XLA_PYTHON_CLIENT_MEM_FRACTION"]) > 0
+
+
+@pytest.mark.parametrize("gib", [1, 4, 20, 79])
+def test_what_frameworks_may_take_and_a_context_are_a_share(gib: int) -> None:
+    env, _ = make(REAL, memory=gib * GIB)
+    left = gib * GIB - int(env["JUPYTER_GPU_SHARE_CAP_BYTES"])
+    assert min(gib * GIB // 2, GIB) <= left <= GIB
+
+
+def test_of_unequal_gpus_a_part_is_that_of_the_largest() -> None:
+    small = Gpu("GPU-1", "L4", 1, 24 * GIB)
+    env, _ = make(small, REAL, memory=12 * GIB, fraction=Fraction(1, 2))
+    part = float(env["XLA_PYTHON_CLIENT_MEM_FRACTION"])
+    assert part * REAL.memory_bytes <= 12 * GIB
 
 
 def test_a_whole_gpu_has_no_caps_and_is_not_called_hardware() -> None:
@@ -118,6 +146,15 @@ def test_mps_limits_each_device_as_the_kernel_counts_them() -> None:
     assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
     assert env["CUDA_MPS_PIPE_DIRECTORY"] == "/run/mps"
     assert env["CUDA_VISIBLE_DEVICES"] == "GPU-0,GPU-7"
+
+
+def test_gpus_are_named_by_number_where_cuda_counts_as_nvml_does() -> None:
+    """vLLM and others read the variable as numbers, and know nothing else."""
+    third = Gpu("GPU-7", "A100", 2, 80 * GIB)
+    env, _ = make(REAL, third, numbered=True)
+    assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]) == ("0,2", "PCI_BUS_ID")
+    assert env["JUPYTER_GPU_SHARE_UUID"] == "GPU-0,GPU-7"
+    assert make(REAL, numbered=True, mps=MPS)[0]["CUDA_VISIBLE_DEVICES"] == "GPU-0"
 
 
 def test_without_a_share_no_gpu_is_visible() -> None:

@@ -58,6 +58,20 @@ def test_several_devices_are_different_gpus() -> None:
     assert uuids("2x1/2", gpus(80, 80), G0=60) is None
 
 
+def test_of_unequal_gpus_the_same_memory_is_held() -> None:
+    """Programs are told one amount for all of their GPUs."""
+    pieces = place(Size.parse("2x1/2"), gpus(24, 80), {})
+    assert pieces is not None
+    assert {piece.memory_bytes for piece in pieces} == {12 * GIB}
+
+
+def test_several_mig_instances_are_of_no_use_to_one_program() -> None:
+    for text in ("2xmig-1g.10gb", "2x10GiB"):
+        assert uuids(text, mig()) is None
+        assert "one MIG instance only" in (never_fits(Size.parse(text), mig()) or "")
+    assert uuids("10GiB", mig()) is not None
+
+
 def test_mig_instances_go_whole_to_their_profile() -> None:
     on = [*mig(), Gpu("G1", "A100", 1, 80 * GIB)]
     assert uuids("mig-1g.10gb", on) == ["M0"]

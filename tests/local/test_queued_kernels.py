@@ -179,7 +179,7 @@ async def test_a_claim_of_another_container_is_told_and_not_measured(
         read.append(running)
         return {}
 
-    monkeypatch.setattr(engine, "_read", readings)
+    monkeypatch.setattr(engine._machine, "read", readings)
     (row,) = await engine.allocations()
     assert "another container on node7" in row.reason
     assert read == [{}]

@@ -100,6 +100,7 @@ class Contents:
     pieces: by the claims' token.
     views: servers that are not in it see all GPUs.
     viewer: the server that asks.
+    others: bytes by uuid that are used without a share.
 
     Raises
     ------
@@ -113,13 +114,14 @@ class Contents:
         pieces: Mapping[str, tuple[Piece, ...]],
         views: Views,
         viewer: str,
+        others: Mapping[str, int],
     ) -> None:
         self.rows = rows
         self._gpus = gpus
         self._views = views
         self._viewer = viewer
         self._pieces = pieces
-        self._used: dict[str, int] = {}
+        self._used: dict[str, int] = dict(others)
         for held in pieces.values():
             for piece in held:
                 self._used[piece.uuid] = self._used.get(piece.uuid, 0) + piece.memory_bytes

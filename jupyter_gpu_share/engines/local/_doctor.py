@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import AbsentGpuError, GpuShareError, LedgerError
 from ...size import format_bytes
+from .._places import counts_as_driver
 from ..base import Finding
 from ._enforcement import MpsStatus
+from ._gpu import Gpu
 from ._inventory import WAY_OUT, Inventory
 from ._ledger import Claim
 
@@ -18,6 +20,7 @@ __all__ = [
     "about_mps",
     "about_no_gpu",
     "about_no_ledger",
+    "about_others",
     "about_unknown",
     "unknown_holder",
 ]
@@ -39,6 +42,16 @@ def about_gpus(found: Inventory) -> list[Finding]:
     for gpu in found.gpus:
         kind = f"MIG {gpu.profile} of GPU {gpu.index}" if gpu.profile else f"GPU {gpu.index}"
         lines.append(Finding("ok", f"{kind}: {gpu.model}, {format_bytes(gpu.memory_bytes)}."))
+    lines += [Finding("error", trouble) for trouble in found.troubles]
+    if not found.simulation and not counts_as_driver():
+        lines.append(
+            Finding(
+                "note",
+                "This container has process numbers of its own, so what a kernel uses of a GPU is "
+                "not known: no cell is stopped above its share.",
+                "Start the container with the machine's process numbers (docker run --pid=host).",
+            )
+        )
     return lines
 
 
@@ -67,6 +80,20 @@ def about_no_ledger(path: Path, error: LedgerError) -> Finding:
     what, _, fix = str(error).partition("; ")
     fix = fix[:1].upper() + fix[1:] or f"Look at the file {path}."
     return Finding("error", f"{what.rstrip('.')}.", fix)
+
+
+def about_others(gpus: Sequence[Gpu], others: Mapping[str, int]) -> list[Finding]:
+    """A line for each GPU that is used without a share."""
+    return [
+        Finding(
+            "note",
+            f"{format_bytes(others[gpu.uuid])} of GPU {gpu.index} are used without a share, and "
+            "not given out.",
+            "See whose they are: nvidia-smi",
+        )
+        for gpu in gpus
+        if gpu.uuid in others
+    ]
 
 
 def about_mps(status: MpsStatus) -> Finding:

@@ -27,6 +27,7 @@ _TOLD = frozenset(
         "JUPYTER_GPU_SHARE_MEMORY_BYTES",
         "JUPYTER_GPU_SHARE_FRACTION",
         "JUPYTER_GPU_SHARE_ISOLATION",
+        "JUPYTER_GPU_SHARE_CAP_BYTES",
         "JUPYTER_GPU_SHARE_SIMULATED_DIR",
         "JUPYTER_GPU_SHARE_SIMULATED_BYTES",
         CLAIM_VARIABLE,
@@ -80,6 +81,7 @@ def environment(
     token: str,
     simulated_dir: Path,
     base: Mapping[str, str],
+    numbered: bool = False,
 ) -> tuple[dict[str, str], Isolation]:
     """What to add to :func:`without_share` for a kernel, and the isolation that this gives.
 
@@ -87,6 +89,8 @@ def environment(
     ----------
     memory_bytes, fraction: of each GPU in ``gpus``.
     base: the environment so far. What the user set in it is kept where it asks for less.
+    numbered: CUDA counts the GPUs as NVML does. Libraries that read the number of a whole GPU can
+        then do so; many know nothing else.
     """
     added = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(kernel_side), base.get("PYTHONPATH")])),
@@ -105,7 +109,7 @@ def environment(
         "JUPYTER_GPU_SHARE_FRACTION": str(fraction),
         "JUPYTER_GPU_SHARE_ISOLATION": isolation.value,
         CLAIM_VARIABLE: token,
-        "CUDA_VISIBLE_DEVICES": "" if simulated else uuids,
+        "CUDA_VISIBLE_DEVICES": "" if simulated else _visible(gpus, isolation, numbered),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
     if simulated:
@@ -115,8 +119,17 @@ def environment(
     if isolation is Isolation.MPS:
         added |= _mps_limits(memory_bytes, fraction, len(gpus), mps)
     if any(memory_bytes < gpu.memory_bytes for gpu in gpus):
-        added |= framework_caps(memory_bytes, fraction, base)
+        # Some frameworks count a part of whichever GPU: it is that of the largest.
+        part = min(Fraction(memory_bytes, gpu.memory_bytes) for gpu in gpus)
+        added |= framework_caps(memory_bytes, min(part, fraction), base)
     return added, isolation
+
+
+def _visible(gpus: Sequence[Gpu], isolation: Isolation, numbered: bool) -> str:
+    """How CUDA is told of the GPUs. A daemon of MPS counts in its own way."""
+    if numbered and isolation is not Isolation.MPS:
+        return ",".join(str(gpu.index) for gpu in gpus)
+    return ",".join(gpu.uuid for gpu in gpus)
 
 
 def _isolation(gpus: Sequence[Gpu], memory_bytes: int, language: str, mps: MpsStatus) -> Isolation:

@@ -42,15 +42,16 @@ from ..base import (
 )
 from . import _doctor
 from ._enforcement import MpsStatus, environment, mps_status, without_share
-from ._folders import kernel_folder, ledger_folder, sweep_kernel_folders
+from ._folders import kernel_folder, ledger_folder
 from ._gpu import Gpu
-from ._inventory import Inventory, inventory
+from ._inventory import Inventory
 from ._ledger import Claim, Ledger
 from ._leftovers import Leftovers
+from ._machine import Machine, processes_of
 from ._placement import never_fits
 from ._process import KernelProcess, choose_transport, make_connection
 from ._simulated import slug
-from ._usage import Reader, Reading
+from ._usage import Reading
 from ._watcher import Watcher
 
 __all__ = ["LocalEngine"]
@@ -69,8 +70,10 @@ class _Kernel:
     share: Share
     token: str
     supervisor: Supervisor
+    mps: MpsStatus  #: as it was when the process started
     process: KernelProcess | None = None
     lent: bool = False  #: its share was given back while the process lives
+    told: str = ""  #: the last notice about its GPUs
 
     @property
     def independent(self) -> bool:
@@ -159,12 +162,12 @@ class LocalEngine(Engine):
         # One thread: the ledger's connection belongs to it, and work on it keeps its order.
         self._desk = ThreadPoolExecutor(1, thread_name_prefix="gpu-share-ledger")
         self._ledger: Ledger | None = None
-        self._inventory: Inventory | None = None
-        self._mps: MpsStatus | None = None
-        self._reader: Reader | None = None
         self._kernels: dict[str, _Kernel] = {}
         self._holder: Holder = this_process()
         self._watcher = Watcher(self._at_ledger, lambda: self.queue_interval)
+        self._machine = Machine(
+            self._at_ledger, self._watcher.look, lambda: self.simulate, lambda: self._simulated_dir
+        )
         self._leftovers = Leftovers()
         self._closed = False
         self._owed: set[asyncio.Task[None]] = set()
@@ -175,12 +178,11 @@ class LocalEngine(Engine):
         """See :meth:`Engine.start <jupyter_gpu_share.engines.base.Engine.start>`."""
         try:
             share, token = await self._hold(request, report)
-            additions, isolation = await self._environment(request, share, token)
+            mps = await self._mps()
+            additions, isolation = await self._environment(request, share, token, mps)
             share = _with_isolation(share, isolation)
             report(Starting(share))
-            kernel = _Kernel(
-                request, share, token, Supervisor(share.memory_bytes * len(share.devices))
-            )
+            kernel = _Kernel(request, share, token, Supervisor(share.memory_bytes), mps)
             self._kernels[request.kernel_id] = kernel
             kernel.process = await self._spawn(request, additions)
             await self._record(kernel)
@@ -201,24 +203,41 @@ class LocalEngine(Engine):
         claim = await self._wait_for_turn(
             lambda ledger: ledger.claim(kernel_id, size, self._holder, _info(request)), report
         )
+        found = await self._gpus()  # they may have changed while it waited
         return _share_of(claim, found.gpus), claim.token
 
     async def _wait_for_turn(self, ask: Callable[[Ledger], Claim], report: Report) -> Claim:
-        return await self._watcher.wait(await self._at_ledger(ask), report)
+        claim = await self._at_ledger(ask)
+        if claim.held:
+            return claim
+        following = asyncio.create_task(self._machine.follow())
+        try:
+            return await self._watcher.wait(claim, report)
+        finally:
+            following.cancel()
+
+    async def _mps(self) -> MpsStatus:
+        """Whether MPS runs now: without its daemon CUDA runs on without its limits."""
+        return MpsStatus.absent() if self.mps == "off" else await in_thread(mps_status)
 
     async def _environment(
-        self, request: KernelRequest, share: Share, token: str
+        self, request: KernelRequest, share: Share, token: str, mps: MpsStatus
     ) -> tuple[dict[str, str], Isolation]:
-        gpus = {gpu.uuid: gpu for gpu in self._inventory.gpus} if self._inventory else {}
-        if self._mps is None:
-            off = self.mps == "off"
-            self._mps = MpsStatus.absent() if off else await in_thread(mps_status)
+        found = self._machine.known or Inventory(())
+        gpus = {gpu.uuid: gpu for gpu in found.gpus}
+        if not share.devices:
+            own = []
+        elif lacking := [device for device in share.devices if device.uuid not in gpus]:
+            raise NoGpuError(f"{lacking[0].uuid} is not there any more; start the kernel again.")
+        else:
+            own = [gpus[device.uuid] for device in share.devices]
         return environment(
             memory_bytes=share.memory_bytes,
             fraction=share.fraction,
-            gpus=[gpus[device.uuid] for device in share.devices],
+            gpus=own,
             language=request.language,
-            mps=self._mps,
+            mps=mps,
+            numbered=found.numbered,
             kernel_side=KERNEL_SIDE,
             token=token,
             simulated_dir=self._simulated_dir,
@@ -383,7 +402,9 @@ class LocalEngine(Engine):
         memory = min(size.bytes_of(gpu.memory_bytes) for gpu in own)
         fraction = _fraction(size, memory, own[0].memory_bytes)
         share = replace(kernel.share, memory_bytes=memory, fraction=fraction)
-        additions, isolation = await self._environment(kernel.request, share, kernel.token)
+        additions, isolation = await self._environment(
+            kernel.request, share, kernel.token, kernel.mps
+        )
         limits = limits_of({**kernel.request.env, **additions})
         return Change(_with_isolation(share, isolation), limits)
 
@@ -400,7 +421,7 @@ class LocalEngine(Engine):
         ):
             raise EngineError(f"Others were faster: its GPU has no room for {size} any more.")
         kernel.request, kernel.share = request, planned.share
-        kernel.supervisor = Supervisor(kernel.share.memory_bytes * len(kernel.share.devices))
+        kernel.supervisor = Supervisor(kernel.share.memory_bytes)
         self._watcher.look()
         return kernel.share
 
@@ -409,7 +430,9 @@ class LocalEngine(Engine):
         kernel = self._kernels.get(kernel_id)
         if kernel is None or not kernel.token:
             return {}
-        additions, _ = await self._environment(kernel.request, kernel.share, kernel.token)
+        additions, _ = await self._environment(
+            kernel.request, kernel.share, kernel.token, kernel.mps
+        )
         return limits_of({**kernel.request.env, **additions})
 
     # -- readings ----------------------------------------------------------------------------
@@ -425,23 +448,21 @@ class LocalEngine(Engine):
             return {}
         with suppress(LedgerError):  # told where something is asked of it
             await self._at_ledger(lambda ledger: ledger.follow())
-        readings = await self._read(running)
+        readings = await self._machine.read(running)
         result: dict[str, Usage] = {}
         for kernel_id, reading in readings.items():
             kernel = self._kernels.get(kernel_id)
             if kernel is None:
                 continue
-            verdict = kernel.supervisor.judge(reading.used_bytes, busy=kernel_id in busy)
+            uuids = [device.uuid for device in kernel.share.devices]
+            verdict = kernel.supervisor.judge(reading.most_of(uuids), busy=kernel_id in busy)
             if verdict.interrupt:
                 await self.signal(kernel_id, signal.SIGINT)
-            result[kernel_id] = Usage(reading.used_bytes, reading.utilization, verdict.notice)
+            news, told = self._machine.news(kernel.share, reading), kernel.told
+            kernel.told = news
+            notice = news if news and news != told else verdict.notice
+            result[kernel_id] = Usage(reading.used_bytes, reading.utilization, notice)
         return result
-
-    async def _read(self, running: Mapping[str, int]) -> dict[str, Reading]:
-        found = await self._gpus()
-        if self._reader is None:
-            self._reader = Reader(found, self._simulated_dir)
-        return await in_thread(self._reader.read, running)
 
     async def capacity(self) -> list[Capacity]:
         """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
@@ -454,13 +475,14 @@ class LocalEngine(Engine):
         result = []
         for gpu in found.gpus:
             pieces = held.get(gpu.uuid, [])
+            taken = sum(pieces) + self._machine.others.get(gpu.uuid, 0)
             result.append(
                 Capacity(
                     uuid=gpu.uuid,
                     model=gpu.model,
                     node=node,
                     memory_bytes=gpu.memory_bytes,
-                    free_bytes=max(0, gpu.memory_bytes - sum(pieces)),
+                    free_bytes=max(0, gpu.memory_bytes - taken),
                     profile=gpu.profile,
                     simulated=gpu.simulated,
                     kernels=len(pieces),
@@ -473,9 +495,7 @@ class LocalEngine(Engine):
         """See :meth:`Engine.allocations <jupyter_gpu_share.engines.base.Engine.allocations>`."""
         found = await self._gpus()
         claims = await self._claims()
-        readings = await self._read(
-            {c.kernel_id: c.kernel.pid for c in claims if c.kernel and c.place.is_here}
-        )
+        readings = await self._machine.read(processes_of(claims))
         return [_allocation(claim, found.gpus, readings.get(claim.kernel_id)) for claim in claims]
 
     async def rounding(self, size: Size) -> str:
@@ -516,6 +536,7 @@ class LocalEngine(Engine):
         try:
             found = await self._gpus()
             findings += _doctor.about_gpus(found)
+            findings += _doctor.about_others(found.gpus, self._machine.others)
             # Nothing of MPS concerns a machine without a GPU, or a simulated one.
             if self.mps == "auto" and not found.simulation:
                 findings.append(_doctor.about_mps(await in_thread(mps_status)))
@@ -572,20 +593,7 @@ class LocalEngine(Engine):
         return self._folder / "simulated"
 
     async def _gpus(self) -> Inventory:
-        """The GPUs of this machine, looked up once.
-
-        Raises
-        ------
-        NoGpuError
-        """
-        if self._inventory is None:
-            found = await in_thread(inventory, self.simulate or None)
-            await self._at_ledger(lambda ledger: ledger.set_gpus(found.gpus))
-            if found.simulation:
-                await in_thread(self._simulated_dir.mkdir, mode=0o700, exist_ok=True)
-            await in_thread(sweep_kernel_folders)
-            self._inventory = found
-        return self._inventory
+        return await self._machine.gpus()
 
     async def _claims(self) -> list[Claim]:
         """What is held and who waits, of all processes that are alive."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import AbsentGpuError, NoGpuError
+from .._places import counts_as_driver
 from ._gpu import Gpu
 from ._simulated import parse_simulation
 
@@ -18,6 +21,10 @@ WAY_OUT = (
     "Choose size 0 for a kernel without a GPU, or set JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB to "
     "simulate GPUs."
 )
+#: Which GPUs this server may use, as CUDA reads it.
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+#: Seconds that samples of utilisation count: drivers keep those of programs that have long ended.
+_RECENT = 5.0
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,17 @@ class Inventory:
     ----------
     driver: version of NVIDIA's driver; None for simulated GPUs.
     simulation: the text that describes simulated GPUs; empty for real ones.
+    troubles: sentences about GPUs that are not offered.
+    in_use: bytes by uuid that programs have of each whole GPU, whoever they are.
+    numbered: CUDA counts the GPUs as NVML does, where it is told to go by their place on the bus.
     """
 
     gpus: tuple[Gpu, ...]
     driver: str | None = None
     simulation: str = ""
+    troubles: tuple[str, ...] = ()
+    in_use: Mapping[str, int] = field(default_factory=dict)
+    numbered: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,12 +56,16 @@ class ProcessUse:
     utilization: float | None
 
 
-def inventory(simulation: str | None = None) -> Inventory:
+def inventory(simulation: str | None = None, environ: Mapping[str, str] = os.environ) -> Inventory:
     """Look up the GPUs. Blocks for as long as the driver takes.
+
+    Each GPU is asked by itself: one that does not answer is left out. So are those that the
+    environment keeps from this server: they are somebody else's.
 
     Parameters
     ----------
     simulation: describes GPUs to simulate; no real one is looked up then.
+    environ: of this server.
 
     Raises
     ------
@@ -60,11 +77,67 @@ def inventory(simulation: str | None = None) -> Inventory:
     with _nvml() as nvml:
         driver = _text(nvml.nvmlSystemGetDriverVersion())
         gpus: list[Gpu] = []
-        for index in range(nvml.nvmlDeviceGetCount()):
-            gpus += _gpus_of(nvml, index)
+        troubles: list[str] = []
+        in_use: dict[str, int] = {}
+        number = nvml.nvmlDeviceGetCount()
+        for index in range(number):
+            try:
+                found = _gpus_of(nvml, index)
+                in_use |= _in_use(nvml, found)
+            except nvml.NVMLError as error:
+                troubles.append(_trouble(nvml, index, error))
+                continue
+            gpus += found
     if not gpus:
-        raise AbsentGpuError(f"The NVIDIA driver is here but sees no GPU. {WAY_OUT}")
-    return Inventory(tuple(gpus), driver=driver)
+        why = " ".join(troubles) or "The NVIDIA driver is here but sees no GPU."
+        raise AbsentGpuError(f"{why} {WAY_OUT}")
+    allowed = _visible(gpus, environ.get(_VISIBLE))
+    if not allowed:
+        raise AbsentGpuError(
+            f"The server was started with {_VISIBLE}={environ.get(_VISIBLE)!r}, which leaves it no "
+            f"GPU; start it without. {WAY_OUT}"
+        )
+    # CUDA counts neither what is lost nor a GPU that is to be split, and instances apart.
+    numbered = len(gpus) == number and not any(gpu.profile for gpu in gpus)
+    return Inventory(
+        tuple(allowed), driver, troubles=tuple(troubles), in_use=in_use, numbered=numbered
+    )
+
+
+def _trouble(nvml: Any, index: int, error: Exception) -> str:
+    if isinstance(error, nvml.NVMLError_NotSupported):
+        return f"GPU {index} has no memory of its own that could be shared out."
+    return f"GPU {index} does not answer ({error}) and is not offered; nvidia-smi says more."
+
+
+def _in_use(nvml: Any, gpus: Collection[Gpu]) -> dict[str, int]:
+    """Bytes that are in use of whole GPUs, the driver's own left out."""
+    found = {}
+    for gpu in gpus:
+        if gpu.profile is None:
+            info = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(gpu.uuid))
+            found[gpu.uuid] = max(0, gpu.memory_bytes - int(info.free))
+    return found
+
+
+def _visible(gpus: list[Gpu], text: str | None) -> list[Gpu]:
+    """Those that CUDA would show to this server: by number or by how the UUID begins.
+
+    What comes after a name that means none of them is not seen, as CUDA has it.
+    """
+    if text is None:
+        return gpus
+    found: list[Gpu] = []
+    for name in (part.strip() for part in text.split(",")):
+        if name.isdigit():
+            named = [gpu for gpu in gpus if gpu.index == int(name)]
+        else:
+            named = [gpu for gpu in gpus if name and name in (gpu.uuid, gpu.parent)]
+            named = named or [gpu for gpu in gpus if name and gpu.uuid.startswith(name)]
+        if not named:
+            break
+        found += [gpu for gpu in named if gpu not in found]
+    return sorted(found, key=gpus.index)
 
 
 def real_use(gpus: Collection[Gpu], pids: Collection[int]) -> dict[int, ProcessUse]:
@@ -72,7 +145,7 @@ def real_use(gpus: Collection[Gpu], pids: Collection[int]) -> dict[int, ProcessU
 
     A process that the driver does not list, or whose memory it does not tell, is left out: that
     is not known, which is not the same as nothing. A process that has not opened a GPU yet is
-    listed by none.
+    listed by none. In a container with process numbers of its own nothing is known of any.
 
     Raises
     ------
@@ -81,19 +154,22 @@ def real_use(gpus: Collection[Gpu], pids: Collection[int]) -> dict[int, ProcessU
     used: dict[int, dict[str, int]] = {}
     busy: dict[int, float] = {}
     unknown: set[int] = set()
+    if not counts_as_driver():
+        return {}
     with _nvml() as nvml:
         for gpu in gpus:
-            handle = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
-            for process in _processes(nvml, handle):
-                if process.pid not in pids:
-                    continue
-                if process.usedGpuMemory is None:
-                    unknown.add(process.pid)
-                else:
-                    row = used.setdefault(process.pid, {})
-                    row[gpu.uuid] = max(row.get(gpu.uuid, 0), int(process.usedGpuMemory))
-            for pid, share in _utilizations(nvml, handle):
-                busy[pid] = max(busy.get(pid, 0.0), share)
+            with suppress(nvml.NVMLError):  # of one that is lost nothing is known; others answer
+                handle = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
+                for process in _processes(nvml, handle):
+                    if process.pid not in pids:
+                        continue
+                    if process.usedGpuMemory is None:
+                        unknown.add(process.pid)
+                    else:
+                        row = used.setdefault(process.pid, {})
+                        row[gpu.uuid] = max(row.get(gpu.uuid, 0), int(process.usedGpuMemory))
+                for pid, share in _utilizations(nvml, handle):
+                    busy[pid] = max(busy.get(pid, 0.0), share)
     return {pid: ProcessUse(row, busy.get(pid)) for pid, row in used.items() if pid not in unknown}
 
 
@@ -149,10 +225,15 @@ def _processes(nvml: Any, handle: Any) -> Iterator[Any]:
 
 
 def _utilizations(nvml: Any, handle: Any) -> Iterator[tuple[int, float]]:
-    """Pid and share of time, 0 to 1; nothing where the driver does not tell, as under MIG."""
+    """Pid and share of time, 0 to 1; nothing where the driver does not tell, as under MIG.
+
+    Drivers give what they still remember, and now and then a number that can be no share.
+    """
+    since = int((time.time() - _RECENT) * 1e6)
     with suppress(nvml.NVMLError, AttributeError):
-        for sample in nvml.nvmlDeviceGetProcessUtilization(handle, 0):
-            yield int(sample.pid), int(sample.smUtil) / 100
+        for sample in nvml.nvmlDeviceGetProcessUtilization(handle, since):
+            if int(sample.timeStamp) > since and int(sample.smUtil) <= 100:
+                yield int(sample.pid), int(sample.smUtil) / 100
 
 
 @contextmanager
@@ -169,6 +250,11 @@ def _nvml() -> Iterator[Any]:
     except pynvml.NVMLError_DriverNotLoaded as error:
         raise AbsentGpuError(
             f"NVIDIA's driver is not loaded; load it (nvidia-smi says more). {WAY_OUT}"
+        ) from error
+    except pynvml.NVMLError_LibRmVersionMismatch as error:
+        raise NoGpuError(
+            "NVIDIA's driver was updated under the running system: its library and its kernel "
+            "module are of different versions. Restart the machine, or load the module anew."
         ) from error
     except pynvml.NVMLError as error:
         raise NoGpuError(f"NVIDIA's driver cannot be asked for GPUs: {error}. {WAY_OUT}") from error

@@ -55,6 +55,7 @@ class Ledger:
         self._path = path
         self._timeout = timeout
         self._gpus: tuple[Gpu, ...] = ()
+        self._others: Mapping[str, int] = {}
         #: Names what is written here: servers of one ledger may see different GPUs.
         self._viewer = uuid4().hex
         #: Claims that were made here, with their pieces, as they were when this last wrote.
@@ -84,6 +85,10 @@ class Ledger:
         with self._transaction():
             _views.write(self._db, self._viewer, self._gpus)
 
+    def set_others(self, others: Mapping[str, int]) -> None:
+        """Say how many bytes of each GPU are used without a share: that is not given out here."""
+        self._others = dict(others)
+
     def gpus(self) -> list[Gpu]:
         """The GPUs that are present."""
         with self._reading():
@@ -109,6 +114,13 @@ class Ledger:
         with self._reading():
             rows = self._db.execute("SELECT uuid, sum(memory_bytes) FROM pieces GROUP BY uuid")
             return dict(rows.fetchall())
+
+    def taken(self) -> dict[str, int]:
+        """Bytes by uuid that are held, or used without a share."""
+        taken = self.used()
+        for uuid, amount in self._others.items():
+            taken[uuid] = taken.get(uuid, 0) + amount
+        return taken
 
     # -- claims ------------------------------------------------------------------------------
 
@@ -165,7 +177,7 @@ class Ledger:
             )
             if size.is_none:
                 self._hold(token, ())
-            elif swapped and (pieces := place(size, self._seen_here(), self.used())) is not None:
+            elif swapped and (pieces := place(size, self._seen_here(), self.taken())) is not None:
                 self._hold(token, pieces)
             self._grant()
             return self._only(self._claims_of({kernel_id}), kernel_id)
@@ -218,7 +230,7 @@ class Ledger:
             if row is None or not row["held"]:
                 raise claim_is_gone()
             pieces = self._pieces(row["token"])
-            used = self.used()
+            used = self.taken()
             for piece in pieces:
                 used[piece.uuid] -= piece.memory_bytes
             own = {piece.uuid for piece in pieces}
@@ -336,7 +348,7 @@ class Ledger:
         views = _views.read(self._db)
         waiting = [wish_of(row, views) for row in self._waiting()]
         if waiting:
-            for token, pieces in grants(self.gpus(), self.used(), waiting).items():
+            for token, pieces in grants(self.gpus(), self.taken(), waiting).items():
                 self._hold(token, pieces)
 
     def _hold(self, token: str, pieces: Sequence[Piece]) -> None:
@@ -391,7 +403,8 @@ class Ledger:
                 Piece(row["uuid"], row["memory_bytes"]),
             )
         rows = self._db.execute("SELECT * FROM claims ORDER BY arrival").fetchall()
-        return Contents(self.gpus(), rows, pieces, _views.read(self._db), self._viewer)
+        views = _views.read(self._db)
+        return Contents(self.gpus(), rows, pieces, views, self._viewer, self._others)
 
     def _look(self) -> Contents:
         """The same in a transaction that only reads."""

@@ -63,9 +63,9 @@ def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Pie
 
     A share goes to a GPU that is shared already before one that is empty, and among those to the
     one with the least room that is enough. Small shares so pack together and whole GPUs stay
-    whole. Several devices of one kernel are different GPUs. A MIG instance is
-    given to one kernel, entire: to who asks for its profile or, on a machine that has only
-    instances, to who asks for memory that it covers.
+    whole. Several devices of one kernel are different GPUs, with the same memory of each. A MIG
+    instance is given to one kernel, entire: to who asks for its profile or, on a machine that has
+    only instances, to who asks for memory that it covers. CUDA uses one instance at a time.
 
     Parameters
     ----------
@@ -124,6 +124,8 @@ def never_fits(size: Size, gpus: Sequence[Gpu]) -> str | None:
     if size.is_none:
         return None
     candidates = _candidates(size, gpus)
+    if size.count > 1 and gpus and (size.profile or all(gpu.profile for gpu in gpus)):
+        return f"{size} cannot be had here: a program can use one MIG instance only."
     if size.profile and not candidates:
         profiles = sorted({gpu.profile for gpu in gpus if gpu.profile})
         there = f"there are {', '.join(profiles)}" if profiles else "none is in MIG mode"
@@ -171,9 +173,9 @@ def why_waiting(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int], ahead:
 def _candidates(size: Size, gpus: Sequence[Gpu]) -> list[Gpu]:
     """The GPUs, or instances, that the size may be put on at all."""
     if size.profile:
-        return [gpu for gpu in gpus if gpu.profile == size.profile]
+        return [gpu for gpu in gpus if gpu.profile == size.profile and size.count == 1]
     whole = [gpu for gpu in gpus if gpu.profile is None]
-    if whole or size.memory is None:
+    if whole or size.memory is None or size.count > 1:
         return whole
     return [gpu for gpu in gpus if gpu.memory_bytes >= size.memory]
 
@@ -202,7 +204,10 @@ def _put(size: Size, offers: Sequence[_Offer], used: Mapping[str, int]) -> tuple
             fitting.append((empty, room, offer.index, offer.uuid, offer.need))
     if len(fitting) < size.count:
         return None
-    return tuple(Piece(uuid, need) for *_, uuid, need in sorted(fitting)[: size.count])
+    chosen = sorted(fitting)[: size.count]
+    # Of unequal GPUs the same from each: programs are told one amount for all.
+    need = min((need for *_, need in chosen), default=0)
+    return tuple(Piece(uuid, need) for *_, uuid, _ in chosen)
 
 
 def _reservation(size: Size, offers: Sequence[_Offer], used: Mapping[str, int]) -> set[str]:

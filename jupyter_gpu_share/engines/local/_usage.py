@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._inventory import Inventory, real_use
+from ._inventory import Inventory, ProcessUse, real_use
 from ._simulated import SimulatedUse, simulated_use
 
 __all__ = ["Reader", "Reading", "process_trees"]
@@ -16,10 +16,22 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Reading:
-    """Bytes in use over all devices of a share, and utilisation 0 to 1; None where not known."""
+    """Bytes in use over all devices, and by uuid; utilisation 0 to 1. None where not known."""
 
     used_bytes: int | None
     utilization: float | None
+    by_gpu: Mapping[str, int] | None = None
+
+    def most_of(self, uuids: Collection[str]) -> int | None:
+        """Bytes in use of the one of these GPUs that has most."""
+        if self.by_gpu is None:
+            return None
+        return max((self.by_gpu.get(uuid, 0) for uuid in uuids), default=0)
+
+    def beside(self, uuids: Collection[str]) -> list[str]:
+        """Uuids of other GPUs that are in use."""
+        used = (self.by_gpu or {}).items()
+        return sorted(uuid for uuid, amount in used if amount and uuid not in uuids)
 
 
 class Reader:
@@ -47,18 +59,30 @@ class Reader:
         real = real_use(self._found.gpus, everyone)
         result = {}
         for name, pid in kernels.items():
-            rows = [real[p] for p in trees[pid] if p in real]
-            known = [row.utilization for row in rows if row.utilization is not None]
-            result[name] = Reading(
-                used_bytes=sum(sum(row.used.values()) for row in rows) if rows else None,
-                utilization=min(1.0, sum(known)) if known else None,
-            )
+            result[name] = _sum_real([real[p] for p in trees[pid] if p in real])
         return result
 
 
+def _sum_real(uses: Collection[ProcessUse]) -> Reading:
+    if not uses:
+        return Reading(None, None)
+    known = [use.utilization for use in uses if use.utilization is not None]
+    by_gpu = _by_gpu(use.used for use in uses)
+    return Reading(sum(by_gpu.values()), min(1.0, sum(known)) if known else None, by_gpu)
+
+
 def _sum_simulated(uses: Collection[SimulatedUse]) -> Reading:
-    used = sum(sum(use.used.values()) for use in uses)
-    return Reading(used, 1.0 if any(use.busy for use in uses) else 0.0)
+    by_gpu = _by_gpu(use.used for use in uses)
+    busy = any(use.busy for use in uses)
+    return Reading(sum(by_gpu.values()), 1.0 if busy else 0.0, by_gpu)
+
+
+def _by_gpu(rows: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for row in rows:
+        for uuid, amount in row.items():
+            total[uuid] = total.get(uuid, 0) + amount
+    return total
 
 
 def process_trees(roots: Collection[int]) -> dict[int, set[int]]:

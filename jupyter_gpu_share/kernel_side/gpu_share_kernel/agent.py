@@ -429,7 +429,7 @@ class Agent:
         if folder:
             used, utilization = readings.simulated_use(folder, pids, time.time())
         else:
-            if self._gpu is None:
+            if self._gpu is None or not self._gpu.present:  # its driver may come up later
                 self._gpu = readings.Gpu()
             used, utilization = self._gpu.read(pids) if self._gpu.present else (None, None)
         reading = {

@@ -97,6 +97,13 @@ def _resume(limits):
     own.renew()
 
 
+def _failed(why):
+    """The server has seen that moving away did not work."""
+    from gpu_share_kernel import vacate
+
+    vacate.failed(why)
+
+
 def _limits():
     from gpu_share_kernel import limits
 
@@ -163,6 +170,7 @@ _WORK = {
     "survey": _survey,
     "vacate": _vacate,
     "resume": _resume,
+    "failed": _failed,
     "limits": _limits,
     "limit": _limit,
     "save": _save,

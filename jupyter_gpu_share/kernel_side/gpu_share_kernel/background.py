@@ -25,6 +25,8 @@ _HANDLERS = (
     ("multiprocessing.pool", "Pool._handle_"),
     ("multiprocessing.pool", "ThreadPool._handle_"),
     ("multiprocessing.queues", "Queue._feed"),
+    # Of torch.compile: it waits for what its processes have compiled.
+    ("torch._inductor.compile_worker.subproc_pool", "SubprocPool._read_thread"),
 )
 #: Functions that a pool's worker is in, and in no other, while it waits for work.
 _WORKERS = frozenset([("concurrent.futures.thread", "_worker"), ("multiprocessing.pool", "worker")])
@@ -33,6 +35,8 @@ _TRACKERS = (
     "resource_tracker import main",
     "multiprocessing.forkserver import main",
     "debugpy/adapter --for-server",
+    # Compiles what a cell asks for, and lives as long as the kernel.
+    "torch/_inductor/compile_worker",
 )
 #: Modules of functions that only call the function of a thread.
 _STARTERS = ("threading", "_pydev_bundle.pydev_monkey")

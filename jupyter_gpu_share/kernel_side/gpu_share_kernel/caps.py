@@ -1,14 +1,14 @@
 """Soft caps: tells PyTorch and TensorFlow, once they are imported, how much memory they may take.
 
-JAX and CuPy read theirs from the environment. Nothing is imported on a framework's behalf; the
-hooks cost a dictionary look-up for each import. A framework whose interface has changed is used
-without a cap and says so: the use above the share is then still seen from outside.
+JAX and CuPy read theirs from the environment; JAX's has two names. Nothing is imported on a
+framework's behalf; the hooks cost a dictionary look-up for each import. A framework whose interface
+has changed is used without a cap and says so: the use above the share is then still seen from
+outside.
 """
 
 import os
 import sys
 import warnings
-from importlib.machinery import PathFinder
 
 _MIB = 2**20
 
@@ -27,6 +27,16 @@ def granted_bytes():
     return int(os.environ["JUPYTER_GPU_SHARE_MEMORY_BYTES"])
 
 
+def cap_bytes():
+    """What of them a framework may take: the context of CUDA, which no framework counts, is left.
+
+    Servers of older versions do not tell it.
+    """
+    granted = granted_bytes()
+    told = os.environ.get("JUPYTER_GPU_SHARE_CAP_BYTES", "")
+    return min(granted, int(told)) if told.isdigit() else granted
+
+
 class _Finder:
     """Finds nothing itself: it wraps the loaders of the modules that are to be capped."""
 
@@ -34,10 +44,21 @@ class _Finder:
         cap = _CAPS.get(name)
         if cap is None:
             return None
-        spec = PathFinder.find_spec(name, path, target)
+        spec = _find(name, path, target)
         if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = _Loader(spec.loader, cap)  # type: ignore[assignment]
+            spec.loader = _Loader(spec.loader, cap)
         return spec
+
+
+def _find(name, path, target):
+    """What the finders behind ours find: an editable install has one of its own."""
+    for finder in sys.meta_path:
+        if isinstance(finder, _Finder) or not hasattr(finder, "find_spec"):
+            continue
+        spec = finder.find_spec(name, path, target)
+        if spec is not None:
+            return spec
+    return None
 
 
 class _Loader:
@@ -75,20 +96,67 @@ def _cap_torch(cuda):
 
     def set_fractions():
         for device in range(cuda.device_count()):
-            total = cuda.get_device_properties(device).total_memory
-            cuda.set_per_process_memory_fraction(min(1.0, granted_bytes() / total), device)
+            properties = cuda.get_device_properties(device)
+            total = properties.total_memory
+            _check_gpu(str(getattr(properties, "uuid", "")))
+            cuda.set_per_process_memory_fraction(min(1.0, cap_bytes() / total), device)
 
     # PyTorch keeps what is asked of it before CUDA is there, and does it then.
     cuda._lazy_call(set_fractions)
 
 
+def _check_gpu(uuid):
+    """Say so where a GPU is used that is not of the share: a cell has chosen it by its number."""
+    own = [name for name in os.environ.get("JUPYTER_GPU_SHARE_UUID", "").split(",") if name]
+    # Of an instance of MIG it is not certain whose name is told.
+    if uuid and own and all(name.startswith("GPU-") for name in own) and "GPU-" + uuid not in own:
+        warnings.warn(
+            "gpu-share: this notebook has no share of the GPU that it uses now (GPU-%s). Others "
+            "may have it: leave CUDA_VISIBLE_DEVICES as it is, and restart the kernel." % uuid,
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 def _cap_tensorflow(tensorflow):
-    """Make one logical device of each GPU, with the memory of the share."""
+    """Make one logical device of each GPU, with the memory of the share.
+
+    Memory of such a device grows in any case, and TensorFlow refuses to be told so: the first lines
+    of most notebooks, which tell it, do nothing then.
+    """
     config = tensorflow.config
-    limit = granted_bytes() // _MIB
-    for device in config.list_physical_devices("GPU"):
+    limit = cap_bytes() // _MIB
+    capped = config.list_physical_devices("GPU")
+    for device in capped:
         logical = config.LogicalDeviceConfiguration(memory_limit=limit)
         config.set_logical_device_configuration(device, [logical])
+    if not capped or not hasattr(config, "experimental"):
+        return
+    experimental = config.experimental
+    tell = experimental.set_memory_growth
+
+    def set_memory_growth(device, enable):
+        if device not in capped:
+            tell(device, enable)
+
+    experimental.set_memory_growth = set_memory_growth
+
+
+def _cap_jax(jaxlib):
+    """Leave JAX one name of its variable, with the lower of both: with two it does not start."""
+    new, old = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    if new not in os.environ:
+        return
+    ours = os.environ.pop(old, None)
+    if ours is None:  # one that was saved had both, and its share may be smaller now
+        above, _, below = os.environ.get("JUPYTER_GPU_SHARE_FRACTION", "1").partition("/")
+        ours = str(int(above) / int(below or 1))
+    try:
+        lower = float(os.environ[new]) <= float(ours)
+    except ValueError:
+        lower = False
+    if not lower:
+        os.environ[new] = ours
 
 
 def renew_torch():
@@ -109,4 +177,22 @@ def renew_cupy():
             cupy.get_default_memory_pool().set_limit(size=limit)
 
 
-_CAPS = {"torch.cuda": _cap_torch, "tensorflow": _cap_tensorflow}
+def empty_caches():
+    """Have frameworks give back memory of GPUs that no object of the user's is in."""
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is None and cupy is None:
+        return
+    import gc
+
+    from gpu_share_kernel import driver
+
+    if not driver.reached():  # CuPy would begin to use the GPU when it is asked
+        return
+    gc.collect()
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if cupy is not None:
+        cupy.get_default_memory_pool().free_all_blocks()
+
+
+_CAPS = {"torch.cuda": _cap_torch, "tensorflow": _cap_tensorflow, "jaxlib": _cap_jax}

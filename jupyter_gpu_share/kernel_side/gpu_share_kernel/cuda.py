@@ -14,10 +14,13 @@ import gc
 import importlib
 import os
 import platform
+import sys
+import time
 
-from gpu_share_kernel import cuda_signs
+from gpu_share_kernel import caps, cuda_signs
+from gpu_share_kernel import driver as own_driver
 
-__all__ = ["hindrance", "resume", "vacate"]
+__all__ = ["BusyError", "hindrance", "resume", "vacate"]
 
 _MIB = 2**20
 #: CUDA's version that each kind of machine needs: on x86-64 driver 570, on Arm 595.
@@ -33,6 +36,10 @@ _PATIENCE = 10000
 _SPARE = 256 * _MIB
 #: Added to what was in use, where the GPU had as much.
 _MARGIN = 64 * _MIB
+#: A context alone takes more: so much has to become free where nobody tells what was in use.
+_SEEN = 32 * _MIB
+#: Seconds until what was moved has to be seen as free, and between two looks.
+_FREE_PATIENCE, _FREE_INTERVAL = 10.0, 0.1
 
 #: Bytes that a restore needs, by GPU, and the bytes that were moved; None: nothing is away.
 _needed = None  # type: dict[str, int] | None
@@ -62,8 +69,9 @@ def vacate():
 
     Raises
     ------
-    RuntimeError: it did not work. Everything is as before, unless the sentence says that the GPU's
-        state is lost.
+    BusyError: the GPU is still at work. Nothing was moved.
+    RuntimeError: it did not work, or the driver says that it did and the memory is not seen to be
+        free. Everything is as before, unless the sentence says that the GPU's state is lost.
     """
     global _needed, _moved
     driver = _driver()
@@ -80,9 +88,11 @@ def vacate():
             limit.timeoutMs = _PATIENCE
             _do(driver, "Lock", limit)
         _do(driver, "Checkpoint")
-        _needed, _moved = _amounts(before, cuda_signs.devices(os.getpid()))
+        _make_sure_it_left(driver)
+        _needed, _moved = _amounts(before, _freed(before))
     except _StepError as error:
-        raise RuntimeError("%s. %s" % (error, _undo(driver) or "Nothing has changed.")) from None
+        kind = BusyError if error.busy else RuntimeError
+        raise kind("%s. %s" % (error, _undo(driver) or "Nothing has changed.")) from None
     except BaseException:  # an interrupt
         _undo(driver)
         raise
@@ -139,6 +149,8 @@ def _hindrance():
     state = _state(driver)
     if state != "RUNNING":
         return _bad_state(state)
+    if own_driver.is_wsl():
+        return "NVIDIA's driver cannot checkpoint a process under WSL2."
     wanted = cuda_signs.uuids()
     hardware = os.environ.get("JUPYTER_GPU_SHARE_ISOLATION") == "hardware"
     if hardware or any(uuid.startswith("MIG-") for uuid in wanted):
@@ -157,6 +169,12 @@ def _hindrance():
             "This driver can only checkpoint a process that sees all GPUs of the machine; "
             "ask an administrator for driver 575 or newer."
         )
+    found = cuda_signs.elsewhere()
+    if found:
+        return (
+            "This kernel uses a GPU that it has no share of (%s), where nobody keeps room for it; "
+            "leave `CUDA_VISIBLE_DEVICES` as it is." % ", ".join(found[:1])
+        )
     found = cuda_signs.communicators()
     if found:
         return "Memory that NCCL uses cannot be moved: %s." % found
@@ -167,9 +185,16 @@ def _hindrance():
     if pids:
         return (
             "Child processes use the GPU, or may do so (%s); end them, for instance by closing "
-            "the data loader." % _few(pids)
+            "the data loader%s." % (_few(pids), _compilers())
         )
     return _too_little_memory(wanted)
+
+
+def _compilers():
+    """How the processes of torch.compile are ended, where there are any."""
+    if "torch._inductor.async_compile" not in sys.modules:
+        return ""
+    return ", or by `torch._inductor.async_compile.shutdown_compile_workers()`"
 
 
 def _too_old(driver):
@@ -204,10 +229,13 @@ def _too_little_memory(wanted):
             "whether there is room to move back."
         )
     granted = int(os.environ["JUPYTER_GPU_SHARE_MEMORY_BYTES"])
-    needed = sum(granted if rows[uuid][0] is None else rows[uuid][0] for uuid in wanted)
+    needed = _in_use(rows, granted)
     free = cuda_signs.host_memory()
     if free is None:
         return "It cannot be read how much of the machine's memory this kernel may still take."
+    if needed + _SPARE > free:  # what frameworks only keep is not carried along
+        caps.empty_caches()
+        needed = _in_use(cuda_signs.devices(os.getpid()) or rows, granted)
     if needed + _SPARE > free:
         return (
             "The machine's memory has no room for the %s on the GPU: %s are left for this kernel; "
@@ -216,14 +244,24 @@ def _too_little_memory(wanted):
     return ""
 
 
+def _in_use(rows, granted):
+    return sum(granted if used is None else used for used, _ in rows.values())
+
+
 # -- the steps -------------------------------------------------------------------------------------
 
 _RESTART = "The GPU's state is lost: restart the kernel."
 _LOCKED = "Its calls to CUDA stay locked: try again, or restart the kernel."
 
 
+class BusyError(RuntimeError):
+    """The GPU did not finish in time what it had got."""
+
+
 class _StepError(RuntimeError):
     """A step did not work; the text is a sentence, some of them without their full stop."""
+
+    busy = False
 
 
 def _driver():
@@ -275,7 +313,40 @@ def _do(driver, step, *args):
             "Restore": "NVIDIA's driver could not move the GPU's memory back (%s)",
             "Unlock": "NVIDIA's driver could not let this process's calls go on (%s)",
         }[step]
-        raise _StepError(what % code)
+        error = _StepError(what % code)
+        error.busy = (step, code) == ("Lock", "CUDA_ERROR_NOT_READY")
+        raise error
+
+
+def _make_sure_it_left(driver):
+    """A process is away by the driver's word only: it tells the state apart from the step."""
+    state = _state(driver)
+    if state != "CHECKPOINTED":
+        raise _StepError(
+            "NVIDIA's driver says that the GPU's memory was moved away, and then that the process "
+            "is %s" % state
+        )
+
+
+def _freed(before):
+    """What is free now that this process is away, which has to be seen.
+
+    Where nobody tells what it used, the room on one of its GPUs has to grow.
+    """
+    end = time.monotonic() + _FREE_PATIENCE
+    while True:
+        after = cuda_signs.devices(os.getpid())
+        if before is None or after is None:
+            raise _StepError("It cannot be read whether the GPU's memory is free")
+        if any(used is not None for used, _ in before.values()):
+            gone = not any(used for used, _ in after.values())
+        else:
+            gone = max(after[uuid][1] - free for uuid, (_, free) in before.items()) >= _SEEN
+        if gone:
+            return after
+        if time.monotonic() > end:
+            raise _StepError("The GPU's memory is not seen to be free after it was moved away")
+        time.sleep(_FREE_INTERVAL)
 
 
 def _undo(driver):

@@ -12,9 +12,19 @@ import socket
 import subprocess
 import sys
 
-from gpu_share_kernel import readings
+from gpu_share_kernel import driver, readings
 
-__all__ = ["children", "communicators", "devices", "host_memory", "managed_memory", "mps", "uuids"]
+__all__ = [
+    "children",
+    "communicators",
+    "devices",
+    "elsewhere",
+    "has_no_context",
+    "host_memory",
+    "managed_memory",
+    "mps",
+    "uuids",
+]
 
 _PROC = "/proc"
 _CGROUPS = "/sys/fs/cgroup"
@@ -124,6 +134,7 @@ def managed_memory():
         ("RMM", _rmm_managed),
         ("CuPy", _cupy_managed),
         ("Numba", _numba_managed),
+        ("bitsandbytes", _bitsandbytes_managed),
     ):
         try:
             found = look()
@@ -189,6 +200,15 @@ def _numba_managed():
     return "a `managed_array` of Numba is in it; delete the array" if _alive(kinds) else ""
 
 
+def _bitsandbytes_managed():
+    manager = getattr(sys.modules.get("bitsandbytes.functional"), "GlobalPageManager", None)
+    # Asking in the usual way would make one.
+    found = getattr(manager, "_instance", None)
+    if found is None or not found.paged_tensors:
+        return ""
+    return "a paged optimizer of bitsandbytes uses it; delete the optimizer, or take one without it"
+
+
 def _alive(kinds):
     """Whether there is an object of one of some classes, not of those that are None."""
     wanted = {kind for kind in kinds if kind is not None}
@@ -221,19 +241,39 @@ def _state(pid):
 
 
 def _has_driver(pid):
-    folder = os.path.join(_PROC, str(pid), "fd")
     try:
-        for name in os.listdir(folder):
-            try:
-                if os.readlink(os.path.join(folder, name)).startswith("/dev/nvidia"):
-                    return True
-            except FileNotFoundError:
-                continue
+        return bool(driver.open_files(pid))
     except (FileNotFoundError, ProcessLookupError):
         return False
     except OSError:
         return True
-    return False
+
+
+# -- which GPUs it uses ----------------------------------------------------------------------------
+
+
+def has_no_context():
+    """Whether CUDA was begun in this process, and nothing made with it.
+
+    Some frameworks do so when they are asked whether there is a GPU. A context that is not the
+    primary one is seen by NVIDIA's library only, and nothing is by that under WSL2.
+    """
+    try:
+        if driver.contexts() != [] or driver.is_wsl() or not readings.counts_as_driver():
+            return False
+    except Exception:
+        return False
+    told = _ask(os.getpid())
+    return told is not None and told["listed"] == []
+
+
+def elsewhere():
+    """GPUs that this process uses and that are not of its share; what is not known is left out."""
+    found = driver.contexts() or []
+    told = _ask(os.getpid())
+    if told is not None and readings.counts_as_driver():
+        found = found + told["listed"]
+    return sorted(set(found) - set(uuids()))
 
 
 # -- memory ----------------------------------------------------------------------------------------
@@ -242,8 +282,20 @@ def _has_driver(pid):
 def devices(pid):
     """Bytes that a process uses, or None, and bytes that are free, by GPU of the share.
 
-    None where they cannot be read. NVIDIA's library is asked by another process: here it would open
-    the driver anew, and it is documented nowhere what it does beside a checkpoint.
+    None where they cannot be read.
+    """
+    wanted = uuids()
+    told = _ask(pid)
+    if told is None or not set(wanted) <= set(told["rows"]):
+        return None
+    return {uuid: tuple(told["rows"][uuid]) for uuid in wanted}
+
+
+def _ask(pid):
+    """What NVIDIA's library tells of a process; None where it does not.
+
+    It is asked by another process: here it would open the driver anew, and it is documented nowhere
+    what it does beside a checkpoint.
     """
     wanted = uuids()
     if not wanted or not sys.executable:
@@ -262,14 +314,15 @@ def devices(pid):
         told = json.loads(done.stdout.decode())
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return {uuid: tuple(told[uuid]) for uuid in wanted} if set(wanted) <= set(told) else None
+    return told
 
 
 def _tell(pid, wanted):
-    """Print what :func:`devices` wants to know."""
+    """Print what :func:`_ask` wants to know: rows of memory, and the GPUs that list the process."""
     gpu = readings.Gpu()
     rows = {uuid: _memory_of(gpu, uuid, pid) for uuid in wanted} if gpu.present else {}
-    print(json.dumps({uuid: row for uuid, row in rows.items() if row is not None}))
+    rows = {uuid: row for uuid, row in rows.items() if row is not None}
+    print(json.dumps({"rows": rows, "listed": gpu.listing(pid)}))
 
 
 class _Amounts(ctypes.Structure):
@@ -282,8 +335,10 @@ def _memory_of(gpu, uuid, pid):
         return None
     if gpu._nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(amounts)) != 0:
         return None
-    rows = [row.used for row in gpu._processes(handle) if row.pid == pid]
+    rows = [row.used for row in gpu.processes(handle) if row.pid == pid]
     known = [used for used in rows if used != readings._NOT_AVAILABLE]
+    if not readings.counts_as_driver():
+        known = []
     return (sum(known) if known else None), amounts.free
 
 

@@ -4,12 +4,11 @@ They are variables of the environment, read when something is allocated, and cap
 have taken from them.
 """
 
-import gc
 import os
 import sys
 from contextlib import suppress
 
-from gpu_share_kernel import caps, vacate
+from gpu_share_kernel import caps, driver, vacate
 
 __all__ = ["change", "given", "look", "renew", "tell"]
 
@@ -27,7 +26,8 @@ def look():
     ``used`` are bytes on the fullest GPU of the share, without what frameworks keep for later use;
     None where they cannot be read. ``why`` is a sentence where no other limits can be set.
     """
-    _empty_caches()
+    if not vacate.is_simulated():
+        caps.empty_caches()
     used = _used()
     why = "" if used is not None else "How much of its GPU the kernel uses cannot be read."
     return {"used": used, "why": _fixed() or why}
@@ -79,7 +79,7 @@ def renew():
     caps.install()
     if not vacate.is_simulated():
         caps.renew_torch()
-        if vacate.opened_nvidia():  # else it reads the variable when it is first used
+        if driver.reached():  # else it reads the variable when it is first used
             caps.renew_cupy()
     _stale = False
 
@@ -93,7 +93,7 @@ def _used():
 
 
 def _used_of_nvidia():
-    if not vacate.opened_nvidia():
+    if not driver.reached():
         return 0
     from gpu_share_kernel import cuda_signs
 
@@ -111,15 +111,3 @@ def _fixed():
         if module in sys.modules:
             return "%s keeps to the limit that it was started with." % name
     return ""
-
-
-def _empty_caches():
-    """Have frameworks give back memory that no object of the user's is in."""
-    if vacate.is_simulated() or not vacate.opened_nvidia():
-        return
-    gc.collect()
-    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    if cupy is not None:
-        cupy.get_default_memory_pool().free_all_blocks()

@@ -1,18 +1,30 @@
 """What the processes of a kernel use: GPU memory, utilisation, memory of the machine.
 
-From inside a pod. A GPU's driver tells of processes by the numbers that they have outside, unless
-the container sees them; where none of ours is among them the use is not known, and None is said.
+From inside a pod. A GPU's driver tells of processes by the numbers that they have on the machine.
+In a container with numbers of its own these are others' numbers, or come without their memory: the
+use is not known there, and None is said.
 """
 
 import ctypes
 import json
 import os
 
-__all__ = ["Gpu", "memory_events", "resident_bytes", "simulated_use", "tree"]
+__all__ = ["Gpu", "counts_as_driver", "memory_events", "resident_bytes", "simulated_use", "tree"]
+
+#: The namespace of process numbers that Linux begins with, in which drivers count.
+_FIRST = "pid:[4026531836]"
 
 _NOT_AVAILABLE = 2**64 - 1
 _INSUFFICIENT_SIZE = 7
 _ATTEMPTS = 5
+
+
+def counts_as_driver():
+    """Whether process numbers mean the same here as to the GPU's driver."""
+    try:
+        return os.readlink("/proc/self/ns/pid") == _FIRST
+    except OSError:
+        return False
 
 
 def tree(root):
@@ -135,8 +147,10 @@ class Gpu:
         used, seen, busiest = 0, False, None
         if self._nvml is None:
             return None, None
+        if not counts_as_driver():
+            pids = ()
         for handle in self._handles:
-            for row in self._processes(handle):
+            for row in self.processes(handle):
                 if row.pid in pids and row.used != _NOT_AVAILABLE:
                     used, seen = used + row.used, True
             rates = _Rates()
@@ -144,7 +158,21 @@ class Gpu:
                 busiest = max(busiest or 0.0, rates.gpu / 100)
         return (used if seen else None), busiest
 
-    def _processes(self, handle):
+    def listing(self, pid):
+        """UUIDs of the GPUs of which the driver tells that a process uses them."""
+        found = []  # type: list[str]
+        nvml = self._nvml
+        if nvml is None:
+            return found
+        for handle in self._handles:
+            if any(row.pid == pid for row in self.processes(handle)):
+                text = ctypes.create_string_buffer(96)
+                if nvml.nvmlDeviceGetUUID(handle, text, len(text)) == 0:
+                    found.append(text.value.decode("utf-8", "replace"))
+        return found
+
+    def processes(self, handle):
+        """Rows with ``pid`` and ``used`` bytes of the processes on a GPU."""
         read = getattr(self._nvml, "nvmlDeviceGetComputeRunningProcesses_v3", None)
         if read is None:
             return []

@@ -93,3 +93,8 @@ int nvmlDeviceGetUtilizationRates(Device *device, Rates *rates) {
     rates->gpu = rates->memory = 0;
     return SUCCESS;
 }
+
+int nvmlDeviceGetUUID(Device *device, char *text, unsigned int size) {
+    snprintf(text, size, "%s", device->uuid);
+    return SUCCESS;
+}

@@ -1,0 +1,136 @@
+"""The GPUs of this machine, looked at again and again, and what the ledger is told of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from ..._threads import in_thread
+from ...allocations import Share
+from ...errors import GpuShareError
+from ._contents import Claim
+from ._folders import sweep_kernel_folders
+from ._inventory import Inventory, inventory
+from ._ledger import Ledger
+from ._others import used_by_others
+from ._usage import Reader, Reading
+
+__all__ = ["Machine", "processes_of"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that a look counts. GPUs are lost, split anew, and used by others.
+_INTERVAL = 5.0
+
+
+class _AtLedger(Protocol):
+    def __call__(self, work: Callable[[Ledger], T]) -> Awaitable[T]: ...
+
+
+class Machine:
+    """What one engine sees of the GPUs. All methods are for one event loop.
+
+    Parameters
+    ----------
+    at_ledger: does work in the ledger's thread.
+    changed: called when there may be room for who waits.
+    simulate: describes GPUs to simulate; asked once.
+    simulated_dir: of what kernels note down of simulated memory; asked before each reading.
+    """
+
+    def __init__(
+        self,
+        at_ledger: _AtLedger,
+        changed: Callable[[], None],
+        simulate: Callable[[], str],
+        simulated_dir: Callable[[], Path],
+    ) -> None:
+        self._at_ledger = at_ledger
+        self._changed = changed
+        self._simulate = simulate
+        self._simulated_dir = simulated_dir
+        self._looking = asyncio.Lock()
+        self._look_at = 0.0
+        #: As it was last seen; None before the first look.
+        self.known: Inventory | None = None
+        #: Bytes by uuid that are used without a share.
+        self.others: dict[str, int] = {}
+
+    async def gpus(self) -> Inventory:
+        """The GPUs as they were seconds ago. Simulated ones stay as they are.
+
+        Raises
+        ------
+        NoGpuError
+        LedgerError
+        """
+        async with self._looking:
+            now = asyncio.get_running_loop().time()
+            known = self.known
+            if known is not None and (known.simulation or now < self._look_at):
+                return known
+            found = await in_thread(inventory, self._simulate() or None)
+            if known is None or known.gpus != found.gpus:
+                await self._at_ledger(lambda ledger: ledger.set_gpus(found.gpus))
+                self._changed()
+            if known is None:
+                if found.simulation:
+                    await in_thread(self._simulated_dir().mkdir, mode=0o700, exist_ok=True)
+                await in_thread(sweep_kernel_folders)
+            for trouble in found.troubles:
+                if known is None or trouble not in known.troubles:
+                    _log.warning("%s", trouble)
+            if not found.simulation:
+                await self._look_for_others(found)
+            self.known = found
+            self._look_at = asyncio.get_running_loop().time() + _INTERVAL
+            return found
+
+    async def follow(self) -> None:
+        """Go on looking until cancelled: what others leave is room for who waits."""
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            with suppress(GpuShareError):  # told to who asks for a share
+                await self.gpus()
+
+    async def read(self, running: Mapping[str, int]) -> dict[str, Reading]:
+        """Readings by kernel id, for process numbers by kernel id."""
+        reader = Reader(await self.gpus(), self._simulated_dir())
+        return await in_thread(reader.read, running)
+
+    def news(self, share: Share, reading: Reading) -> str:
+        """A line for the notebook about the GPUs of its share; empty: all is well."""
+        uuids = [device.uuid for device in share.devices]
+        there = {gpu.uuid for gpu in self.known.gpus} if self.known else set(uuids)
+        if lost := [uuid for uuid in uuids if uuid not in there]:
+            return (
+                f"{lost[0]} does not answer any more: what this kernel had there is gone. Restart "
+                "the kernel, and it gets another GPU."
+            )
+        if beside := reading.beside(uuids):
+            return (
+                f"This kernel uses a GPU that it has no share of ({beside[0]}), and that others "
+                "may have. Leave CUDA_VISIBLE_DEVICES as it is."
+            )
+        return ""
+
+    async def _look_for_others(self, found: Inventory) -> None:
+        claims = await self._at_ledger(lambda ledger: ledger.living())
+        reader = Reader(found, self._simulated_dir())
+        readings = await in_thread(reader.read, processes_of(claims))
+        others = used_by_others(found.gpus, found.in_use, claims, readings)
+        if others != self.others:
+            self.others = others
+            await self._at_ledger(lambda ledger: ledger.set_others(others))
+            self._changed()
+
+
+def processes_of(claims: Sequence[Claim]) -> dict[str, int]:
+    """Process numbers of kernels by their ids, where they mean something here."""
+    return {c.kernel_id: c.kernel.pid for c in claims if c.kernel and c.place.is_here}

@@ -1,0 +1,296 @@
+"""Notebooks on a FAKE driver, told by name: each prints what it found as one line of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from fake_driver import GIB, UUIDS, FakeDriver
+from managers import Kernels, free, run, state
+from waiting import eventually
+
+from jupyter_gpu_share.allocations import Allocation, State
+from jupyter_gpu_share.engines.local._inventory import inventory
+from jupyter_gpu_share.errors import NoGpuError, NotPossible
+from jupyter_gpu_share.runtime import Runtime
+from jupyter_gpu_share.size import Size
+
+BEGIN = "import os, fake_gpu_program as gpu; pid = os.getpid(); number = 1"
+TAKE = BEGIN + f"\nmine = gpu.Array({10 * GIB}); mine.write('a picture')"
+#: Variables that a new process can have, which takes its memory anew.
+TEXT = "text = mine.read(9); del mine"
+FILL = """
+import fake_gpu_program as gpu
+blocks = []
+try:
+    while True: blocks.append(gpu.Array(2**29))
+except MemoryError: print(len(blocks) * 2**29)
+"""
+
+driver = FakeDriver(Path(os.environ["FAKE_DRIVER"]))
+
+
+def row(manager: Any) -> Allocation:
+    found = Runtime.instance().table.get(manager.kernel_id)
+    assert found is not None
+    return found
+
+
+async def release(manager: Any) -> str:
+    """How the state was kept."""
+    await Runtime.instance().release(manager.kernel_id, lose_variables=False)
+    return row(manager).kept.how
+
+
+async def usage(manager: Any) -> Any:
+    """A reading of the engine, made now."""
+    runtime = Runtime.instance()
+    engine = await runtime.call(runtime.engine())
+    return (await runtime.call(engine.usage(frozenset())))[manager.kernel_id]
+
+
+async def share(kernels: Kernels) -> dict[str, Any]:
+    """Fill, give the share back, have a rival fill it, wake."""
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, TAKE)
+    pid = await run(client, "print(pid)")
+    found: dict[str, Any] = {"used": (await usage(manager)).used_bytes}
+    if driver.state.wsl:
+        await run(client, "text = mine.read(9); mine = None")
+    found["how"] = await release(manager)
+    found["state"] = row(manager).state.value
+    found["free"], found["in use"] = await free(), driver.used()
+    rival = await kernels.start("1")
+    found["rival"] = int(await run(await kernels.client(rival), FILL))
+    cell = asyncio.ensure_future(
+        run(client, "print(os.getpid(), number, mine.read(9) if mine else text)")
+    )
+    await eventually(lambda: state(manager) is State.WAKING, "it asks for its share")
+    await eventually(lambda: row(manager).queue, "it waits for the rival")
+    found["held"] = not cell.done()
+    await rival.shutdown_kernel(now=True)
+    words = (await cell).split()
+    if "variables" in words:  # a line about what came back is before it
+        words = words[-4:]
+    found["same process"] = words[-4] == pid
+    found["number"], found["text"] = int(words[-3]), " ".join(words[-2:])
+    return found
+
+
+async def lie(kernels: Kernels) -> dict[str, Any]:
+    """A release that cannot be done in place, and the next one."""
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    await run(client, TAKE)
+    found = {}
+    try:
+        found["first"] = await release(manager)
+    except NotPossible as error:
+        found["first"] = str(error)
+    found["held"] = row(manager).state.value
+    await run(client, TEXT)
+    found["how"] = await release(manager)
+    found["in use"] = driver.used()
+    return found
+
+
+async def asked(kernels: Kernels) -> dict[str, Any]:
+    """Kernels that hold nothing: one has asked NVML, the other has begun CUDA."""
+    found: dict[str, Any] = {}
+    for name, code in (
+        ("nvml", "import pynvml; pynvml.nvmlInit(); print(pynvml.nvmlDeviceGetCount())"),
+        ("begun", BEGIN + "; gpu.init()"),
+    ):
+        manager = await kernels.start("1/4")
+        client = await kernels.client(manager)
+        await run(client, code)
+        pid = await run(client, "import os; print(os.getpid())")
+        found[name] = await release(manager)
+        same = await run(client, "print(os.getpid())") == pid
+        found["same process"] = found.get("same process", True) and same
+        await manager.shutdown_kernel(now=True)
+    manager = await kernels.start("1/4")
+    client = await kernels.client(manager)
+    await run(client, LATE)
+    await release(manager)
+    await run(client, "thread.join(30)")
+    found["late"] = await run(client, "print(said)")
+    found["in use"] = driver.used()
+    found["again"] = await release(manager)
+    return found
+
+
+#: A thread that begins to use a GPU while its kernel has no share.
+LATE = """
+import os, threading, time, fake_gpu_program as gpu
+said = []
+def late():
+    while os.environ["CUDA_VISIBLE_DEVICES"]: time.sleep(0.001)
+    try: gpu.Array(2**30); said.append("it has some")
+    except OSError as error: said.append("none")
+thread = threading.Thread(target=late, daemon=True); thread.start()
+"""
+
+
+async def fill(kernels: Kernels) -> dict[str, Any]:
+    """A cell that takes all that frameworks are told to take, for as long as readings need."""
+    manager = await kernels.start("3/4")
+    client = await kernels.client(manager)
+    code = """
+import os, time, fake_gpu_program as gpu
+mine = gpu.Array(int(os.environ["JUPYTER_GPU_SHARE_CAP_BYTES"]))
+while not os.path.exists("done"): time.sleep(0.01)
+print("whole")
+"""
+    folder = await run(client, "import os; print(os.getcwd())")
+    cell = asyncio.ensure_future(run(client, code))
+    await eventually(lambda: (row(manager).used_bytes or 0) > 11 * GIB, "its use is seen")
+    runtime = Runtime.instance()
+    engine = await runtime.call(runtime.engine())
+    for _ in range(4):  # one above the share would be stopped at the second
+        reading = await runtime.call(engine.usage(frozenset([manager.kernel_id])))
+    (Path(folder) / "done").touch()
+    try:
+        printed = await cell
+    finally:
+        (Path(folder) / "done").unlink()
+    held = row(manager).share
+    assert held is not None
+    used = reading[manager.kernel_id].used_bytes
+    return {"printed": printed, "used": used, "share": held.memory_bytes}
+
+
+async def lost(kernels: Kernels) -> dict[str, Any]:
+    """One of two GPUs falls off the bus under a running kernel."""
+    first = await kernels.start("1")
+    second = await kernels.start("1/2")
+    client = await kernels.client(second)
+    await run(client, BEGIN + f"; mine = gpu.Array({GIB})")
+    gone, stays = (_uuid(manager) for manager in (first, second))
+    driver.state.gpus[UUIDS.index(gone)].lost = 1
+
+    async def told() -> str | None:
+        return str((await usage(first)).notice or "") or None
+
+    found: dict[str, Any] = {"lost": gone, "second": stays, "told": await eventually(told, "told")}
+    third = await kernels.start("1/4")
+    found["third"] = _uuid(third)
+    found["capacity"] = len(await Runtime.instance().capacity())
+    found["others used"] = (await usage(second)).used_bytes
+    return found
+
+
+async def astray(kernels: Kernels) -> dict[str, Any]:
+    """A cell goes to the GPU of somebody else."""
+    await kernels.start("1")
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    other = 1 - UUIDS.index(_uuid(manager))
+    await run(client, f"import os; os.environ['CUDA_VISIBLE_DEVICES'] = '{other}'")
+    await run(client, BEGIN + f"; mine = gpu.Array({GIB}); text = lambda: mine")
+
+    async def told() -> str | None:
+        return str((await usage(manager)).notice or "") or None
+
+    found = {"told": await eventually(told, "it is told")}
+    found["why"] = await run(client, "from gpu_share_kernel import vacate; print(vacate.plan())")
+    return found
+
+
+async def others(kernels: Kernels) -> dict[str, Any]:
+    """Programs that hold no share use most of the GPU, and end."""
+    runtime = Runtime.instance()
+    engine = await runtime.call(runtime.engine())
+    found: dict[str, Any] = {"fits": await runtime.call(engine.fits(None, Size.parse("1/2")))}
+    found["free"] = await free()
+    driver.state.gpus[0].others = 0
+
+    async def fits() -> bool:
+        return await runtime.call(engine.fits(None, Size.parse("1/2"))) is None
+
+    waiting = await kernels.start("1/2")
+    await eventually(lambda: state(waiting) is State.ACTIVE, "it starts once they have ended")
+    found["later"] = await runtime.call(engine.fits(None, Size.parse("1/2")))
+    return found
+
+
+async def split(kernels: Kernels) -> dict[str, Any]:
+    """A GPU is split into instances of MIG under a running server."""
+    runtime = Runtime.instance()
+    assert [each.profile for each in await runtime.capacity()] == [None]
+    driver.state.gpus[0].instances = 7
+
+    async def profiles() -> list[str | None] | None:
+        found = [each.profile for each in await runtime.capacity()]
+        return found if None not in found else None
+
+    found: dict[str, Any] = {"profiles": await eventually(profiles, "the split is seen")}
+    found["started"] = _uuid(await kernels.start("2GiB"))
+    return found
+
+
+async def mps(kernels: Kernels) -> dict[str, Any]:
+    """A control daemon of MPS, which is a fake that only listens, ends under a running server."""
+    control = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"]) / "control"
+    control.parent.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+        daemon.bind(str(control))
+        daemon.listen()
+        first = await kernels.start("1/4")
+    second = await kernels.start("1/4")
+    return {name: _isolation(each) for name, each in (("with", first), ("without", second))}
+
+
+def _isolation(manager: Any) -> str:
+    held = row(manager).share
+    assert held is not None
+    return held.isolation.value
+
+
+async def own(kernels: Kernels) -> dict[str, Any]:
+    """What a server offers that was started with CUDA_VISIBLE_DEVICES."""
+    found: dict[str, Any] = {}
+    for name, text in (
+        ("1", "1"),
+        ("0,1", "0,1"),
+        ("", ""),
+        ("GPU-…1", UUIDS[1]),
+        ("5,0", "5,0"),
+    ):
+        try:
+            gpus = inventory(environ={"CUDA_VISIBLE_DEVICES": text}).gpus
+            found[name] = [gpu.index for gpu in gpus]
+        except NoGpuError:
+            found[name] = "error"
+    return found
+
+
+def _uuid(manager: Any) -> str:
+    held = row(manager).share
+    assert held is not None
+    return held.devices[0].uuid
+
+
+STORIES: dict[str, Callable[[Kernels], Awaitable[dict[str, Any]]]] = {
+    each.__name__: each for each in (share, lie, asked, fill, lost, astray, others, split, mps, own)
+}
+
+
+async def main(name: str) -> None:
+    kernels = Kernels()
+    try:
+        found = await STORIES[name](kernels)
+    finally:
+        await kernels.close()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

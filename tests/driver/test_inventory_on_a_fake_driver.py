@@ -1,0 +1,153 @@
+"""What a server sees of GPUs that change, through NVIDIA's own binding on a FAKE driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_driver import APART, GIB, MIB, NO_MEMORY, UUIDS, FakeDriver, needs_namespaces
+from waiting import PATIENCE
+
+HERE = Path(__file__).parent
+ASK = """
+import json, sys
+from jupyter_gpu_share.engines.local import _doctor
+from jupyter_gpu_share.engines.local._inventory import inventory, real_use
+from jupyter_gpu_share.errors import NoGpuError
+try:
+    found = inventory()
+    use = real_use(found.gpus, [int(pid) for pid in sys.argv[1:]])
+    print(json.dumps({
+        "gpus": [gpu.index for gpu in found.gpus], "troubles": found.troubles,
+        "numbered": found.numbered, "in use": found.in_use,
+        "use": {pid: [dict(row.used), row.utilization] for pid, row in use.items()},
+        "doctor": [finding.what for finding in _doctor.about_gpus(found)],
+    }))
+except NoGpuError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+USE = f"""
+import fake_gpu_program as gpu
+mine = gpu.Array({GIB})
+print(flush=True); input()
+"""
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[FakeDriver]:
+    made = FakeDriver(tmp_path / "driver", 2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def program(driver: FakeDriver) -> Iterator[subprocess.Popen[str]]:
+    """One that uses 1 GiB of the first GPU."""
+    with subprocess.Popen(
+        [sys.executable, "-c", USE],
+        env={**os.environ, **driver.env, "PYTHONPATH": str(HERE)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.communicate("\n", timeout=PATIENCE)
+
+
+def ask(driver: FakeDriver, *pids: int, before: tuple[str, ...] = ()) -> Any:
+    done = subprocess.run(
+        [*before, sys.executable, "-c", ASK, *map(str, pids)],
+        env={**os.environ, **driver.env},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_each_gpu_answers_for_itself(driver: FakeDriver, program: subprocess.Popen[str]) -> None:
+    driver.state.gpus[1].lost = 1
+    found = ask(driver, program.pid)
+    assert found["gpus"] == [0]
+    assert found["troubles"] == [
+        "GPU 1 does not answer (GPU is lost) and is not offered; nvidia-smi says more."
+    ]
+    assert found["troubles"][0] in found["doctor"]
+    assert found["use"] == {str(program.pid): [{UUIDS[0]: GIB + 256 * MIB}, None]}
+    assert not found["numbered"], "CUDA does not count the one that is lost"
+    driver.state.gpus[0].lost = 1
+    assert "GPU 0 does not answer" in ask(driver)["error"]
+
+
+def test_what_is_in_use_is_told_by_gpu(driver: FakeDriver, program: subprocess.Popen[str]) -> None:
+    driver.state.gpus[0].reserved = GIB
+    driver.state.gpus[1].others = 3 * GIB
+    found = ask(driver)
+    assert found["in use"] == {UUIDS[0]: GIB + 256 * MIB, UUIDS[1]: 3 * GIB}
+    assert found["numbered"]
+    driver.state.gpus[1].instances = 2
+    assert not ask(driver)["numbered"], "instances are counted apart"
+
+
+def test_memory_that_is_not_told_is_not_taken_for_none(
+    driver: FakeDriver, program: subprocess.Popen[str]
+) -> None:
+    driver.state.told = NO_MEMORY
+    assert ask(driver, program.pid)["use"] == {}
+
+
+def test_numbers_of_another_namespace_are_nobodys(
+    driver: FakeDriver, program: subprocess.Popen[str]
+) -> None:
+    """A process there may have by chance the number that the driver tells of one here."""
+    needs_namespaces()
+    found = ask(driver, program.pid, before=APART)
+    assert found["use"] == {}
+    assert "not known" in found["doctor"][-1]
+
+
+@pytest.mark.parametrize(
+    ("age", "sm", "told"), [(0, 40, 0.4), (0, 4294967295, None), (0, 101, None), (60, 40, None)]
+)
+def test_utilisation_is_of_now_and_a_share(
+    age: int, sm: int, told: float | None, driver: FakeDriver, program: subprocess.Popen[str]
+) -> None:
+    """Drivers remember samples of what has long ended, and some are garbage."""
+    with driver.changed() as state:
+        (process,) = [row for row in state.processes if row.pid == program.pid]
+        process.sm, process.stamp = sm, int((time.time() - age) * 1e6)
+    assert ask(driver, program.pid)["use"][str(program.pid)][1] == told
+
+
+def test_a_gpu_without_memory_of_its_own_is_named(driver: FakeDriver) -> None:
+    driver.state.count, driver.state.gpus[0].no_memory = 1, 1
+    assert "has no memory of its own" in ask(driver)["error"]
+
+
+def test_a_driver_that_was_updated_under_the_system(driver: FakeDriver) -> None:
+    driver.state.init = 18
+    assert "Restart the machine" in ask(driver)["error"]
+
+
+def test_what_the_server_may_not_use_is_not_offered(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert ask(driver)["gpus"] == [1]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", UUIDS[0][:-1])
+    assert ask(driver)["gpus"] == [0, 1], "by how a name begins"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,7,1")
+    assert ask(driver)["gpus"] == [0], "behind a wrong name nothing is seen"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "leaves it no GPU" in ask(driver)["error"]

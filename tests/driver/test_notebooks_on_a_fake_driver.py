@@ -1,0 +1,187 @@
+"""Whole notebooks on a FAKE of NVIDIA's driver: fill, idle, give the share back, wake.
+
+The engine, the kernels, `nvidia-ml-py` and `cuda-bindings` are the true ones; the driver below them
+is the fake of this folder. What a real one does is tried in `tests/gpu`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_driver import APART, GIB, MIB, NO_MEMORY, NO_PROCESS, TOLD, FakeDriver, needs_namespaces
+from waiting import PATIENCE
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+CONTEXT = 256 * MIB
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[FakeDriver]:
+    made = FakeDriver(tmp_path / "driver")
+    yield made
+    made.close()
+
+
+Story = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def tell(driver: FakeDriver, jupyter_dirs: Path) -> Story:
+    """Runs a story of `stories.py` in a process that sees the fake driver; what it found."""
+
+    def run(name: str, *, apart: bool = False) -> dict[str, Any]:
+        if find_spec("cuda.bindings") is None:
+            pytest.skip("NVIDIA's package `cuda-bindings` is not installed")
+        if apart:
+            needs_namespaces()
+        paths = [ROOT, HERE, HERE.parent, HERE.parent / "provisioner"]
+        env = {
+            **{name: value for name, value in os.environ.items() if name not in _OURS},
+            **driver.env,
+            "JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner",
+            "PYTHONPATH": os.pathsep.join(
+                [*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
+        }
+        done = subprocess.run(
+            [*(APART if apart else ()), sys.executable, HERE / "stories.py", name],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=5 * PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return run
+
+
+_OURS = ("JUPYTER_GPU_SHARE_SIMULATE", "CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize(
+    ("apart", "told", "used"),
+    [(False, TOLD, 10 * GIB + CONTEXT), (True, TOLD, None), (False, NO_MEMORY, None)],
+    ids=["plain", "container", "vgpu"],
+)
+def test_a_share_is_somebody_elses_meanwhile(
+    apart: bool, told: int, used: int | None, driver: FakeDriver, tell: Story
+) -> None:
+    """Where the driver tells nothing of its processes, its word and the room prove it."""
+    driver.state.told = told
+    found = tell("share", apart=apart)
+    assert found["used"] == used
+    assert (found["how"], found["state"]) == ("in-place", "released")
+    assert (found["free"], found["in use"]) == (16 * GIB, 0)
+    assert found["rival"] == 15 * GIB + 512 * MIB, "all that its context leaves"
+    assert found["same process"]
+    assert (found["text"], found["number"]) == ("a picture", 1)
+    assert driver.calls() == {"Lock": 1, "Checkpoint": 1, "Restore": 1, "Unlock": 1}
+    assert found["held"] is True, "nobody is given the share while it is used"
+
+
+@pytest.mark.parametrize("told", [NO_MEMORY, NO_PROCESS], ids=["no memory", "no process"])
+def test_under_wsl_the_process_ends_and_its_variables_stay(
+    told: int, driver: FakeDriver, tell: Story
+) -> None:
+    driver.state.wsl, driver.state.told = 1, told
+    found = tell("share")
+    assert found["used"] is None
+    assert (found["how"], found["state"]) == ("snapshot", "released")
+    assert found["in use"] == 0, "nothing is left on the GPU that somebody else gets"
+    assert not found["same process"]
+    assert found["rival"] == 15 * GIB + 512 * MIB
+    assert "Lock" not in driver.calls()
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["plain", "container"])
+def test_a_driver_that_lies_frees_no_share(apart: bool, driver: FakeDriver, tell: Story) -> None:
+    """It says that all was moved, and the memory stays. What failed once is not tried again."""
+    driver.state.lies = 1
+    found = tell("lie", apart=apart)
+    assert "seen to be free" in found["first"]
+    assert found["held"] == "active"
+    assert (found["how"], found["in use"]) == ("snapshot", 0)
+    assert driver.calls()["Checkpoint"] == 1
+
+
+def test_work_that_does_not_end_in_time_is_waited_for(driver: FakeDriver, tell: Story) -> None:
+    driver.answer("Lock", 600)
+    found = tell("lie")
+    assert "CUDA_ERROR_NOT_READY" in found["first"]
+    assert found["in use"] == 0
+    assert driver.calls()["Lock"] == 1
+
+
+def test_who_asked_only_whether_there_is_a_gpu_leaves_at_once(
+    driver: FakeDriver, tell: Story
+) -> None:
+    found = tell("asked")
+    assert (found["nvml"], found["begun"]) == ("in-place", "in-place")
+    assert found["same process"]
+    assert driver.calls() == {}
+    assert (found["late"], found["in use"]) == ("['none']", 0), "no thread begins meanwhile"
+    assert found["again"] == "in-place", "one that was told of no GPU has nothing there"
+
+
+def test_a_training_that_fills_its_cap_is_not_stopped(driver: FakeDriver, tell: Story) -> None:
+    found = tell("fill")
+    assert found["printed"].endswith("whole"), found
+    assert found["used"] <= found["share"]
+
+
+def test_a_gpu_that_is_lost_is_offered_to_nobody(driver: FakeDriver, tell: Story) -> None:
+    driver.state.count = 2
+    found = tell("lost")
+    assert found["second"] == found["third"] != found["lost"]
+    assert found["capacity"] == 1
+    assert "does not answer any more" in found["told"]
+    assert found["others used"] == GIB + CONTEXT, "those of the other one are read"
+
+
+def test_a_gpu_of_another_is_told_and_never_left_blindly(driver: FakeDriver, tell: Story) -> None:
+    """A cell sets CUDA_VISIBLE_DEVICES, as the first cell of half of all notebooks does."""
+    driver.state.count = 2
+    found = tell("astray")
+    assert "uses a GPU that it has no share of" in found["told"]
+    assert "no share of" in found["why"]
+    assert driver.calls() == {}
+
+
+def test_memory_of_others_is_not_given_out(driver: FakeDriver, tell: Story) -> None:
+    driver.state.gpus[0].others = 10 * GIB
+    found = tell("others")
+    assert found["fits"] == "It needs 8 GiB of one GPU; the emptiest has 6 GiB of 16 GiB free."
+    assert found["free"] == 6 * GIB
+    assert found["later"] is None
+
+
+def test_a_daemon_of_mps_that_has_ended_promises_nothing(driver: FakeDriver, tell: Story) -> None:
+    assert tell("mps") == {"with": "mps", "without": "framework"}
+
+
+def test_a_gpu_that_is_split_meanwhile_is_offered_in_pieces(
+    driver: FakeDriver, tell: Story
+) -> None:
+    found = tell("split")
+    assert found["profiles"] == ["1g.10gb"] * 7
+    assert found["started"].startswith("MIG-0-")
+
+
+def test_the_servers_own_variable_is_honoured(driver: FakeDriver, tell: Story) -> None:
+    driver.state.count = 2
+    found = tell("own")
+    assert found == {"1": [1], "0,1": [0, 1], "": "error", "GPU-…1": [1], "5,0": "error"}
