@@ -178,7 +178,7 @@ def _check_needs():
 def _check(arguments):
     with restoring.opened(arguments.file) as file:
         try:
-            manifest = records.Reader(file).header["manifest"]
+            manifest = restoring.told(records.Reader(file))
         except records.Damaged as error:
             raise Refused("The snapshot is damaged: %s." % error) from error
         status = os.fstat(file.fileno())

@@ -22,7 +22,7 @@ from gpu_share_kernel.snapshot import (
 from gpu_share_kernel.snapshot.pickles import VARIABLES
 from gpu_share_kernel.snapshot.words import Refused, line, named, strerror
 
-__all__ = ["load", "opened", "receive", "restore", "restored"]
+__all__ = ["load", "opened", "receive", "restore", "restored", "told"]
 
 
 def restore(path, digest=None):
@@ -156,8 +156,7 @@ def _restore(file, digest):
         raise Refused("The variables cannot be restored: %s" % error) from error
     size = os.fstat(file.fileno()).st_size
     reader = records.Reader(file, digest)
-    manifest, around = reader.header["manifest"], reader.header["around"]
-    manifest["names"] = [name for group, name in _entries(reader) if group == "user"]
+    manifest, around = told(reader), reader.header["around"]
     then, now = manifest["versions"], session.versions(cloudpickle)
     _check_versions(then, now)
     here = session.shell()
@@ -208,6 +207,12 @@ def load(reader, here):
     failed += more
     reader.end()
     return loaded, failed
+
+
+def told(reader):
+    """The manifest, with the names of the variables."""
+    names = [name for group, name in _entries(reader) if group == "user"]
+    return dict(reader.header["manifest"], names=names)
 
 
 def _entries(reader):
