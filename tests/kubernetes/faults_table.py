@@ -43,8 +43,8 @@ of eight steps on pods in style `lease`, with kills of the server, the agent and
 cells to the same.
 
 At 200 random instants it kills the kernel while its variables are saved or brought back, the
-process that reads them back, or the server, and starts the next server. Afterwards the variables were
-there once and whole; or the share had not been given back, and whoever asked for that was told: the
+process that reads them back, or the server, and starts the next server. Afterwards the variables
+were there once and whole; or the share had not been given back, and whoever asked was told: the
 kernel had died with what it had, or, with its server, a kernel that held its share. No part of a
 file was left. And it draws 2,000 graphs of objects, which come back with the same sharing.
 

@@ -28,7 +28,7 @@ from gpu_share_kernel import cuda_signs, interrupts
 from gpu_share_kernel.snapshot import prints, records, session, shells
 from gpu_share_kernel.snapshot.kinds import article, called
 
-__all__ = ["Reader", "Slow", "Unproven", "main", "prove"]
+__all__ = ["Reader", "Slow", "Unproven", "endanger_nobody", "main", "prove"]
 
 _FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _START = (
@@ -292,14 +292,15 @@ def main(numbers):
     file, orders, answers = numbers
     code = 1
     try:
-        _endanger_nobody()
+        endanger_nobody()
         asyncio.new_event_loop().run_until_complete(_serve(file, orders, answers))
         code = 0
     finally:
         os._exit(code)  # nothing of what was loaded is to end in its own way
 
 
-def _endanger_nobody():
+def endanger_nobody():
+    """Give way to all others, and end with the process that started this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the kernel's, which ends this process
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
