@@ -296,6 +296,10 @@ def test_what_is_the_same_is_looked_at_once(house: Sessions, tmp_path: Path) -> 
     kernel.run("collections.looks.clear()")
     assert told(kernel.ask(f"save({str(tmp_path / 'kept')!r}, seconds={SECONDS})")) == {}
     assert kernel.value("collections.looks") == {"before": 2, "row": 2}
+    kernel.run("collections.looks.clear()")
+    with pytest.raises(CellError, match="takes longer than it may"):
+        kernel.ask(f"save({str(tmp_path / 'kept')!r}, seconds=0.0)")
+    assert kernel.value("collections.looks") == {"before": 1, "row": 1}, "by the save alone"
     kernel.close()
 
 

@@ -80,7 +80,7 @@ def test_the_queue_is_first_come_first_served(ledger: Ledger) -> None:
     assert (whole.position, whole.of) == (1, 1)
     assert (small.position, small.of) == (2, 2)
     assert "80 GiB of one GPU" in whole.reason
-    assert "came before" in small.reason
+    assert "came earlier" in small.reason
     ledger.release("a")
     assert ledger.turn("b").held
     assert ledger.turn("c").position == 1
@@ -218,7 +218,7 @@ def test_whether_a_size_fits(ledger: Ledger) -> None:
     assert "emptiest" in str(ledger.fits(None, Size.parse("3/4")))
     assert ledger.fits("a", Size.parse("1")) is None
     ask(ledger, "b", "1")
-    assert "came before" in str(ledger.fits(None, Size.parse("1/4")))
+    assert "came earlier" in str(ledger.fits(None, Size.parse("1/4")))
     assert ledger.fits("a", Size.parse("3/4")) is None
 
 

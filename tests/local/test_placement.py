@@ -102,7 +102,7 @@ def test_the_reason_names_what_is_missing() -> None:
     reason = why_waiting(Size.parse("3/4"), gpus(80, 80), {"G0": 60 * GIB, "G1": 40 * GIB}, 0)
     assert reason == "It needs 60 GiB of one GPU; the emptiest has 40 GiB of 80 GiB free."
     reason = why_waiting(Size.parse("1/4"), gpus(80), {}, 1)
-    assert "came before" in reason
+    assert "came earlier" in reason
 
 
 def queue(*texts: str) -> list[Wish]:

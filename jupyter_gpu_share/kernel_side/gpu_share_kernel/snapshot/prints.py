@@ -19,7 +19,6 @@ import types
 import zlib
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel import interrupts
 from gpu_share_kernel.snapshot import alike, arrays, classes, devices, pickles, texts
 
 __all__ = ["Away", "Prints", "note_classes"]
@@ -86,14 +85,13 @@ class Prints:
         MemoryError
         """
         with pickles._quiet():
-            try:
-                for value in values:
-                    interrupts.check()
+            for value in values:
+                try:
                     self._pickler.dump_plainly(value)
-            except (KeyboardInterrupt, MemoryError):
-                raise
-            except Exception:  # it changes while it is looked at, or is not exact
-                return ""
+                except MemoryError:
+                    raise
+                except Exception:  # it changes while it is looked at, or is not exact
+                    return ""
         return self._hash.hexdigest()
 
     def back(self, count=1):

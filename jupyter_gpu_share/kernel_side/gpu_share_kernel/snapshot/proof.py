@@ -82,12 +82,12 @@ def prove(reader, entries, seconds):
     reader.begin(seconds)
     whole = dict(enumerate(entries))
     # Both sides work at the same time.
-    own = _exactly(whole)
+    own = _exactly(reader, whole)
     lost = dict(reader.next()["broken"])
     for index in lost:
         del whole[index]
     changed = set()  # type: set[int]
-    if reader.next()["exact"] != (_exactly(whole) if lost else own) or not own:
+    if reader.next()["exact"] != (_exactly(reader, whole) if lost else own) or not own:
         reader.order("texts")
         changed = _changed(reader, prints.Prints(), whole)
     if changed:
@@ -104,8 +104,14 @@ def prove(reader, entries, seconds):
     return rows
 
 
-def _exactly(whole):
-    return prints.Prints(exact=True).of_all(entry.value for entry in whole.values())
+def _exactly(reader, whole):
+    def values():
+        for entry in whole.values():
+            interrupts.check()
+            reader.check()
+            yield entry.value
+
+    return prints.Prints(exact=True).of_all(values())
 
 
 def _changed(reader, mine, whole):
@@ -196,6 +202,11 @@ class Reader:
         pair = os.pipe()
         self._pipes += pair
         return pair
+
+    def check(self):
+        """Raises :class:`Slow` where the time is over."""
+        if time.monotonic() > self._end:
+            raise Slow
 
     def next(self):
         """What it tells next.
