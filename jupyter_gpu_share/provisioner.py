@@ -22,8 +22,9 @@ from tornado import web
 from traitlets import Float, Unicode
 
 from ._configuration import completed
-from .errors import GpuShareError, KernelStartError, SizeError
-from .size import Request, Size, size_in_notebook
+from ._threads import in_thread
+from .errors import GpuShareError, KernelStartError, NoGpuError, SizeError
+from .size import SIZE_VARIABLE, Request, Size, size_in_notebook
 
 if TYPE_CHECKING:
     from .engines.base import Adoptable, Connection
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["GpuShareProvisioner"]
 
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-#: Names the size in the environment of a server, a papermill run, a console.
-_SIZE_VARIABLE = "JUPYTER_GPU_SHARE_SIZE"
 _CONNECTION_FILE = "{connection_file}"
 
 
@@ -107,6 +106,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
         self._restart = False
         self._cwd: Path | None = None
         self._notebook: Path | None = None
+        #: The size of this start is the one that was chosen for the notebook earlier.
+        self._chosen = False
 
     @property
     def has_process(self) -> bool:
@@ -157,6 +158,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
         """First found wins; every one is checked by the same policy."""
         assert self._runtime is not None
         policy = self._runtime.policy
+        self._chosen = False
         if self._kernel is not None and self._kernel.next_size is not None:
             changed, self._kernel.next_size = self._kernel.next_size, None
             return changed
@@ -166,7 +168,10 @@ class GpuShareProvisioner(KernelProvisionerBase):
             return policy.check(str(requested.size))
         if self._kernel is not None and self._kernel.request is not None:
             return self._kernel.request.size  # a restart keeps it
-        asked = env.get(_SIZE_VARIABLE) or self.kernel_spec.env.get(_SIZE_VARIABLE)
+        if chosen := await self._choice():
+            self._chosen = True
+            return policy.check(chosen)
+        asked = env.get(SIZE_VARIABLE) or self.kernel_spec.env.get(SIZE_VARIABLE)
         for text in (asked, self.size):
             if text:
                 return policy.check(text)
@@ -175,6 +180,19 @@ class GpuShareProvisioner(KernelProvisionerBase):
             if hint:
                 return policy.check(hint)
         return policy.default_size(headless=self._notebook is None)
+
+    async def _choice(self) -> str | None:
+        """What a user chose for this notebook or console on a page of its server."""
+        path = self._shown_path
+        if self._root is None or path is None or self._runtime is None:
+            return None
+        return await in_thread(self._runtime.choices.get, str(self._root), path)
+
+    async def _forget_choice(self) -> None:
+        """A choice that cannot be had is not tried again at each start."""
+        path, self._chosen = self._shown_path, False
+        if self._root is not None and path is not None and self._runtime is not None:
+            await in_thread(self._runtime.choices.set, str(self._root), path, None)
 
     @property
     def _root(self) -> Path | None:
@@ -338,6 +356,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
         )
 
     async def _fail(self, error: BaseException) -> None:
+        if self._chosen and isinstance(error, (SizeError, NoGpuError)):
+            await self._forget_choice()
         # What an earlier server has saved is not lost because it could not be taken over now.
         await self._free(park=self._adopted is not None and self._adopted.saved)
         _forget_start(self.parent, self.kernel_id)

@@ -1,5 +1,6 @@
 import { Dialog, Notification, showDialog } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
+import { AskingDialog } from './asking';
 import { SizeField } from './sizefield';
 import type { IAllocation, IShares } from './tokens';
 import { fileName, shortSize, Words } from './words';
@@ -47,14 +48,27 @@ export class Actions {
 
   private async _askSize(row: IAllocation, title: string): Promise<string | null> {
     const trans = this._trans;
-    const sizes = await this._shares.refreshSizes();
-    const field = new SizeField(sizes, row.size, this._words, trans);
+    const sizes = await this._failing(this._shares.refreshSizes());
+    if (sizes === null) {
+      return null;
+    }
+    const field = new SizeField(sizes, this._words, trans);
+    field.offer({ size: row.size, standard: null, locked: null });
     const text = document.createElement('p');
     text.textContent = trans.__('You are asked before any variable is lost.');
     field.node.append(text);
     const buttons = [Dialog.cancelButton(), Dialog.okButton({ label: trans.__('Change') })];
-    const result = await showDialog({ title, body: field, buttons });
-    return result.button.accept ? (field.size ?? sizes.default) : null;
+    const accepts = async (): Promise<boolean> => {
+      try {
+        await this._shares.keptByResize(row.kernel_id, field.size ?? row.size);
+        return true;
+      } catch (error) {
+        field.refuse(line(error));
+        return false;
+      }
+    };
+    const result = await new AskingDialog({ title, body: field, buttons }, accepts).launch();
+    return result.button.accept ? field.size : null;
   }
 
   /** Keep the share for some minutes even if it is not used. */
@@ -132,7 +146,7 @@ export class Actions {
 }
 
 /** What went wrong, in one line. */
-function line(error: unknown): string {
+export function line(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 

@@ -3,7 +3,7 @@ import type { ISessionContext } from '@jupyterlab/apputils';
 import type { IDisposable } from '@lumino/disposable';
 import { Signal, type ISignal } from '@lumino/signaling';
 import type { Widget } from '@lumino/widgets';
-import { choiceKey } from './sessions';
+import { choiceKey } from './choices';
 import type { IAllocation, IShares } from './tokens';
 
 /** The session of a notebook or console; null for other widgets. */

@@ -12,16 +12,7 @@ import {
 import { ILauncher } from '@jupyterlab/launcher';
 import type { NotebookPanel } from '@jupyterlab/notebook';
 import { IRunningSessionManagers } from '@jupyterlab/running';
-import {
-  IConnectionStatus,
-  IKernelManager,
-  IServerSettings,
-  ISessionManager,
-  ServerConnection,
-  SessionManager,
-  type ServiceManagerPlugin,
-  type Session
-} from '@jupyterlab/services';
+import { IConnectionStatus } from '@jupyterlab/services';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStatusBar } from '@jupyterlab/statusbar';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
@@ -35,7 +26,6 @@ import { gpuIcon } from './icon';
 import { addCards, addNewNotebook, NEW_NOTEBOOK } from './launcher';
 import { Notifications } from './notifications';
 import { RunningShares } from './running';
-import { SizedSessions } from './sessions';
 import { Shares } from './shares';
 import { Sidebar } from './sidebar';
 import { StatusItem } from './statusbar';
@@ -46,41 +36,12 @@ export { IShares, ISizeChoices } from './tokens';
 
 const DOMAIN = 'jupyter_gpu_share';
 
-const choices: ServiceManagerPlugin<ISizeChoices> = {
+const choices: JupyterFrontEndPlugin<ISizeChoices> = {
   id: 'jupyter-gpu-share:choices',
-  description: 'Remembers the size that was last chosen for each notebook.',
+  description: 'Asks the server for the size that was chosen for a notebook, and chooses it.',
   autoStart: true,
   provides: ISizeChoices,
-  optional: [IServerSettings],
-  activate: (_: null, given: ServerConnection.ISettings | null) => {
-    const settings = given ?? ServerConnection.makeSettings();
-    return new SizeChoices(window.localStorage, settings.baseUrl);
-  }
-};
-
-const sessions: ServiceManagerPlugin<Session.IManager> = {
-  id: 'jupyter-gpu-share:sessions',
-  description: 'Starts kernels with the size that was chosen for them.',
-  autoStart: true,
-  provides: ISessionManager,
-  requires: [IKernelManager],
-  optional: [ISizeChoices, IServerSettings, IConnectionStatus],
-  activate: (
-    _: null,
-    kernelManager: SessionManager.IOptions['kernelManager'],
-    remembered: ISizeChoices | null,
-    given: ServerConnection.ISettings | null,
-    connection: IConnectionStatus | null
-  ) => {
-    const serverSettings = given ?? ServerConnection.makeSettings();
-    const sized = remembered && new SizedSessions(serverSettings, remembered);
-    return new SessionManager({
-      kernelManager,
-      serverSettings,
-      ...(sized && { sessionAPIClient: sized }),
-      standby: () => !(connection?.isConnected ?? true) || 'when-hidden'
-    });
-  }
+  activate: (app: JupyterFrontEnd) => new SizeChoices(app.serviceManager.serverSettings)
 };
 
 const shares: JupyterFrontEndPlugin<IShares> = {
@@ -115,10 +76,12 @@ const dialogs: JupyterFrontEndPlugin<ISessionContextDialogs> = {
     if (known === null || remembered === null) {
       return new SessionContextDialogs(standard);
     }
+    const trans = own.load(DOMAIN);
     return new SizedDialogs({
       shares: known,
       choices: remembered,
-      trans: own.load(DOMAIN),
+      actions: new Actions(known, trans),
+      trans,
       lab: own.load('jupyterlab'),
       standard
     });
@@ -317,7 +280,6 @@ const launcher: JupyterFrontEndPlugin<void> = {
 
 const plugins = [
   choices,
-  sessions,
   shares,
   dialogs,
   commands,

@@ -16,8 +16,9 @@ export class Refusal extends Error {
   }
 }
 
-/** A request's method and JSON body. */
+/** A request's method, JSON body and query. */
 export interface IRequest {
+  query?: Readonly<Record<string, string>>;
   method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   body?: unknown;
 }
@@ -31,9 +32,10 @@ export interface IRequest {
 export async function ask<T>(
   settings: ServerConnection.ISettings,
   path: readonly string[],
-  { method = 'GET', body }: IRequest = {}
+  { method = 'GET', body, query = {} }: IRequest = {}
 ): Promise<T> {
-  const url = URLExt.join(settings.baseUrl, ...path.map(encodeURIComponent));
+  const place = URLExt.join(settings.baseUrl, ...path.map(encodeURIComponent));
+  const url = place + URLExt.objectToQueryString(query);
   const init: RequestInit = { method };
   if (body !== undefined) {
     init.body = JSON.stringify(body);

@@ -157,12 +157,27 @@ export const IShares = new Token<IShares>(
   'The GPU shares of the kernels of this server, and what can be done with them.'
 );
 
-/** Which size the next kernel of a notebook starts with. */
+/** What was chosen for a path, and what kernels start with else. */
+export interface IChoice {
+  /** Null where nobody chose one. */
+  readonly size: string | null;
+  /** By kernelspec, of those whose kernels start on a share. */
+  readonly defaults: Readonly<Record<string, string>>;
+}
+
+/**
+ * Which size the next kernel of a notebook or console starts with. A change of size of a running
+ * kernel is remembered too. All rejections are errors with one line for the user.
+ */
 export interface ISizeChoices {
-  /** The size chosen for a path; null where nobody chose one. */
-  get(path: string): string | null;
-  /** Remember a choice, for this start and later ones; null forgets it. */
-  set(path: string, size: string | null): void;
+  get(path: string): Promise<IChoice>;
+  /**
+   * Remember a choice, for the next start and later ones; null chooses the default. Rejects where
+   * no kernel could start with it, or the kernelspec starts without a share: nothing is changed.
+   */
+  set(path: string, size: string | null, kernelspec?: string): Promise<void>;
+  /** Reject as `set` would; nothing is remembered. */
+  check(size: string, kernelspec?: string): Promise<void>;
 }
 
 export const ISizeChoices = new Token<ISizeChoices>(

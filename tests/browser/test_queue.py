@@ -12,7 +12,7 @@ from servers import Server
 def test_three_kernels_on_one_gpu_see_their_places_move(lab: Server, page: Page) -> None:
     holders = [lab.start_kernel("1"), lab.start_kernel("3/4"), lab.start_kernel("3/4")]
     write_notebook(lab, "last.ipynb", "print(6 * 7)")
-    write_choice(page, lab, "last.ipynb", "3/4")
+    write_choice(lab, "last.ipynb", "3/4")
     open_lab(page, lab, "last.ipynb")
     expect(toolbar(page)).to_contain_text("waiting, 3 of 3")
     panel = open_sidebar(page)
@@ -31,7 +31,7 @@ def test_three_kernels_on_one_gpu_see_their_places_move(lab: Server, page: Page)
 def test_a_reload_while_waiting_shows_the_same_place(lab: Server, page: Page) -> None:
     holder = lab.start_kernel("1")
     write_notebook(lab, "waits.ipynb", "1")
-    write_choice(page, lab, "waits.ipynb", "1/2")
+    write_choice(lab, "waits.ipynb", "1/2")
     open_lab(page, lab, "waits.ipynb", workspace="queue")
     expect(toolbar(page)).to_contain_text("waiting, 1 of 1")
     # Its session is there once it is held by the relay; the page tells it the path a moment later.
@@ -65,7 +65,7 @@ def test_waiting_is_given_up_from_the_notification(lab: Server, page: Page, hear
     heard.allow("500|503|Error")
     lab.start_kernel("1")
     write_notebook(lab, "waits.ipynb", "1")
-    write_choice(page, lab, "waits.ipynb", "1/2")
+    write_choice(lab, "waits.ipynb", "1/2")
     open_lab(page, lab, "waits.ipynb")
     expect(toolbar(page)).to_contain_text("waiting, 1 of 1")
     until(lambda: lab.ok("api/sessions"), "the session is there")
@@ -84,12 +84,6 @@ def session_of(lab: Server, path: str) -> bool:
     return any(session["path"] == path for session in lab.ok("api/sessions"))
 
 
-def write_choice(page: Page, lab: Server, path: str, size: str) -> None:
-    """Remember a size for a notebook, as choosing it in the dialog does."""
-    open_lab(page, lab)
-    base = page.evaluate("() => window.jupyterapp.serviceManager.serverSettings.baseUrl")
-    page.evaluate(
-        "([base, path, size]) => window.localStorage.setItem("
-        "'jupyter-gpu-share:sizes:' + base, JSON.stringify([[path, size]]))",
-        [base, path, size],
-    )
+def write_choice(lab: Server, path: str, size: str) -> None:
+    """Choose a size for a notebook, as the dialog does."""
+    lab.ok("gpu-share/choices", "PUT", {"path": path, "size": size})

@@ -52,6 +52,8 @@ def ask(server: Server, path: str, method: str = "GET", body: Any = None, **wher
 ALL = [
     ("/gpu-share/status", "GET"),
     ("/gpu-share/sizes", "GET"),
+    ("/gpu-share/choices", "GET"),
+    ("/gpu-share/choices", "PUT"),
     ("/gpu-share/requests/{kernel_id}", "PUT"),
     ("/gpu-share/allocations", "GET"),
     ("/gpu-share/allocations/{kernel_id}", "GET"),
