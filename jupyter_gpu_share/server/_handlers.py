@@ -14,6 +14,7 @@ Handlers know the extension by three entries of the web application's settings a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -221,10 +222,18 @@ class SizesHandler(GpuShareHandler):
         """The offered sizes, and which of them can be had now."""
         policy = self.runtime.policy
         if self.elsewhere is None:
-            offers = await self.runtime.offers()
+            offers, gpus = await asyncio.gather(self.runtime.offers(), self._gpus())
         else:
-            offers = [(offer, self.elsewhere) for offer in policy.offers()]
-        sizes = [{**offer.to_json(), "available": not why, "why": why} for offer, why in offers]
+            offers, gpus = [(offer, self.elsewhere) for offer in policy.offers()], []
+        sizes = [
+            {
+                **offer.to_json(),
+                "available": not why,
+                "why": why,
+                "memory_bytes": _memory(offer.size, gpus),
+            }
+            for offer, why in offers
+        ]
         default = next((str(offer.size) for offer, _ in offers if offer.default), None)
         self.answer(
             {
@@ -237,6 +246,12 @@ class SizesHandler(GpuShareHandler):
                 "only_offered": policy.only_offered,
             }
         )
+
+    async def _gpus(self) -> list[Capacity]:
+        try:
+            return await self.runtime.capacity()
+        except GpuShareError:
+            return []  # each offer says what is wrong
 
 
 class RequestHandler(GpuShareHandler):
@@ -283,9 +298,7 @@ class ChoicesHandler(GpuShareHandler):
         )
         path, dry = _path(body.get("path")), body.get("dry_run", False)
         if "size" not in body or (path is None and not dry):
-            raise web.HTTPError(
-                400, log_message="Name a path and a size, or ask with dry_run."
-            )
+            raise web.HTTPError(400, log_message="Name a path and a size, or ask with dry_run.")
         if self.elsewhere is not None:
             raise NotPossible(self.elsewhere)
         if "kernelspec" in body:
@@ -482,6 +495,12 @@ def _moment(text: str) -> datetime:
     if moment <= datetime.now(timezone.utc):
         raise web.HTTPError(400, log_message="keep_until is over already; null ends the keeping.")
     return moment
+
+
+def _memory(size: Size, gpus: list[Capacity]) -> list[int] | None:
+    """The least and the most that a size has of one of these GPUs; None where no GPU is for it."""
+    found = [size.bytes_of(gpu.memory_bytes) for gpu in gpus if gpu.profile == size.profile]
+    return [min(found), max(found)] if found and not size.is_none else None
 
 
 def _gpu(gpu: Capacity) -> dict[str, Any]:

@@ -18,9 +18,10 @@ import { IStatusBar } from '@jupyterlab/statusbar';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import type { DisposableSet } from '@lumino/disposable';
 import { Actions } from './actions';
+import { Attention } from './attention';
 import { SizeChoices } from './choices';
 import { addCommands, CommandIDs, KEEP_MINUTES } from './commands';
-import { CurrentKernel } from './current';
+import { CurrentKernel, startAgain } from './current';
 import { SizedDialogs } from './dialogs';
 import { gpuIcon } from './icon';
 import { addCards, addNewNotebook, NEW_NOTEBOOK } from './launcher';
@@ -92,20 +93,38 @@ const commands: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-gpu-share:commands',
   description: 'Commands to change, keep, give back and wake shares.',
   autoStart: true,
-  optional: [IShares, ISizeChoices, ICommandPalette, ITranslator],
+  optional: [IShares, ISizeChoices, ICommandPalette, ITranslator, ISettingRegistry],
   activate: (
     app: JupyterFrontEnd,
     known: IShares | null,
     remembered: ISizeChoices | null,
     palette: ICommandPalette | null,
-    translator: ITranslator | null
+    translator: ITranslator | null,
+    registry: ISettingRegistry | null
   ) => {
     if (known === null) {
       return;
     }
     const trans = (translator ?? nullTranslator).load(DOMAIN);
     const current = new CurrentKernel(app.shell, known);
-    addCommands(app.commands, known, current, new Actions(known, trans), trans);
+    let usual = 60;
+    const actions = new Actions(known, trans, (row, size) =>
+      startAgain(app.shell, remembered, row, size)
+    );
+    addCommands(app.commands, known, current, actions, trans, () => usual);
+    // Commands are there before the settings are read.
+    void registry
+      ?.load(commands.id)
+      .then(settings => {
+        const follow = (): void => {
+          const minutes = settings.get('keepMinutes').composite;
+          usual = typeof minutes === 'number' ? minutes : 60;
+          app.commands.notifyCommandChanged(CommandIDs.keep);
+        };
+        settings.changed.connect(follow);
+        follow();
+      })
+      .catch(() => undefined);
     if (remembered !== null) {
       addNewNotebook(app, known, remembered, trans);
       palette?.addItem({ command: NEW_NOTEBOOK, category: trans.__('GPU') });
@@ -118,7 +137,9 @@ const commands: JupyterFrontEndPlugin<void> = {
       CommandIDs.changeSize,
       CommandIDs.stopKeeping,
       CommandIDs.giveBack,
-      CommandIDs.wake
+      CommandIDs.wake,
+      CommandIDs.takeFree,
+      CommandIDs.withoutGpu
     ]) {
       palette?.addItem({ command, category });
     }
@@ -178,7 +199,12 @@ const sidebar: JupyterFrontEndPlugin<void> = {
       label: trans.__('Show GPU Shares'),
       caption: trans.__('Show all shares of your kernels, and what is free'),
       describedBy: { args: { type: 'object', properties: {} } },
-      execute: () => app.shell.activateById(panel.id)
+      execute: () => {
+        app.shell.activateById(panel.id);
+        // Who opens it by the keyboard goes on in it.
+        panel.node.tabIndex = -1;
+        panel.node.focus();
+      }
     });
     palette?.addItem({ command: CommandIDs.show, category: trans.__('GPU') });
   }
@@ -202,7 +228,8 @@ const running: JupyterFrontEndPlugin<void> = {
     const open = (path: string): void => {
       void app.commands.execute('docmanager:open', { path });
     };
-    managers.add(new RunningShares(known, app.commands, gpuIcon, trans, open));
+    const actions = new Actions(known, trans);
+    managers.add(new RunningShares(known, app.commands, gpuIcon, actions, trans, open));
   }
 };
 
@@ -227,7 +254,8 @@ const statusBar: JupyterFrontEndPlugin<void> = {
       item,
       align: 'left',
       rank: 20,
-      isActive: () => known.health === 'ready',
+      // Where no kernel has a share there is nothing to say.
+      isActive: () => known.health === 'ready' && known.allocations.size > 0,
       activeStateChanged: known.changed
     });
   }
@@ -237,12 +265,35 @@ const notifications: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-gpu-share:notifications',
   description: 'Says when a share is waited for, goes back, comes or fails.',
   autoStart: true,
-  optional: [IShares, ITranslator],
-  activate: (app: JupyterFrontEnd, known: IShares | null, translator: ITranslator | null) => {
+  optional: [IShares, ISettingRegistry, ITranslator],
+  activate: async (
+    app: JupyterFrontEnd,
+    known: IShares | null,
+    registry: ISettingRegistry | null,
+    translator: ITranslator | null
+  ) => {
     if (known === null) {
       return;
     }
-    new Notifications(known, app.commands, (translator ?? nullTranslator).load(DOMAIN));
+    const trans = (translator ?? nullTranslator).load(DOMAIN);
+    const settings = await registry?.load(notifications.id).catch(() => null);
+    const set = (name: string): unknown => settings?.get(name).composite;
+    const attention = new Attention();
+    const messages = new Notifications(
+      known,
+      app.commands,
+      attention,
+      trans,
+      kind => set(kind) !== false
+    );
+    const follow = (): void => {
+      attention.desktop = set('desktop') === true;
+      attention.title = set('title') === true;
+      void attention.askLeave();
+      messages.update();
+    };
+    settings?.changed.connect(follow);
+    follow();
   }
 };
 

@@ -29,12 +29,14 @@ export class SizeField extends Widget {
   ) {
     super();
     this.addClass('jp-GpuShare-sizeField');
+    // The tool that extracts texts finds those of `trans` and `this._trans`.
+    const trans = _trans;
     const label = document.createElement('label');
-    label.textContent = _trans.__('Share of a GPU');
+    label.textContent = trans.__('Share of a GPU');
     label.htmlFor = this._select.id = `jp-GpuShare-${UUID.uuid4()}`;
     this._other.type = 'text';
     this._other.placeholder = '10GiB';
-    this._other.setAttribute('aria-label', _trans.__('Other size, such as 10GiB or 1/3'));
+    this._other.setAttribute('aria-label', trans.__('Other size, such as 10GiB or 1/3'));
     this._about.className = 'jp-GpuShare-about';
     this._about.id = `jp-GpuShare-${UUID.uuid4()}`;
     this._about.setAttribute('aria-live', 'polite');

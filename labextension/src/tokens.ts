@@ -90,6 +90,8 @@ export interface IOffer {
   readonly default: boolean;
   readonly available: boolean;
   readonly why: string | null;
+  /** What it has of each GPU here, the least and the most; null where that is not known. */
+  readonly memory_bytes: readonly [number, number] | null;
 }
 
 /** The offered sizes and the rules about others. */
@@ -122,7 +124,7 @@ export interface IShares {
   readonly health: Health;
   /** What is wrong, in the server's words; empty where all is well. */
   readonly problem: string;
-  /** By kernel id, in the order in which the kernels came. */
+  /** By kernel id, in the order in which they came. A start that failed stays until the next. */
   readonly allocations: ReadonlyMap<string, IAllocation>;
   readonly status: IStatus | null;
   /** The offers as they were told last; `refreshSizes` asks again. */
@@ -145,6 +147,8 @@ export interface IShares {
   keep(kernelId: string, until: Date | null): Promise<void>;
   release(kernelId: string, loseVariables: boolean): Promise<void>;
   wake(kernelId: string): Promise<void>;
+  /** Show a start that failed no longer. */
+  forget(kernelId: string): void;
 }
 
 export interface IChange {

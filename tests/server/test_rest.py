@@ -115,6 +115,8 @@ def test_status_and_sizes(clean: Server) -> None:
     assert not rows["1/2"]["available"]
     assert "20 GiB" in rows["1/2"]["why"]
     assert rows["0"]["available"]
+    assert rows["1/2"]["memory_bytes"] == [40 * GIB, 40 * GIB]
+    assert rows["0"]["memory_bytes"] is None
 
 
 def test_a_kernel_gets_the_size_asked_for(clean: Server) -> None:

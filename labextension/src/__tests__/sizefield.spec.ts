@@ -13,20 +13,20 @@ function field(changes = {}): SizeField {
   return made;
 }
 
-function part<T extends Element>(from: SizeField, selector: string): T {
-  const found = from.node.querySelector<T>(selector);
+function select(from: SizeField): HTMLSelectElement {
+  const found = from.node.querySelector('select');
   if (found === null) {
-    throw new Error(`there is no ${selector}`);
+    throw new Error('there is no list');
   }
   return found;
 }
 
-function select(from: SizeField): HTMLSelectElement {
-  return part(from, 'select');
-}
-
 function other(from: SizeField): HTMLInputElement {
-  return part(from, 'input');
+  const found = from.node.querySelector('input');
+  if (found === null) {
+    throw new Error('there is no input');
+  }
+  return found;
 }
 
 function about(from: SizeField): string {
