@@ -106,8 +106,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
         self._restart = False
         self._cwd: Path | None = None
         self._notebook: Path | None = None
-        #: The size of this start is the one that was chosen for the notebook earlier.
-        self._chosen = False
+        #: The path under which the size of this start was chosen earlier; None: it was not.
+        self._chosen: str | None = None
 
     @property
     def has_process(self) -> bool:
@@ -158,7 +158,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
         """First found wins; every one is checked by the same policy."""
         assert self._runtime is not None
         policy = self._runtime.policy
-        self._chosen = False
+        self._chosen = None
         if self._kernel is not None and self._kernel.next_size is not None:
             changed, self._kernel.next_size = self._kernel.next_size, None
             return changed
@@ -168,8 +168,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
             return policy.check(str(requested.size))
         if self._kernel is not None and self._kernel.request is not None:
             return self._kernel.request.size  # a restart keeps it
-        if chosen := await self._choice():
-            self._chosen = True
+        if self._shown_path and (chosen := await self._choice(self._shown_path)):
             return policy.check(chosen)
         asked = env.get(SIZE_VARIABLE) or self.kernel_spec.env.get(SIZE_VARIABLE)
         for text in (asked, self.size):
@@ -179,19 +178,22 @@ class GpuShareProvisioner(KernelProvisionerBase):
             hint = await asyncio.to_thread(size_in_notebook, self._notebook)
             if hint:
                 return policy.check(hint)
+            if own := await self._choice(""):
+                return policy.check(own)
         return policy.default_size(headless=self._notebook is None)
 
-    async def _choice(self) -> str | None:
-        """What a user chose for this notebook or console on a page of its server."""
-        path = self._shown_path
-        if self._root is None or path is None or self._runtime is None:
+    async def _choice(self, path: str) -> str | None:
+        """What a user chose for a path on a page of its server."""
+        if self._root is None or self._runtime is None:
             return None
-        return await in_thread(self._runtime.choices.get, str(self._root), path)
+        found = await in_thread(self._runtime.choices.get, str(self._root), path)
+        self._chosen = path if found else None
+        return found
 
-    async def _forget_choice(self) -> None:
+    async def _forget_choice(self, path: str) -> None:
         """A choice that cannot be had is not tried again at each start."""
-        path, self._chosen = self._shown_path, False
-        if self._root is not None and path is not None and self._runtime is not None:
+        self._chosen = None
+        if self._root is not None and self._runtime is not None:
             await in_thread(self._runtime.choices.set, str(self._root), path, None)
 
     @property
@@ -356,8 +358,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
         )
 
     async def _fail(self, error: BaseException) -> None:
-        if self._chosen and isinstance(error, (SizeError, NoGpuError)):
-            await self._forget_choice()
+        if self._chosen is not None and isinstance(error, (SizeError, NoGpuError)):
+            await self._forget_choice(self._chosen)
         # What an earlier server has saved is not lost because it could not be taken over now.
         await self._free(park=self._adopted is not None and self._adopted.saved)
         _forget_start(self.parent, self.kernel_id)

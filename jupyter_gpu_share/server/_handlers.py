@@ -284,9 +284,9 @@ class ChoicesHandler(GpuShareHandler):
     @authorized
     async def get(self) -> None:
         """What the next kernel of a notebook or console starts with."""
-        path = _path(self.get_query_argument("path", ""))
-        chosen = path and await in_thread(self.runtime.choices.get, self.root, path)
-        self.answer({"path": path, "size": chosen or None, "defaults": await self._defaults(path)})
+        path = _path(self.get_query_argument("path", "")) or ""
+        chosen = await in_thread(self.runtime.choices.get, self.root, path)
+        self.answer({"path": path, "size": chosen, "defaults": await self._defaults(path)})
 
     @web.authenticated
     @authorized
@@ -296,7 +296,8 @@ class ChoicesHandler(GpuShareHandler):
         body = self.body(
             {"path": str, "size": (str, type(None)), "kernelspec": str, "dry_run": bool}
         )
-        path, dry = _path(body.get("path")), body.get("dry_run", False)
+        path, dry = body.get("path"), body.get("dry_run", False)
+        path = path and _path(path)
         if "size" not in body or (path is None and not dry):
             raise web.HTTPError(400, log_message="Name a path and a size, or ask with dry_run.")
         if self.elsewhere is not None:
@@ -312,10 +313,14 @@ class ChoicesHandler(GpuShareHandler):
             await self.remember(path, size)
         self.answer({"path": path, "size": size, "why": why})
 
-    async def _defaults(self, path: str | None) -> dict[str, str]:
+    async def _defaults(self, path: str) -> dict[str, str]:
         """What kernels get whose size nobody chose, by kernelspec, as the provisioner has it."""
         runtime = self.runtime
-        hint = path and await in_thread(size_in_notebook, Path(self.root, path))
+        hint: str | None = None
+        if path:
+            hint = await in_thread(size_in_notebook, Path(self.root, path))
+        if not hint:
+            hint = await in_thread(runtime.choices.get, self.root, "")
         with suppress(SizeError):
             hint = hint or str(runtime.policy.default_size())
         configured = runtime.config.get("GpuShareProvisioner", {}).get("size", "")

@@ -27,6 +27,7 @@ class SizeChoices:
     as the process. Two servers of one folder that write at one moment: the later one counts.
 
     All methods block for a small file. Paths are within the folder, without a slash before them.
+    The empty path stands for all for which nobody chose a size: a user's own default.
 
     Parameters
     ----------

@@ -1,5 +1,7 @@
+import { Notification } from '@jupyterlab/apputils';
 import { PathExt } from '@jupyterlab/coreutils';
 import type { ServerConnection } from '@jupyterlab/services';
+import type { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { ask } from './server';
 import type { IChoice, ISizeChoices } from './tokens';
 
@@ -11,6 +13,27 @@ const PLACE = ['gpu-share', 'choices'];
  */
 export function choiceKey(path: string, name: string): string {
   return PathExt.join(PathExt.dirname(path), name);
+}
+
+/** Have the server know the default size that a user has set. */
+export function followDefault(settings: ISettingRegistry.ISettings, choices: ISizeChoices): void {
+  const wanted = (): string => {
+    const value = settings.get('defaultSize').composite;
+    return typeof value === 'string' ? value.trim() : '';
+  };
+  let known = '';
+  const follow = (): void => {
+    const size = wanted();
+    if (size !== known) {
+      known = size;
+      choices.set('', size || null).catch((error: unknown) => {
+        const message = error instanceof Error ? error.message : String(error);
+        Notification.error(message, { autoClose: false });
+      });
+    }
+  };
+  settings.changed.connect(follow);
+  follow();
 }
 
 /** Choices that the server keeps: they are the same in every browser. */

@@ -85,7 +85,8 @@ export function addCommands(
           return trans.__('Change GPU Share…');
         }
         const held = row(args)?.size === offer.size;
-        return held ? trans.__('%1 (as now)', words.offer(offer)) : words.offer(offer);
+        // Why it cannot be had now is written below it.
+        return held ? trans.__('%1 (as now)', words.amount(offer)) : words.amount(offer);
       },
       caption: args => {
         const offer = shares.sizes?.sizes.find(each => each.size === args['size']);

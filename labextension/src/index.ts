@@ -9,6 +9,7 @@ import {
   IToolbarWidgetRegistry,
   SessionContextDialogs
 } from '@jupyterlab/apputils';
+import type { ConsolePanel } from '@jupyterlab/console';
 import { ILauncher } from '@jupyterlab/launcher';
 import type { NotebookPanel } from '@jupyterlab/notebook';
 import { IRunningSessionManagers } from '@jupyterlab/running';
@@ -19,7 +20,7 @@ import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import type { DisposableSet } from '@lumino/disposable';
 import { Actions } from './actions';
 import { Attention } from './attention';
-import { SizeChoices } from './choices';
+import { followDefault, SizeChoices } from './choices';
 import { addCommands, CommandIDs, KEEP_MINUTES } from './commands';
 import { CurrentKernel, startAgain } from './current';
 import { SizedDialogs } from './dialogs';
@@ -42,7 +43,16 @@ const choices: JupyterFrontEndPlugin<ISizeChoices> = {
   description: 'Asks the server for the size that was chosen for a notebook, and chooses it.',
   autoStart: true,
   provides: ISizeChoices,
-  activate: (app: JupyterFrontEnd) => new SizeChoices(app.serviceManager.serverSettings)
+  optional: [ISettingRegistry],
+  activate: (app: JupyterFrontEnd, registry: ISettingRegistry | null) => {
+    const made = new SizeChoices(app.serviceManager.serverSettings);
+    // Nobody waits for the settings, which need not be there.
+    void registry
+      ?.load(choices.id)
+      .then(settings => followDefault(settings, made))
+      .catch(() => undefined);
+    return made;
+  }
 };
 
 const shares: JupyterFrontEndPlugin<IShares> = {
@@ -165,10 +175,12 @@ const toolbar: JupyterFrontEndPlugin<void> = {
       return;
     }
     const trans = (translator ?? nullTranslator).load(DOMAIN);
-    registry.addFactory<NotebookPanel>('Notebook', 'gpuShare', panel => {
-      const { sessionContext: session } = panel;
-      return new ToolbarItem({ session, shares: known, commands: app.commands, trans });
-    });
+    for (const kind of ['Notebook', 'ConsolePanel']) {
+      registry.addFactory<NotebookPanel | ConsolePanel>(kind, 'gpuShare', panel => {
+        const { sessionContext: session } = panel;
+        return new ToolbarItem({ session, shares: known, commands: app.commands, trans });
+      });
+    }
   }
 };
 

@@ -201,11 +201,18 @@ export class Words {
 
   /** An offer with how much it is, and whether it can be had now: `½ · 40 GiB`. */
   offer(offer: IOffer): string {
+    const text = this.amount(offer);
+    return offer.available ? text : this._trans.__('%1 (not now)', text);
+  }
+
+  /** How much an offer is: `½ · 40 GiB`. */
+  amount(offer: IOffer): string {
+    if (offer.size === '0') {
+      return this._trans.__('No GPU');
+    }
     const size = shortSize(offer.size);
     const memory = this._memory(offer);
-    const parts = memory && memory !== size ? [size, memory] : [size];
-    const text = offer.size === '0' ? this._trans.__('No GPU') : parts.join(' · ');
-    return offer.available ? text : this._trans.__('%1 (not now)', text);
+    return memory && memory !== size ? `${size} · ${memory}` : size;
   }
 
   private _memory({ memory_bytes: memory }: IOffer): string {

@@ -76,6 +76,8 @@ def test_a_console_starts_with_the_size_that_is_picked(lab: Server, page: Page) 
     pick(page, "1/2")
     row = granted(lab, "Console 1")
     assert row["share"]["memory_bytes"] == 40 * GIB
+    item = page.locator(".jp-ConsolePanel .jp-GpuShare-toolbar button")
+    expect(item).to_contain_text("GPU ½ · 40 GiB")
     expect(open_sidebar(page)).to_contain_text("½ · 40 GiB of A100-80GB")
 
 
@@ -86,7 +88,7 @@ def test_a_notebook_starts_again_with_its_last_choice_even_under_another_name(
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
     choose(page, "1/2")
-    granted(lab, "one.ipynb")
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
     in_time(
         page,
         "window.jupyterapp.shell.currentWidget.context.rename('two.ipynb').then(() => true)",
@@ -288,6 +290,19 @@ def test_the_launcher_has_sizes_only_where_the_administrator_wants_them(
     cards.filter(has_text="½").click()
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
     assert granted(lab, "Untitled.ipynb")["size"] == "1/2"
+
+
+def test_a_user_sets_a_default_of_their_own(lab: Server, page: Page) -> None:
+    open_lab(page, lab)
+    save = "window.jupyterapp.serviceManager.settings.save('jupyter-gpu-share:choices', %r)"
+    in_time(page, save % '{"defaultSize": "1/2"}' + ".then(() => true)")
+    try:
+        open_lab(page, lab)
+        until(lambda: lab.ok("gpu-share/choices")["size"] == "1/2", "the server knows it")
+        new_notebook(page)
+        expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    finally:
+        in_time(page, save % "{}" + ".then(() => true)")
 
 
 def test_without_a_choice_nothing_is_asked_of_the_server(lab: Server, page: Page) -> None:

@@ -208,6 +208,20 @@ def test_the_default_that_is_told_is_what_a_kernel_gets(tidy: Server) -> None:
         tidy.fetch(f"api/sessions/{session['id']}", "DELETE")
 
 
+def test_a_user_has_a_default_of_their_own(tidy: Server) -> None:
+    write(tidy, "plain.ipynb")
+    write(tidy, "hinted.ipynb", jupyter_gpu_share={"size": "1/8"})
+    choose(tidy, "", "1/2")
+    assert tidy.ok("gpu-share/choices")["size"] == "1/2"
+    assert tidy.ok("gpu-share/choices?path=plain.ipynb")["defaults"] == {"python3": "1/2"}
+    assert started(tidy, "plain.ipynb") == "1/2"
+    assert started(tidy, "hinted.ipynb") == "1/8"
+    choose(tidy, "plain.ipynb", "1/4")
+    assert started(tidy, "plain.ipynb") == "1/4"
+    choose(tidy, "", None)
+    assert tidy.ok("gpu-share/choices")["size"] is None
+
+
 BAD = [
     ({"size": "1/4"}, "Name a path and a size"),
     ({"path": "one.ipynb"}, "Name a path and a size"),

@@ -103,7 +103,7 @@ def test_the_examples_in_the_file_are_right() -> None:
 
 
 def test_status_and_sizes(clean: Server) -> None:
-    clean.start_kernel("3/4")
+    clean.wait_for(clean.start_kernel("3/4"), "active")
     status, found = ask(clean, "/gpu-share/status")
     assert status == 200
     assert found["simulated"] is True

@@ -1,6 +1,9 @@
 import { ServerConnection } from '@jupyterlab/services';
-import { choiceKey, SizeChoices } from '../choices';
+import type { ISettingRegistry } from '@jupyterlab/settingregistry';
+import { Signal } from '@lumino/signaling';
+import { choiceKey, followDefault, SizeChoices } from '../choices';
 import { Refusal } from '../server';
+import type { ISizeChoices } from '../tokens';
 
 describe('what a choice is remembered under', () => {
   it.each([
@@ -9,6 +12,32 @@ describe('what a choice is remembered under', () => {
     ['8a0c0b1e', 'Console 1', 'Console 1']
   ])('%s with the name %s is %s', (path, name, key) => {
     expect(choiceKey(path, name)).toBe(key);
+  });
+});
+
+describe('the default of a user', () => {
+  it('is told to the server when it is set, changed and taken back', () => {
+    let composite = '';
+    const told: unknown[] = [];
+    const changed = new Signal<object, void>({});
+    const settings = {
+      changed,
+      get: () => ({ composite })
+    } as unknown as ISettingRegistry.ISettings;
+    const choices = {
+      set: (path: string, size: string | null) => {
+        told.push([path, size]);
+        return Promise.resolve();
+      }
+    } as unknown as ISizeChoices;
+    followDefault(settings, choices);
+    for (composite of ['1/2', '1/2', ' ']) {
+      changed.emit();
+    }
+    expect(told).toEqual([
+      ['', '1/2'],
+      ['', null]
+    ]);
   });
 });
 
