@@ -22,8 +22,9 @@ from tornado import web
 from traitlets import Float, Unicode
 
 from ._configuration import completed
-from .errors import GpuShareError, KernelStartError, SizeError
-from .size import Request, Size, size_in_notebook
+from ._threads import in_thread
+from .errors import GpuShareError, KernelStartError, NoGpuError, SizeError
+from .size import SIZE_VARIABLE, Request, Size, size_in_notebook
 
 if TYPE_CHECKING:
     from .engines.base import Adoptable, Connection
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["GpuShareProvisioner"]
 
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-#: Names the size in the environment of a server, a papermill run, a console.
-_SIZE_VARIABLE = "JUPYTER_GPU_SHARE_SIZE"
 _CONNECTION_FILE = "{connection_file}"
 
 
@@ -107,6 +106,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
         self._restart = False
         self._cwd: Path | None = None
         self._notebook: Path | None = None
+        #: The path under which the size of this start was chosen earlier; None: it was not.
+        self._chosen: str | None = None
 
     @property
     def has_process(self) -> bool:
@@ -157,6 +158,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
         """First found wins; every one is checked by the same policy."""
         assert self._runtime is not None
         policy = self._runtime.policy
+        self._chosen = None
         if self._kernel is not None and self._kernel.next_size is not None:
             changed, self._kernel.next_size = self._kernel.next_size, None
             return changed
@@ -166,7 +168,9 @@ class GpuShareProvisioner(KernelProvisionerBase):
             return policy.check(str(requested.size))
         if self._kernel is not None and self._kernel.request is not None:
             return self._kernel.request.size  # a restart keeps it
-        asked = env.get(_SIZE_VARIABLE) or self.kernel_spec.env.get(_SIZE_VARIABLE)
+        if self._shown_path and (chosen := await self._choice(self._shown_path)):
+            return policy.check(chosen)
+        asked = env.get(SIZE_VARIABLE) or self.kernel_spec.env.get(SIZE_VARIABLE)
         for text in (asked, self.size):
             if text:
                 return policy.check(text)
@@ -174,8 +178,24 @@ class GpuShareProvisioner(KernelProvisionerBase):
             hint = await asyncio.to_thread(size_in_notebook, self._notebook)
             if hint:
                 return policy.check(hint)
+            if own := await self._choice(""):
+                return policy.check(own)
         # A server's kernel without a notebook is a console's or a program's: somebody is there.
         return policy.default_size(headless=self._notebook is None and self._root is None)
+
+    async def _choice(self, path: str) -> str | None:
+        """What a user chose for a path on a page of its server."""
+        if self._root is None or self._runtime is None:
+            return None
+        found = await in_thread(self._runtime.choices.get, str(self._root), path)
+        self._chosen = path if found else None
+        return found
+
+    async def _forget_choice(self, path: str) -> None:
+        """A choice that cannot be had is not tried again at each start."""
+        self._chosen = None
+        if self._root is not None and self._runtime is not None:
+            await in_thread(self._runtime.choices.set, str(self._root), path, None)
 
     @property
     def _root(self) -> Path | None:
@@ -339,6 +359,8 @@ class GpuShareProvisioner(KernelProvisionerBase):
         )
 
     async def _fail(self, error: BaseException) -> None:
+        if self._chosen is not None and isinstance(error, (SizeError, NoGpuError)):
+            await self._forget_choice(self._chosen)
         # What an earlier server has saved is not lost because it could not be taken over now.
         await self._free(park=self._adopted is not None and self._adopted.saved)
         _forget_start(self.parent, self.kernel_id)

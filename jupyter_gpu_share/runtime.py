@@ -26,7 +26,7 @@ from ._threads import in_thread
 from .allocations import Allocation, AllocationTable, Kept, State
 from .errors import GpuShareError, NotPossible
 from .idle import IdlePolicy
-from .size import Offer, RequestStore, Size, SizePolicy
+from .size import Offer, RequestStore, Size, SizeChoices, SizePolicy
 
 if TYPE_CHECKING:
     from .engines.base import Adoptable, Capacity, Engine, Finding
@@ -51,6 +51,7 @@ class Runtime(LoggingConfigurable):
         super().__init__(**kwargs)
         self.table = AllocationTable()
         self.requests = RequestStore()
+        self.choices = SizeChoices(Path(jupyter_data_dir()) / "gpu-share" / "sizes")
         self.policy = SizePolicy(parent=self)
         self.idle_policy = IdlePolicy(parent=self)
         #: Posts a server's wish to end one of its kernels; None where there is no server.
@@ -241,6 +242,24 @@ class Runtime(LoggingConfigurable):
             return await (await self.engine()).fits_each(kernel_id, sizes)
 
         return await self.call(work())
+
+    async def check_possible(self, size: Size) -> None:
+        """Refuse a size that a kernel which starts now would be refused.
+
+        One that has to wait is none of these.
+
+        Raises
+        ------
+        SizeNotAllowed
+        NotPossible: no GPU here can ever hold it.
+        """
+        await self.admit(None, size)
+
+        async def work() -> str | None:
+            return await (await self.engine()).never_fits(size)
+
+        if why := await self.call(work()):
+            raise NotPossible(why)
 
     async def offers(self) -> list[tuple[Offer, str | None]]:
         """The offered sizes, each with None where it could be had at once, else why not.

@@ -371,6 +371,13 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         """What :meth:`fits` says of each of these sizes, all seen at one moment where it can be."""
         return [await self.fits(kernel_id, size) for size in sizes]
 
+    async def never_fits(self, size: Size) -> str | None:
+        """Why the size can never be had here, a sentence; None where it can, now or later.
+
+        Asked before a kernel starts. An engine that cannot know says None: its start will tell.
+        """
+        return None
+
     async def snapshot(self) -> Snapshot | None:
         """What is held and who waits now; None where nobody is known to wait.
 

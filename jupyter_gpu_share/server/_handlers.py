@@ -14,7 +14,9 @@ Handlers know the extension by three entries of the web application's settings a
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -22,6 +24,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from jupyter_client.kernelspec import NoSuchKernel
@@ -30,10 +33,11 @@ from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import ensure_async
 from tornado import web
 
+from .._threads import in_thread
 from .._version import __version__
 from ..allocations import Allocation
 from ..errors import GpuShareError, NotPossible, SizeError
-from ..size import Request
+from ..size import SIZE_VARIABLE, Request, Size, size_in_notebook
 from ._paths import within
 
 if TYPE_CHECKING:
@@ -111,6 +115,37 @@ class GpuShareHandler(APIHandler):
         """Whether kernels of a kernelspec start on a share."""
         return bool(self.settings[ON_SHARE](spec))
 
+    async def kernelspecs(self) -> dict[str, Any]:
+        """Those whose kernels start on a share, by name, as ``api/kernelspecs`` tells them."""
+        if self.elsewhere is not None:
+            return {}
+        found = await ensure_async(self.kernel_spec_manager.get_all_specs())
+        specs = {name: each["spec"] for name, each in found.items()}
+        return {name: spec for name, spec in specs.items() if self.starts_on_share(spec)}
+
+    async def check_kernelspec(self, name: str) -> None:
+        """Refuse a kernelspec whose kernels start without a share, or that is not there."""
+        try:
+            spec = await ensure_async(self.kernel_spec_manager.get_kernel_spec(name))
+        except (NoSuchKernel, ValueError) as error:
+            raise NotPossible(f"There is no kernelspec {name!r}.") from error
+        if not self.starts_on_share(spec):
+            raise NotPossible(
+                f"Kernels of the kernelspec {name!r} start without a share of a GPU; choose no "
+                "size for them, or another kernelspec."
+            )
+
+    async def remember(self, path: str | None, size: str | None) -> None:
+        """Have later kernels of a notebook or console start with a size; None: with the default."""
+        if path is not None:
+            await in_thread(self.runtime.choices.set, self.root, path, size)
+
+    @property
+    def root(self) -> str:
+        """The folder that the server shows."""
+        manager: Any = self.kernel_manager
+        return str(Path(manager.root_dir))
+
     def body(self, allowed: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
         """The JSON object of a request, with no field that is not ``allowed``."""
         if len(self.request.body) > _MAX_BODY:
@@ -187,15 +222,23 @@ class SizesHandler(GpuShareHandler):
         """The offered sizes, and which of them can be had now."""
         policy = self.runtime.policy
         if self.elsewhere is None:
-            offers = await self.runtime.offers()
+            offers, gpus = await asyncio.gather(self.runtime.offers(), self._gpus())
         else:
-            offers = [(offer, self.elsewhere) for offer in policy.offers()]
-        sizes = [{**offer.to_json(), "available": not why, "why": why} for offer, why in offers]
+            offers, gpus = [(offer, self.elsewhere) for offer in policy.offers()], []
+        sizes = [
+            {
+                **offer.to_json(),
+                "available": not why,
+                "why": why,
+                "memory_bytes": _memory(offer.size, gpus),
+            }
+            for offer, why in offers
+        ]
         default = next((str(offer.size) for offer, _ in offers if offer.default), None)
         self.answer(
             {
                 "sizes": sizes,
-                "kernelspecs": await self._kernelspecs(),
+                "kernelspecs": sorted(await self.kernelspecs()),
                 "default": default,
                 "minimum": policy.minimum or None,
                 "maximum": policy.maximum or None,
@@ -204,12 +247,11 @@ class SizesHandler(GpuShareHandler):
             }
         )
 
-    async def _kernelspecs(self) -> list[str]:
-        """Names of those whose kernels start on a share."""
-        if self.elsewhere is not None:
-            return []
-        found = await ensure_async(self.kernel_spec_manager.get_all_specs())
-        return sorted(name for name, each in found.items() if self.starts_on_share(each["spec"]))
+    async def _gpus(self) -> list[Capacity]:
+        try:
+            return await self.runtime.capacity()
+        except GpuShareError:
+            return []  # each offer says what is wrong
 
 
 class RequestHandler(GpuShareHandler):
@@ -227,23 +269,69 @@ class RequestHandler(GpuShareHandler):
         if self.elsewhere is not None:
             raise NotPossible(self.elsewhere)
         if "name" in body:
-            await self._check_kernelspec(body["name"])
+            await self.check_kernelspec(body["name"])
         if kernel_id in self.runtime.kernels or kernel_id in self.kernel_manager:
             raise NotPossible("That kernel runs already; change its size with PATCH.")
         size = self.runtime.policy.check(body["size"])
         self.runtime.requests.put(kernel_id, Request(size, _path(body.get("path"))))
         self.answer({"kernel_id": kernel_id, "size": str(size)})
 
-    async def _check_kernelspec(self, name: str) -> None:
-        try:
-            spec = await ensure_async(self.kernel_spec_manager.get_kernel_spec(name))
-        except (NoSuchKernel, ValueError) as error:
-            raise NotPossible(f"There is no kernelspec {name!r}.") from error
-        if not self.starts_on_share(spec):
-            raise NotPossible(
-                f"Kernels of the kernelspec {name!r} start without a share of a GPU; choose no "
-                "size for them, or another kernelspec."
-            )
+
+class ChoicesHandler(GpuShareHandler):
+    """``gpu-share/choices``"""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """What the next kernel of a notebook or console starts with."""
+        path = _path(self.get_query_argument("path", "")) or ""
+        chosen = await in_thread(self.runtime.choices.get, self.root, path)
+        self.answer({"path": path, "size": chosen, "defaults": await self._defaults(path)})
+
+    @web.authenticated
+    @authorized
+    @told
+    async def put(self) -> None:
+        """Choose that, where a kernel of that size could ever start; or only ask whether."""
+        body = self.body(
+            {"path": str, "size": (str, type(None)), "kernelspec": str, "dry_run": bool}
+        )
+        path, dry = body.get("path"), body.get("dry_run", False)
+        path = path and _path(path)
+        if "size" not in body or (path is None and not dry):
+            raise web.HTTPError(400, log_message="Name a path and a size, or ask with dry_run.")
+        if self.elsewhere is not None:
+            raise NotPossible(self.elsewhere)
+        if "kernelspec" in body:
+            await self.check_kernelspec(body["kernelspec"])
+        size = why = None
+        if body["size"] is not None:
+            checked = self.runtime.policy.check(body["size"])
+            await self.runtime.check_possible(checked)
+            size, why = str(checked), await self.runtime.fits(None, checked)
+        if not dry:
+            await self.remember(path, size)
+        self.answer({"path": path, "size": size, "why": why})
+
+    async def _defaults(self, path: str) -> dict[str, str]:
+        """What kernels get whose size nobody chose, by kernelspec, as the provisioner has it."""
+        runtime = self.runtime
+        hint: str | None = None
+        if path:
+            hint = await in_thread(size_in_notebook, Path(self.root, path))
+        if not hint:
+            hint = await in_thread(runtime.choices.get, self.root, "")
+        with suppress(SizeError):
+            hint = hint or str(runtime.policy.default_size())
+        configured = runtime.config.get("GpuShareProvisioner", {}).get("size", "")
+        found = {}
+        for name, spec in (await self.kernelspecs()).items():
+            stanza = spec.get("metadata", {}).get("kernel_provisioner") or {}
+            asked = os.environ.get(SIZE_VARIABLE) or (spec.get("env") or {}).get(SIZE_VARIABLE)
+            text = asked or (stanza.get("config") or {}).get("size") or configured or hint
+            with suppress(SizeError):
+                found[name] = str(Size.parse(str(text or "")))
+        return found
 
 
 class AllocationsHandler(GpuShareHandler):
@@ -290,7 +378,8 @@ class AllocationHandler(GpuShareHandler):
             try:
                 # `restart` was the name of it here before.
                 lose = body.get("lose_variables", False) or body.get("restart", False)
-                await self._resize(row, body["size"], lose_variables=lose)
+                size = await self._resize(row, body["size"], lose_variables=lose)
+                await self.remember(self.known(row.kernel_id).path, str(size))
             except BaseException:
                 if "keep_until" in body:
                     with suppress(NotPossible):  # the kernel has ended meanwhile
@@ -298,12 +387,12 @@ class AllocationHandler(GpuShareHandler):
                 raise
         self.answer(self.known(row.kernel_id).to_json())
 
-    async def _resize(self, row: Allocation, text: str, *, lose_variables: bool) -> None:
+    async def _resize(self, row: Allocation, text: str, *, lose_variables: bool) -> Size:
         size = self.runtime.policy.check(text)
         if str(size) == row.size:
-            return
+            return size
         if await self.runtime.change_size(row.kernel_id, size, lose_variables=lose_variables):
-            return
+            return size
         if not lose_variables:
             raise NotPossible(
                 f"Changing the size to {size} restarts the kernel and all variables are lost; "
@@ -312,6 +401,7 @@ class AllocationHandler(GpuShareHandler):
         await self.runtime.resize(row.kernel_id, size)
         manager: Any = self.kernel_manager
         await ensure_async(manager.restart_kernel(row.kernel_id))
+        return size
 
 
 class ReleaseHandler(GpuShareHandler):
@@ -367,6 +457,7 @@ _ID = r"(?P<kernel_id>[^/]+)"
 ROUTES: list[tuple[str, type[GpuShareHandler]]] = [
     (r"/gpu-share/status", StatusHandler),
     (r"/gpu-share/sizes", SizesHandler),
+    (r"/gpu-share/choices", ChoicesHandler),
     (rf"/gpu-share/requests/{_ID}", RequestHandler),
     (r"/gpu-share/allocations", AllocationsHandler),
     (rf"/gpu-share/allocations/{_ID}", AllocationHandler),
@@ -410,6 +501,12 @@ def _moment(text: str) -> datetime:
     if moment <= datetime.now(timezone.utc):
         raise web.HTTPError(400, log_message="keep_until is over already; null ends the keeping.")
     return moment
+
+
+def _memory(size: Size, gpus: list[Capacity]) -> list[int] | None:
+    """The least and the most that a size has of one of these GPUs; None where no GPU is for it."""
+    found = [size.bytes_of(gpu.memory_bytes) for gpu in gpus if gpu.profile == size.profile]
+    return [min(found), max(found)] if found and not size.is_none else None
 
 
 def _gpu(gpu: Capacity) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Where the notebook of each kernel is now: it may be renamed or moved while the kernel runs."""
+"""Where the notebook of each kernel is now: it may be renamed or moved while the kernel runs.
+
+The sizes that were chosen for notebooks follow them, whether they have a kernel or not.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.utils import ensure_async
 from tornado import web
+
+from .._threads import in_thread
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -45,6 +50,21 @@ class _Renamed:
 
 
 @dataclass(frozen=True)
+class _Copied:
+    """A file was copied."""
+
+    source: str
+    new: str
+
+
+@dataclass(frozen=True)
+class _Deleted:
+    """A file or folder is gone."""
+
+    path: str
+
+
+@dataclass(frozen=True)
 class _Outdated:
     """A session's path that a rename has overtaken, until the session itself is told.
 
@@ -73,8 +93,8 @@ class NotebookPaths:
         self._manager = serverapp.kernel_manager
         self._logger = serverapp.event_logger
         self._outdated: dict[str, _Outdated] = {}
-        #: Renames, and ids of sessions that were written, in the order in which they came.
-        self._news: asyncio.Queue[_Renamed | str] = asyncio.Queue()
+        #: What became of files, and ids of sessions that were written, as they came.
+        self._news: asyncio.Queue[_Renamed | _Copied | _Deleted | str] = asyncio.Queue()
         self._logger.add_listener(schema_id=_CONTENTS, listener=self._contents_changed)
         self._undo = [self._observe(name) for name in _WRITES if hasattr(self._sessions, name)]
         self._task = asyncio.create_task(self._follow())
@@ -92,8 +112,13 @@ class NotebookPaths:
     async def _contents_changed(self, logger: Any, schema_id: str, data: dict[str, Any]) -> None:
         """Called by jupyter_events, as a task, for each action of the contents manager."""
         old, new = within(data.get("source_path")), within(data.get("path"))
-        if data.get("action") == "rename" and old and new:
+        action = data.get("action")
+        if action == "rename" and old and new:
             self._news.put_nowait(_Renamed(old, new))
+        elif action == "copy" and old and new:
+            self._news.put_nowait(_Copied(old, new))
+        elif action == "delete" and new:
+            self._news.put_nowait(_Deleted(new))
 
     def _observe(self, name: str) -> Callable[[], None]:
         """Hear of each call of a method of the session manager; the result undoes it.
@@ -124,12 +149,22 @@ class NotebookPaths:
             news = await self._news.get()
             try:
                 if isinstance(news, _Renamed):
+                    await self._choose("moved", news.old, news.new)
                     await self._renamed(news)
+                elif isinstance(news, _Copied):
+                    await self._choose("copied", news.source, news.new)
+                elif isinstance(news, _Deleted):
+                    await self._choose("deleted", news.path)
                 elif session := await self._session(session_id=news):
                     await self._compare(session["kernel"]["id"])
             except Exception:
                 # The next news is followed all the same.
                 _log.exception("Where a kernel's notebook is now could not be seen")
+
+    async def _choose(self, what: str, *paths: str) -> None:
+        """Have the sizes that were chosen follow: a method of the choices, with its paths."""
+        follow = getattr(self._runtime.choices, what)
+        await in_thread(follow, str(Path(self._manager.root_dir)), *paths)
 
     async def _renamed(self, renamed: _Renamed) -> None:
         kernels = list(self._runtime.kernels)
@@ -165,6 +200,9 @@ class NotebookPaths:
     async def _tell(self, kernel_id: str, path: str) -> None:
         row = self._runtime.table.get(kernel_id)
         if row is not None and row.path != path and kernel_id in self._runtime.kernels:
+            if row.path is not None:
+                # A notebook that is saved under another name starts there as it did here.
+                await self._choose("copied", row.path, path)
             await self._runtime.moved(kernel_id, path)
 
     def _tell_next_process(self, kernel_id: str, path: str) -> None:

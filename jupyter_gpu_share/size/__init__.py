@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from ._choices import SizeChoices
 from ._grammar import Size, format_bytes, parse_bytes
 from ._notebook import size_in_notebook
 from ._policy import Offer, SizePolicy
-from ._requests import Request, RequestStore
+from ._requests import SIZE_VARIABLE, Request, RequestStore
 
 __all__ = [
+    "SIZE_VARIABLE",
     "Offer",
     "Request",
     "RequestStore",
     "Size",
+    "SizeChoices",
     "SizePolicy",
     "format_bytes",
     "parse_bytes",

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from ._grammar import Size
 
-__all__ = ["Request", "RequestStore"]
+__all__ = ["SIZE_VARIABLE", "Request", "RequestStore"]
+
+#: Names the size in the environment of a server, a papermill run, a console.
+SIZE_VARIABLE = "JUPYTER_GPU_SHARE_SIZE"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 import { Dialog, Notification, showDialog } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
+import { AskingDialog } from './asking';
+import { serverNow } from './clock';
 import { SizeField } from './sizefield';
+import { largestFree } from './sizes';
 import type { IAllocation, IShares } from './tokens';
 import { fileName, shortSize, Words } from './words';
 
@@ -9,9 +12,13 @@ const SLOW = 500;
 
 /** What a person does with a share: asks where something is lost, and says how it went. */
 export class Actions {
+  /**
+   * @param _startAgain - Start a kernel for a notebook whose start failed, with a size.
+   */
   constructor(
     private readonly _shares: IShares,
-    private readonly _trans: TranslationBundle
+    private readonly _trans: TranslationBundle,
+    private readonly _startAgain?: (row: IAllocation, size: string) => Promise<void>
   ) {
     this._words = new Words(_trans);
   }
@@ -28,6 +35,9 @@ export class Actions {
     const wanted = size ?? (await this._askSize(row, title));
     if (wanted === null) {
       return;
+    }
+    if (row.state === 'failed') {
+      return this.start(row, wanted);
     }
     const kept = await this._failing(this._shares.keptByResize(row.kernel_id, wanted));
     if (kept === null) {
@@ -47,19 +57,81 @@ export class Actions {
 
   private async _askSize(row: IAllocation, title: string): Promise<string | null> {
     const trans = this._trans;
-    const sizes = await this._shares.refreshSizes();
-    const field = new SizeField(sizes, row.size, this._words, trans);
+    const sizes = await this._failing(this._shares.refreshSizes());
+    if (sizes === null) {
+      return null;
+    }
+    const field = new SizeField(sizes, this._words, trans);
+    field.offer({ size: row.size, standard: null, locked: null });
     const text = document.createElement('p');
     text.textContent = trans.__('You are asked before any variable is lost.');
     field.node.append(text);
     const buttons = [Dialog.cancelButton(), Dialog.okButton({ label: trans.__('Change') })];
-    const result = await showDialog({ title, body: field, buttons });
-    return result.button.accept ? (field.size ?? sizes.default) : null;
+    const accepts = async (): Promise<boolean> => {
+      if (row.state === 'failed') {
+        return true;
+      }
+      try {
+        await this._shares.keptByResize(row.kernel_id, field.size ?? row.size);
+        return true;
+      } catch (error) {
+        field.refuse(line(error));
+        return false;
+      }
+    };
+    const result = await new AskingDialog({ title, body: field, buttons }, accepts).launch();
+    return result.button.accept ? field.size : null;
+  }
+
+  /** Have a kernel that waits, or could not start, go on with another size. */
+  async start(row: IAllocation, size: string): Promise<void> {
+    const work =
+      row.state === 'failed'
+        ? (this._startAgain?.(row, size) ?? Promise.resolve())
+        : this._shares.resize(row.kernel_id, size, true);
+    await this._failing(work);
+  }
+
+  /** Have it go on with the largest share that is free. */
+  async takeFree(row: IAllocation): Promise<void> {
+    const sizes = await this._failing(this._shares.refreshSizes());
+    if (sizes === null) {
+      return;
+    }
+    const free = largestFree(sizes.sizes);
+    if (free === null) {
+      Notification.info(this._trans.__('No share of a GPU is free now.'), { autoClose: 5000 });
+      return;
+    }
+    await this.start(row, free.size);
+  }
+
+  /** Give back all shares that can be had back without loss; says which stay. */
+  async giveBackAll(rows: readonly IAllocation[]): Promise<void> {
+    const stay: string[] = [];
+    for (const row of rows.filter(each => each.share !== null)) {
+      try {
+        if (this._words.lost(await this._shares.keptByRelease(row.kernel_id))) {
+          stay.push(this.name(row));
+        } else {
+          await this._shares.release(row.kernel_id, false);
+        }
+      } catch {
+        stay.push(this.name(row));
+      }
+    }
+    if (stay.length > 0) {
+      const text = this._trans.__(
+        'These keep their share, as a cell runs or variables would be lost: %1.',
+        stay.join(', ')
+      );
+      Notification.warning(text, { autoClose: false });
+    }
   }
 
   /** Keep the share for some minutes even if it is not used. */
   async keep(row: IAllocation, minutes: number): Promise<void> {
-    const until = new Date(Date.now() + minutes * 60 * 1000);
+    const until = new Date(serverNow() + minutes * 60 * 1000);
     await this._failing(this._shares.keep(row.kernel_id, until));
   }
 
@@ -70,7 +142,10 @@ export class Actions {
   /** Give the share back; where that loses something, only if it is agreed to. */
   async giveBack(row: IAllocation): Promise<void> {
     const trans = this._trans;
-    const waits = row.share === null;
+    const waits = row.queue !== null;
+    if (row.share === null && !waits) {
+      return; // it was given back meanwhile
+    }
     const kept = waits ? row.kept : await this._failing(this._shares.keptByRelease(row.kernel_id));
     if (kept === null) {
       return;
@@ -132,7 +207,7 @@ export class Actions {
 }
 
 /** What went wrong, in one line. */
-function line(error: unknown): string {
+export function line(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 

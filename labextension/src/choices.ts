@@ -1,50 +1,58 @@
-import type { ISizeChoices } from './tokens';
+import { Notification } from '@jupyterlab/apputils';
+import { PathExt } from '@jupyterlab/coreutils';
+import type { ServerConnection } from '@jupyterlab/services';
+import type { ISettingRegistry } from '@jupyterlab/settingregistry';
+import { ask } from './server';
+import type { IChoice, ISizeChoices } from './tokens';
 
-const KEY = 'jupyter-gpu-share:sizes';
-/** Paths that are remembered; the oldest is forgotten first. */
-const MOST = 200;
+const PLACE = ['gpu-share', 'choices'];
 
-/** Choices that outlive the page, in the browser's storage. */
-export class SizeChoices implements ISizeChoices {
-  /**
-   * @param storage - Where they lie.
-   * @param server - Whose paths these are: one browser may know several servers.
-   */
-  constructor(
-    private readonly _storage: Storage,
-    private readonly _server: string
-  ) {}
-
-  get(path: string): string | null {
-    return this._all().find(([known]) => known === path)?.[1] ?? null;
-  }
-
-  set(path: string, size: string | null): void {
-    const others = this._all().filter(([known]) => known !== path);
-    const all = size === null ? others : [[path, size], ...others].slice(0, MOST);
-    try {
-      this._storage.setItem(this._key, JSON.stringify(all));
-    } catch {
-      // A full or forbidden storage remembers nothing, and the start goes on.
-    }
-  }
-
-  private get _key(): string {
-    return `${KEY}:${this._server}`;
-  }
-
-  private _all(): [string, string][] {
-    try {
-      const all: unknown = JSON.parse(this._storage.getItem(this._key) ?? '[]');
-      return Array.isArray(all) ? all.filter(isChoice) : [];
-    } catch {
-      return [];
-    }
-  }
+/**
+ * What a choice is remembered under: a notebook's path, a console's folder and name. A session
+ * starts under a path that is made up, but always in the same folder and by the same name.
+ */
+export function choiceKey(path: string, name: string): string {
+  return PathExt.join(PathExt.dirname(path), name);
 }
 
-function isChoice(value: unknown): value is [string, string] {
-  return (
-    Array.isArray(value) && value.length === 2 && value.every(each => typeof each === 'string')
-  );
+/** Have the server know the default size that a user has set. */
+export function followDefault(settings: ISettingRegistry.ISettings, choices: ISizeChoices): void {
+  const wanted = (): string => {
+    const value = settings.get('defaultSize').composite;
+    return typeof value === 'string' ? value.trim() : '';
+  };
+  let known = '';
+  const follow = (): void => {
+    const size = wanted();
+    if (size !== known) {
+      known = size;
+      choices.set('', size || null).catch((error: unknown) => {
+        const message = error instanceof Error ? error.message : String(error);
+        Notification.error(message, { autoClose: false });
+      });
+    }
+  };
+  settings.changed.connect(follow);
+  follow();
+}
+
+/** Choices that the server keeps: they are the same in every browser. */
+export class SizeChoices implements ISizeChoices {
+  constructor(private readonly _settings: ServerConnection.ISettings) {}
+
+  async get(path: string): Promise<IChoice> {
+    return ask<IChoice>(this._settings, PLACE, { query: { path } });
+  }
+
+  async set(path: string, size: string | null, kernelspec?: string): Promise<void> {
+    await this._put({ path, size, kernelspec });
+  }
+
+  async check(size: string, kernelspec?: string): Promise<void> {
+    await this._put({ size, kernelspec, dry_run: true });
+  }
+
+  private async _put(body: unknown): Promise<void> {
+    await ask(this._settings, PLACE, { method: 'PUT', body });
+  }
 }

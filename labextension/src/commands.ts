@@ -3,6 +3,7 @@ import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
 import { Menu } from '@lumino/widgets';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { Actions } from './actions';
+import { SizeRenderer } from './captions';
 import type { CurrentKernel } from './current';
 import type { IAllocation, IShares } from './tokens';
 import { Words } from './words';
@@ -14,6 +15,9 @@ export namespace CommandIDs {
   export const stopKeeping = 'gpu-share:stop-keeping';
   export const giveBack = 'gpu-share:give-back';
   export const wake = 'gpu-share:wake';
+  export const withoutGpu = 'gpu-share:start-without-gpu';
+  export const takeFree = 'gpu-share:take-what-is-free';
+  export const forget = 'gpu-share:forget-failure';
   export const show = 'gpu-share:show';
 }
 
@@ -27,13 +31,18 @@ const KERNEL = {
   }
 } as const;
 
-/** Register everything that can be done with a share. */
+/**
+ * Register everything that can be done with a share.
+ *
+ * @param usual - Minutes for which a share is kept where a command does not name any.
+ */
 export function addCommands(
   commands: CommandRegistry,
   shares: IShares,
   current: CurrentKernel,
   actions: Actions,
-  trans: TranslationBundle
+  trans: TranslationBundle,
+  usual: () => number = () => 60
 ): void {
   const words = new Words(trans);
   const row = (args: ReadonlyPartialJSONObject): IAllocation | null => {
@@ -76,7 +85,8 @@ export function addCommands(
           return trans.__('Change GPU Share…');
         }
         const held = row(args)?.size === offer.size;
-        return held ? trans.__('%1 (as now)', words.offer(offer)) : words.offer(offer);
+        // Why it cannot be had now is written below it.
+        return held ? trans.__('%1 (as now)', words.amount(offer)) : words.amount(offer);
       },
       caption: args => {
         const offer = shares.sizes?.sizes.find(each => each.size === args['size']);
@@ -91,12 +101,12 @@ export function addCommands(
     CommandIDs.keep,
     found => found.share !== null,
     (found, args) =>
-      actions.keep(found, typeof args['minutes'] === 'number' ? args['minutes'] : 60),
+      actions.keep(found, typeof args['minutes'] === 'number' ? args['minutes'] : usual()),
     {
-      label: args => keepLabel(trans, args['minutes']),
+      label: args => keepLabel(trans, args['minutes'], usual()),
       caption: trans.__('Keep the share for a time even if it is not used')
     },
-    { minutes: { type: 'number', description: 'Minutes from now; 60 if left out.' } }
+    { minutes: { type: 'number', description: 'Minutes from now; as set if left out.' } }
   );
   add(
     CommandIDs.stopKeeping,
@@ -123,11 +133,49 @@ export function addCommands(
       caption: trans.__('Take a share again now, as running a cell does')
     }
   );
+  addWaysOut(add, shares, actions, trans);
 }
 
-function keepLabel(trans: TranslationBundle, minutes: unknown): string {
+/** Register what helps where a start waits or has failed. */
+function addWaysOut(
+  add: (
+    id: string,
+    can: (found: IAllocation) => boolean,
+    act: (found: IAllocation) => Promise<void>,
+    more: Omit<CommandRegistry.ICommandOptions, 'execute'>
+  ) => void,
+  shares: IShares,
+  actions: Actions,
+  trans: TranslationBundle
+): void {
+  const stuck = (found: IAllocation): boolean => found.queue !== null || found.state === 'failed';
+  add(
+    CommandIDs.withoutGpu,
+    found => stuck(found) && found.size !== '0',
+    found => actions.start(found, '0'),
+    {
+      label: trans.__('Start without a GPU'),
+      caption: trans.__('Have this kernel start now, without a share of a GPU')
+    }
+  );
+  add(CommandIDs.takeFree, stuck, found => actions.takeFree(found), {
+    label: trans.__('Take What Is Free'),
+    caption: trans.__('Have this kernel start now, on the largest share that is free')
+  });
+  add(
+    CommandIDs.forget,
+    found => found.state === 'failed',
+    found => {
+      shares.forget(found.kernel_id);
+      return Promise.resolve();
+    },
+    { label: trans.__('Hide Failed Start') }
+  );
+}
+
+function keepLabel(trans: TranslationBundle, minutes: unknown, usual: number): string {
   if (typeof minutes !== 'number') {
-    return trans.__('Keep GPU Share for an Hour');
+    return trans._n('Keep GPU Share for %1 Minute', 'Keep GPU Share for %1 Minutes', usual);
   }
   return minutes < 60
     ? trans._n('Keep for %1 Minute', 'Keep for %1 Minutes', minutes)
@@ -141,12 +189,17 @@ export function shareMenu(
   kernelId: string,
   trans: TranslationBundle
 ): Menu {
-  const menu = new Menu({ commands });
+  const menu = new Menu({ commands, renderer: new SizeRenderer() });
   const args = { kernelId };
   for (const { size } of shares.sizes?.sizes ?? []) {
     menu.addItem({ command: CommandIDs.changeSize, args: { ...args, size } });
   }
   menu.addItem({ command: CommandIDs.changeSize, args });
+  for (const command of [CommandIDs.takeFree, CommandIDs.withoutGpu, CommandIDs.forget]) {
+    if (commands.isEnabled(command, args)) {
+      menu.addItem({ command, args });
+    }
+  }
   menu.addItem({ type: 'separator' });
   menu.addItem({ type: 'submenu', submenu: keepMenu(commands, kernelId, trans) });
   menu.addItem({ command: CommandIDs.giveBack, args });

@@ -3,8 +3,8 @@ import type { ISessionContext } from '@jupyterlab/apputils';
 import type { IDisposable } from '@lumino/disposable';
 import { Signal, type ISignal } from '@lumino/signaling';
 import type { Widget } from '@lumino/widgets';
-import { choiceKey } from './sessions';
-import type { IAllocation, IShares } from './tokens';
+import { choiceKey } from './choices';
+import type { IAllocation, IShares, ISizeChoices } from './tokens';
 
 /** The session of a notebook or console; null for other widgets. */
 export function sessionOf(widget: Widget | null): ISessionContext | null {
@@ -26,6 +26,24 @@ export function shareOf(shares: IShares, context: ISessionContext | null): IAllo
   const starts = ['queued', 'starting', 'failed'];
   const rows = [...shares.allocations.values()].reverse();
   return rows.find(row => row.path === path && starts.includes(row.state)) ?? null;
+}
+
+/** Start a kernel for the notebook or console of a start that failed, with another size. */
+export async function startAgain(
+  shell: JupyterFrontEnd.IShell,
+  choices: ISizeChoices | null,
+  row: IAllocation,
+  size: string
+): Promise<void> {
+  const widgets = [...shell.widgets('main')].map(sessionOf);
+  const context = widgets.find(
+    each => each !== null && choiceKey(each.path, each.name) === row.path
+  );
+  if (!context || row.path === null || choices === null) {
+    throw new Error(`${row.path ?? row.kernel_name} is not open; open it to start its kernel.`);
+  }
+  await choices.set(row.path, size, row.kernel_name);
+  await context.changeKernel({ name: row.kernel_name });
 }
 
 /** The kernel of the notebook or console that the user is in. */

@@ -9,33 +9,25 @@ import {
   IToolbarWidgetRegistry,
   SessionContextDialogs
 } from '@jupyterlab/apputils';
+import type { ConsolePanel } from '@jupyterlab/console';
 import { ILauncher } from '@jupyterlab/launcher';
 import type { NotebookPanel } from '@jupyterlab/notebook';
 import { IRunningSessionManagers } from '@jupyterlab/running';
-import {
-  IConnectionStatus,
-  IKernelManager,
-  IServerSettings,
-  ISessionManager,
-  ServerConnection,
-  SessionManager,
-  type ServiceManagerPlugin,
-  type Session
-} from '@jupyterlab/services';
+import { IConnectionStatus } from '@jupyterlab/services';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStatusBar } from '@jupyterlab/statusbar';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import type { DisposableSet } from '@lumino/disposable';
 import { Actions } from './actions';
-import { SizeChoices } from './choices';
+import { Attention } from './attention';
+import { followDefault, SizeChoices } from './choices';
 import { addCommands, CommandIDs, KEEP_MINUTES } from './commands';
-import { CurrentKernel } from './current';
+import { CurrentKernel, startAgain } from './current';
 import { SizedDialogs } from './dialogs';
 import { gpuIcon } from './icon';
 import { addCards, addNewNotebook, NEW_NOTEBOOK } from './launcher';
 import { Notifications } from './notifications';
 import { RunningShares } from './running';
-import { SizedSessions } from './sessions';
 import { Shares } from './shares';
 import { Sidebar } from './sidebar';
 import { StatusItem } from './statusbar';
@@ -46,40 +38,20 @@ export { IShares, ISizeChoices } from './tokens';
 
 const DOMAIN = 'jupyter_gpu_share';
 
-const choices: ServiceManagerPlugin<ISizeChoices> = {
+const choices: JupyterFrontEndPlugin<ISizeChoices> = {
   id: 'jupyter-gpu-share:choices',
-  description: 'Remembers the size that was last chosen for each notebook.',
+  description: 'Asks the server for the size that was chosen for a notebook, and chooses it.',
   autoStart: true,
   provides: ISizeChoices,
-  optional: [IServerSettings],
-  activate: (_: null, given: ServerConnection.ISettings | null) => {
-    const settings = given ?? ServerConnection.makeSettings();
-    return new SizeChoices(window.localStorage, settings.baseUrl);
-  }
-};
-
-const sessions: ServiceManagerPlugin<Session.IManager> = {
-  id: 'jupyter-gpu-share:sessions',
-  description: 'Starts kernels with the size that was chosen for them.',
-  autoStart: true,
-  provides: ISessionManager,
-  requires: [IKernelManager],
-  optional: [ISizeChoices, IServerSettings, IConnectionStatus],
-  activate: (
-    _: null,
-    kernelManager: SessionManager.IOptions['kernelManager'],
-    remembered: ISizeChoices | null,
-    given: ServerConnection.ISettings | null,
-    connection: IConnectionStatus | null
-  ) => {
-    const serverSettings = given ?? ServerConnection.makeSettings();
-    const sized = remembered && new SizedSessions(serverSettings, remembered);
-    return new SessionManager({
-      kernelManager,
-      serverSettings,
-      ...(sized && { sessionAPIClient: sized }),
-      standby: () => !(connection?.isConnected ?? true) || 'when-hidden'
-    });
+  optional: [ISettingRegistry],
+  activate: (app: JupyterFrontEnd, registry: ISettingRegistry | null) => {
+    const made = new SizeChoices(app.serviceManager.serverSettings);
+    // Nobody waits for the settings, which need not be there.
+    void registry
+      ?.load(choices.id)
+      .then(settings => followDefault(settings, made))
+      .catch(() => undefined);
+    return made;
   }
 };
 
@@ -115,10 +87,12 @@ const dialogs: JupyterFrontEndPlugin<ISessionContextDialogs> = {
     if (known === null || remembered === null) {
       return new SessionContextDialogs(standard);
     }
+    const trans = own.load(DOMAIN);
     return new SizedDialogs({
       shares: known,
       choices: remembered,
-      trans: own.load(DOMAIN),
+      actions: new Actions(known, trans),
+      trans,
       lab: own.load('jupyterlab'),
       standard
     });
@@ -129,20 +103,38 @@ const commands: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-gpu-share:commands',
   description: 'Commands to change, keep, give back and wake shares.',
   autoStart: true,
-  optional: [IShares, ISizeChoices, ICommandPalette, ITranslator],
+  optional: [IShares, ISizeChoices, ICommandPalette, ITranslator, ISettingRegistry],
   activate: (
     app: JupyterFrontEnd,
     known: IShares | null,
     remembered: ISizeChoices | null,
     palette: ICommandPalette | null,
-    translator: ITranslator | null
+    translator: ITranslator | null,
+    registry: ISettingRegistry | null
   ) => {
     if (known === null) {
       return;
     }
     const trans = (translator ?? nullTranslator).load(DOMAIN);
     const current = new CurrentKernel(app.shell, known);
-    addCommands(app.commands, known, current, new Actions(known, trans), trans);
+    let usual = 60;
+    const actions = new Actions(known, trans, (row, size) =>
+      startAgain(app.shell, remembered, row, size)
+    );
+    addCommands(app.commands, known, current, actions, trans, () => usual);
+    // Commands are there before the settings are read.
+    void registry
+      ?.load(commands.id)
+      .then(settings => {
+        const follow = (): void => {
+          const minutes = settings.get('keepMinutes').composite;
+          usual = typeof minutes === 'number' ? minutes : 60;
+          app.commands.notifyCommandChanged(CommandIDs.keep);
+        };
+        settings.changed.connect(follow);
+        follow();
+      })
+      .catch(() => undefined);
     if (remembered !== null) {
       addNewNotebook(app, known, remembered, trans);
       palette?.addItem({ command: NEW_NOTEBOOK, category: trans.__('GPU') });
@@ -155,7 +147,9 @@ const commands: JupyterFrontEndPlugin<void> = {
       CommandIDs.changeSize,
       CommandIDs.stopKeeping,
       CommandIDs.giveBack,
-      CommandIDs.wake
+      CommandIDs.wake,
+      CommandIDs.takeFree,
+      CommandIDs.withoutGpu
     ]) {
       palette?.addItem({ command, category });
     }
@@ -181,10 +175,12 @@ const toolbar: JupyterFrontEndPlugin<void> = {
       return;
     }
     const trans = (translator ?? nullTranslator).load(DOMAIN);
-    registry.addFactory<NotebookPanel>('Notebook', 'gpuShare', panel => {
-      const { sessionContext: session } = panel;
-      return new ToolbarItem({ session, shares: known, commands: app.commands, trans });
-    });
+    for (const kind of ['Notebook', 'ConsolePanel']) {
+      registry.addFactory<NotebookPanel | ConsolePanel>(kind, 'gpuShare', panel => {
+        const { sessionContext: session } = panel;
+        return new ToolbarItem({ session, shares: known, commands: app.commands, trans });
+      });
+    }
   }
 };
 
@@ -215,7 +211,12 @@ const sidebar: JupyterFrontEndPlugin<void> = {
       label: trans.__('Show GPU Shares'),
       caption: trans.__('Show all shares of your kernels, and what is free'),
       describedBy: { args: { type: 'object', properties: {} } },
-      execute: () => app.shell.activateById(panel.id)
+      execute: () => {
+        app.shell.activateById(panel.id);
+        // Who opens it by the keyboard goes on in it.
+        panel.node.tabIndex = -1;
+        panel.node.focus();
+      }
     });
     palette?.addItem({ command: CommandIDs.show, category: trans.__('GPU') });
   }
@@ -239,7 +240,8 @@ const running: JupyterFrontEndPlugin<void> = {
     const open = (path: string): void => {
       void app.commands.execute('docmanager:open', { path });
     };
-    managers.add(new RunningShares(known, app.commands, gpuIcon, trans, open));
+    const actions = new Actions(known, trans);
+    managers.add(new RunningShares(known, app.commands, gpuIcon, actions, trans, open));
   }
 };
 
@@ -264,7 +266,8 @@ const statusBar: JupyterFrontEndPlugin<void> = {
       item,
       align: 'left',
       rank: 20,
-      isActive: () => known.health === 'ready',
+      // Where no kernel has a share there is nothing to say.
+      isActive: () => known.health === 'ready' && known.allocations.size > 0,
       activeStateChanged: known.changed
     });
   }
@@ -274,12 +277,35 @@ const notifications: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-gpu-share:notifications',
   description: 'Says when a share is waited for, goes back, comes or fails.',
   autoStart: true,
-  optional: [IShares, ITranslator],
-  activate: (app: JupyterFrontEnd, known: IShares | null, translator: ITranslator | null) => {
+  optional: [IShares, ISettingRegistry, ITranslator],
+  activate: async (
+    app: JupyterFrontEnd,
+    known: IShares | null,
+    registry: ISettingRegistry | null,
+    translator: ITranslator | null
+  ) => {
     if (known === null) {
       return;
     }
-    new Notifications(known, app.commands, (translator ?? nullTranslator).load(DOMAIN));
+    const trans = (translator ?? nullTranslator).load(DOMAIN);
+    const settings = await registry?.load(notifications.id).catch(() => null);
+    const set = (name: string): unknown => settings?.get(name).composite;
+    const attention = new Attention();
+    const messages = new Notifications(
+      known,
+      app.commands,
+      attention,
+      trans,
+      kind => set(kind) !== false
+    );
+    const follow = (): void => {
+      attention.desktop = set('desktop') === true;
+      attention.title = set('title') === true;
+      void attention.askLeave();
+      messages.update();
+    };
+    settings?.changed.connect(follow);
+    follow();
   }
 };
 
@@ -317,7 +343,6 @@ const launcher: JupyterFrontEndPlugin<void> = {
 
 const plugins = [
   choices,
-  sessions,
   shares,
   dialogs,
   commands,

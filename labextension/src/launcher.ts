@@ -1,8 +1,10 @@
 import type { JupyterFrontEnd } from '@jupyterlab/application';
+import { Notification } from '@jupyterlab/apputils';
 import type { ILauncher } from '@jupyterlab/launcher';
 import type { Contents } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { DisposableSet } from '@lumino/disposable';
+import { line } from './actions';
 import { gpuIcon } from './icon';
 import type { IOffer, IShares, ISizeChoices } from './tokens';
 import { Words } from './words';
@@ -42,13 +44,24 @@ export function addNewNotebook(
     execute: async args => {
       const { kernelspecs } = app.serviceManager;
       await kernelspecs.ready;
-      const name = args['kernelName'] ?? kernelspecs.specs?.default;
+      const given = args['kernelName'];
+      const name = typeof given === 'string' ? given : kernelspecs.specs?.default;
+      const size = typeof args['size'] === 'string' ? args['size'] : null;
+      try {
+        if (size !== null) {
+          await choices.check(size, name);
+        }
+      } catch (error) {
+        // No notebook is left that nobody wants.
+        Notification.error(line(error), { autoClose: false });
+        return;
+      }
       const made = (await app.commands.execute('docmanager:new-untitled', {
         path: args['cwd'] ?? '',
         type: 'notebook'
       })) as Contents.IModel;
-      if (typeof args['size'] === 'string') {
-        choices.set(made.path, args['size']);
+      if (size !== null) {
+        await choices.set(made.path, size, name);
       }
       return app.commands.execute('docmanager:open', {
         path: made.path,

@@ -1,103 +1,92 @@
 import { Notification } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { CommandRegistry } from '@lumino/commands';
-import { CommandIDs } from './commands';
-import type { IAllocation, IChange, IShares } from './tokens';
-import { clock, fileName } from './words';
+import { Signal } from '@lumino/signaling';
+import type { Attention } from './attention';
+import { Messages, type IMessage, type Kind } from './messages';
+import { Toast } from './toast';
+import type { IChange, IShares } from './tokens';
 
-/** Says what happens to shares while nobody looks at them; one message for each kernel. */
+/** Kinds for which a person who looks elsewhere is called. */
+const CALLS: readonly Kind[] = ['arrived', 'warning', 'failed'];
+
+/** Says what is true of shares while nobody looks at them. No message outlives its truth. */
 export class Notifications {
+  /**
+   * @param _wanted - Whether a kind of message is wanted.
+   */
   constructor(
-    shares: IShares,
+    private readonly _shares: IShares,
     private readonly _commands: CommandRegistry,
-    private readonly _trans: TranslationBundle
+    private readonly _attention: Attention,
+    trans: TranslationBundle,
+    private readonly _wanted: (kind: Kind) => boolean = () => true
   ) {
-    shares.allocationChanged.connect((_, change) => this._tell(change));
+    this._messages = new Messages(trans);
+    _shares.allocationChanged.connect(this._heard, this);
+    _shares.changed.connect(this.update, this);
   }
 
-  private _tell({ before, now }: IChange): void {
-    const trans = this._trans;
-    const name = now.path === null ? now.kernel_name : fileName(now.path);
-    if (before === null && now.state !== 'failed' && now.state !== 'queued') {
-      return; // of before the page was opened, or as it was asked for
-    }
-    switch (now.state) {
-      case 'queued':
-      case 'waking':
-        if (now.queue !== null) {
-          const { position, of } = now.queue;
-          const place = trans.__('%1 waits for a share: %2 of %3.', name, position, of);
-          this._say(now, 'in-progress', `${place} ${now.reason}`, [this._giveUp(now)]);
-        }
-        return;
-      case 'failed':
-        this._say(now, 'error', trans.__('%1 has no share: %2', name, now.reason));
-        return;
-      case 'released':
-        this._say(now, 'info', trans.__('The share of %1 is given back. %2', name, now.reason));
-        return;
-      case 'idle':
-        if (now.next?.action === 'release' && now.keep_until === null) {
-          // The message stands still, so it names a time that stays true.
-          const at = clock(now.next.at);
-          this._say(now, 'warning', trans.__('The share of %1 goes back at %2.', name, at), [
-            this._keep(now)
-          ]);
-          return;
-        }
-        break;
-      case 'active':
-        if (before?.state === 'queued' || before?.state === 'waking') {
-          this._say(now, 'success', trans.__('%1 has its share.', name), [], 3000);
-          return;
-        }
-        break;
-      default:
-        break;
-    }
-    this._dismiss(now.kernel_id);
+  dispose(): void {
+    Signal.clearData(this);
+    this._toasts.forEach(toast => toast.show(null));
+    this._attention.dispose();
   }
 
-  private _say(
-    row: IAllocation,
-    type: Notification.TypeOptions,
-    message: string,
-    actions: Notification.IAction[] = [],
-    autoClose: number | false = false
-  ): void {
-    const id = this._ids.get(row.kernel_id);
-    const options = { autoClose, actions };
-    if (id === undefined || !Notification.update({ id, message, type, ...options })) {
-      this._ids.set(row.kernel_id, Notification.emit(message, type, options));
-    }
-  }
-
-  private _dismiss(kernelId: string): void {
-    const id = this._ids.get(kernelId);
-    if (id !== undefined) {
-      Notification.dismiss(id);
-      this._ids.delete(kernelId);
-    }
-  }
-
-  private _keep(row: IAllocation): Notification.IAction {
-    return {
-      label: this._trans.__('Keep GPU'),
-      displayType: 'accent',
-      callback: () => {
-        void this._commands.execute(CommandIDs.keep, { kernelId: row.kernel_id });
+  /** Show what is true and wanted now. */
+  update(): void {
+    const rows = this._shares.health === 'ready' ? [...this._shares.allocations.values()] : [];
+    const all = this._messages.of(rows, this._released);
+    for (const [key, message] of [...all]) {
+      if (!this._wanted(message.kind)) {
+        all.delete(key);
       }
-    };
-  }
-
-  private _giveUp(row: IAllocation): Notification.IAction {
-    return {
-      label: this._trans.__('Stop waiting'),
-      callback: () => {
-        void this._commands.execute(CommandIDs.giveBack, { kernelId: row.kernel_id });
+    }
+    for (const [key, message] of all) {
+      if (!this._toasts.has(key)) {
+        this._toasts.set(key, new Toast(each => this._actions(each)));
+        if (CALLS.includes(message.kind)) {
+          this._attention.call(message.text, key);
+        }
       }
-    };
+    }
+    for (const [key, toast] of this._toasts) {
+      toast.show(all.get(key) ?? null);
+      if (!all.has(key)) {
+        this._toasts.delete(key);
+      }
+    }
   }
 
-  private readonly _ids = new Map<string, string>();
+  private _heard(_: IShares, change: IChange): void {
+    const { before, now } = change;
+    if (now.state !== 'released') {
+      this._released.delete(now.kernel_id);
+    } else if (before !== null && before.state !== 'released') {
+      this._released.add(now.kernel_id);
+    }
+    const message = this._messages.event(change);
+    if (message !== null && this._wanted(message.kind)) {
+      Notification.emit(message.text, message.type, { autoClose: 3000 });
+      this._attention.call(message.text, now.kernel_id);
+    }
+  }
+
+  private _actions(message: IMessage): Notification.IAction[] {
+    return message.buttons
+      .filter(({ command }) => this._commands.hasCommand(command))
+      .map(({ label, command, accent }) => ({
+        label,
+        ...(accent && { displayType: 'accent' as const }),
+        callback: () => {
+          for (const kernelId of message.kernels) {
+            void this._commands.execute(command, { kernelId });
+          }
+        }
+      }));
+  }
+
+  private readonly _messages: Messages;
+  private readonly _toasts = new Map<string, Toast>();
+  private readonly _released = new Set<string>();
 }

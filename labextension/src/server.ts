@@ -1,5 +1,6 @@
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
+import { noteServerTime } from './clock';
 
 /** The server answered, and refused. */
 export class Refusal extends Error {
@@ -16,8 +17,9 @@ export class Refusal extends Error {
   }
 }
 
-/** A request's method and JSON body. */
+/** A request's method, JSON body and query. */
 export interface IRequest {
+  query?: Readonly<Record<string, string>>;
   method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   body?: unknown;
 }
@@ -31,14 +33,16 @@ export interface IRequest {
 export async function ask<T>(
   settings: ServerConnection.ISettings,
   path: readonly string[],
-  { method = 'GET', body }: IRequest = {}
+  { method = 'GET', body, query = {} }: IRequest = {}
 ): Promise<T> {
-  const url = URLExt.join(settings.baseUrl, ...path.map(encodeURIComponent));
+  const place = URLExt.join(settings.baseUrl, ...path.map(encodeURIComponent));
+  const url = place + URLExt.objectToQueryString(query);
   const init: RequestInit = { method };
   if (body !== undefined) {
     init.body = JSON.stringify(body);
   }
   const response = await ServerConnection.makeRequest(url, init, settings);
+  noteServerTime(response.headers.get('Date'));
   if (!response.ok) {
     const told = (await response.json().catch(() => null)) as { message?: unknown } | null;
     const message = typeof told?.message === 'string' ? told.message : '';

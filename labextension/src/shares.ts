@@ -2,6 +2,7 @@ import { ServerConnection, type Event, type IConnectionStatus } from '@jupyterla
 import { DisposableDelegate, type IDisposable } from '@lumino/disposable';
 import { Poll } from '@lumino/polling';
 import { Signal, type ISignal } from '@lumino/signaling';
+import { serverNow } from './clock';
 import { ask, Refusal } from './server';
 import type {
   Health,
@@ -123,6 +124,14 @@ export class Shares implements IShares, IDisposable {
     await this._act('POST', [kernelId, 'wake'], {});
   }
 
+  forget(kernelId: string): void {
+    const row = this._allocations.get(kernelId);
+    if (row?.state === 'failed') {
+      this._drop(row);
+      this._changed.emit();
+    }
+  }
+
   private get _connected(): boolean {
     return this._options.connection?.isConnected ?? true;
   }
@@ -169,7 +178,7 @@ export class Shares implements IShares, IDisposable {
         const rows = await this._ask<IAllocation[]>(['gpu-share', 'allocations']);
         const known = new Set(rows.map(row => row.kernel_id));
         for (const row of [...this._allocations.values()]) {
-          if (!known.has(row.kernel_id)) {
+          if (!known.has(row.kernel_id) && row.state !== 'failed') {
             this._take({ ...row, state: 'ended' });
           }
         }
@@ -203,10 +212,16 @@ export class Shares implements IShares, IDisposable {
 
   private _take(row: IAllocation): void {
     const before = this._allocations.get(row.kernel_id) ?? null;
+    if (row.state === 'ended' && before?.state === 'failed' && before.path !== null) {
+      return; // why it failed is seen until the notebook has another kernel
+    }
     if (row.state === 'ended') {
       this._allocations.delete(row.kernel_id);
       this._histories.delete(row.kernel_id);
     } else {
+      if (before === null) {
+        this._meet(row);
+      }
       this._allocations.set(row.kernel_id, row);
       this._read(row);
     }
@@ -215,8 +230,29 @@ export class Shares implements IShares, IDisposable {
     }
   }
 
+  private _drop(row: IAllocation): void {
+    this._allocations.delete(row.kernel_id);
+    this._allocationChanged.emit({ before: row, now: { ...row, state: 'ended' } });
+  }
+
+  /** A kernel is new. */
+  private _meet(row: IAllocation): void {
+    for (const other of [...this._allocations.values()]) {
+      if (other.state === 'failed' && other.path === row.path) {
+        this._drop(other);
+      }
+    }
+    if (this._sizes === null && !this._asksSizes) {
+      // Menus open with these, and ask again. Where no kernel has a share, nobody asks.
+      this._asksSizes = true;
+      void this.refreshSizes().catch(() => {
+        this._asksSizes = false;
+      });
+    }
+  }
+
   private _read(row: IAllocation): void {
-    const at = Date.now();
+    const at = serverNow();
     const recent = this.history(row.kernel_id).filter(reading => reading.at > at - SPAN);
     const reading = { at, used: row.used_bytes, utilization: row.utilization };
     this._histories.set(row.kernel_id, [...recent, reading]);
@@ -236,6 +272,7 @@ export class Shares implements IShares, IDisposable {
   private _observers = 0;
   private _readings = 0;
   private _eventful = false;
+  private _asksSizes = false;
   private _asked = 0;
 }
 

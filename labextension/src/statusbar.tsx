@@ -2,6 +2,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { ReactWidget } from '@jupyterlab/ui-components';
 import type { CommandRegistry } from '@lumino/commands';
 import * as React from 'react';
+import { serverNow } from './clock';
 import { CommandIDs } from './commands';
 import type { CurrentKernel } from './current';
 import { useChanges } from './hooks';
@@ -32,7 +33,7 @@ function Item({ shares, current, commands, trans }: IStatusItemProps): React.JSX
   const row = current.allocation;
   const words = new Words(trans);
   const label = row === null ? trans.__('No GPU share') : words.label(row);
-  const said = row === null ? label : `${label}, ${words.state(row, Date.now())}`;
+  const said = row === null ? label : `${label}, ${words.state(row, serverNow())}`;
   return (
     <button
       aria-label={trans.__('%1. Show GPU shares', said)}

@@ -90,6 +90,8 @@ export interface IOffer {
   readonly default: boolean;
   readonly available: boolean;
   readonly why: string | null;
+  /** What it has of each GPU here, the least and the most; null where that is not known. */
+  readonly memory_bytes: readonly [number, number] | null;
 }
 
 /** The offered sizes and the rules about others. */
@@ -122,7 +124,7 @@ export interface IShares {
   readonly health: Health;
   /** What is wrong, in the server's words; empty where all is well. */
   readonly problem: string;
-  /** By kernel id, in the order in which the kernels came. */
+  /** By kernel id, in the order in which they came. A start that failed stays until the next. */
   readonly allocations: ReadonlyMap<string, IAllocation>;
   readonly status: IStatus | null;
   /** The offers as they were told last; `refreshSizes` asks again. */
@@ -145,6 +147,8 @@ export interface IShares {
   keep(kernelId: string, until: Date | null): Promise<void>;
   release(kernelId: string, loseVariables: boolean): Promise<void>;
   wake(kernelId: string): Promise<void>;
+  /** Show a start that failed no longer. */
+  forget(kernelId: string): void;
 }
 
 export interface IChange {
@@ -157,12 +161,27 @@ export const IShares = new Token<IShares>(
   'The GPU shares of the kernels of this server, and what can be done with them.'
 );
 
-/** Which size the next kernel of a notebook starts with. */
+/** What was chosen for a path, and what kernels start with else. */
+export interface IChoice {
+  /** Null where nobody chose one. */
+  readonly size: string | null;
+  /** By kernelspec, of those whose kernels start on a share. */
+  readonly defaults: Readonly<Record<string, string>>;
+}
+
+/**
+ * Which size the next kernel of a notebook or console starts with. A change of size of a running
+ * kernel is remembered too. All rejections are errors with one line for the user.
+ */
 export interface ISizeChoices {
-  /** The size chosen for a path; null where nobody chose one. */
-  get(path: string): string | null;
-  /** Remember a choice, for this start and later ones; null forgets it. */
-  set(path: string, size: string | null): void;
+  get(path: string): Promise<IChoice>;
+  /**
+   * Remember a choice, for the next start and later ones; null chooses the default. Rejects where
+   * no kernel could start with it, or the kernelspec starts without a share: nothing is changed.
+   */
+  set(path: string, size: string | null, kernelspec?: string): Promise<void>;
+  /** Reject as `set` would; nothing is remembered. */
+  check(size: string, kernelspec?: string): Promise<void>;
 }
 
 export const ISizeChoices = new Token<ISizeChoices>(

@@ -3,11 +3,11 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { ReactWidget } from '@jupyterlab/ui-components';
 import type { CommandRegistry } from '@lumino/commands';
 import * as React from 'react';
-import { shareMenu } from './commands';
 import { shareOf } from './current';
 import { useChanges, useNow } from './hooks';
+import { openShareMenu } from './menus';
 import type { IShares } from './tokens';
-import { MARKS, Words } from './words';
+import { MARKS, shortSize, Words } from './words';
 
 export interface IToolbarItemProps {
   session: ISessionContext;
@@ -16,11 +16,17 @@ export interface IToolbarItemProps {
   trans: TranslationBundle;
 }
 
-/** The share of a notebook's kernel, in its toolbar. */
+/**
+ * The share of a notebook's kernel, in its toolbar. It takes what room the others leave, and says
+ * less where that is little.
+ */
 export class ToolbarItem extends ReactWidget {
   constructor(private readonly _props: IToolbarItemProps) {
     super();
     this.addClass('jp-GpuShare-toolbar');
+    // Lab's toolbar measures each item once, and moves the last ones into a menu if all together
+    // are too wide. This one never drives out another.
+    Object.defineProperty(this.node, 'clientWidth', { get: () => 0 });
   }
 
   protected override render(): React.JSX.Element {
@@ -38,21 +44,21 @@ function Item({ session, shares, commands, trans }: IToolbarItemProps): React.JS
   const words = new Words(trans);
   const state = words.state(row, now);
   const label = words.label(row);
+  const short = row.size === '0' ? '0' : shortSize(row.size);
   return (
     <button
       className={`jp-ToolbarButtonComponent jp-mod-minimal jp-Button jp-mod-${row.state}`}
       aria-haspopup="menu"
       aria-label={trans.__('%1, %2. Change, keep or give back', label, state)}
-      title={row.reason}
+      title={row.reason ? `${label}, ${state}. ${row.reason}` : `${label}, ${state}`}
       onClick={event => {
-        const { left, bottom } = event.currentTarget.getBoundingClientRect();
-        void shares
-          .refreshSizes()
-          .catch(() => undefined)
-          .then(() => shareMenu(commands, shares, row.kernel_id, trans).open(left, bottom));
+        openShareMenu(commands, shares, row.kernel_id, trans, event.currentTarget);
       }}
     >
       <span aria-hidden="true">{MARKS[row.state]}</span>
+      <span className="jp-GpuShare-short" aria-hidden="true">
+        {short}
+      </span>
       <span className="jp-GpuShare-label">{label}</span>
       <span className="jp-GpuShare-word">{state}</span>
     </button>

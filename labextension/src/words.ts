@@ -80,9 +80,15 @@ function padded(value: number): string {
   return String(value).padStart(2, '0');
 }
 
-/** The hour and minute of a moment, as the reader's own country writes it. */
+/** The hour and minute of a moment, as it is written in the language of the page. */
 export function clock(at: string): string {
-  return new Date(at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+  const language = document.documentElement.lang || [];
+  const form = { hour: '2-digit', minute: '2-digit' } as const;
+  try {
+    return new Date(at).toLocaleTimeString(language, form);
+  } catch {
+    return new Date(at).toLocaleTimeString([], form); // a language that the browser does not know
+  }
 }
 
 /** Sentences about shares in the reader's language. */
@@ -193,16 +199,34 @@ export class Words {
     }
   }
 
-  /** An offer with what it costs to choose it now. */
+  /** An offer with how much it is, and whether it can be had now: `½ · 40 GiB`. */
   offer(offer: IOffer): string {
-    const name = offer.name && offer.name !== offer.size ? ` · ${offer.name}` : '';
-    const text = offer.size === '0' ? this._trans.__('No GPU') : `${shortSize(offer.size)}${name}`;
+    const text = this.amount(offer);
     return offer.available ? text : this._trans.__('%1 (not now)', text);
+  }
+
+  /** How much an offer is: `½ · 40 GiB`. */
+  amount(offer: IOffer): string {
+    if (offer.size === '0') {
+      return this._trans.__('No GPU');
+    }
+    const size = shortSize(offer.size);
+    const memory = this._memory(offer);
+    return memory && memory !== size ? `${size} · ${memory}` : size;
+  }
+
+  private _memory({ memory_bytes: memory }: IOffer): string {
+    if (!memory) {
+      return '';
+    }
+    const [least, most] = memory.map(gibibytes) as [string, string];
+    return least === most ? least : `${least.replace(' GiB', '')}–${most}`;
   }
 
   /** Why an offer cannot be had now, else what it is for. */
   about(offer: IOffer): string {
-    return offer.why === null ? offer.description : this._trans.__('Not now: %1', offer.why);
+    const purpose = offer.description || (offer.name === offer.size ? '' : offer.name);
+    return offer.why === null ? purpose : this._trans.__('Not now: %1', offer.why);
   }
 
   /** How much of a number of GPUs of one model is free. */

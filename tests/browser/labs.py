@@ -88,7 +88,8 @@ def write_notebook(server: Server, name: str, *cells: str, kernel: str = "python
 
 
 def empty(server: Server) -> None:
-    """Delete what tests have written into the server's folder."""
+    """Delete what tests have written into the server's folder, and chosen for it."""
+    shutil.rmtree(server.folder.parent / "data" / "gpu-share" / "sizes", ignore_errors=True)
     for path in server.folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

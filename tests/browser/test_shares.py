@@ -56,7 +56,7 @@ def test_a_size_is_changed_from_the_toolbar_and_variables_are_kept(lab: Server, 
     open_one(lab, page)
     run_cell(page, 0)
     toolbar(page).click()
-    page.get_by_role("menuitem", name="½ · Half").click()
+    page.get_by_role("menuitem", name="½ · 40 GiB").click()
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
     until(lambda: granted(lab, "one.ipynb")["size"] == "1/2", "the kernel has half")
     expect(sidebar(page)).to_contain_text("½ · 40 GiB of A100-80GB")
@@ -150,6 +150,24 @@ def test_the_running_panel_lists_shares(lab: Server, page: Page) -> None:
     expect(item).to_contain_text("one.ipynb")
 
 
+def test_give_back_all_of_the_running_panel_gives_all_back(lab: Server, page: Page) -> None:
+    open_one(lab, page)
+    lab.start_kernel("1/4")
+    until(lambda: len(lab.ok("gpu-share/allocations")) == 2, "both have a share")
+    execute(page, "running:show-panel")
+    panel = page.locator("#jp-running-sessions")
+    panel.get_by_role("button", name="Give Back All").click()
+    dialog(page).get_by_role("button", name="Give Back All").click()
+    until(
+        lambda: [row["state"] for row in lab.ok("gpu-share/allocations")] == ["released"] * 2,
+        "both are given back",
+    )
+    # What is given back has nothing to give back.
+    item = panel.locator(".jp-RunningSessions-item", has_text="given back").first
+    item.hover()
+    expect(item.locator(".jp-RunningSessions-itemShutdown")).to_have_count(0)
+
+
 def test_the_status_bar_shows_the_share_and_opens_the_sidebar(lab: Server, page: Page) -> None:
     open_one(lab, page)
     execute(page, "application:toggle-right-area")
@@ -187,7 +205,7 @@ def test_everything_is_a_command_in_palette_and_menu(lab: Server, page: Page) ->
           return found;
         }"""
     )
-    assert len(described) == 7
+    assert len(described) == 10
     for command, args in described.items():
         assert args["type"] == "object", command
         assert all(one["description"] for one in args["properties"].values()), command

@@ -76,6 +76,8 @@ def test_a_console_starts_with_the_size_that_is_picked(lab: Server, page: Page) 
     pick(page, "1/2")
     row = granted(lab, "Console 1")
     assert row["share"]["memory_bytes"] == 40 * GIB
+    item = page.locator(".jp-ConsolePanel .jp-GpuShare-toolbar button")
+    expect(item).to_contain_text("GPU ½ · 40 GiB")
     expect(open_sidebar(page)).to_contain_text("½ · 40 GiB of A100-80GB")
 
 
@@ -86,7 +88,7 @@ def test_a_notebook_starts_again_with_its_last_choice_even_under_another_name(
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
     choose(page, "1/2")
-    granted(lab, "one.ipynb")
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
     in_time(
         page,
         "window.jupyterapp.shell.currentWidget.context.rename('two.ipynb').then(() => true)",
@@ -100,21 +102,112 @@ def test_a_notebook_starts_again_with_its_last_choice_even_under_another_name(
     assert granted(lab, "two.ipynb")["size"] == "1/2"
 
 
-def test_a_size_that_is_not_allowed_says_why_and_is_forgotten(
+def test_a_size_that_cannot_be_had_is_refused_beside_its_field_and_the_kernel_runs_on(
     lab: Server, page: Page, heard: Heard
 ) -> None:
-    heard.allow(r"400")
-    heard.allow(r"the largest size here is 1")
+    heard.allow("400|409")
     write_notebook(lab, "one.ipynb", "1")
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
-    choose(page, "3/2")
-    expect(dialog(page)).to_contain_text("3/2 is more than one GPU; the largest size here is 1")
+    kernel = granted(lab, "one.ipynb")["kernel_id"]
+    execute(page, "notebook:change-kernel")
+    dialog(page).locator("select").first.select_option(label="Python 3 (ipykernel)")
+    dialog(page).get_by_label("Share of a GPU").select_option("other")
+    other = dialog(page).get_by_label("Other size")
+    for size, says in (
+        ("3/2", "3/2 is more than one GPU; the largest size here is 1"),
+        ("100GiB", "100 GiB is more than the largest GPU here (80 GiB)."),
+        ("mig-1g.10gb", "No GPU here has a MIG profile"),
+        ("", "size"),
+    ):
+        other.fill(size)
+        accept(page)
+        expect(dialog(page).locator(".jp-GpuShare-about")).to_contain_text(says)
+        expect(other).to_have_attribute("aria-invalid", "true")
+        expect(other).to_be_focused()
+    assert [each["id"] for each in lab.ok("api/kernels")] == [kernel]
+    other.fill("30GiB")
+    expect(dialog(page)).not_to_contain_text("MIG")
     accept(page)
-    # The notebook can be used on: the next start is the default again.
+    expect(toolbar(page)).to_contain_text("GPU 30 GiB · 30 GiB")
+    # What was refused is nobody's choice.
+    assert lab.ok("gpu-share/choices?path=one.ipynb")["size"] == "30GiB"
+
+
+def test_the_dialog_shows_what_the_kernel_holds_and_changes_it(lab: Server, page: Page) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    lab.ok("gpu-share/choices", "PUT", {"path": "one.ipynb", "size": "1/2"})
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
-    assert granted(lab, "one.ipynb")["size"] == "1/4"
+    kernel = granted(lab, "one.ipynb")["kernel_id"]
+    execute(page, "notebook:change-kernel")
+    field = dialog(page).get_by_label("Share of a GPU")
+    expect(field).to_have_value("1/2")
+    expect(field).to_be_enabled()
+    field.select_option("1/4")
+    accept(page)
+    expect(toolbar(page)).to_contain_text("GPU ¼ · 20 GiB")
+    # The kernel was not changed for another one.
+    assert granted(lab, "one.ipynb")["kernel_id"] == kernel
+
+
+def test_a_size_changed_on_the_way_is_the_size_of_the_next_start(lab: Server, page: Page) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    kernel = granted(lab, "one.ipynb")["kernel_id"]
+    execute(page, "gpu-share:change-size", kernelId=kernel, size="1/2")
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    in_time(page, "window.jupyterapp.shell.currentWidget.sessionContext.shutdown().then(() => 1)")
+    open_lab(page, lab, "one.ipynb")
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    assert granted(lab, "one.ipynb")["size"] == "1/2"
+
+
+def test_the_next_untitled_notebook_has_no_choice_of_the_one_before(
+    lab: Server, page: Page
+) -> None:
+    open_lab(page, lab)
+    assert new_notebook(page) == "Untitled.ipynb"
+    wait_for_kernel(page)
+    choose(page, "1/2")
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    in_time(
+        page,
+        "window.jupyterapp.shell.currentWidget.context.rename('train.ipynb').then(() => true)",
+    )
+    until(lambda: allocation(lab, "train.ipynb"), "the server knows the new name")
+    assert new_notebook(page) == "Untitled.ipynb"
+    assert granted(lab, "Untitled.ipynb")["size"] == "1/4"
+    assert granted(lab, "train.ipynb")["size"] == "1/2"
+
+
+def test_the_default_is_the_one_of_the_kernelspec(lab: Server, page: Page) -> None:
+    spec = lab.folder.parent / "data" / "kernels" / "half"
+    spec.mkdir(parents=True, exist_ok=True)
+    ours = {"provisioner_name": "gpu-share-provisioner", "config": {"size": "1/2"}}
+    text = {
+        "argv": ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "Half",
+        "language": "python",
+        "metadata": {"kernel_provisioner": ours},
+    }
+    (spec / "kernel.json").write_text(json.dumps(text))
+    try:
+        write_notebook(lab, "one.ipynb", "1")
+        open_lab(page, lab, "one.ipynb")
+        wait_for_kernel(page)
+        execute(page, "notebook:change-kernel")
+        kernels = dialog(page).locator("select").first
+        chosen = dialog(page).get_by_label("Share of a GPU").locator("option:checked")
+        kernels.select_option(label="Python 3 (ipykernel)")
+        expect(chosen).to_have_text("Default (¼)")
+        kernels.select_option(label="Half")
+        expect(chosen).to_have_text("Default (½)")
+        accept(page)
+        expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    finally:
+        shutil.rmtree(spec)
 
 
 def test_a_size_that_cannot_be_had_now_says_so_and_why(lab: Server, page: Page) -> None:
@@ -143,7 +236,8 @@ def test_a_running_kernel_is_joined_with_the_share_that_it_has(lab: Server, page
     kernels = dialog(page).locator("select").first
     kernels.select_option(value=json.dumps({"id": running}, separators=(",", ":")))
     expect(dialog(page).get_by_label("Share of a GPU")).to_be_disabled()
-    expect(dialog(page)).to_contain_text("A kernel that runs keeps its size")
+    expect(dialog(page).get_by_label("Share of a GPU")).to_have_value("1/2")
+    expect(dialog(page)).to_contain_text("This kernel is used elsewhere too")
     accept(page)
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
 
@@ -198,6 +292,19 @@ def test_the_launcher_has_sizes_only_where_the_administrator_wants_them(
     assert granted(lab, "Untitled.ipynb")["size"] == "1/2"
 
 
+def test_a_user_sets_a_default_of_their_own(lab: Server, page: Page) -> None:
+    open_lab(page, lab)
+    save = "window.jupyterapp.serviceManager.settings.save('jupyter-gpu-share:choices', %r)"
+    in_time(page, save % '{"defaultSize": "1/2"}' + ".then(() => true)")
+    try:
+        open_lab(page, lab)
+        until(lambda: lab.ok("gpu-share/choices")["size"] == "1/2", "the server knows it")
+        new_notebook(page)
+        expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    finally:
+        in_time(page, save % "{}" + ".then(() => true)")
+
+
 def test_without_a_choice_nothing_is_asked_of_the_server(lab: Server, page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
@@ -205,20 +312,24 @@ def test_without_a_choice_nothing_is_asked_of_the_server(lab: Server, page: Page
     path = new_notebook(page)
     wait_for_kernel(page)
     assert allocation(lab, path) is not None
-    assert not [one for one in asked if "gpu-share/requests" in one]
+    assert not [one for one in asked if "gpu-share/choices" in one]
 
 
 def test_a_start_that_fails_shows_its_cause(lab: Server, page: Page, heard: Heard) -> None:
-    heard.allow("500")
+    heard.allow("50[01]|503")
     heard.allow("MIG")
     write_notebook(lab, "one.ipynb", "1")
+    lab.ok("gpu-share/choices", "PUT", {"path": "one.ipynb", "size": "1/2"})
+    # It could be had when it was chosen, and cannot any more.
+    (file,) = (lab.folder.parent / "data" / "gpu-share" / "sizes").iterdir()
+    file.write_text(json.dumps({"one.ipynb": "mig-1g.10gb"}))
+    open_lab(page, lab, "one.ipynb")
+    expect(dialog(page)).to_contain_text("No GPU here has a MIG profile")
+    accept(page)
+    # The notebook can be used on: the next start is the default again.
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
-    choose(page, "mig-1g.10gb")
-    expect(dialog(page)).to_contain_text("MIG")
-    accept(page)
-    row = allocation(lab, "one.ipynb")
-    assert row is None or row["size"] != "mig-1g.10gb" or row["state"] == "failed"
+    assert granted(lab, "one.ipynb")["size"] == "1/4"
 
 
 def test_a_reload_while_a_kernel_starts_shows_its_share_and_any_that_was_left(

@@ -52,6 +52,8 @@ def ask(server: Server, path: str, method: str = "GET", body: Any = None, **wher
 ALL = [
     ("/gpu-share/status", "GET"),
     ("/gpu-share/sizes", "GET"),
+    ("/gpu-share/choices", "GET"),
+    ("/gpu-share/choices", "PUT"),
     ("/gpu-share/requests/{kernel_id}", "PUT"),
     ("/gpu-share/allocations", "GET"),
     ("/gpu-share/allocations/{kernel_id}", "GET"),
@@ -101,7 +103,7 @@ def test_the_examples_in_the_file_are_right() -> None:
 
 
 def test_status_and_sizes(clean: Server) -> None:
-    clean.start_kernel("3/4")
+    clean.wait_for(clean.start_kernel("3/4"), "active")
     status, found = ask(clean, "/gpu-share/status")
     assert status == 200
     assert found["simulated"] is True
@@ -113,6 +115,8 @@ def test_status_and_sizes(clean: Server) -> None:
     assert not rows["1/2"]["available"]
     assert "20 GiB" in rows["1/2"]["why"]
     assert rows["0"]["available"]
+    assert rows["1/2"]["memory_bytes"] == [40 * GIB, 40 * GIB]
+    assert rows["0"]["memory_bytes"] is None
 
 
 def test_a_kernel_gets_the_size_asked_for(clean: Server) -> None:

@@ -524,6 +524,10 @@ class LocalEngine(Engine):
                 answers[n] = why
         return answers
 
+    async def never_fits(self, size: Size) -> str | None:
+        """See :meth:`Engine.never_fits <jupyter_gpu_share.engines.base.Engine.never_fits>`."""
+        return None if size.is_none else never_fits(size, (await self._gpus()).gpus)
+
     async def snapshot(self) -> Snapshot | None:
         """See :meth:`Engine.snapshot <jupyter_gpu_share.engines.base.Engine.snapshot>`."""
         if self._ledger is None:
