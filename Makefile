@@ -64,11 +64,12 @@ pictures: $(STAMP) extension ## Make the pictures of the docs anew, from the rea
 	scripts/install-tools
 	JUPYTER_GPU_SHARE_PICTURES=1 $(BIN)/python -m pytest -q tests/browser/test_pictures.py
 
-lint: $(STAMP) $(MODULES) ## Check style and types
+lint: $(STAMP) $(MODULES) ## Check style and types, and the page's pure parts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd labextension && ../scripts/npm-env ../$(VENV) jlpm lint
+	cd labextension && ../scripts/npm-env ../$(VENV) jlpm test
 
 bench: $(STAMP) extension ## Measure beside other projects' provisioners, into build/bench.json
 	scripts/install-tools

@@ -28,6 +28,8 @@ SOURCES = (
     "tsconfig.json",
     "yarn.lock",
 )
+#: Nothing is built of these.
+TESTS = "__tests__"
 #: In the built folder: a digest of the sources it was made of, and one of what was made.
 RECORD = "build.sha256"
 #: How many builds the cache keeps.
@@ -89,7 +91,7 @@ def _files(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
     for name in names:
         path = folder / name
         for one in path.rglob("*") if path.is_dir() else [path]:
-            if one.is_file() and one.name != RECORD:
+            if one.is_file() and one.name != RECORD and TESTS not in one.parts:
                 yield one
 
 
