@@ -80,6 +80,7 @@ def test_samples_are_those_of_the_last_hour_whatever_the_clock_does(
         assert found["used_bytes"][0] is not None
         age = (after(at + later) - datetime.fromisoformat(found["begin"])).total_seconds()
         assert age <= COUNT * INTERVAL
+        assert len(found["used_bytes"]) * INTERVAL <= age + INTERVAL, "nothing is to come"
 
 
 # -- what was held -------------------------------------------------------------------------------
@@ -116,6 +117,17 @@ def test_a_kernel_that_ends_has_not_released_its_share() -> None:
     found = told(Holding(), (0, State.ACTIVE, share()), (9, State.FAILED, None))
     assert found.to_json(after(10))["spans"][0]["ended_by"] == "end"
     assert found.to_json(after(10))["held_since"] is None
+
+
+def test_a_share_that_is_asked_for_again_at_once_was_released() -> None:
+    found = told(
+        Holding(),
+        (0, State.ACTIVE, share()),
+        (60, State.RELEASING, share()),
+        (61, State.WAKING, None),  # a cell came meanwhile
+        (62, State.ACTIVE, share()),
+    ).to_json(after(90))
+    assert [span["ended_by"] for span in found["spans"]] == ["release", None]
 
 
 def test_gpu_hours_are_parts_of_gpus_times_hours() -> None:
@@ -180,7 +192,7 @@ async def test_a_controller_notes_readings_and_every_change() -> None:
         await made.launch()
         made.controller.reading(Usage(3 * GIB, 0.5))
         await made.controller.release(lose_variables=False)
-        made.controller.reading(Usage(3 * GIB, 0.5))  # of before, and late
+        made.controller.reading(Usage(9 * GIB, 0.5))  # of before, and late
         found = shown(made.controller.history)
         assert found["samples"]["used_bytes"] == [3 * GIB]
         assert [span["ended_by"] for span in found["spans"]] == ["release"]
