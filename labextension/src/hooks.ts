@@ -1,5 +1,6 @@
 import type { ISignal } from '@lumino/signaling';
 import { useEffect, useState } from 'react';
+import { serverNow } from './clock';
 
 /** Render anew when a signal was emitted, at most once for each picture that is shown. */
 export function useChanges(...signals: ISignal<unknown, unknown>[]): void {
@@ -20,15 +21,15 @@ export function useChanges(...signals: ISignal<unknown, unknown>[]): void {
   }, signals);
 }
 
-/** The time in milliseconds; it goes on by seconds while that is wanted. */
+/** The time at the server in milliseconds; it goes on by seconds while that is wanted. */
 export function useNow(ticking: boolean): number {
-  const [now, setNow] = useState(Date.now);
+  const [now, setNow] = useState(serverNow);
   useEffect(() => {
     if (!ticking) {
       return;
     }
-    setNow(Date.now());
-    const timer = window.setInterval(() => setNow(Date.now()), 1000);
+    setNow(serverNow());
+    const timer = window.setInterval(() => setNow(serverNow()), 1000);
     return () => window.clearInterval(timer);
   }, [ticking]);
   return now;

@@ -1,5 +1,6 @@
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
+import { noteServerTime } from './clock';
 
 /** The server answered, and refused. */
 export class Refusal extends Error {
@@ -39,6 +40,7 @@ export async function ask<T>(
     init.body = JSON.stringify(body);
   }
   const response = await ServerConnection.makeRequest(url, init, settings);
+  noteServerTime(response.headers.get('Date'));
   if (!response.ok) {
     const told = (await response.json().catch(() => null)) as { message?: unknown } | null;
     const message = typeof told?.message === 'string' ? told.message : '';

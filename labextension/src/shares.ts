@@ -3,6 +3,7 @@ import { DisposableDelegate, type IDisposable } from '@lumino/disposable';
 import { Poll } from '@lumino/polling';
 import { Signal, type ISignal } from '@lumino/signaling';
 import { Budget } from './budget';
+import { serverNow } from './clock';
 import { ask, Refusal } from './server';
 import type {
   Health,
@@ -10,7 +11,6 @@ import type {
   IChange,
   IHistory,
   IKept,
-  IPast,
   IReading,
   IShares,
   ISizes,
@@ -87,7 +87,7 @@ export class Shares implements IShares, IDisposable {
     return this._histories.get(kernelId) ?? [];
   }
 
-  past(kernelId: string): IPast | null {
+  past(kernelId: string): IHistory | null {
     return this._pasts.get(kernelId)?.past ?? null;
   }
 
@@ -139,6 +139,14 @@ export class Shares implements IShares, IDisposable {
 
   async wake(kernelId: string): Promise<void> {
     await this._act('POST', [kernelId, 'wake'], {});
+  }
+
+  forget(kernelId: string): void {
+    const row = this._allocations.get(kernelId);
+    if (row?.state === 'failed') {
+      this._drop(row);
+      this._changed.emit();
+    }
   }
 
   private get _connected(): boolean {
@@ -227,7 +235,7 @@ export class Shares implements IShares, IDisposable {
         const rows = await this._ask<IAllocation[]>(['gpu-share', 'allocations']);
         const known = new Set(rows.map(row => row.kernel_id));
         for (const row of [...this._allocations.values()]) {
-          if (!known.has(row.kernel_id)) {
+          if (!known.has(row.kernel_id) && row.state !== 'failed') {
             this._take({ ...row, state: 'ended' });
           }
         }
@@ -254,8 +262,7 @@ export class Shares implements IShares, IDisposable {
     let past = this.past(kernelId);
     this._pasts.set(kernelId, { past, at: Date.now() });
     try {
-      const history = await this._ask<IHistory>(['gpu-share', 'history', kernelId]);
-      past = { history, ahead: Date.now() - Date.parse(history.now) };
+      past = await this._ask<IHistory>(['gpu-share', 'history', kernelId]);
     } catch (error) {
       if (!(error instanceof Refusal)) {
         throw error;
@@ -288,11 +295,17 @@ export class Shares implements IShares, IDisposable {
 
   private _take(row: IAllocation): void {
     const before = this._allocations.get(row.kernel_id) ?? null;
+    if (row.state === 'ended' && before?.state === 'failed' && before.path !== null) {
+      return; // why it failed is seen until the notebook has another kernel
+    }
     if (row.state === 'ended') {
       this._allocations.delete(row.kernel_id);
       this._histories.delete(row.kernel_id);
       this._pasts.delete(row.kernel_id);
     } else {
+      if (before === null) {
+        this._meet(row);
+      }
       this._allocations.set(row.kernel_id, row);
       this._read(row);
     }
@@ -306,8 +319,22 @@ export class Shares implements IShares, IDisposable {
     }
   }
 
+  private _drop(row: IAllocation): void {
+    this._allocations.delete(row.kernel_id);
+    this._allocationChanged.emit({ before: row, now: { ...row, state: 'ended' } });
+  }
+
+  /** A kernel is new. */
+  private _meet(row: IAllocation): void {
+    for (const other of [...this._allocations.values()]) {
+      if (other.state === 'failed' && other.path === row.path) {
+        this._drop(other);
+      }
+    }
+  }
+
   private _read(row: IAllocation): void {
-    const at = Date.now();
+    const at = serverNow();
     const recent = this.history(row.kernel_id).filter(reading => reading.at > at - SPAN);
     const reading = { at, used: row.used_bytes, utilization: row.utilization };
     this._histories.set(row.kernel_id, [...recent, reading]);
@@ -315,7 +342,7 @@ export class Shares implements IShares, IDisposable {
 
   private readonly _allocations = new Map<string, IAllocation>();
   private readonly _histories = new Map<string, readonly IReading[]>();
-  private readonly _pasts = new Map<string, { past: IPast | null; at: number }>();
+  private readonly _pasts = new Map<string, { past: IHistory | null; at: number }>();
   private readonly _budget = new Budget();
   private readonly _changed = new Signal<IShares, void>(this);
   private readonly _allocationChanged = new Signal<IShares, IChange>(this);

@@ -1,20 +1,17 @@
-import { PathExt } from '@jupyterlab/coreutils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { ReactWidget } from '@jupyterlab/ui-components';
 import type { CommandRegistry } from '@lumino/commands';
 import type { IDisposable } from '@lumino/disposable';
 import type { Message } from '@lumino/messaging';
-import { Signal } from '@lumino/signaling';
 import * as React from 'react';
 import type { CurrentKernel } from './current';
 import { useChanges } from './hooks';
 import { Card } from './sidebar/card';
-import { Failures } from './sidebar/failures';
 import { Gpus } from './sidebar/gpus';
 import { List } from './sidebar/list';
 import { SidebarWords } from './sidebar/words';
 import { gpuIcon } from './icon';
-import type { IAllocation, IShares } from './tokens';
+import type { IShares } from './tokens';
 
 /** What the sidebar is made from. */
 export interface ISidebarProps {
@@ -33,16 +30,10 @@ export class Sidebar extends ReactWidget {
     this.node.setAttribute('aria-label', _props.trans.__('GPU shares'));
     this.node.tabIndex = -1;
     this._words = new SidebarWords(_props.trans);
-    _props.shares.allocationChanged.connect((_, change) => {
-      if (this._failures.take(change)) {
-        this._failed.emit();
-      }
-    });
   }
 
   override dispose(): void {
     this._observing?.dispose();
-    Signal.clearData(this);
     super.dispose();
   }
 
@@ -71,46 +62,28 @@ export class Sidebar extends ReactWidget {
   }
 
   protected override render(): React.JSX.Element {
-    return (
-      <Panel
-        {...this._props}
-        words={this._words}
-        failures={this._failures}
-        failed={this._failed}
-        dismiss={this._dismiss}
-      />
-    );
+    return <Panel {...this._props} words={this._words} />;
   }
 
   private _observe(): void {
     this._observing ??= this._props.shares.observe();
   }
 
-  private readonly _dismiss = (kernelId: string): void => {
-    if (this._failures.dismiss(kernelId)) {
-      this._failed.emit();
-    }
-  };
-  private readonly _failures = new Failures();
-  private readonly _failed = new Signal<this, void>(this);
   private readonly _words: SidebarWords;
   private _observing: IDisposable | null = null;
 }
 
 interface IPanelProps extends ISidebarProps {
   words: SidebarWords;
-  failures: Failures;
-  failed: Signal<Sidebar, void>;
-  dismiss: (kernelId: string) => void;
 }
 
 function Panel(props: IPanelProps): React.JSX.Element {
-  const { shares, current, trans, failures, failed } = props;
-  useChanges(shares.changed, current.changed, failed);
+  const { shares, current, trans } = props;
+  useChanges(shares.changed, current.changed);
   const { session } = current;
-  const rows = [...shares.allocations.values(), ...failures.rows];
-  const held = current.allocation ?? failureOf(failures, session);
-  const followed = held !== null && shares.allocations.has(held.kernel_id) ? held.kernel_id : null;
+  const rows = [...shares.allocations.values()];
+  const held = current.allocation;
+  const followed = held !== null && held.state !== 'failed' ? held.kernel_id : null;
   React.useEffect(() => {
     shares.follow(followed);
   }, [shares, followed]);
@@ -130,16 +103,6 @@ function Panel(props: IPanelProps): React.JSX.Element {
       <Gpus {...props} rows={rows} />
     </>
   );
-}
-
-/** Why the kernel of a notebook failed that is gone; null where it did not. */
-function failureOf(failures: Failures, session: CurrentKernel['session']): IAllocation | null {
-  if (session === null || session.session?.kernel) {
-    return null;
-  }
-  // A console's path ends in an id of its own.
-  const path = PathExt.join(PathExt.dirname(session.path), session.name);
-  return failures.rows.find(row => row.path === path) ?? null;
 }
 
 /** What is said instead of everything else; null where there is something to show. */

@@ -110,12 +110,6 @@ export interface IHistory {
   };
 }
 
-/** A history, and how far the browser's clock is ahead of the server's, in milliseconds. */
-export interface IPast {
-  readonly history: IHistory;
-  readonly ahead: number;
-}
-
 /** A size that the administrator offers. */
 export interface IOffer {
   readonly size: string;
@@ -157,7 +151,7 @@ export interface IShares {
   readonly health: Health;
   /** What is wrong, in the server's words; empty where all is well. */
   readonly problem: string;
-  /** By kernel id, in the order in which the kernels came. */
+  /** By kernel id, in the order in which they came. A start that failed stays until the next. */
   readonly allocations: ReadonlyMap<string, IAllocation>;
   readonly status: IStatus | null;
   /** The offers as they were told last; `refreshSizes` asks again. */
@@ -169,7 +163,7 @@ export interface IShares {
   /** Readings of the last minutes, the oldest first. */
   history(kernelId: string): readonly IReading[];
   /** What the server told last of a kernel's past hour; null where it was not asked yet. */
-  past(kernelId: string): IPast | null;
+  past(kernelId: string): IHistory | null;
   /** Have the past of this kernel asked for while somebody observes; null: of none. */
   follow(kernelId: string | null): void;
   /** Poll readings and free memory, while the page is visible, until disposed. */
@@ -184,6 +178,8 @@ export interface IShares {
   keep(kernelId: string, until: Date | null): Promise<void>;
   release(kernelId: string, loseVariables: boolean): Promise<void>;
   wake(kernelId: string): Promise<void>;
+  /** Show a start that failed no longer. */
+  forget(kernelId: string): void;
 }
 
 export interface IChange {

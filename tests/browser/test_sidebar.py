@@ -164,11 +164,13 @@ def test_a_kernel_that_failed_stays_with_its_cause_until_it_is_read(
     open_sidebar(page)
     cause = "The image cannot be pulled; check its name."
     failed = row(1, path="gone.ipynb", state="failed", reason=cause)
-    pretend(page, [])
+    known: list[dict[str, Any]] = []
+    pretend(page, known)
     tell(lab, failed)
     expect(rows(page)).to_contain_text(["Failed"])
     tell(lab, {**failed, "state": "ended", "reason": "The kernel has ended."})
-    tell(lab, row(2, path="other.ipynb", state="starting"))
+    known.append(row(2, path="other.ipynb", state="starting"))
+    tell(lab, known[0])
     expect(rows(page)).to_have_count(2)
     expect(sidebar(page)).to_contain_text(cause)
     sidebar(page).get_by_role("button", name="Dismiss").click()

@@ -76,8 +76,8 @@ function Share(props: ICardProps & { row: IAllocation }): React.JSX.Element {
       )}
       <Next {...props} now={now} />
       <Buttons {...props} />
-      {!isWithoutGpu(row) && past !== null && heldEver(past.history) && (
-        <Account history={past.history} ahead={past.ahead} now={now} {...props} />
+      {!isWithoutGpu(row) && past !== null && heldEver(past) && (
+        <Account history={past} now={now} {...props} />
       )}
       {held && <Isolation share={held} {...props} />}
     </>
@@ -144,11 +144,10 @@ function Next({
 }
 
 function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
-  const { row, trans, commands, failures } = props;
+  const { row, trans, commands } = props;
   const place = React.useRef<HTMLDivElement>(null);
   const kept = useFocusKept(place);
   const shared = { commands, kernelId: row.kernel_id };
-  const gone = failures.rows.includes(row);
   const waits = row.queue !== null || row.state === 'queued';
   const lies = row.share !== null && !isWithoutGpu(row);
   const withCommands = commands.hasCommand(CommandIDs.changeSize);
@@ -171,34 +170,46 @@ function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
         />
       )}
       {lies && <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Release')} />}
-      {row.state === 'queued' && (
-        <Doing
-          {...shared}
-          command={CommandIDs.changeSize}
-          size="0"
-          label={trans.__('Start Without GPU')}
-        />
-      )}
+      <WithoutGpu {...props} />
       {waits && (
         <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Stop Waiting')} />
       )}
-      {gone && <Dismiss {...props} />}
+      {row.state === 'failed' && <Dismiss {...props} />}
     </div>
   );
 }
+
+/** A button for who does not want to wait; of the command for that, where there is one. */
+export function WithoutGpu({
+  row,
+  commands,
+  trans,
+  look
+}: IPanelProps & { row: IAllocation; look?: 'link' }): React.JSX.Element | null {
+  const shared = { commands, kernelId: row.kernel_id, label: trans.__('Start Without GPU') };
+  const more = look === undefined ? {} : { look };
+  if (commands.hasCommand(WITHOUT_GPU)) {
+    return <Doing {...shared} {...more} command={WITHOUT_GPU} />;
+  }
+  return row.state === 'queued' ? (
+    <Doing {...shared} {...more} command={CommandIDs.changeSize} size="0" />
+  ) : null;
+}
+
+const WITHOUT_GPU = 'gpu-share:start-without-gpu';
 
 /** A button that puts away why a kernel failed. */
 export function Dismiss({
   row,
   trans,
-  dismiss
+  shares
 }: IPanelProps & { row: IAllocation }): React.JSX.Element {
   return (
     <Button
       className="jp-mod-styled jp-GpuShare-plain"
       onClick={event => {
         event.stopPropagation();
-        dismiss(row.kernel_id);
+        shares.forget(row.kernel_id);
       }}
     >
       {trans.__('Dismiss')}
@@ -213,11 +224,10 @@ function heldEver({ held_since, gpu_hours }: IHistory): boolean {
 /** Since when the share is held, what it cost, and what its idle time gave to others. */
 function Account({
   history,
-  ahead,
   now,
   trans,
   words
-}: IPanelProps & { history: IHistory; ahead: number; now: number }): React.JSX.Element {
+}: IPanelProps & { history: IHistory; now: number }): React.JSX.Element {
   const { held_since: since } = history;
   const hours = trans.__(
     'GPU-hours: part of a GPU, times hours. Counted since this server knows the kernel.'
@@ -226,7 +236,7 @@ function Account({
   return (
     <dl className="jp-GpuShare-account">
       <dt>{trans.__('Held for')}</dt>
-      <dd>{since === null ? '–' : words.span(now - ahead - Date.parse(since))}</dd>
+      <dd>{since === null ? '–' : words.span(now - Date.parse(since))}</dd>
       <dt title={hours}>{trans.__('Used')}</dt>
       <dd title={hours}>{trans.__('%1 GPU-hours', words.hours(history.gpu_hours))}</dd>
       <dt title={given}>{trans.__('Given to others')}</dt>

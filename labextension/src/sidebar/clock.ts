@@ -1,15 +1,16 @@
 import { useEffect, useState } from 'react';
+import { serverNow } from '../clock';
 
-/** The time in milliseconds, which goes on by steps of so many milliseconds; 0: it stands. */
+/** The time at the server in milliseconds, which goes on by steps of so many milliseconds; 0: it stands. */
 export function useClock(step: number): number {
-  const [now, setNow] = useState(Date.now);
+  const [now, setNow] = useState(serverNow);
   useEffect(() => {
     if (step === 0) {
       return;
     }
-    setNow(Date.now());
+    setNow(serverNow());
     const timer = window.setInterval(() => {
-      setNow(Date.now());
+      setNow(serverNow());
     }, step);
     return () => {
       window.clearInterval(timer);

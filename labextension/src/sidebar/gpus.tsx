@@ -96,7 +96,7 @@ function Gpu({
   return (
     <li>
       <div className="jp-GpuShare-pair jp-mod-wraps">
-        <bdi className="jp-GpuShare-cut" title={name}>
+        <bdi className="jp-GpuShare-cut" title={`${name} · ${gibibytes(gpu.memory_bytes)}`}>
           {name}
         </bdi>
         <span className="jp-GpuShare-value jp-GpuShare-muted">
@@ -111,7 +111,7 @@ function Gpu({
         <div
           className="jp-GpuShare-segments"
           role="img"
-          aria-label={`${name}: ${segments.map(said).join(', ')}`}
+          aria-label={`${name}, ${gibibytes(gpu.memory_bytes)}: ${segments.map(said).join(', ')}`}
         >
           {segments.map(segment => (
             <span
@@ -129,11 +129,14 @@ function Gpu({
   );
 }
 
-/** Model and memory; the model's own number says the same, less exactly. */
+/** Model and memory; some models have it in their names. */
 function modelOf(gpu: IGpu): string {
   const model = shortModel(gpu.model).replace(/ \(simulated\)$/, '');
-  const name = gpu.profile === null ? model.replace(/[- ]\d+ ?GB$/, '') : `${model} ${gpu.profile}`;
-  return gpu.memory_bytes === 0 ? name : `${name} · ${gibibytes(gpu.memory_bytes)}`;
+  if (gpu.profile !== null) {
+    return `${model} ${gpu.profile}`;
+  }
+  const says = /\d ?GB$/.test(model) || gpu.memory_bytes === 0;
+  return says ? model : `${model} · ${gibibytes(gpu.memory_bytes)}`;
 }
 
 function labelOf(segment: ISegment, words: SidebarWords): string {

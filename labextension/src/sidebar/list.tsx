@@ -10,7 +10,7 @@ import { CommandIDs } from '../commands';
 import type { IAllocation, IGpu } from '../tokens';
 import { gibibytes } from '../words';
 import { clamped, heldBytes, isWithoutGpu } from './amounts';
-import { Dismiss, State } from './card';
+import { Dismiss, State, WithoutGpu } from './card';
 import { useClock } from './clock';
 import { Doing, openAt, openBelow, rowMenu } from './controls';
 import { arranged, parted, sumBytes, type Order } from './order';
@@ -107,7 +107,6 @@ export function List(props: IListProps): React.JSX.Element {
               reached={row.kernel_id === reached}
               reach={setActive}
               now={now}
-              gone={props.failures.rows.includes(row)}
               few={!many}
             />
           ))}
@@ -139,20 +138,19 @@ interface IRowProps extends IPanelProps {
   reached: boolean;
   reach: (kernelId: string) => void;
   now: number;
-  gone: boolean;
   /** Whether there is room for what can be found in the menu too. */
   few: boolean;
 }
 
 /** One kernel; it changes with its allocation, not with each that of another. */
 const Row = React.memo(RowOf, (before, now) =>
-  (['row', 'gpus', 'turn', 'here', 'reached', 'now', 'gone', 'few', 'words'] as const).every(
+  (['row', 'gpus', 'turn', 'here', 'reached', 'now', 'few', 'words'] as const).every(
     name => before[name] === now[name]
   )
 );
 
 function RowOf(props: IRowProps): React.JSX.Element {
-  const { row, gpus, turn, here, reached, reach, now, gone, few, commands, trans, words } = props;
+  const { row, gpus, turn, here, reached, reach, now, few, commands, trans, words } = props;
   const name = words.name(row);
   const [head, tail] = parted(name.replace(/\.ipynb$/, ''));
   const { kernel_id: kernelId, path } = row;
@@ -176,7 +174,7 @@ function RowOf(props: IRowProps): React.JSX.Element {
         event.preventDefault();
         event.stopPropagation();
         const owner = event.currentTarget.querySelector<HTMLElement>('.jp-GpuShare-name');
-        if (owner !== null && !gone) {
+        if (owner !== null) {
           const menu = rowMenu(commands, kernelId, trans);
           // The key for menus has no place on the page.
           if (event.clientX === 0 && event.clientY === 0) {
@@ -204,21 +202,19 @@ function RowOf(props: IRowProps): React.JSX.Element {
         {tail && <bdi>{tail}</bdi>}
       </Button>
       <span className="jp-GpuShare-chip">{words.chip(row, gpus)}</span>
-      {!gone && (
-        <Button
-          className="jp-GpuShare-more"
-          tabIndex={stop}
-          aria-haspopup="menu"
-          aria-label={trans.__('More for %1', name)}
-          title={trans.__('More')}
-          onClick={event => {
-            event.stopPropagation();
-            openBelow(rowMenu(commands, kernelId, trans), event.currentTarget);
-          }}
-        >
-          <ellipsesIcon.react tag="span" elementSize="normal" />
-        </Button>
-      )}
+      <Button
+        className="jp-GpuShare-more"
+        tabIndex={stop}
+        aria-haspopup="menu"
+        aria-label={trans.__('More for %1', name)}
+        title={trans.__('More')}
+        onClick={event => {
+          event.stopPropagation();
+          openBelow(rowMenu(commands, kernelId, trans), event.currentTarget);
+        }}
+      >
+        <ellipsesIcon.react tag="span" elementSize="normal" />
+      </Button>
       {bytes > 0 && (
         <div className="jp-GpuShare-bar" aria-hidden="true">
           <span style={{ width: `${100 * clamped((row.used_bytes ?? 0) / bytes)}%` }} />
@@ -231,21 +227,14 @@ function RowOf(props: IRowProps): React.JSX.Element {
         </span>
         <span className="jp-GpuShare-side">
           {memory && <span title={trans.__('Memory in use')}>{memory}</span>}
-          {row.state === 'queued' && few && (
-            <Doing
-              {...shared}
-              command={CommandIDs.changeSize}
-              size="0"
-              label={trans.__('Start Without GPU')}
-            />
-          )}
+          {row.state === 'queued' && few && <WithoutGpu {...props} look="link" />}
           {row.state === 'released' && (
             <Doing {...shared} command={CommandIDs.wake} label={trans.__('Wake')} />
           )}
           {row.next?.action === 'release' && row.keep_until === null && !isWithoutGpu(row) && (
             <Doing {...shared} command={CommandIDs.keep} label={trans.__('Keep')} />
           )}
-          {gone && <Dismiss {...props} />}
+          {row.state === 'failed' && !here && <Dismiss {...props} />}
         </span>
       </div>
     </li>

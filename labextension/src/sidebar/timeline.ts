@@ -1,10 +1,10 @@
-import type { IPast, IReading } from '../tokens';
+import type { IHistory, IReading } from '../tokens';
 
 const MINUTE = 60 * 1000;
 /** Minutes that a picture may show: the first that has all of it, an hour at most. */
 const WIDTHS = [5, 10, 20, 30, 60];
 
-/** A value at a moment of the browser's clock; null is a gap. */
+/** A value at a moment of the server's clock; null is a gap. */
 export interface IPoint {
   readonly at: number;
   readonly value: number | null;
@@ -36,7 +36,7 @@ export interface ITimeline {
  * @param granted - Bytes of the share that is held now; 0 where none is.
  */
 export function timeline(
-  past: IPast | null,
+  past: IHistory | null,
   live: readonly IReading[],
   granted: number,
   now: number
@@ -44,11 +44,11 @@ export function timeline(
   const kept = past === null ? [] : keptReadings(past);
   const last = kept[kept.length - 1]?.at ?? -Infinity;
   const readings = [...kept, ...live.filter(each => each.at > last)];
-  const spans = past?.history.spans ?? [];
+  const spans = past?.spans ?? [];
   const gaps = past === null ? [] : gapsOf(past, granted > 0);
   const first = Math.min(
     readings.find(each => each.used !== null || each.utilization !== null)?.at ?? now,
-    ...spans.slice(0, 1).map(span => Date.parse(span.begin) + (past?.ahead ?? 0))
+    ...spans.slice(0, 1).map(span => Date.parse(span.begin))
   );
   const minutes = WIDTHS.find(each => now - first <= each * MINUTE) ?? 60;
   const begin = now - minutes * MINUTE;
@@ -67,28 +67,26 @@ export function timeline(
 }
 
 /** Each sample at the middle of its interval, or at what was now where that is still to come. */
-function keptReadings({ history, ahead }: IPast): IReading[] {
-  const { begin, interval, used_bytes, utilization } = history.samples;
+function keptReadings({ now, samples }: IHistory): IReading[] {
+  const { begin, interval, used_bytes, utilization } = samples;
   if (begin === null) {
     return [];
   }
-  const told = Date.parse(history.now);
   return used_bytes.map((used, index) => ({
-    at: Math.min(Date.parse(begin) + (index + 0.5) * interval * 1000, told) + ahead,
+    at: Math.min(Date.parse(begin) + (index + 0.5) * interval * 1000, Date.parse(now)),
     used,
     utilization: utilization[index] ?? null
   }));
 }
 
-function gapsOf({ history, ahead }: IPast, held: boolean): IGap[] {
+function gapsOf({ now, spans }: IHistory, held: boolean): IGap[] {
   const gaps: IGap[] = [];
-  history.spans.forEach(({ end, ended_by }, index) => {
+  spans.forEach(({ end, ended_by }, index) => {
     if (end !== null && ended_by === 'release') {
-      const next = history.spans[index + 1];
+      const next = spans[index + 1];
       // What the page knows already is newer: the share is back.
-      const back =
-        next === undefined ? (held ? Date.parse(history.now) : null) : Date.parse(next.begin);
-      gaps.push({ from: Date.parse(end) + ahead, to: back === null ? null : back + ahead });
+      const back = next === undefined ? (held ? now : null) : next.begin;
+      gaps.push({ from: Date.parse(end), to: back === null ? null : Date.parse(back) });
     }
   });
   return gaps;

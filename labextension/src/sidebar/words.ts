@@ -8,7 +8,7 @@ const HOUR = 60 * MINUTE;
 
 /** What the sidebar says, in the reader's language. */
 export class SidebarWords {
-  constructor(private readonly trans: TranslationBundle) {}
+  constructor(private readonly _trans: TranslationBundle) {}
 
   /** The name under which a person knows a kernel. */
   name(row: IAllocation): string {
@@ -17,7 +17,7 @@ export class SidebarWords {
 
   /** A few words for where a kernel stands. */
   state(row: IAllocation, now: number): string {
-    const trans = this.trans;
+    const trans = this._trans;
     if (isWithoutGpu(row) && row.state !== 'failed') {
       return trans.__('Running');
     }
@@ -47,7 +47,7 @@ export class SidebarWords {
 
   /** What follows on the state, in a row: short, and with a time that stays true. */
   rowNext(row: IAllocation, turn: string | undefined, now: number): string {
-    const trans = this.trans;
+    const trans = this._trans;
     if (row.state === 'queued' || row.state === 'waking') {
       return turn === undefined ? '' : this.about(turn, now);
     }
@@ -65,7 +65,7 @@ export class SidebarWords {
 
   /** What happens to the share next, and when; empty where there is nothing to say. */
   next(row: IAllocation, turn: string | undefined, now: number): string {
-    const trans = this.trans;
+    const trans = this._trans;
     if (row.state === 'queued' || row.state === 'waking') {
       return turn === undefined
         ? ''
@@ -100,7 +100,7 @@ export class SidebarWords {
 
   /** What becomes of the variables when the share goes. */
   kept(kept: IKept): string {
-    const trans = this.trans;
+    const trans = this._trans;
     if (kept.how === 'none') {
       return kept.lost.length > 0 ? trans.__('All variables are lost then.') : '';
     }
@@ -112,7 +112,7 @@ export class SidebarWords {
   /** The amount in large letters: GiB, or the size where that is not known. */
   amount(row: IAllocation, gpus: readonly IGpu[]): string {
     if (isWithoutGpu(row)) {
-      return this.trans.__('No GPU');
+      return this._trans.__('No GPU');
     }
     const bytes = row.share === null ? bytesOf(row.size, gpus) : totalBytes(row.share);
     return bytes === null || bytes === 0 ? shortSize(row.size) : gibibytes(bytes);
@@ -124,12 +124,12 @@ export class SidebarWords {
       return '';
     }
     const part = this.partOf(row);
-    const away = row.share === null ? this.trans.__('not held') : '';
+    const away = row.share === null ? this._trans.__('not held') : '';
     return [part, away].filter(Boolean).join(' · ');
   }
 
   private partOf(row: IAllocation): string {
-    const trans = this.trans;
+    const trans = this._trans;
     const [, count, one = row.size] = /^(\d+)x(.+)$/.exec(row.size) ?? [];
     const fraction = row.share?.fraction ?? one;
     const value = partOf(fraction);
@@ -165,7 +165,7 @@ export class SidebarWords {
 
   /** How the share is held apart, in one phrase. */
   isolation(share: IShare): string {
-    const trans = this.trans;
+    const trans = this._trans;
     const limit = gibibytes(share.memory_bytes);
     const said: Readonly<Record<Isolation, string>> = {
       hardware: trans.__('A part of the chip of its own.'),
@@ -180,7 +180,7 @@ export class SidebarWords {
 
   /** The same, with who keeps to it. */
   isolationWhy(isolation: Isolation): string {
-    const trans = this.trans;
+    const trans = this._trans;
     const said: Readonly<Record<Isolation, string>> = {
       hardware: trans.__(
         'The GPU itself keeps its MIG instances apart: memory and processors are yours alone.'
@@ -202,7 +202,7 @@ export class SidebarWords {
 
   /** A length of time, short: `50 s`, `9 min`, `1 h 5 min`. */
   span(milliseconds: number): string {
-    const trans = this.trans;
+    const trans = this._trans;
     if (milliseconds < MINUTE) {
       return trans.__('%1 s', Math.max(0, Math.floor(milliseconds / 1000)));
     }
@@ -217,7 +217,7 @@ export class SidebarWords {
   /** About how long it is until a moment: never less than a minute, as it is not known better. */
   about(at: string, now: number): string {
     const left = Math.ceil((Date.parse(at) - now) / MINUTE) * MINUTE;
-    return this.trans.__('about %1', this.span(Math.max(MINUTE, left)));
+    return this._trans.__('about %1', this.span(Math.max(MINUTE, left)));
   }
 
   /** GPU-hours: two decimals, as many as a person compares. */
@@ -232,7 +232,7 @@ export class SidebarWords {
 
   /** A part and its whole: `14.2 of 20 GiB`. */
   of(part: number, whole: number): string {
-    return this.trans.__('%1 of %2', gibibytes(part).replace(/ GiB$/, ''), gibibytes(whole));
+    return this._trans.__('%1 of %2', gibibytes(part).replace(/ GiB$/, ''), gibibytes(whole));
   }
 
   /** Use of the GPU in percent. */
