@@ -230,6 +230,32 @@ class Runtime(LoggingConfigurable):
 
         return await self.call(work())
 
+    async def outlook(self) -> tuple[datetime | None, dict[str, datetime]]:
+        """See :meth:`Registry.outlook`.
+
+        Raises
+        ------
+        EngineError
+        """
+
+        async def work() -> tuple[datetime | None, dict[str, datetime]]:
+            return await self.kernels.outlook(await self.engine())
+
+        return await self.call(work())
+
+    async def history(self, kernel_id: str) -> dict[str, Any]:
+        """See :meth:`Registry.history`.
+
+        Raises
+        ------
+        NotPossible: no such kernel.
+        """
+
+        async def work() -> dict[str, Any]:
+            return self.kernels.history(kernel_id)
+
+        return await self.call(work())
+
     async def fits(self, kernel_id: str | None, size: Size) -> str | None:
         """None where the size could be had at once, else why not."""
         return (await self._fit([size], kernel_id))[0]

@@ -185,6 +185,10 @@ class IdleRule:
             released_at=self._released,
         )
 
+    def release_at(self, situation: Situation) -> datetime | None:
+        """When the share goes back if it stays unused; None: not by itself."""
+        return self._plan(situation).release_at
+
     def decide(self, situation: Situation, use: Use) -> Decision:
         """What is shown now, and what is to be done."""
         now = situation.now

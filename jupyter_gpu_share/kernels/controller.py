@@ -28,6 +28,7 @@ from . import _projection as projection
 from ._checkpoint import Look
 from ._context import WorkContext
 from ._details import Details
+from ._history import KernelHistory
 from ._idle_rule import IdleRule, Use
 from ._release import Left, WouldLoseError
 from ._resize import Resized
@@ -89,6 +90,7 @@ class Controller(RelayEvents):
         #: Set by a change of size that needs a restart; the next start takes it.
         self.next_size: Size | None = None
         self.rule = IdleRule(surroundings.policy)
+        self.history = KernelHistory()
         self._context = context
         self._surroundings = surroundings
         self._facts = Facts()
@@ -268,6 +270,8 @@ class Controller(RelayEvents):
         )
         self._details.used_bytes = usage.used_bytes
         self._details.use = Use(usage.utilization, own)
+        if self.answers:
+            self.history.reading(_now(), usage.used_bytes, usage.utilization)
         self._show()
         if usage.notice:
             self.relay.notify(usage.notice)
@@ -286,6 +290,13 @@ class Controller(RelayEvents):
             and details.idle is State.IDLE
             and not self.relay.activity.busy
         )
+
+    @property
+    def leaves_at(self) -> datetime | None:
+        """When its idle share goes back if nothing changes; None where it stays, or who knows."""
+        if not self.unused or self._details.next is None:
+            return None
+        return self.rule.release_at(self.situation)
 
     # -- the inbox ---------------------------------------------------------------------------------
 
@@ -553,6 +564,7 @@ class Controller(RelayEvents):
         if not self._shown:
             return
         row = projection.allocation(self.kernel_id, self.engine.name, self._facts, self._details)
+        self.history.stands(row, _now())
         self._surroundings.table.put(row)
         hold = projection.hold(self._facts, self._details)
         if hold != self._hold:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from ..allocations import Allocation, AllocationTable, State
 from ..engines.base import Engine
@@ -15,6 +16,7 @@ from ..idle import IdlePolicy
 from ..relay import Relay
 from ._checkpoint import Keeper
 from ._context import WorkContext
+from ._turns import turns
 from .controller import Surroundings
 from .kernel import Kernel
 from .reclaim import chosen
@@ -133,6 +135,15 @@ class Registry(Mapping[str, Kernel]):
             raise NotPossible(f"A share can be kept for {hours:g} hours at most.")
         controller.keep(until)
 
+    def history(self, kernel_id: str) -> dict[str, Any]:
+        """What a kernel held and used over the last hour, as REST tells it.
+
+        Raises
+        ------
+        NotPossible: there is none.
+        """
+        return self.find(kernel_id).history.to_json(kernel_id, datetime.now(timezone.utc))
+
     # -- all of an engine's kernels ------------------------------------------------------------
 
     async def look(self, engine: Engine) -> None:
@@ -171,6 +182,24 @@ class Registry(Mapping[str, Kernel]):
             wanted = chosen(snapshot, [*leaving, *self._policy.order(candidates)])
         for key, each in kernels.items():
             each.wanted_by_others(key in wanted)
+
+    async def outlook(self, engine: Engine) -> tuple[datetime | None, dict[str, datetime]]:
+        """When the next idle share goes back, and when kernels that wait may have one, by their id.
+
+        It is about kernels of this process alone. What is not known is left out.
+
+        Raises
+        ------
+        EngineError
+        """
+        kernels = {key: each for key, each in self._kernels.items() if each.engine is engine}
+        leaving = [(at, key) for key, each in kernels.items() if (at := each.leaves_at)]
+        if not leaving:
+            return None, {}
+        soonest = min(at for at, _ in leaving)
+        snapshot = await engine.snapshot()
+        expected = turns(snapshot, leaving) if snapshot is not None else {}
+        return soonest, {key: at for key, at in expected.items() if key in kernels}
 
     # -- the end -------------------------------------------------------------------------------
 

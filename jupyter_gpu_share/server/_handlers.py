@@ -35,7 +35,7 @@ from tornado import web
 
 from .._threads import in_thread
 from .._version import __version__
-from ..allocations import Allocation
+from ..allocations import Allocation, timestamp
 from ..errors import GpuShareError, NotPossible, SizeError
 from ..size import SIZE_VARIABLE, Request, Size, size_in_notebook
 from ._paths import within
@@ -189,13 +189,15 @@ class StatusHandler(GpuShareHandler):
     async def get(self) -> None:
         """The GPUs with what is free, and how this server's kernels stand."""
         gpus: list[Capacity] = []
-        problem = queue = None
+        turns: dict[str, datetime] = {}
+        problem = queue = next_release = None
         try:
             if self.elsewhere is not None:
                 raise NotPossible(self.elsewhere)
             gpus = await self.runtime.capacity()
             if self.settings[SHOW_QUEUE]:
                 queue = sum(row.queue is not None for row in await self.runtime.machine())
+            next_release, turns = await self.runtime.outlook()
         except GpuShareError as error:
             problem = _line(error)
         rows = self.runtime.table.all()
@@ -209,6 +211,8 @@ class StatusHandler(GpuShareHandler):
                 "gpus": [_gpu(gpu) for gpu in gpus],
                 "kernels": dict(Counter(row.state.value for row in rows)),
                 "queue": queue,
+                "next_release": timestamp(next_release),
+                "turns": {key: timestamp(at) for key, at in turns.items()},
             }
         )
 
@@ -453,6 +457,17 @@ class KeptHandler(GpuShareHandler):
         self.answer(await self.runtime.kept(self.known(kernel_id).kernel_id, forget=True))
 
 
+class HistoryHandler(GpuShareHandler):
+    """``GET gpu-share/history/<kernel id>``"""
+
+    @web.authenticated
+    @authorized
+    @told
+    async def get(self, kernel_id: str) -> None:
+        """What a kernel held and used over the last hour, and its GPU-hours."""
+        self.answer(await self.runtime.history(self.known(kernel_id).kernel_id))
+
+
 _ID = r"(?P<kernel_id>[^/]+)"
 ROUTES: list[tuple[str, type[GpuShareHandler]]] = [
     (r"/gpu-share/status", StatusHandler),
@@ -464,6 +479,7 @@ ROUTES: list[tuple[str, type[GpuShareHandler]]] = [
     (rf"/gpu-share/allocations/{_ID}/release", ReleaseHandler),
     (rf"/gpu-share/allocations/{_ID}/wake", WakeHandler),
     (rf"/gpu-share/allocations/{_ID}/kept", KeptHandler),
+    (rf"/gpu-share/history/{_ID}", HistoryHandler),
 ]
 
 

@@ -2,12 +2,14 @@ import { ServerConnection, type Event, type IConnectionStatus } from '@jupyterla
 import { DisposableDelegate, type IDisposable } from '@lumino/disposable';
 import { Poll } from '@lumino/polling';
 import { Signal, type ISignal } from '@lumino/signaling';
+import { Budget } from './budget';
 import { serverNow } from './clock';
 import { ask, Refusal } from './server';
 import type {
   Health,
   IAllocation,
   IChange,
+  IHistory,
   IKept,
   IReading,
   IShares,
@@ -16,8 +18,10 @@ import type {
 } from './tokens';
 
 const EVENT = 'https://events.jupyter.org/jupyter_gpu_share/allocation/v1';
-/** Milliseconds between two requests of a page: the server is asked no more often by one user. */
-const INTERVAL = 5000;
+/** Milliseconds between two requests of a page. It leaves room for what is asked in a hurry. */
+const INTERVAL = 6000;
+/** Milliseconds after which the past of the kernel that is followed is asked for again. */
+const PAST_AGAIN = 60 * 1000;
 /** Milliseconds of readings that are kept. */
 const SPAN = 5 * 60 * 1000;
 /** Free memory changes less than readings do: so many requests for those come before it. Where
@@ -83,12 +87,25 @@ export class Shares implements IShares, IDisposable {
     return this._histories.get(kernelId) ?? [];
   }
 
+  past(kernelId: string): IHistory | null {
+    return this._pasts.get(kernelId)?.past ?? null;
+  }
+
+  follow(kernelId: string | null): void {
+    if (kernelId !== this._followed) {
+      this._followed = kernelId;
+      this._hurry();
+    }
+  }
+
   observe(): IDisposable {
     this._observers += 1;
-    this._readings = this._status === null ? READINGS_FIRST : 0;
-    // At once, but no sooner after the last request than any other.
+    this._hurry();
+    // Else as soon as any other request: readings are old.
     const interval = Math.max(0, this._asked + INTERVAL - Date.now());
-    void this._poll.schedule({ interval, phase: 'refreshed' });
+    if (this._observers === 1 && !this._missing) {
+      void this._poll.schedule({ interval, phase: 'refreshed' });
+    }
     return new DisposableDelegate(() => {
       this._observers -= 1;
     });
@@ -166,14 +183,54 @@ export class Shares implements IShares, IDisposable {
     this._changed.emit();
   }
 
-  /** One request: for the allocations, and now and then for the GPUs instead. */
+  /** What is shown and not known at all: it is asked for in a hurry. */
+  private get _missing(): 'status' | 'past' | null {
+    if (this._observers === 0 || this._health !== 'ready' || this._stale) {
+      return null;
+    }
+    if (this._followed !== null && !this._pasts.has(this._followed)) {
+      return 'past';
+    }
+    return this._status === null ? 'status' : null;
+  }
+
+  private _hurry(): void {
+    // What is asked for now comes first; its end looks here again.
+    if (this._missing && !this._asking && !this.isDisposed) {
+      const interval = this._budget.delay(Date.now());
+      void this._poll.schedule({ interval, phase: 'refreshed' });
+    }
+  }
+
+  /** What the next request is for: the allocations, and now and then the GPUs or the past. */
+  private _turn(): 'allocations' | 'status' | 'past' {
+    if (this._stale) {
+      return 'allocations';
+    }
+    if (this._missing) {
+      return this._missing;
+    }
+    const known = this._followed === null ? undefined : this._pasts.get(this._followed);
+    if (this._observers > 0 && known !== undefined && known.at < Date.now() - PAST_AGAIN) {
+      return 'past';
+    }
+    const readings = this._eventful ? 1 : READINGS_FIRST;
+    return this._readings >= readings ? 'status' : 'allocations';
+  }
+
+  /** One request. */
   private async _refresh(): Promise<void> {
     this._asked = Date.now();
+    this._budget.spend(this._asked);
+    const turn = this._turn();
+    this._asking = true;
     try {
-      if (!this._stale && this._readings >= (this._eventful ? 1 : READINGS_FIRST)) {
+      if (turn === 'status') {
         this._readings = 0;
         this._eventful = false;
         this._status = await this._ask<IStatus>(['gpu-share', 'status']);
+      } else if (turn === 'past') {
+        await this._refreshPast(this._followed);
       } else {
         const rows = await this._ask<IAllocation[]>(['gpu-share', 'allocations']);
         const known = new Set(rows.map(row => row.kernel_id));
@@ -186,10 +243,36 @@ export class Shares implements IShares, IDisposable {
         this._stale = false;
         this._readings += 1;
       }
+      this._asking = false;
       this._tell('ready', '');
+      this._hurry();
     } catch (error) {
       this._tell(...judged(error));
       throw error;
+    } finally {
+      this._asking = false;
+    }
+  }
+
+  private async _refreshPast(kernelId: string | null): Promise<void> {
+    if (kernelId === null) {
+      return;
+    }
+    // What cannot be had now is not asked for again at once.
+    let past = this.past(kernelId);
+    this._pasts.set(kernelId, { past, at: Date.now() });
+    try {
+      past = await this._ask<IHistory>(['gpu-share', 'history', kernelId]);
+    } catch (error) {
+      if (!(error instanceof Refusal)) {
+        throw error;
+      }
+      // The kernel has just ended; that is told by its allocation.
+    }
+    if (this._allocations.has(kernelId)) {
+      this._pasts.set(kernelId, { past, at: Date.now() });
+    } else {
+      this._pasts.delete(kernelId);
     }
   }
 
@@ -218,12 +301,18 @@ export class Shares implements IShares, IDisposable {
     if (row.state === 'ended') {
       this._allocations.delete(row.kernel_id);
       this._histories.delete(row.kernel_id);
+      this._pasts.delete(row.kernel_id);
     } else {
       if (before === null) {
         this._meet(row);
       }
       this._allocations.set(row.kernel_id, row);
       this._read(row);
+    }
+    const known = this._pasts.get(row.kernel_id);
+    if (known !== undefined && before?.share?.memory_bytes !== row.share?.memory_bytes) {
+      // It was released, or is back: the server has noted when.
+      known.at = 0;
     }
     if (before === null || standing(before) !== standing(row)) {
       this._allocationChanged.emit({ before, now: row });
@@ -260,6 +349,8 @@ export class Shares implements IShares, IDisposable {
 
   private readonly _allocations = new Map<string, IAllocation>();
   private readonly _histories = new Map<string, readonly IReading[]>();
+  private readonly _pasts = new Map<string, { past: IHistory | null; at: number }>();
+  private readonly _budget = new Budget();
   private readonly _changed = new Signal<IShares, void>(this);
   private readonly _allocationChanged = new Signal<IShares, IChange>(this);
   private readonly _poll: Poll;
@@ -270,10 +361,12 @@ export class Shares implements IShares, IDisposable {
   private _stale = true;
   private _wasConnected = true;
   private _observers = 0;
+  private _followed: string | null = null;
   private _readings = 0;
   private _eventful = false;
   private _asksSizes = false;
   private _asked = 0;
+  private _asking = false;
 }
 
 /** What of an allocation is worth telling of: all but readings. */

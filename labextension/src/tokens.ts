@@ -79,6 +79,35 @@ export interface IStatus {
   readonly simulated: boolean;
   readonly gpus: readonly IGpu[];
   readonly queue: number | null;
+  /** When the next idle share of this server's kernels goes back; null where none is due. */
+  readonly next_release: string | null;
+  /** When kernels that wait may have a share, by id, where that is known. */
+  readonly turns: Readonly<Record<string, string>>;
+}
+
+/** A time in which a kernel held the same share; `memory_bytes` over all devices. */
+export interface ISpan {
+  readonly begin: string;
+  readonly end: string | null;
+  readonly ended_by: 'release' | 'resize' | 'end' | null;
+  readonly memory_bytes: number;
+}
+
+/** What the server knows of one kernel's last hour. Times are RFC 3339 by the server's clock. */
+export interface IHistory {
+  readonly kernel_id: string;
+  readonly now: string;
+  readonly held_since: string | null;
+  readonly gpu_hours: number;
+  readonly returned_gpu_hours: number;
+  readonly spans: readonly ISpan[];
+  /** An entry of each list for each interval of so many seconds from `begin` on. */
+  readonly samples: {
+    readonly begin: string | null;
+    readonly interval: number;
+    readonly used_bytes: readonly (number | null)[];
+    readonly utilization: readonly (number | null)[];
+  };
 }
 
 /** A size that the administrator offers. */
@@ -135,6 +164,10 @@ export interface IShares {
   readonly allocationChanged: ISignal<IShares, IChange>;
   /** Readings of the last minutes, the oldest first. */
   history(kernelId: string): readonly IReading[];
+  /** What the server told last of a kernel's past hour; null where it was not asked yet. */
+  past(kernelId: string): IHistory | null;
+  /** Have the past of this kernel asked for while somebody observes; null: of none. */
+  follow(kernelId: string | null): void;
   /** Poll readings and free memory, while the page is visible, until disposed. */
   observe(): IDisposable;
   refreshSizes(): Promise<ISizes>;

@@ -24,6 +24,11 @@ def open_sidebar(page: Page) -> Locator:
     return sidebar(page)
 
 
+def rows(page: Page) -> Locator:
+    """The kernels in its list."""
+    return sidebar(page).get_by_role("list", name="My kernels").get_by_role("listitem")
+
+
 def toolbar(page: Page) -> Locator:
     """The share in the toolbar of the notebook in front."""
     return page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-GpuShare-toolbar button")

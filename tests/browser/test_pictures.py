@@ -42,7 +42,7 @@ def test_a_notebook_with_its_share_and_the_sidebar(lab: Server, page: Page) -> N
     wait_for_kernel(page)
     panel = open_sidebar(page)
     run_cell(page, 0)
-    expect(panel).to_contain_text("14 GiB of 20 GiB")
+    expect(panel).to_contain_text("14 of 20 GiB")
     FOLDER.mkdir(parents=True, exist_ok=True)
     picture = FOLDER / "lab.png"
     page.screenshot(path=picture)

@@ -18,7 +18,7 @@ def test_three_kernels_on_one_gpu_see_their_places_move(lab: Server, page: Page)
     open_lab(page, lab, "last.ipynb")
     expect(toolbar(page)).to_contain_text("waiting, 3 of 3")
     panel = open_sidebar(page)
-    expect(panel).to_contain_text("waiting, 3 of 3")
+    expect(panel).to_contain_text("Waiting, 3 of 3")
     expect(panel).to_contain_text("It needs 60 GiB of one GPU")
     expect(panel).to_contain_text("3 kernels wait.")
     # All that wait are in one message.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta, timezone
 
 from labs import write_notebook
@@ -37,19 +36,23 @@ def open_one(lab: Server, page: Page) -> None:
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
     open_sidebar(page)
-    expect(sidebar(page)).to_contain_text("¼ · 20 GiB")
+    expect(sidebar(page)).to_contain_text("20 GiB ¼ of a GPU")
 
 
 def test_the_sidebar_says_what_is_held_and_what_is_free(lab: Server, page: Page) -> None:
     open_one(lab, page)
     panel = sidebar(page)
-    expect(panel.get_by_role("heading", name="one.ipynb")).to_be_visible()
-    expect(panel).to_contain_text("¼ · 20 GiB of A100-80GB (simulated)")
-    expect(panel).to_contain_text("PyTorch and JAX keep to the memory limit")
+    for title in ("This notebook", "My kernels", "GPUs"):
+        expect(panel.get_by_role("heading", name=title)).to_be_visible()
+    expect(panel).to_contain_text("A100-80GB (simulated) · ")
+    expect(panel).to_contain_text("Soft limit: a cell above 20 GiB is stopped.")
+    panel.get_by_role("button", name="Why?").click()
+    expect(panel).to_contain_text("PyTorch and JAX are told the limit.")
     expect(panel).to_contain_text("These GPUs are simulated")
-    expect(panel.get_by_text("¾ of 1")).to_be_visible()
-    expect(panel.get_by_role("img", name=re.compile("Memory .*0 GiB of 20 GiB"))).to_be_visible()
-    expect(panel.get_by_role("img", name=re.compile("Use of the GPU"))).to_be_visible()
+    expect(panel).to_contain_text("1 · 20 GiB held")
+    expect(panel.get_by_role("img", name="one.ipynb 20 GiB, 60 GiB free")).to_be_visible()
+    expect(panel.get_by_role("img", name="Memory, now 0 of 20 GiB.")).to_be_visible()
+    expect(panel.get_by_role("img", name="GPU use, now 0 %.")).to_be_visible()
 
 
 def test_a_size_is_changed_from_the_toolbar_and_variables_are_kept(lab: Server, page: Page) -> None:
@@ -59,7 +62,7 @@ def test_a_size_is_changed_from_the_toolbar_and_variables_are_kept(lab: Server, 
     page.get_by_role("menuitem", name="½ · 40 GiB").click()
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
     until(lambda: granted(lab, "one.ipynb")["size"] == "1/2", "the kernel has half")
-    expect(sidebar(page)).to_contain_text("½ · 40 GiB of A100-80GB")
+    expect(sidebar(page)).to_contain_text("40 GiB ½ of a GPU")
     expect_text(run_cell(page, 1), "True")
 
 
@@ -103,13 +106,13 @@ def test_a_share_goes_back_and_comes_back(lab: Server, page: Page) -> None:
     until(lambda: (allocation(lab, "one.ipynb") or {})["state"] == "active", "it is active")
     panel = sidebar(page)
     run_cell(page, 0)
-    panel.get_by_role("button", name="Give back").click()
-    expect(panel).to_contain_text("given back")
-    expect(panel).to_contain_text("Running a cell takes a share again.")
+    panel.get_by_role("button", name="Release").click()
+    expect(panel).to_contain_text("Released")
+    expect(panel).to_contain_text("Run a cell to take the share back. Variables are kept.")
     expect(toolbar(page)).to_contain_text("given back")
-    expect(panel.get_by_text("1 of 1")).to_be_visible()
+    expect(panel.get_by_role("img", name="80 GiB free")).to_be_visible()
     assert (allocation(lab, "one.ipynb") or {})["share"] is None
-    panel.get_by_role("button", name="Wake").click()
+    panel.get_by_role("button", name="Wake", exact=True).click()
     expect(toolbar(page)).to_contain_text("GPU ¼ · 20 GiB")
     granted(lab, "one.ipynb")
     expect_text(run_cell(page, 1), "True")
@@ -224,7 +227,7 @@ def test_notebook_7_shows_and_changes_the_share(notebook7: Server, page: Page) -
     accept(page)
     expect(page.locator(".jp-GpuShare-toolbar button")).to_contain_text("GPU ½ · 40 GiB")
     execute(page, "gpu-share:show")
-    expect(sidebar(page)).to_contain_text("½ · 40 GiB of A100-80GB")
+    expect(sidebar(page)).to_contain_text("40 GiB ½ of a GPU")
 
 
 def test_it_works_in_800_pixels_and_by_keyboard(lab: Server, page: Page) -> None:
@@ -238,12 +241,12 @@ def test_it_works_in_800_pixels_and_by_keyboard(lab: Server, page: Page) -> None
         own = button.bounding_box()
         assert own is not None
         assert own["x"] >= box["x"] and own["x"] + own["width"] <= box["x"] + box["width"]
-    panel.get_by_role("button", name="Change size").focus()
+    panel.get_by_role("button", name="Resize…").focus()
     order = []
     for _ in range(3):
         order.append(in_time(page, "Promise.resolve(document.activeElement.textContent)"))
         page.keyboard.press("Tab")
-    assert [text.strip(" ▾") for text in order] == ["Change size", "Keep", "Give back"]
-    panel.get_by_role("button", name="Give back").focus()
+    assert order == ["Resize…", "Keep", "Release"]
+    panel.get_by_role("button", name="Release").focus()
     page.keyboard.press("Enter")
-    expect(panel).to_contain_text("given back")
+    expect(panel).to_contain_text("Released")

@@ -63,6 +63,7 @@ class FakeEngine:
 
     def __init__(self, gates: Gates) -> None:
         self.gates = gates
+        self.share = SHARE
         self.held = False
         self.ended: asyncio.Event | None = None
         self.signals: list[int] = []
@@ -71,13 +72,13 @@ class FakeEngine:
     async def start(self, request: KernelRequest, report: Any) -> Running:
         self.held = True
         try:
-            report(Starting(SHARE))
+            report(Starting(self.share))
             await self.gates("start")
         except BaseException:
             self.held = False
             raise
         self.ended = asyncio.Event()
-        return Running(SHARE, CONNECTION, 1)
+        return Running(self.share, CONNECTION, 1)
 
     async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
         self.stops += 1
@@ -107,7 +108,7 @@ class FakeEngine:
     async def take_back(self, kernel_id: str, report: Any) -> Share:
         await self.gates("take_back")
         self.held = True
-        return SHARE
+        return self.share
 
     async def note_path(self, kernel_id: str, path: str | None) -> None:
         pass

@@ -62,6 +62,7 @@ ALL = [
     ("/gpu-share/allocations/{kernel_id}/wake", "POST"),
     ("/gpu-share/allocations/{kernel_id}/kept", "GET"),
     ("/gpu-share/allocations/{kernel_id}/kept", "DELETE"),
+    ("/gpu-share/history/{kernel_id}", "GET"),
 ]
 METHODS = ("GET", "PUT", "PATCH", "POST", "DELETE")
 
@@ -117,6 +118,30 @@ def test_status_and_sizes(clean: Server) -> None:
     assert rows["0"]["available"]
     assert rows["1/2"]["memory_bytes"] == [40 * GIB, 40 * GIB]
     assert rows["0"]["memory_bytes"] is None
+
+
+def test_the_history_of_a_kernel_is_kept_by_the_server(clean: Server) -> None:
+    kernel_id = clean.start_kernel("1/4")
+
+    def history() -> Any:
+        status, found = ask(clean, "/gpu-share/history/{kernel_id}", kernel_id=kernel_id)
+        assert status == 200
+        return found
+
+    end = time.monotonic() + PATIENCE
+    while not (found := history())["samples"]["used_bytes"]:
+        assert time.monotonic() < end, "no reading has come"
+        time.sleep(0.1)
+    assert found["held_since"] is not None
+    assert [span["memory_bytes"] for span in found["spans"]] == [20 * GIB]
+    clean.ok(f"gpu-share/allocations/{kernel_id}/release", "POST", {"lose_variables": True})
+    found = history()
+    assert found["held_since"] is None
+    assert found["spans"][-1]["ended_by"] == "release"
+    assert found["samples"]["used_bytes"]
+    assert found["gpu_hours"] > 0
+    status, _ = ask(clean, "/gpu-share/history/{kernel_id}", kernel_id=UNKNOWN)
+    assert status == 404
 
 
 def test_a_kernel_gets_the_size_asked_for(clean: Server) -> None:

@@ -1,0 +1,158 @@
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { Button, caretDownIcon } from '@jupyterlab/ui-components';
+import type { CommandRegistry } from '@lumino/commands';
+import { Menu } from '@lumino/widgets';
+import * as React from 'react';
+import { CommandIDs, KEEP_MINUTES } from '../commands';
+
+/** Whether a command is there and can run for a kernel. */
+export function can(
+  commands: CommandRegistry,
+  command: string,
+  kernelId: string,
+  more: Record<string, string> = {}
+): boolean {
+  const args = { kernelId, ...more };
+  return commands.hasCommand(command) && commands.isEnabled(command, args);
+}
+
+interface IDoingProps {
+  commands: CommandRegistry;
+  command: string;
+  kernelId: string;
+  label: string;
+  /** What it is done to, for those who do not see where the button stands. */
+  of?: string;
+  size?: string;
+  look?: 'primary' | 'link';
+}
+
+/** A button that runs a command for a kernel; not there where the command cannot run. */
+export function Doing(props: IDoingProps): React.JSX.Element | null {
+  const { commands, command, kernelId, label, of, size, look } = props;
+  const args = size === undefined ? { kernelId } : { kernelId, size };
+  if (!can(commands, command, kernelId, size === undefined ? {} : { size })) {
+    return null;
+  }
+  return (
+    <Button
+      className={CLASSES[look ?? 'plain']}
+      aria-label={of === undefined ? undefined : `${label}: ${of}`}
+      title={commands.caption(command, args)}
+      onClick={event => {
+        event.stopPropagation();
+        void commands.execute(command, args);
+      }}
+    >
+      {label}
+    </Button>
+  );
+}
+
+const CLASSES = {
+  primary: 'jp-mod-styled jp-mod-accept',
+  plain: 'jp-mod-styled jp-GpuShare-plain',
+  link: 'jp-GpuShare-link'
+} as const;
+
+interface IOpenerProps {
+  label: string;
+  /** For those who do not see where the button stands. */
+  name: string;
+  menu: () => Menu;
+}
+
+/** A button that opens a menu below itself. */
+export function Opener({ label, name, menu }: IOpenerProps): React.JSX.Element {
+  return (
+    <Button
+      className={CLASSES.plain}
+      aria-haspopup="menu"
+      aria-label={name}
+      title={name}
+      onClick={event => {
+        openBelow(menu(), event.currentTarget);
+      }}
+    >
+      {label}
+      <caretDownIcon.react tag="span" className="jp-GpuShare-caret" elementSize="small" />
+    </Button>
+  );
+}
+
+/** Open a menu below what it belongs to, which has the focus again when the menu closes. */
+export function openBelow(menu: Menu, owner: HTMLElement): void {
+  const { left, bottom } = owner.getBoundingClientRect();
+  openAt(menu, left, bottom, owner);
+}
+
+/** The same at a place of the page. */
+export function openAt(menu: Menu, x: number, y: number, owner: HTMLElement): void {
+  menu.aboutToClose.connect(() => {
+    // After the command that was chosen has been called: a dialog of its takes the focus then.
+    window.setTimeout(() => {
+      const focused = document.activeElement;
+      if (owner.isConnected && (focused === document.body || menu.node.contains(focused))) {
+        owner.focus();
+      }
+      menu.dispose();
+    });
+  });
+  menu.open(x, y);
+}
+
+/** The times for which a share can be kept. */
+export function keepMenu(
+  commands: CommandRegistry,
+  kernelId: string,
+  trans: TranslationBundle
+): Menu {
+  const menu = new Menu({ commands });
+  menu.title.label = trans.__('Keep');
+  for (const minutes of KEEP_MINUTES) {
+    menu.addItem({ command: CommandIDs.keep, args: { kernelId, minutes } });
+  }
+  menu.addItem({ command: CommandIDs.stopKeeping, args: { kernelId } });
+  return menu;
+}
+
+/** All that can be done with one kernel of the list. */
+export function rowMenu(
+  commands: CommandRegistry,
+  kernelId: string,
+  trans: TranslationBundle
+): Menu {
+  const menu = new Menu({ commands });
+  const args = { kernelId };
+  menu.addItem({ command: CommandIDs.changeSize, args });
+  if (can(commands, CommandIDs.keep, kernelId)) {
+    menu.addItem({ type: 'submenu', submenu: keepMenu(commands, kernelId, trans) });
+  }
+  menu.addItem({ command: CommandIDs.giveBack, args });
+  menu.addItem({ command: CommandIDs.wake, args });
+  return menu;
+}
+
+/**
+ * Keep the focus in a place whose buttons come and go: where the one that has it goes, the next
+ * one gets it.
+ */
+export function useFocusKept(place: React.RefObject<HTMLElement>): {
+  onFocus: (event: React.FocusEvent) => void;
+} {
+  const last = React.useRef<Element | null>(null);
+  React.useLayoutEffect(() => {
+    const gone = last.current !== null && !last.current.isConnected;
+    if (gone) {
+      last.current = null;
+      if (document.activeElement === document.body) {
+        place.current?.querySelector<HTMLElement>('button:not([tabindex="-1"])')?.focus();
+      }
+    }
+  });
+  return {
+    onFocus: event => {
+      last.current = event.target;
+    }
+  };
+}

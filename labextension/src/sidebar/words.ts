@@ -1,0 +1,248 @@
+import type { TranslationBundle } from '@jupyterlab/translation';
+import type { IAllocation, IGpu, IKept, IShare, Isolation, State } from '../tokens';
+import { countdown, fileName, gibibytes, shortModel, shortSize } from '../words';
+import { bytesOf, isWithoutGpu, partOf, totalBytes } from './amounts';
+
+const MINUTE = 60 * 1000;
+const HOUR = 60 * MINUTE;
+
+/** What the sidebar says, in the reader's language. */
+export class SidebarWords {
+  constructor(private readonly _trans: TranslationBundle) {}
+
+  /** The name under which a person knows a kernel. */
+  name(row: IAllocation): string {
+    return row.path === null ? row.kernel_name : fileName(row.path);
+  }
+
+  /** A few words for where a kernel stands. */
+  state(row: IAllocation, now: number): string {
+    const trans = this._trans;
+    if (isWithoutGpu(row) && row.state !== 'failed') {
+      return trans.__('Running');
+    }
+    if (row.queue !== null && row.state === 'queued') {
+      return trans.__('Waiting, %1 of %2', row.queue.position, row.queue.of);
+    }
+    if (row.queue !== null && row.state === 'waking') {
+      return trans.__('Waking, %1 of %2', row.queue.position, row.queue.of);
+    }
+    if (row.idle_since !== null && row.state === 'idle') {
+      return trans.__('Idle for %1', this.span(now - Date.parse(row.idle_since)));
+    }
+    const plain: Readonly<Record<State, string>> = {
+      queued: trans.__('Waiting'),
+      starting: trans.__('Starting'),
+      // A cell ran a moment ago, or it does now.
+      active: row.idle_since === null ? trans.__('In use') : trans.__('Ready'),
+      idle: trans.__('Idle'),
+      releasing: trans.__('Releasing'),
+      released: trans.__('Released'),
+      waking: trans.__('Waking'),
+      failed: trans.__('Failed'),
+      ended: trans.__('Ended')
+    };
+    return plain[row.state];
+  }
+
+  /** What follows on the state, in a row: short, and with a time that stays true. */
+  rowNext(row: IAllocation, turn: string | undefined, now: number): string {
+    const trans = this._trans;
+    if (row.state === 'queued' || row.state === 'waking') {
+      return turn === undefined ? '' : this.about(turn, now);
+    }
+    if (row.state === 'released') {
+      return row.kept.how === 'none' ? '' : trans.__('variables kept');
+    }
+    if (row.state === 'failed') {
+      return row.reason;
+    }
+    if (row.keep_until !== null) {
+      return trans.__('kept until %1', this.clock(row.keep_until));
+    }
+    return row.next?.action === 'release' ? trans.__('goes back %1', this.clock(row.next.at)) : '';
+  }
+
+  /** What happens to the share next, and when; empty where there is nothing to say. */
+  next(row: IAllocation, turn: string | undefined, now: number): string {
+    const trans = this._trans;
+    if (row.state === 'queued' || row.state === 'waking') {
+      return turn === undefined
+        ? ''
+        : trans.__(
+            'An idle share goes back in %1, if nobody uses it. Then there is room.',
+            this.about(turn, now)
+          );
+    }
+    if (row.state === 'released') {
+      return trans.__('Run a cell to take the share back.');
+    }
+    if (row.share === null || isWithoutGpu(row)) {
+      return '';
+    }
+    if (row.keep_until !== null) {
+      return trans.__('Kept until %1, even if no cell runs.', this.clock(row.keep_until));
+    }
+    switch (row.next?.action) {
+      case 'release':
+        return trans.__('Goes back in %1 unless a cell runs.', countdown(row.next.at, now));
+      case 'warn':
+        return trans.__(
+          'Stays until %1 at least. Then you are warned before it goes back.',
+          this.clock(row.next.at)
+        );
+      case 'cull':
+        return trans.__('The kernel ends in %1 unless a cell runs.', countdown(row.next.at, now));
+      default:
+        return row.state === 'active' ? trans.__('Stays while it is used.') : '';
+    }
+  }
+
+  /** What becomes of the variables when the share goes. */
+  kept(kept: IKept): string {
+    const trans = this._trans;
+    if (kept.how === 'none') {
+      return kept.lost.length > 0 ? trans.__('All variables are lost then.') : '';
+    }
+    return kept.lost.length > 0
+      ? trans.__('Variables are kept, but not these: %1.', kept.lost.join(', '))
+      : trans.__('Variables are kept.');
+  }
+
+  /** The amount in large letters: GiB, or the size where that is not known. */
+  amount(row: IAllocation, gpus: readonly IGpu[]): string {
+    if (isWithoutGpu(row)) {
+      return this._trans.__('No GPU');
+    }
+    const bytes = row.share === null ? bytesOf(row.size, gpus) : totalBytes(row.share);
+    return bytes === null || bytes === 0 ? shortSize(row.size) : gibibytes(bytes);
+  }
+
+  /** Of what that is a part, and whether it is held; empty where the amount says all. */
+  part(row: IAllocation): string {
+    if (isWithoutGpu(row)) {
+      return '';
+    }
+    const part = this.partOf(row);
+    const away = row.share === null ? this._trans.__('not held') : '';
+    return [part, away].filter(Boolean).join(' · ');
+  }
+
+  private partOf(row: IAllocation): string {
+    const trans = this._trans;
+    const [, count, one = row.size] = /^(\d+)x(.+)$/.exec(row.size) ?? [];
+    const fraction = row.share?.fraction ?? one;
+    const value = partOf(fraction);
+    if (one.startsWith('mig')) {
+      return one.replace(/^mig-/, 'MIG ');
+    }
+    if (value === null) {
+      return '';
+    }
+    if (count !== undefined) {
+      return value === 1
+        ? trans.__('%1 whole GPUs', count)
+        : trans.__('%1 of each of %2 GPUs', this.fraction(fraction, value), count);
+    }
+    return value === 1
+      ? trans.__('a whole GPU')
+      : trans.__('%1 of a GPU', this.fraction(fraction, value));
+  }
+
+  /** Size and GiB of a row: `½ · 40 GiB`. */
+  chip(row: IAllocation, gpus: readonly IGpu[]): string {
+    const size = shortSize(row.size);
+    const amount = this.amount(row, gpus);
+    return isWithoutGpu(row) || amount === size ? amount : `${size} · ${amount}`;
+  }
+
+  /** Model and node of a share: `A100-80GB · node-3`. */
+  place(share: IShare): string {
+    const models = new Set(share.devices.map(each => shortModel(each.model)));
+    const nodes = new Set(share.devices.map(each => each.node));
+    return [...models, ...nodes].join(' · ');
+  }
+
+  /** How the share is held apart, in one phrase. */
+  isolation(share: IShare): string {
+    const trans = this._trans;
+    const limit = gibibytes(share.memory_bytes);
+    const said: Readonly<Record<Isolation, string>> = {
+      hardware: trans.__('A part of the chip of its own.'),
+      driver: trans.__('Hard limit: more than %1 is refused.', limit),
+      mps: trans.__('Hard limit: more than %1 is refused.', limit),
+      preload: trans.__('Limit of %1, kept by a library.', limit),
+      framework: trans.__('Soft limit: a cell above %1 is stopped.', limit),
+      none: trans.__('No limit: others can take what you do not use.')
+    };
+    return said[share.isolation];
+  }
+
+  /** The same, with who keeps to it. */
+  isolationWhy(isolation: Isolation): string {
+    const trans = this._trans;
+    const said: Readonly<Record<Isolation, string>> = {
+      hardware: trans.__(
+        'The GPU itself keeps its MIG instances apart: memory and processors are yours alone.'
+      ),
+      driver: trans.__('The driver counts the memory of each kernel. Processors are shared.'),
+      mps: trans.__('NVIDIA MPS counts the memory of each kernel, and shares the processors.'),
+      preload: trans.__(
+        'A library in the kernel counts the memory. A program that does not load it is not held to the limit.'
+      ),
+      framework: trans.__(
+        'PyTorch and JAX are told the limit. Memory is watched too: you are warned near the limit, and a cell above it is interrupted. Processors are shared.'
+      ),
+      none: trans.__(
+        'The share is counted, and nothing holds programs to it. Keep to it, so that others have theirs.'
+      )
+    };
+    return said[isolation];
+  }
+
+  /** A length of time, short: `50 s`, `9 min`, `1 h 5 min`. */
+  span(milliseconds: number): string {
+    const trans = this._trans;
+    if (milliseconds < MINUTE) {
+      return trans.__('%1 s', Math.max(0, Math.floor(milliseconds / 1000)));
+    }
+    if (milliseconds < HOUR) {
+      return trans.__('%1 min', Math.floor(milliseconds / MINUTE));
+    }
+    const hours = Math.floor(milliseconds / HOUR);
+    const minutes = Math.floor((milliseconds % HOUR) / MINUTE);
+    return minutes === 0 ? trans.__('%1 h', hours) : trans.__('%1 h %2 min', hours, minutes);
+  }
+
+  /** About how long it is until a moment: never less than a minute, as it is not known better. */
+  about(at: string, now: number): string {
+    const left = Math.ceil((Date.parse(at) - now) / MINUTE) * MINUTE;
+    return this._trans.__('about %1', this.span(Math.max(MINUTE, left)));
+  }
+
+  /** GPU-hours: two decimals, as many as a person compares. */
+  hours(value: number): string {
+    return value > 0 && value < 0.01 ? '< 0.01' : value < 10 ? value.toFixed(2) : value.toFixed(1);
+  }
+
+  /** The hour and minute of a moment. */
+  clock(at: string | number): string {
+    return new Date(at).toLocaleTimeString([], { hour: 'numeric', minute: '2-digit' });
+  }
+
+  /** A part and its whole: `14.2 of 20 GiB`. */
+  of(part: number, whole: number): string {
+    return this._trans.__('%1 of %2', gibibytes(part).replace(/ GiB$/, ''), gibibytes(whole));
+  }
+
+  /** Use of the GPU in percent. */
+  percent(value: number): string {
+    return `${Math.round(value * 100)} %`;
+  }
+
+  private fraction(text: string, value: number): string {
+    const short = shortSize(text);
+    // Such as 37/80 for what was asked for in GiB.
+    return /^\d+\/\d+$/.test(short) && short.length > 4 ? this.percent(value) : short;
+  }
+}
