@@ -42,11 +42,12 @@ ledger and among the processes of the machine; in the end nothing was left of ei
 of eight steps on pods in style `lease`, with kills of the server, the agent and the pod, hold the
 cells to the same.
 
-At 200 random instants it kills the kernel while its variables are saved or brought back, the process
-that reads them back, or the server, and starts the next server. Afterwards the variables were there
-once and whole; or the share had not been given back, and whoever asked for that was told: the
-kernel had died with what it had, or, with its server, a kernel that held its share. No part of a file
-was left. And it draws 2,000 graphs of objects, which come back with the same sharing.
+At 200 random instants it kills the kernel while its variables are saved or brought back, the
+process that reads them back, or the server, and starts the next server. Afterwards the variables
+were there once and whole; or the share had not been given back, and whoever asked for that was
+told: the kernel had died with what it had, or, with its server, a kernel that held its share. No
+part of a file was left. And it draws 2,000 graphs of objects, which come back with the same
+sharing.
 
 | fault | rounds | instants | what the user is told | empty after (median, longest) |
 |---|---|---|---|---|
