@@ -104,8 +104,10 @@ class Target:
 
     def variables(self) -> str:
         """What its variables are; :data:`LOST` where there are none."""
+        answer = None
 
         def found() -> str:
+            nonlocal answer
             answer = self.cell("pass", whole=WHOLE)
             if answer.status != "ok":  # the process it was for is gone, or could not start
                 return ""
@@ -115,7 +117,10 @@ class Target:
             assert whole["ename"] == "NameError", whole
             return LOST
 
-        return str(until(found, "its cells are answered"))
+        try:
+            return str(until(found, "its cells are answered"))
+        except AssertionError:
+            raise AssertionError(f"its cells are answered with {answer}") from None
 
     def release(self) -> Any:
         """Ask for its release; what will be the status and the body of the answer."""
