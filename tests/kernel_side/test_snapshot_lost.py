@@ -244,6 +244,21 @@ def test_a_large_variable_before_a_lost_one_is_counted_once(house: Sessions) -> 
         kernel.run("del jobs, late")
 
 
+def test_what_was_written_of_a_lost_variable_is_taken_back(house: Sessions) -> None:
+    first, second = house.start(), house.start()
+    first.run(
+        "import numpy as np\nshared = [1]; array = np.ones(10_000)\n"
+        "jobs = [shared, array, np.ones(10**5), 'x' * 10**6, (i for i in [])]\n"
+        "late = [shared, array, 'text']; last = np.arange(10_000)"
+    )
+    manifest = first.ask(f"save({str(house.file)!r})")
+    assert [row["name"] for row in manifest["lost"]] == ["jobs"]
+    assert manifest["bytes"] == house.file.stat().st_size < 300_000
+    assert second.ask(f"restore({str(house.file)!r})")["failed"] == []
+    assert second.value("late[0] is shared and late[1] is array and float(array.sum())") == 10_000
+    assert second.value("[late[2], int(last[-1])]") == ["text", 9_999]
+
+
 def test_outputs_that_cannot_be_saved_are_left_out_one_by_one(house: Sessions) -> None:
     first, second = house.start(), house.start()
     for cell in ("a = [1]", "a", "(i for i in [])", "'text'"):

@@ -17,7 +17,6 @@ digest of the whole file (SHA-256) has it compared before anything is made of wh
 """
 
 import collections
-import contextlib
 import hashlib
 import hmac
 import json
@@ -535,8 +534,4 @@ def _room(size):
     if size < _MAPPED:
         return _Memory(size)
     # Private: a forked child must have its own, as of any other memory.
-    made = _Map(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a system without
-            made.madvise(mmap.MADV_HUGEPAGE)
-    return made
+    return _Map(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
