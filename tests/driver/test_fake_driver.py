@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -52,8 +51,7 @@ print(pynvml.nvmlDeviceGetUUID(handle), row.pid == os.getpid(), row.usedGpuMemor
 
 
 def test_the_true_binding_of_cuda_moves_a_process_off_and_back(driver: FakeDriver) -> None:
-    if find_spec("cuda.bindings") is None:
-        pytest.skip("NVIDIA's package `cuda-bindings` is not installed")
+    pytest.importorskip("cuda.bindings.driver", reason="`cuda-bindings` is not installed")
     code = f"""
 import os, fake_gpu_program as gpu
 from cuda.bindings import driver
