@@ -283,6 +283,18 @@ HINDRANCES: dict[str, tuple[str, str]] = {
             "ask an administrator for driver 595 or newer."
         ),
     ),
+    "a library that is newer than the driver": (
+        (
+            "cuda._MODULE = os.environ['FAKE_GPU'] + '/version'\n"
+            "file = open(cuda._MODULE, 'w')\n"
+            "file.write('NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.183.01  x')\n"
+            "file.close()"
+        ),
+        (
+            "NVIDIA's driver is too old to move the GPU's memory away (driver 535); ask an "
+            "administrator for driver 570 or newer."
+        ),
+    ),
     "another kind of machine": (
         "cuda.platform = types.SimpleNamespace(machine=lambda: 'riscv64')",
         "NVIDIA's driver is not known to checkpoint processes on riscv64.",
@@ -587,6 +599,12 @@ def test_what_is_refused(what: str, process: Process) -> None:
         ),
         "os.environ['TF_FORCE_UNIFIED_MEMORY'] = 'False'",
         "driver.version = 12090; cuda._PCI = '/nowhere'",
+        (
+            "cuda._MODULE = os.environ['FAKE_GPU'] + '/version'\n"
+            "file = open(cuda._MODULE, 'w')\n"
+            "file.write('NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu')\n"
+            "file.close()"
+        ),
         "driver.version = 13020; cuda.platform = types.SimpleNamespace(machine=lambda: 'aarch64')",
         (
             "open(os.environ['FAKE_GPU'] + '/outside', 'w').close()\n"
