@@ -953,6 +953,8 @@ def test_what_frameworks_only_keep_is_not_carried_along(process: Process) -> Non
     )
     assert process.get("vacate.vacate()")["proven"]
     assert process.steps == ["empty", "Lock", "Checkpoint"]
+    process.get("vacate.vacate()")
+    assert process.steps == [], "a call to CUDA would wait for ever now"
     process.get("vacate.resume()")
     # Nor does the machine need room for it.
     process.do(
