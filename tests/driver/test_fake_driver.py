@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from fake_driver import GIB, MIB, UUIDS, FakeDriver
 from waiting import PATIENCE
+
+from jupyter_gpu_share.kernel_side import PATH
 
 HERE = Path(__file__).parent
 
@@ -25,7 +26,8 @@ def driver(tmp_path: Path) -> Iterator[FakeDriver]:
 
 def run(driver: FakeDriver, code: str, **env: str) -> list[str]:
     """What a program prints that sees the driver."""
-    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    more = [env.pop("PYTHONPATH", None), os.environ.get("PYTHONPATH")]
+    path = os.pathsep.join([str(HERE), *filter(None, more)])
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **driver.env, "PYTHONPATH": path, **env},
@@ -52,8 +54,7 @@ print(pynvml.nvmlDeviceGetUUID(handle), row.pid == os.getpid(), row.usedGpuMemor
 
 
 def test_the_true_binding_of_cuda_moves_a_process_off_and_back(driver: FakeDriver) -> None:
-    if find_spec("cuda.bindings") is None:
-        pytest.skip("NVIDIA's package `cuda-bindings` is not installed")
+    pytest.importorskip("cuda.bindings.driver", reason="`cuda-bindings` is not installed")
     code = f"""
 import os, fake_gpu_program as gpu
 from cuda.bindings import driver
@@ -82,6 +83,25 @@ for name in ("Restore", "Unlock"): getattr(cuda, "cuCheckpointProcess" + name)(o
 thread.join(); print(said)
 """
     assert run(driver, code) == ["[]", "['kept']"]
+
+
+def test_nothing_is_asked_of_cuda_that_would_wait(driver: FakeDriver) -> None:
+    """Of a process that is away, or that another tool has locked."""
+    code = f"""
+import ctypes, os, sys, types, fake_gpu_program as gpu
+from gpu_share_kernel import caps, cuda_signs, driver
+mine, said = gpu.Array({GIB}), []
+def empty_cache(): said.append(gpu.Array(1))
+cuda = types.SimpleNamespace(is_initialized=lambda: True, empty_cache=empty_cache)
+sys.modules["torch"] = types.SimpleNamespace(cuda=cuda)
+caps.empty_caches(); print(len(said), driver.contexts())
+for name in ("Lock", "Checkpoint"):
+    getattr(ctypes.CDLL("libcuda.so.1"), "cuCheckpointProcess" + name)(os.getpid(), None)
+    caps.empty_caches()
+    print(len(said), driver.contexts(), driver.reached(), cuda_signs.has_no_context())
+"""
+    share = {"JUPYTER_GPU_SHARE_UUID": UUIDS[0], "PYTHONPATH": str(PATH)}
+    assert run(driver, code, **share) == [f"1 ['{UUIDS[0]}']", *["1 None True False"] * 2]
 
 
 def test_devices_are_those_that_the_variable_names(driver: FakeDriver) -> None:

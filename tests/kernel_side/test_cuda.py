@@ -283,6 +283,18 @@ HINDRANCES: dict[str, tuple[str, str]] = {
             "ask an administrator for driver 595 or newer."
         ),
     ),
+    "a library that is newer than the driver": (
+        (
+            "cuda._MODULE = os.environ['FAKE_GPU'] + '/version'\n"
+            "file = open(cuda._MODULE, 'w')\n"
+            "file.write('NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  535.183.01  x')\n"
+            "file.close()"
+        ),
+        (
+            "NVIDIA's driver is too old to move the GPU's memory away (driver 535); ask an "
+            "administrator for driver 570 or newer."
+        ),
+    ),
     "another kind of machine": (
         "cuda.platform = types.SimpleNamespace(machine=lambda: 'riscv64')",
         "NVIDIA's driver is not known to checkpoint processes on riscv64.",
@@ -587,6 +599,12 @@ def test_what_is_refused(what: str, process: Process) -> None:
         ),
         "os.environ['TF_FORCE_UNIFIED_MEMORY'] = 'False'",
         "driver.version = 12090; cuda._PCI = '/nowhere'",
+        (
+            "cuda._MODULE = os.environ['FAKE_GPU'] + '/version'\n"
+            "file = open(cuda._MODULE, 'w')\n"
+            "file.write('NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu')\n"
+            "file.close()"
+        ),
         "driver.version = 13020; cuda.platform = types.SimpleNamespace(machine=lambda: 'aarch64')",
         (
             "open(os.environ['FAKE_GPU'] + '/outside', 'w').close()\n"
@@ -925,6 +943,64 @@ def test_a_driver_that_tells_nothing_of_a_process_that_was_never_moved(process: 
     assert process.get("cuda.resume()") is None
     process.fails("cuda.vacate()")
     assert process.steps == []
+
+
+def test_what_frameworks_only_keep_is_not_carried_along(process: Process) -> None:
+    process.do(MODULE + "from gpu_share_kernel import vacate")
+    process.do(
+        "module('torch', cuda=Thing(is_initialized=lambda: True,"
+        " empty_cache=lambda: driver.calls.append('empty')))"
+    )
+    assert process.get("vacate.vacate()")["proven"]
+    assert process.steps == ["empty", "Lock", "Checkpoint"]
+    process.do("cuda.own_driver.reached = lambda: True")
+    process.get("vacate.vacate()")
+    assert process.steps == [], "a call to CUDA would wait for ever now"
+    process.get("vacate.resume()")
+    # Nor does the machine need room for it.
+    process.do(
+        f"sys.modules['torch'].cuda.empty_cache = lambda: driver.allocate({-GIB})\n"
+        f"cuda_signs.host_memory = lambda: {GIB + 300 * MIB}"
+    )
+    assert process.get("cuda.hindrance()") == ""
+
+
+def test_what_failed_once_is_not_tried_again(process: Process) -> None:
+    process.do("from gpu_share_kernel import vacate")
+    process.do("driver.fail['Checkpoint'] = ('CUDA_ERROR_NOT_SUPPORTED', None)")
+    process.fails("vacate.vacate()")
+    process.do("vacate.resume(); driver.fail.clear(); driver.calls.clear()")
+    planned = process.get("vacate.plan()")
+    assert (planned["how"], planned["why"][:30]) == ("none", "Moving the GPU's memory away d")
+    assert "CUDA_ERROR_NOT_SUPPORTED" in process.fails("vacate.vacate()")
+    assert process.steps == []
+
+
+def test_a_gpu_at_work_is_asked_again_more_and_more_seldom(process: Process) -> None:
+    """Nothing was moved then."""
+    process.do("from gpu_share_kernel import vacate; waits, clock = [], [0.0]")
+    process.do("vacate.time = types.SimpleNamespace(monotonic=lambda: clock[0])")
+    process.do("driver.fail['Lock'] = ('CUDA_ERROR_NOT_READY', None)")
+    for _ in range(8):
+        process.fails("vacate.vacate()")
+        process.do("vacate.resume()")
+        assert process.get("vacate.plan()")["how"] == "none"
+        process.do("waits.append(vacate._until - clock[0]); clock[0] = vacate._until")
+        assert process.get("vacate.plan()")["how"] == "cuda"
+    assert process.get("waits")[:3] == [60, 120, 240]
+    assert process.get("waits")[-1] == 3600
+    process.do("driver.fail.clear()")
+    assert process.get("vacate.vacate()")["proven"]
+
+
+def test_the_driver_has_to_tell_the_state_too(process: Process) -> None:
+    process.do("driver.fail['Checkpoint'] = ('CUDA_SUCCESS', None)")
+    said = process.fails("cuda.vacate()")
+    assert said == (
+        "NVIDIA's driver says that the GPU's memory was moved away, and then that the process is "
+        "LOCKED. Nothing has changed."
+    )
+    assert process.state == "RUNNING"
 
 
 # -- room to come back ---------------------------------------------------------------------------

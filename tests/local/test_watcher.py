@@ -387,6 +387,7 @@ async def main():
     watcher = Watcher(at_ledger, lambda: 0.02)
     enough = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, enough.set)
+    print(f"began {os.getpid()}.", flush=True)
 
     async def one(name, size):
         claim = lambda l: l.claim(name, Size.parse(size), me, {})
@@ -451,6 +452,9 @@ async def test_nobody_waits_for_ever_among_those_who_leave_and_those_who_are_kil
             running[victim].wait(PATIENCE)
             running[victim] = work(path, seed * 1000 + 100 + n)
         await eventually(lambda: log.read_bytes().count(b"held") > 200, "all are at work")
+        # The last one may not have begun yet, and would end at once when it is asked to.
+        began = {f"began {process.pid}.".encode() for process in running}
+        await eventually(lambda: began <= set(log.read_bytes().split(b"\n")), "all have begun")
         # From now on nobody asks anew: whoever waits still has to get its turn.
         for process in running:
             process.terminate()

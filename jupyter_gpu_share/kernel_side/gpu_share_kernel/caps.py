@@ -186,7 +186,8 @@ def empty_caches():
 
     from gpu_share_kernel import driver
 
-    if not driver.reached():  # CuPy would begin to use the GPU when it is asked
+    # CuPy would begin to use the GPU when it is asked, and a process that is away would wait.
+    if not driver.reached() or driver.is_locked():
         return
     gc.collect()
     if torch is not None and torch.cuda.is_initialized():

@@ -14,6 +14,7 @@ import gc
 import importlib
 import os
 import platform
+import re
 import sys
 import time
 
@@ -30,6 +31,7 @@ _SOME_GPUS = 12090
 _FUNCTIONS = ("GetState", "Lock", "Checkpoint", "Restore", "Unlock")
 _DEVICES = "/dev"
 _PCI = "/sys/bus/pci/drivers/nvidia"
+_MODULE = "/proc/driver/nvidia/version"
 #: Milliseconds for calls that are under way, and for work that the GPU has already got.
 _PATIENCE = 10000
 #: Bytes of the machine's memory that stay free for the kernel itself.
@@ -205,13 +207,28 @@ def _too_old(driver):
     needed = _OLDEST.get(machine)
     if needed is None:
         return version, "NVIDIA's driver is not known to checkpoint processes on %s." % machine
-    if version < needed:
-        number = {12080: "570", 13020: "595"}[needed]
-        return version, (
-            "NVIDIA's driver is too old to move the GPU's memory away (CUDA %s); ask an "
-            "administrator for driver %s or newer." % (_dotted(version), number)
-        )
-    return version, ""
+    number = {12080: 570, 13020: 595}[needed]
+    found = _module()
+    if version >= needed and (found is None or found >= number):
+        return version, ""
+    what = "CUDA %s" % _dotted(version) if version < needed else "driver %d" % (found or 0)
+    return version, (
+        "NVIDIA's driver is too old to move the GPU's memory away (%s); ask an "
+        "administrator for driver %d or newer." % (what, number)
+    )
+
+
+def _module():
+    """The driver's number in the system's kernel; None where it is not told.
+
+    Images that bring NVIDIA's package for compatibility have a newer library than that.
+    """
+    try:
+        with open(_MODULE, errors="replace") as file:
+            told = re.search(r"Kernel Module(?:\s+for\s+\S+)?\s+(\d+)\.", file.read())
+    except OSError:
+        return None
+    return int(told.group(1)) if told else None
 
 
 def _sees_all_gpus():

@@ -7,7 +7,7 @@ cannot be seen counts as held.
 import ctypes
 import os
 
-__all__ = ["contexts", "is_wsl", "open_files", "reached"]
+__all__ = ["contexts", "is_locked", "is_wsl", "open_files", "reached"]
 
 _PROC = "/proc"
 #: On Linux, and under WSL2.
@@ -79,6 +79,12 @@ def contexts():
         if active.value:
             found.append(uuid)
     return found
+
+
+def is_locked():
+    """Whether calls to CUDA would wait: this process is away, or another tool is at it."""
+    library = _cuda()
+    return library is not None and not _runs(library)
 
 
 def _uuid(library, device):

@@ -125,7 +125,8 @@ def _vacate_cuda():
     global _away, _snag, _until, _busy
     from gpu_share_kernel import caps, cuda
 
-    caps.empty_caches()  # what nobody needs is not carried to the machine and back
+    if not _away:
+        caps.empty_caches()  # what nobody needs is not carried to the machine and back
     _away = True
     try:
         moved = cuda.vacate()
