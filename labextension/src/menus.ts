@@ -25,7 +25,8 @@ export function openBelow(menu: Menu, button: HTMLElement): void {
 
 /**
  * Open a kernel's menu at once, with the sizes as they were known last. What can be had now is
- * asked for meanwhile, which may take an engine seconds.
+ * asked for meanwhile, which may take an engine seconds. Where none was known, the menu opens anew
+ * with them: one that is open takes no further items.
  */
 export function openShareMenu(
   commands: CommandRegistry,
@@ -34,12 +35,20 @@ export function openShareMenu(
   trans: TranslationBundle,
   button: HTMLElement
 ): void {
+  const known = shares.sizes !== null;
   const menu = shareMenu(commands, shares, kernelId, trans);
   openBelow(menu, button);
-  const shown = (): void => {
-    if (!menu.isDisposed) {
+  const answered = (): void => {
+    if (menu.isDisposed || !menu.isAttached) {
+      return;
+    }
+    if (known) {
       menu.update();
+    } else if (menu.childMenu === null) {
+      menu.close();
+      openBelow(shareMenu(commands, shares, kernelId, trans), button);
     }
   };
-  void shares.refreshSizes().then(shown, shown);
+  // Without an answer it stays as it is.
+  void shares.refreshSizes().then(answered, () => undefined);
 }

@@ -324,19 +324,12 @@ export class Shares implements IShares, IDisposable {
     this._allocationChanged.emit({ before: row, now: { ...row, state: 'ended' } });
   }
 
-  /** A kernel is new. */
+  /** A kernel is new: what failed before in its notebook is not shown any more. */
   private _meet(row: IAllocation): void {
     for (const other of [...this._allocations.values()]) {
       if (other.state === 'failed' && other.path === row.path) {
         this._drop(other);
       }
-    }
-    if (this._sizes === null && !this._asksSizes) {
-      // Menus open with these, and ask again. Where no kernel has a share, nobody asks.
-      this._asksSizes = true;
-      void this.refreshSizes().catch(() => {
-        this._asksSizes = false;
-      });
     }
   }
 
@@ -364,7 +357,6 @@ export class Shares implements IShares, IDisposable {
   private _followed: string | null = null;
   private _readings = 0;
   private _eventful = false;
-  private _asksSizes = false;
   private _asked = 0;
   private _asking = false;
 }

@@ -68,9 +68,10 @@ def test_the_menu_opens_at_once_however_long_the_engine_takes(lab: Server, page:
     lab.start_kernel("1/2")
     toolbar(page).click()
     menu = page.get_by_role("menu")
-    expect(menu.get_by_role("menuitem", name="½ · 40 GiB")).to_be_visible()
+    expect(menu.get_by_role("menuitem", name="Change GPU Share…")).to_be_visible()
     assert len(held) == 1
     held[0].continue_()
+    expect(menu.get_by_role("menuitem", name="½ · 40 GiB")).to_be_visible()
     # What cannot be had says why.
     expect(menu.get_by_role("menuitem", name="1 · 80 GiB")).to_contain_text(
         "Not now: It needs 80 GiB of one GPU"

@@ -1,7 +1,6 @@
 import { nullTranslator } from '@jupyterlab/translation';
 import { CommandRegistry } from '@lumino/commands';
 import { MessageLoop } from '@lumino/messaging';
-import { Signal } from '@lumino/signaling';
 import { Menu } from '@lumino/widgets';
 import { CommandIDs } from '../commands';
 import { openBelow, openShareMenu } from '../menus';
@@ -31,34 +30,60 @@ describe('a menu', () => {
     expect(menu.isDisposed).toBe(true);
   });
 
-  it('of a share opens before the engine answers, and shows then what can be had', async () => {
-    const commands = new CommandRegistry();
-    let known = [offer('1/2', { description: 'to train' })];
-    for (const id of Object.values(CommandIDs)) {
-      commands.addCommand(id, {
-        execute: () => undefined,
-        label: id,
-        caption: args => known.find(each => each.size === args['size'])?.why ?? 'to train'
-      });
-    }
-    let answer: () => void = () => undefined;
+  const commands = new CommandRegistry();
+  let known = [offer('1/2', { description: 'to train' })];
+  let answer: () => void = () => undefined;
+  for (const id of Object.values(CommandIDs)) {
+    commands.addCommand(id, {
+      execute: () => undefined,
+      label: id,
+      caption: args => known.find(each => each.size === args['size'])?.why ?? 'to train'
+    });
+  }
+
+  function opened(before: ISizes | null): void {
+    document.querySelectorAll('.lm-Menu').forEach(each => each.remove());
     const shares = {
-      sizes: sizes(known),
-      changed: new Signal({}),
+      sizes: before,
       refreshSizes: () =>
         new Promise<ISizes>(resolve => {
-          answer = () => resolve(sizes(known));
+          answer = () => {
+            shares.sizes = sizes(known);
+            resolve(shares.sizes);
+          };
         })
-    } as unknown as IShares;
-    openShareMenu(commands, shares, 'one', trans, button());
+    };
+    openShareMenu(commands, shares as unknown as IShares, 'one', trans, button());
     MessageLoop.flush();
-    const menu = document.querySelector('.lm-Menu');
-    expect(menu?.textContent).toContain('to train');
-    known = [offer('1/2', { available: false, why: 'It needs 40 GiB.' })];
+  }
+
+  function texts(): string[] {
+    return [...document.querySelectorAll('.lm-Menu')].map(each => each.textContent ?? '');
+  }
+
+  async function answered(): Promise<void> {
     answer();
     await Promise.resolve();
     await Promise.resolve();
     MessageLoop.flush();
-    expect(menu?.textContent).toContain('It needs 40 GiB.');
+  }
+
+  it('of a share opens before the engine answers, and shows then what can be had', async () => {
+    known = [offer('1/2', { description: 'to train' })];
+    opened(sizes(known));
+    expect(texts()[0]).toContain('to train');
+    known = [offer('1/2', { available: false, why: 'It needs 40 GiB.' })];
+    await answered();
+    expect(texts()).toHaveLength(1);
+    expect(texts()[0]).toContain('It needs 40 GiB.');
+  });
+
+  it('of a share opens even where no size is known yet', async () => {
+    opened(null);
+    expect(texts()[0]).toContain(CommandIDs.giveBack);
+    known = [offer('1/2', { available: false, why: 'It needs 40 GiB.' })];
+    await answered();
+    expect(texts()).toHaveLength(1);
+    expect(texts()[0]).toContain('It needs 40 GiB.');
   });
 });
