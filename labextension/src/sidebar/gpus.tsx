@@ -120,7 +120,7 @@ function Gpu({
               title={said(segment)}
               style={{ flexGrow: segment.bytes / gpu.memory_bytes }}
             >
-              <bdi>{segment.kind === 'mine' ? labelOf(segment, words) : said(segment)}</bdi>
+              <bdi>{labelOf(segment, words, said(segment), trans)}</bdi>
             </span>
           ))}
         </div>
@@ -139,8 +139,17 @@ function modelOf(gpu: IGpu): string {
   return says ? model : `${model} · ${gibibytes(gpu.memory_bytes)}`;
 }
 
-function labelOf(segment: ISegment, words: SidebarWords): string {
-  return segment.row === null ? '' : words.name(segment.row).replace(/\.ipynb$/, '');
+/** What there is room for; the amount of what is free stands above. */
+function labelOf(
+  segment: ISegment,
+  words: SidebarWords,
+  said: string,
+  trans: IPanelProps['trans']
+): string {
+  if (segment.row !== null) {
+    return words.name(segment.row).replace(/\.ipynb$/, '');
+  }
+  return segment.kind === 'free' ? trans.__('free') : said;
 }
 
 function saidOf(
