@@ -174,7 +174,8 @@ def _parser() -> argparse.ArgumentParser:
     add_json(kept)
 
     # It has arguments of its own, and never comes here.
-    commands.add_parser("snapshot", help="Save the variables of a script, and bring them back.")
+    text = "Save the variables of a script, and bring them back."
+    commands.add_parser("snapshot", help=text, description=text)
 
     keep = add("keep", _keep, "Keep a kernel's share for some minutes, even if nobody uses it.")
     _add_kernel(keep)

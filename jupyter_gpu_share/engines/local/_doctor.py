@@ -42,7 +42,7 @@ def about_gpus(found: Inventory) -> list[Finding]:
     for gpu in found.gpus:
         kind = f"MIG {gpu.profile} of GPU {gpu.index}" if gpu.profile else f"GPU {gpu.index}"
         lines.append(Finding("ok", f"{kind}: {gpu.model}, {format_bytes(gpu.memory_bytes)}."))
-    lines += [Finding("error", trouble) for trouble in found.troubles]
+    lines += [Finding("error", trouble, "nvidia-smi  # it says more") for trouble in found.troubles]
     if not found.simulation and not counts_as_driver():
         lines.append(
             Finding(
