@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ._held import Held, HeldLimits, HeldMessages
 from ._rules import HoldMode, Kind, Rule, rule_for, why_not
@@ -80,6 +80,14 @@ class Clients:
             else:
                 self._stand.reply(message, {"status": "ok", "restart": message.restart})
             self._traffic.inform(lambda events: events.shutdown(message.restart, message.header))
+
+    def answer_instead(self, questions: Iterable[Held]) -> None:
+        """Answer what a kernel was asked that has gone."""
+        for each in questions:
+            if rule_for(each.kind, HoldMode.WAITING, live=False) is Rule.ANSWER:
+                self._stand.answer(each)
+            else:
+                self._stand.decline(each, why_not(self._mode, live=False))
 
     def _hold(self, message: Held) -> None:
         dropped = self.held.add(message)

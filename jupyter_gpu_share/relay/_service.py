@@ -224,8 +224,8 @@ class Service:
         """Hand on what a client sent."""
         assert self._kernel is not None
         self._kernel.send(name, frames)
-        if name == "control":
-            self.traffic.passed(frames)
+        if name != "stdin":
+            self.traffic.passed(frames, name)
 
     def _from_kernel(self, kernel: KernelSide, name: str, frames: list[bytes]) -> None:
         """Hand on what a kernel sent, unless it is the relay's own."""
@@ -480,6 +480,7 @@ class Service:
         self.traffic.tell()
         last = self.traffic.activity
         self._drop_kernel()
+        self._clients.answer_instead(list(self.traffic.questions.values()))
         self.traffic.kernel_gone({str(held.header.get("msg_id")) for held in self._clients.held})
         self.traffic.tell()
         return last

@@ -9,6 +9,7 @@ from typing import Any
 from ._activity import Activity, ActivityCounter
 from ._events import RelayEvents
 from ._held import Held
+from ._rules import Kind
 from ._stand import Stand
 from ._subshells import Subshells
 from ._unanswered import Unanswered
@@ -17,6 +18,11 @@ from ._wire import DELIMITER, parts
 __all__ = ["Traffic"]
 
 _log = logging.getLogger(__name__)
+
+#: Of requests, those that somebody else answers where the kernel does not.
+_ANSWERED_ELSEWHERE = frozenset({Kind.CELL, Kind.INTERRUPT, Kind.SHUTDOWN, Kind.UNKNOWN})
+#: So many questions that a kernel does not answer are remembered.
+_MOST_QUESTIONS = 1000
 
 
 class Traffic:
@@ -27,6 +33,7 @@ class Traffic:
     activity: what clients do, as it was told last; may be read by any thread.
     subshells: those that the kernel's process has.
     unanswered: the cells that it was handed and has not answered.
+    questions: the other requests of which the same is true, by id, without their content.
     last_cell: header of the last cell that a client sent, or ``{}``; it may be held still.
     handed: the same of the last one that the kernel's process got, None where it got none.
     """
@@ -35,6 +42,7 @@ class Traffic:
         self.activity = Activity()
         self.subshells = Subshells()
         self.unanswered = Unanswered()
+        self.questions: dict[str, Held] = {}
         self.last_cell: dict[str, Any] = {}
         self.handed: dict[str, Any] | None = None
         self._counter = ActivityCounter()
@@ -42,7 +50,7 @@ class Traffic:
         self._stand = stand
         self._events = events
 
-    def passed(self, frames: list[bytes]) -> None:
+    def passed(self, frames: list[bytes], channel: str = "shell") -> None:
         """A message passed on shell or control; it may lack its buffers."""
         header, parent, _ = parts(frames, content=False)
         kind = str(header.get("msg_type", ""))
@@ -51,6 +59,8 @@ class Traffic:
         if kind.endswith("_reply"):
             if kind == "execute_reply":
                 self.unanswered.answered(str(parent.get("msg_id")))
+            else:
+                self.questions.pop(str(parent.get("msg_id")), None)
             self._changed |= self._counter.reply(kind, parent.get("msg_id"))
             return
         if kind in ("comm_open", "comm_close") and self._stand.is_signed(frames):
@@ -62,7 +72,17 @@ class Traffic:
             self.last_cell = header
             idents = frames[: frames.index(DELIMITER)]
             self.handed_over(Held("shell", frames, idents, header))
+        elif kind.endswith("_request"):
+            self._ask(Held(channel, [], frames[: frames.index(DELIMITER)], header), frames)
         self._changed |= self._counter.request(header)
+
+    def _ask(self, question: Held, frames: list[bytes]) -> None:
+        """The kernel is asked something; a question that it will not accept is none."""
+        if question.kind in _ANSWERED_ELSEWHERE or not self._stand.is_signed(frames):
+            return
+        self.questions[str(question.header.get("msg_id"))] = question
+        if len(self.questions) > _MOST_QUESTIONS:
+            del self.questions[next(iter(self.questions))]
 
     def handed_over(self, cell: Held) -> None:
         """A cell is on its way to the kernel."""
@@ -85,11 +105,13 @@ class Traffic:
         self.handed = None
         self.subshells.forget()
         self.unanswered.clear()
+        self.questions.clear()
 
     def kernel_gone(self, held: set[str]) -> None:
         """Only the cells with these ids are still answered by somebody."""
         self.handed = None
         self.unanswered.clear()
+        self.questions.clear()
         self._changed |= self._counter.lost(held)
 
     def tell(self) -> None:
