@@ -366,6 +366,15 @@ class Keeper:
         finally:
             await to_the_end(in_thread(forget_parts, self._file))
 
+    def written(self) -> int:
+        """Bytes of the file that is being written, as far as it is on this machine. Blocks."""
+        parts = self._file.parent.glob(self._file.with_suffix(".part").name + "*")
+        sizes = [0]
+        for part in parts:
+            with suppress(OSError):  # it has just been finished
+                sizes.append(part.stat().st_size)
+        return max(sizes)
+
     async def _save(self, path: str, how: Mapping[str, Any]) -> str:
         """Have the kernel write the file; the digest of its content.
 

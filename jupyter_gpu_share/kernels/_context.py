@@ -13,6 +13,7 @@ from ..engines.base import Engine
 from ..errors import GpuShareError, NotPossible
 from ..relay import Activity, Relay
 from ._checkpoint import Keeper
+from ._progress import Progress
 
 __all__ = ["CellRunsError", "Pause", "WorkContext", "paused", "relayed"]
 
@@ -33,6 +34,7 @@ class WorkContext:
     Attributes
     ----------
     start_timeout: seconds that a kernel with a share has to answer.
+    say: told how far a work is.
     """
 
     kernel_id: str
@@ -40,6 +42,7 @@ class WorkContext:
     relay: Relay
     keeper: Keeper
     start_timeout: float
+    say: Progress = lambda _: None
 
 
 @dataclass

@@ -25,6 +25,7 @@ class Details:
     running: the process that answered last.
     idle: ``ACTIVE`` or ``IDLE``, as the idle rule sees a kernel that runs.
     exit: how the last process ended; ``exit_code``: as Jupyter sees it.
+    progress: how far a work is that takes more than a moment.
     notice: shown in cells that wait.
     queued: whether there was no room for it at first.
     """
@@ -35,6 +36,7 @@ class Details:
     running: Running | None = None
     queue: QueuePosition | None = None
     reason: str = ""
+    progress: str = ""
     kept: Kept = field(default_factory=Kept)
     idle: State = State.ACTIVE
     idle_since: datetime | None = None

@@ -56,7 +56,7 @@ def allocation(kernel_id: str, engine: str, facts: Facts, details: Details) -> A
         state=shown,
         path=details.path,
         user=request.user,
-        reason=details.reason,
+        reason=details.progress or details.reason,
         share=details.share if holds else None,
         used_bytes=details.used_bytes if runs else None,
         utilization=details.use.utilization if runs else None,

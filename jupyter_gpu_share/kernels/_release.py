@@ -14,6 +14,7 @@ from ..engines.base import Report, Running, Starting
 from ..errors import GpuShareError, NotPossible
 from ._checkpoint import Look
 from ._context import Pause, WorkContext, paused, relayed
+from ._progress import following
 from .facts import Event
 from .saved import Note
 
@@ -144,7 +145,8 @@ async def part(
     how = found.kept.how
     if how == "in-place":
         tell(Event.COMMITS)
-        await keeper.vacate()
+        async with following(context.say, "Moving the GPU's memory away"):
+            await keeper.vacate()
         try:
             await engine.give_back(context.kernel_id)
         except BaseException:
@@ -153,7 +155,8 @@ async def part(
         pause.stays = True
         return Left(process=True, kept=found.kept)
     if how == "snapshot":
-        lost = await keeper.save(note, lose=allowed.given)
+        async with following(context.say, "Saving the variables", keeper.written):
+            lost = await keeper.save(note, lose=allowed.given)
         found = replace(found, kept=replace(found.kept, lost=(*found.kept.lost, *lost)))
         if lost:
             allowed.check(found)
@@ -192,7 +195,8 @@ async def wake(context: WorkContext, away: Running, report: Report) -> Running:
 
 async def _move_back(context: WorkContext) -> None:
     try:
-        await context.keeper.resume()
+        async with following(context.say, "Moving the GPU's memory back"):
+            await context.keeper.resume()
         await relayed(context.relay.resume())
     except BaseException:
         await _stay_away(context)

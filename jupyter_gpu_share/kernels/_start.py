@@ -10,6 +10,7 @@ from ..allocations import Isolation
 from ..engines.base import Connection, KernelRequest, Report, Running
 from ..errors import GpuShareError, KernelStartError
 from ._context import WorkContext, relayed
+from ._progress import following
 
 __all__ = ["free", "meet", "start", "stop"]
 
@@ -77,7 +78,8 @@ async def _attach(context: WorkContext, running: Running, *, again: bool) -> boo
         await relayed(relay.resume())
         return present
     try:
-        restored = await keeper.load()
+        async with following(context.say, "Bringing the variables back"):
+            restored = await keeper.load()
     except GpuShareError as error:
         raise KernelStartError(
             f"The variables could not be given back to the kernel: {error} They are still "

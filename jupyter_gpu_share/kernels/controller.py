@@ -13,7 +13,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -91,7 +91,7 @@ class Controller(RelayEvents):
         self.next_size: Size | None = None
         self.rule = IdleRule(surroundings.policy)
         self.history = KernelHistory()
-        self._context = context
+        self._context = replace(context, say=self._progress)
         self._surroundings = surroundings
         self._facts = Facts()
         self._details = Details()
@@ -297,6 +297,12 @@ class Controller(RelayEvents):
         if not self.unused or self._details.next is None:
             return None
         return self.rule.release_at(self.situation)
+
+    def _progress(self, text: str) -> None:
+        """How far a work is, which is shown in place of the reason."""
+        if text != self._details.progress:
+            self._details.progress = text
+            self._show()
 
     # -- the inbox ---------------------------------------------------------------------------------
 

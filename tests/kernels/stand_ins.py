@@ -199,6 +199,9 @@ class FakeKeeper:
     async def resume(self) -> None:
         await self.gates("resume")
 
+    def written(self) -> int:
+        return 0
+
     async def save(self, note: Any, **how: Any) -> tuple[str, ...]:
         await self.gates("save")
         if self.does_not_return and not how.get("lose"):
