@@ -106,6 +106,11 @@ same("two views of what is gone", "_b = np.zeros(50); §a = _b[:10]; §b = _b[5:
      "put(§a, 6, 7, lambda: §b[1])")
 same("a view in a list", "§a = np.zeros(5); §b = {'v': [§a[1:]]}",
      "put(§b['v'][0], 0, 7, lambda: §a[1])")
+same("a view, and its array in a list", "_b = np.zeros(5); §a = _b[1:]; §b = [_b]; del _b",
+     "put(§a, 0, 7, lambda: §b[0][1])")
+same("a view of an array that a function holds",
+     "def §f(b): return lambda: b\n_b = np.zeros(5); §a = _b[1:]; §b = §f(_b); del _b",
+     "put(§a, 0, 7, lambda: §b()[1])")
 same("a field", "§a = np.zeros(3, 'i4,f8'); §b = §a['f0']", "put(§b, 0, 7, lambda: §a['f0'][0])")
 same(
     "parts of a split", "§a = np.zeros(6); §b = np.split(§a, 2)", "put(§b[1], 0, 7, lambda: §a[3])"

@@ -94,10 +94,12 @@ def put(names, nodes, edges):
         globals()[name] = made[node]
 
 def memory(array):
-    # Of what its memory belongs to; where there is none, nothing can be shared.
+    # Of what its memory belongs to; where an array has none of it, nothing can be shared.
     whole = array
     while isinstance(whole.base, np.ndarray): whole = whole.base
-    return ('memory', whole.__array_interface__['data'][0] if whole.nbytes else id(array)), whole
+    owner = whole.base.obj if isinstance(whole.base, memoryview) else whole.base
+    if isinstance(owner, bytearray): whole = np.frombuffer(owner, 'u1')
+    return ('memory', whole.__array_interface__['data'][0] if array.nbytes else id(array)), whole
 
 def parts(each):
     # What an object holds, in an order of its own; a tuple stands for memory.

@@ -48,7 +48,10 @@ def save_at_once(entries, writer):
             if not stream.take_back():
                 return pickles.try_all(entries), False
     trial.views = hands.views()
-    return trial, hands.guessed(trial.views)
+    if hands.guessed(trial.views):
+        return trial, True
+    # What another one has brought along may be held by itself, too: that is not seen here.
+    return pickles.try_all(entries), False
 
 
 def save_all(trial, writer):
