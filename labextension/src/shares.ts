@@ -202,6 +202,14 @@ export class Shares implements IShares, IDisposable {
     }
   }
 
+  /** Have the next request wait where hurried ones have left nothing of the minute. */
+  private _pay(): void {
+    const late = this._budget.delay(Date.now() + INTERVAL);
+    if (this._observers > 0 && !this._missing && late > 0 && !this.isDisposed) {
+      void this._poll.schedule({ interval: INTERVAL + late, phase: 'refreshed' });
+    }
+  }
+
   /** What the next request is for: the allocations, and now and then the GPUs or the past. */
   private _turn(): 'allocations' | 'status' | 'past' {
     if (this._stale) {
@@ -246,6 +254,7 @@ export class Shares implements IShares, IDisposable {
       this._asking = false;
       this._tell('ready', '');
       this._hurry();
+      this._pay();
     } catch (error) {
       this._tell(...judged(error));
       throw error;
