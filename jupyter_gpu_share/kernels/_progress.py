@@ -34,8 +34,8 @@ async def following(
         yield
     finally:
         follower.cancel()
-        await asyncio.wait({follower})
         say("")
+        await asyncio.wait({follower})
 
 
 async def _follow(say: Progress, doing: str, done: Callable[[], int] | None) -> None:

@@ -201,7 +201,10 @@ export function shareMenu(
     }
   }
   menu.addItem({ type: 'separator' });
-  menu.addItem({ type: 'submenu', submenu: keepMenu(commands, kernelId, trans) });
+  menu.addItem({
+    type: 'submenu',
+    submenu: keepMenu(commands, kernelId, trans.__('Keep GPU Share'))
+  });
   menu.addItem({ command: CommandIDs.giveBack, args });
   menu.addItem({ command: CommandIDs.wake, args });
   if (commands.hasCommand(CommandIDs.show)) {
@@ -212,13 +215,9 @@ export function shareMenu(
 }
 
 /** A menu of the times for which a share can be kept. */
-export function keepMenu(
-  commands: CommandRegistry,
-  kernelId: string,
-  trans: TranslationBundle
-): Menu {
+export function keepMenu(commands: CommandRegistry, kernelId: string, label: string): Menu {
   const menu = new Menu({ commands });
-  menu.title.label = trans.__('Keep GPU Share');
+  menu.title.label = label;
   for (const minutes of KEEP_MINUTES) {
     menu.addItem({ command: CommandIDs.keep, args: { kernelId, minutes } });
   }

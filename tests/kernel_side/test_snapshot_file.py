@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from gpu_share_kernel.snapshot import records
-from sessions import CellError, Sessions
+from sessions import PEAK, CellError, Sessions
 
 pytestmark = pytest.mark.slow
 
@@ -397,19 +397,8 @@ def test_a_snapshot_can_be_sent_in_pieces(house: Sessions, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_no_array_is_in_memory_twice(house: Sessions, tmp_path: Path) -> None:
     first, second = house.start(), house.start()
-    peak = (
-        "def status(name):\n"
-        "    rows = dict(r.split(':', 1) for r in open('/proc/self/status') if ':' in r)\n"
-        "    return int(rows[name].split()[0]) * 1024\n"
-        "def more(what):\n"
-        "    open('/proc/self/clear_refs', 'w').write('5')\n"
-        "    before = status('VmRSS')\n"
-        "    what()\n"
-        "    return status('VmHWM') - before\n"
-        "from gpu_share_kernel import snapshot as s\n"
-    )
     size = 256 * MIB
-    first.run(f"{peak}import numpy as np\na = np.ones({size}, 'u1'); b = {{'a': [a, a[5:]]}}\n")
+    first.run(f"{PEAK}import numpy as np\na = np.ones({size}, 'u1'); b = {{'a': [a, a[5:]]}}\n")
     # Each of these has to be copied to be written: one at a time.
     first.run("odd = [np.ones(2 ** 25, 'u1')[::2] for _ in range(8)]")
     file = str(tmp_path / "file")
@@ -417,7 +406,7 @@ def test_no_array_is_in_memory_twice(house: Sessions, tmp_path: Path) -> None:
     assert Path(file).stat().st_size < 1.6 * size
     assert first.value("more(s.survey)") < 0.02 * size
     first.close()
-    second.run(peak)
+    second.run(PEAK)
     assert second.value(f"more(lambda: s.restore({file!r}))") < 1.7 * size
     assert second.value("b['a'][0] is a and int(a[-1])") == 1
     # A child that is forked has its own, as of any other array.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from sessions import Sessions
+from sessions import PEAK, Sessions
 
 pytestmark = pytest.mark.slow
 
@@ -85,24 +85,13 @@ def test_another_text_is_found_by_the_proof(house: Sessions) -> None:
 def test_texts_take_no_memory_on_their_way(house: Sessions) -> None:
     """Neither their bytes nor what a pickler remembers of each."""
     first, second = house.pair()
-    peak = (
-        "def status(name):\n"
-        "    rows = dict(r.split(':', 1) for r in open('/proc/self/status') if ':' in r)\n"
-        "    return int(rows[name].split()[0]) * 1024\n"
-        "def more(what):\n"
-        "    open('/proc/self/clear_refs', 'w').write('5')\n"
-        "    before = status('VmRSS')\n"
-        "    what()\n"
-        "    return status('VmHWM') - before\n"
-        "from gpu_share_kernel import snapshot as s\n"
-    )
     first.run(
-        f"{peak}import numpy as np\nbefore = status('VmRSS')\n"
+        f"{PEAK}import numpy as np\nbefore = status('VmRSS')\n"
         "texts = np.array(['%08d ' % n * 10 for n in range(1_000_000)], dtype=object)\n"
         "state = status('VmRSS') - before"
     )
     state = first.value("state")
     assert first.value(f"more(lambda: s.save({str(house.file)!r}))") < 0.1 * state
-    second.run(f"import numpy\n{peak}")
+    second.run(f"import numpy\n{PEAK}")
     assert second.value(f"more(lambda: s.restore({str(house.file)!r}))") < 1.1 * state
     assert second.value("texts[-1][:9]") == "00999999 "

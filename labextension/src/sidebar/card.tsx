@@ -1,12 +1,12 @@
 import type { ISessionContext } from '@jupyterlab/apputils';
 import { Button } from '@jupyterlab/ui-components';
 import * as React from 'react';
-import { CommandIDs } from '../commands';
+import { CommandIDs, keepMenu } from '../commands';
 import type { IAllocation, IHistory, IShare } from '../tokens';
 import { heldBytes, isWithoutGpu, totalBytes } from './amounts';
 import { Charts } from './charts';
 import { useClock } from './clock';
-import { Doing, keepMenu, Opener, useFocusKept } from './controls';
+import { Doing, Opener, useFocusKept } from './controls';
 import { STATE_ICONS } from './icons';
 import type { IPanelProps } from './props';
 import { Section } from './section';
@@ -166,7 +166,7 @@ function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
         <Opener
           label={trans.__('Keep')}
           name={trans.__('Keep the share for a time')}
-          menu={() => keepMenu(commands, row.kernel_id, trans)}
+          menu={() => keepMenu(commands, row.kernel_id, trans.__('Keep'))}
         />
       )}
       {lies && <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Release')} />}

@@ -3,7 +3,7 @@ import { Button, caretDownIcon } from '@jupyterlab/ui-components';
 import type { CommandRegistry } from '@lumino/commands';
 import { Menu } from '@lumino/widgets';
 import * as React from 'react';
-import { CommandIDs, KEEP_MINUTES } from '../commands';
+import { CommandIDs, keepMenu } from '../commands';
 
 /** Whether a command is there and can run for a kernel. */
 export function can(
@@ -101,21 +101,6 @@ export function openAt(menu: Menu, x: number, y: number, owner: HTMLElement): vo
   menu.open(x, y);
 }
 
-/** The times for which a share can be kept. */
-export function keepMenu(
-  commands: CommandRegistry,
-  kernelId: string,
-  trans: TranslationBundle
-): Menu {
-  const menu = new Menu({ commands });
-  menu.title.label = trans.__('Keep');
-  for (const minutes of KEEP_MINUTES) {
-    menu.addItem({ command: CommandIDs.keep, args: { kernelId, minutes } });
-  }
-  menu.addItem({ command: CommandIDs.stopKeeping, args: { kernelId } });
-  return menu;
-}
-
 /** All that can be done with one kernel of the list. */
 export function rowMenu(
   commands: CommandRegistry,
@@ -126,7 +111,7 @@ export function rowMenu(
   const args = { kernelId };
   menu.addItem({ command: CommandIDs.changeSize, args });
   if (can(commands, CommandIDs.keep, kernelId)) {
-    menu.addItem({ type: 'submenu', submenu: keepMenu(commands, kernelId, trans) });
+    menu.addItem({ type: 'submenu', submenu: keepMenu(commands, kernelId, trans.__('Keep')) });
   }
   menu.addItem({ command: CommandIDs.giveBack, args });
   menu.addItem({ command: CommandIDs.wake, args });

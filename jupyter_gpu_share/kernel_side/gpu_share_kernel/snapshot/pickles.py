@@ -20,7 +20,7 @@ from importlib.machinery import PathFinder
 from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel import interrupts
-from gpu_share_kernel.snapshot import aliases, classes, devices, modules, ways
+from gpu_share_kernel.snapshot import aliases, classes, devices, modules, process, ways
 from gpu_share_kernel.snapshot.kinds import Lost, article, called, kind_of
 
 __all__ = [
@@ -362,7 +362,7 @@ def try_all(entries):
     pickler = _saver(_Output(trial._pickled, trial._buffer, hands), hands)
     trial.reach = pickler.reach
     pickler.start()
-    with _quiet():
+    with process.quiet():
         for entry in entries:
             interrupts.check()
             if kind_of(entry.value):
@@ -419,15 +419,3 @@ def text_of(error):
     if text == name and message:
         text = "%s: %s" % (name, message)
     return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
-
-
-class _quiet:  # noqa: N801 - used as a statement
-    """Keeps warnings of what is pickled from the user: nobody asked for it."""
-
-    def __enter__(self):
-        # Python's own way would have all that was warned of once warned of again.
-        self._filters = warnings.filters
-        warnings.filters = [("ignore", None, Warning, None, 0)]
-
-    def __exit__(self, *exception):
-        warnings.filters = self._filters

@@ -19,7 +19,7 @@ import types
 import zlib
 from typing import Any  # noqa: F401 - in a comment
 
-from gpu_share_kernel.snapshot import alike, arrays, classes, devices, pickles, texts
+from gpu_share_kernel.snapshot import alike, arrays, classes, devices, pickles, process, texts
 
 __all__ = ["Away", "Prints", "note_classes"]
 
@@ -73,7 +73,7 @@ class Prints:
         self._pickler.dump(mark)  # for its number in the pickler's memory
         self._marks.append((mark, [len(table) for table in self._tables]))
         self._hash = hashlib.blake2b(digest_size=16)
-        with pickles._quiet():
+        with process.quiet():
             self._pickler.dump(value)
         return self._hash.hexdigest()
 
@@ -84,7 +84,7 @@ class Prints:
         ------
         MemoryError
         """
-        with pickles._quiet():
+        with process.quiet():
             for value in values:
                 try:
                     self._pickler.dump_plainly(value)

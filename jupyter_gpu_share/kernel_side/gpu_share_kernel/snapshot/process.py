@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 import threading
+import warnings
 
-__all__ = ["PARTS", "filters", "parents", "put_filters"]
+__all__ = ["PARTS", "filters", "parents", "put_filters", "quiet"]
 
 _CATEGORIES = ("LC_COLLATE", "LC_CTYPE", "LC_MONETARY", "LC_NUMERIC", "LC_TIME")
 
@@ -157,3 +158,15 @@ def put_filters(found):
                     with lock:
                         changed()
                 break
+
+
+class quiet:  # noqa: N801 - used as a statement
+    """Keeps warnings of what is pickled, or set, from the user: nobody asked for it."""
+
+    def __enter__(self):
+        # Python's own way would have all that was warned of once warned of again.
+        self._filters = warnings.filters
+        warnings.filters = [("ignore", None, Warning, None, 0)]
+
+    def __exit__(self, *exception):
+        warnings.filters = self._filters

@@ -13,7 +13,6 @@ import logging
 import operator
 import sys
 import types
-import warnings
 
 from gpu_share_kernel.snapshot import hooks, libraries, process
 
@@ -49,7 +48,7 @@ def look(shell):
     found = {}
     for part, (read, _) in _PARTS.items():
         try:
-            with _quiet():
+            with process.quiet():
                 value = read(shell)
         except Exception:  # noqa: S112 - another version, or not imported
             continue
@@ -65,7 +64,7 @@ def restore(found, shell):
         if part not in found:
             continue
         try:
-            with _quiet():
+            with process.quiet():
                 write(shell, found[part])
         except KeyboardInterrupt:
             raise
@@ -91,17 +90,6 @@ def _listed(value):
     if isinstance(value, (list, tuple)):
         return list(map(_listed, value))
     return value
-
-
-class _quiet:  # noqa: N801 - used as a statement
-    """Keeps warnings of options that are no longer used from the user: nobody asked for them."""
-
-    def __enter__(self):
-        self._filters = warnings.filters
-        warnings.filters = [("ignore", None, Warning, None, 0)]
-
-    def __exit__(self, *exception):
-        warnings.filters = self._filters
 
 
 # -- IPython ---------------------------------------------------------------------------------------
@@ -392,7 +380,7 @@ def functions(shell):
     found = []  # type: list[tuple[str, object]]
     for collect in (_magics, _hooks, _handlers, _options):
         try:
-            with _quiet():
+            with process.quiet():
                 found += collect(shell)
         except Exception:  # noqa: S112 - another version, or not imported
             continue

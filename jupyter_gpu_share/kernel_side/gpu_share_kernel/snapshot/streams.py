@@ -4,7 +4,7 @@ import gc
 from typing import Any  # noqa: F401 - in a comment
 
 from gpu_share_kernel import interrupts
-from gpu_share_kernel.snapshot import devices, pickles
+from gpu_share_kernel.snapshot import devices, pickles, process
 from gpu_share_kernel.snapshot.kinds import Lost, kind_of
 
 __all__ = ["save_all", "save_at_once"]
@@ -39,7 +39,7 @@ def save_at_once(entries, writer):
     hands = devices.Hands(named=frozenset(id(entry.value) for entry in entries))
     stream = _Stream(writer, hands)
     trial.reach = stream.pickler.reach
-    with pickles._quiet():
+    with process.quiet():
         for entry, failed in stream.put(entries):
             if failed is None:
                 trial.good.append(entry)
@@ -62,7 +62,7 @@ def save_all(trial, writer):
     tuple: as in ``trial.lost``, of an entry that could not be pickled this time; else None.
     """
     stream = _Stream(writer, devices.Hands(views=trial.views))
-    with pickles._quiet():
+    with process.quiet():
         for _, failed in stream.put(trial.good):
             if failed is not None:
                 return failed
