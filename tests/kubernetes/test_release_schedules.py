@@ -62,9 +62,14 @@ class World:
 
     def kill_agent(self, schedule: Schedule) -> bool:
         """The first process of the pod dies, and the pod with it."""
-        pod = self.pod()
-        os.kill(processes(pod, "gpu_share_kernel.agent")[0], signal.SIGKILL)
+        pod, pid = until(self._agent, "an agent runs")
+        os.kill(pid, signal.SIGKILL)
         return self._started_again(schedule, pod)
+
+    def _agent(self) -> tuple[dict[str, Any], int] | None:
+        """A pod, which may be a moment old, and the process of its agent once that runs."""
+        found = ((pod, processes(pod, "gpu_share_kernel.agent")) for pod in self.pods())
+        return next(((pod, pids[0]) for pod, pids in found if pids), None)
 
     def delete_pod(self, schedule: Schedule) -> bool:
         """Somebody deletes the pod."""
