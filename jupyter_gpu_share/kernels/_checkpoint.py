@@ -8,7 +8,6 @@ is known before anything is freed.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import signal
@@ -25,6 +24,7 @@ from ..allocations import Kept
 from ..engines.base import Engine
 from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy
+from ..kernel_side.gpu_share_kernel.digests import Digest
 from ..relay import Activity, Answer, Relay
 from ..size import format_bytes
 from ._encryption import Encrypted, decrypted, is_encrypted, make_workplace, missing
@@ -416,7 +416,7 @@ class Keeper:
     async def _fetch(self, target: Path, how: Mapping[str, Any]) -> str:
         """Have the kernel save beside itself, and bring the file here piece by piece."""
         scratch = (await self._ask("scratch")).result
-        arrived = hashlib.sha256()
+        arrived = Digest()
         try:
             digest = await self._save(scratch, how)
             if not digest:

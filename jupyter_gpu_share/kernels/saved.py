@@ -86,7 +86,7 @@ class Note:
 
         Parameters
         ----------
-        digest: SHA-256 of the file's content, in hexadecimal digits.
+        digest: that of the file's content (``gpu_share_kernel.digests``), in hexadecimal digits.
 
         Raises
         ------

@@ -196,7 +196,10 @@ def _same(spec, origin, folders):
     if spec is None:
         return False
     if origin is not None and origin != "namespace":
-        return spec.origin is not None and os.path.realpath(spec.origin) == os.path.realpath(origin)
+        # A path is followed only where it has to be: that takes longer than all else of a look.
+        return spec.origin == origin or (
+            spec.origin is not None and os.path.realpath(spec.origin) == os.path.realpath(origin)
+        )
     found = spec.submodule_search_locations
     return bool(found) and folders is not None and set(found) == set(folders)
 

@@ -3,7 +3,7 @@
 ::
 
     magic, version
-    piece: kind (1 byte), length (4), checksum (4), content
+    piece: kind (1 byte), length (4), content, checksum (4)
 
 Pieces of pickles come first (``P``) and, among them, buffers: their length and what is missing to a
 place that can be mapped (``B``), the raw data in a row, and a checksum (``D``, without content).
@@ -12,8 +12,9 @@ piece (``E``) says how many pieces there are. Everything after a restart piece (
 all before it: what is sent on at once cannot be taken back. Nothing is kept in memory twice on the
 way, in either direction.
 
-The checksum finds damage, not intent: a snapshot holds code of the user's own. Whoever knows the
-digest of the whole file (SHA-256) has it compared before anything is made of what was read.
+A checksum is the beginning of the digest of the file so far. It finds damage, not intent: a
+snapshot holds code of the user's own. Whoever knows the digest of the whole file has it compared
+before anything is made of what was read.
 """
 
 import collections
@@ -23,17 +24,18 @@ import json
 import mmap
 import os
 import struct
-import threading
-import zlib
 from typing import Any  # noqa: F401 - in a comment
+
+from gpu_share_kernel.digests import LEAF, Digest
 
 __all__ = ["MAGIC", "PIECE", "VERSION", "Damaged", "Full", "Reader", "Writer"]
 
 MAGIC = b"gpu-share snapshot\n"
-VERSION = 4
+VERSION = 5
 #: The longest chunk that a sink is given.
 PIECE = 8 * 2**20
-_HEAD = struct.Struct(">cII")
+_HEAD = struct.Struct(">cI")
+_SUM = 4
 _LENGTH = struct.Struct(">Q")
 _VERSION = struct.Struct(">H")
 _START = len(MAGIC) + _VERSION.size
@@ -44,8 +46,6 @@ _KINDS = b"HPBDER"
 _ALIGNED = 64
 #: Buffers of so many bytes are mapped: a bytearray would be filled with zeros first.
 _MAPPED = 16 * 2**20
-#: So many bytes at least have their digest made beside what else is done with them.
-_ASIDE = 2**20
 
 
 class Damaged(Exception):  # noqa: N818 - a finding about a file, told to the user
@@ -54,44 +54,6 @@ class Damaged(Exception):  # noqa: N818 - a finding about a file, told to the us
 
 class Full(Exception):  # noqa: N818 - a limit of somebody's, no fault
     """More would have to be written than is allowed."""
-
-
-class _Digest:
-    """SHA-256 of what it is given one after the other; of what is long, by a thread of its own.
-
-    What it was given last must not change before :meth:`wait`.
-    """
-
-    def __init__(self, made=None):
-        self._made = made or hashlib.sha256()
-        self._thread = None  # type: threading.Thread | None
-
-    def update(self, data):
-        self.wait()
-        if len(data) >= _ASIDE:
-            thread = threading.Thread(target=self._made.update, args=(data,), daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # there are as many as there may be
-                self._made.update(data)
-            else:
-                self._thread = thread
-        else:
-            self._made.update(data)
-
-    def wait(self):
-        """Until all of it is in the digest."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
-    def copy(self):
-        self.wait()
-        return _Digest(self._made.copy())
-
-    def hexdigest(self):
-        self.wait()
-        return self._made.hexdigest()
 
 
 class Writer:
@@ -108,10 +70,10 @@ class Writer:
         self._sink = sink
         self._limit = limit
         self._cut = cut
-        self._crc = self._own = 0
+        self._own = hashlib.sha256()
         self._pieces = 0
         self._pending = bytearray()
-        self._hash = _Digest()
+        self._hash = Digest()
         self.written = 0
         self._put(MAGIC + _VERSION.pack(VERSION))
 
@@ -131,19 +93,15 @@ class Writer:
             with memoryview(data) as view, view.cast("B") as flat:
                 for start in range(0, len(flat), PIECE):
                     self._piece(b"P", flat[start : start + PIECE])
-                self._hash.wait()
         if len(self._pending) >= _GATHER:
             self.flush()
 
     def buffer(self, view):
         """Write the content of a buffer, a memoryview of bytes."""
-        missing = -(self.written + _HEAD.size + _LENGTH.size) % _ALIGNED
+        missing = -(self.written + _HEAD.size + _LENGTH.size + _SUM) % _ALIGNED
         self._piece(b"B", _LENGTH.pack(len(view)) + bytes(missing))
         for start in range(0, len(view), PIECE):
-            part = view[start : start + PIECE]
-            self._put(part)
-            self._crc = zlib.crc32(part, self._crc)
-        self._hash.wait()
+            self._put(view[start : start + PIECE])
         self._piece(b"D", b"")
 
     def flush(self):
@@ -160,19 +118,19 @@ class Writer:
     def place(self):
         """Where it is now, for :meth:`back`."""
         self.flush()
-        return self.written, self._crc, self._pieces, self._hash.copy()
+        return self.written, self._pieces, self._hash.copy()
 
     def back(self, place):
         """Have all that was written since as if it had never been."""
         self._pending = bytearray()
-        self.written, self._crc, self._pieces, made = place
+        self.written, self._pieces, made = place
         self._hash = made.copy()
         self._cut(self.written)
 
     def restart(self):
         """Have all that was written so far forgotten by whoever reads it."""
         self._pending = bytearray()
-        self._crc = self._own = self._pieces = 0
+        self._own, self._pieces = hashlib.sha256(), 0
         self._piece(b"R", b"")
 
     def end(self):
@@ -181,15 +139,15 @@ class Writer:
         self._piece(b"E", _LENGTH.pack(self._pieces + 1))
 
     def _piece(self, kind, content):
-        head = kind + struct.pack(">I", len(content))
-        self._crc = zlib.crc32(content, zlib.crc32(head, self._crc))
+        head = _HEAD.pack(kind, len(content))
         self._pieces += 1
-        crc = self._crc
-        if kind == b"H":
-            crc = self._own = zlib.crc32(content, zlib.crc32(head, self._own))
-        self._put(head + struct.pack(">I", crc))
+        self._put(head)
         if len(content):
             self._put(content)
+        if kind == b"H":
+            self._own.update(head)
+            self._own.update(content)
+        self._put((self._own if kind == b"H" else self._hash).digest()[:_SUM])
 
     def _put(self, data):
         self.written += len(data)
@@ -200,7 +158,7 @@ class Writer:
 
     @property
     def digest(self):
-        """SHA-256 of all that was written, in hexadecimal digits."""
+        """The digest of all that was written, in hexadecimal digits."""
         return self._hash.hexdigest()
 
 
@@ -212,18 +170,29 @@ class _Piece:
 
     def __init__(self, place, data):
         self._place, self._size, self.data = place, len(data), data
-        self._hash = hashlib.sha256(data).digest()
 
-    def of(self, file):
+    def of(self, file, leaves):
         """Its content, which is what it was when the digest was compared."""
         if self.data is None:
-            file.seek(self._place)
-            self.data = _room(self._size)
-            if file.readinto(self.data) != self._size or not hmac.compare_digest(
-                hashlib.sha256(self.data).digest(), self._hash
-            ):
-                raise Damaged("it is not what was saved: its digest is another")
+            self.data = _again(file, leaves, self._place, self._size)
         return self.data
+
+
+def _again(file, leaves, place, size):
+    """Some of a file once more, with the digest of each MiB that it was."""
+    first = place // LEAF
+    file.seek(first * LEAF)
+    data, at = _room(size), place - first * LEAF
+    with memoryview(data) as view:
+        filled = 0
+        for leaf in leaves[first : (place + size - 1) // LEAF + 1]:
+            content = file.read(LEAF)
+            if not hmac.compare_digest(hashlib.sha256(content).digest(), leaf):
+                raise Damaged("it is not what was saved: its digest is another")
+            part = memoryview(content)[at : at + size - filled]
+            view[filled : filled + len(part)] = part
+            filled, at = filled + len(part), 0
+    return data
 
 
 class _Mapped:
@@ -252,9 +221,9 @@ class Reader:
 
     Parameters
     ----------
-    digest: SHA-256 that the whole file has to have, in hexadecimal digits. All is read at once
-        then, in one pass, each buffer to where it stays, and nothing is given out before the
-        digest was found right: what is given out is what was looked at. None: any.
+    digest: what that of the whole file has to be, in hexadecimal digits. All is read at once then,
+        in one pass, each buffer to where it stays, and nothing is given out before the digest was
+        found right: what is given out is what was looked at. None: any.
     mapped: buffers are the file's own content, which must not change meanwhile.
 
     Raises
@@ -267,7 +236,8 @@ class Reader:
         self._file = _Mapped(file) if mapped else file  # type: Any
         self._mapped = mapped
         self._digest = digest
-        self._hash = None  # type: Any
+        self._hash = Digest()
+        self._leaves = []  # type: list[bytes]
         self._first, place = self._walk()
         self.header = {}
         if digest is None:
@@ -277,21 +247,18 @@ class Reader:
     def rewind(self):
         """Begin again."""
         self._whole = False
-        self._crc = 0
         self._pickles = collections.deque()  # type: collections.deque[Any]
         self._buffers = collections.deque()  # type: collections.deque[Any]
         self._current = memoryview(b"")
-        if self._digest is None:
-            self._file.seek(self._first)
-            if self._first != _START:
-                self._next()  # the restart
-            return
-        self._hash = _Digest()
+        self._hash = Digest()
         self._file.seek(0)
         left = self._first
         while left:  # what is forgotten belongs to the digest
             left -= len(self._exactly(min(left, PIECE)))
-        self._keep_all()
+        if self._digest is not None:
+            self._keep_all()
+        elif self._first != _START:
+            self._next()  # the restart
 
     def push(self, data):
         """Have bytes read before all others."""
@@ -301,16 +268,17 @@ class Reader:
 
     def place(self):
         """Where it is now, for :meth:`back`: between two pickles."""
-        at = None if self._whole else self._file.tell()
-        return at, self._crc, self._current, tuple(self._pickles), tuple(self._buffers)
+        at = None if self._whole else (self._file.tell(), self._hash.copy())
+        return at, self._current, tuple(self._pickles), tuple(self._buffers)
 
     def back(self, place):
         """Go on reading at an earlier place."""
-        if place[0] is not None:
-            self._file.seek(place[0])
-        self._crc, self._current = place[1:3]
-        self._pickles = collections.deque(place[3])
-        self._buffers = collections.deque(place[4])
+        at, self._current, pickles, buffers = place
+        if at is not None:
+            self._file.seek(at[0])
+            self._hash = at[1].copy()
+        self._pickles = collections.deque(pickles)
+        self._buffers = collections.deque(buffers)
 
     def end(self):
         """Make sure that everything was read.
@@ -380,21 +348,23 @@ class Reader:
     def _used(self, kept):
         if type(kept) is not _Piece:
             return kept
-        data = kept.of(self._file)
+        data = kept.of(self._file, self._leaves)
         kept.data = None
         return data
 
     def _read_header(self, place):
         """Read the header, which has a checksum of its own."""
         self._file.seek(place)
-        header, crc = bytearray(), 0
+        header, own = bytearray(), hashlib.sha256()
         while True:
-            kind, length, told = _HEAD.unpack(self._exactly(_HEAD.size))
+            head = self._file.read(_HEAD.size)
+            kind, length = _HEAD.unpack(head)
             if kind != b"H":
                 break
-            content = self._exactly(length)
-            crc = zlib.crc32(content, zlib.crc32(kind + struct.pack(">I", length), crc))
-            if crc != told:
+            content = self._file.read(length)
+            own.update(head)
+            own.update(content)
+            if self._file.read(_SUM) != own.digest()[:_SUM]:
                 raise Damaged("a checksum is wrong")
             header += content
         self._take_header(header)
@@ -415,12 +385,13 @@ class Reader:
             if kind == b"H":
                 header += content
             elif kind == b"P":
-                self._pickles.append(_Piece(self._file.tell() - len(content), content))
+                place = self._file.tell() - _SUM - len(content)
+                self._pickles.append(_Piece(place, content))
             elif kind != b"R":
                 self._keep(kind, content)
         if self._file.read(1) or not hmac.compare_digest(self._hash.hexdigest(), self._digest):
             raise Damaged("it is not what was saved: its digest is another")
-        self._whole = True
+        self._whole, self._leaves = True, self._hash.leaves()
         self._take_header(header)
 
     def _keep(self, kind, content):
@@ -435,30 +406,29 @@ class Reader:
         """The content of a buffer, after which its checksum comes."""
         place = self._file.tell()
         data = self._exactly(length) if self._mapped else _room(length)
-        with memoryview(data) as view:
-            for start in range(0, length, PIECE):
-                part = view[start : start + PIECE]
-                if not self._mapped and self._file.readinto(part) != len(part):
-                    raise Damaged("it is cut off")
-                if self._hash:
+        if not self._mapped:
+            with memoryview(data) as view:
+                for start in range(0, length, PIECE):
+                    part = view[start : start + PIECE]
+                    if self._file.readinto(part) != len(part):
+                        raise Damaged("it is cut off")
                     self._hash.update(part)
-                else:
-                    self._crc = zlib.crc32(part, self._crc)
-            if self._hash:
                 self._hash.wait()
         if self._next()[0] != b"D":
             raise Damaged("its pieces do not fit together")
-        return _Piece(place, data) if self._hash and length < _MAPPED else data
+        return _Piece(place, data) if self._digest and 0 < length < _MAPPED else data
 
     def _next(self):
         """Kind and content of the next piece."""
         if self._whole:
             raise Damaged("it ends before everything was read")
-        kind, length, crc = _HEAD.unpack(self._exactly(_HEAD.size))
+        kind, length = _HEAD.unpack(self._exactly(_HEAD.size))
         content = self._exactly(length)
-        if self._hash is None:  # the digest says it of all pieces
-            self._crc = zlib.crc32(content, zlib.crc32(kind + struct.pack(">I", length), self._crc))
-            if crc != self._crc and kind != b"H":
+        if self._digest is not None:  # it says so of all pieces
+            self._exactly(_SUM)
+        else:
+            right = self._hash.digest()[:_SUM]
+            if self._exactly(_SUM) != right and kind != b"H":
                 raise Damaged("a checksum is wrong")
         return kind, content
 
@@ -466,8 +436,7 @@ class Reader:
         data = self._file.read(size)
         if len(data) != size:
             raise Damaged("it is cut off")
-        if self._hash:
-            self._hash.update(data)
+        self._hash.update(data)
         return data
 
     def _walk(self):
@@ -490,7 +459,7 @@ class Reader:
             head = file.read(_HEAD.size)
             if len(head) != _HEAD.size:
                 raise Damaged("it is cut off")
-            kind, length, _ = _HEAD.unpack(head)
+            kind, length = _HEAD.unpack(head)
             if kind not in _KINDS or length > PIECE or (kind == b"D") != (before == b"B"):
                 raise Damaged("its pieces do not fit together")
             content = at + _HEAD.size
@@ -501,7 +470,7 @@ class Reader:
             elif header is not None and kind != b"E":
                 raise Damaged("its pieces do not fit together")
             pieces += 1
-            at = content + length
+            at = content + length + _SUM
             if at > size:
                 raise Damaged("it is cut off")
             if kind == b"B" and _LENGTH.size <= length < _LENGTH.size + _ALIGNED:
