@@ -31,6 +31,7 @@ FILES = [
             "caps",
             "cuda",
             "cuda_signs",
+            "digests",
             "driver",
             "farewell",
             "interrupts",
