@@ -254,9 +254,87 @@ def test_a_lease_that_is_gone() -> None:
     ],
 )  # fmt: skip
 def test_what_a_container_waits_for(reason: str, kind: str | None) -> None:
-    status = {"image": "i", "state": {"waiting": {"reason": reason}}}
+    status = {"name": "kernel", "image": "i", "state": {"waiting": {"reason": reason}}}
     cause = hindrance({"status": {"containerStatuses": [status]}})
     assert (cause and cause.kind) == kind
+
+
+def waits(reason: str, message: str = "", name: str = "kernel") -> dict[str, Any]:
+    """A container that is not there yet."""
+    waiting = {"reason": reason, "message": message}
+    return {"name": name, "image": "i", "state": {"waiting": waiting}}
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "passing"),
+    [
+        ("ErrImagePull", "pull QPS exceeded", True),
+        ("ErrImagePull", "unexpected status from HEAD request: 503 Service Unavailable", True),
+        ("ErrImagePull", "dial tcp: i/o timeout", True),
+        ("ImagePullBackOff", 'Back-off pulling image "i"', True),
+        ("ImagePullBackOff", 'Back-off pulling image "i": ErrImagePull: not found', False),
+        ("ErrImagePull", "manifest for i not found: manifest unknown", False),
+        ("ErrImagePull", "failed to authorize: 401 Unauthorized", False),
+        ("ErrImagePull", "no match for platform in manifest", False),
+        ("ErrImagePull", "pull access denied", False),
+        ("InvalidImageName", "", False),
+        ("ErrImageNeverPull", "", False),
+        ("CreateContainerError", "context deadline exceeded", True),
+        ("CreateContainerError", 'name "a" is reserved for "b"', True),
+        ("CreateContainerError", "no command specified", False),
+        ("CreateContainerConfigError", 'secret "none" not found', False),
+    ],
+)
+def test_what_the_node_tries_again(reason: str, message: str, passing: bool) -> None:
+    cause = hindrance({"status": {"containerStatuses": [waits(reason, message)]}})
+    assert cause is not None
+    assert cause.passing is passing
+
+
+# -- what stands beside the kernel -------------------------------------------------------------
+
+RUNS = {"name": "aside", "state": {"running": {}}}
+
+
+def beside(kernel: Any, other: Any = RUNS, first: bool = False, **status: Any) -> dict[str, Any]:
+    """A pod with two containers, one of them the kernel's, in either order."""
+    names = ["aside", "kernel"] if first else ["kernel", "aside"]
+    told = [other, kernel] if first else [kernel, other]
+    return {
+        "metadata": {},
+        "spec": {"containers": [{"name": name} for name in names]},
+        "status": {"phase": "Running", "containerStatuses": told} | status,
+    }
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_kernels_container_decides_that_it_has_ended(first: bool) -> None:
+    for state, kind, code in (
+        (ended(137, "OOMKilled"), "oom", 137),
+        (ended(0, "Completed", "no Jupyter server was heard for 600 s"), "ended", 0),
+        (ended(7), "ended", 7),
+    ):
+        cause = end_of(beside(state, first=first), None)
+        assert cause is not None
+        assert (cause.kind, cause.code) == (kind, code)
+    going = {"name": "kernel", "state": {"running": {}}}
+    for other in (ended(1, name="aside"), ended(0, name="aside")):
+        assert end_of(beside(going, other, first), None) is None, "the kernel runs on"
+    pod = beside(ended(137), first=first)
+    pod["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:00Z"
+    cause = end_of(pod, None)
+    assert cause is not None
+    assert cause.kind == "deleted"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_what_the_kernel_needs_hinders_it(first: bool) -> None:
+    comes = waits("ContainerCreating")
+    for reason in ("ErrImagePull", "InvalidImageName", "CreateContainerError"):
+        assert hindrance(beside(comes, waits(reason, name="aside"), first)) is None
+        assert hindrance(beside(waits(reason), first=first)) is not None
+        before = {"initContainerStatuses": [waits(reason, name="prepare")]}
+        assert hindrance(beside(comes, first=first, **before)) is not None
 
 
 # -- whatever a cluster says -------------------------------------------------------------------

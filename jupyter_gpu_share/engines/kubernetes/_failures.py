@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .backends import dig
+from .backends import CONTAINER, dig, named
 
 __all__ = [
     "Cause",
@@ -32,6 +32,19 @@ _IMAGE = {
     "SignatureValidationFailed",
 }
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+#: What the node tries again by itself; the first two unless it says that there is no sense in it.
+_PULLED_AGAIN = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
+_MADE_AGAIN = {"CreateContainerError", "RunContainerError"}
+_SENSELESS = re.compile(
+    r"not found|unknown|unauthorized|authentication required|denied|forbidden|no match for platform"
+    r"|does not exist|invalid reference|\b40[134]\b",
+    re.IGNORECASE,
+)
+#: Of a container that could not be made: it may be another time.
+_PASSING = re.compile(
+    r"deadline exceeded|timed? ?out|is reserved|try again|connection refused|unavailable",
+    re.IGNORECASE,
+)
 #: Why a node turned a pod away that the scheduler had sent to it; ``OutOf…`` beside these.
 _TURNED_AWAY = {
     "UnexpectedAdmissionError",
@@ -47,33 +60,44 @@ _LONGEST = 200
 class Cause:
     """Why. ``kind`` is for programs and logs, ``text`` a sentence for the user.
 
-    ``code`` is the exit code that clients see.
+    ``code`` is the exit code that clients see. ``passing``: the node tries again by itself.
     """
 
     kind: str
     text: str
     code: int = 1
+    passing: bool = False
 
 
 def hindrance(pod: Object) -> Cause | None:
-    """Why a pod that has its place will not come up; None while it still may."""
-    for status in _statuses(pod):
+    """Why a pod that has its place does not come up; None where nothing is known to hinder it.
+
+    What stands beside the kernel does not: its container is made all the same.
+    """
+    for status in _needed(pod):
         waiting = dig(status, "state", "waiting", default={})
         reason, message = _line(waiting.get("reason", "")), _line(waiting.get("message", ""))
         if reason in _IMAGE:
-            return Cause(
-                "image",
-                f"The image {status.get('image')!r} cannot be had ({reason}): {message or reason}. "
-                "Check its name, or choose another kernel.",
-            )
+            said = f"The image {status.get('image')!r} cannot be had ({reason})"
+            passing = reason in _PULLED_AGAIN and not _SENSELESS.search(message)
+            advice = "Check its name, or choose another kernel."
+            return Cause("image", f"{said}: {message or reason}. {advice}", passing=passing)
         if reason in _CONFIG:
-            return _not_made(reason, message)
+            passing = reason in _MADE_AGAIN and _PASSING.search(message) is not None
+            return _not_made(reason, message, passing=passing)
     return None
 
 
-def _not_made(reason: str, words: str, code: int = 1) -> Cause:
+def _needed(pod: Object) -> list[Object]:
+    """What is told of the kernel's container, and of those that have to be done before it."""
+    kernel = named(dig(pod, "status", "containerStatuses"))
+    before = dig(pod, "status", "initContainerStatuses", default=[])
+    return [*([kernel] if kernel else []), *before]
+
+
+def _not_made(reason: str, words: str, code: int = 1, *, passing: bool = False) -> Cause:
     text = f"The node could not make the kernel's container ({reason}): {words}. Tell the "
-    return Cause("config", text + "administrator.", code)
+    return Cause("config", text + "administrator.", code, passing)
 
 
 def unschedulable(pod: Object) -> str | None:
@@ -97,7 +121,7 @@ def end_of(pod: Object | None, last: Object | None) -> Cause | None:
         return _deleted(last)
     status = pod.get("status") or {}
     phase = status.get("phase")
-    if phase not in ("Failed", "Succeeded"):
+    if phase not in ("Failed", "Succeeded") and not _over(pod):
         return _lost(pod)
     if disruption := _disruption(pod):
         return disruption
@@ -156,12 +180,17 @@ def end_of_lease(pod: Object | None, last: Object | None) -> Cause:
     )
 
 
+def _over(pod: Object) -> bool:
+    """Whether the kernel's container has ended: what stands beside it may keep the pod running."""
+    kernel = named(dig(pod, "status", "containerStatuses"))
+    return dig(kernel, "state", "terminated") is not None
+
+
 def _statuses(pod: Object) -> list[Object]:
     """Of all containers, the kernel's first: of two that ended it is the one that counts."""
-    kernel = dig(pod, "spec", "containers", 0, "name")
     kinds = ("containerStatuses", "initContainerStatuses")
     found = [status for kind in kinds for status in dig(pod, "status", kind, default=[])]
-    return sorted(found, key=lambda status: status.get("name") != kernel)
+    return sorted(found, key=lambda status: status.get("name") != CONTAINER)
 
 
 def end_of_process(code: int, why: str) -> str:
@@ -191,13 +220,12 @@ def end_of_process(code: int, why: str) -> str:
 
 
 def _container(pod: Object) -> Cause | None:
-    kernel = dig(pod, "spec", "containers", 0, "name")
     for status in _statuses(pod):
         ended = dig(status, "state", "terminated") or dig(status, "lastState", "terminated")
         if ended is None:
             continue
-        name = status.get("name", kernel)
-        if name == kernel:
+        name = status.get("name", CONTAINER)
+        if name == CONTAINER:
             return _of_kernel(pod, ended)
         if ended.get("exitCode"):
             what = f"The container {name!r} beside the kernel has failed"
@@ -299,7 +327,7 @@ def _lost(pod: Object) -> Cause | None:
 
 
 def _memory_limit(pod: Object) -> str:
-    limit = dig(pod, "spec", "containers", 0, "resources", "limits", "memory")
+    limit = dig(named(dig(pod, "spec", "containers")), "resources", "limits", "memory")
     return f", its limit is {limit}" if limit else ""
 
 

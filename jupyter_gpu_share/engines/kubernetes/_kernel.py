@@ -42,7 +42,7 @@ from ._pods import (
     secret_body,
 )
 from .api import CLAIMS, PODS, SECRETS, AlreadyExists, Conflict, KubernetesError
-from .backends import Rendered
+from .backends import Rendered, dig, named
 
 __all__ = ["PodKernel"]
 
@@ -84,6 +84,8 @@ class PodKernel:
         self._changed = asyncio.Event()
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._vacating: asyncio.Future[None] | None = None
+        self._report: Report | None = None  # of the start that is under way
+        self._hindered: float | None = None  # since when, by the loop's clock
 
     # -- what is told ------------------------------------------------------------------------
 
@@ -160,6 +162,7 @@ class PodKernel:
         KernelStartError, NoGpuError, EngineError: it cannot start. What was made is still there.
         """
         size = self.request.size
+        self._report = report
         backend, facts = self.cluster.backend, self.cluster.facts
         if not size.is_none:
             self.rendered = backend.render(size, facts)
@@ -416,10 +419,9 @@ class PodKernel:
 
     def _address(self) -> str | None:
         pod = self.cluster.pod(self.name) or {}
-        status = pod.get("status") or {}
-        running = any("running" in s.get("state", {}) for s in status.get("containerStatuses", []))
-        ip: str = status.get("podIP", "")
-        return ip if ip and running else None
+        running = dig(named(dig(pod, "status", "containerStatuses")), "state", "running")
+        ip: str = dig(pod, "status", "podIP", default="")
+        return ip if ip and running is not None else None
 
     async def until(self, look: Callable[[], Any]) -> Any:
         """Wait until ``look`` gives something, looking at every change.
@@ -430,22 +432,42 @@ class PodKernel:
         """
         clock, pause = asyncio.get_running_loop().time, _LOOK_AGAIN
         overdue = clock() + pause
+        told = ""
         while True:
             self._changed.clear()
             if self._ended.done():
                 raise KernelStartError(f"The kernel could not start. {self._ended.result().reason}")
             pod = self.cluster.pod(self.name)
+            end = overdue
             if pod is not None and (cause := failures.hindrance(pod)):
-                raise KernelStartError(cause.text)
+                end = min(overdue, self._hindered_until(cause))
+                if cause.text != told and self.share is not None and self._report is not None:
+                    told = cause.text
+                    self._report(Starting(self.share, f"{told} The node tries again."))
             found = look()
             if found is not None:
                 return found
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), max(0.0, overdue - clock()))
+                await asyncio.wait_for(self._changed.wait(), max(0.0, end - clock()))
             if clock() >= overdue:
                 if await self._ask_again():
                     pause *= 2
                 overdue = clock() + pause
+
+    def _hindered_until(self, cause: failures.Cause) -> float:
+        """Until when the node may try again, by the loop's clock.
+
+        Raises
+        ------
+        KernelStartError: there is no sense in it, or it was tried for long enough.
+        """
+        clock = asyncio.get_running_loop().time
+        if self._hindered is None:
+            self._hindered = clock()
+        end = self._hindered + self.cluster.settings.image_patience
+        if not cause.passing or clock() >= end:
+            raise KernelStartError(cause.text)
+        return end
 
     async def _ask_again(self) -> bool:
         """Have the scheduler look again at what it may have overlooked. True where it was asked."""

@@ -20,11 +20,10 @@ from ..base import Connection
 from ._check import ROOT, PodRefused, check_pod
 from ._merge import merge
 from ._names import ATTEMPT, KERNEL, MANAGED, PART, PREFIX, SERVER, label_value, note
-from .backends import Rendered
+from .backends import CONTAINER, Rendered
 
 __all__ = [
     "AGENT_PORT",
-    "CONTAINER",
     "PORTS",
     "Labels",
     "PodPlan",
@@ -38,7 +37,6 @@ __all__ = [
 
 Object = dict[str, Any]
 
-CONTAINER = "kernel"
 #: Where the kernel of every pod listens; pods have addresses of their own.
 PORTS = {"shell": 52001, "iopub": 52002, "stdin": 52003, "control": 52004, "hb": 52005}
 AGENT_PORT = 52006

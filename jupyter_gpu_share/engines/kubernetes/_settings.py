@@ -377,6 +377,20 @@ class KubernetesSettings(Engine):
             c.KubernetesEngine.renewal = 30
         """,
     )
+    image_patience = Float(
+        600.0,
+        min=0.0,
+        config=True,
+        help="""
+        Seconds in which a node may try again to pull a kernel's image, or to make its container,
+        before the start fails: a registry may be away or overloaded for a while. What no further
+        attempt can change, such as an image that does not exist, fails at once. Default 600.
+
+        ::
+
+            c.KubernetesEngine.image_patience = 1800
+        """,
+    )
     longest_life = Integer(
         7 * 24 * 3600,
         min=0,
@@ -412,7 +426,7 @@ class KubernetesSettings(Engine):
         EngineError: an entry that cannot be merged.
         """
         from ._merge import merge
-        from ._pods import CONTAINER
+        from .backends import CONTAINER
 
         container: dict[str, Any] = {"name": CONTAINER}
         if self.environment:

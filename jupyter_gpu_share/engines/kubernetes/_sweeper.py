@@ -17,6 +17,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from .._processes import Holder, boot_id, this_process
+from . import _failures as failures
 from ._cluster import Cluster, Object
 from ._names import MANAGED, PART, PREFIX, SERVER, annotation, label, selector
 from .api import LEASES, PODS, AlreadyExists, Forbidden, KubernetesError, NotFound
@@ -152,7 +153,8 @@ class Sweeper:
                 continue
             phase = (pod.get("status") or {}).get("phase")
             instance = annotation(pod, "instance")
-            if phase in ("Succeeded", "Failed") or (phase == "Pending" and _settled(pod)):
+            ended = failures.end_of(pod, None) is not None
+            if ended or (phase == "Pending" and _settled(pod)):
                 if instance not in alive:
                     alive[instance] = await self.owner_alive(pod)
                 if not alive[instance] or instance == self._cluster.instance:

@@ -12,8 +12,8 @@ from plans import body, kernel
 from shapes import GIB, MIB, Shapes, facts, renamed
 
 from jupyter_gpu_share.allocations import Isolation
-from jupyter_gpu_share.engines.kubernetes._pods import CONTAINER
 from jupyter_gpu_share.engines.kubernetes.backends import (
+    CONTAINER,
     Facts,
     KaiBackend,
     Rendered,
@@ -24,6 +24,7 @@ from jupyter_gpu_share.errors import EngineError, NoGpuError
 from jupyter_gpu_share.size import Size
 
 SHAPES = Shapes("kai")
+OF_KERNEL = {"gpu-fraction-container-name": "kernel"}
 BACKEND = KaiBackend()
 GROUP, OTHER = "3f1d0e5a-8b5e-4f0e-9d61-0c7f2c6f5a01", "9a0c1f44-2b77-4b0b-8a4b-1f7f2f7d6b02"
 REQUEST = "nvidia.com/container.kernel.gpu-memory.request"
@@ -50,7 +51,7 @@ def test_a_part_of_a_gpu_is_an_annotation(
     size: str, annotations: dict[str, str], memory: int
 ) -> None:
     rendered = ask(size)
-    assert rendered.annotations == annotations
+    assert rendered.annotations == annotations | OF_KERNEL
     assert rendered.memory_bytes == memory
     assert not rendered.limits
     assert rendered.note == ""
@@ -84,10 +85,10 @@ def test_of_gpus_that_differ_a_fraction_stays_one() -> None:
     small["metadata"]["name"] = "gpu-2"
     small["metadata"]["labels"]["nvidia.com/gpu.memory"] = "40960"
     rendered = ask("1/4", SHAPES.node, small, keys="container")
-    assert rendered.annotations == {"gpu-fraction": "0.25"}
+    assert rendered.annotations == {"gpu-fraction": "0.25"} | OF_KERNEL
     assert rendered.memory_bytes is None
     blind = BACKEND.render(Size.parse("1/4"), Facts(missing=frozenset({"nodes"})))
-    assert blind.annotations == {"gpu-fraction": "0.25"}
+    assert blind.annotations == {"gpu-fraction": "0.25"} | OF_KERNEL
     assert blind.memory_bytes is None
 
 
@@ -119,18 +120,21 @@ def test_the_kernels_container_is_the_one_that_is_meant() -> None:
     pod = body(rendered=ask("1/4", keys="container"), claims={})
     names = [key.split(".")[2] for key in pod["metadata"]["annotations"] if "container." in key]
     assert names == [CONTAINER, CONTAINER]
-    # Without a name KAI means the first one.
-    assert pod["spec"]["containers"][0] is kernel(pod)
+    # Without a name KAI means the first one, which may be somebody else's in the end.
+    for size in ("1/4", "20GiB", "2x1/4"):
+        notes = body(rendered=ask(size), claims={})["metadata"]["annotations"]
+        assert notes["gpu-fraction-container-name"] == CONTAINER == kernel(pod)["name"]
 
 
 def test_in_style_annotation_a_little_of_each_gpu_is_left_for_others() -> None:
     half = ask("1/2", style="annotation")
-    assert half.annotations == {"gpu-fraction": "0.4995"}
+    assert half.annotations == {"gpu-fraction": "0.4995"} | OF_KERNEL
     assert half.note == "1/2 becomes 0.4995 of a GPU."
     whole = ask("1", style="annotation")
-    assert whole.annotations == {"gpu-fraction": "0.999"}
+    assert whole.annotations == {"gpu-fraction": "0.999"} | OF_KERNEL
     assert not whole.limits
-    assert ask("20GiB", style="annotation").annotations == {"gpu-memory": "20480"}
+    whole = ask("20GiB", style="annotation")
+    assert whole.annotations == {"gpu-memory": "20480"} | OF_KERNEL
     with pytest.raises(NoGpuError, match="style annotation"):
         ask("mig-1g.10gb", SHAPES.node_mig, style="annotation")
 

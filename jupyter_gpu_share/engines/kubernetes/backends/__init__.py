@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ....errors import EngineError
-from ._base import Backend, Claim, Facts, Object, Rendered, dig
+from ._base import CONTAINER, Backend, Claim, Facts, Object, Rendered, dig, named
 from ._detect import BACKENDS, detect
 from ._device_plugin import DevicePluginBackend
 from ._dra import DraBackend
@@ -16,6 +16,7 @@ from ._nodes import LET_READ, asks_for_gpus, trimmed
 
 __all__ = [
     "BACKENDS",
+    "CONTAINER",
     "LET_READ",
     "Backend",
     "Claim",
@@ -31,6 +32,7 @@ __all__ = [
     "detect",
     "dig",
     "make_backend",
+    "named",
     "trimmed",
 ]
 

@@ -16,10 +16,13 @@ from ....errors import EngineError
 from ....size import Size
 from ...base import Capacity, Finding
 
-__all__ = ["Backend", "Claim", "Facts", "Object", "Rendered", "dig"]
+__all__ = ["CONTAINER", "Backend", "Claim", "Facts", "Object", "Rendered", "dig", "named"]
 
 #: A Kubernetes object as JSON.
 Object = Mapping[str, Any]
+
+#: The kernel's container: others may stand before it and beside it in its pod.
+CONTAINER = "kernel"
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,11 @@ class Backend(ABC):
     @abstractmethod
     def examine(self, facts: Facts) -> list[Finding]:
         """What ``doctor`` says: what the cluster can do, what is missing, the command to fix it."""
+
+
+def named(rows: Sequence[Object] | None, name: str = CONTAINER) -> Object | None:
+    """Of containers, or of what is told of them, the one of a name; None: there is none."""
+    return next((row for row in rows or () if row.get("name") == name), None)
 
 
 def dig(obj: Any, *path: str | int, default: Any = None) -> Any:

@@ -12,7 +12,7 @@ from ....errors import EngineError, NoGpuError
 from ....size import Size, format_bytes
 from ...base import Capacity, Finding
 from . import kai_pods as kai
-from ._base import Backend, Facts, Object, Rendered, dig
+from ._base import CONTAINER, Backend, Facts, Object, Rendered, dig, named
 from ._nodes import (
     GPU,
     LET_READ,
@@ -29,8 +29,6 @@ from ._nodes import (
 
 __all__ = ["KaiBackend"]
 
-#: The kernel's container, which is the pod's first.
-_CONTAINER = "kernel"
 #: In style ``annotation`` a fraction is this part of what was asked for: in what is left of the GPU
 #: stay the kernels that gave their share back, which KAI goes on counting for something.
 _WITH_REST = Fraction(999, 1000)
@@ -174,13 +172,13 @@ class KaiBackend(Backend):
         memory = int(max(memories) * Fraction(text)) // MIB * MIB if len(memories) == 1 else None
         # Six digits are as good as exact; what is kept for others is told.
         note = f"{one} becomes {text} of a GPU." if fraction != asked else ""
-        return {kai.FRACTION: text}, memory, note
+        return {kai.FRACTION: text, kai.CONTAINER_NAME: CONTAINER}, memory, note
 
     def _memory(self, mib: int) -> dict[str, str]:
         if self._keys == "container":
             amount = f"{mib}Mi"
-            return {kai.request_key(_CONTAINER): amount, kai.limit_key(_CONTAINER): amount}
-        return {kai.MEMORY: str(mib)}
+            return {kai.request_key(CONTAINER): amount, kai.limit_key(CONTAINER): amount}
+        return {kai.MEMORY: str(mib), kai.CONTAINER_NAME: CONTAINER}
 
     def _mig(self, size: Size, facts: Facts) -> str:
         if self.style == "annotation":
@@ -418,7 +416,7 @@ def _isolation(pod: Object, node: str, facts: Facts) -> Isolation:
         for condition in dig(item, "status", "conditions", default=[])
     ):
         return Isolation.DRIVER
-    kernel = dig(pod, "spec", "containers", 0, default={})
+    kernel = named(dig(pod, "spec", "containers")) or {}
     limited = any(
         entry.get("name") == "CUDA_DEVICE_MEMORY_LIMIT" for entry in kernel.get("env") or []
     )

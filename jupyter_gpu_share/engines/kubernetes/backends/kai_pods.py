@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 FRACTION, MEMORY, NUMBER = "gpu-fraction", "gpu-memory", "gpu-fraction-num-devices"
+#: Which container has the part of a GPU; without it the first one.
+CONTAINER_NAME = "gpu-fraction-container-name"
 GROUP = "runai-gpu-group"
 _CONTAINER, _REQUEST = "nvidia.com/container.", ".gpu-memory.request"
 _LIMIT, _DEVICES = ".gpu-memory.limit", ".gpus.devices"
