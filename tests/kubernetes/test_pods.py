@@ -96,6 +96,10 @@ POD: dict[str, Any] = {
             "gpu-share.jupyter.org/path": "a.ipynb",
             "gpu-share.jupyter.org/size": "1/4",
             "gpu-share.jupyter.org/user": "alice",
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            "karpenter.sh/do-not-disrupt": "true",
+            "linkerd.io/inject": "disabled",
+            "sidecar.istio.io/inject": "false",
         },
         "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "server", "uid": "u-1"}],
     },
@@ -341,8 +345,18 @@ def test_what_a_client_writes_is_a_note_and_nothing_else(text: str) -> None:
     assert notes == {
         key: value
         for key, value in POD["metadata"]["annotations"].items()
-        if key.rpartition("/")[2] in ("attempt", "kernel-id", "size")
+        if key.rpartition("/")[2] not in ("kernel-name", "path", "user")
     }
+
+
+def test_the_administrator_decides_what_else_may_disturb_a_pod() -> None:
+    wish = {"karpenter.sh/do-not-disrupt": "false", "sidecar.istio.io/inject": None}
+    notes = body(patches=({"metadata": {"annotations": wish}},))["metadata"]["annotations"]
+    assert notes["karpenter.sh/do-not-disrupt"] == "false"
+    assert "sidecar.istio.io/inject" not in notes
+    assert notes["linkerd.io/inject"] == "disabled"
+    with pytest.raises(EngineError, match="size is this package's own"):
+        body(patches=({"metadata": {"annotations": {"gpu-share.jupyter.org/size": "1"}}},))
 
 
 @pytest.mark.parametrize("text", [t for t in FRAGMENTS if 0 < len(t) < 100 and t != "\ud800"])

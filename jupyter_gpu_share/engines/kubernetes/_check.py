@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...errors import EngineError
-from ._names import NAMES, PREFIX
+from ._names import NAMES, PREFIX, UNDISTURBED
 from ._restricted import all_containers, violations
 
 __all__ = ["ROOT", "PodRefused", "check_pod"]
@@ -92,7 +92,7 @@ def _of_metadata(meta: Object, before: Object) -> Iterator[str]:
         yield "finalizers are not allowed"
     for kind in ("labels", "annotations"):
         old, new = before.get(kind) or {}, meta.get(kind) or {}
-        for key in [key for key in old if new.get(key) != old[key]]:
+        for key in [key for key in old.keys() - UNDISTURBED.keys() if new.get(key) != old[key]]:
             yield f"the {kind[:-1]} {key} is this package's own"
         for key in sorted(new.keys() - old.keys()):
             if key.startswith(PREFIX):

@@ -21,7 +21,7 @@ from ..base import KernelRequest, Report, Waiting
 from . import _failures as failures
 from ._cluster import Cluster, Object
 from ._lease_plan import LeaseChange, exactly, least_change
-from ._names import object_name
+from ._names import UNDISTURBED, object_name
 from ._pods import Labels, claim_body
 from .api import CLAIMS, PODS, KubernetesError
 from .backends import DraBackend
@@ -271,6 +271,7 @@ class Lease:
         metadata = labels.metadata(
             self.name, "lease", size=str(self.asked), instance=self._cluster.instance
         )
+        metadata["annotations"] |= UNDISTURBED
         metadata["ownerReferences"] = [dict(self._owner)]
         spec: Object = {
             "restartPolicy": "Never",

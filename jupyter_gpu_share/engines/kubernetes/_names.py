@@ -19,6 +19,7 @@ __all__ = [
     "PART",
     "PREFIX",
     "SERVER",
+    "UNDISTURBED",
     "annotation",
     "label",
     "label_value",
@@ -37,6 +38,16 @@ KERNEL = PREFIX + "kernel"
 PART = PREFIX + "part"
 #: Annotation: unique for each attempt to create the object.
 ATTEMPT = PREFIX + "attempt"
+
+#: Annotations of pods with a kernel or its share, for others' controllers: what saves nodes lets
+#: them be, as their variables are in memory alone, and what adds a mesh's proxy leaves it out, as
+#: their traffic is encrypted already. The administrator may say something else in ``pod_patch``.
+UNDISTURBED = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+    "linkerd.io/inject": "disabled",
+    "sidecar.istio.io/inject": "false",
+}
 
 #: All objects of kernels are named so; no object of anybody else should be.
 NAMES = "gpu-share-"

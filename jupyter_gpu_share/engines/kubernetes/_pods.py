@@ -19,7 +19,17 @@ from .._hash_seed import HASH_SEED
 from ..base import Connection
 from ._check import ROOT, PodRefused, check_pod
 from ._merge import merge
-from ._names import ATTEMPT, KERNEL, MANAGED, PART, PREFIX, SERVER, label_value, note
+from ._names import (
+    ATTEMPT,
+    KERNEL,
+    MANAGED,
+    PART,
+    PREFIX,
+    SERVER,
+    UNDISTURBED,
+    label_value,
+    note,
+)
 from .backends import CONTAINER, Rendered
 
 __all__ = [
@@ -230,6 +240,7 @@ def pod_body(plan: PodPlan) -> Object:
         ]
     metadata = plan.labels.metadata(plan.name, "kernel", size=str(plan.size), **plan.notes)
     metadata["labels"] |= rendered.labels
+    metadata["annotations"] |= UNDISTURBED
     metadata["annotations"] |= rendered.annotations
     metadata["annotations"] |= {key: plan.name + end for key, end in rendered.own_names.items()}
     if plan.owner:
