@@ -251,8 +251,8 @@ def _spent(
     counted = [each for each in others if bound.covers(each.user, each.groups)]
     days = Fraction(bound.window // timedelta(seconds=1), 86400)
     text = (
-        f"{_subject(bound)} may use {_words(bound.limit, 'GPU-hour')} in {_words(days, 'day')} and has used "
-        f"{_words(hours, 'GPU-hour')}.{_listed(claim, counted)} "
+        f"{_subject(bound)} may use {_words(bound.limit, 'GPU-hour')} in {_words(days, 'day')} and "
+        f"has used {_words(hours, 'GPU-hour')}.{_listed(claim, counted)} "
     )
     if free_at is not None:
         text += f"If nothing is used until then, there is room at {free_at:%Y-%m-%d %H:%M} UTC."
