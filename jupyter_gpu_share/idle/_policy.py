@@ -125,6 +125,17 @@ class IdlePolicy(IdleSettings, KeepingSettings):
                 ready.append((situation.idle_since, len(ready), key))
         return [key for _, _, key in sorted(ready, key=lambda row: row[:2])]
 
+    def taken_at(self, situation: Situation) -> datetime | None:
+        """When a share that was asked back goes, whatever its own rule; None where it stays.
+
+        Its user was warned by then, from ``waiting_since`` on. It is asked by who owns the shares
+        of all users and does not know their notebooks.
+        """
+        if not self.order([("", situation)]):
+            return None
+        due = self._for_others(self._terms_at(situation, situation.now), situation)
+        return None if due is None else max(due.at, situation.now)
+
     # -- when ----------------------------------------------------------------------------------
 
     def _first(
@@ -168,13 +179,18 @@ class IdlePolicy(IdleSettings, KeepingSettings):
         if waited != _NEVER:
             waited = max(waited, self.idle_after)
             own = _Due(situation.idle_since + timedelta(seconds=waited), waited)
+        asked = self._for_others(terms, situation)
+        return own if asked is None or (own and own.at <= asked.at) else asked
+
+    def _for_others(self, terms: Terms, situation: Situation) -> _Due | None:
+        """When a share goes for somebody who waits; None where it does not."""
         if situation.waiting_since is None or terms.demand_after is None:
-            return own
+            return None
         waited = max(terms.demand_after, self.idle_after)
         # The user is warned of this as of everything else.
         warned = situation.waiting_since + timedelta(seconds=terms.warn_before)
-        asked = max(situation.idle_since + timedelta(seconds=waited), warned)
-        return own if own and own.at <= asked else _Due(asked, waited, for_others=True)
+        at = max(situation.idle_since + timedelta(seconds=waited), warned)
+        return _Due(at, waited, for_others=True)
 
     def _segments(
         self, base: Terms, windows: tuple[Entry, ...], first: datetime

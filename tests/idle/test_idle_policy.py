@@ -508,3 +508,16 @@ def test_every_setting_is_told_with_an_example() -> None:
         if name not in ("log", "parent"):
             assert f"c.IdlePolicy.{name} = " in trait.help, name
             assert "Default" in trait.help, name
+
+
+@given(policies, situations)
+def test_a_share_is_taken_for_others_only_where_it_may_be(
+    policy: IdlePolicy, found: Situation
+) -> None:
+    asked = replace(found, waiting_since=NOW)
+    due = policy.taken_at(asked)
+    assert (due is not None) == bool(policy.order([("x", asked)]))
+    assert due is None or due >= NOW
+    assert policy.taken_at(replace(found, waiting_since=None)) is None
+    assert policy.taken_at(replace(asked, keep_until=after(60))) is None
+    assert policy.taken_at(replace(asked, released_at=NOW)) is None

@@ -41,6 +41,13 @@ class Gpus:
         self.use(size, places)
         return places
 
+    def hold(self, size: Size) -> None:
+        """Have nothing placed on the GPUs on which the least has to be freed for a size."""
+        order = sorted(range(len(self._free)), key=lambda place: -self._free[place])
+        for place in order[: size.count]:
+            self._total -= self._free[place]
+            self._free[place] = 0
+
     def fits(self, size: Size) -> bool:
         """Whether there is room."""
         part = _part(size)

@@ -1,0 +1,211 @@
+"""Who is served next of all users, and whose idle shares are asked back. Pure.
+
+Whoever has least comes first: what a user holds now and held in the mean of late, both in GPUs. A
+claim for which there is no room lets smaller ones behind it pass, but only for so long: then it
+comes first, and room is held for it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from ..engines.base import Snapshot
+from ..idle import IdlePolicy, Situation
+from ..kernels.reclaim import chosen
+from .claim import Claim
+
+__all__ = ["PATIENCE", "Room", "Served", "Turn", "asked_back", "line", "serve"]
+
+#: For how long others may pass a claim for which there is no room yet.
+PATIENCE = timedelta(minutes=10)
+
+
+class Room(Protocol):
+    """The GPUs, of which shares are taken while a decision is made."""
+
+    def take(self, claim: Claim) -> bool:
+        """Put a share somewhere; False where there is no room, and nothing has changed then."""
+
+    def hold(self, claim: Claim) -> None:
+        """Leave the GPUs to a claim on which the least has to be freed for it.
+
+        Until the decision is made nobody else gets anything there.
+        """
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One that waits, in its place.
+
+    Attributes
+    ----------
+    overdue: others have passed it for long enough, so that room is held for it.
+    """
+
+    claim: Claim
+    overdue: bool = False
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a decision came to.
+
+    Attributes
+    ----------
+    granted: the claims that get a share, in their order.
+    passed: ids of kernels that wait on though somebody behind them was served. Where
+        ``Claim.passed_since`` is None it is to be set to this moment.
+    limited: ids of kernels that wait because of a limit. Nobody has passed them.
+    """
+
+    granted: tuple[Claim, ...]
+    passed: frozenset[str]
+    limited: frozenset[str]
+
+
+def line(
+    waiting: Iterable[Claim],
+    held: Iterable[Claim],
+    mean: Callable[[str], float],
+    now: datetime,
+    patience: timedelta = PATIENCE,
+) -> list[Turn]:
+    """All that wait, in the order in which they are served.
+
+    Each that is put in line counts for its user as if it were held, so that one who asks for fifty
+    shares is no further ahead than one who asks for one. Claims of one user keep their order.
+
+    Parameters
+    ----------
+    held: the shares of all users.
+    mean: the GPUs that a user held of late, as ``Standing.mean`` has them.
+    """
+    has: dict[str, float] = {}
+    for claim in held:
+        has[claim.user] = has.get(claim.user, 0.0) + float(claim.gpus)
+    arrived = sorted(waiting, key=lambda claim: (claim.asked_at, claim.kernel_id))
+    overdue = _overdue(arrived, now, patience)
+    for claim in overdue:
+        has[claim.user] = has.get(claim.user, 0.0) + float(claim.gpus)
+    first = {claim.kernel_id for claim in overdue}
+    lists: dict[str, list[Claim]] = {}
+    for claim in reversed(arrived):
+        if claim.kernel_id not in first:
+            lists.setdefault(claim.user, []).append(claim)
+    heap = []
+    for user, claims in lists.items():
+        has[user] = has.get(user, 0.0) + mean(user)
+        heap.append((has[user], claims[-1].asked_at, user))
+    heapq.heapify(heap)
+    found = [Turn(claim, overdue=True) for claim in overdue]
+    while heap:
+        score, _, user = heapq.heappop(heap)
+        claim = lists[user].pop()
+        found.append(Turn(claim))
+        if lists[user]:
+            following = lists[user][-1].asked_at
+            heapq.heappush(heap, (score + float(claim.gpus), following, user))
+    return found
+
+
+def _overdue(arrived: Sequence[Claim], now: datetime, patience: timedelta) -> list[Claim]:
+    """Those that were passed for long enough, one of each user, who waits longest first."""
+    found: dict[str, Claim] = {}
+    for claim in arrived:
+        if claim.passed_since is not None and now - claim.passed_since >= patience:
+            found.setdefault(claim.user, claim)
+    return sorted(found.values(), key=lambda each: (each.passed_since or now, each.kernel_id))
+
+
+def serve(
+    turns: Iterable[Turn],
+    held: Iterable[Claim],
+    room: Room,
+    allowed: Callable[[Claim, Sequence[Claim]], bool] = lambda claim, held: True,
+) -> Served:
+    """Who of those in line gets a share now.
+
+    Parameters
+    ----------
+    room: is changed: what is granted is taken from it.
+    allowed: whether the limits allow a claim beside what is held. One that they do not allow waits,
+        and holds nobody up.
+    """
+    has = list(held)
+    granted: list[Claim] = []
+    left: list[str] = []
+    passed: set[str] = set()
+    limited: set[str] = set()
+    for turn in turns:
+        claim = turn.claim
+        if not allowed(claim, has):
+            limited.add(claim.kernel_id)
+        elif room.take(claim):
+            granted.append(claim)
+            has.append(claim)
+            if claim.gpus:
+                passed.update(left)
+                left.clear()
+        else:
+            left.append(claim.kernel_id)
+            if turn.overdue:
+                room.hold(claim)
+    return Served(tuple(granted), frozenset(passed), frozenset(limited))
+
+
+def asked_back(
+    snapshot: Snapshot,
+    held: Iterable[Claim],
+    policy: IdlePolicy,
+    now: datetime,
+    *,
+    asked: Mapping[str, datetime],
+    spent: frozenset[str] = frozenset(),
+) -> dict[str, datetime]:
+    """Which idle shares go for those who wait, and when each is taken if its user does not return.
+
+    Only as many as it takes, in sets that suffice; see :func:`chosen
+    <jupyter_gpu_share.kernels.reclaim.chosen>`. Those that were asked back before come first, then
+    those of users whose hours are used up, then those that nobody has used for longest. A share
+    that is used again, kept, or no longer needed is not among them: its promise is over.
+
+    Parameters
+    ----------
+    snapshot: who waits, in the order of :func:`line`, and what would serve them.
+    held: the shares of all users.
+    policy: the broker's own; what users have configured does not count.
+    asked: since when each share that was asked back before was so, by kernel id.
+    spent: kernels of users whose hours are used up; see ``Limits.spent``.
+    """
+    idle = [claim for claim in held if claim.held_since is not None and claim.idle_since]
+    situations = {claim.kernel_id: situation_of(claim, policy, now) for claim in idle}
+    ready = policy.order(situations.items())
+    ready.sort(key=lambda kernel: (kernel not in asked, kernel not in spent))  # it is stable
+    found = {}
+    wanted = chosen(snapshot, ready)
+    for claim in idle:
+        if claim.kernel_id in wanted:
+            since = asked.get(claim.kernel_id, now)
+            due = policy.taken_at(situation_of(claim, policy, now, since))
+            if due is not None:
+                found[claim.kernel_id] = due
+    return found
+
+
+def situation_of(
+    claim: Claim, policy: IdlePolicy, now: datetime, asked: datetime | None = None
+) -> Situation:
+    """A share as the idle policy judges it."""
+    return Situation(
+        now=now,
+        idle_since=claim.idle_since or now,
+        size=claim.size,
+        group=policy.group_of(claim.user, *sorted(claim.groups)),
+        keep_until=claim.keep_until,
+        waiting_since=asked,
+        kept=claim.kept,
+    )
