@@ -32,7 +32,7 @@ TOLD, NO_MEMORY, NO_PROCESS = range(3)
 #: Steps of a checkpoint.
 STEPS = ("GetState", "Lock", "Checkpoint", "Restore", "Unlock")
 STATES = ("RUNNING", "LOCKED", "CHECKPOINTED", "FAILED")
-_MAGIC, _GPUS, _PROCESSES = 0x47505531, 4, 32
+_MAGIC, _GPUS, _PROCESSES, _GROUPS = 0x47505531, 4, 32, 32
 _LIBRARIES = {
     "libcuda.so.1": "cuda.c",
     "libnvidia-ml.so.1": "nvml.c",
@@ -69,6 +69,15 @@ class _Process(ctypes.Structure):
         ("sm", ctypes.c_uint32),
         ("pad", ctypes.c_uint32),
         ("stamp", ctypes.c_uint64),
+        ("group", ctypes.c_char * 128),
+    ]
+
+
+class _Group(ctypes.Structure):
+    _fields_ = [
+        ("path", ctypes.c_char * 160),
+        ("set", ctypes.c_int32 * _GPUS),
+        ("hard", ctypes.c_uint64 * _GPUS),
     ]
 
 
@@ -81,9 +90,10 @@ class _State(ctypes.Structure):
         ("answers", ctypes.c_int32 * len(STEPS)),
         ("calls", ctypes.c_int32 * len(STEPS)),
         ("count", ctypes.c_int32),
-        ("pad", ctypes.c_int32),
+        ("old", ctypes.c_int32),
         ("gpus", _Gpu * _GPUS),
         ("processes", _Process * _PROCESSES),
+        ("groups", _Group * _GROUPS),
     ]
 
 
@@ -195,6 +205,15 @@ class FakeDriver:
                 if process.pid and process.contexts[gpu] and there:
                     total += state.gpus[gpu].context + process.used[gpu]
         return total
+
+    def limits(self, gpu: int = 0) -> dict[str, int]:
+        """Bytes of a GPU that control groups may have, by the names of those that are there."""
+        with self.changed() as state:
+            return {
+                Path(group.path.decode()).name: group.hard[gpu]
+                for group in state.groups
+                if group.path and group.set[gpu] and Path(group.path.decode()).is_dir()
+            }
 
     def close(self) -> None:
         """Let go of the state."""
