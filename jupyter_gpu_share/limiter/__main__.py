@@ -24,7 +24,7 @@ _TREE = "jupyter-gpu-share"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; 1 with a line that says why where it cannot run."""
-    asked = _parser().parse_args(arguments)
+    asked = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     if os.geteuid() != 0:
         print("Only root may limit the memory of a GPU: run this as root.", file=sys.stderr)
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """What can be asked of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m jupyter_gpu_share.limiter",
         description="Has NVIDIA's driver (615 or newer) limit the GPU memory of kernels.",

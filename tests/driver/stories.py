@@ -257,6 +257,35 @@ def _isolation(manager: Any) -> str:
     return held.isolation.value
 
 
+async def mps_of_several(kernels: Kernels) -> dict[str, Any]:
+    """Several users share the GPUs, and a control daemon of MPS runs, which only listens."""
+    runtime = Runtime.instance()
+    engine: Any = await runtime.call(runtime.engine())
+    common = driver.folder.parent / "common"
+    common.mkdir()
+    common.chmod(0o2770)
+    engine.directory = str(common)
+    control = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"]) / "control"
+    control.parent.mkdir()
+    found: dict[str, Any] = {}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+        daemon.bind(str(control))
+        daemon.listen()
+        try:
+            await kernels.start("1/4")
+        except GpuShareError as error:
+            found["refused"] = str(error)
+        found["doctor"] = [each.what for each in await runtime.call(engine.diagnose())]
+        found["free"] = await free()
+        await kernels.start("0")
+        engine.mps = "off"
+        manager = await kernels.start("1/4")
+        found["off"] = _isolation(manager)
+        code = "from gpu_share_kernel import cuda_signs; print(repr(cuda_signs.mps()))"
+        found["seen"] = await run(await kernels.client(manager), code)
+    return found
+
+
 async def own(kernels: Kernels) -> dict[str, Any]:
     """What a server offers that was started with CUDA_VISIBLE_DEVICES."""
     found: dict[str, Any] = {}
@@ -442,7 +471,7 @@ STORIES: dict[str, Callable[[Kernels], Awaitable[dict[str, Any]]]] = {
     each.__name__: each
     for each in (
         *(share, lie, asked, fill, lost, astray, others, split, mps, own),
-        *(contexts, family, wall, unwalled),
+        *(contexts, family, wall, unwalled, mps_of_several),
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from waiting import PATIENCE
 from jupyter_gpu_share.engines._processes import carriers, carriers_of
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.limiter import _groups, client
-from jupyter_gpu_share.limiter.__main__ import main
+from jupyter_gpu_share.limiter.__main__ import main, parser
 from jupyter_gpu_share.limiter._groups import Groups, GroupsError
 
 HERE = Path(__file__).parent
@@ -375,3 +376,13 @@ def test_the_controller_of_the_drivers_memory_is_put_on_at_every_level(fake_tree
         (level / "cgroup.controllers").write_text("cpu dmem memory\n")
     Groups(fake_tree / "tree").make(1000, NAME)
     assert [(level / "cgroup.subtree_control").read_text() for level in levels] == ["+dmem"] * 3
+
+
+def test_the_unit_of_systemd_runs_what_there_is() -> None:
+    unit = (ROOT / "etc/systemd/jupyter-gpu-share-limiter.service").read_text()
+    (line_,) = [each for each in unit.splitlines() if each.startswith("ExecStart=")]
+    words = shlex.split(line_)
+    assert words[1:4] == ["-I", "-m", "jupyter_gpu_share.limiter"]
+    asked = parser().parse_args(words[4:])
+    assert asked.socket.parent == Path("/run/jupyter-gpu-share")
+    assert "RuntimeDirectory=jupyter-gpu-share\n" in unit

@@ -251,6 +251,15 @@ def test_a_daemon_of_mps_that_has_ended_promises_nothing(driver: FakeDriver, tel
     assert tell("mps") == {"with": "mps", "without": "framework"}
 
 
+def test_mps_is_refused_where_several_users_share_the_gpus(driver: FakeDriver, tell: Story) -> None:
+    """It serves one user at a time. Turned off, kernels do not find its daemon either."""
+    found = tell("mps_of_several")
+    assert "serves one user at a time" in found["refused"]
+    assert any("serves one user at a time" in line for line in found["doctor"])
+    assert found["free"] == 16 * GIB
+    assert (found["off"], found["seen"]) == ("framework", "''")
+
+
 def test_a_gpu_that_is_split_meanwhile_is_offered_in_pieces(
     driver: FakeDriver, tell: Story
 ) -> None:

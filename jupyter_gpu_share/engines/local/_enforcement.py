@@ -40,16 +40,20 @@ _MPS_DEFAULT = "/tmp/nvidia-mps"  # noqa: S108 - where NVIDIA's daemon puts it
 
 @dataclass(frozen=True)
 class MpsStatus:
-    """Whether NVIDIA's MPS control daemon runs, where its pipes are, and a word about it."""
+    """Whether NVIDIA's MPS control daemon runs, where its pipes are, and a word about it.
+
+    ``avoided``: it runs for others, and kernels are to find none.
+    """
 
     running: bool
     pipes: str = ""
     note: str = ""
+    avoided: bool = False
 
     @classmethod
-    def absent(cls, note: str = "not used (LocalEngine.mps is off)") -> MpsStatus:
-        """No MPS."""
-        return cls(False, note=note)
+    def absent(cls, *, avoided: bool = False) -> MpsStatus:
+        """No MPS for kernels."""
+        return cls(False, note="not used (LocalEngine.mps is off)", avoided=avoided)
 
 
 def mps_status(environ: Mapping[str, str] = os.environ) -> MpsStatus:
@@ -124,6 +128,9 @@ def environment(
         added["JUPYTER_GPU_SHARE_SIMULATED_DIR"] = str(simulated_dir)
         added["JUPYTER_GPU_SHARE_SIMULATED_BYTES"] = ",".join(str(g.memory_bytes) for g in gpus)
         return added, isolation
+    if mps.avoided:
+        # CUDA looks for a daemon at its usual place by itself, and would run through it.
+        added[_MPS_PIPES] = str(kernel_side / "no-mps")
     if isolation is Isolation.MPS:
         added |= _mps_limits(memory_bytes, fraction, len(gpus), mps)
     if any(memory_bytes < gpu.memory_bytes for gpu in gpus):

@@ -114,7 +114,7 @@ class LocalEngine(LocalSettings):
         """See :meth:`Engine.start <jupyter_gpu_share.engines.base.Engine.start>`."""
         try:
             share, token = await self._hold(request, report)
-            mps = await self._mps()
+            mps = await self._mps(share)
             additions, isolation = await self._environment(request, share, token, mps)
             share = with_isolation(share, isolation)
             report(Starting(share))
@@ -153,17 +153,19 @@ class LocalEngine(LocalSettings):
         finally:
             following.cancel()
 
-    async def _mps(self) -> MpsStatus:
+    async def _mps(self, share: Share) -> MpsStatus:
         """Whether MPS runs now: without its daemon CUDA runs on without its limits.
 
         Raises
         ------
         EngineError: it does, and several users share the GPUs.
         """
-        if self.mps == "off" and not self.limiter:
+        if share.simulated or not share.devices:
             return MpsStatus.absent()
         found = await in_thread(mps_status)
-        if found.running and self.mps == "auto" and await in_thread(is_common, self.directory):
+        if self.mps == "off":
+            return MpsStatus.absent(avoided=found.running)
+        if found.running and await in_thread(is_common, self.directory):
             raise EngineError(_doctor.MPS_OF_SEVERAL)
         return found
 

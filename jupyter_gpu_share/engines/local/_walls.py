@@ -40,8 +40,8 @@ class Wall:
         if self._limiter and mps.running:
             raise EngineError(
                 "GPU memory cannot be limited by the driver while MPS runs, which has it in a "
-                "process of its own: end its daemon (echo quit | nvidia-cuda-mps-control), or "
-                "unset c.LocalEngine.limiter."
+                "process of its own: end its daemon (echo quit | nvidia-cuda-mps-control), or set "
+                'c.LocalEngine.mps = "off".'
             )
         await self._ask(partial(client.make, limits=_limits(share)))
 
