@@ -197,6 +197,17 @@ int cuMemAlloc_v2(uint64_t *address, size_t size) {
     return done(SUCCESS);
 }
 
+/* Managed memory; here it always lies on the machine. */
+int cuMemAllocManaged(uint64_t *address, size_t size, unsigned int flags) {
+    (void)flags;
+    if (!initialized()) return NOT_INITIALIZED;
+    void *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED) return OUT_OF_MEMORY;
+    *address = (uint64_t)(uintptr_t)start;
+    return SUCCESS;
+}
+
 int cuMemFree_v2(uint64_t address) {
     if (!initialized()) return NOT_INITIALIZED;
     State *state = call();
