@@ -101,7 +101,7 @@ int nvmlDeviceGetMigDeviceHandleByIndex(Device *found, unsigned int index, Devic
     return device(found->gpu, (int)index, instance);
 }
 
-int nvmlDeviceGetMemoryInfo_v2(Device *found, Memory2 *memory) {
+static int memory_of(Device *found, Memory2 *memory) {
     if (check(found)) return check(found);
     State *state = fake_enter();
     const Gpu *gpu = &state->gpus[found->gpu];
@@ -114,9 +114,13 @@ int nvmlDeviceGetMemoryInfo_v2(Device *found, Memory2 *memory) {
     return code;
 }
 
+int nvmlDeviceGetMemoryInfo_v2(Device *found, Memory2 *memory) {
+    return fake_state()->old > 1 ? NO_FUNCTION : memory_of(found, memory);
+}
+
 int nvmlDeviceGetMemoryInfo(Device *found, Memory *memory) {
     Memory2 told;
-    int code = nvmlDeviceGetMemoryInfo_v2(found, &told);
+    int code = memory_of(found, &told);
     /* The first version counts what the driver keeps as used. */
     if (!code) *memory = (Memory){told.total, told.free, told.total - told.free};
     return code;
@@ -128,6 +132,7 @@ static unsigned int outside(const State *state, const Process *process) {
 }
 
 int nvmlDeviceGetComputeRunningProcesses_v3(Device *found, unsigned int *count, Row *rows) {
+    if (fake_state()->old > 1) return NO_FUNCTION;
     if (check(found)) return check(found);
     State *state = fake_enter();
     unsigned int number = 0, space = *count;
@@ -135,7 +140,7 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Device *found, unsigned int *count, 
         const Process *process = &state->processes[n];
         if (!fake_is_there(state, process, found->gpu)) continue;
         uint64_t used = fake_has(state, process, found->gpu);
-        if (state->told == NO_MEMORY) used = ~0ull;
+        if (state->told == NO_MEMORY || process->untold) used = ~0ull;
         if (number < space) rows[number] = (Row){outside(state, process), used, ~0u, ~0u};
         number++;
     }
@@ -152,7 +157,9 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(Device *found, unsigned int *count,
 
 int nvmlDeviceGetUtilizationRates(Device *found, Rates *rates) {
     if (check(found)) return check(found);
-    *rates = (Rates){0, 0};
+    const Gpu *gpu = &fake_state()->gpus[found->gpu];
+    if (gpu->instances) return NOT_SUPPORTED;
+    *rates = (Rates){(unsigned int)gpu->busy, 0};
     return SUCCESS;
 }
 

@@ -19,7 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { GPUS = 4, PROCESSES = 32, GROUPS = 32, MAGIC = 0x47505531 };
+enum { GPUS = 4, PROCESSES = 160, GROUPS = 32, MAGIC = 0x47505531 };
 enum { RUNNING, LOCKED, CHECKPOINTED, FAILED };
 /* What NVML tells of processes: all, no memory ([N/A]), or no process. */
 enum { TOLD, NO_MEMORY, NO_PROCESS };
@@ -35,6 +35,8 @@ typedef struct {
     int32_t no_memory;        /* it has none of its own, as on a GB10 */
     int32_t instances;        /* of MIG; 0: it is whole */
     int32_t place;            /* on the bus */
+    int32_t busy;             /* its utilisation in per cent, by whomever */
+    int32_t pad;
 } Gpu;
 
 typedef struct {
@@ -43,7 +45,7 @@ typedef struct {
     uint64_t used[GPUS];
     int32_t contexts[GPUS];
     uint32_t sm;        /* of the last sample of its utilisation, in per cent */
-    uint32_t pad;
+    uint32_t untold;    /* NVML does not tell its memory */
     uint64_t stamp;     /* of that sample, in microseconds since 1970 */
     char group[128];    /* its control group when it began, as the system tells it */
 } Process;
@@ -67,7 +69,7 @@ typedef struct {
     int32_t answers[STEPS];  /* of a step, in place of doing it; 0: it is done */
     int32_t calls[STEPS];    /* how often each was asked for */
     int32_t count;
-    int32_t old;             /* it keeps no limits for control groups */
+    int32_t old;             /* 1: it keeps no limits for control groups; 2: it is ancient */
     Gpu gpus[GPUS];
     Process processes[PROCESSES];
     Group groups[GROUPS];

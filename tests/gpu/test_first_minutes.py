@@ -12,6 +12,7 @@ from typing import Any
 
 import first_minutes
 import pytest
+from driver.fake_driver import FakeDriver
 from first_minutes import QUESTIONS, Question, ask, environment
 from gpu_process import PYTHON, missing
 
@@ -60,11 +61,6 @@ def test_the_first_minutes_on_this_gpu(capsys: pytest.CaptureFixture[str], tmp_p
 @pytest.fixture(scope="module")
 def dry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a process on a FAKE driver with a FAKE PyTorch that computes nothing."""
-    sys.path.insert(0, str(DRIVER))
-    try:
-        from fake_driver import FakeDriver
-    finally:
-        sys.path.remove(str(DRIVER))
     driver = FakeDriver(tmp_path_factory.mktemp("dry") / "driver")
     path = os.pathsep.join(map(str, [HERE / "dry", DRIVER]))
     env = {**os.environ, **driver.env, "PYTHONPATH": path, "FIRST_MINUTES_SCALE": "0.01"}

@@ -224,11 +224,13 @@ def _memory(nvml: Any, handle: Any) -> int:
 
 
 def _processes(nvml: Any, handle: Any) -> Iterator[Any]:
+    # The binding says in a way of its own that a driver is too old for it.
+    too_old = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
     for ask in (
         nvml.nvmlDeviceGetComputeRunningProcesses,
         nvml.nvmlDeviceGetGraphicsRunningProcesses,
     ):
-        with suppress(nvml.NVMLError):
+        with suppress(nvml.NVMLError, too_old):
             yield from ask(handle)
 
 
