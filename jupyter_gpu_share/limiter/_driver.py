@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DriverError", "clear", "limit", "limits", "memory"]
+__all__ = ["DriverError", "clear", "granted", "limit", "memory"]
 
 _MIB = 2**20
 #: The driver may round a limit up by less than this.
@@ -43,11 +43,13 @@ def limit(group: Path, wanted: Mapping[str, int]) -> None:
                 raise DriverError(f"NVIDIA's driver has not taken the limit of GPU {uuid}.")
 
 
-def limits(group: Path) -> dict[str, int]:
-    """Bytes by uuid that a group may have; a GPU without a limit counts as a whole."""
+def granted(groups: Iterable[Path]) -> dict[str, int]:
+    """Bytes by uuid that groups may have together; a GPU without a limit counts as a whole."""
     with _nvml() as nvml:
+        gpus, paths = _gpus(nvml), list(groups)
         return {
-            uuid: min(_get(nvml, gpu, group), gpu.memory_bytes) for uuid, gpu in _gpus(nvml).items()
+            uuid: sum(min(_get(nvml, gpu, path), gpu.memory_bytes) for path in paths)
+            for uuid, gpu in gpus.items()
         }
 
 

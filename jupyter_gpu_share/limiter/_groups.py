@@ -111,7 +111,7 @@ class Groups:
         """Whether a process is in a group below the tree, or cannot be seen."""
         try:
             return self.tree in self._group_of(pid).parents
-        except (OSError, ValueError):
+        except (OSError, GroupsError):
             return True
 
     def is_populated(self, path: Path) -> bool:
@@ -150,7 +150,7 @@ class Groups:
         for line in (_PROC / str(pid) / "cgroup").read_text().splitlines():
             if line.startswith("0::/"):
                 return self._root / line[len("0::/") :]
-        raise ValueError(f"Process {pid} is in no control group of version 2.")
+        raise GroupsError(f"Process {pid} is in no control group of version 2.")
 
     def _refuse_escape(self, pid: int) -> None:
         """Who leaves a group leaves the limits of those around it that are not around the tree."""

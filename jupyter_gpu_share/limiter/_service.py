@@ -8,6 +8,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ _NAME = re.compile(r"[0-9a-f]{32}")
 _LONGEST = 16384
 #: Seconds for a request to come, and for killed processes to be gone.
 _PATIENCE = 5.0
+#: Seconds until a new group has to have a process.
+_JOINING = 120.0
 #: Requests that are worked on at once; more wait.
 _AT_ONCE = 16
 
@@ -60,8 +63,8 @@ class Service:
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
         self._lock = threading.Lock()
-        #: Groups that nobody has joined yet: empty, and still wanted.
-        self._new: set[Path] = set()
+        #: Groups that nobody has joined yet: empty, and wanted until then.
+        self._new: dict[Path, float] = {}
 
     def serve(self, listening: socket.socket) -> None:
         """Answer all who connect, until the socket is closed."""
@@ -90,11 +93,11 @@ class Service:
                     peer = _peer_of(connection)
                     self.do(peer, _read(connection))
                     answer: dict[str, Any] = {"ok": True}
-                except (_RefusedError, GroupsError, DriverError) as error:
-                    _log.warning("refused: %s", error)
-                    answer = {"error": str(error)}
                 except TimeoutError:
                     return
+                except (_RefusedError, GroupsError, DriverError, OSError) as error:
+                    _log.warning("refused: %s", error)
+                    answer = {"error": str(error)}
                 connection.sendall(json.dumps(answer).encode() + b"\n")
 
     def do(self, peer: _Peer, request: Mapping[str, Any]) -> None:
@@ -116,7 +119,7 @@ class Service:
         elif what == "join":
             with self._lock:  # it is swept where it is empty and not new
                 self._groups.join(path, peer.pid, peer.uid)
-                self._new.discard(path)
+                self._new.pop(path, None)
         elif what == "end":
             self._end(path)
         else:
@@ -132,7 +135,7 @@ class Service:
             except BaseException:
                 self._groups.remove(path)
                 raise
-            self._new.add(path)
+            self._new[path] = time.monotonic() + _JOINING
 
     def _end(self, path: Path) -> None:
         if not path.is_dir():
@@ -144,9 +147,9 @@ class Service:
 
     def _check_room(self, limits: Mapping[str, int], path: Path) -> None:
         room = _driver.memory()
-        held = [_driver.limits(each) for each in self._groups.all() if each != path]
+        held = _driver.granted(each for each in self._groups.all() if each != path)
         for uuid, amount in limits.items():
-            taken = sum(each.get(uuid, 0) for each in held)
+            taken = held.get(uuid, 0)
             if uuid in room and taken + amount > room[uuid]:
                 raise _RefusedError(
                     f"GPU {uuid} has no room for a limit of {amount} bytes: others have {taken} "
@@ -155,15 +158,16 @@ class Service:
 
     def _sweep(self) -> None:
         """Remove groups of kernels whose server has ended before it could say so."""
+        now = time.monotonic()
         for path in list(self._groups.all()):
-            if path not in self._new and not self._groups.is_populated(path):
+            if self._new.get(path, 0.0) <= now and not self._groups.is_populated(path):
                 self._remove(path)
 
     def _remove(self, path: Path) -> None:
         if path.is_dir():
             _driver.clear(path)
         self._groups.remove(path)
-        self._new.discard(path)
+        self._new.pop(path, None)
 
 
 def _peer_of(connection: socket.socket) -> _Peer:
@@ -175,8 +179,12 @@ def _peer_of(connection: socket.socket) -> _Peer:
 
 
 def _read(connection: socket.socket) -> Mapping[str, Any]:
-    got = b""
+    got, end = b"", time.monotonic() + _PATIENCE
     while not got.endswith(b"\n"):
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
         more = connection.recv(_LONGEST)
         got += more
         if not more or len(got) > _LONGEST:

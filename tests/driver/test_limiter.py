@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -245,6 +246,46 @@ def test_groups_of_servers_that_were_killed_are_swept(
     client.make(service, "c" * 32, {UUIDS[0]: 8 * GIB})
     assert sorted(driver.limits()) == [OTHER, "c" * 32]
     assert line(run(*inside(service, TAKE, group=OTHER))) == "3"
+
+
+def test_one_that_trickles_is_hung_up_on(service: str) -> None:
+    """All that is said counts as one wait: else a few such callers kept the others out."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(0.5)
+        connection.connect(service)
+
+        def hung_up() -> bool:
+            try:
+                connection.sendall(b" ")
+                return connection.recv(1) == b""
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        end = time.monotonic() + PATIENCE
+        while not hung_up():
+            assert time.monotonic() < end, "it may go on for ever"
+
+
+def test_a_group_that_nobody_joins_is_swept_in_time(driver: FakeDriver, tree: Path) -> None:
+    """Its server was killed between two requests."""
+    code = f"""
+import sys
+from pathlib import Path
+from jupyter_gpu_share.limiter import _service
+from jupyter_gpu_share.limiter._groups import Groups
+_service._JOINING = float(sys.argv[2])
+service = _service.Service(Groups(Path(sys.argv[1])))
+peer = _service._Peer({os.getpid()}, 0)
+for name in ("{NAME}", "{OTHER}"):
+    service.do(peer, {{"do": "make", "group": name, "limits": {{"{UUIDS[0]}": 1}}}})
+"""
+    env = {**os.environ, **driver.env, "PYTHONPATH": str(ROOT)}
+    for seconds, left in (("0", [OTHER]), ("60", [NAME, OTHER])):
+        command = [sys.executable, "-c", code, str(tree), seconds]
+        subprocess.run(command, check=True, timeout=PATIENCE, env=env)
+        assert sorted(path.name for path in Groups(tree).all()) == left
 
 
 def test_one_lost_gpu_stops_nobody(driver: FakeDriver, service: str) -> None:

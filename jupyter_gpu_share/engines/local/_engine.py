@@ -9,15 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, ClassVar, TypeVar
 
 from ..._threads import in_thread, to_the_end
 from ...allocations import Allocation, Isolation, Share
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
-from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
 from .._caps import limits_of
 from .._processes import Holder, this_process
@@ -35,15 +32,16 @@ from ..base import (
     Usage,
 )
 from . import _doctor
-from ._contexts import context_file, too_small
-from ._enforcement import MpsStatus, environment, mps_status, without_share
-from ._folders import is_common, kernel_folder, ledger_folder
+from ._contexts import too_small
+from ._enforcement import MpsStatus, mps_status
+from ._folders import is_common, ledger_folder
 from ._inventory import Inventory
+from ._launch import Launcher
 from ._ledger import Claim, Ledger
 from ._leftovers import Leftovers
 from ._machine import Machine, processes_of
 from ._placement import never_fits
-from ._process import KernelProcess, choose_transport, make_connection
+from ._process import KernelProcess
 from ._returns import Returns
 from ._settings import LocalSettings
 from ._shares import (
@@ -102,6 +100,7 @@ class LocalEngine(LocalSettings):
         self._machine = Machine(
             self._at_ledger, self._watcher.look, lambda: self.simulate, lambda: self._simulated_dir
         )
+        self._launcher = Launcher(self, self._holder, self._machine, lambda: self._simulated_dir)
         self._leftovers = Leftovers()
         self._returns = Returns(
             self._at_ledger, self._watcher.look, lambda kernel_id: kernel_id in self._kernels
@@ -114,15 +113,15 @@ class LocalEngine(LocalSettings):
         """See :meth:`Engine.start <jupyter_gpu_share.engines.base.Engine.start>`."""
         try:
             share, token = await self._hold(request, report)
-            mps = await self._mps(share)
-            additions, isolation = await self._environment(request, share, token, mps)
+            mps = await self._launcher.mps(share)
+            additions, isolation = await self._launcher.environment(request, share, token, mps)
             share = with_isolation(share, isolation)
             report(Starting(share))
             wall = Wall(self.limiter, token, share)
             kernel = _Kernel(request, share, token, Supervisor(share.memory_bytes), mps, wall)
             self._kernels[request.kernel_id] = kernel
             await wall.build(share, mps)
-            kernel.process = await self._spawn(request, additions, wall)
+            kernel.process = await self._launcher.spawn(request, additions, wall)
             await self._record(kernel)
         except BaseException:
             await to_the_end(self.stop(request.kernel_id))
@@ -152,81 +151,6 @@ class LocalEngine(LocalSettings):
             return await self._watcher.wait(claim, report)
         finally:
             following.cancel()
-
-    async def _mps(self, share: Share) -> MpsStatus:
-        """Whether MPS runs now: without its daemon CUDA runs on without its limits.
-
-        Raises
-        ------
-        EngineError: it does, and several users share the GPUs.
-        """
-        if share.simulated or not share.devices:
-            return MpsStatus.absent()
-        found = await in_thread(mps_status)
-        if self.mps == "off":
-            return MpsStatus.absent(avoided=found.running)
-        if found.running and await in_thread(is_common, self.directory):
-            raise EngineError(_doctor.MPS_OF_SEVERAL)
-        return found
-
-    async def _environment(
-        self, request: KernelRequest, share: Share, token: str, mps: MpsStatus
-    ) -> tuple[dict[str, str], Isolation]:
-        found = self._machine.known or Inventory(())
-        gpus = {gpu.uuid: gpu for gpu in found.gpus}
-        if not share.devices:
-            own = []
-        elif lacking := [device for device in share.devices if device.uuid not in gpus]:
-            raise NoGpuError(f"{lacking[0].uuid} is not there any more; start the kernel again.")
-        else:
-            own = [gpus[device.uuid] for device in share.devices]
-        file = await in_thread(context_file, own, found.driver) if own else None
-        return environment(
-            memory_bytes=share.memory_bytes,
-            fraction=share.fraction,
-            gpus=own,
-            language=request.language,
-            mps=mps,
-            numbered=found.numbered,
-            contexts=found.contexts,
-            context_file=file,
-            limited=bool(self.limiter),
-            kernel_side=KERNEL_SIDE,
-            token=token,
-            simulated_dir=self._simulated_dir,
-            base=request.env,
-        )
-
-    async def _spawn(
-        self, request: KernelRequest, additions: Mapping[str, str], wall: Wall
-    ) -> KernelProcess:
-        env = {**without_share(request.env), **additions}
-        argv = await in_thread(wall.command, request.argv, env)
-        folder = await in_thread(kernel_folder, self._holder)
-        transport = self.transport
-        if transport == "auto":
-            transport = choose_transport(request.argv, folder)
-        try:
-            connection = await in_thread(
-                partial(
-                    make_connection,
-                    folder,
-                    transport,
-                    key=request.key,
-                    signature_scheme=request.signature_scheme,
-                    encrypt=request.can_encrypt,
-                )
-            )
-        except BaseException:
-            await to_the_end(in_thread(partial(rmtree, folder, ignore_errors=True)))
-            raise
-        return await KernelProcess.start(
-            argv,
-            env,
-            request.options,
-            connection=connection,
-            folder=folder,
-        )
 
     async def _record(self, kernel: _Kernel) -> None:
         if not kernel.token or kernel.process is None:
@@ -330,10 +254,13 @@ class LocalEngine(LocalSettings):
         fixed = kernel.share.isolation in (Isolation.MPS, Isolation.HARDWARE)
         if fixed or size.profile or held.profile or size.count != held.count:
             return None
-        by_uuid = {gpu.uuid: gpu for gpu in (await self._gpus()).gpus}
+        found = await self._gpus()
+        by_uuid = {gpu.uuid: gpu for gpu in found.gpus}
         own = [by_uuid[device.uuid] for device in kernel.share.devices if device.uuid in by_uuid]
         # One that is away waits for its own GPUs only: it would for ever where they are too small.
         if any(gpu.profile for gpu in own) or never_fits(size, own):
+            return None
+        if too_small(size, own, found.contexts):
             return None
         if not kernel.lent and not await self._at_ledger(
             lambda ledger: ledger.change(kernel_id, size, dry=True)
@@ -342,7 +269,7 @@ class LocalEngine(LocalSettings):
         memory = min(size.bytes_of(gpu.memory_bytes) for gpu in own)
         fraction = fraction_of(size, memory, own[0].memory_bytes)
         share = replace(kernel.share, memory_bytes=memory, fraction=fraction)
-        additions, isolation = await self._environment(
+        additions, isolation = await self._launcher.environment(
             kernel.request, share, kernel.token, kernel.mps
         )
         limits = limits_of({**kernel.request.env, **additions})
@@ -395,7 +322,7 @@ class LocalEngine(LocalSettings):
         kernel = self._kernels.get(kernel_id)
         if kernel is None or not kernel.token:
             return {}
-        additions, _ = await self._environment(
+        additions, _ = await self._launcher.environment(
             kernel.request, kernel.share, kernel.token, kernel.mps
         )
         return limits_of({**kernel.request.env, **additions})

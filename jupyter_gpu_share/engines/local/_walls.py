@@ -5,15 +5,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from ..._threads import in_thread
 from ...allocations import Isolation, Share
-from ...errors import CommandNotFoundError, EngineError
+from ...errors import CommandNotFoundError, EngineError, KernelStartError
 from ...limiter import client
+from .._processes import carriers
 from ..base import Exit, Finding
 from ._enforcement import MpsStatus
 
 __all__ = ["Wall", "about_limiter"]
+
+#: Programs that have somebody else start what they are told to.
+_DAEMONS = frozenset({"ctr", "docker", "nerdctl", "podman", "systemd-run"})
 
 
 class Wall:
@@ -51,9 +56,16 @@ class Wall:
         Raises
         ------
         CommandNotFoundError: there is no such program.
+        KernelStartError: what it starts would not be under the limit.
         """
         if not self._limiter or not argv:
             return argv
+        if Path(argv[0]).name in _DAEMONS:
+            raise KernelStartError(
+                f"{Path(argv[0]).name} starts the kernel through a service of its own, where the "
+                "driver's memory limit does not reach it. Start it without, or unset "
+                "c.LocalEngine.limiter."
+            )
         if shutil.which(argv[0], path=env.get("PATH")) is None:
             raise CommandNotFoundError(
                 f"The kernel's command {argv[0]!r} cannot be run: there is no such program. Check "
@@ -97,7 +109,12 @@ class Wall:
         ------
         EngineError: processes are left. Their memory is still used.
         """
-        await self._ask(client.end)
+        try:
+            await self._ask(client.end)
+        except EngineError:
+            # Without the service, too, what is gone holds nothing; the service sweeps the group.
+            if await in_thread(carriers, self._token):
+                raise
 
     async def _ask(self, what: Callable[[str, str], None]) -> None:
         if self._limiter:
