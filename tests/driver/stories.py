@@ -434,6 +434,34 @@ left = subprocess.Popen(["sleep", "1000"], env=env, start_new_session=True)
 """
 
 
+async def wall_breaks(kernels: Kernels) -> dict[str, Any]:
+    """The driver keeps no limit any more: nothing changes hands."""
+    runtime = Runtime.instance()
+    engine: Any = await runtime.call(runtime.engine())
+    engine.limiter = os.environ["TEST_LIMITER"]
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    found: dict[str, Any] = {}
+    driver.state.old = 1
+    for name, size in (("grown", "3/4"), ("shrunk", "1/4")):
+        try:
+            await runtime.change_size(manager.kernel_id, Size.parse(size), lose_variables=False)
+            found[name] = "it has changed"
+        except GpuShareError as error:
+            found[name] = str(error)
+        found[f"{name} free"], found[f"{name} size"] = await free(), row(manager).size
+    try:
+        found["released"] = await release(manager)
+    except GpuShareError as error:
+        found["released"] = str(error)
+    found["free"], found["state"] = await free(), row(manager).state.value
+    found["lives"] = await run(client, "print(6 * 7)")
+    driver.state.old = 0
+    found["later"] = await release(manager)
+    found["limits"] = _limits()
+    return found
+
+
 async def unwalled(kernels: Kernels) -> dict[str, Any]:
     """The service of the limits does not answer, or cannot have them kept."""
     runtime = Runtime.instance()
@@ -471,7 +499,7 @@ STORIES: dict[str, Callable[[Kernels], Awaitable[dict[str, Any]]]] = {
     each.__name__: each
     for each in (
         *(share, lie, asked, fill, lost, astray, others, split, mps, own),
-        *(contexts, family, wall, unwalled, mps_of_several),
+        *(contexts, family, wall, wall_breaks, unwalled, mps_of_several),
     )
 }
 

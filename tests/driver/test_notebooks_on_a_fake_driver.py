@@ -213,6 +213,18 @@ def test_the_driver_limits_a_kernel_and_all_that_it_starts(driver: FakeDriver, t
 
 
 @pytest.mark.usefixtures("limiter")
+def test_what_the_driver_does_not_limit_is_nobodys(driver: FakeDriver, tell: Story) -> None:
+    """Where a limit cannot be changed, the share is as it was, and held."""
+    found = tell("wall_breaks")
+    for what in ("grown", "shrunk"):
+        assert "driver 615" in found[what], found
+        assert (found[f"{what} free"], found[f"{what} size"]) == (8 * GIB, "1/2")
+    assert "driver 615" in found["released"]
+    assert (found["free"], found["state"], found["lives"]) == (8 * GIB, "active", "42")
+    assert (found["later"], found["limits"]) == ("in-place", [0])
+
+
+@pytest.mark.usefixtures("limiter")
 def test_no_kernel_starts_without_the_limit_it_was_to_have(driver: FakeDriver, tell: Story) -> None:
     found = tell("unwalled")
     assert "does not answer at /nowhere/limiter.sock" in found["absent"]
