@@ -62,7 +62,7 @@ def test_it_is_what_the_driver_shows_without_what_frameworks_hold(driver: FakeDr
         "import fake_gpu_program as gpu; gpu.context()",
         "import torch, types; torch.cuda.take(1); sys.modules['numba.cuda'] = types",
         "import fake_gpu_program as gpu, torch; torch.cuda.take(1); gpu.context(1)",
-        "import torch; c = torch.cuda; c.take(1); n = [9, 8]; c.memory_reserved = lambda d: n.pop()",
+        "import torch; c = torch.cuda; c.take(1); n = [9, 8];c.memory_reserved = lambda _: n.pop()",
         f"import fake_gpu_program as gpu, torch; torch.cuda.take(1); own = gpu.Array({2 * GIB})",
     ],
     ids=["no context", "no framework", "silent", "two GPUs", "meanwhile", "memory of others"],
