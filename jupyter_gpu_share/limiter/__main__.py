@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     listening = _listen(asked.socket, group)
-    signal.signal(signal.SIGTERM, lambda *_: listening.shutdown(socket.SHUT_RDWR))
+    signal.signal(signal.SIGTERM, lambda *_: service.end(listening))
     logging.info("limits the memory of %d GPUs, below %s", len(gpus), tree)
     try:
         service.serve(listening)

@@ -30,17 +30,25 @@ def limit(group: Path, wanted: Mapping[str, int]) -> None:
 
     Raises
     ------
-    DriverError: the driver has no such limits, or has not taken one. Some may have been set.
+    DriverError: the driver has no such limits, or has not taken one. They are as they were, where
+        the driver takes that.
     """
     with _nvml() as nvml:
         gpus = _gpus(nvml)
         if missing := sorted(wanted.keys() - gpus.keys()):
             raise DriverError(f"There is no GPU {missing[0]} whose memory the driver could limit.")
-        for uuid, gpu in gpus.items():
-            amount = wanted.get(uuid, 0)
-            _set(nvml, gpu, group, amount)
-            if _get(nvml, gpu, group) >= amount + _ROUNDING:
-                raise DriverError(f"NVIDIA's driver has not taken the limit of GPU {uuid}.")
+        before = {uuid: _get(nvml, gpu, group) for uuid, gpu in gpus.items()}
+        try:
+            for uuid, gpu in gpus.items():
+                amount = wanted.get(uuid, 0)
+                _set(nvml, gpu, group, amount)
+                if _get(nvml, gpu, group) >= amount + _ROUNDING:
+                    raise DriverError(f"NVIDIA's driver has not taken the limit of GPU {uuid}.")
+        except BaseException:
+            for uuid, gpu in gpus.items():
+                with suppress(nvml.NVMLError):
+                    _set(nvml, gpu, group, before[uuid])
+            raise
 
 
 def granted(groups: Iterable[Path]) -> dict[str, int]:

@@ -65,9 +65,10 @@ class Service:
         self._lock = threading.Lock()
         #: Groups that nobody has joined yet: empty, and wanted until then.
         self._new: dict[Path, float] = {}
+        self._ended = False
 
     def serve(self, listening: socket.socket) -> None:
-        """Answer all who connect, until the socket is closed."""
+        """Answer all who connect, until :meth:`end`."""
         free = threading.BoundedSemaphore(_AT_ONCE)
 
         def answer(connection: socket.socket) -> None:
@@ -82,8 +83,15 @@ class Service:
                 connection, _ = listening.accept()
             except OSError:
                 free.release()
-                return
+                if self._ended:
+                    return
+                raise
             threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    def end(self, listening: socket.socket) -> None:
+        """Answer nobody any more. Limits and groups stay as they are."""
+        self._ended = True
+        listening.shutdown(socket.SHUT_RDWR)
 
     def _answer(self, connection: socket.socket) -> None:
         with connection:

@@ -57,7 +57,7 @@ class _Gpu(ctypes.Structure):
         *((name, ctypes.c_uint64) for name in ("total", "reserved", "context", "others")),
         *((name, ctypes.c_int32) for name in ("lost", "no_memory", "instances", "place")),
         ("busy", ctypes.c_int32),
-        ("pad", ctypes.c_int32),
+        ("stubborn", ctypes.c_int32),
     ]
 
 

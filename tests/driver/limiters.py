@@ -67,3 +67,4 @@ def running(driver: FakeDriver, tree: Path, *options: str) -> Iterator[Path]:
         finally:
             process.terminate()
             process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0

@@ -36,7 +36,7 @@ typedef struct {
     int32_t instances;        /* of MIG; 0: it is whole */
     int32_t place;            /* on the bus */
     int32_t busy;             /* its utilisation in per cent, by whomever */
-    int32_t pad;
+    int32_t stubborn;         /* it says that it takes limits, and does not */
 } Gpu;
 
 typedef struct {

@@ -296,6 +296,20 @@ def test_one_lost_gpu_stops_nobody(driver: FakeDriver, service: str) -> None:
     assert driver.limits() == {NAME: GIB}, "nothing is left of what was refused"
 
 
+def test_a_limit_that_is_not_taken_is_seen_and_leaves_the_others_as_they_were(
+    driver: FakeDriver, service: str
+) -> None:
+    client.make(service, NAME, {UUIDS[0]: GIB, UUIDS[1]: GIB})
+    driver.state.gpus[1].stubborn = 1
+    with pytest.raises(EngineError, match="has not taken the limit"):
+        client.set_limits(service, NAME, {UUIDS[0]: 0, UUIDS[1]: 0})
+    assert (driver.limits(0), driver.limits(1)) == ({NAME: GIB}, {NAME: GIB})
+    with pytest.raises(EngineError, match="has not taken the limit"):
+        client.make(service, OTHER, {UUIDS[0]: GIB})
+    driver.state.gpus[1].stubborn = 0
+    assert driver.limits(0) == {NAME: GIB}
+
+
 def test_a_driver_that_has_no_limits(driver: FakeDriver, service: str, tree: Path) -> None:
     driver.state.old = 1
     with pytest.raises(EngineError, match="driver 615"):
