@@ -52,8 +52,10 @@ test-libraries: $(STAMP) ## Try what is kept of PyTorch, JAX and others, which a
 	$(BIN)/python -m pytest -q tests/kept
 
 # GPU_PYTHON: a Python that has PyTorch and cuda-bindings, where that is not this project's own.
-test-gpu: $(STAMP) ## Try the process checkpoint on this machine's NVIDIA GPU, if it has one
-	JUPYTER_GPU_SHARE_GPU_PYTHON="$(GPU_PYTHON)" $(BIN)/python -m pytest -q tests/gpu
+test-gpu: $(STAMP) ## Ask the first questions of this machine's NVIDIA GPU, if it has one, then try all on it
+	JUPYTER_GPU_SHARE_GPU_PYTHON="$(GPU_PYTHON)" $(BIN)/python -m pytest -q tests/gpu/test_first_minutes.py; \
+		first=$$?; JUPYTER_GPU_SHARE_GPU_PYTHON="$(GPU_PYTHON)" $(BIN)/python -m pytest -q tests/gpu \
+		--ignore tests/gpu/test_first_minutes.py && exit $$first
 
 faults: $(STAMP) ## Do each fault of a cluster 20 times, 1,000 random schedules, 200 kills; write docs/faults.md
 	scripts/install-tools

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 from cluster.fixtures import cluster, namespace  # noqa: F401
+from hypothesis import settings
+
+# By itself hypothesis fails an example that takes 0.2 s: on a busy machine any may.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # A shell that starts one of two runs in the background has it, and all that it starts, ignore
 # interrupts. Users have a terminal.

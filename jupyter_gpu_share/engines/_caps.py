@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-__all__ = ["context_bytes", "framework_caps", "limits_of"]
+__all__ = ["context_bytes", "framework_caps", "limits_of", "usual_context"]
 
 _MIB = 2**20
+#: Added to a context that was measured: libraries that are loaded later take some, too.
+_LATER = 64 * _MIB
 
 #: Variables of a kernel's environment that follow from how much it holds.
 _LIMITS = (
@@ -26,27 +28,46 @@ def limits_of(env: Mapping[str, str]) -> dict[str, str | None]:
     return {name: env.get(name) for name in _LIMITS}
 
 
-def context_bytes(memory_bytes: int, whole_bytes: int) -> int:
+def usual_context(whole_bytes: int) -> int:
+    """What CUDA's context takes of a GPU, estimated from the bytes that the GPU has.
+
+    From some 200 MiB on small GPUs to nearly 1 GiB on the largest. Too much costs a user a little
+    memory, and too little the cell.
+    """
+    return min(max(whole_bytes // 64, 512 * _MIB), 1024 * _MIB)
+
+
+def context_bytes(memory_bytes: int, whole_bytes: int, measured: int | None = None) -> int:
     """Of a share, what is left for CUDA's context and its libraries, which no framework counts.
 
-    They take from some 200 MiB on small GPUs to nearly 1 GiB on the largest, however small the
-    share is. Not measured: too much costs a user a little memory, and too little the cell.
+    They take as much however small the share is.
 
     Parameters
     ----------
     memory_bytes: of the share, on one GPU.
     whole_bytes: of the GPU.
+    measured: what a context took on such a GPU, where that is known.
     """
-    usual = min(max(whole_bytes // 64, 512 * _MIB), 1024 * _MIB)
+    usual = usual_context(whole_bytes) if measured is None else measured + _LATER
     return min(usual, memory_bytes // 2)
 
 
 def framework_caps(
-    memory_bytes: int, fraction: Fraction, base: Mapping[str, str]
+    memory_bytes: int,
+    fraction: Fraction,
+    base: Mapping[str, str],
+    measured: int | None = None,
 ) -> dict[str, str]:
-    """For the frameworks that read their cap from the environment; hooks see to the others."""
+    """For the frameworks that read their cap from the environment; hooks see to the others.
+
+    Parameters
+    ----------
+    memory_bytes, fraction: of one GPU.
+    base: the environment of the kernel, where the user may have asked for less.
+    measured: what CUDA's context takes, where that is known.
+    """
     whole = int(memory_bytes / fraction) if fraction > 0 else memory_bytes
-    cap = memory_bytes - context_bytes(memory_bytes, whole)
+    cap = memory_bytes - context_bytes(memory_bytes, whole, measured)
     caps = {
         "JUPYTER_GPU_SHARE_CAP_BYTES": str(cap),
         **_xla_fraction(Fraction(cap, whole or 1), base),

@@ -90,10 +90,11 @@ def this_boot() -> str:
 
 
 def carriers(token: str) -> list[int]:
-    """Processes of this user that were started with the claim ``token`` in their environment.
+    """Processes that were started under the claim ``token``.
 
-    Found are a kernel whose start was not recorded in time, and what a kernel left behind.
-    Reading other users' environments is not allowed; they are passed over.
+    Found are a kernel whose start was not recorded in time, and what a kernel left behind: by the
+    control group that is named after the claim, where there is one, which they cannot leave; else
+    by their environment. Reading other users' environments is not allowed; they are passed over.
     """
     return carriers_of({token})[token]
 
@@ -105,14 +106,27 @@ def carriers_of(tokens: Collection[str]) -> dict[str, list[int]]:
         return found
     marks = {f"{CLAIM_VARIABLE}={token}".encode(): token for token in tokens}
     for entry in _PROC.glob("[0-9]*"):
-        try:
-            carried = marks.keys() & (entry / "environ").read_bytes().split(b"\0")
-            if carried and _start_time(int(entry.name)):
-                for mark in carried:
-                    found[marks[mark]].append(int(entry.name))
-        except OSError:
-            continue
+        carried = {marks[mark] for mark in marks.keys() & _environment(entry)}
+        carried |= found.keys() & _groups(entry)
+        if carried and _start_time(int(entry.name)):
+            for token in carried:
+                found[token].append(int(entry.name))
     return found
+
+
+def _environment(process: Path) -> set[bytes]:
+    try:
+        return set((process / "environ").read_bytes().split(b"\0"))
+    except OSError:
+        return set()
+
+
+def _groups(process: Path) -> set[str]:
+    """Names of the control groups that a process is in, and of those around them."""
+    try:
+        return set((process / "cgroup").read_text(errors="replace").replace("\n", "/").split("/"))
+    except OSError:
+        return set()
 
 
 def _start_time(pid: int) -> str | None:

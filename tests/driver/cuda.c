@@ -44,6 +44,22 @@ static void look(const State *state) {
     free(text);
 }
 
+/* Bytes that this process could have of a GPU now. */
+static uint64_t left(const State *state, int gpu) {
+    uint64_t free = fake_free(state, gpu), allowed = fake_allowed(state, &state->processes[slot], gpu);
+    return free < allowed ? free : allowed;
+}
+
+static void note_group(Process *process) {
+    char line[512];
+    FILE *file = fopen("/proc/self/cgroup", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (!strncmp(line, "0::", 3) && strlen(line) - 4 < sizeof process->group) {
+            memcpy(process->group, line + 3, strlen(line) - 4); /* without the end of the line */
+        }
+    if (file) fclose(file);
+}
+
 static void open_files(const State *state) {
     char path[4096];
     const char *names[] = {"dev/nvidiactl", "dev/nvidia-uvm", "dev/nvidia0"}, *one[] = {"dev/dxg"};
@@ -73,6 +89,7 @@ int cuInit(unsigned int flags) {
     memset(self(state), 0, sizeof(Process));
     self(state)->pid = owner;
     self(state)->space = fake_space();
+    note_group(self(state));
     look(state);
     open_files(state);
     fake_leave();
@@ -151,7 +168,7 @@ int cuDevicePrimaryCtxRetain(void **context, int device) {
     if (device < 0 || device >= shown_count) return INVALID_DEVICE;
     State *state = call();
     int gpu = shown[device];
-    if (!self(state)->contexts[gpu] && fake_free(state, gpu) < state->gpus[gpu].context)
+    if (!self(state)->contexts[gpu] && left(state, gpu) < state->gpus[gpu].context)
         return done(OUT_OF_MEMORY);
     self(state)->contexts[gpu] = 1;
     *context = &shown[device];
@@ -170,7 +187,7 @@ int cuMemAlloc_v2(uint64_t *address, size_t size) {
     State *state = call();
     int n = 0;
     while (n < 256 && blocks[n].start) n++;
-    if (n == 256 || fake_free(state, current) < size) return done(OUT_OF_MEMORY);
+    if (n == 256 || left(state, current) < size) return done(OUT_OF_MEMORY);
     void *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED) return done(OUT_OF_MEMORY);
@@ -178,6 +195,17 @@ int cuMemAlloc_v2(uint64_t *address, size_t size) {
     self(state)->used[current] += size;
     *address = (uint64_t)(uintptr_t)start;
     return done(SUCCESS);
+}
+
+/* Managed memory; here it always lies on the machine. */
+int cuMemAllocManaged(uint64_t *address, size_t size, unsigned int flags) {
+    (void)flags;
+    if (!initialized()) return NOT_INITIALIZED;
+    void *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED) return OUT_OF_MEMORY;
+    *address = (uint64_t)(uintptr_t)start;
+    return SUCCESS;
 }
 
 int cuMemFree_v2(uint64_t address) {
@@ -211,8 +239,11 @@ int cuMemGetInfo_v2(size_t *free, size_t *total) {
     if (!initialized()) return NOT_INITIALIZED;
     if (current < 0) return INVALID_CONTEXT;
     State *state = call();
-    *free = fake_free(state, current);
+    /* As documented of limits: they are what is told, in place of the GPU's own. */
+    const Group *group = fake_group(state, self(state));
+    *free = left(state, current);
     *total = state->gpus[current].total;
+    if (group && group->set[current] && group->hard[current] < *total) *total = group->hard[current];
     return done(SUCCESS);
 }
 
@@ -232,7 +263,7 @@ static int room(const State *state) {
     for (int gpu = 0; gpu < state->count; gpu++) {
         const Process *process = &state->processes[slot];
         uint64_t need = process->contexts[gpu] ? state->gpus[gpu].context + process->used[gpu] : 0;
-        if (!state->lies && need > fake_free(state, gpu)) return 0;
+        if (!state->lies && need > left(state, gpu)) return 0;
     }
     return 1;
 }

@@ -32,7 +32,7 @@ TOLD, NO_MEMORY, NO_PROCESS = range(3)
 #: Steps of a checkpoint.
 STEPS = ("GetState", "Lock", "Checkpoint", "Restore", "Unlock")
 STATES = ("RUNNING", "LOCKED", "CHECKPOINTED", "FAILED")
-_MAGIC, _GPUS, _PROCESSES = 0x47505531, 4, 32
+_MAGIC, _GPUS, _PROCESSES, _GROUPS = 0x47505531, 4, 160, 32
 _LIBRARIES = {
     "libcuda.so.1": "cuda.c",
     "libnvidia-ml.so.1": "nvml.c",
@@ -56,6 +56,8 @@ class _Gpu(ctypes.Structure):
         ("name", ctypes.c_char * 64),
         *((name, ctypes.c_uint64) for name in ("total", "reserved", "context", "others")),
         *((name, ctypes.c_int32) for name in ("lost", "no_memory", "instances", "place")),
+        ("busy", ctypes.c_int32),
+        ("stubborn", ctypes.c_int32),
     ]
 
 
@@ -67,8 +69,17 @@ class _Process(ctypes.Structure):
         ("used", ctypes.c_uint64 * _GPUS),
         ("contexts", ctypes.c_int32 * _GPUS),
         ("sm", ctypes.c_uint32),
-        ("pad", ctypes.c_uint32),
+        ("untold", ctypes.c_uint32),
         ("stamp", ctypes.c_uint64),
+        ("group", ctypes.c_char * 128),
+    ]
+
+
+class _Group(ctypes.Structure):
+    _fields_ = [
+        ("path", ctypes.c_char * 160),
+        ("set", ctypes.c_int32 * _GPUS),
+        ("hard", ctypes.c_uint64 * _GPUS),
     ]
 
 
@@ -81,9 +92,10 @@ class _State(ctypes.Structure):
         ("answers", ctypes.c_int32 * len(STEPS)),
         ("calls", ctypes.c_int32 * len(STEPS)),
         ("count", ctypes.c_int32),
-        ("pad", ctypes.c_int32),
+        ("old", ctypes.c_int32),
         ("gpus", _Gpu * _GPUS),
         ("processes", _Process * _PROCESSES),
+        ("groups", _Group * _GROUPS),
     ]
 
 
@@ -141,6 +153,7 @@ class FakeDriver:
             self._make(count, gib)
         with (folder / "state").open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
+        self._alive = (folder / "alive").open("r+b")
         self.state: Any = _State.from_buffer(self._map)
 
     def _make(self, count: int, gib: int) -> None:
@@ -173,6 +186,20 @@ class FakeDriver:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield self.state
 
+    def pretend(self, pid: int, nbytes: int | None, gpu: int = 0) -> None:
+        """Have a process use so many bytes of a GPU that there may be none of; None: not told.
+
+        It ends with this object.
+        """
+        with self.changed() as state:
+            number = next(n for n, row in enumerate(state.processes) if not row.pid)
+            fcntl.lockf(self._alive, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+            process = state.processes[number]
+            process.pid, process.space, process.contexts[gpu] = pid, state.space, 1
+            # The context is part of what is told.
+            process.used[gpu] = (nbytes or 0) - state.gpus[gpu].context
+            process.untold = nbytes is None
+
     def answer(self, step: str, code: int) -> None:
         """Have a step of the checkpoint answer an error in place of doing it; 0: no more."""
         self.state.answers[STEPS.index(step)] = code
@@ -196,9 +223,19 @@ class FakeDriver:
                     total += state.gpus[gpu].context + process.used[gpu]
         return total
 
+    def limits(self, gpu: int = 0) -> dict[str, int]:
+        """Bytes of a GPU that control groups may have, by the names of those that are there."""
+        with self.changed() as state:
+            return {
+                Path(group.path.decode()).name: group.hard[gpu]
+                for group in state.groups
+                if group.path and group.set[gpu] and Path(group.path.decode()).is_dir()
+            }
+
     def close(self) -> None:
         """Let go of the state."""
         del self.state
+        self._alive.close()
         self._map.close()
 
 

@@ -1,14 +1,16 @@
 /* A FAKE of NVIDIA's library libnvidia-ml.so.1, for machines without a GPU; see state.h. */
 #include "state.h"
 
-enum { SUCCESS = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7, NO_DRIVER = 9,
-       LOST = 15, MISMATCH = 18, UNKNOWN = 999 };
+enum { SUCCESS = 0, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, SMALL = 7, NO_DRIVER = 9,
+       NO_FUNCTION = 13, LOST = 15, MISMATCH = 18, UNKNOWN = 999 };
 enum { WHOLE = 8 };
 
 typedef struct { int gpu, instance; } Device; /* instance WHOLE: the GPU itself */
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } Memory2;
 typedef struct { unsigned int pid; unsigned long long used; unsigned int gi, ci; } Row;
+typedef struct { const char *group; unsigned long long soft, hard; } SetLimits;
+typedef struct { const char *group; unsigned long long soft, hard, used; } GetLimits;
 typedef struct { unsigned int gpu, memory; } Rates;
 typedef struct { unsigned int pid; unsigned long long stamp; unsigned int sm, mem, enc, dec; } Sample;
 
@@ -28,7 +30,7 @@ int nvmlShutdown(void) { return SUCCESS; }
 
 const char *nvmlErrorString(int code) {
     return code == LOST ? "GPU is lost" : code == MISMATCH ? "Driver/library version mismatch"
-         : code == NOT_SUPPORTED ? "Not Supported" : code == NO_DRIVER ? "Driver Not Loaded" : "fake";
+         : code == NOT_SUPPORTED ? "Not Supported" : code == NO_FUNCTION ? "Function Not Found" : code == NO_DRIVER ? "Driver Not Loaded" : "fake";
 }
 
 int nvmlSystemGetDriverVersion(char *text, unsigned int size) {
@@ -99,7 +101,7 @@ int nvmlDeviceGetMigDeviceHandleByIndex(Device *found, unsigned int index, Devic
     return device(found->gpu, (int)index, instance);
 }
 
-int nvmlDeviceGetMemoryInfo_v2(Device *found, Memory2 *memory) {
+static int memory_of(Device *found, Memory2 *memory) {
     if (check(found)) return check(found);
     State *state = fake_enter();
     const Gpu *gpu = &state->gpus[found->gpu];
@@ -112,9 +114,13 @@ int nvmlDeviceGetMemoryInfo_v2(Device *found, Memory2 *memory) {
     return code;
 }
 
+int nvmlDeviceGetMemoryInfo_v2(Device *found, Memory2 *memory) {
+    return fake_state()->old > 1 ? NO_FUNCTION : memory_of(found, memory);
+}
+
 int nvmlDeviceGetMemoryInfo(Device *found, Memory *memory) {
     Memory2 told;
-    int code = nvmlDeviceGetMemoryInfo_v2(found, &told);
+    int code = memory_of(found, &told);
     /* The first version counts what the driver keeps as used. */
     if (!code) *memory = (Memory){told.total, told.free, told.total - told.free};
     return code;
@@ -126,6 +132,7 @@ static unsigned int outside(const State *state, const Process *process) {
 }
 
 int nvmlDeviceGetComputeRunningProcesses_v3(Device *found, unsigned int *count, Row *rows) {
+    if (fake_state()->old > 1) return NO_FUNCTION;
     if (check(found)) return check(found);
     State *state = fake_enter();
     unsigned int number = 0, space = *count;
@@ -133,7 +140,7 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Device *found, unsigned int *count, 
         const Process *process = &state->processes[n];
         if (!fake_is_there(state, process, found->gpu)) continue;
         uint64_t used = fake_has(state, process, found->gpu);
-        if (state->told == NO_MEMORY) used = ~0ull;
+        if (state->told == NO_MEMORY || process->untold) used = ~0ull;
         if (number < space) rows[number] = (Row){outside(state, process), used, ~0u, ~0u};
         number++;
     }
@@ -150,7 +157,9 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(Device *found, unsigned int *count,
 
 int nvmlDeviceGetUtilizationRates(Device *found, Rates *rates) {
     if (check(found)) return check(found);
-    *rates = (Rates){0, 0};
+    const Gpu *gpu = &fake_state()->gpus[found->gpu];
+    if (gpu->instances) return NOT_SUPPORTED;
+    *rates = (Rates){(unsigned int)gpu->busy, 0};
     return SUCCESS;
 }
 
@@ -171,4 +180,56 @@ int nvmlDeviceGetProcessUtilization(Device *found, Sample *samples, unsigned int
     *count = number;
     fake_leave();
     return !number ? NOT_FOUND : number > space ? SMALL : SUCCESS;
+}
+
+/* -- limits of memory for control groups (driver 615) -------------------------------------------- */
+
+static int can_limit(const Device *found, const char *group) {
+    if (fake_state()->old) return NO_FUNCTION;
+    if (check(found)) return check(found);
+    if (fake_state()->gpus[found->gpu].instances) return NOT_SUPPORTED;
+    return access(group, F_OK) == 0 ? SUCCESS : NOT_FOUND;
+}
+
+/* The slot of a group, or one that is free; limits are gone with their group. */
+static Group *limits_of(State *state, const char *path) {
+    Group *empty = NULL;
+    for (int n = 0; n < GROUPS; n++) {
+        Group *group = &state->groups[n];
+        if (group->path[0] && access(group->path, F_OK)) memset(group, 0, sizeof *group);
+        if (!strcmp(group->path, path)) return group;
+        if (!group->path[0] && !empty) empty = group;
+    }
+    return empty;
+}
+
+int nvmlDeviceSetMemoryLimits_v1(Device *found, const SetLimits *limits) {
+    int code = can_limit(found, limits->group);
+    if (code) return code;
+    if (geteuid() != 0) return NO_PERMISSION;
+    if (fake_state()->gpus[found->gpu].stubborn) return SUCCESS;
+    State *state = fake_enter();
+    Group *group = limits_of(state, limits->group);
+    if (!group || strlen(limits->group) >= sizeof group->path) abort();
+    strcpy(group->path, limits->group);
+    group->set[found->gpu] = limits->soft != 0 || limits->hard != ~0ull;
+    group->hard[found->gpu] = limits->hard;
+    fake_leave();
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMemoryLimits_v1(Device *found, GetLimits *limits) {
+    int code = can_limit(found, limits->group);
+    if (code) return code;
+    State *state = fake_enter();
+    const Group *group = limits_of(state, limits->group);
+    int set = group && group->path[0] && group->set[found->gpu];
+    limits->soft = 0;
+    limits->hard = set ? group->hard[found->gpu] : ~0ull;
+    limits->used = 0;
+    for (int n = 0; set && n < PROCESSES; n++)
+        if (state->processes[n].pid && fake_group(state, &state->processes[n]) == group)
+            limits->used += fake_has(state, &state->processes[n], found->gpu);
+    fake_leave();
+    return SUCCESS;
 }

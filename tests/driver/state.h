@@ -19,7 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { GPUS = 4, PROCESSES = 32, MAGIC = 0x47505531 };
+enum { GPUS = 4, PROCESSES = 160, GROUPS = 32, MAGIC = 0x47505531 };
 enum { RUNNING, LOCKED, CHECKPOINTED, FAILED };
 /* What NVML tells of processes: all, no memory ([N/A]), or no process. */
 enum { TOLD, NO_MEMORY, NO_PROCESS };
@@ -35,6 +35,8 @@ typedef struct {
     int32_t no_memory;        /* it has none of its own, as on a GB10 */
     int32_t instances;        /* of MIG; 0: it is whole */
     int32_t place;            /* on the bus */
+    int32_t busy;             /* its utilisation in per cent, by whomever */
+    int32_t stubborn;         /* it says that it takes limits, and does not */
 } Gpu;
 
 typedef struct {
@@ -43,9 +45,17 @@ typedef struct {
     uint64_t used[GPUS];
     int32_t contexts[GPUS];
     uint32_t sm;        /* of the last sample of its utilisation, in per cent */
-    uint32_t pad;
+    uint32_t untold;    /* NVML does not tell its memory */
     uint64_t stamp;     /* of that sample, in microseconds since 1970 */
+    char group[128];    /* its control group when it began, as the system tells it */
 } Process;
+
+/* Limits of memory for a control group. */
+typedef struct {
+    char path[160]; /* of its folder; empty: nobody's slot */
+    int32_t set[GPUS];
+    uint64_t hard[GPUS];
+} Group;
 
 typedef struct {
     uint32_t magic, size;
@@ -59,9 +69,10 @@ typedef struct {
     int32_t answers[STEPS];  /* of a step, in place of doing it; 0: it is done */
     int32_t calls[STEPS];    /* how often each was asked for */
     int32_t count;
-    int32_t pad;
+    int32_t old;             /* 1: it keeps no limits for control groups; 2: it is ancient */
     Gpu gpus[GPUS];
     Process processes[PROCESSES];
+    Group groups[GROUPS];
 } State;
 
 static pthread_mutex_t fake_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -138,6 +149,28 @@ static uint64_t fake_used(const State *state, int gpu) {
     uint64_t used = state->gpus[gpu].others;
     for (int n = 0; n < PROCESSES; n++) used += fake_has(state, &state->processes[n], gpu);
     return used;
+}
+
+/* The limits for a process's group; NULL where there are none. */
+static const Group *fake_group(const State *state, const Process *process) {
+    size_t own = strlen(process->group);
+    for (int n = 0; own > 1 && n < GROUPS; n++) {
+        size_t length = strlen(state->groups[n].path);
+        if (length > own && !strcmp(state->groups[n].path + length - own, process->group))
+            return &state->groups[n];
+    }
+    return NULL;
+}
+
+/* Bytes that a process may still take of a GPU by the limit of its group, which counts all in it. */
+static uint64_t fake_allowed(const State *state, const Process *process, int gpu) {
+    const Group *group = fake_group(state, process);
+    if (!group || !group->set[gpu]) return ~0ull;
+    uint64_t used = 0;
+    for (int n = 0; n < PROCESSES; n++)
+        if (state->processes[n].pid && fake_group(state, &state->processes[n]) == group)
+            used += fake_has(state, &state->processes[n], gpu);
+    return used < group->hard[gpu] ? group->hard[gpu] - used : 0;
 }
 
 static uint64_t fake_free(const State *state, int gpu) {

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from fake_driver import GIB, UUIDS, FakeDriver
+from jupyter_core.paths import jupyter_data_dir
 from managers import Kernels, free, run, state
 from waiting import eventually
 
 from jupyter_gpu_share.allocations import Allocation, State
+from jupyter_gpu_share.engines._processes import Holder
 from jupyter_gpu_share.engines.local._inventory import inventory
-from jupyter_gpu_share.errors import NoGpuError, NotPossible
+from jupyter_gpu_share.errors import GpuShareError, NoGpuError, NotPossible
 from jupyter_gpu_share.runtime import Runtime
 from jupyter_gpu_share.size import Size
 
@@ -33,6 +35,7 @@ try:
 except MemoryError: print(len(blocks) * 2**29)
 """
 
+FRAMEWORKS = Path(__file__).with_name("fake_frameworks")
 driver = FakeDriver(Path(os.environ["FAKE_DRIVER"]))
 
 
@@ -254,6 +257,35 @@ def _isolation(manager: Any) -> str:
     return held.isolation.value
 
 
+async def mps_of_several(kernels: Kernels) -> dict[str, Any]:
+    """Several users share the GPUs, and a control daemon of MPS runs, which only listens."""
+    runtime = Runtime.instance()
+    engine: Any = await runtime.call(runtime.engine())
+    common = driver.folder.parent / "common"
+    common.mkdir()
+    common.chmod(0o2770)
+    engine.directory = str(common)
+    control = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"]) / "control"
+    control.parent.mkdir()
+    found: dict[str, Any] = {}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+        daemon.bind(str(control))
+        daemon.listen()
+        try:
+            await kernels.start("1/4")
+        except GpuShareError as error:
+            found["refused"] = str(error)
+        found["doctor"] = [each.what for each in await runtime.call(engine.diagnose())]
+        found["free"] = await free()
+        await kernels.start("0")
+        engine.mps = "off"
+        manager = await kernels.start("1/4")
+        found["off"] = _isolation(manager)
+        code = "from gpu_share_kernel import cuda_signs; print(repr(cuda_signs.mps()))"
+        found["seen"] = await run(await kernels.client(manager), code)
+    return found
+
+
 async def own(kernels: Kernels) -> dict[str, Any]:
     """What a server offers that was started with CUDA_VISIBLE_DEVICES."""
     found: dict[str, Any] = {}
@@ -272,6 +304,191 @@ async def own(kernels: Kernels) -> dict[str, Any]:
     return found
 
 
+CAPS = "import os; print(os.environ['JUPYTER_GPU_SHARE_CAP_BYTES'])"
+
+
+async def contexts(kernels: Kernels) -> dict[str, Any]:
+    """What CUDA's context takes is measured by one kernel, and told to the next."""
+    runtime = Runtime.instance()
+    engine: Any = await runtime.call(runtime.engine())
+    first = await kernels.start("1/4")
+    client = await kernels.client(first)
+    found: dict[str, Any] = {"estimated": await _about_context(engine)}
+    found["first cap"] = int(await run(client, CAPS))
+    await run(client, f"import sys; sys.path.insert(0, {str(FRAMEWORKS)!r})")
+    await run(client, BEGIN + "; import torch; torch.cuda.take(2**30)")
+    files = list(Path(jupyter_data_dir()).glob("gpu-share/contexts/*"))
+    found["files"] = [(path.name, path.stat().st_mode & 0o777) for path in files]
+    if not files:
+        return found
+
+    async def measured() -> bool:
+        return "(measured)" in await _about_context(engine)
+
+    await eventually(measured, "the measure is read")
+    found["measured"] = await _about_context(engine)
+    second = await kernels.start("1/2")
+    client = await kernels.client(second)
+    found["second cap"] = int(await run(client, CAPS))
+    await run(client, f"import sys; sys.path.insert(0, {str(FRAMEWORKS)!r})")
+    await run(client, "import torch; torch.cuda.fill()")
+    held = row(second).share
+    assert held is not None
+    found["share"], found["used"] = held.memory_bytes, (await usage(second)).used_bytes
+    found["too small"] = await runtime.call(engine.never_fits(Size.parse("512MiB")))
+    return found
+
+
+async def _about_context(engine: Any) -> str:
+    lines = [each.what for each in await Runtime.instance().call(engine.diagnose())]
+    return next(line for line in lines if "context" in line)
+
+
+async def family(kernels: Kernels) -> dict[str, Any]:
+    """Two processes of one kernel, each below the share, together above it."""
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    await run(client, WORKERS)
+    cell = asyncio.ensure_future(run(client, "while True: time.sleep(0.01)"))
+    runtime = Runtime.instance()
+    engine = await runtime.call(runtime.engine())
+    notices: list[str] = []
+    most = 0
+
+    async def stopped() -> bool:
+        nonlocal most
+        busy = frozenset([manager.kernel_id])
+        reading = (await runtime.call(engine.usage(busy)))[manager.kernel_id]
+        notices.append(reading.notice or "")
+        most = max(most, reading.used_bytes or 0)
+        return cell.done()
+
+    await eventually(stopped, "the cell is stopped")
+    return {
+        "cell": await cell,
+        "told": [each for each in notices if each],
+        "used": most,
+    }
+
+
+#: As `torchrun` and data loaders do: processes of their own, one of them in a session of its own.
+WORKERS = f"""
+import subprocess, sys, time
+code = "import fake_gpu_program as gpu; mine = gpu.Array({5 * GIB}); print(flush=True); input()"
+workers = [
+    subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                     start_new_session=bool(n))
+    for n in range(2)
+]
+for each in workers: each.stdout.readline()
+"""
+
+
+async def wall(kernels: Kernels) -> dict[str, Any]:
+    """A limit that the driver keeps, from the kernel's first line to the end of what it left."""
+    runtime = Runtime.instance()
+    engine: Any = await runtime.call(runtime.engine())
+    engine.limiter = os.environ["TEST_LIMITER"]
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    held = row(manager).share
+    assert held is not None
+    found: dict[str, Any] = {"isolation": held.isolation.value, "limits": [_limits()]}
+    found["took"] = int(await run(client, FILL))
+    found["child"] = await run(client, CHILD)
+    found["above"] = driver.used() > held.memory_bytes
+    await run(client, "for each in blocks: each.free()")
+    await runtime.change_size(manager.kernel_id, Size.parse("1/4"), lose_variables=False)
+    found["limits"].append(_limits())
+    await runtime.change_size(manager.kernel_id, Size.parse("3/4"), lose_variables=False)
+    found["limits"].append(_limits())
+    found["how"] = await release(manager)
+    found["limits"].append(_limits())
+    found["again"] = await run(client, "print(6 * 7)")
+    found["limits"].append(_limits())
+    await run(client, LEFT)
+    left = int(await run(client, "print(left.pid)"))
+    await manager.shutdown_kernel(now=True)
+    found["limits"].append(_limits())
+    found["left"] = bool(Holder.of(left).start_time)  # none of one that is only not reaped
+    found["free"] = await free()
+    found["doctor"] = [each.what for each in await runtime.call(engine.diagnose())]
+    return found
+
+
+def _limits() -> list[int]:
+    return sorted(driver.limits().values())
+
+
+CHILD = """
+import subprocess, sys
+code = "import fake_gpu_program as gpu; gpu.Array(2**20)"
+print("MemoryError" in subprocess.run([sys.executable, "-c", code], capture_output=True,
+                                      text=True).stderr)
+"""
+#: A process that no variable and no session shows to be the kernel's.
+LEFT = """
+import os, subprocess
+env = {n: v for n, v in os.environ.items() if not n.startswith("JUPYTER_GPU_SHARE")}
+left = subprocess.Popen(["sleep", "1000"], env=env, start_new_session=True)
+"""
+
+
+async def wall_breaks(kernels: Kernels) -> dict[str, Any]:
+    """The driver keeps no limit any more: nothing changes hands."""
+    runtime = Runtime.instance()
+    engine: Any = await runtime.call(runtime.engine())
+    engine.limiter = os.environ["TEST_LIMITER"]
+    manager = await kernels.start("1/2")
+    client = await kernels.client(manager)
+    found: dict[str, Any] = {}
+    driver.state.old = 1
+    for name, size in (("grown", "3/4"), ("shrunk", "1/4")):
+        try:
+            await runtime.change_size(manager.kernel_id, Size.parse(size), lose_variables=False)
+            found[name] = "it has changed"
+        except GpuShareError as error:
+            found[name] = str(error)
+        found[f"{name} free"], found[f"{name} size"] = await free(), row(manager).size
+    try:
+        found["released"] = await release(manager)
+    except GpuShareError as error:
+        found["released"] = str(error)
+    found["free"], found["state"] = await free(), row(manager).state.value
+    found["lives"] = await run(client, "print(6 * 7)")
+    driver.state.old = 0
+    found["later"] = await release(manager)
+    found["limits"] = _limits()
+    return found
+
+
+async def unwalled(kernels: Kernels) -> dict[str, Any]:
+    """The service of the limits does not answer, or cannot have them kept."""
+    runtime = Runtime.instance()
+    engine: Any = await runtime.call(runtime.engine())
+    found = {}
+    control = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"]) / "control"
+    for name, path in (
+        ("absent", "/nowhere/limiter.sock"),
+        ("old", os.environ["TEST_LIMITER"]),
+        ("mps", os.environ["TEST_LIMITER"]),
+    ):
+        engine.limiter = path
+        driver.state.old = name == "old"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as daemon:
+            if name == "mps":
+                control.parent.mkdir()
+                daemon.bind(str(control))
+                daemon.listen()
+            try:
+                await kernels.start("1/2")
+                found[name] = "it starts"
+            except GpuShareError as error:
+                found[name] = str(error)
+        found[f"{name} free"] = await free()
+    return found
+
+
 def _uuid(manager: Any) -> str:
     held = row(manager).share
     assert held is not None
@@ -279,7 +496,11 @@ def _uuid(manager: Any) -> str:
 
 
 STORIES: dict[str, Callable[[Kernels], Awaitable[dict[str, Any]]]] = {
-    each.__name__: each for each in (share, lie, asked, fill, lost, astray, others, split, mps, own)
+    each.__name__: each
+    for each in (
+        *(share, lie, asked, fill, lost, astray, others, split, mps, own),
+        *(contexts, family, wall, wall_breaks, unwalled, mps_of_several),
+    )
 }
 
 

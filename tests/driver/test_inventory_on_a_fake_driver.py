@@ -17,7 +17,7 @@ from waiting import PATIENCE
 
 HERE = Path(__file__).parent
 ASK = """
-import json, sys
+import dataclasses, json, sys
 from jupyter_gpu_share.engines.local import _doctor
 from jupyter_gpu_share.engines.local._inventory import inventory, real_use
 from jupyter_gpu_share.errors import NoGpuError
@@ -25,13 +25,14 @@ try:
     found = inventory()
     use = real_use(found.gpus, [int(pid) for pid in sys.argv[1:]])
     print(json.dumps({
-        "gpus": [gpu.index for gpu in found.gpus], "troubles": found.troubles,
+        "gpus": [gpu.index for gpu in found.gpus], "driver": found.driver,
+        "all": [dataclasses.asdict(gpu) for gpu in found.gpus], "troubles": found.troubles,
         "numbered": found.numbered, "in use": found.in_use,
         "use": {pid: [dict(row.used), row.utilization] for pid, row in use.items()},
         "doctor": [finding.what for finding in _doctor.about_gpus(found)],
     }))
 except NoGpuError as error:
-    print(json.dumps({"error": str(error)}))
+    print(json.dumps({"error": str(error), "cause": type(error.__cause__).__name__}))
 """
 USE = f"""
 import fake_gpu_program as gpu
@@ -74,6 +75,51 @@ def ask(driver: FakeDriver, *pids: int, before: tuple[str, ...] = ()) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_whole_gpus(driver: FakeDriver) -> None:
+    driver.state.gpus[0].reserved = GIB
+    found = ask(driver)
+    assert found["driver"] == "999.1-fake"
+    first, second = found["all"]
+    assert (first["uuid"], first["index"], first["model"]) == (UUIDS[0], 0, "NVIDIA Fake-16GB")
+    assert (first["memory_bytes"], second["memory_bytes"]) == (15 * GIB, 16 * GIB)
+    assert (first["simulated"], first["profile"], first["parent"]) == (False, None, None)
+
+
+def test_an_old_driver_tells_no_reserve(driver: FakeDriver) -> None:
+    driver.state.gpus[0].reserved, driver.state.old = GIB, 2
+    driver.pretend(101, GIB)
+    found = ask(driver, 101)
+    assert found["all"][0]["memory_bytes"] == 16 * GIB
+    assert found["use"] == {}, "nor does it list processes"
+
+
+def test_instances_of_mig_stand_for_their_gpu(driver: FakeDriver) -> None:
+    driver.state.gpus[0].instances = 7
+    gpus = ask(driver)["all"]
+    assert [gpu["uuid"] for gpu in gpus] == [*(f"MIG-0-{n}" for n in range(7)), UUIDS[1]]
+    assert [gpu["profile"] for gpu in gpus] == ["1g.10gb"] * 7 + [None]
+    assert [gpu["parent"] for gpu in gpus] == [UUIDS[0]] * 7 + [None]
+    assert gpus[0]["memory_bytes"] == 16 * GIB // 7
+
+
+def test_of_several_processes_those_that_are_not_told_are_left_out(driver: FakeDriver) -> None:
+    for pid, nbytes in ((101, 2 * GIB), (102, None), (999, GIB)):
+        driver.pretend(pid, nbytes)
+    assert ask(driver, 101, 102, 103)["use"] == {"101": [{UUIDS[0]: 2 * GIB}, None]}
+
+
+@pytest.mark.parametrize(
+    ("init", "says", "cause"),
+    [(9, "driver is not loaded", "NVMLError_DriverNotLoaded"), (0, "sees no GPU", "NoneType")],
+)
+def test_no_gpu(init: int, says: str, cause: str, driver: FakeDriver) -> None:
+    driver.state.init, driver.state.count = init, 0
+    found = ask(driver)
+    assert says in found["error"]
+    assert "Choose size 0" in found["error"]
+    assert found["cause"] == cause
 
 
 def test_each_gpu_answers_for_itself(driver: FakeDriver, program: subprocess.Popen[str]) -> None:

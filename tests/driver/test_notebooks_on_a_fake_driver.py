@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from fake_driver import APART, GIB, MIB, NO_MEMORY, NO_PROCESS, TOLD, FakeDriver, needs_namespaces
+from limiters import running, tree_of
 from waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,7 @@ def tell(driver: FakeDriver, jupyter_dirs: Path) -> Story:
 
 
 #: Stories in which a process is moved.
-_MOVED = ("share", "lie", "astray")
+_MOVED = ("share", "lie", "astray", "wall")
 
 
 def _has_bindings() -> bool:
@@ -154,6 +155,84 @@ def test_a_training_that_fills_its_cap_is_not_stopped(driver: FakeDriver, tell: 
     assert found["used"] <= found["share"]
 
 
+def test_a_context_is_measured_and_later_caps_leave_room_for_it(
+    driver: FakeDriver, tell: Story
+) -> None:
+    """Here it takes more than the estimate: who fills such a cap would be stopped."""
+    driver.state.gpus[0].context = 700 * MIB
+    found = tell("contexts")
+    assert found["estimated"].endswith(
+        "takes 512 MiB of NVIDIA Fake-16GB (estimated until a kernel has been measured)."
+    )
+    assert found["first cap"] == 4 * GIB - 512 * MIB
+    assert found["files"] == [["NVIDIA_Fake-16GB-999.1-fake.json", 0o600]]
+    assert found["measured"].endswith("takes 700 MiB of NVIDIA Fake-16GB (measured).")
+    assert found["second cap"] == 8 * GIB - 764 * MIB
+    assert 0.9 * found["share"] < found["used"] <= found["share"]
+    assert "CUDA itself takes 700 MiB" in found["too small"]
+
+
+@pytest.mark.parametrize(
+    ("apart", "told"), [(True, TOLD), (False, NO_MEMORY)], ids=["container", "vgpu"]
+)
+def test_a_context_is_not_measured_where_the_driver_does_not_tell(
+    apart: bool, told: int, driver: FakeDriver, tell: Story
+) -> None:
+    driver.state.told = told
+    assert tell("contexts", apart=apart)["files"] == []
+
+
+def test_processes_of_one_kernel_count_together(driver: FakeDriver, tell: Story) -> None:
+    """A cap is told to each process, so that workers of `torchrun` may have more in all."""
+    found = tell("family")
+    assert found["used"] == 10 * GIB + 2 * CONTEXT
+    assert found["cell"] == "KeyboardInterrupt"
+    assert "uses more GPU memory than its share (10.5 GiB of 8 GiB)" in found["told"][-1]
+
+
+@pytest.fixture
+def limiter(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Root's service, on control groups of its own."""
+    with tree_of() as tree, running(driver, tree) as path:
+        monkeypatch.setenv("TEST_LIMITER", str(path))
+        yield
+
+
+@pytest.mark.usefixtures("limiter")
+def test_the_driver_limits_a_kernel_and_all_that_it_starts(driver: FakeDriver, tell: Story) -> None:
+    found = tell("wall")
+    assert found["isolation"] == "driver"
+    assert found["took"] == 8 * GIB - 512 * MIB, "all that its context leaves of the share"
+    assert (found["child"], found["above"]) == ("True", False)
+    sizes = [8 * GIB, 4 * GIB, 12 * GIB, 0, 12 * GIB]
+    assert found["limits"] == [*([size] for size in sizes), []]
+    assert found["again"].endswith("42")
+    assert not found["left"]
+    assert found["free"] == 16 * GIB
+    assert any("driver limits the memory of kernels" in line for line in found["doctor"])
+
+
+@pytest.mark.usefixtures("limiter")
+def test_what_the_driver_does_not_limit_is_nobodys(driver: FakeDriver, tell: Story) -> None:
+    """Where a limit cannot be changed, the share is as it was, and held."""
+    found = tell("wall_breaks")
+    for what in ("grown", "shrunk"):
+        assert "driver 615" in found[what], found
+        assert (found[f"{what} free"], found[f"{what} size"]) == (8 * GIB, "1/2")
+    assert "driver 615" in found["released"]
+    assert (found["free"], found["state"], found["lives"]) == (8 * GIB, "active", "42")
+    assert (found["later"], found["limits"]) == ("in-place", [0])
+
+
+@pytest.mark.usefixtures("limiter")
+def test_no_kernel_starts_without_the_limit_it_was_to_have(driver: FakeDriver, tell: Story) -> None:
+    found = tell("unwalled")
+    assert "does not answer at /nowhere/limiter.sock" in found["absent"]
+    assert "driver 615" in found["old"]
+    assert "while MPS runs" in found["mps"]
+    assert {found[f"{name} free"] for name in ("absent", "old", "mps")} == {16 * GIB}
+
+
 def test_a_gpu_that_is_lost_is_offered_to_nobody(driver: FakeDriver, tell: Story) -> None:
     driver.state.count = 2
     found = tell("lost")
@@ -182,6 +261,15 @@ def test_memory_of_others_is_not_given_out(driver: FakeDriver, tell: Story) -> N
 
 def test_a_daemon_of_mps_that_has_ended_promises_nothing(driver: FakeDriver, tell: Story) -> None:
     assert tell("mps") == {"with": "mps", "without": "framework"}
+
+
+def test_mps_is_refused_where_several_users_share_the_gpus(driver: FakeDriver, tell: Story) -> None:
+    """It serves one user at a time. Turned off, kernels do not find its daemon either."""
+    found = tell("mps_of_several")
+    assert "serves one user at a time" in found["refused"]
+    assert any("serves one user at a time" in line for line in found["doctor"])
+    assert found["free"] == 16 * GIB
+    assert (found["off"], found["seen"]) == ("framework", "''")
 
 
 def test_a_gpu_that_is_split_meanwhile_is_offered_in_pieces(

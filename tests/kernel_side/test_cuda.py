@@ -1,6 +1,8 @@
-"""A process that uses CUDA moves off its GPUs and back. NVIDIA's driver and NVML are FAKES here.
+"""A process that uses CUDA moves off its GPUs and back: what our code does with each answer.
 
-What a real driver does is tried in `tests/gpu`, on machines that have one.
+Unit tests. NVIDIA's module and NVML are FAKES of which a test chooses every answer and state, so
+they claim nothing about a driver. Processes and notebooks on one fake driver, through the true
+bindings, are in `tests/driver`; what a real one does is tried in `tests/gpu`.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from agents import ARGV, FAST, Pod, as_first_process, both_ways, run, share_of_simulated
+from driver.fake_driver import FakeDriver
 from waiting import PATIENCE, eventually
 
+from jupyter_gpu_share.kernel_side import PATH
 from jupyter_gpu_share.kernel_side.gpu_share_kernel.readings import (
     Gpu,
     memory_events,
@@ -27,25 +27,31 @@ from jupyter_gpu_share.kernel_side.gpu_share_kernel.readings import (
 
 MIB, GIB = 2**20, 2**30
 
-# -- GPUs: NVIDIA's library is a fake here -----------------------------------------------------
+# -- GPUs: NVIDIA's library is the FAKE one of tests/driver --------------------------------------
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Path of the fake library."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("the fake NVML library is C, and there is no C compiler (cc)")
-    path = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    source = Path(__file__).parent.parent / "local" / "fake_nvml.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", path, source], check=True, timeout=PATIENCE)
-    return str(path)
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[FakeDriver]:
+    made = FakeDriver(tmp_path / "driver", 2)
+    made.state.gpus[0].busy, made.state.gpus[1].busy = 40, 10
+    yield made
+    made.close()
 
 
-def gpu(library: str, monkeypatch: pytest.MonkeyPatch, scenario: str, running: str = "") -> Gpu:
-    monkeypatch.setenv("FAKE_NVML", scenario)
-    monkeypatch.setenv("FAKE_NVML_PIDS", running)
-    return Gpu(library)
+def reading(driver: FakeDriver, pids: set[int]) -> list[object]:
+    """Whether the library answers, and what is read of these processes."""
+    code = "import json, sys; from gpu_share_kernel.readings import Gpu; gpu = Gpu(); "
+    code += "print(json.dumps([gpu.present, *gpu.read(set(json.loads(sys.argv[1])))]))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, json.dumps(sorted(pids))],
+        env={**os.environ, **driver.env, "PYTHONPATH": str(PATH)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    found: list[object] = json.loads(done.stdout)
+    return found
 
 
 def test_without_the_drivers_library_nothing_is_known() -> None:
@@ -54,53 +60,44 @@ def test_without_the_drivers_library_nothing_is_known() -> None:
     assert none.read({1}) == (None, None)
 
 
-@pytest.mark.parametrize("scenario", ["none", "noload"])
-def test_without_a_gpu_nothing_is_known(
-    scenario: str, library: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    none = gpu(library, monkeypatch, scenario)
-    assert not none.present
-    assert none.read({1}) == (None, None)
+@pytest.mark.parametrize("init", [0, 9], ids=["no GPU", "not loaded"])
+def test_without_a_gpu_nothing_is_known(init: int, driver: FakeDriver) -> None:
+    driver.state.init, driver.state.count = init, 0
+    assert reading(driver, {1}) == [False, None, None]
 
 
 @pytest.mark.parametrize(
     ("running", "used"),
     [
-        ("100:5", 5 * MIB),
-        ("100:5,101:7,200:1000", 12 * MIB),
-        ("100:0", 0),
-        ("200:1000", None),  # the driver numbers processes as they are outside: not known
-        ("100:?", None),
-        ("100:?,101:3", 3 * MIB),
-        ("", None),
-        (",".join(f"{pid}:1" for pid in range(31, 131)), 2 * MIB),
+        ({100: 5}, 5 * MIB),
+        ({100: 5, 101: 7, 200: 1000}, 12 * MIB),
+        ({100: 0}, 0),
+        ({200: 1000}, None),  # the driver numbers processes as they are outside: not known
+        ({100: None}, None),
+        ({100: None, 101: 3}, 3 * MIB),
+        ({}, None),
+        (dict.fromkeys(range(31, 131), 1), 2 * MIB),
     ],
+    ids=str,
 )
 def test_the_memory_of_the_kernels_own_processes(
-    running: str, used: int | None, library: str, monkeypatch: pytest.MonkeyPatch
+    running: dict[int, int | None], used: int | None, driver: FakeDriver
 ) -> None:
-    two = gpu(library, monkeypatch, "two", running)
-    assert two.present
-    assert two.read({100, 101}) == (used, 0.4), "the utilisation is that of the busiest GPU"
+    for pid, mib in running.items():
+        driver.pretend(pid, None if mib is None else mib * MIB)
+    assert reading(driver, {100, 101}) == [True, used, 0.4], "that of the busiest GPU"
 
 
-def test_a_driver_that_tells_no_utilisation(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpu(library, monkeypatch, "mig", "100:5").read({100}) == (5 * MIB, None)
+def test_a_driver_that_tells_no_utilisation(driver: FakeDriver) -> None:
+    driver.state.count, driver.state.gpus[0].instances = 1, 7
+    driver.pretend(100, 5 * MIB)
+    assert reading(driver, {100}) == [True, 5 * MIB, None]
 
 
-def test_a_driver_that_is_too_old_to_list_processes(
-    library: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = gpu(library, monkeypatch, "two", "100:5")
-    assert isinstance(old._nvml, ctypes.CDLL)
-
-    class Old:
-        """A fake without the call."""
-
-        nvmlDeviceGetUtilizationRates = old._nvml.nvmlDeviceGetUtilizationRates  # noqa: N815
-
-    old._nvml = Old
-    assert old.read({100}) == (None, 0.4)
+def test_a_driver_that_is_too_old_to_list_processes(driver: FakeDriver) -> None:
+    driver.state.old = 2
+    driver.pretend(100, 5 * MIB)
+    assert reading(driver, {100}) == [True, None, 0.4]
 
 
 # -- simulated GPUs ----------------------------------------------------------------------------
@@ -343,14 +340,12 @@ async def test_a_kernel_that_the_server_ended_did_not_want_memory(pod: Pod) -> N
 @pytest.mark.slow
 @as_first_process
 async def test_numbers_of_a_container_are_not_taken_for_the_drivers(
-    library: str, first: Pod
+    driver: FakeDriver, first: Pod
 ) -> None:
-    """The library is a fake. It tells of processes that have our numbers outside."""
-    env = {
-        "LD_LIBRARY_PATH": str(Path(library).parent),
-        "FAKE_NVML": "two",
-        "FAKE_NVML_PIDS": "1:1000,2:1000," + ",".join(f"{pid}:7" for pid in range(3, 100)),
-    }
+    """The driver is the FAKE one. It tells of processes that have our numbers outside."""
+    for pid in range(1, 100):
+        driver.pretend(pid, 7 * MIB)
+    env = {name: driver.env[name] for name in ("FAKE_DRIVER", "LD_LIBRARY_PATH")}
     first.boot(before=FAST, env=env)
     link = first.link()
     await link.start("r1", ["sleep", "600"], {}, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...errors import AbsentGpuError, GpuShareError, LedgerError
 from ...size import format_bytes
+from .._caps import usual_context
 from .._places import counts_as_driver
 from ..base import Finding
 from ._enforcement import MpsStatus
@@ -15,6 +16,8 @@ from ._inventory import WAY_OUT, Inventory
 from ._ledger import Claim
 
 __all__ = [
+    "MPS_OF_SEVERAL",
+    "about_contexts",
     "about_gpus",
     "about_ledger",
     "about_mps",
@@ -96,8 +99,31 @@ def about_others(gpus: Sequence[Gpu], others: Mapping[str, int]) -> list[Finding
     ]
 
 
-def about_mps(status: MpsStatus) -> Finding:
-    """Whether memory limits are kept by MPS."""
+#: Why no kernel gets a share there.
+MPS_OF_SEVERAL = (
+    "MPS runs here and serves one user at a time: kernels of the others would hang. Several users "
+    "share this ledger, so end its daemon (echo quit | nvidia-cuda-mps-control), or set "
+    'c.LocalEngine.mps = "off" where it is for other programs.'
+)
+
+
+def about_contexts(found: Inventory) -> list[Finding]:
+    """What CUDA's context takes of each model, which frameworks do not count."""
+    lines = {}
+    for gpu in found.gpus:
+        if gpu.profile is None and not gpu.simulated:
+            seen = found.contexts.get(gpu.uuid)
+            amount = format_bytes(usual_context(gpu.memory_bytes) if seen is None else seen)
+            how = "measured" if seen is not None else "estimated until a kernel has been measured"
+            lines[gpu.model] = f"CUDA's context takes {amount} of {gpu.model} ({how})."
+    return [Finding("ok", line) for line in lines.values()]
+
+
+def about_mps(status: MpsStatus, *, common: bool = False) -> Finding:
+    """Whether memory limits are kept by MPS; ``common``: for several users."""
+    if status.running and common:
+        what, _, fix = MPS_OF_SEVERAL.partition(" Several users ")
+        return Finding("error", what, "Several users " + fix)
     if status.running:
         return Finding("ok", "MPS runs: its server keeps kernels to their shares.")
     return Finding(

@@ -14,6 +14,7 @@ from ...allocations import Isolation
 from ...kernel_side import CLOUDPICKLE, cloudpickle
 from .._caps import framework_caps
 from .._processes import CLAIM_VARIABLE
+from ._contexts import CONTEXT_VARIABLE
 from ._gpu import Gpu
 
 __all__ = ["MpsStatus", "environment", "mps_status", "without_share"]
@@ -28,6 +29,7 @@ _TOLD = frozenset(
         "JUPYTER_GPU_SHARE_FRACTION",
         "JUPYTER_GPU_SHARE_ISOLATION",
         "JUPYTER_GPU_SHARE_CAP_BYTES",
+        CONTEXT_VARIABLE,
         "JUPYTER_GPU_SHARE_SIMULATED_DIR",
         "JUPYTER_GPU_SHARE_SIMULATED_BYTES",
         CLAIM_VARIABLE,
@@ -38,16 +40,20 @@ _MPS_DEFAULT = "/tmp/nvidia-mps"  # noqa: S108 - where NVIDIA's daemon puts it
 
 @dataclass(frozen=True)
 class MpsStatus:
-    """Whether NVIDIA's MPS control daemon runs, where its pipes are, and a word about it."""
+    """Whether NVIDIA's MPS control daemon runs, where its pipes are, and a word about it.
+
+    ``avoided``: it runs for others, and kernels are to find none.
+    """
 
     running: bool
     pipes: str = ""
     note: str = ""
+    avoided: bool = False
 
     @classmethod
-    def absent(cls, note: str = "not used (LocalEngine.mps is off)") -> MpsStatus:
-        """No MPS."""
-        return cls(False, note=note)
+    def absent(cls, *, avoided: bool = False) -> MpsStatus:
+        """No MPS for kernels."""
+        return cls(False, note="not used (LocalEngine.mps is off)", avoided=avoided)
 
 
 def mps_status(environ: Mapping[str, str] = os.environ) -> MpsStatus:
@@ -82,6 +88,9 @@ def environment(
     simulated_dir: Path,
     base: Mapping[str, str],
     numbered: bool = False,
+    contexts: Mapping[str, int] | None = None,
+    context_file: Path | None = None,
+    limited: bool = False,
 ) -> tuple[dict[str, str], Isolation]:
     """What to add to :func:`without_share` for a kernel, and the isolation that this gives.
 
@@ -91,6 +100,9 @@ def environment(
     base: the environment so far. What the user set in it is kept where it asks for less.
     numbered: CUDA counts the GPUs as NVML does. Libraries that read the number of a whole GPU can
         then do so; many know nothing else.
+    contexts: bytes by uuid that CUDA's context was seen to take.
+    context_file: where the kernel notes down what it takes there.
+    limited: the driver keeps limits of memory, through a service of root's.
     """
     added = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(kernel_side), base.get("PYTHONPATH")])),
@@ -102,7 +114,7 @@ def environment(
         return added, Isolation.NONE
     uuids = ",".join(gpu.uuid for gpu in gpus)
     simulated = any(gpu.simulated for gpu in gpus)
-    isolation = _isolation(gpus, memory_bytes, language, mps)
+    isolation = _isolation(gpus, memory_bytes, language, mps, limited)
     added |= {
         "JUPYTER_GPU_SHARE_UUID": uuids,
         "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(memory_bytes),
@@ -116,12 +128,20 @@ def environment(
         added["JUPYTER_GPU_SHARE_SIMULATED_DIR"] = str(simulated_dir)
         added["JUPYTER_GPU_SHARE_SIMULATED_BYTES"] = ",".join(str(g.memory_bytes) for g in gpus)
         return added, isolation
+    if mps.avoided:
+        # CUDA looks for a daemon at its usual place by itself, and would run through it.
+        added[_MPS_PIPES] = str(kernel_side / "no-mps")
     if isolation is Isolation.MPS:
         added |= _mps_limits(memory_bytes, fraction, len(gpus), mps)
     if any(memory_bytes < gpu.memory_bytes for gpu in gpus):
         # Some frameworks count a part of whichever GPU: it is that of the largest.
         part = min(Fraction(memory_bytes, gpu.memory_bytes) for gpu in gpus)
-        added |= framework_caps(memory_bytes, min(part, fraction), base)
+        seen = [(contexts or {}).get(gpu.uuid) for gpu in gpus]
+        known = [amount for amount in seen if amount is not None]
+        measured = max(known) if len(known) == len(gpus) else None
+        added |= framework_caps(memory_bytes, min(part, fraction), base, measured)
+        if context_file is not None:
+            added[CONTEXT_VARIABLE] = str(context_file)
     return added, isolation
 
 
@@ -132,7 +152,9 @@ def _visible(gpus: Sequence[Gpu], isolation: Isolation, numbered: bool) -> str:
     return ",".join(gpu.uuid for gpu in gpus)
 
 
-def _isolation(gpus: Sequence[Gpu], memory_bytes: int, language: str, mps: MpsStatus) -> Isolation:
+def _isolation(
+    gpus: Sequence[Gpu], memory_bytes: int, language: str, mps: MpsStatus, limited: bool
+) -> Isolation:
     """What truly holds the kernel to its share.
 
     A whole GPU has no neighbour of ours and needs no cap, but nothing keeps other programs off it
@@ -140,6 +162,8 @@ def _isolation(gpus: Sequence[Gpu], memory_bytes: int, language: str, mps: MpsSt
     """
     if all(gpu.profile for gpu in gpus):
         return Isolation.HARDWARE if not gpus[0].simulated else Isolation.FRAMEWORK
+    if limited and not gpus[0].simulated:
+        return Isolation.DRIVER
     if mps.running and not gpus[0].simulated:
         return Isolation.MPS
     if all(memory_bytes >= gpu.memory_bytes for gpu in gpus):

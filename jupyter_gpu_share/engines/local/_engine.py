@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, ClassVar, TypeVar
 
-from traitlets import CaselessStrEnum, Float, Unicode, default
-
 from ..._threads import in_thread, to_the_end
-from ...allocations import Allocation, Device, Isolation, QueuePosition, Share, State
+from ...allocations import Allocation, Isolation, Share
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
-from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
 from .._caps import limits_of
-from .._presence import SIMULATE
 from .._processes import Holder, this_process
 from .._supervisor import Supervisor
 from ..base import (
     Capacity,
     Change,
-    Engine,
     Exit,
     Finding,
     KernelRequest,
@@ -41,25 +32,34 @@ from ..base import (
     Usage,
 )
 from . import _doctor
-from ._enforcement import MpsStatus, environment, mps_status, without_share
-from ._folders import kernel_folder, ledger_folder
-from ._gpu import Gpu
+from ._contexts import too_small
+from ._enforcement import MpsStatus, mps_status
+from ._folders import is_common, ledger_folder
 from ._inventory import Inventory
+from ._launch import Launcher
 from ._ledger import Claim, Ledger
 from ._leftovers import Leftovers
 from ._machine import Machine, processes_of
 from ._placement import never_fits
-from ._process import KernelProcess, choose_transport, make_connection
+from ._process import KernelProcess
+from ._returns import Returns
+from ._settings import LocalSettings
+from ._shares import (
+    allocation_of,
+    capacities,
+    fraction_of,
+    info_of,
+    share_of,
+    told_of,
+    with_isolation,
+)
 from ._simulated import slug
-from ._usage import Reading
+from ._walls import Wall, about_limiter
 from ._watcher import Watcher
 
 __all__ = ["LocalEngine"]
 
 T = TypeVar("T")
-
-#: Seconds between two attempts to give a share back to a ledger that cannot be written.
-_RELEASE_INTERVAL = 1.0
 
 
 @dataclass
@@ -71,6 +71,7 @@ class _Kernel:
     token: str
     supervisor: Supervisor
     mps: MpsStatus  #: as it was when the process started
+    wall: Wall
     process: KernelProcess | None = None
     lent: bool = False  #: its share was given back while the process lives
     told: str = ""  #: the last notice about its GPUs
@@ -81,81 +82,12 @@ class _Kernel:
         return bool(self.request.options.get("independent"))
 
 
-class LocalEngine(Engine):
+class LocalEngine(LocalSettings):
     """Runs kernels on this machine. Several servers share its GPUs through one ledger."""
 
     name: ClassVar[str] = "local"
     shares_files: ClassVar[bool] = True
     own_utilization: ClassVar[bool] = True
-
-    directory = Unicode(
-        "",
-        config=True,
-        help="""
-        Folder of the ledger, which says who holds how much of which GPU. All servers that use the
-        same folder share the GPUs. Default: one for each user and machine, in the user's Jupyter
-        data folder. For several users name a folder on a local disk that all of them may write.
-
-        ::
-
-            c.LocalEngine.directory = "/var/lib/jupyter-gpu-share"
-        """,
-    )
-    simulate = Unicode(
-        config=True,
-        help="""
-        GPUs to simulate instead of using real ones, as number, model and memory. Default: the
-        environment variable ``JUPYTER_GPU_SHARE_SIMULATE``, else empty (real GPUs).
-
-        ::
-
-            c.LocalEngine.simulate = "2xA100-80GB"
-        """,
-    )
-    transport = CaselessStrEnum(
-        ["auto", "ipc", "tcp"],
-        default_value="auto",
-        config=True,
-        help="""
-        How the relay reaches a kernel: ``ipc`` (sockets in a folder that only the user can enter),
-        ``tcp`` (loopback, encrypted where the kernelspec declares it), or ``auto``: ipc for
-        kernels of ipykernel that Python itself starts, where the path of the temporary folder is
-        short enough, else tcp. Default ``auto``.
-
-        ::
-
-            c.LocalEngine.transport = "tcp"
-        """,
-    )
-    mps = CaselessStrEnum(
-        ["auto", "off"],
-        default_value="auto",
-        config=True,
-        help="""
-        Whether NVIDIA's MPS server, where it runs, enforces the memory of shares. Default ``auto``.
-
-        ::
-
-            c.LocalEngine.mps = "off"
-        """,
-    )
-    queue_interval = Float(
-        0.25,
-        min=0.01,
-        config=True,
-        help="""
-        Seconds between two looks at the ledger while kernels of this server wait, for room that
-        another server made. One look serves all of them. Default 0.25.
-
-        ::
-
-            c.LocalEngine.queue_interval = 1.0
-        """,
-    )
-
-    @default("simulate")
-    def _simulate_default(self) -> str:
-        return os.environ.get(SIMULATE, "")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -168,9 +100,12 @@ class LocalEngine(Engine):
         self._machine = Machine(
             self._at_ledger, self._watcher.look, lambda: self.simulate, lambda: self._simulated_dir
         )
+        self._launcher = Launcher(self, self._holder, self._machine, lambda: self._simulated_dir)
         self._leftovers = Leftovers()
+        self._returns = Returns(
+            self._at_ledger, self._watcher.look, lambda kernel_id: kernel_id in self._kernels
+        )
         self._closed = False
-        self._owed: set[asyncio.Task[None]] = set()
 
     # -- start and end -----------------------------------------------------------------------
 
@@ -178,13 +113,15 @@ class LocalEngine(Engine):
         """See :meth:`Engine.start <jupyter_gpu_share.engines.base.Engine.start>`."""
         try:
             share, token = await self._hold(request, report)
-            mps = await self._mps()
-            additions, isolation = await self._environment(request, share, token, mps)
-            share = _with_isolation(share, isolation)
+            mps = await self._launcher.mps(share)
+            additions, isolation = await self._launcher.environment(request, share, token, mps)
+            share = with_isolation(share, isolation)
             report(Starting(share))
-            kernel = _Kernel(request, share, token, Supervisor(share.memory_bytes), mps)
+            wall = Wall(self.limiter, token, share)
+            kernel = _Kernel(request, share, token, Supervisor(share.memory_bytes), mps, wall)
             self._kernels[request.kernel_id] = kernel
-            kernel.process = await self._spawn(request, additions)
+            await wall.build(share, mps)
+            kernel.process = await self._launcher.spawn(request, additions, wall)
             await self._record(kernel)
         except BaseException:
             await to_the_end(self.stop(request.kernel_id))
@@ -197,14 +134,13 @@ class LocalEngine(Engine):
         if size.is_none:
             await self.stop(kernel_id)  # what it held under another size
             return Share((), 0, Fraction(0), Isolation.NONE), ""
-        found = await self._gpus()
-        if why := never_fits(size, found.gpus):
+        if why := await self.never_fits(size):
             raise NoGpuError(why)
         claim = await self._wait_for_turn(
-            lambda ledger: ledger.claim(kernel_id, size, self._holder, _info(request)), report
+            lambda ledger: ledger.claim(kernel_id, size, self._holder, info_of(request)), report
         )
         found = await self._gpus()  # they may have changed while it waited
-        return _share_of(claim, found.gpus), claim.token
+        return share_of(claim, found.gpus), claim.token
 
     async def _wait_for_turn(self, ask: Callable[[Ledger], Claim], report: Report) -> Claim:
         claim = await self._at_ledger(ask)
@@ -216,66 +152,11 @@ class LocalEngine(Engine):
         finally:
             following.cancel()
 
-    async def _mps(self) -> MpsStatus:
-        """Whether MPS runs now: without its daemon CUDA runs on without its limits."""
-        return MpsStatus.absent() if self.mps == "off" else await in_thread(mps_status)
-
-    async def _environment(
-        self, request: KernelRequest, share: Share, token: str, mps: MpsStatus
-    ) -> tuple[dict[str, str], Isolation]:
-        found = self._machine.known or Inventory(())
-        gpus = {gpu.uuid: gpu for gpu in found.gpus}
-        if not share.devices:
-            own = []
-        elif lacking := [device for device in share.devices if device.uuid not in gpus]:
-            raise NoGpuError(f"{lacking[0].uuid} is not there any more; start the kernel again.")
-        else:
-            own = [gpus[device.uuid] for device in share.devices]
-        return environment(
-            memory_bytes=share.memory_bytes,
-            fraction=share.fraction,
-            gpus=own,
-            language=request.language,
-            mps=mps,
-            numbered=found.numbered,
-            kernel_side=KERNEL_SIDE,
-            token=token,
-            simulated_dir=self._simulated_dir,
-            base=request.env,
-        )
-
-    async def _spawn(self, request: KernelRequest, additions: Mapping[str, str]) -> KernelProcess:
-        folder = await in_thread(kernel_folder, self._holder)
-        transport = self.transport
-        if transport == "auto":
-            transport = choose_transport(request.argv, folder)
-        try:
-            connection = await in_thread(
-                partial(
-                    make_connection,
-                    folder,
-                    transport,
-                    key=request.key,
-                    signature_scheme=request.signature_scheme,
-                    encrypt=request.can_encrypt,
-                )
-            )
-        except BaseException:
-            await to_the_end(in_thread(partial(rmtree, folder, ignore_errors=True)))
-            raise
-        return await KernelProcess.start(
-            request.argv,
-            {**without_share(request.env), **additions},
-            request.options,
-            connection=connection,
-            folder=folder,
-        )
-
     async def _record(self, kernel: _Kernel) -> None:
         if not kernel.token or kernel.process is None:
             return
         holder, kernel_id = Holder.of(kernel.process.pid), kernel.request.kernel_id
-        info = _told(kernel.request, kernel.share)
+        info = told_of(kernel.request, kernel.share)
 
         def record(ledger: Ledger) -> None:
             ledger.record_kernel(kernel_id, holder)
@@ -288,7 +169,7 @@ class LocalEngine(Engine):
         kernel = self._kernels.get(kernel_id)
         if kernel is None or kernel.process is None:
             return Exit(0, "The kernel does not run.")
-        return await kernel.process.wait()
+        return kernel.wall.explain(await kernel.process.wait())
 
     async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
         """See :meth:`Engine.signal <jupyter_gpu_share.engines.base.Engine.signal>`."""
@@ -303,36 +184,15 @@ class LocalEngine(Engine):
             await kernel.process.end()
             kernel.process = None
         if keep_share:
+            if kernel is not None:
+                await kernel.wall.tear_down()
             return
         self._kernels.pop(kernel_id, None)
         if kernel is not None and kernel.token:
             # What the kernel left running would go on using the GPU without a share.
             await self._leftovers.end(kernel.token)
         if self._ledger is not None:
-            await self._release(kernel_id)
-
-    async def _release(self, kernel_id: str) -> None:
-        """Give the share back. Where the ledger cannot be written now, that is tried again."""
-        try:
-            await self._at_ledger(lambda ledger: ledger.release(kernel_id))
-        except LedgerError as error:
-            if self._closed:
-                return  # this process's end makes its claims free
-            self.log.warning("A share could not be given back yet: %s", error)
-            task = asyncio.create_task(self._release_later(kernel_id))
-            self._owed.add(task)
-            task.add_done_callback(self._owed.discard)
-        self._watcher.look()
-
-    async def _release_later(self, kernel_id: str) -> None:
-        while kernel_id not in self._kernels:
-            await asyncio.sleep(_RELEASE_INTERVAL)
-            try:
-                await self._at_ledger(lambda ledger: ledger.release(kernel_id))
-            except LedgerError:
-                continue
-            self._watcher.look()
-            return
+            await self._returns.give(kernel_id, kernel.wall if kernel is not None else None)
 
     async def note_path(self, kernel_id: str, path: str | None) -> None:
         """See :meth:`Engine.note_path <jupyter_gpu_share.engines.base.Engine.note_path>`."""
@@ -341,7 +201,7 @@ class LocalEngine(Engine):
             return
         kernel.request = replace(kernel.request, path=path)
         if kernel.token and not kernel.lent:
-            info = _told(kernel.request, kernel.share)
+            info = told_of(kernel.request, kernel.share)
             await self._at_ledger(lambda ledger: ledger.set_info(kernel_id, info))
 
     # -- shares of living kernels ------------------------------------------------------------
@@ -353,8 +213,11 @@ class LocalEngine(Engine):
 
     async def give_back(self, kernel_id: str) -> None:
         """See :meth:`Engine.give_back <jupyter_gpu_share.engines.base.Engine.give_back>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None:
+            await kernel.wall.close(kernel.share)
         await self._at_ledger(lambda ledger: ledger.release(kernel_id))
-        if kernel := self._kernels.get(kernel_id):
+        if kernel is not None:
             kernel.lent = True
         self._watcher.look()
 
@@ -369,13 +232,14 @@ class LocalEngine(Engine):
         try:
             await self._wait_for_turn(
                 lambda ledger: ledger.claim(
-                    kernel_id, request.size, self._holder, _info(request), token=token, only=only
+                    kernel_id, request.size, self._holder, info_of(request), token=token, only=only
                 ),
                 report,
             )
+            await kernel.wall.move(kernel.share)
             await self._record(kernel)
         except BaseException:
-            await to_the_end(self._release(kernel_id))
+            await to_the_end(self._returns.give(kernel_id))
             raise
         kernel.lent = False
         return kernel.share
@@ -390,23 +254,26 @@ class LocalEngine(Engine):
         fixed = kernel.share.isolation in (Isolation.MPS, Isolation.HARDWARE)
         if fixed or size.profile or held.profile or size.count != held.count:
             return None
-        by_uuid = {gpu.uuid: gpu for gpu in (await self._gpus()).gpus}
+        found = await self._gpus()
+        by_uuid = {gpu.uuid: gpu for gpu in found.gpus}
         own = [by_uuid[device.uuid] for device in kernel.share.devices if device.uuid in by_uuid]
         # One that is away waits for its own GPUs only: it would for ever where they are too small.
         if any(gpu.profile for gpu in own) or never_fits(size, own):
+            return None
+        if too_small(size, own, found.contexts):
             return None
         if not kernel.lent and not await self._at_ledger(
             lambda ledger: ledger.change(kernel_id, size, dry=True)
         ):
             return None
         memory = min(size.bytes_of(gpu.memory_bytes) for gpu in own)
-        fraction = _fraction(size, memory, own[0].memory_bytes)
+        fraction = fraction_of(size, memory, own[0].memory_bytes)
         share = replace(kernel.share, memory_bytes=memory, fraction=fraction)
-        additions, isolation = await self._environment(
+        additions, isolation = await self._launcher.environment(
             kernel.request, share, kernel.token, kernel.mps
         )
         limits = limits_of({**kernel.request.env, **additions})
-        return Change(_with_isolation(share, isolation), limits)
+        return Change(with_isolation(share, isolation), limits)
 
     async def change(self, kernel_id: str, size: Size) -> Share:
         """See :meth:`Engine.change <jupyter_gpu_share.engines.base.Engine.change>`."""
@@ -415,22 +282,47 @@ class LocalEngine(Engine):
         if planned is None or kernel is None:
             raise EngineError(f"Its GPU has no room for {size}.")
         request = replace(kernel.request, size=size)
-        info = _told(request, planned.share)
-        if not kernel.lent and not await self._at_ledger(
-            lambda ledger: ledger.change(kernel_id, size, info)
-        ):
-            raise EngineError(f"Others were faster: its GPU has no room for {size} any more.")
+        info = told_of(request, planned.share)
+        if not kernel.lent:
+            await self._change(kernel, size, planned.share, info)
         kernel.request, kernel.share = request, planned.share
         kernel.supervisor = Supervisor(kernel.share.memory_bytes)
         self._watcher.look()
         return kernel.share
+
+    async def _change(
+        self, kernel: _Kernel, size: Size, share: Share, info: Mapping[str, Any]
+    ) -> None:
+        """In the ledger and behind the wall: nobody gets what is not free yet."""
+        kernel_id, before = kernel.request.kernel_id, kernel.share
+        grows = share.memory_bytes > before.memory_bytes
+        if not grows:
+            await kernel.wall.move(share)
+        try:
+            if not await self._at_ledger(lambda ledger: ledger.change(kernel_id, size, info)):
+                raise EngineError(f"Others were faster: its GPU has no room for {size} any more.")
+        except BaseException:
+            if not grows:
+                await to_the_end(kernel.wall.move(before))
+            raise
+        if not grows:
+            return
+        try:
+            await kernel.wall.move(share)
+        except BaseException:
+            old = kernel.request
+            undo = self._at_ledger(
+                lambda ledger: ledger.change(kernel_id, old.size, told_of(old, before))
+            )
+            await to_the_end(undo)
+            raise
 
     async def limits(self, kernel_id: str) -> Mapping[str, str | None]:
         """See :meth:`Engine.limits <jupyter_gpu_share.engines.base.Engine.limits>`."""
         kernel = self._kernels.get(kernel_id)
         if kernel is None or not kernel.token:
             return {}
-        additions, _ = await self._environment(
+        additions, _ = await self._launcher.environment(
             kernel.request, kernel.share, kernel.token, kernel.mps
         )
         return limits_of({**kernel.request.env, **additions})
@@ -468,39 +360,18 @@ class LocalEngine(Engine):
         """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
         found = await self._gpus()
         claims = await self._claims()
-        node = socket.gethostname()
-        held: dict[str, list[int]] = {}
-        for piece in (piece for claim in claims for piece in claim.pieces):
-            held.setdefault(piece.uuid, []).append(piece.memory_bytes)
-        result = []
-        for gpu in found.gpus:
-            pieces = held.get(gpu.uuid, [])
-            taken = sum(pieces) + self._machine.others.get(gpu.uuid, 0)
-            result.append(
-                Capacity(
-                    uuid=gpu.uuid,
-                    model=gpu.model,
-                    node=node,
-                    memory_bytes=gpu.memory_bytes,
-                    free_bytes=max(0, gpu.memory_bytes - taken),
-                    profile=gpu.profile,
-                    simulated=gpu.simulated,
-                    kernels=len(pieces),
-                    index=gpu.index,
-                )
-            )
-        return result
+        return capacities(found.gpus, claims, self._machine.others)
 
     async def allocations(self) -> list[Allocation]:
         """See :meth:`Engine.allocations <jupyter_gpu_share.engines.base.Engine.allocations>`."""
         found = await self._gpus()
         claims = await self._claims()
         readings = await self._machine.read(processes_of(claims))
-        return [_allocation(claim, found.gpus, readings.get(claim.kernel_id)) for claim in claims]
+        return [allocation_of(claim, found.gpus, readings.get(claim.kernel_id)) for claim in claims]
 
     async def rounding(self, size: Size) -> str:
         """See :meth:`Engine.rounding <jupyter_gpu_share.engines.base.Engine.rounding>`."""
-        if not size.is_none and (why := never_fits(size, (await self._gpus()).gpus)):
+        if why := await self.never_fits(size):
             raise NoGpuError(why)
         return ""
 
@@ -510,8 +381,7 @@ class LocalEngine(Engine):
 
     async def fits_each(self, kernel_id: str | None, sizes: Sequence[Size]) -> list[str | None]:
         """See :meth:`Engine.fits_each <jupyter_gpu_share.engines.base.Engine.fits_each>`."""
-        gpus = (await self._gpus()).gpus if any(not size.is_none for size in sizes) else ()
-        answers = [never_fits(size, gpus) for size in sizes]
+        answers = [await self.never_fits(size) for size in sizes]
         asked = [
             n
             for n, (size, why) in enumerate(zip(sizes, answers, strict=True))
@@ -526,7 +396,10 @@ class LocalEngine(Engine):
 
     async def never_fits(self, size: Size) -> str | None:
         """See :meth:`Engine.never_fits <jupyter_gpu_share.engines.base.Engine.never_fits>`."""
-        return None if size.is_none else never_fits(size, (await self._gpus()).gpus)
+        if size.is_none:
+            return None
+        found = await self._gpus()
+        return never_fits(size, found.gpus) or too_small(size, found.gpus, found.contexts)
 
     async def snapshot(self) -> Snapshot | None:
         """See :meth:`Engine.snapshot <jupyter_gpu_share.engines.base.Engine.snapshot>`."""
@@ -541,9 +414,13 @@ class LocalEngine(Engine):
             found = await self._gpus()
             findings += _doctor.about_gpus(found)
             findings += _doctor.about_others(found.gpus, self._machine.others)
-            # Nothing of MPS concerns a machine without a GPU, or a simulated one.
-            if self.mps == "auto" and not found.simulation:
-                findings.append(_doctor.about_mps(await in_thread(mps_status)))
+            findings += _doctor.about_contexts(found)
+            # Nothing of it concerns a machine without a GPU, or a simulated one.
+            if self.limiter and not found.simulation:
+                findings.append(await in_thread(about_limiter, self.limiter))
+            elif self.mps == "auto" and not found.simulation:
+                common = await in_thread(is_common, self.directory)
+                findings.append(_doctor.about_mps(await in_thread(mps_status), common=common))
         except LedgerError:
             pass  # told below
         except GpuShareError as error:
@@ -561,17 +438,13 @@ class LocalEngine(Engine):
     async def close(self) -> None:
         """See :meth:`Engine.close <jupyter_gpu_share.engines.base.Engine.close>`."""
         for kernel_id in await self._watcher.close():
-            await self._release(kernel_id)
+            await self._returns.give(kernel_id)
         for kernel_id, kernel in list(self._kernels.items()):
             if not kernel.independent:
                 await self.stop(kernel_id)
         await self._leftovers.close()
         self._closed = True
-        owed = set(self._owed)
-        for task in owed:
-            task.cancel()  # this process's end makes its claims free
-        if owed:
-            await asyncio.wait(owed)
+        await self._returns.close()
         await in_thread(self._close_ledger, executor=self._desk)
         self._desk.shutdown(wait=False)
 
@@ -614,59 +487,3 @@ class LocalEngine(Engine):
             return work(self._ledger)
 
         return await in_thread(at_desk, executor=self._desk)
-
-
-def _info(request: KernelRequest) -> dict[str, Any]:
-    """What others are told about a kernel."""
-    return {"kernel_name": request.kernel_name, "path": request.path, "user": request.user}
-
-
-def _told(request: KernelRequest, share: Share) -> dict[str, Any]:
-    """The same of one that has its share."""
-    return {**_info(request), "isolation": share.isolation.value}
-
-
-def _share_of(claim: Claim, gpus: tuple[Gpu, ...]) -> Share:
-    by_uuid = {gpu.uuid: gpu for gpu in gpus}
-    node = socket.gethostname()
-    held = [by_uuid.get(piece.uuid) for piece in claim.pieces]
-    memory = min((piece.memory_bytes for piece in claim.pieces), default=0)
-    whole = next((gpu.memory_bytes for gpu in held if gpu), memory)
-    return Share(
-        devices=tuple(
-            Device(piece.uuid, gpu.model if gpu else "unknown", node)
-            for piece, gpu in zip(claim.pieces, held, strict=True)
-        ),
-        memory_bytes=memory,
-        fraction=_fraction(claim.size, memory, whole),
-        isolation=Isolation(claim.info.get("isolation", Isolation.NONE.value)),
-        simulated=any(piece.uuid.startswith("SIM-") for piece in claim.pieces),
-    )
-
-
-def _fraction(size: Size, memory: int, whole: int) -> Fraction:
-    """Of a GPU, as it was asked for, else as it is."""
-    return size.fraction or Fraction(memory, whole or 1)
-
-
-def _with_isolation(share: Share, isolation: Isolation) -> Share:
-    return replace(share, isolation=isolation)
-
-
-def _allocation(claim: Claim, gpus: tuple[Gpu, ...], reading: Reading | None) -> Allocation:
-    held = bool(claim.pieces)
-    running = State.ACTIVE if claim.kernel else State.STARTING
-    return Allocation(
-        kernel_id=claim.kernel_id,
-        kernel_name=str(claim.info.get("kernel_name") or ""),
-        path=claim.info.get("path"),
-        user=claim.info.get("user"),
-        size=str(claim.size),
-        state=running if held else State.QUEUED,
-        reason=claim.reason or (_doctor.unknown_holder(claim) if claim.unknown else ""),
-        share=_share_of(claim, gpus) if held else None,
-        used_bytes=reading.used_bytes if reading else None,
-        utilization=reading.utilization if reading else None,
-        queue=None if held else QueuePosition(claim.position, claim.of),
-        engine=LocalEngine.name,
-    )

@@ -11,7 +11,7 @@ from jupyter_core.paths import jupyter_data_dir
 from ...errors import EngineError
 from .._processes import Holder, sweep_folders, this_boot
 
-__all__ = ["kernel_folder", "ledger_folder", "sweep_kernel_folders"]
+__all__ = ["is_common", "kernel_folder", "ledger_folder", "sweep_kernel_folders"]
 
 
 def ledger_folder() -> Path:
@@ -22,6 +22,14 @@ def ledger_folder() -> Path:
     to do with each other.
     """
     return Path(jupyter_data_dir()) / "gpu-share" / this_boot()
+
+
+def is_common(folder: str) -> bool:
+    """Whether a ledger's folder is for several users: others than its owner may write there."""
+    try:
+        return bool(folder) and bool(Path(folder).stat().st_mode & 0o022)
+    except OSError:  # it is not there yet
+        return False
 
 
 def kernel_folder(owner: Holder) -> Path:

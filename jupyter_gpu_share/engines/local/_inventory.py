@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import AbsentGpuError, NoGpuError
 from .._places import counts_as_driver
+from ._contexts import measured_contexts
 from ._gpu import Gpu
 from ._simulated import parse_simulation
 
@@ -38,6 +39,7 @@ class Inventory:
     troubles: sentences about GPUs that are not offered.
     in_use: bytes by uuid that programs have of each whole GPU, whoever they are.
     numbered: CUDA counts the GPUs as NVML does, where it is told to go by their place on the bus.
+    contexts: bytes by uuid that CUDA's context was seen to take of whole GPUs.
     """
 
     gpus: tuple[Gpu, ...]
@@ -46,6 +48,7 @@ class Inventory:
     troubles: tuple[str, ...] = ()
     in_use: Mapping[str, int] = field(default_factory=dict)
     numbered: bool = False
+    contexts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,12 @@ def inventory(simulation: str | None = None, environ: Mapping[str, str] = os.env
     # CUDA counts neither what is lost nor a GPU that is to be split, and instances apart.
     numbered = len(gpus) == number and not any(gpu.profile for gpu in gpus)
     return Inventory(
-        tuple(allowed), driver, troubles=tuple(troubles), in_use=in_use, numbered=numbered
+        tuple(allowed),
+        driver,
+        troubles=tuple(troubles),
+        in_use=in_use,
+        numbered=numbered,
+        contexts=measured_contexts(allowed, driver),
     )
 
 
@@ -216,11 +224,13 @@ def _memory(nvml: Any, handle: Any) -> int:
 
 
 def _processes(nvml: Any, handle: Any) -> Iterator[Any]:
+    # The binding says in a way of its own that a driver is too old for it.
+    too_old = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
     for ask in (
         nvml.nvmlDeviceGetComputeRunningProcesses,
         nvml.nvmlDeviceGetGraphicsRunningProcesses,
     ):
-        with suppress(nvml.NVMLError):
+        with suppress(nvml.NVMLError, too_old):
             yield from ask(handle)
 
 

@@ -103,6 +103,18 @@ def _cap_torch(cuda):
 
     # PyTorch keeps what is asked of it before CUDA is there, and does it then.
     cuda._lazy_call(set_fractions)
+    _watch()
+
+
+def _cap_cupy(cupy):
+    """It reads its limit itself."""
+    _watch()
+
+
+def _watch():
+    from gpu_share_kernel import contexts
+
+    contexts.watch()
 
 
 def _check_gpu(uuid):
@@ -196,4 +208,9 @@ def empty_caches():
         cupy.get_default_memory_pool().free_all_blocks()
 
 
-_CAPS = {"torch.cuda": _cap_torch, "tensorflow": _cap_tensorflow, "jaxlib": _cap_jax}
+_CAPS = {
+    "torch.cuda": _cap_torch,
+    "cupy": _cap_cupy,
+    "tensorflow": _cap_tensorflow,
+    "jaxlib": _cap_jax,
+}

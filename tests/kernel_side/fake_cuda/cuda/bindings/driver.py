@@ -1,4 +1,4 @@
-"""A FAKE of NVIDIA's module `cuda.bindings.driver`: the documented states, and failures on demand.
+"""A FAKE of NVIDIA's module `cuda.bindings.driver` for unit tests, which choose its answers.
 
 Names, arguments and answers are those of cuda-bindings 12.8 to 13.5. What a process has on its GPU
 is a file `<uuid>.<pid>` in the folder `FAKE_GPU`, which the FAKE of NVML reads; files of the driver
