@@ -14,7 +14,7 @@ from ...errors import LedgerError
 
 __all__ = ["connect", "file_identity", "in_words"]
 
-_VERSION = 3
+_VERSION = 4
 
 # The triggers guard the capacity a second time, against any writer: SQLite refuses a piece that
 # would take a GPU beyond what it has.
@@ -37,7 +37,7 @@ CREATE TABLE claims (
 CREATE TABLE views (
     viewer TEXT NOT NULL, uuid TEXT NOT NULL,
     boot TEXT NOT NULL, namespace TEXT NOT NULL, host TEXT NOT NULL, machine TEXT NOT NULL,
-    pid INTEGER NOT NULL, start_time TEXT NOT NULL,
+    pid INTEGER NOT NULL, start_time TEXT NOT NULL, others INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (viewer, uuid)
 );
 CREATE TABLE pieces (
@@ -53,7 +53,7 @@ WHEN (SELECT sum(memory_bytes) FROM pieces WHERE uuid = NEW.uuid)
 BEGIN SELECT RAISE(ABORT, 'capacity exceeded'); END;
 CREATE TRIGGER no_growth BEFORE UPDATE ON pieces
 BEGIN SELECT RAISE(ABORT, 'pieces do not change'); END;
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 """
 #: From one version to the next.
 _UPGRADES = {
@@ -71,6 +71,7 @@ CREATE TABLE views (
 );
 PRAGMA user_version = 3;
 """,
+    3: "ALTER TABLE views ADD COLUMN others INTEGER NOT NULL DEFAULT 0; PRAGMA user_version = 4;",
 }
 
 #: Of file systems without hard links.
