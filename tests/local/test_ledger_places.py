@@ -211,6 +211,20 @@ def test_nobody_is_given_a_gpu_that_its_server_does_not_see(path: Path) -> None:
         assert [piece.uuid for piece in narrow.turn("n").pieces] == ["G0"]
 
 
+def test_a_gpu_that_is_whole_again_is_not_given_out_below_its_instances(path: Path) -> None:
+    """Nor the other way round, while a kernel holds what is not there any more."""
+    halves = [Gpu(f"M{n}", "A100", 0, 40 * GIB, profile="3g.40gb", parent="G0") for n in range(2)]
+    with server(path, halves) as own, server(path, TWO[:1]) as late:
+        assert ask(own, "a", "mig-3g.40gb").held
+        own.set_gpus(TWO[:1])
+        assert not ask(late, "b", "3/4").held
+        assert late.fits(None, Size.parse("1/2")) is not None
+        own.release("a")
+        assert late.turn("b").held
+        own.set_gpus(halves)
+        assert not ask(own, "c", "mig-3g.40gb").held
+
+
 def test_who_sees_no_gpu_is_given_none(path: Path) -> None:
     """As where the one that its CUDA_VISIBLE_DEVICES names is lost."""
     with server(path, TWO) as wide, server(path, TWO[:1]) as narrow:

@@ -13,7 +13,7 @@ from ..._threads import in_thread
 from ...allocations import Share
 from ...errors import GpuShareError
 from ._contents import Claim
-from ._folders import sweep_kernel_folders
+from ._folders import make_as_open, sweep_kernel_folders
 from ._inventory import Inventory, inventory
 from ._ledger import Ledger
 from ._others import used_by_others
@@ -81,7 +81,7 @@ class Machine:
                 self._changed()
             if known is None:
                 if found.simulation:
-                    await in_thread(self._simulated_dir().mkdir, mode=0o700, exist_ok=True)
+                    await in_thread(make_as_open, self._simulated_dir())
                 await in_thread(sweep_kernel_folders)
             for trouble in found.troubles:
                 if known is None or trouble not in known.troubles:
