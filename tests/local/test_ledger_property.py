@@ -150,6 +150,7 @@ def check_that_nothing_is_left(world: World) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("batch", range(ROUNDS))
 def test_memory_is_never_granted_twice(
     batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
