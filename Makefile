@@ -57,12 +57,12 @@ test-gpu: $(STAMP) ## Ask the first questions of this machine's NVIDIA GPU, if i
 		first=$$?; JUPYTER_GPU_SHARE_GPU_PYTHON="$(GPU_PYTHON)" $(BIN)/python -m pytest -q tests/gpu \
 		--ignore tests/gpu/test_first_minutes.py && exit $$first
 
-faults: $(STAMP) ## Do each fault of a cluster 20 times, 1,000 random schedules, 200 kills; write docs/faults.md
+faults: $(STAMP) ## Do each fault of a cluster 20 times, thousands of random schedules; write docs/faults.md
 	scripts/install-tools
 	mkdir -p build && rm -f build/faults.jsonl
 	JUPYTER_GPU_SHARE_FAULT_ROUNDS=20 JUPYTER_GPU_SHARE_FAULT_LOG=$(CURDIR)/build/faults.jsonl \
 		JUPYTER_GPU_SHARE_REQUIRE_CLUSTER=1 $(BIN)/python -m pytest -q \
-		-m fault tests/kubernetes tests/release tests/server tests/kernel_side
+		-m fault tests/kubernetes tests/release tests/server tests/kernel_side tests/local
 	$(BIN)/python tests/kubernetes/faults_table.py build/faults.jsonl docs/faults.md
 
 pictures: $(STAMP) extension ## Make the pictures of the docs anew, from the real page

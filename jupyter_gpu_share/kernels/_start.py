@@ -16,7 +16,8 @@ __all__ = ["free", "meet", "start", "stop"]
 
 _ABSENT = (
     "Nothing limits this kernel to its share: its command starts Python without "
-    "PYTHONPATH (-I, -E, or an environment of its own). The use of the GPU is watched all the same."
+    "PYTHONPATH (-I, -E, or an environment of its own). Its use of the GPU is watched, where the "
+    "driver tells it."
 )
 
 _GONE = (

@@ -132,7 +132,7 @@ async def test_an_idle_executor_of_processes_is_none_until_it_gets_work(kernel: 
 
 
 async def test_the_compilers_of_torch_are_no_work(kernel: Session, tmp_path: Path) -> None:
-    """They are fakes: a process, and a thread that waits for it."""
+    """They are fakes: a process, and threads that wait for it, watch it, and time its pauses."""
     worker = tmp_path / "torch" / "_inductor" / "compile_worker" / "__main__.py"
     worker.parent.mkdir(parents=True)
     worker.write_text("import sys; sys.stdin.read()")
@@ -140,14 +140,22 @@ async def test_the_compilers_of_torch_are_no_work(kernel: Session, tmp_path: Pat
         "import types\n"
         "module = types.ModuleType('torch._inductor.compile_worker.subproc_pool')\n"
         "module.os = os\n"
-        "exec('class SubprocPool:\\n    def _read_thread(self): os.read(self.pipe, 1)',"
-        " vars(module))\n"
+        "exec('class SubprocPool:\\n    def _read_thread(self): os.read(self.pipe, 1)\\n'\n"
+        "     '    def _health_monitor(self): os.read(self.pipe, 1)', vars(module))\n"
+        "timer = types.ModuleType('torch._inductor.compile_worker.timer'); timer.os = os\n"
+        "exec('class Timer:\\n    def check(self, pipe): os.read(pipe, 1)', vars(timer))\n"
         "pool = module.SubprocPool(); pool.pipe, end = os.pipe()\n"
         f"child = subprocess.Popen([sys.executable, {str(worker)!r}], stdin=subprocess.PIPE)\n"
-        "thread = threading.Thread(target=pool._read_thread, daemon=True); thread.start()"
+        "threads = [threading.Thread(target=pool._read_thread, daemon=True),\n"
+        "    threading.Thread(target=pool._health_monitor, daemon=True),\n"
+        "    threading.Thread(target=timer.Timer().check, args=(pool.pipe,), daemon=True)]\n"
+        "[thread.start() for thread in threads]"
     )
     await nothing(kernel)
-    kernel.run("child.stdin.close(); child.wait(); os.write(end, b'.'); thread.join()")
+    kernel.run(
+        "child.stdin.close(); child.wait(); os.write(end, b'...')\n"
+        "[thread.join() for thread in threads]"
+    )
 
 
 async def test_threads_are_seen_until_they_end(kernel: Session) -> None:

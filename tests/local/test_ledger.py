@@ -121,9 +121,9 @@ def test_a_share_of_a_gpu_that_is_gone_is_not_kept(ledger: Ledger) -> None:
 
 def test_another_size_is_swapped_in_one_step(ledger: Ledger) -> None:
     ask(ledger, "a", "3/4")
-    ask(ledger, "b", "3/4")
     assert ask(ledger, "a", "1").held, "its own share counts as free for it"
     assert ledger.used() == {"G0": 80 * GIB}
+    ask(ledger, "b", "3/4")
     assert ask(ledger, "a", "1/4").held
     assert ledger.turn("b").position == 0, "what shrinking freed is given to who waits"
 
@@ -219,7 +219,23 @@ def test_whether_a_size_fits(ledger: Ledger) -> None:
     assert ledger.fits("a", Size.parse("1")) is None
     ask(ledger, "b", "1")
     assert "came earlier" in str(ledger.fits(None, Size.parse("1/4")))
-    assert ledger.fits("a", Size.parse("3/4")) is None
+    assert "came earlier" in str(ledger.fits("a", Size.parse("3/4")))
+    assert ledger.fits("a", Size.parse("1/4")) is None
+
+
+def test_who_grows_takes_no_room_that_somebody_waits_for(path: Path) -> None:
+    own = Ledger(path)
+    own.set_gpus([Gpu(f"G{n}", "A100", n, 80 * GIB) for n in range(2)])
+    own.claim("a", Size.parse("1/4"), this_process(), {}, only={"G0"})
+    own.claim("b", Size.parse("1/2"), this_process(), {}, only={"G1"})
+    assert not ask(own, "whole", "1").held
+    assert own.change("a", Size.parse("1/2")) is None, "it waits for the GPU with the least held"
+    assert own.change("a", Size.parse("1/8")) is not None
+    assert own.change("b", Size.parse("3/4")) is not None, "nobody waits for that one"
+    # A restart with another size goes on as a newcomer does.
+    assert not ask(own, "a", "1/2").held
+    assert [piece.uuid for piece in own.turn("whole").pieces] == ["G0"]
+    own.close()
 
 
 def test_no_gpu_is_never_waited_for(ledger: Ledger) -> None:

@@ -211,6 +211,57 @@ def test_nobody_is_given_a_gpu_that_its_server_does_not_see(path: Path) -> None:
         assert [piece.uuid for piece in narrow.turn("n").pieces] == ["G0"]
 
 
+def test_a_gpu_that_is_whole_again_is_not_given_out_below_its_instances(path: Path) -> None:
+    """Nor the other way round, while a kernel holds what is not there any more."""
+    halves = [Gpu(f"M{n}", "A100", 0, 40 * GIB, profile="3g.40gb", parent="G0") for n in range(2)]
+    with server(path, halves) as own, server(path, TWO[:1]) as late:
+        assert ask(own, "a", "mig-3g.40gb").held
+        own.set_gpus(TWO[:1])
+        assert not ask(late, "b", "3/4").held
+        assert late.fits(None, Size.parse("1/2")) is not None
+        own.release("a")
+        assert late.turn("b").held
+        own.set_gpus(halves)
+        assert not ask(own, "c", "mig-3g.40gb").held
+
+
+def test_who_sees_no_gpu_is_given_none(path: Path) -> None:
+    """As where the one that its CUDA_VISIBLE_DEVICES names is lost."""
+    with server(path, TWO) as wide, server(path, TWO[:1]) as narrow:
+        held = ask(narrow, "held", "1/4")
+        narrow.set_gpus(())
+        waits = ask(narrow, "n", "1/4")
+        assert not waits.held
+        assert waits.reason == "No GPU that it can have is there now."
+        assert narrow.fits(None, Size.parse("1/4")) == waits.reason
+        assert not wide.turn("n").held, "whoever serves the queue"
+        back = narrow.claim(
+            "back", Size.parse("1/4"), this_process(), {}, only={held.pieces[0].uuid}
+        )
+        assert not back.held
+        assert not wide.turn("back").held, "not even where it was"
+        narrow.set_gpus(TWO[:1])
+        assert narrow.turn("n").pieces == held.pieces
+
+
+def test_what_one_server_knows_of_others_counts_for_all(path: Path) -> None:
+    """Whoever serves the queue may not see that GPU, and one in a container cannot tell."""
+    with server(path, TWO) as wide, server(path, TWO[:1]) as narrow:
+        wide.set_others({"G0": 50 * GIB, "G1": 50 * GIB})
+        assert not ask(narrow, "n", "1/2").held
+        waits = ask(wide, "w", "1/2")
+        assert "30 GiB of 80 GiB free" in waits.reason
+        assert not narrow.turn("w").held
+        path.unlink()
+        narrow.follow()
+        wide.follow()
+        assert not narrow.turn("n").held, "also in a new file"
+        wide.set_others({"G0": 50 * GIB})
+        assert [piece.uuid for piece in narrow.turn("w").pieces] == ["G1"]
+        wide.close()
+        assert narrow.turn("n").held, "with who knew of them"
+
+
 def test_a_size_is_swapped_on_gpus_that_the_server_sees(path: Path) -> None:
     with server(path, TWO), server(path, TWO[:1]) as narrow:
         ask(narrow, "a", "1/2")
@@ -261,6 +312,19 @@ def test_also_where_the_whole_folder_was_removed(path: Path) -> None:
         shutil.rmtree(path.parent)
         assert not ask(own, "b", "1/2").held
         assert own.claims()[0].token == held.token
+
+
+def test_also_of_a_gpu_that_is_lost(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may come back, with what the kernel has there."""
+    with server(path, TWO) as own:
+        own.claim("a", Size.parse("3/4"), this_process(), {}, only={"G1"})
+        own.set_gpus(TWO[:1])
+        path.unlink()
+        own.follow()
+        assert own.used() == {"G1": 60 * GIB}
+        assert caplog.text == ""
+        own.set_gpus(TWO)
+        assert not own.claim("b", Size.parse("1/2"), this_process(), {}, only={"G1"}).held
 
 
 def test_what_others_got_meanwhile_is_theirs(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -131,8 +132,30 @@ def test_a_large_request_is_not_overtaken_where_it_waits() -> None:
 
 
 def test_unrelated_gpus_are_not_idle_behind_it() -> None:
+    on = [Gpu("G1", "A100", 1, 80 * GIB), *mig()]
+    assert list(grants(on, {"G1": GIB}, queue("1", "mig-1g.10gb"))) == ["1:mig-1g.10gb"]
+
+
+@pytest.mark.parametrize("gone", ["lost", "used by others"])
+def test_who_cannot_be_served_keeps_nobody_waiting(gone: str) -> None:
+    """Even if all shares were given back."""
+    used = {"G0": 40 * GIB}
+    if gone == "lost":
+        assert list(grants(gpus(80), used, queue("2x1/2", "1/4"))) == ["1:1/4"]
+    else:
+        others = {"G0": 10 * GIB}
+        assert list(grants(gpus(80), used, queue("1", "1/4"), others)) == ["1:1/4"]
+        assert list(grants(gpus(80), used, queue("7/8", "1/4"), others)) == []
+
+
+def test_a_gpu_and_its_instances_are_the_same_memory() -> None:
+    """Servers see that a GPU was split at different moments."""
     on = [*gpus(80), *mig()]
-    assert list(grants(on, {"G0": GIB}, queue("1", "mig-1g.10gb"))) == ["1:mig-1g.10gb"]
+    assert [*grants(on, {}, queue("1/4", "mig-1g.10gb"))] == ["0:1/4"]
+    granted = grants(on, {}, queue("mig-1g.10gb", "mig-1g.10gb", "1", "3/4"))
+    assert [*granted] == ["0:mig-1g.10gb", "1:mig-1g.10gb"]
+    alone = grants(on, {}, queue("mig-1g.10gb", "3/4"))
+    assert [piece.uuid for pieces in alone.values() for piece in pieces] == ["M0", "G0"]
 
 
 amounts = st.integers(1, 100)

@@ -15,7 +15,7 @@ from .._places import Place, here
 from .._processes import Holder, carriers_of
 from ..base import Waiter
 from ._gpu import Gpu
-from ._placement import Piece, Queue, Wish, place, why_waiting
+from ._placement import Piece, Queue, Served, Wish, count, place_anew, why_waiting
 
 __all__ = [
     "Claim",
@@ -75,19 +75,20 @@ class LedgerSnapshot:
     Attributes
     ----------
     held: pieces by kernel id, of those that hold a share.
+    parents: uuid of the GPU that a MIG instance is part of, by its own.
     """
 
     waiting: tuple[Waiter, ...]
     queue: Queue
     used: Mapping[str, int]
     held: Mapping[str, tuple[Piece, ...]]
+    parents: Mapping[str, str | None] = field(default_factory=dict)
 
     def served(self, freed: Collection[str]) -> frozenset[int]:
         """See :meth:`Snapshot.served <jupyter_gpu_share.engines.base.Snapshot.served>`."""
         used = dict(self.used)
         for kernel_id in set(freed):
-            for piece in self.held.get(kernel_id, ()):
-                used[piece.uuid] -= piece.memory_bytes
+            count(used, self.held.get(kernel_id, ()), self.parents, take=False)
         return frozenset(int(name) for name in self.queue.serve(used).granted)
 
 
@@ -101,6 +102,7 @@ class Contents:
     views: servers that are not in it see all GPUs.
     viewer: the server that asks.
     others: bytes by uuid that are used without a share.
+    parents: uuid of the GPU that a MIG instance is part of, by its own, of all that ever were here.
 
     Raises
     ------
@@ -115,18 +117,20 @@ class Contents:
         views: Views,
         viewer: str,
         others: Mapping[str, int],
+        parents: Mapping[str, str | None],
     ) -> None:
         self.rows = rows
         self._gpus = gpus
         self._views = views
         self._viewer = viewer
         self._pieces = pieces
+        self._others = others
+        self._parents = parents
         self._used: dict[str, int] = dict(others)
         for held in pieces.values():
-            for piece in held:
-                self._used[piece.uuid] = self._used.get(piece.uuid, 0) + piece.memory_bytes
+            count(self._used, held, parents)
         self._waiting = [row for row in rows if not row["held"]]
-        self._reasons: dict[tuple[str, frozenset[str], bool], str] = {}
+        self._reasons: dict[tuple[str, frozenset[str] | None, bool], str] = {}
 
     def claims(self, of: Collection[str] | None = None) -> list[Claim]:
         """All claims in the order of arrival, or those of some kernels."""
@@ -140,26 +144,28 @@ class Contents:
     def fits(self, kernel_id: str | None, sizes: Iterable[Size]) -> list[str | None]:
         """For each size: None where it could be held at once, else why not.
 
-        What the kernel itself holds counts as free.
+        What the kernel itself holds counts as free for it; more comes after those who wait.
         """
-        own = next((row for row in self.rows if row["kernel_id"] == kernel_id), None)
+        row = next((row for row in self.rows if row["kernel_id"] == kernel_id), None)
+        own = self._pieces.get(row["token"], ()) if row is not None else ()
         used = dict(self._used)
-        for piece in self._pieces.get(own["token"], ()) if own is not None else ():
-            used[piece.uuid] -= piece.memory_bytes
-        waiting = [self._wish(row) for row in self._waiting if row["kernel_id"] != kernel_id]
+        count(used, own, self._parents, take=False)
+        waiting = [row for row in self._waiting if row["kernel_id"] != kernel_id]
+        served = self.serve(waiting)
         view = self._views.get(self._viewer)
         seen = [gpu for gpu in self._gpus if view is None or gpu.uuid in view]
-        gpus, taken = seen, used
-        if own is None or not own["held"]:
-            served = Queue(self._gpus, waiting).serve(used)
-            gpus = [gpu for gpu in seen if gpu.uuid not in served.reserved]
-            taken = dict(served.used)
         return [
             None
-            if place(size, gpus, taken) is not None
+            if place_anew(size, seen, own, served) is not None
             else why_waiting(size, seen, used, len(waiting))
             for size in sizes
         ]
+
+    def serve(self, waiting: Iterable[sqlite3.Row] | None = None) -> Served:
+        """What comes of the queue now, or of some that wait."""
+        rows = self._waiting if waiting is None else waiting
+        wishes = [self._wish(row) for row in rows]
+        return Queue(self._gpus, wishes, self._others).serve(self._used)
 
     def snapshot(self) -> LedgerSnapshot | None:
         """What is held and who waits; None where nobody does."""
@@ -174,6 +180,7 @@ class Contents:
             queue=Queue(
                 self._gpus,
                 [Wish(str(n), wish.size, wish.only) for n, wish in enumerate(wishes)],
+                self._others,
             ),
             used=self._used,
             held={
@@ -181,6 +188,7 @@ class Contents:
                 for row in self.rows
                 if row["held"]
             },
+            parents=self._parents,
         )
 
     def _claim(self, row: sqlite3.Row, position: int) -> Claim:
@@ -279,8 +287,10 @@ def wish_of(row: sqlite3.Row, views: Views) -> Wish:
         only = frozenset(json.loads(row["only"]))
     except (ValueError, TypeError) as error:
         raise _damaged() from error
-    view = views.get(row["viewer"], frozenset())
-    return Wish(row["token"], size_of(row), only & view or only or view)
+    view = views.get(row["viewer"])
+    if only:
+        return Wish(row["token"], size_of(row), only if view is None else only & view)
+    return Wish(row["token"], size_of(row), view)
 
 
 @lru_cache(maxsize=1024)

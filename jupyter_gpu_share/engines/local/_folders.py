@@ -11,7 +11,13 @@ from jupyter_core.paths import jupyter_data_dir
 from ...errors import EngineError
 from .._processes import Holder, sweep_folders, this_boot
 
-__all__ = ["is_common", "kernel_folder", "ledger_folder", "sweep_kernel_folders"]
+__all__ = [
+    "is_common",
+    "kernel_folder",
+    "ledger_folder",
+    "make_as_open",
+    "sweep_kernel_folders",
+]
 
 
 def ledger_folder() -> Path:
@@ -49,6 +55,17 @@ def sweep_kernel_folders() -> None:
     if not base.is_dir() or base.lstat().st_uid != os.getuid():
         return
     sweep_folders(base)
+
+
+def make_as_open(folder: Path) -> None:
+    """Make a folder that those may write who may write the one that it is in."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    others = folder.parent.stat().st_mode & 0o022
+    if others:
+        folder.chmod(0o2700 | others | others << 1 | others >> 1)
 
 
 def _base() -> Path:

@@ -162,7 +162,7 @@ def real_use(gpus: Collection[Gpu], pids: Collection[int]) -> dict[int, ProcessU
     used: dict[int, dict[str, int]] = {}
     busy: dict[int, float] = {}
     unknown: set[int] = set()
-    if not counts_as_driver():
+    if not gpus or not counts_as_driver():
         return {}
     with _nvml() as nvml:
         for gpu in gpus:

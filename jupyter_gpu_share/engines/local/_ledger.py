@@ -21,10 +21,10 @@ from ...size import Size
 from .._places import here
 from .._processes import Holder
 from . import _views
-from ._contents import Claim, Contents, LedgerSnapshot, dead_of, place_of, wish_of
+from ._contents import Claim, Contents, LedgerSnapshot, dead_of, place_of
 from ._gpu import Gpu
 from ._ledger_file import connect, file_identity, in_words
-from ._placement import Piece, grants, place
+from ._placement import Piece, place_anew
 
 __all__ = ["Claim", "Ledger", "claim_is_gone"]
 
@@ -54,12 +54,14 @@ class Ledger:
     def __init__(self, path: Path, *, timeout: float = 10.0) -> None:
         self._path = path
         self._timeout = timeout
-        self._gpus: tuple[Gpu, ...] = ()
+        self._gpus: tuple[Gpu, ...] | None = None
         self._others: Mapping[str, int] = {}
         #: Names what is written here: servers of one ledger may see different GPUs.
         self._viewer = uuid4().hex
-        #: Claims that were made here, with their pieces, as they were when this last wrote.
+        #: Claims that were made here, with their pieces, as they were when this last wrote, and the
+        #: GPUs of these, of which some may be lost.
         self._own: list[tuple[sqlite3.Row, tuple[Piece, ...]]] = []
+        self._own_gpus: list[sqlite3.Row] = []
         self._file: tuple[int, int] | None = None
         self._seen = -1
         with self._errors():
@@ -83,44 +85,25 @@ class Ledger:
         """
         self._gpus = tuple(gpus)
         with self._transaction():
-            _views.write(self._db, self._viewer, self._gpus)
+            _views.write(self._db, self._viewer, self._gpus, self._others)
 
     def set_others(self, others: Mapping[str, int]) -> None:
-        """Say how many bytes of each GPU are used without a share: that is not given out here."""
+        """Say how many bytes of each GPU are used without a share: no server gives that out."""
         self._others = dict(others)
+        if self._gpus is not None:
+            with self._transaction():
+                _views.write(self._db, self._viewer, self._gpus, self._others)
 
     def gpus(self) -> list[Gpu]:
         """The GPUs that are present."""
         with self._reading():
-            rows = self._db.execute(
-                "SELECT uuid, model, position, memory_bytes, profile, parent, simulated "
-                "FROM gpus WHERE present ORDER BY position, uuid"
-            ).fetchall()
-        return [
-            Gpu(
-                uuid=row["uuid"],
-                model=row["model"],
-                index=row["position"],
-                memory_bytes=row["memory_bytes"],
-                profile=row["profile"],
-                parent=row["parent"],
-                simulated=bool(row["simulated"]),
-            )
-            for row in rows
-        ]
+            return [gpu for gpu, present in self._all_gpus() if present]
 
     def used(self) -> dict[str, int]:
         """Bytes held, by uuid."""
         with self._reading():
             rows = self._db.execute("SELECT uuid, sum(memory_bytes) FROM pieces GROUP BY uuid")
             return dict(rows.fetchall())
-
-    def taken(self) -> dict[str, int]:
-        """Bytes by uuid that are held, or used without a share."""
-        taken = self.used()
-        for uuid, amount in self._others.items():
-            taken[uuid] = taken.get(uuid, 0) + amount
-        return taken
 
     # -- claims ------------------------------------------------------------------------------
 
@@ -157,7 +140,11 @@ class Ledger:
                 )
                 self._grant()
                 return self._only(self._claims_of({kernel_id}), kernel_id)
-            swapped = old is not None and bool(old["held"])
+            pieces: tuple[Piece, ...] | None = () if size.is_none else None
+            if old is not None and old["held"] and not size.is_none:
+                seen = [gpu for gpu in self._seen_here() if not only or gpu.uuid in only]
+                served = self._contents().serve()
+                pieces = place_anew(size, seen, self._pieces(old["token"]), served)
             if old is not None:
                 self._remove(old["token"])
             token = token or uuid4().hex
@@ -175,9 +162,7 @@ class Ledger:
                     json.dumps(sorted(only)),
                 ),
             )
-            if size.is_none:
-                self._hold(token, ())
-            elif swapped and (pieces := place(size, self._seen_here(), self.taken())) is not None:
+            if pieces is not None:
                 self._hold(token, pieces)
             self._grant()
             return self._only(self._claims_of({kernel_id}), kernel_id)
@@ -218,7 +203,7 @@ class Ledger:
     ) -> Claim | None:
         """Hold another size on the GPUs of a claim that is held; None where they have no room.
 
-        Nothing is changed if ``dry``, or without room.
+        Nothing is changed if ``dry``, or without room. Room that somebody waits for is theirs.
 
         Parameters
         ----------
@@ -230,11 +215,9 @@ class Ledger:
             if row is None or not row["held"]:
                 raise claim_is_gone()
             pieces = self._pieces(row["token"])
-            used = self.taken()
-            for piece in pieces:
-                used[piece.uuid] -= piece.memory_bytes
             own = {piece.uuid for piece in pieces}
-            new = place(size, [gpu for gpu in self.gpus() if gpu.uuid in own], used)
+            there = [gpu for gpu in self.gpus() if gpu.uuid in own]
+            new = place_anew(size, there, pieces, self._contents().serve())
             if new is None or {piece.uuid for piece in new} != own:
                 return None
             if dry:
@@ -320,14 +303,35 @@ class Ledger:
 
     # -- inside a transaction ----------------------------------------------------------------
 
+    def _all_gpus(self) -> list[tuple[Gpu, bool]]:
+        """All that ever were here, and whether they are."""
+        rows = self._db.execute("SELECT * FROM gpus ORDER BY position, uuid").fetchall()
+        return [
+            (
+                Gpu(
+                    uuid=row["uuid"],
+                    model=row["model"],
+                    index=row["position"],
+                    memory_bytes=row["memory_bytes"],
+                    profile=row["profile"],
+                    parent=row["parent"],
+                    simulated=bool(row["simulated"]),
+                ),
+                bool(row["present"]),
+            )
+            for row in rows
+        ]
+
     def _whose(self, holder: Holder) -> tuple[str | int, ...]:
         """Boot, namespace, host, machine, number, start time, and viewer."""
         return (*_views.whose(holder), self._viewer)
 
     def _seen_here(self) -> list[Gpu]:
         """The GPUs that are present and that this server sees."""
+        if self._gpus is None:
+            return self.gpus()
         own = {gpu.uuid for gpu in self._gpus}
-        return [gpu for gpu in self.gpus() if gpu.uuid in own or not own]
+        return [gpu for gpu in self.gpus() if gpu.uuid in own]
 
     def _sweep(self) -> list[str]:
         rows = self._db.execute("SELECT * FROM claims").fetchall()
@@ -345,10 +349,8 @@ class Ledger:
         return [row["kernel_id"] for row in dead]
 
     def _grant(self) -> None:
-        views = _views.read(self._db)
-        waiting = [wish_of(row, views) for row in self._waiting()]
-        if waiting:
-            for token, pieces in grants(self.gpus(), self.taken(), waiting).items():
+        if self._waiting():
+            for token, pieces in self._contents().serve().granted.items():
                 self._hold(token, pieces)
 
     def _hold(self, token: str, pieces: Sequence[Piece]) -> None:
@@ -403,8 +405,17 @@ class Ledger:
                 Piece(row["uuid"], row["memory_bytes"]),
             )
         rows = self._db.execute("SELECT * FROM claims ORDER BY arrival").fetchall()
-        views = _views.read(self._db)
-        return Contents(self.gpus(), rows, pieces, views, self._viewer, self._others)
+        views, others = _views.read(self._db)
+        known = self._all_gpus()
+        return Contents(
+            [gpu for gpu, present in known if present],
+            rows,
+            pieces,
+            views,
+            self._viewer,
+            others,
+            {gpu.uuid: gpu.parent for gpu, _ in known},
+        )
 
     def _look(self) -> Contents:
         """The same in a transaction that only reads."""
@@ -427,9 +438,9 @@ class Ledger:
         # is only made now is opened once more at the first use.
         identity = file_identity(self._path)
         self._db = connect(self._path, self._timeout)
-        if self._gpus:
+        if self._gpus is not None:
             with self._atomic():
-                _views.write(self._db, self._viewer, self._gpus)
+                _views.write(self._db, self._viewer, self._gpus, self._others)
                 self._write_own()
         self._file = identity
 
@@ -446,12 +457,18 @@ class Ledger:
         ):
             pieces[token].append(Piece(uuid, amount))
         self._own = [(row, tuple(pieces[row["token"]])) for row in rows]
+        self._own_gpus = self._db.execute(
+            "SELECT * FROM gpus WHERE uuid IN "
+            "(SELECT uuid FROM pieces JOIN claims USING (token) WHERE viewer = ?)",
+            (self._viewer,),
+        ).fetchall()
 
     def _write_own(self) -> None:
         """Write the claims of this server into a file that took the place of the one they were in.
 
         Its kernels run. A share that others have got there meanwhile is not theirs any more.
         """
+        _views.remember(self._db, self._own_gpus)
         for row, pieces in self._own:
             if self._find(row["kernel_id"]) is not None:
                 continue

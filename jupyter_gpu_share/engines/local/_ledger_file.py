@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sqlite3
 import stat
@@ -11,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import LedgerError
+from .._processes import this_boot
 
 __all__ = ["connect", "file_identity", "in_words"]
 
-_VERSION = 3
+_VERSION = 4
 
 # The triggers guard the capacity a second time, against any writer: SQLite refuses a piece that
 # would take a GPU beyond what it has.
@@ -37,7 +39,7 @@ CREATE TABLE claims (
 CREATE TABLE views (
     viewer TEXT NOT NULL, uuid TEXT NOT NULL,
     boot TEXT NOT NULL, namespace TEXT NOT NULL, host TEXT NOT NULL, machine TEXT NOT NULL,
-    pid INTEGER NOT NULL, start_time TEXT NOT NULL,
+    pid INTEGER NOT NULL, start_time TEXT NOT NULL, others INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (viewer, uuid)
 );
 CREATE TABLE pieces (
@@ -53,7 +55,7 @@ WHEN (SELECT sum(memory_bytes) FROM pieces WHERE uuid = NEW.uuid)
 BEGIN SELECT RAISE(ABORT, 'capacity exceeded'); END;
 CREATE TRIGGER no_growth BEFORE UPDATE ON pieces
 BEGIN SELECT RAISE(ABORT, 'pieces do not change'); END;
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 """
 #: From one version to the next.
 _UPGRADES = {
@@ -71,8 +73,11 @@ CREATE TABLE views (
 );
 PRAGMA user_version = 3;
 """,
+    3: "ALTER TABLE views ADD COLUMN others INTEGER NOT NULL DEFAULT 0; PRAGMA user_version = 4;",
 }
 
+#: Of file systems without locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 #: Of file systems without hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 
@@ -130,6 +135,9 @@ def in_words(error: Exception, path: Path) -> str:
             "its folder, or name another folder (LocalEngine.directory)."
         )
     if "locked" in text or "busy" in text:
+        # SQLite says the same of both.
+        if not _has_locks(path.parent):
+            return _no_locks(path)
         return (
             f"The ledger {path} is held by another program; end the program that keeps it open "
             "and try again."
@@ -147,6 +155,30 @@ def in_words(error: Exception, path: Path) -> str:
     return f"The ledger {path} cannot be used: {getattr(error, 'sqlite_errorname', '') or error}."
 
 
+def _no_locks(path: Path) -> str:
+    return (
+        f"The file system of the ledger {path} has no locks, without which servers would give out "
+        "the same memory; name a folder on a local disk (LocalEngine.directory)."
+    )
+
+
+def _has_locks(folder: Path) -> bool:
+    """Tried with a file of its own: closing the ledger would drop this process's locks on it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return _can_lock(file.fileno())
+    except OSError:
+        return True  # who cannot write there is told something else
+
+
+def _can_lock(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    return True
+
+
 def _make(path: Path) -> None:
     folder = path.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -159,6 +191,8 @@ def _make(path: Path) -> None:
     try:
         others = folder.stat().st_mode & 0o022  # who may write the folder: the group, everybody
         os.fchmod(descriptor, 0o600 | others | others << 1)
+        if not _can_lock(descriptor):
+            raise LedgerError(_no_locks(path))
         os.link(name, path)
     except FileExistsError:
         pass  # another process was faster
@@ -178,10 +212,12 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             "Use one version on this machine, or another folder (LocalEngine.directory)."
         )
     # A rollback journal works on every file system; a write-ahead log needs shared memory,
-    # which a home folder on a network does not have. Without fsync a crash of a process loses
-    # nothing, and after a crash of the machine nobody holds anything.
+    # which a home folder on a network does not have. A crash of a process loses nothing without
+    # fsync, and after one of the machine a new boot begins a new file. A common folder has one file
+    # for all boots: it has to be whole after a power cut.
     db.execute("PRAGMA journal_mode = TRUNCATE")
-    db.execute("PRAGMA synchronous = OFF")
+    one_boot = path.parent.name == this_boot()
+    db.execute(f"PRAGMA synchronous = {'OFF' if one_boot else 'FULL'}")
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("BEGIN IMMEDIATE")
     while (version := _version(db)) < _VERSION:

@@ -6,14 +6,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ..._threads import in_thread
 from ...allocations import Share
-from ...errors import GpuShareError
+from ...errors import AbsentGpuError, GpuShareError
 from ._contents import Claim
-from ._folders import sweep_kernel_folders
+from ._folders import make_as_open, sweep_kernel_folders
 from ._inventory import Inventory, inventory
 from ._ledger import Ledger
 from ._others import used_by_others
@@ -75,13 +76,17 @@ class Machine:
             known = self.known
             if known is not None and (known.simulation or now < self._look_at):
                 return known
-            found = await in_thread(inventory, self._simulate() or None)
+            try:
+                found = await in_thread(inventory, self._simulate() or None)
+            except AbsentGpuError:
+                await self._lose_all()
+                raise
             if known is None or known.gpus != found.gpus:
                 await self._at_ledger(lambda ledger: ledger.set_gpus(found.gpus))
                 self._changed()
             if known is None:
                 if found.simulation:
-                    await in_thread(self._simulated_dir().mkdir, mode=0o700, exist_ok=True)
+                    await in_thread(make_as_open, self._simulated_dir())
                 await in_thread(sweep_kernel_folders)
             for trouble in found.troubles:
                 if known is None or trouble not in known.troubles:
@@ -101,7 +106,13 @@ class Machine:
 
     async def read(self, running: Mapping[str, int]) -> dict[str, Reading]:
         """Readings by kernel id, for process numbers by kernel id."""
-        reader = Reader(await self.gpus(), self._simulated_dir())
+        try:
+            found = await self.gpus()
+        except AbsentGpuError:
+            if self.known is None:
+                raise
+            found = self.known  # of lost GPUs nothing is known, which their kernels are told
+        reader = Reader(found, self._simulated_dir())
         return await in_thread(reader.read, running)
 
     def news(self, share: Share, reading: Reading) -> str:
@@ -119,6 +130,14 @@ class Machine:
                 "may have. Leave CUDA_VISIBLE_DEVICES as it is."
             )
         return ""
+
+    async def _lose_all(self) -> None:
+        """None is left of the GPUs that were there. It is looked for them each time."""
+        self._look_at = 0.0
+        if self.known is not None and self.known.gpus:
+            self.known = replace(self.known, gpus=())
+            await self._at_ledger(lambda ledger: ledger.set_gpus(()))
+            self._changed()
 
     async def _look_for_others(self, found: Inventory) -> None:
         claims = await self._at_ledger(lambda ledger: ledger.living())

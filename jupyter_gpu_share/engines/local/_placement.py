@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from ...size import Size, format_bytes
 from ._gpu import Gpu
 
-__all__ = ["Piece", "Queue", "Served", "Wish", "grants", "never_fits", "place", "why_waiting"]
+__all__ = [
+    "Piece",
+    "Queue",
+    "Served",
+    "Wish",
+    "count",
+    "grants",
+    "never_fits",
+    "place",
+    "place_anew",
+    "why_waiting",
+]
 
 
 @dataclass(frozen=True)
@@ -21,15 +32,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Wish:
-    """What one that waits asks for. ``only`` names the GPUs that will do; empty: any."""
+    """What one that waits asks for. ``only`` names the GPUs that will do; None: any."""
 
     name: str
     size: Size
-    only: frozenset[str] = frozenset()
+    only: frozenset[str] | None = None
 
     def among(self, gpus: Iterable[Gpu]) -> list[Gpu]:
         """Those of the GPUs that will do."""
-        return [gpu for gpu in gpus if not self.only or gpu.uuid in self.only]
+        return [gpu for gpu in gpus if self.only is None or gpu.uuid in self.only]
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,13 @@ class _Offer:
     index: int
     memory_bytes: int
     need: int
+    parent: str | None
+
+    def room(self, used: Mapping[str, int]) -> int:
+        """Bytes that are free. The memory of an instance is memory of its GPU too."""
+        if self.parent is not None and used.get(self.parent, 0):
+            return 0
+        return self.memory_bytes - used.get(self.uuid, 0) - used.get(_within(self.uuid), 0)
 
 
 def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Piece, ...] | None:
@@ -69,9 +87,48 @@ def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Pie
 
     Parameters
     ----------
-    used: bytes held, by uuid.
+    used: bytes held, as :func:`count` counts them.
     """
     return _put(size, _offers(size, gpus), used)
+
+
+def place_anew(
+    size: Size, gpus: Sequence[Gpu], own: Iterable[Piece], served: Served
+) -> tuple[Piece, ...] | None:
+    """The same for one that holds ``own``, or nothing, where others wait: it comes last.
+
+    What it holds is free for it. More it gets only where nobody waits.
+    """
+    used = dict(served.used)
+    keeps = {piece.uuid: piece.memory_bytes for piece in own}
+    count(used, own, {gpu.uuid: gpu.parent for gpu in gpus}, take=False)
+    for gpu in gpus:
+        taken = gpu.memory_bytes if gpu.uuid in served.reserved else used.get(gpu.uuid, 0)
+        used[gpu.uuid] = max(0, min(taken, gpu.memory_bytes - keeps.get(gpu.uuid, 0)))
+    return place(size, gpus, used)
+
+
+def count(
+    used: dict[str, int],
+    pieces: Iterable[Piece],
+    parents: Mapping[str, str | None],
+    *,
+    take: bool = True,
+) -> None:
+    """Count pieces as taken, or as given back, in the bytes by uuid that are ``used``.
+
+    What is held of instances is counted for their GPU as well, under a name of its own. Servers
+    may see a GPU that was split, or is whole again, at different moments.
+    """
+    for piece in pieces:
+        amount = piece.memory_bytes if take else -piece.memory_bytes
+        used[piece.uuid] = used.get(piece.uuid, 0) + amount
+        if parent := parents.get(piece.uuid):
+            used[_within(parent)] = used.get(_within(parent), 0) + amount
+
+
+def _within(uuid: str) -> str:
+    return f"within {uuid}"
 
 
 class Queue:
@@ -80,13 +137,22 @@ class Queue:
     They are served in their order. One for whom there is no room reserves the GPUs on
     which the least has to be freed for it: who came later gets nothing there, so that a large
     request is not starved by a stream of small ones. GPUs that nobody before them waits for are
-    open to those who came later.
+    open to those who came later. One that could not be had if all shares were given back, as
+    where a GPU is lost or others use it, reserves nothing.
+
+    Parameters
+    ----------
+    others: bytes by uuid that are used without a share.
     """
 
-    def __init__(self, gpus: Sequence[Gpu], waiting: Iterable[Wish]) -> None:
+    def __init__(
+        self, gpus: Sequence[Gpu], waiting: Iterable[Wish], others: Mapping[str, int] | None = None
+    ) -> None:
         self._gpus = len({gpu.uuid for gpu in gpus})
+        self._others = others or {}
+        self._parents = {gpu.uuid: gpu.parent for gpu in gpus}
         self._queue: list[tuple[Wish, Sequence[_Offer]]] = []
-        offers: dict[tuple[str, frozenset[str]], Sequence[_Offer]] = {}
+        offers: dict[tuple[str, frozenset[str] | None], Sequence[_Offer]] = {}
         for wish in waiting:
             kind = str(wish.size), wish.only
             if kind not in offers:
@@ -104,19 +170,24 @@ class Queue:
             free = [offer for offer in offers if offer.uuid not in reserved] if reserved else offers
             pieces = _put(wish.size, free, taken)
             if pieces is None:
-                reserved |= _reservation(wish.size, free, taken)
+                open_to_shares = [row for row in offers if row.need <= row.room(self._others)]
+                if len(open_to_shares) >= wish.size.count:
+                    free = [offer for offer in open_to_shares if offer.uuid not in reserved]
+                    reserved |= _reservation(wish.size, free, taken)
                 continue
             granted[wish.name] = pieces
-            for piece in pieces:
-                taken[piece.uuid] = taken.get(piece.uuid, 0) + piece.memory_bytes
+            count(taken, pieces, self._parents)
         return Served(granted, taken, frozenset(reserved))
 
 
 def grants(
-    gpus: Sequence[Gpu], used: Mapping[str, int], waiting: Iterable[Wish]
+    gpus: Sequence[Gpu],
+    used: Mapping[str, int],
+    waiting: Iterable[Wish],
+    others: Mapping[str, int] | None = None,
 ) -> Mapping[str, tuple[Piece, ...]]:
     """Who of those that wait gets room now: pieces by the name given in ``waiting``."""
-    return Queue(gpus, waiting).serve(used).granted
+    return Queue(gpus, waiting, others).serve(used).granted
 
 
 def never_fits(size: Size, gpus: Sequence[Gpu]) -> str | None:
@@ -151,6 +222,8 @@ def never_fits(size: Size, gpus: Sequence[Gpu]) -> str | None:
 
 def why_waiting(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int], ahead: int) -> str:
     """A sentence for the user about what their kernel waits for."""
+    if not gpus:
+        return "No GPU that it can have is there now."
     candidates = _candidates(size, gpus)
     if not candidates:
         return never_fits(size, gpus) or "The GPUs have changed."
@@ -189,7 +262,7 @@ def _offers(size: Size, gpus: Sequence[Gpu]) -> list[_Offer]:
     for gpu in () if size.is_none else _candidates(size, gpus):
         need = _need(size, gpu)
         if 0 < need <= gpu.memory_bytes:
-            found.append(_Offer(gpu.uuid, gpu.index, gpu.memory_bytes, need))
+            found.append(_Offer(gpu.uuid, gpu.index, gpu.memory_bytes, need, gpu.parent))
     return found
 
 
@@ -198,7 +271,7 @@ def _put(size: Size, offers: Sequence[_Offer], used: Mapping[str, int]) -> tuple
         return ()
     fitting = []
     for offer in offers:
-        room = offer.memory_bytes - used.get(offer.uuid, 0)
+        room = offer.room(used)
         if offer.need <= room:
             empty = room == offer.memory_bytes
             fitting.append((empty, room, offer.index, offer.uuid, offer.need))
@@ -211,8 +284,5 @@ def _put(size: Size, offers: Sequence[_Offer], used: Mapping[str, int]) -> tuple
 
 
 def _reservation(size: Size, offers: Sequence[_Offer], used: Mapping[str, int]) -> set[str]:
-    missing = sorted(
-        (offer.need - offer.memory_bytes + used.get(offer.uuid, 0), offer.index, offer.uuid)
-        for offer in offers
-    )
+    missing = sorted((offer.need - offer.room(used), offer.index, offer.uuid) for offer in offers)
     return {uuid for _, _, uuid in missing[: size.count]}

@@ -7,14 +7,17 @@ and nobody is given one that its server does not see.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .._places import here
 from .._processes import Holder, this_process
 from ._contents import Views, place_of
 from ._gpu import Gpu
 
-__all__ = ["forget", "read", "sweep", "whose", "write"]
+__all__ = ["forget", "read", "remember", "sweep", "whose", "write"]
+
+#: Stands for no GPU, so that a server that sees none is not taken for one that has said nothing.
+_NO_GPU = ""
 
 
 def whose(holder: Holder) -> tuple[str | int, ...]:
@@ -24,21 +27,33 @@ def whose(holder: Holder) -> tuple[str | int, ...]:
     return (*where, holder.pid, holder.start_time)
 
 
-def read(db: sqlite3.Connection) -> Views:
-    """What all servers see."""
+def read(db: sqlite3.Connection) -> tuple[Views, dict[str, int]]:
+    """What all servers see that have said it, and bytes by uuid that are used without a share.
+
+    Of these it is the most that a server says. One in a container knows of less: it cannot tell
+    what kernels use from what they hold.
+    """
     views: dict[str, set[str]] = {}
-    for viewer, uuid in db.execute("SELECT viewer, uuid FROM views"):
+    others: dict[str, int] = {}
+    for viewer, uuid, used in db.execute("SELECT viewer, uuid, others FROM views"):
         views.setdefault(viewer, set()).add(uuid)
-    return {viewer: frozenset(uuids) for viewer, uuids in views.items()}
+        if used > others.get(uuid, 0):
+            others[uuid] = used
+    return {viewer: frozenset(uuids - {_NO_GPU}) for viewer, uuids in views.items()}, others
 
 
-def write(db: sqlite3.Connection, viewer: str, gpus: Sequence[Gpu]) -> None:
-    """Note what a server of this process sees now."""
+def write(
+    db: sqlite3.Connection, viewer: str, gpus: Sequence[Gpu], used: Mapping[str, int]
+) -> None:
+    """Note what a server of this process sees now, and what is used of it without a share."""
     forget(db, viewer)
     db.executemany(
-        "INSERT INTO views (viewer, uuid, boot, namespace, host, machine, pid, start_time) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [(viewer, gpu.uuid, *whose(this_process())) for gpu in gpus],
+        "INSERT INTO views (viewer, uuid, others, boot, namespace, host, machine, pid, start_time) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (viewer, uuid, used.get(uuid, 0), *whose(this_process()))
+            for uuid in (_NO_GPU, *(gpu.uuid for gpu in gpus))
+        ],
     )
     db.executemany(
         "INSERT INTO gpus VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (uuid) DO UPDATE "
@@ -51,6 +66,18 @@ def write(db: sqlite3.Connection, viewer: str, gpus: Sequence[Gpu]) -> None:
         ],
     )
     _find_present(db)
+
+
+def remember(db: sqlite3.Connection, gpus: Sequence[sqlite3.Row]) -> None:
+    """Note GPUs that no server may see any more: kernels hold something of them."""
+    db.executemany(
+        "INSERT OR IGNORE INTO gpus VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+        [
+            (g["uuid"], g["model"], g["position"], g["memory_bytes"], g["profile"], g["parent"],
+             g["simulated"])
+            for g in gpus
+        ],
+    )  # fmt: skip
 
 
 def sweep(db: sqlite3.Connection) -> None:

@@ -18,15 +18,21 @@ __all__ = ["running"]
 #: Modules whose threads and tasks belong to the kernel, or only watch.
 _HELPERS = re.compile(
     r"(IPython\.core|_pydevd_bundle|debugpy|gpu_share_kernel|ipykernel|pydevd|tqdm|zmq\.auth"
-    r"|zmq\.utils\.garbage)(\..*)?"
+    r"|zmq\.utils\.garbage|torch\._inductor\.compile_worker)(\..*)?"
 )
 #: Functions of threads that hand work on to processes or other threads, which count themselves.
 _HANDLERS = (
     ("multiprocessing.pool", "Pool._handle_"),
     ("multiprocessing.pool", "ThreadPool._handle_"),
     ("multiprocessing.queues", "Queue._feed"),
-    # Of torch.compile: it waits for what its processes have compiled.
-    ("torch._inductor.compile_worker.subproc_pool", "SubprocPool._read_thread"),
+    ("joblib.externals.loky.backend.queues", "Queue._feed"),
+    ("loky.backend.queues", "Queue._feed"),
+)
+#: Of pools of processes that a thread looks after: Python's own, and joblib's.
+_EXECUTORS = (
+    "concurrent.futures.process",
+    "joblib.externals.loky.process_executor",
+    "loky.process_executor",
 )
 #: Functions that a pool's worker is in, and in no other, while it waits for work.
 _WORKERS = frozenset([("concurrent.futures.thread", "_worker"), ("multiprocessing.pool", "worker")])
@@ -177,7 +183,7 @@ def _idle_workers():
     found = set()
     for thread in threading.enumerate():
         try:
-            if type(thread).__module__ == "concurrent.futures.process":
+            if type(thread).__module__ in _EXECUTORS:
                 tasks = getattr(thread, "pending_work_items")  # noqa: B009 - not in all versions
                 workers = set(getattr(thread, "processes"))  # noqa: B009
             elif getattr(getattr(thread, "_target", None), "__qualname__", "") == (
@@ -248,7 +254,7 @@ def _helper(module):
 def _waits(module, name, frame):
     if any(module == where and name.startswith(start) for where, start in _HANDLERS):
         return True
-    if module == "concurrent.futures.process":  # its processes count
+    if module in _EXECUTORS:  # its processes count
         return True
     if frame is None or (module, name) not in _WORKERS:
         return False

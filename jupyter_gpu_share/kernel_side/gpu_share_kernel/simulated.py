@@ -242,6 +242,7 @@ def _publish():
     }
     # Made anew each time: the name differs by process, and no two threads write at once.
     with open(path + ".new", "w") as file:
+        _open_to_others(file)
         json.dump(content, file)
     os.replace(path + ".new", path)
 
@@ -249,7 +250,8 @@ def _publish():
 @contextmanager
 def _device(uuid):
     """Hold the device against other processes; gives the bytes that they use of it."""
-    with open(os.path.join(_folder(), "%s.lock" % uuid), "w") as file:
+    with open(os.path.join(_folder(), "%s.lock" % uuid), "a") as file:
+        _open_to_others(file)
         fcntl.flock(file, fcntl.LOCK_EX)
         others = 0
         for name in os.listdir(_folder()):
@@ -258,6 +260,14 @@ def _device(uuid):
                 if row and row["pid"] != os.getpid():
                     others += row["used"].get(uuid, 0)
         yield others
+
+
+def _open_to_others(file):
+    """Have who may write the folder, which several users may share, read and lock the file."""
+    others = os.stat(_folder()).st_mode & 0o022
+    info = os.fstat(file.fileno())
+    if others and info.st_uid == os.geteuid():
+        os.fchmod(file.fileno(), 0o600 | others | others << 1)
 
 
 def _read(path):
