@@ -119,7 +119,7 @@ const commands: JupyterFrontEndPlugin<void> = {
     const current = new CurrentKernel(app.shell, known);
     let usual = 60;
     const actions = new Actions(known, trans, (row, size) =>
-      startAgain(app.shell, remembered, row, size)
+      startAgain(app, remembered, row, size)
     );
     addCommands(app.commands, known, current, actions, trans, () => usual);
     // Commands are there before the settings are read.
@@ -148,6 +148,7 @@ const commands: JupyterFrontEndPlugin<void> = {
       CommandIDs.stopKeeping,
       CommandIDs.giveBack,
       CommandIDs.wake,
+      CommandIDs.showLost,
       CommandIDs.takeFree,
       CommandIDs.withoutGpu
     ]) {

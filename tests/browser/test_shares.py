@@ -208,7 +208,7 @@ def test_everything_is_a_command_in_palette_and_menu(lab: Server, page: Page) ->
           return found;
         }"""
     )
-    assert len(described) == 10
+    assert len(described) == 11
     for command, args in described.items():
         assert args["type"] == "object", command
         assert all(one["description"] for one in args["properties"].values()), command
