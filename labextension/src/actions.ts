@@ -81,7 +81,8 @@ export class Actions {
         return false;
       }
     };
-    const result = await new AskingDialog({ title, body: field, buttons }, accepts).launch();
+    const options = { title, body: field, buttons, focusNodeSelector: 'select' };
+    const result = await new AskingDialog(options, accepts).launch();
     return result.button.accept ? field.size : null;
   }
 

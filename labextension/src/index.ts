@@ -214,9 +214,15 @@ const sidebar: JupyterFrontEndPlugin<void> = {
       describedBy: { args: { type: 'object', properties: {} } },
       execute: () => {
         app.shell.activateById(panel.id);
-        // Who opens it by the keyboard goes on in it.
-        panel.node.tabIndex = -1;
         panel.node.focus();
+        // The palette gives the focus back to the notebook as it closes, a moment later. Who opens
+        // the panel by the keyboard goes on in it.
+        return new Promise<void>(resolve => {
+          setTimeout(() => {
+            panel.node.focus();
+            resolve();
+          });
+        });
       }
     });
     palette?.addItem({ command: CommandIDs.show, category: trans.__('GPU') });

@@ -230,6 +230,23 @@ def test_notebook_7_shows_and_changes_the_share(notebook7: Server, page: Page) -
     expect(sidebar(page)).to_contain_text("40 GiB ½ of a GPU")
 
 
+def test_the_tree_of_notebook_7_lists_shares(notebook7: Server, page: Page) -> None:
+    write_notebook(notebook7, "one.ipynb", "1")
+    open_notebook7(page, notebook7, "one.ipynb")
+    wait_for_kernel(page)
+    open_notebook7(page, notebook7)
+    page.get_by_role("tab", name="Running").click()
+    panel = page.locator("#jp-running-sessions-tree")
+    item = panel.locator(".jp-RunningSessions-item", has_text="GPU ¼ · 20 GiB")
+    expect(item).to_contain_text("one.ipynb")
+    with page.context.expect_page() as opened:
+        item.locator(".jp-RunningSessions-itemLabel").click()
+    assert opened.value.url.endswith("/notebooks/one.ipynb")
+    item.hover()
+    item.locator(".jp-RunningSessions-itemShutdown").click()
+    expect(panel).to_contain_text("given back")
+
+
 def test_it_works_in_800_pixels_and_by_keyboard(lab: Server, page: Page) -> None:
     page.set_viewport_size({"width": 800, "height": 600})
     open_one(lab, page)
