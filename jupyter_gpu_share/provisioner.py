@@ -24,7 +24,7 @@ from traitlets import Float, Unicode
 from ._configuration import completed
 from ._threads import in_thread
 from .errors import GpuShareError, KernelStartError, NoGpuError, SizeError
-from .size import SIZE_VARIABLE, Request, Size, size_in_notebook
+from .size import SIZE_VARIABLE, Request, Size, size_in_kernelspec, size_in_notebook
 
 if TYPE_CHECKING:
     from .engines.base import Adoptable, Connection
@@ -168,7 +168,10 @@ class GpuShareProvisioner(KernelProvisionerBase):
             return policy.check(str(requested.size))
         if self._kernel is not None and self._kernel.request is not None:
             return self._kernel.request.size  # a restart keeps it
-        if self._shown_path and (chosen := await self._choice(self._shown_path)):
+        # Who picks a kernelspec that names a size has picked that one: what was chosen earlier must
+        # not make its name untrue.
+        named = size_in_kernelspec(self.kernel_spec.metadata, self.kernel_spec.env)
+        if not named and self._shown_path and (chosen := await self._choice(self._shown_path)):
             return policy.check(chosen)
         asked = env.get(SIZE_VARIABLE) or self.kernel_spec.env.get(SIZE_VARIABLE)
         for text in (asked, self.size):

@@ -287,19 +287,24 @@ class Runtime(LoggingConfigurable):
         if why := await self.call(work()):
             raise NotPossible(why)
 
-    async def offers(self) -> list[tuple[Offer, str | None]]:
+    async def offers(self, kernel_id: str | None = None) -> list[tuple[Offer, str | None]]:
         """The offered sizes, each with None where it could be had at once, else why not.
 
         The engine is looked at once for all of them.
+
+        Parameters
+        ----------
+        kernel_id: of the kernel that would have it: what it holds counts as free, and it does not
+            wait for itself. None: a new one.
         """
         offers = self.policy.offers()
         answers: dict[Size, str | None] = {}
         gpus: list[Capacity] | None = None
         for offer in offers:
             try:
-                if gpus is None and self.policy.needs_capacity(offer.size, self._others(None)):
+                if gpus is None and self.policy.needs_capacity(offer.size, self._others(kernel_id)):
                     gpus = await self.capacity()
-                await self.admit(None, offer.size, gpus)
+                await self.admit(kernel_id, offer.size, gpus)
             except GpuShareError as error:
                 answers[offer.size] = one_line(str(error))
         left = [offer.size for offer in offers if offer.size not in answers]
@@ -307,7 +312,7 @@ class Runtime(LoggingConfigurable):
         for none in (True, False):
             sizes = [size for size in left if size.is_none is none]
             try:
-                answers |= zip(sizes, await self._fit(sizes), strict=True)
+                answers |= zip(sizes, await self._fit(sizes, kernel_id), strict=True)
             except GpuShareError as error:
                 answers |= dict.fromkeys(sizes, one_line(str(error)))
         return [(offer, answers[offer.size]) for offer in offers]

@@ -37,7 +37,7 @@ from .._threads import in_thread
 from .._version import __version__
 from ..allocations import Allocation, timestamp
 from ..errors import GpuShareError, NotPossible, SizeError
-from ..size import SIZE_VARIABLE, Request, Size, size_in_notebook
+from ..size import SIZE_VARIABLE, Request, Size, size_in_kernelspec, size_in_notebook
 from ._paths import within
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ class GpuShareHandler(APIHandler):
         specs = {name: each["spec"] for name, each in found.items()}
         return {name: spec for name, spec in specs.items() if self.starts_on_share(spec)}
 
-    async def check_kernelspec(self, name: str) -> None:
-        """Refuse a kernelspec whose kernels start without a share, or that is not there."""
+    async def check_kernelspec(self, name: str) -> Any:
+        """The kernelspec; refuses one whose kernels start without a share, or that is not there."""
         try:
             spec = await ensure_async(self.kernel_spec_manager.get_kernel_spec(name))
         except (NoSuchKernel, ValueError) as error:
@@ -134,6 +134,7 @@ class GpuShareHandler(APIHandler):
                 f"Kernels of the kernelspec {name!r} start without a share of a GPU; choose no "
                 "size for them, or another kernelspec."
             )
+        return spec
 
     async def remember(self, path: str | None, size: str | None) -> None:
         """Have later kernels of a notebook or console start with a size; None: with the default."""
@@ -223,10 +224,12 @@ class SizesHandler(GpuShareHandler):
     @web.authenticated
     @authorized
     async def get(self) -> None:
-        """The offered sizes, and which of them can be had now."""
+        """The offered sizes, and which of them can be had now, by a kernel or by a new one."""
         policy = self.runtime.policy
+        asked = self.get_query_argument("kernel_id", "")
+        kernel_id = self.known(asked).kernel_id if asked else None
         if self.elsewhere is None:
-            offers, gpus = await asyncio.gather(self.runtime.offers(), self._gpus())
+            offers, gpus = await asyncio.gather(self.runtime.offers(kernel_id), self._gpus())
         else:
             offers, gpus = [(offer, self.elsewhere) for offer in policy.offers()], []
         sizes = [
@@ -290,7 +293,10 @@ class ChoicesHandler(GpuShareHandler):
         """What the next kernel of a notebook or console starts with."""
         path = _path(self.get_query_argument("path", "")) or ""
         chosen = await in_thread(self.runtime.choices.get, self.root, path)
-        self.answer({"path": path, "size": chosen, "defaults": await self._defaults(path)})
+        specs = await self.kernelspecs()
+        defaults = await self._defaults(path, specs)
+        fixed = {name: size for name, size in defaults.items() if _named(specs[name])}
+        self.answer({"path": path, "size": chosen, "defaults": defaults, "fixed": fixed})
 
     @web.authenticated
     @authorized
@@ -307,7 +313,7 @@ class ChoicesHandler(GpuShareHandler):
         if self.elsewhere is not None:
             raise NotPossible(self.elsewhere)
         if "kernelspec" in body:
-            await self.check_kernelspec(body["kernelspec"])
+            await self._check_fixed(body["kernelspec"], body["size"])
         size = why = None
         if body["size"] is not None:
             checked = self.runtime.policy.check(body["size"])
@@ -317,7 +323,17 @@ class ChoicesHandler(GpuShareHandler):
             await self.remember(path, size)
         self.answer({"path": path, "size": size, "why": why})
 
-    async def _defaults(self, path: str) -> dict[str, str]:
+    async def _check_fixed(self, name: str, size: str | None) -> None:
+        """Refuse a kernelspec without a share, and a size that is not the one that it names."""
+        spec = await self.check_kernelspec(name)
+        named = size_in_kernelspec(spec.metadata, spec.env)
+        if size and named and Size.parse(named) != Size.parse(size):
+            raise NotPossible(
+                f"Kernels of the kernelspec {name!r} start with the size {named} that it names; "
+                "choose another kernelspec for another size."
+            )
+
+    async def _defaults(self, path: str, specs: dict[str, Any]) -> dict[str, str]:
         """What kernels get whose size nobody chose, by kernelspec, as the provisioner has it."""
         runtime = self.runtime
         hint: str | None = None
@@ -329,10 +345,8 @@ class ChoicesHandler(GpuShareHandler):
             hint = hint or str(runtime.policy.default_size())
         configured = runtime.config.get("GpuShareProvisioner", {}).get("size", "")
         found = {}
-        for name, spec in (await self.kernelspecs()).items():
-            stanza = spec.get("metadata", {}).get("kernel_provisioner") or {}
-            asked = os.environ.get(SIZE_VARIABLE) or (spec.get("env") or {}).get(SIZE_VARIABLE)
-            text = asked or (stanza.get("config") or {}).get("size") or configured or hint
+        for name, spec in specs.items():
+            text = os.environ.get(SIZE_VARIABLE) or _named(spec) or configured or hint
             with suppress(SizeError):
                 found[name] = str(Size.parse(str(text or "")))
         return found
@@ -517,6 +531,11 @@ def _moment(text: str) -> datetime:
     if moment <= datetime.now(timezone.utc):
         raise web.HTTPError(400, log_message="keep_until is over already; null ends the keeping.")
     return moment
+
+
+def _named(spec: dict[str, Any]) -> str | None:
+    """The size that a kernelspec names, as ``api/kernelspecs`` tells it."""
+    return size_in_kernelspec(spec.get("metadata"), spec.get("env") or {})
 
 
 def _memory(size: Size, gpus: list[Capacity]) -> list[int] | None:

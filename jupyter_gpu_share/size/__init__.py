@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._choices import SizeChoices
 from ._grammar import Size, format_bytes, parse_bytes
+from ._kernelspec import size_in_kernelspec
 from ._notebook import size_in_notebook
 from ._policy import Offer, SizePolicy
 from ._requests import SIZE_VARIABLE, Request, RequestStore
@@ -18,5 +19,6 @@ __all__ = [
     "SizePolicy",
     "format_bytes",
     "parse_bytes",
+    "size_in_kernelspec",
     "size_in_notebook",
 ]

@@ -2,8 +2,9 @@ import { Dialog, Notification, showDialog } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { AskingDialog } from './asking';
 import { serverNow } from './clock';
+import { lostBody } from './lost';
 import { SizeField } from './sizefield';
-import { largestFree } from './sizes';
+import { largestFree, waits } from './sizes';
 import type { IAllocation, IShares } from './tokens';
 import { fileName, shortSize, Words } from './words';
 
@@ -39,7 +40,7 @@ export class Actions {
     if (row.state === 'failed') {
       return this.start(row, wanted);
     }
-    const kept = await this._failing(this._shares.keptByResize(row.kernel_id, wanted));
+    const kept = await this._asking(row, this._shares.keptByResize(row.kernel_id, wanted));
     if (kept === null) {
       return;
     }
@@ -57,12 +58,13 @@ export class Actions {
 
   private async _askSize(row: IAllocation, title: string): Promise<string | null> {
     const trans = this._trans;
-    const sizes = await this._failing(this._shares.refreshSizes());
-    if (sizes === null) {
-      return null;
-    }
-    const field = new SizeField(sizes, this._words, trans);
+    // It opens at once; which sizes are free an engine may take seconds to tell.
+    const field = new SizeField(this._shares.sizes, this._words, trans);
     field.offer({ size: row.size, standard: null, locked: null });
+    this._shares.sizesFor(row.kernel_id).then(
+      sizes => (field.isDisposed ? undefined : field.know(sizes)),
+      (error: unknown) => (field.isDisposed ? undefined : field.refuse(line(error)))
+    );
     const text = document.createElement('p');
     text.textContent = trans.__('You are asked before any variable is lost.');
     field.node.append(text);
@@ -79,7 +81,8 @@ export class Actions {
         return false;
       }
     };
-    const result = await new AskingDialog({ title, body: field, buttons }, accepts).launch();
+    const options = { title, body: field, buttons, focusNodeSelector: 'select' };
+    const result = await new AskingDialog(options, accepts).launch();
     return result.button.accept ? field.size : null;
   }
 
@@ -94,7 +97,7 @@ export class Actions {
 
   /** Have it go on with the largest share that is free. */
   async takeFree(row: IAllocation): Promise<void> {
-    const sizes = await this._failing(this._shares.refreshSizes());
+    const sizes = await this._asking(row, this._shares.sizesFor(row.kernel_id));
     if (sizes === null) {
       return;
     }
@@ -142,22 +145,24 @@ export class Actions {
   /** Give the share back; where that loses something, only if it is agreed to. */
   async giveBack(row: IAllocation): Promise<void> {
     const trans = this._trans;
-    const waits = row.queue !== null;
-    if (row.share === null && !waits) {
+    const inQueue = waits(row);
+    if (row.share === null && !inQueue) {
       return; // it was given back meanwhile
     }
-    const kept = waits ? row.kept : await this._failing(this._shares.keptByRelease(row.kernel_id));
+    const kept = inQueue
+      ? row.kept
+      : await this._asking(row, this._shares.keptByRelease(row.kernel_id));
     if (kept === null) {
       return;
     }
-    const lost = waits ? '' : this._words.lost(kept);
+    const lost = inQueue ? '' : this._words.lost(kept);
     const title = trans.__('Give back the share of %1?', this.name(row));
     if (lost && !(await this._agreed(title, lost, trans.__('Give back')))) {
       return;
     }
     await this._told(this._shares.release(row.kernel_id, lost !== ''), {
       pending: trans.__('Giving back the share of %1…', this.name(row)),
-      done: waits
+      done: inQueue
         ? trans.__('%1 no longer waits.', this.name(row))
         : trans.__('The share of %1 is given back.', this.name(row))
     });
@@ -166,6 +171,26 @@ export class Actions {
   private async _agreed(title: string, body: string, label: string): Promise<boolean> {
     const buttons = [Dialog.cancelButton(), Dialog.warnButton({ label })];
     return (await showDialog({ title, body, buttons })).button.accept;
+  }
+
+  /** Show all that was lost, one by one. */
+  async showLost(row: IAllocation): Promise<void> {
+    const trans = this._trans;
+    const report = await this._asking(row, this._shares.report(row.kernel_id));
+    if (report === null) {
+      return;
+    }
+    const remove = Dialog.warnButton({ label: trans.__('Remove the files') });
+    const close = Dialog.okButton({ label: trans.__('Close') });
+    const result = await showDialog({
+      title: trans.__('Lost variables of %1', this.name(row)),
+      body: lostBody(report, trans),
+      buttons: report.aside.length > 0 ? [remove, close] : [close],
+      defaultButton: report.aside.length > 0 ? 1 : 0
+    });
+    if (result.button.label === remove.label) {
+      await this._failing(this._shares.forgetReport(row.kernel_id));
+    }
   }
 
   async wake(row: IAllocation): Promise<void> {
@@ -178,19 +203,29 @@ export class Actions {
       () => null,
       (error: unknown) => line(error)
     );
-    if ((await Promise.race([outcome, after(SLOW)])) === undefined) {
-      const id = Notification.emit(said.pending, 'in-progress', { autoClose: false });
-      // The first message of a page is put up some time after it was given, and one that is taken
-      // back before would stay.
-      await Promise.all([outcome, after(SLOW)]);
-      Notification.dismiss(id);
-    }
-    const problem = await outcome;
+    const problem = await this._slowly(outcome, said.pending);
     if (problem === null) {
       Notification.success(said.done, { autoClose: 3000 });
     } else {
       Notification.error(problem, { autoClose: false });
     }
+  }
+
+  /** Say that the server is asked, where that takes long; what it said, null where it failed. */
+  private async _asking<T>(row: IAllocation, work: Promise<T>): Promise<T | null> {
+    const pending = this._trans.__('Asking about the share of %1…', this.name(row));
+    return this._slowly(this._failing(work), pending);
+  }
+
+  private async _slowly<T>(work: Promise<T>, pending: string): Promise<T> {
+    if ((await Promise.race([work, after(SLOW)])) === undefined) {
+      const id = Notification.emit(pending, 'in-progress', { autoClose: false });
+      // The first message of a page is put up some time after it was given, and one that is taken
+      // back before would stay.
+      await Promise.all([work, after(SLOW)]);
+      Notification.dismiss(id);
+    }
+    return work;
   }
 
   /** Say only that it failed, with null: success is seen where the share is shown. */

@@ -3,7 +3,7 @@ import { PathExt } from '@jupyterlab/coreutils';
 import type { ServerConnection } from '@jupyterlab/services';
 import type { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { ask } from './server';
-import type { IChoice, ISizeChoices } from './tokens';
+import type { IChoice, IOnce, ISizeChoices } from './tokens';
 
 const PLACE = ['gpu-share', 'choices'];
 
@@ -50,6 +50,11 @@ export class SizeChoices implements ISizeChoices {
 
   async check(size: string, kernelspec?: string): Promise<void> {
     await this._put({ size, kernelspec, dry_run: true });
+  }
+
+  async once(kernelId: string, kernel: IOnce): Promise<void> {
+    const place = ['gpu-share', 'requests', kernelId];
+    await ask(this._settings, place, { method: 'PUT', body: kernel });
   }
 
   private async _put(body: unknown): Promise<void> {

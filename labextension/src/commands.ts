@@ -1,10 +1,11 @@
 import type { CommandRegistry } from '@lumino/commands';
-import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
+import type { ReadonlyJSONObject, ReadonlyPartialJSONObject } from '@lumino/coreutils';
 import { Menu } from '@lumino/widgets';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { Actions } from './actions';
 import { SizeRenderer } from './captions';
 import type { CurrentKernel } from './current';
+import { isStuck, waits } from './sizes';
 import type { IAllocation, IShares } from './tokens';
 import { Words } from './words';
 
@@ -17,6 +18,7 @@ export namespace CommandIDs {
   export const wake = 'gpu-share:wake';
   export const withoutGpu = 'gpu-share:start-without-gpu';
   export const takeFree = 'gpu-share:take-what-is-free';
+  export const showLost = 'gpu-share:show-lost';
   export const forget = 'gpu-share:forget-failure';
   export const show = 'gpu-share:show';
 }
@@ -116,11 +118,15 @@ export function addCommands(
   );
   add(
     CommandIDs.giveBack,
-    found => found.share !== null || found.queue !== null,
+    found => found.share !== null || waits(found),
     found => actions.giveBack(found),
     {
-      label: args =>
-        row(args)?.queue ? trans.__('Stop Waiting for GPU Share') : trans.__('Give Back GPU Share'),
+      label: args => {
+        const found = row(args);
+        return found !== null && waits(found)
+          ? trans.__('Stop Waiting for GPU Share')
+          : trans.__('Give Back GPU Share');
+      },
       caption: trans.__('Give the share back to others; running a cell takes one again')
     }
   );
@@ -131,6 +137,15 @@ export function addCommands(
     {
       label: trans.__('Wake GPU Share'),
       caption: trans.__('Take a share again now, as running a cell does')
+    }
+  );
+  add(
+    CommandIDs.showLost,
+    found => found.state !== 'failed',
+    found => actions.showLost(found),
+    {
+      label: trans.__('Show Lost Variables'),
+      caption: trans.__('Show all that a release does not keep, and why')
     }
   );
   addWaysOut(add, shares, actions, trans);
@@ -148,17 +163,16 @@ function addWaysOut(
   actions: Actions,
   trans: TranslationBundle
 ): void {
-  const stuck = (found: IAllocation): boolean => found.queue !== null || found.state === 'failed';
   add(
     CommandIDs.withoutGpu,
-    found => stuck(found) && found.size !== '0',
+    found => isStuck(found) && found.size !== '0',
     found => actions.start(found, '0'),
     {
       label: trans.__('Start without a GPU'),
       caption: trans.__('Have this kernel start now, without a share of a GPU')
     }
   );
-  add(CommandIDs.takeFree, stuck, found => actions.takeFree(found), {
+  add(CommandIDs.takeFree, isStuck, found => actions.takeFree(found), {
     label: trans.__('Take What Is Free'),
     caption: trans.__('Have this kernel start now, on the largest share that is free')
   });
@@ -182,6 +196,23 @@ function keepLabel(trans: TranslationBundle, minutes: unknown, usual: number): s
     : trans._n('Keep for %1 Hour', 'Keep for %1 Hours', Math.round(minutes / 60));
 }
 
+/** What helps where a start waits or has failed. */
+export const WAYS_OUT = [CommandIDs.takeFree, CommandIDs.withoutGpu] as const;
+
+/** Add those commands that can run now. */
+export function addPossible(
+  menu: Menu,
+  commands: CommandRegistry,
+  args: ReadonlyJSONObject,
+  wanted: readonly string[]
+): void {
+  for (const command of wanted) {
+    if (commands.hasCommand(command) && commands.isEnabled(command, args)) {
+      menu.addItem({ command, args });
+    }
+  }
+}
+
 /** A menu of everything that can be done with one kernel's share. */
 export function shareMenu(
   commands: CommandRegistry,
@@ -195,11 +226,7 @@ export function shareMenu(
     menu.addItem({ command: CommandIDs.changeSize, args: { ...args, size } });
   }
   menu.addItem({ command: CommandIDs.changeSize, args });
-  for (const command of [CommandIDs.takeFree, CommandIDs.withoutGpu, CommandIDs.forget]) {
-    if (commands.isEnabled(command, args)) {
-      menu.addItem({ command, args });
-    }
-  }
+  addPossible(menu, commands, args, [...WAYS_OUT, CommandIDs.forget]);
   menu.addItem({ type: 'separator' });
   menu.addItem({
     type: 'submenu',
@@ -207,6 +234,7 @@ export function shareMenu(
   });
   menu.addItem({ command: CommandIDs.giveBack, args });
   menu.addItem({ command: CommandIDs.wake, args });
+  addPossible(menu, commands, args, [CommandIDs.showLost]);
   if (commands.hasCommand(CommandIDs.show)) {
     menu.addItem({ type: 'separator' });
     menu.addItem({ command: CommandIDs.show });

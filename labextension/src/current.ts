@@ -1,5 +1,6 @@
 import type { JupyterFrontEnd } from '@jupyterlab/application';
 import type { ISessionContext } from '@jupyterlab/apputils';
+import { UUID } from '@lumino/coreutils';
 import type { IDisposable } from '@lumino/disposable';
 import { Signal, type ISignal } from '@lumino/signaling';
 import type { Widget } from '@lumino/widgets';
@@ -28,9 +29,12 @@ export function shareOf(shares: IShares, context: ISessionContext | null): IAllo
   return rows.find(row => row.path === path && starts.includes(row.state)) ?? null;
 }
 
-/** Start a kernel for the notebook or console of a start that failed, with another size. */
+/**
+ * Start a kernel for the notebook or console of a start that failed, with another size. A notebook
+ * that is not open is opened.
+ */
 export async function startAgain(
-  shell: JupyterFrontEnd.IShell,
+  { shell, commands }: JupyterFrontEnd,
   choices: ISizeChoices | null,
   row: IAllocation,
   size: string
@@ -39,11 +43,22 @@ export async function startAgain(
   const context = widgets.find(
     each => each !== null && choiceKey(each.path, each.name) === row.path
   );
-  if (!context || row.path === null || choices === null) {
-    throw new Error(`${row.path ?? row.kernel_name} is not open; open it to start its kernel.`);
+  const { path, kernel_name: name } = row;
+  const fixed = path !== null && choices !== null && name in (await choices.get(path)).fixed;
+  const opens = path?.endsWith('.ipynb') === true && !fixed;
+  if (path === null || choices === null || (!context && !opens)) {
+    throw new Error(`${path ?? name} is not open; open it to start its kernel.`);
   }
-  await choices.set(row.path, size, row.kernel_name);
-  await context.changeKernel({ name: row.kernel_name });
+  if (fixed) {
+    // Another size is for this one kernel: it would make the name of the kernelspec untrue.
+    const id = UUID.uuid4();
+    await choices.once(id, { size, path, name });
+    await context?.changeKernel({ id, name });
+    return;
+  }
+  await choices.set(path, size, name);
+  await (context?.changeKernel({ name }) ??
+    commands.execute('docmanager:open', { path, kernel: { name } }));
 }
 
 /** The kernel of the notebook or console that the user is in. */

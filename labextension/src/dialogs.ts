@@ -9,8 +9,9 @@ import { SizeField, type IPick } from './sizefield';
 import type { IAllocation, IChoice, IShares, ISizeChoices, ISizes } from './tokens';
 import { Words } from './words';
 
-/** Milliseconds for which the dialog waits for the sizes: the kernel matters more. */
-const PATIENCE = 2000;
+/** Milliseconds for which the dialog waits for the sizes: with those that come later the field
+ *  comes, too. The kernel matters more. */
+const SOON = 200;
 
 /** The Select Kernel dialog with a size. */
 export class SizedDialogs extends SessionContextDialogs {
@@ -21,12 +22,23 @@ export class SizedDialogs extends SessionContextDialogs {
   override async selectKernel(sessionContext: ISessionContext): Promise<void> {
     const gone = (): boolean => sessionContext.isDisposed;
     const key = choiceKey(sessionContext.path, sessionContext.name);
-    const known = await this._known(key);
+    const asked = this._known(key);
+    const late = new Promise<undefined>(resolve => setTimeout(resolve, SOON, undefined));
+    const known = await Promise.race([asked, late]);
     if (known === null || gone()) {
       return super.selectKernel(sessionContext);
     }
     const { shares, choices, actions, lab } = this._own;
-    const body = new Body(sessionContext, known, this._own);
+    const body = new Body(sessionContext, this._own);
+    const show = (found: IKnown | null | undefined): void => {
+      if (found && !body.isDisposed) {
+        body.know(found);
+      }
+    };
+    show(known);
+    if (known === undefined) {
+      void asked.then(show);
+    }
     const always = sessionContext.kernelPreference.autoStartDefault;
     const cancel = sessionContext.hasNoKernel ? sessionContext.kernelDisplayName : lab.__('Cancel');
     /** Ask the server before anything happens to the kernel that runs. */
@@ -84,9 +96,8 @@ export class SizedDialogs extends SessionContextDialogs {
     if (shares.health === 'missing') {
       return null;
     }
-    const late = new Promise<null>(resolve => setTimeout(() => resolve(null), PATIENCE));
     const asked = Promise.all([shares.refreshSizes(), choices.get(key)]);
-    const found = await Promise.race([asked, late]).catch(() => null);
+    const found = await asked.catch(() => null);
     return found && { sizes: found[0], choice: found[1] };
   }
 }
@@ -110,7 +121,7 @@ interface IKnown {
 
 interface IPicked {
   kernel: Partial<Kernel.IModel> | null;
-  /** Null for the default; undefined where no size is offered. */
+  /** Null for the default; undefined where no size can be picked. */
   size: string | null | undefined;
   /** The share of the kernel that is picked, where it runs already. */
   row: IAllocation | null;
@@ -121,6 +132,7 @@ interface IPicked {
  *
  * @param kernel - What is picked: a kernelspec, a running kernel, or none.
  * @param own - The id of the session's kernel.
+ * @param why - Why the size of a kernel that is used elsewhere stays, and that of a kernelspec.
  * @returns null where there is no size to pick.
  */
 export function pickFor(
@@ -128,15 +140,19 @@ export function pickFor(
   own: string | undefined,
   { sizes, choice }: IKnown,
   allocations: ReadonlyMap<string, IAllocation>,
-  keeps: string
+  why: { readonly elsewhere: string; readonly named: string }
 ): IPick | null {
   if (kernel?.id !== undefined) {
     const row = allocations.get(kernel.id);
-    const locked = kernel.id === own ? null : keeps;
+    const locked = kernel.id === own ? null : why.elsewhere;
     return row === undefined ? null : { size: row.size, standard: null, locked };
   }
   if (kernel?.name === undefined || !sizes.kernelspecs.includes(kernel.name)) {
     return null;
+  }
+  const named = choice.fixed[kernel.name];
+  if (named !== undefined) {
+    return { size: named, standard: null, locked: why.named };
   }
   const standard = choice.defaults[kernel.name] ?? null;
   return { size: choice.size, standard, locked: null };
@@ -144,12 +160,12 @@ export function pickFor(
 
 class Body extends Widget {
   constructor(
-    context: ISessionContext,
-    known: IKnown,
+    private readonly _context: ISessionContext,
     private readonly _own: SizedDialogs.IOptions
   ) {
     super();
-    const { trans, lab, standard, shares } = _own;
+    const { trans, lab, standard } = _own;
+    const context = _context;
     const label = document.createElement('label');
     label.textContent = `${lab.__('Select kernel for:')} "${context.name}"`;
     const { disabled, groups } = SessionContextDialogs.kernelOptions(context, standard.translator);
@@ -167,27 +183,45 @@ class Body extends Widget {
     label.append(this._select);
     const kernel = new Widget({ node: document.createElement('div') });
     kernel.node.append(label);
-    this._size = new SizeField(known.sizes, new Words(trans), trans);
+    this._size = new SizeField(null, new Words(trans), trans);
+    this._size.hide();
     const layout = (this.layout = new PanelLayout());
     layout.addWidget(kernel);
     layout.addWidget(this._size);
-    const keeps = trans.__('This kernel is used elsewhere too; change its size there.');
-    const show = (): void => {
-      const own = context.session?.kernel?.id;
-      const pick = pickFor(this._kernel, own, known, shares.allocations, keeps);
-      this._size.setHidden(pick === null);
-      if (pick !== null) {
-        this._size.offer(pick);
-      }
+    this._why = {
+      elsewhere: trans.__('This kernel is used elsewhere too; change its size there.'),
+      named: trans.__(
+        'This kernel starts with the size in its name; pick another for another size.'
+      )
     };
-    this._select.addEventListener('change', show);
-    show();
+    this._select.addEventListener('change', () => this._show());
+  }
+
+  /** Offer sizes, now that they are known. */
+  know(known: IKnown): void {
+    this._known = known;
+    this._size.know(known.sizes);
+    this._show();
+  }
+
+  private _show(): void {
+    if (this._known === null) {
+      return;
+    }
+    const own = this._context.session?.kernel?.id;
+    const { allocations } = this._own.shares;
+    const pick = pickFor(this._kernel, own, this._known, allocations, this._why);
+    this._pickable = pick !== null && pick.locked === null;
+    this._size.setHidden(pick === null);
+    if (pick !== null) {
+      this._size.offer(pick);
+    }
   }
 
   /** Called by the dialog when it is accepted. */
   getValue(): IPicked {
     const kernel = this._kernel;
-    const size = this._size.isHidden ? undefined : this._size.size;
+    const size = this._pickable ? this._size.size : undefined;
     const row = kernel?.id === undefined ? undefined : this._own.shares.allocations.get(kernel.id);
     return { kernel, size, row: row ?? null };
   }
@@ -202,4 +236,7 @@ class Body extends Widget {
 
   private readonly _select = document.createElement('select');
   private readonly _size: SizeField;
+  private readonly _why: { readonly elsewhere: string; readonly named: string };
+  private _known: IKnown | null = null;
+  private _pickable = false;
 }

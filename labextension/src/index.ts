@@ -119,7 +119,7 @@ const commands: JupyterFrontEndPlugin<void> = {
     const current = new CurrentKernel(app.shell, known);
     let usual = 60;
     const actions = new Actions(known, trans, (row, size) =>
-      startAgain(app.shell, remembered, row, size)
+      startAgain(app, remembered, row, size)
     );
     addCommands(app.commands, known, current, actions, trans, () => usual);
     // Commands are there before the settings are read.
@@ -148,6 +148,7 @@ const commands: JupyterFrontEndPlugin<void> = {
       CommandIDs.stopKeeping,
       CommandIDs.giveBack,
       CommandIDs.wake,
+      CommandIDs.showLost,
       CommandIDs.takeFree,
       CommandIDs.withoutGpu
     ]) {
@@ -213,9 +214,15 @@ const sidebar: JupyterFrontEndPlugin<void> = {
       describedBy: { args: { type: 'object', properties: {} } },
       execute: () => {
         app.shell.activateById(panel.id);
-        // Who opens it by the keyboard goes on in it.
-        panel.node.tabIndex = -1;
         panel.node.focus();
+        // The palette gives the focus back to the notebook as it closes, a moment later. Who opens
+        // the panel by the keyboard goes on in it.
+        return new Promise<void>(resolve => {
+          setTimeout(() => {
+            panel.node.focus();
+            resolve();
+          });
+        });
       }
     });
     palette?.addItem({ command: CommandIDs.show, category: trans.__('GPU') });

@@ -12,6 +12,7 @@ import type {
   IHistory,
   IKept,
   IReading,
+  IReport,
   IShares,
   ISizes,
   IStatus
@@ -117,6 +118,16 @@ export class Shares implements IShares, IDisposable {
     return this._sizes;
   }
 
+  async sizesFor(kernelId: string): Promise<ISizes> {
+    // Of a start that failed the server knows no more: it is as for a new one.
+    const known = this._allocations.get(kernelId)?.state !== 'failed';
+    const query = known ? { kernel_id: kernelId } : {};
+    const found = await this._ask<ISizes>(['gpu-share', 'sizes'], { query });
+    // Better than nothing for what opens before it has asked.
+    this._sizes ??= found;
+    return found;
+  }
+
   async resize(kernelId: string, size: string, loseVariables: boolean): Promise<void> {
     await this._act('PATCH', [kernelId], { size, restart: loseVariables });
   }
@@ -139,6 +150,14 @@ export class Shares implements IShares, IDisposable {
 
   async wake(kernelId: string): Promise<void> {
     await this._act('POST', [kernelId, 'wake'], {});
+  }
+
+  async report(kernelId: string): Promise<IReport> {
+    return this._ask<IReport>(['gpu-share', 'allocations', kernelId, 'kept']);
+  }
+
+  async forgetReport(kernelId: string): Promise<void> {
+    await this._ask(['gpu-share', 'allocations', kernelId, 'kept'], { method: 'DELETE' });
   }
 
   forget(kernelId: string): void {

@@ -6,6 +6,7 @@ import { shortSize, type Words } from './words';
 
 const DEFAULT = 'default';
 const OTHER = 'other';
+const REFUSED = 'jp-mod-refused';
 
 /** What a size is picked for. */
 export interface IPick {
@@ -20,10 +21,10 @@ export interface IPick {
 /** A labelled choice of a size, with a line that says what the choice means now. */
 export class SizeField extends Widget {
   /**
-   * @param sizes - What is offered.
+   * @param _sizes - What is offered; null where that is still asked for.
    */
   constructor(
-    private readonly _sizes: ISizes,
+    private _sizes: ISizes | null,
     private readonly _words: Words,
     private readonly _trans: TranslationBundle
   ) {
@@ -50,13 +51,27 @@ export class SizeField extends Widget {
   /** Offer sizes for something else than before. */
   offer(pick: IPick): void {
     this._pick = pick;
-    const options = optionsOf(this._sizes, pick, this._words, this._trans);
-    this._select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
-    const value = selected(options, pick.size);
-    this._select.value = value;
-    this._other.value = value === OTHER ? (pick.size ?? '') : '';
+    this._fill(pick.size);
     this._select.disabled = this._other.disabled = pick.locked !== null;
     this.refuse(null);
+  }
+
+  /** Offer what is known by now. What is picked stays so, and why it is refused. */
+  know(sizes: ISizes): void {
+    const { size } = this;
+    this._sizes = sizes;
+    this._fill(size);
+    if (!this._about.classList.contains(REFUSED)) {
+      this.refuse(null);
+    }
+  }
+
+  private _fill(size: string | null): void {
+    const options = optionsOf(this._sizes, { ...this._pick, size }, this._words, this._trans);
+    this._select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+    const value = selected(options, size);
+    this._select.value = value;
+    this._other.value = value === OTHER ? (size ?? '') : '';
   }
 
   /** The size that is picked; null for the default, empty where none is written. */
@@ -79,7 +94,7 @@ export class SizeField extends Widget {
       each.setAttribute('aria-invalid', String(reason !== null && each === input));
     }
     this._other.hidden = !other;
-    this._about.classList.toggle('jp-mod-refused', reason !== null);
+    this._about.classList.toggle(REFUSED, reason !== null);
     this._about.textContent = reason ?? this._pick.locked ?? this._meaning();
     if (reason !== null) {
       input.focus();
@@ -88,6 +103,9 @@ export class SizeField extends Widget {
 
   /** What the size that is picked means now. */
   private _meaning(): string {
+    if (this._sizes === null) {
+      return this._trans.__('Asking for the sizes…');
+    }
     const size = this._select.value === DEFAULT ? this._pick.standard : this._select.value;
     const offer = this._sizes.sizes.find(each => each.size === size);
     return offer === undefined ? '' : this._words.about(offer);
@@ -101,16 +119,17 @@ export class SizeField extends Widget {
 
 /** Values and texts of the options. */
 export function optionsOf(
-  sizes: ISizes,
+  sizes: ISizes | null,
   { size, standard }: IPick,
   words: Words,
   trans: TranslationBundle
 ): [string, string][] {
-  const options: [string, string][] = sizes.sizes.map(each => [each.size, words.offer(each)]);
+  const offers = sizes?.sizes ?? [];
+  const options: [string, string][] = offers.map(each => [each.size, words.offer(each)]);
   if (standard !== null) {
     options.unshift([DEFAULT, trans.__('Default (%1)', shortSize(standard))]);
   }
-  if (!sizes.only_offered) {
+  if (sizes !== null && !sizes.only_offered) {
     options.push([OTHER, trans.__('Other size…')]);
   } else if (size !== null && !options.some(([value]) => value === size)) {
     // What a kernel holds is shown, even if nobody could pick it any more.

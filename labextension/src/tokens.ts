@@ -58,6 +58,24 @@ export interface IKept {
   readonly lost: readonly string[];
 }
 
+/** Something that is lost: a variable where it has a name, what it is, and why in a sentence. */
+export interface ILoss {
+  readonly name: string;
+  readonly what: string;
+  readonly why: string;
+}
+
+/** All that was lost, and the files on the server of which something did not come back. */
+export interface IReport {
+  readonly lost: readonly ILoss[];
+  readonly aside: readonly {
+    readonly file: string;
+    readonly bytes: number;
+    readonly saved: string;
+    readonly missing: readonly ILoss[];
+  }[];
+}
+
 /** One GPU, or one MIG instance, and what is free of it. Memory in bytes. */
 export interface IGpu {
   readonly uuid: string;
@@ -171,6 +189,8 @@ export interface IShares {
   /** Poll readings and free memory, while the page is visible, until disposed. */
   observe(): IDisposable;
   refreshSizes(): Promise<ISizes>;
+  /** What this kernel can have now: what it holds is free for it, and it is not behind itself. */
+  sizesFor(kernelId: string): Promise<ISizes>;
   resize(kernelId: string, size: string, loseVariables: boolean): Promise<void>;
   /** What a change of size would keep; nothing is changed. */
   keptByResize(kernelId: string, size: string): Promise<IKept>;
@@ -180,6 +200,10 @@ export interface IShares {
   keep(kernelId: string, until: Date | null): Promise<void>;
   release(kernelId: string, loseVariables: boolean): Promise<void>;
   wake(kernelId: string): Promise<void>;
+  /** All that the last look and the last release have lost. */
+  report(kernelId: string): Promise<IReport>;
+  /** Remove the files of which something did not come back. */
+  forgetReport(kernelId: string): Promise<void>;
   /** Show a start that failed no longer. */
   forget(kernelId: string): void;
 }
@@ -200,6 +224,8 @@ export interface IChoice {
   readonly size: string | null;
   /** By kernelspec, of those whose kernels start on a share. */
   readonly defaults: Readonly<Record<string, string>>;
+  /** By kernelspec, of those that name a size: their kernels start with that, whatever is chosen. */
+  readonly fixed: Readonly<Record<string, string>>;
 }
 
 /**
@@ -215,6 +241,15 @@ export interface ISizeChoices {
   set(path: string, size: string | null, kernelspec?: string): Promise<void>;
   /** Reject as `set` would; nothing is remembered. */
   check(size: string, kernelspec?: string): Promise<void>;
+  /** Have the one kernel that is about to start with this id have a size. */
+  once(kernelId: string, kernel: IOnce): Promise<void>;
+}
+
+/** A kernel that is about to start: its size, its notebook's or console's path, its kernelspec. */
+export interface IOnce {
+  readonly size: string;
+  readonly path: string;
+  readonly name: string;
 }
 
 export const ISizeChoices = new Token<ISizeChoices>(

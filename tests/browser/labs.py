@@ -87,9 +87,30 @@ def write_notebook(server: Server, name: str, *cells: str, kernel: str = "python
     return name
 
 
+def write_kernelspec(
+    server: Server,
+    name: str,
+    shown: str,
+    *,
+    size: str = "",
+    provisioner: str = "gpu-share-provisioner",
+) -> None:
+    """Write a kernelspec of Python, which names a size if one is given."""
+    stanza = {"provisioner_name": provisioner, "config": {"size": size} if size else {}}
+    spec = {
+        "argv": ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": shown,
+        "language": "python",
+        "metadata": {"kernel_provisioner": stanza},
+    }
+    _write(server.folder.parent / "data" / "kernels" / name / "kernel.json", spec)
+
+
 def empty(server: Server) -> None:
     """Delete what tests have written into the server's folder, and chosen for it."""
-    shutil.rmtree(server.folder.parent / "data" / "gpu-share" / "sizes", ignore_errors=True)
+    data = server.folder.parent / "data"
+    for folder in (data / "gpu-share" / "sizes", data / "kernels"):
+        shutil.rmtree(folder, ignore_errors=True)
     for path in server.folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

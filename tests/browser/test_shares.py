@@ -208,7 +208,7 @@ def test_everything_is_a_command_in_palette_and_menu(lab: Server, page: Page) ->
           return found;
         }"""
     )
-    assert len(described) == 10
+    assert len(described) == 11
     for command, args in described.items():
         assert args["type"] == "object", command
         assert all(one["description"] for one in args["properties"].values()), command
@@ -228,6 +228,23 @@ def test_notebook_7_shows_and_changes_the_share(notebook7: Server, page: Page) -
     expect(page.locator(".jp-GpuShare-toolbar button")).to_contain_text("GPU ½ · 40 GiB")
     execute(page, "gpu-share:show")
     expect(sidebar(page)).to_contain_text("40 GiB ½ of a GPU")
+
+
+def test_the_tree_of_notebook_7_lists_shares(notebook7: Server, page: Page) -> None:
+    write_notebook(notebook7, "one.ipynb", "1")
+    open_notebook7(page, notebook7, "one.ipynb")
+    wait_for_kernel(page)
+    open_notebook7(page, notebook7)
+    page.get_by_role("tab", name="Running").click()
+    panel = page.locator("#jp-running-sessions-tree")
+    item = panel.locator(".jp-RunningSessions-item", has_text="GPU ¼ · 20 GiB")
+    expect(item).to_contain_text("one.ipynb")
+    with page.context.expect_page() as opened:
+        item.locator(".jp-RunningSessions-itemLabel").click()
+    assert opened.value.url.endswith("/notebooks/one.ipynb")
+    item.hover()
+    item.locator(".jp-RunningSessions-itemShutdown").click()
+    expect(panel).to_contain_text("given back")
 
 
 def test_it_works_in_800_pixels_and_by_keyboard(lab: Server, page: Page) -> None:

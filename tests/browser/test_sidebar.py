@@ -2,96 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from labs import allocation_of, write_notebook
+from labs import write_notebook
 from pages import Heard, assert_accessible, in_time, open_lab, restored, run_cell, wait_for_kernel
 from parts import execute, granted, open_sidebar, rows, sidebar, until
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
+from pretending import gpu, moment, pretend, row, share, tell, thirty
 from servers import Server
 
 GIB = 2**30
-EVENT = "https://events.jupyter.org/jupyter_gpu_share/allocation/v1"
-OURS = re.compile(r"/gpu-share/(allocations|status|history/[^/]+)(\?|$)")
 
 
 @pytest.fixture(scope="module")
 def simulate() -> str:
     return "2xA100-80GB"
-
-
-def moment(minutes: float) -> str:
-    return (datetime.now(timezone.utc) + timedelta(minutes=minutes)).isoformat()
-
-
-def share(gib: int, fraction: str, *uuids: str) -> dict[str, Any]:
-    devices = [{"uuid": uuid, "model": "NVIDIA L4", "node": "node-3"} for uuid in uuids]
-    return {
-        "devices": devices,
-        "memory_bytes": gib * GIB,
-        "fraction": fraction,
-        "isolation": "framework",
-        "simulated": False,
-    }
-
-
-def gpu(uuid: str, free: int) -> dict[str, Any]:
-    return {
-        "uuid": uuid,
-        "model": "NVIDIA L4",
-        "node": "node-3",
-        "memory_bytes": 24 * GIB,
-        "free_bytes": free * GIB,
-        "profile": None,
-        "simulated": False,
-        "kernels": 2,
-    }
-
-
-def row(number: int, **changes: Any) -> dict[str, Any]:
-    return allocation_of(f"00000000-0000-4000-8000-{number:012d}", **changes)
-
-
-def pretend(page: Page, found: list[dict[str, Any]], **status: Any) -> None:
-    """Have the page see a FAKE of a machine with kernels that this test does not run."""
-    told = {
-        "version": "1",
-        "engine": "local",
-        "healthy": True,
-        "problem": None,
-        "simulated": False,
-        "gpus": [],
-        "kernels": {},
-        "queue": 0,
-        "next_release": None,
-        "turns": {},
-        **status,
-    }
-
-    past = {
-        "now": moment(0),
-        "held_since": None,
-        "gpu_hours": 0,
-        "returned_gpu_hours": 0,
-        "spans": [],
-        "samples": {"begin": None, "interval": 15, "used_bytes": [], "utilization": []},
-    }
-    answers: dict[str, Any] = {"allocations": found, "status": told, "history": past}
-
-    def fulfil(route: Route) -> None:
-        body = next(answer for name, answer in answers.items() if f"/{name}" in route.request.url)
-        route.fulfill(content_type="application/json", body=json.dumps(body))
-
-    page.route(OURS, fulfil)
-
-
-def tell(lab: Server, data: dict[str, Any]) -> None:
-    """An event of the server about a kernel that does not run."""
-    lab.ok("api/events", "POST", {"schema_id": EVENT, "version": "1", "data": data})
 
 
 def open_one(lab: Server, page: Page) -> str:
@@ -223,23 +150,11 @@ def test_the_focus_stays_where_a_button_has_gone(lab: Server, page: Page) -> Non
 # -- all kernels ---------------------------------------------------------------------------------
 
 
-def many() -> list[dict[str, Any]]:
-    found = []
-    for number in range(30):
-        name = f"runs/resnet50-ablation-{(7 * number) % 30:02d}.ipynb"
-        state = ("active", "queued", "released")[number % 3]
-        held = share(6, "1/4", "G0") if state == "active" else None
-        queue = {"position": 1, "of": 1} if state == "queued" else None
-        used = number * GIB // 8 if held else None
-        found.append(row(number, path=name, state=state, share=held, queue=queue, used_bytes=used))
-    return found
-
-
 def test_thirty_kernels_can_be_found_ordered_and_opened(lab: Server, page: Page) -> None:
     write_notebook(lab, "runs.ipynb", "1")
     (lab.folder / "runs").mkdir()
     (lab.folder / "runs.ipynb").rename(lab.folder / "runs" / "resnet50-ablation-07.ipynb")
-    pretend(page, many(), gpus=[gpu("G0", 4)], queue=10)
+    pretend(page, thirty(), gpus=[gpu("G0", 4)], queue=10)
     open_lab(page, lab)
     panel = open_sidebar(page)
     expect(rows(page)).to_have_count(30)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
-from labs import write_notebook
+from labs import write_kernelspec, write_notebook
 from pages import Heard, in_time, open_lab, restored, wait_for_kernel
 from parts import (
     accept,
@@ -183,32 +182,33 @@ def test_the_next_untitled_notebook_has_no_choice_of_the_one_before(
     assert granted(lab, "train.ipynb")["size"] == "1/2"
 
 
-def test_the_default_is_the_one_of_the_kernelspec(lab: Server, page: Page) -> None:
-    spec = lab.folder.parent / "data" / "kernels" / "half"
-    spec.mkdir(parents=True, exist_ok=True)
-    ours = {"provisioner_name": "gpu-share-provisioner", "config": {"size": "1/2"}}
-    text = {
-        "argv": ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-        "display_name": "Half",
-        "language": "python",
-        "metadata": {"kernel_provisioner": ours},
-    }
-    (spec / "kernel.json").write_text(json.dumps(text))
-    try:
-        write_notebook(lab, "one.ipynb", "1")
-        open_lab(page, lab, "one.ipynb")
-        wait_for_kernel(page)
-        execute(page, "notebook:change-kernel")
-        kernels = dialog(page).locator("select").first
-        chosen = dialog(page).get_by_label("Share of a GPU").locator("option:checked")
-        kernels.select_option(label="Python 3 (ipykernel)")
-        expect(chosen).to_have_text("Default (¼)")
-        kernels.select_option(label="Half")
-        expect(chosen).to_have_text("Default (½)")
-        accept(page)
-        expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
-    finally:
-        shutil.rmtree(spec)
+def test_who_picks_a_kernelspec_that_names_a_size_has_picked_that_size(
+    lab: Server, page: Page
+) -> None:
+    write_kernelspec(lab, "half", "Half", size="1/2")
+    write_notebook(lab, "one.ipynb", "1")
+    lab.ok("gpu-share/choices", "PUT", {"path": "one.ipynb", "size": "1"})
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    expect(toolbar(page)).to_contain_text("GPU 1 · 80 GiB")
+    execute(page, "notebook:change-kernel")
+    kernels = dialog(page).locator("select").first
+    field = dialog(page).get_by_label("Share of a GPU")
+    kernels.select_option(label="Python 3 (ipykernel)")
+    expect(field).to_have_value("1")
+    expect(field.locator("option").first).to_have_text("Default (¼)")
+    kernels.select_option(label="Half")
+    expect(field).to_have_value("1/2")
+    expect(field).to_be_disabled()
+    expect(dialog(page)).to_contain_text("starts with the size in its name")
+    accept(page)
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    # Without a dialog it is the same, and so it is for the command that makes notebooks.
+    write_notebook(lab, "two.ipynb", "1", kernel="half")
+    lab.ok("gpu-share/choices", "PUT", {"path": "two.ipynb", "size": "1/4"})
+    open_lab(page, lab, "two.ipynb")
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    assert granted(lab, "two.ipynb")["size"] == "1/2"
 
 
 def test_a_size_that_cannot_be_had_now_says_so_and_why(lab: Server, page: Page) -> None:
@@ -244,34 +244,23 @@ def test_a_running_kernel_is_joined_with_the_share_that_it_has(lab: Server, page
 
 
 def test_a_kernelspec_without_a_share_is_offered_no_size(lab: Server, page: Page) -> None:
-    spec = lab.folder.parent / "data" / "kernels" / "plain"
-    spec.mkdir(parents=True, exist_ok=True)
-    text = {
-        "argv": ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-        "display_name": "Plain",
-        "language": "python",
-        "metadata": {"kernel_provisioner": {"provisioner_name": "local-provisioner"}},
-    }
-    (spec / "kernel.json").write_text(json.dumps(text))
-    try:
-        write_notebook(lab, "one.ipynb", "1")
-        open_lab(page, lab, "one.ipynb")
-        wait_for_kernel(page)
-        execute(page, "notebook:change-kernel")
-        field = dialog(page).get_by_label("Share of a GPU")
-        kernels = dialog(page).locator("select").first
-        kernels.select_option(label="Python 3 (ipykernel)")
-        expect(field).to_be_visible()
-        kernels.select_option(label="Plain")
-        expect(field).to_be_hidden()
-        accept(page)
-        until(
-            lambda: [each["name"] for each in lab.ok("api/kernels")] == ["plain"],
-            "the other kernel runs",
-        )
-        assert lab.ok("gpu-share/allocations") == []
-    finally:
-        shutil.rmtree(spec)
+    write_kernelspec(lab, "plain", "Plain", provisioner="local-provisioner")
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    execute(page, "notebook:change-kernel")
+    field = dialog(page).get_by_label("Share of a GPU")
+    kernels = dialog(page).locator("select").first
+    kernels.select_option(label="Python 3 (ipykernel)")
+    expect(field).to_be_visible()
+    kernels.select_option(label="Plain")
+    expect(field).to_be_hidden()
+    accept(page)
+    until(
+        lambda: [each["name"] for each in lab.ok("api/kernels")] == ["plain"],
+        "the other kernel runs",
+    )
+    assert lab.ok("gpu-share/allocations") == []
 
 
 def test_the_launcher_has_sizes_only_where_the_administrator_wants_them(

@@ -16,6 +16,7 @@ from servers import Server
 
 ALLOCATIONS = re.compile(r"/gpu-share/allocations(\?|$)")
 EVENT = "https://events.jupyter.org/jupyter_gpu_share/allocation/v1"
+THEMES = ["JupyterLab Light", "JupyterLab Dark", "JupyterLab Dark High Contrast"]
 STATUS = re.compile(r"/gpu-share/status(\?|$)")
 
 
@@ -93,7 +94,7 @@ EVERY_STATE = [
 ]
 
 
-@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+@pytest.mark.parametrize("theme", THEMES)
 def test_every_state_is_told_in_words_and_accessibly(lab: Server, page: Page, theme: str) -> None:
     answer(page, ALLOCATIONS, 200, EVERY_STATE)
     page.emulate_media(reduced_motion="reduce")
@@ -113,7 +114,7 @@ def test_every_state_is_told_in_words_and_accessibly(lab: Server, page: Page, th
     assert moving == 0
 
 
-@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+@pytest.mark.parametrize("theme", THEMES)
 def test_the_parts_around_a_notebook_are_accessible(lab: Server, page: Page, theme: str) -> None:
     write_notebook(lab, "one.ipynb", "1")
     open_lab(page, lab, "one.ipynb")
@@ -133,6 +134,35 @@ def test_the_parts_around_a_notebook_are_accessible(lab: Server, page: Page, the
     assert_accessible(page, ".jp-GpuShare-sizeField")
 
 
+def test_menus_messages_and_dialogs_are_accessible_in_every_theme(lab: Server, page: Page) -> None:
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    lab.start_kernel("3/4")
+    waits = row(1, state="queued", queue={"position": 1, "of": 1}, reason="It needs 40 GiB.")
+    lab.ok("api/events", "POST", {"schema_id": EVENT, "version": "1", "data": waits})
+    report = {"kernel_id": waits["kernel_id"], "lost": [LOSS], "aside": [ASIDE]}
+    answer(page, re.compile(r"/kept(\?|$)"), 200, report)
+    for theme in THEMES:
+        execute(page, "apputils:change-theme", theme=theme)
+        page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
+        expect(page.locator(".Toastify__toast")).to_contain_text("waits for a share")
+        # How Lab shows its messages is Lab's.
+        assert_accessible(page, ".jp-toastContainer .jp-toast-message", ignore=("region",))
+        toolbar(page).click()
+        item = page.get_by_role("menuitem", name="1 · 80 GiB")
+        expect(item).to_contain_text("Not now")
+        assert_accessible(page, ".lm-Menu .jp-GpuShare-caption")
+        page.keyboard.press("Escape")
+        execute(page, "gpu-share:show-lost", kernelId=waits["kernel_id"])
+        expect(dialog(page)).to_contain_text("generator")
+        assert_accessible(page, ".jp-GpuShare-lost")
+        page.keyboard.press("Escape")
+        expect(dialog(page)).to_have_count(0)
+
+
+LOSS = {"name": "numbers", "what": "generator", "why": "it cannot be saved."}
+ASIDE = {"file": "/x/y", "bytes": 2**30, "saved": "2026-03-01T12:00:00Z", "missing": [LOSS]}
 HOSTILE = '<img src=x onerror="window.hostile=1"><b>bold</b>'
 LONG = "x" * 10_000
 RIGHT_TO_LEFT = "\u202e\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd.ipynb"
@@ -167,7 +197,10 @@ def test_hostile_names_and_reasons_are_text(lab: Server, page: Page) -> None:
         assert own is not None
         assert own["x"] + own["width"] <= box["x"] + box["width"]
     assert panel.evaluate("one => one.scrollWidth <= one.clientWidth")
-    assert_accessible(page, ".jp-GpuShare-sidebar")
+    for theme in THEMES:
+        execute(page, "apputils:change-theme", theme=theme)
+        page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
+        assert_accessible(page, ".jp-GpuShare-sidebar")
 
 
 def test_a_real_notebook_with_a_hostile_name_is_text_everywhere(lab: Server, page: Page) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import nbformat
 import pytest
@@ -182,8 +183,9 @@ def test_a_choice_that_cannot_be_had_any_more_is_tried_once(tidy: Server) -> Non
     assert started(tidy, "one.ipynb") == "1/4"
 
 
-def test_the_default_that_is_told_is_what_a_kernel_gets(tidy: Server) -> None:
-    kernels = tidy.folder.parent / "data" / "kernels"
+def write_kernelspecs(server: Server) -> None:
+    """Kernelspecs that name a size, in both ways, and one without a share."""
+    kernels = server.folder.parent / "data" / "kernels"
     argv = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     plain = {"argv": argv, "display_name": "x", "language": "python"}
     ours = {"provisioner_name": "gpu-share-provisioner", "config": {"size": "1/2"}}
@@ -198,6 +200,10 @@ def test_the_default_that_is_told_is_what_a_kernel_gets(tidy: Server) -> None:
     for name, spec in specs.items():
         (kernels / name).mkdir(parents=True)
         (kernels / name / "kernel.json").write_text(json.dumps(spec))
+
+
+def test_the_default_that_is_told_is_what_a_kernel_gets(tidy: Server) -> None:
+    write_kernelspecs(tidy)
     write(tidy, "plain.ipynb")
     found = tidy.ok("gpu-share/choices?path=plain.ipynb")["defaults"]
     assert found == {"python3": "1/4", "half": "1/2", "eighth": "1/8"}
@@ -206,6 +212,50 @@ def test_the_default_that_is_told_is_what_a_kernel_gets(tidy: Server) -> None:
         session = tidy.ok("api/sessions", "POST", {**body, "kernel": {"name": name}})
         assert size_of(tidy, session) == size
         tidy.fetch(f"api/sessions/{session['id']}", "DELETE")
+
+
+@pytest.mark.parametrize(("name", "size"), [("half", "1/2"), ("eighth", "1/8")])
+def test_a_kernelspec_that_names_a_size_starts_with_it_whatever_was_chosen(
+    tidy: Server, name: str, size: str
+) -> None:
+    write_kernelspecs(tidy)
+    write(tidy, "one.ipynb")
+    choose(tidy, "one.ipynb", "1/4")
+    found = tidy.ok("gpu-share/choices?path=one.ipynb")
+    assert found["fixed"] == {"half": "1/2", "eighth": "1/8"}
+    body = {"path": "one.ipynb", "name": "one.ipynb", "type": "notebook", "kernel": {"name": name}}
+    session = tidy.ok("api/sessions", "POST", body)
+    assert size_of(tidy, session) == size
+    # The other way round: who picks another kernelspec again has what was chosen.
+    body = {"kernel": {"name": "python3"}}
+    changed = tidy.ok(f"api/sessions/{session['id']}", "PATCH", body)
+    assert size_of(tidy, changed) == "1/4"
+    changed = tidy.ok(f"api/sessions/{session['id']}", "PATCH", {"kernel": {"name": name}})
+    assert size_of(tidy, changed) == size
+    # Another size is refused, and nothing is remembered.
+    body = {"path": "one.ipynb", "size": "1", "kernelspec": name}
+    status, refused = tidy.fetch("gpu-share/choices", "PUT", body)
+    assert (status, f"start with the size {size} that it names" in refused["message"]) == (
+        409,
+        True,
+    )
+    assert chosen(tidy, "one.ipynb") == "1/4"
+    assert tidy.ok("gpu-share/choices", "PUT", {**body, "size": size, "dry_run": True})
+
+
+def test_one_kernel_of_such_a_kernelspec_starts_otherwise_where_that_is_asked_for(
+    tidy: Server,
+) -> None:
+    write_kernelspecs(tidy)
+    write(tidy, "one.ipynb")
+    kernel_id = str(uuid4())
+    request = {"size": "0", "path": "one.ipynb", "name": "half"}
+    tidy.ok(f"gpu-share/requests/{kernel_id}", "PUT", request)
+    kernel = {"id": kernel_id, "name": "half"}
+    body = {"path": "one.ipynb", "name": "one.ipynb", "type": "notebook", "kernel": kernel}
+    session = tidy.ok("api/sessions", "POST", body)
+    assert (session["kernel"]["id"], size_of(tidy, session)) == (kernel_id, "0")
+    assert chosen(tidy, "one.ipynb") is None
 
 
 def test_a_user_has_a_default_of_their_own(tidy: Server) -> None:

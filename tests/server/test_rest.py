@@ -120,6 +120,25 @@ def test_status_and_sizes(clean: Server) -> None:
     assert rows["0"]["memory_bytes"] is None
 
 
+def test_no_kernel_stands_in_its_own_way(clean: Server) -> None:
+    holder = clean.start_kernel("3/4")
+    waiter = clean.start_kernel("1/2")
+    clean.wait_for(waiter, "queued")
+
+    def free(kernel_id: str = "") -> dict[str, bool]:
+        status, found = clean.fetch(f"gpu-share/sizes?kernel_id={kernel_id}")
+        conforms("/gpu-share/sizes", "GET", status, found)
+        return {row["size"]: row["available"] for row in found["sizes"]}
+
+    # A new one comes after the one that waits, which could have a quarter now.
+    assert free() == {"1/4": False, "1/2": False, "1": False, "0": True}
+    assert free(waiter) == {"1/4": True, "1/2": False, "1": False, "0": True}
+    assert free(holder) == {"1/4": True, "1/2": True, "1": True, "0": True}
+    status, found = clean.fetch(f"gpu-share/sizes?kernel_id={UNKNOWN}")
+    conforms("/gpu-share/sizes", "GET", status, found)
+    assert status == 404
+
+
 def test_the_history_of_a_kernel_is_kept_by_the_server(clean: Server) -> None:
     kernel_id = clean.start_kernel("1/4")
 

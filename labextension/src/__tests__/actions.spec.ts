@@ -9,7 +9,7 @@ const trans = nullTranslator.load('');
 function acting(offers: IOffer[] = []) {
   const done: string[] = [];
   const shares = {
-    refreshSizes: () => Promise.resolve(sizes(offers)),
+    sizesFor: () => Promise.resolve(sizes(offers)),
     resize: (id: string, size: string) => Promise.resolve(void done.push(`resize ${id} ${size}`)),
     release: (id: string) => Promise.resolve(void done.push(`release ${id}`))
   } as unknown as IShares;

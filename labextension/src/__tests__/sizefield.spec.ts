@@ -96,4 +96,20 @@ describe('SizeField', () => {
     expect(select(made).disabled).toBe(true);
     expect(about(made)).toBe('It is used elsewhere.');
   });
+
+  it('shows what is held while it asks, and keeps what is picked when the answer comes', () => {
+    const made = new SizeField(null, new Words(trans), trans);
+    Widget.attach(made, document.body);
+    made.offer({ size: '1/2', standard: null, locked: null });
+    expect(made.size).toBe('1/2');
+    expect(about(made)).toBe('Asking for the sizes…');
+    made.know(sizes(OFFERS));
+    expect(made.size).toBe('1/2');
+    expect(about(made)).toBe('');
+    type(select(made), '1/4');
+    made.refuse('Not that one.');
+    made.know(sizes([...OFFERS, offer('1')]));
+    expect(made.size).toBe('1/4');
+    expect(about(made)).toBe('Not that one.');
+  });
 });

@@ -6,6 +6,7 @@ import type { IAllocation, IHistory, IShare } from '../tokens';
 import { heldBytes, isWithoutGpu, totalBytes } from './amounts';
 import { Charts } from './charts';
 import { useClock } from './clock';
+import { isStuck, waits } from '../sizes';
 import { Doing, Opener, useFocusKept } from './controls';
 import { STATE_ICONS } from './icons';
 import type { IPanelProps } from './props';
@@ -75,6 +76,15 @@ function Share(props: ICardProps & { row: IAllocation }): React.JSX.Element {
         />
       )}
       <Next {...props} now={now} />
+      {row.kept.how === 'snapshot' && (row.kept.lost.length > 0 || line.gaps.length > 0) && (
+        <Doing
+          commands={props.commands}
+          kernelId={row.kernel_id}
+          command={CommandIDs.showLost}
+          label={trans.__('Lost variables…')}
+          look="link"
+        />
+      )}
       <Buttons {...props} />
       {!isWithoutGpu(row) && past !== null && heldEver(past) && (
         <Account history={past} now={now} {...props} />
@@ -148,7 +158,6 @@ function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
   const place = React.useRef<HTMLDivElement>(null);
   const kept = useFocusKept(place);
   const shared = { commands, kernelId: row.kernel_id };
-  const waits = row.queue !== null || row.state === 'queued';
   const lies = row.share !== null && !isWithoutGpu(row);
   const withCommands = commands.hasCommand(CommandIDs.changeSize);
   return (
@@ -170,8 +179,8 @@ function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
         />
       )}
       {lies && <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Release')} />}
-      <WithoutGpu {...props} />
-      {waits && (
+      {isStuck(row) && <WaysOut {...props} />}
+      {waits(row) && (
         <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Stop Waiting')} />
       )}
       {row.state === 'failed' && <Dismiss {...props} />}
@@ -179,24 +188,26 @@ function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
   );
 }
 
-/** A button for who does not want to wait; of the command for that, where there is one. */
-export function WithoutGpu({
+/** Buttons for who does not want to wait, or could not start. */
+export function WaysOut({
   row,
   commands,
   trans,
+  words,
   look
-}: IPanelProps & { row: IAllocation; look?: 'link' }): React.JSX.Element | null {
-  const shared = { commands, kernelId: row.kernel_id, label: trans.__('Start Without GPU') };
-  const more = look === undefined ? {} : { look };
-  if (commands.hasCommand(WITHOUT_GPU)) {
-    return <Doing {...shared} {...more} command={WITHOUT_GPU} />;
-  }
-  return row.state === 'queued' ? (
-    <Doing {...shared} {...more} command={CommandIDs.changeSize} size="0" />
-  ) : null;
+}: IPanelProps & { row: IAllocation; look?: 'link' }): React.JSX.Element {
+  const shared = { commands, kernelId: row.kernel_id };
+  // In a list it is said whose it is.
+  const more = look === undefined ? {} : { look, of: words.name(row) };
+  const free = trans.__('Take What Is Free');
+  const without = trans.__('Start Without GPU');
+  return (
+    <>
+      <Doing {...shared} {...more} command={CommandIDs.takeFree} label={free} />
+      <Doing {...shared} {...more} command={CommandIDs.withoutGpu} label={without} />
+    </>
+  );
 }
-
-const WITHOUT_GPU = 'gpu-share:start-without-gpu';
 
 /** A button that puts away why a kernel failed. */
 export function Dismiss({

@@ -3,7 +3,7 @@ import { Button, caretDownIcon } from '@jupyterlab/ui-components';
 import type { CommandRegistry } from '@lumino/commands';
 import { Menu } from '@lumino/widgets';
 import * as React from 'react';
-import { CommandIDs, keepMenu } from '../commands';
+import { addPossible, CommandIDs, keepMenu, WAYS_OUT } from '../commands';
 
 /** Whether a command is there and can run for a kernel. */
 export function can(
@@ -110,11 +110,13 @@ export function rowMenu(
   const menu = new Menu({ commands });
   const args = { kernelId };
   menu.addItem({ command: CommandIDs.changeSize, args });
+  addPossible(menu, commands, args, WAYS_OUT);
   if (can(commands, CommandIDs.keep, kernelId)) {
     menu.addItem({ type: 'submenu', submenu: keepMenu(commands, kernelId, trans.__('Keep')) });
   }
   menu.addItem({ command: CommandIDs.giveBack, args });
   menu.addItem({ command: CommandIDs.wake, args });
+  addPossible(menu, commands, args, [CommandIDs.showLost]);
   return menu;
 }
 

@@ -7,10 +7,11 @@ import {
 } from '@jupyterlab/ui-components';
 import * as React from 'react';
 import { CommandIDs } from '../commands';
+import { isStuck } from '../sizes';
 import type { IAllocation, IGpu } from '../tokens';
 import { gibibytes } from '../words';
 import { clamped, heldBytes, isWithoutGpu } from './amounts';
-import { Dismiss, State, WithoutGpu } from './card';
+import { Dismiss, State, WaysOut } from './card';
 import { useClock } from './clock';
 import { Doing, openAt, openBelow, rowMenu } from './controls';
 import { arranged, parted, sumBytes, type Order } from './order';
@@ -227,7 +228,7 @@ function RowOf(props: IRowProps): React.JSX.Element {
         </span>
         <span className="jp-GpuShare-side">
           {memory && <span title={trans.__('Memory in use')}>{memory}</span>}
-          {row.state === 'queued' && few && <WithoutGpu {...props} look="link" />}
+          {isStuck(row) && few && !here && <WaysOut {...props} look="link" />}
           {row.state === 'released' && (
             <Doing {...shared} command={CommandIDs.wake} label={trans.__('Wake')} />
           )}
