@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...sentences import say
 from .backends import dig
 
 __all__ = [
@@ -309,7 +310,7 @@ _SKIPPED = re.compile(r"preemption: .*$")
 def no_place(message: str) -> str:
     """That a pod waits, with the scheduler's words but for those that only concern preemption."""
     words = _line(_SKIPPED.sub("", message)).rstrip(". ")
-    return f"The cluster has no place for it: {words}."
+    return say("no-place", cause=words)
 
 
 def _line(text: str | None) -> str:

@@ -22,6 +22,7 @@ from ..._threads import in_thread, to_the_end
 from ...allocations import Allocation, Device, Isolation, QueuePosition, Share, State
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
 from ...kernel_side import PATH as KERNEL_SIDE
+from ...sentences import say
 from ...size import Size
 from .._caps import limits_of
 from .._presence import SIMULATE
@@ -228,7 +229,7 @@ class LocalEngine(Engine):
         if not share.devices:
             own = []
         elif lacking := [device for device in share.devices if device.uuid not in gpus]:
-            raise NoGpuError(f"{lacking[0].uuid} is not there any more; start the kernel again.")
+            raise NoGpuError(say("gpu-gone", gpu=lacking[0].uuid))
         else:
             own = [gpus[device.uuid] for device in share.devices]
         return environment(
@@ -287,7 +288,7 @@ class LocalEngine(Engine):
         """See :meth:`Engine.wait <jupyter_gpu_share.engines.base.Engine.wait>`."""
         kernel = self._kernels.get(kernel_id)
         if kernel is None or kernel.process is None:
-            return Exit(0, "The kernel does not run.")
+            return Exit(0, say("no-process"))
         return await kernel.process.wait()
 
     async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
@@ -362,7 +363,7 @@ class LocalEngine(Engine):
         """See :meth:`Engine.take_back <jupyter_gpu_share.engines.base.Engine.take_back>`."""
         kernel = self._kernels.get(kernel_id)
         if kernel is None or kernel.process is None:
-            raise EngineError("The kernel has ended.")
+            raise EngineError(say("has-ended"))
         request, token = kernel.request, kernel.token
         # What its memory was copied from, and is copied back to.
         only = {device.uuid for device in kernel.share.devices}
@@ -413,13 +414,13 @@ class LocalEngine(Engine):
         planned = await self.plan_change(kernel_id, size)
         kernel = self._kernels.get(kernel_id)
         if planned is None or kernel is None:
-            raise EngineError(f"Its GPU has no room for {size}.")
+            raise EngineError(say("no-room", size=size))
         request = replace(kernel.request, size=size)
         info = _told(request, planned.share)
         if not kernel.lent and not await self._at_ledger(
             lambda ledger: ledger.change(kernel_id, size, info)
         ):
-            raise EngineError(f"Others were faster: its GPU has no room for {size} any more.")
+            raise EngineError(say("others-were-faster", size=size))
         kernel.request, kernel.share = request, planned.share
         kernel.supervisor = Supervisor(kernel.share.memory_bytes)
         self._watcher.look()
