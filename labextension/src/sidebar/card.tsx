@@ -159,7 +159,7 @@ function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
       <Doing
         {...shared}
         command={CommandIDs.changeSize}
-        label={trans.__('Resize…')}
+        label={trans.__('Change…')}
         {...(row.state === 'released' ? {} : { look: 'primary' as const })}
       />
       {lies && withCommands && (
@@ -169,7 +169,7 @@ function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
           menu={() => keepMenu(commands, row.kernel_id, trans.__('Keep'))}
         />
       )}
-      {lies && <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Release')} />}
+      {lies && <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Give Back')} />}
       <WithoutGpu {...props} />
       {waits && (
         <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Stop Waiting')} />
@@ -186,7 +186,7 @@ export function WithoutGpu({
   trans,
   look
 }: IPanelProps & { row: IAllocation; look?: 'link' }): React.JSX.Element | null {
-  const shared = { commands, kernelId: row.kernel_id, label: trans.__('Start Without GPU') };
+  const shared = { commands, kernelId: row.kernel_id, label: trans.__('Start Without a GPU') };
   const more = look === undefined ? {} : { look };
   if (commands.hasCommand(WITHOUT_GPU)) {
     return <Doing {...shared} {...more} command={WITHOUT_GPU} />;
@@ -212,7 +212,7 @@ export function Dismiss({
         shares.forget(row.kernel_id);
       }}
     >
-      {trans.__('Dismiss')}
+      {trans.__('Hide')}
     </Button>
   );
 }
@@ -232,7 +232,7 @@ function Account({
   const hours = trans.__(
     'GPU-hours: part of a GPU, times hours. Counted since this server knows the kernel.'
   );
-  const given = `${trans.__('What others could use while this share was released.')} ${hours}`;
+  const given = `${trans.__('What others could use while this share was given back.')} ${hours}`;
   return (
     <dl className="jp-GpuShare-account">
       <dt>{trans.__('Held for')}</dt>
