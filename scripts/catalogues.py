@@ -128,7 +128,8 @@ def compiled(catalog: Catalog) -> str:
     version = json.loads((ROOT / "labextension" / "package.json").read_text("utf-8"))["version"]
     head = {
         "domain": DOMAIN,
-        "language": str(catalog.locale),
+        # As the page names it; under another name it finds nothing.
+        "language": str(catalog.locale).replace("_", "-"),
         "plural_forms": catalog.plural_forms,
         "version": version,
     }

@@ -54,6 +54,8 @@ def test_each_text_is_translated_with_its_values(path: Path) -> None:
 def test_what_jupyterlab_reads_is_made_of_the_translation(path: Path) -> None:
     made = catalogues.compiled(catalogues.updated(catalogues.read(path), catalogues.template()))
     assert path.with_suffix(".json").read_text("utf-8") == made, "run scripts/catalogues.py"
+    # The page looks texts up by the name that browsers have for the language.
+    assert json.loads(made)[""]["language"] == path.parents[1].name.replace("_", "-")
 
 
 def test_a_plural_of_a_language_with_one_form_is_used_as_one() -> None:
