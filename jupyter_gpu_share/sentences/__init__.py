@@ -5,7 +5,7 @@ line, logs. The code and the raw values are beside it, so that a page says the s
 language and formats times and amounts as they are written there. What comes from elsewhere, such
 as the words of a driver, has no code and stays as it is, also as a value of a sentence.
 
-To add one: a row of ``_table.py``, its string in ``labextension/src/sentences.ts``, and
+To add one: a row of ``_table.py``, its string in ``labextension/src/tellers.ts``, and
 ``scripts/catalogues.py`` for the translators' files. Nothing is glued together within a sentence;
 :func:`paragraph` sets whole ones side by side.
 """

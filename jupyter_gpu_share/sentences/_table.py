@@ -161,6 +161,82 @@ TABLE: Mapping[str, str] = {
         "the Jupyter server."
     ),
     "server-stops": "The Jupyter server stops; no kernel starts any more.",
+    # -- why a kernel in a pod did not start, or has ended
+    "image-not-had": (
+        "The image {image} cannot be had ({reason}): {cause}. Check its name, or choose "
+        "another kernel."
+    ),
+    "container-not-made": (
+        "The node could not make the kernel's container ({reason}): {cause}. Tell the "
+        "administrator."
+    ),
+    "put-out": (
+        "The node put the kernel out: {cause}. Restart it; a larger memory request makes this "
+        "less likely."
+    ),
+    "put-out-for-room": (
+        "The node put the kernel out: it was short of memory or disk. Restart it; a larger "
+        "memory request makes this less likely."
+    ),
+    "longest-life": (
+        "The kernel reached the longest life that the administrator allows "
+        "(c.KubernetesEngine.longest_life). Restart it."
+    ),
+    "node-lost-or-down": "The kernel's node was lost or shut down ({reason}). Restart it.",
+    "node-without-room": "The node had no room after all ({reason}): {cause}. Try again.",
+    "pod-ended": "The kernel's pod has ended ({cause}).",
+    "pod-ended-with-code": "The kernel's pod has ended with code {code:number}.",
+    "pod-ended-with-code-said": ("The kernel's pod has ended with code {code:number}: {cause}."),
+    "holder-ended": (
+        "What held the kernel's share has ended on its node, so the kernel was ended. Restart "
+        "it to queue for another."
+    ),
+    "share-taken": (
+        "The kernel's share was taken away in the cluster (what held it was deleted, by an "
+        "administrator or by the scheduler), so the kernel was ended. Restart it to queue for "
+        "another."
+    ),
+    "no-memory": (
+        "The kernel was ended for want of memory (of the machine, not of the GPU). Restart it "
+        "and use less at a time, or ask for more memory."
+    ),
+    "no-memory-in-limit": (
+        "The kernel was ended for want of memory, its limit is {limit} (of the machine, not "
+        "of the GPU). Restart it and use less at a time, or ask for more memory."
+    ),
+    "pod-told-to-end": (
+        "The kernel's pod was told to end from outside. Restart the kernel to get a new one."
+    ),
+    "could-not-run": "The kernel could not run: {cause}.",
+    "ended-by-signal": "The kernel was ended by {name}.",
+    "ended-with-code": "The kernel ended with code {code:number}.",
+    "beside-failed": (
+        "The container {name} beside the kernel has failed with code {code:number}. Tell the "
+        "administrator."
+    ),
+    "beside-failed-said": (
+        "The container {name} beside the kernel has failed with code {code:number}: {cause}. "
+        "Tell the administrator."
+    ),
+    "image-not-run": ("The image cannot run the kernel ({cause}). It needs Python with ipykernel."),
+    "node-lost-it": "The kernel's node has lost it, as after a reboot. Restart it.",
+    "pod-killed": "The kernel's pod was killed from outside (SIGKILL).",
+    "pod-deleted": (
+        "The kernel's pod was deleted in the cluster, by an administrator or by the "
+        "scheduler. Restart the kernel to get a new one."
+    ),
+    "share-reclaimed": (
+        "The kernel's share was reclaimed for work of higher priority. Restart it to queue "
+        "for another."
+    ),
+    "pod-evicted-for-work": (
+        "The kernel's pod was evicted, as when a node is emptied for maintenance. Restart it."
+    ),
+    "node-out-of-service": ("The kernel's node was lost, or taken out of service. Restart it."),
+    "node-gone": "The kernel's node is gone. Restart it.",
+    "gpu-out-of-service": "The kernel's GPU was taken out of service. Restart it.",
+    "pod-evicted": "The kernel's pod was evicted ({reason}). Restart it.",
+    "node-lost": "The kernel's node was lost. Restart it to get another place.",
     # -- why something cannot be done now
     "cell-runs-now": "A cell runs; interrupt it or wait for its end.",
     "cell-run-just-now": "A cell was run just now; the share stays.",

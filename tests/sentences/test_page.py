@@ -8,7 +8,7 @@ from pathlib import Path
 from jupyter_gpu_share.sentences._said import placeholders
 from jupyter_gpu_share.sentences._table import TABLE
 
-PAGE = Path(__file__).parents[2] / "labextension" / "src" / "sentences.ts"
+PAGE = Path(__file__).parents[2] / "labextension" / "src" / "tellers.ts"
 _ROW = re.compile(r"'?([a-z-]+)'?: (?:v|\(\)) =>\s*trans\.__\(")
 _TEXT = re.compile(r"\s*(?:'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\")")
 _VALUE = re.compile(r"v\.(\w+)\('(\w+)'\)")
