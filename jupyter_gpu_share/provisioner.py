@@ -24,6 +24,7 @@ from traitlets import Float, Unicode
 from ._configuration import completed
 from ._threads import in_thread
 from .errors import GpuShareError, KernelStartError, NoGpuError, SizeError
+from .sentences import say
 from .size import SIZE_VARIABLE, Request, Size, size_in_kernelspec, size_in_notebook
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class GpuShareProvisioner(KernelProvisionerBase):
 
             self._runtime = Runtime.instance(lambda: completed(self.config))
             if self._runtime.stopping:
-                raise KernelStartError("The Jupyter server stops; no kernel starts any more.")
+                raise KernelStartError(say("server-stops"))
             env = kwargs.get("env") or os.environ
             requested = self._runtime.requests.take(self.kernel_id) if self.kernel_id else None
             # A kernel that is started apart from its session is told of it by the request.

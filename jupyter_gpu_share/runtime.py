@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from jupyter_core.paths import jupyter_data_dir
 from traitlets.config import Config, LoggingConfigurable
 
-from ._text import one_line
 from ._threads import in_thread
 from .allocations import Allocation, AllocationTable, Kept, State
 from .errors import GpuShareError, NotPossible
 from .idle import IdlePolicy
+from .sentences import say, words_of
 from .size import Offer, RequestStore, Size, SizeChoices, SizePolicy
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ class Runtime(LoggingConfigurable):
                     gpus = await self.capacity()
                 await self.admit(kernel_id, offer.size, gpus)
             except GpuShareError as error:
-                answers[offer.size] = one_line(str(error))
+                answers[offer.size] = words_of(error)
         left = [offer.size for offer in offers if offer.size not in answers]
         # No GPU can be had even where an engine finds none.
         for none in (True, False):
@@ -314,7 +314,7 @@ class Runtime(LoggingConfigurable):
             try:
                 answers |= zip(sizes, await self._fit(sizes, kernel_id), strict=True)
             except GpuShareError as error:
-                answers |= dict.fromkeys(sizes, one_line(str(error)))
+                answers |= dict.fromkeys(sizes, words_of(error))
         return [(offer, answers[offer.size]) for offer in offers]
 
     async def admit(
@@ -462,7 +462,7 @@ class Runtime(LoggingConfigurable):
         await self.admit(kernel_id, size)
         waits = kernel.state in (State.QUEUED, State.WAKING, State.RELEASED)
         if not waits and (why := await self.fits(kernel_id, size)):
-            raise NotPossible(f"The size cannot become {size} now: {why}")
+            raise NotPossible(say("no-room-to-resize", size=size, why=why))
         return kernel
 
     async def release(self, kernel_id: str, *, lose_variables: bool) -> Allocation:

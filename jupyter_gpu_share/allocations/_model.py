@@ -8,6 +8,8 @@ from enum import Enum
 from fractions import Fraction
 from typing import Any
 
+from ..sentences import say, sentences_of
+
 
 class State(str, Enum):
     """Where a kernel stands with its share."""
@@ -105,7 +107,7 @@ class Kept:
     """
 
     how: str = "none"
-    lost: tuple[str, ...] = ("all variables",)
+    lost: tuple[str, ...] = (say("all-variables"),)
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class Allocation:
             "size": self.size,
             "state": self.state.value,
             "reason": self.reason,
+            "reason_sentences": sentences_of(self.reason),
             "share": self.share.to_json() if self.share else None,
             "used_bytes": self.used_bytes,
             "utilization": self.utilization,

@@ -36,7 +36,7 @@ from ..idle.replay import (
     replay_shared,
     usual_of,
 )
-from ..idle.words import spell
+from ..sentences import spell
 from ._plot import check_plot, plot
 from ._tables import table
 

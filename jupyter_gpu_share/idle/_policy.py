@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from traitlets import All, TraitError, observe, validate
 
 from ..errors import SizeError
+from ..sentences import say
 from ..size import Size
 from ._adaptive import Model, weight
 from ._history import History
@@ -21,7 +22,6 @@ from ._settings import FIGURES, IdleSettings
 from ._situation import Plan, Situation
 from ._terms import Entry, Terms, read_entries
 from ._windows import zone
-from .words import spell
 
 __all__ = ["IdlePolicy"]
 
@@ -84,7 +84,7 @@ class IdlePolicy(IdleSettings, KeepingSettings):
         if situation.released_at is not None:
             return self._plan_released(situation, situation.released_at)
         if situation.size.is_none:
-            return Plan(None, None, None, "This kernel has no share of a GPU.")
+            return Plan(None, None, None, say("no-share"))
         pin = self._pin(situation)
         begin = situation.idle_since + timedelta(seconds=self.idle_after)
         found = self._first(situation, history, max(situation.now, begin, pin or begin))
@@ -98,7 +98,7 @@ class IdlePolicy(IdleSettings, KeepingSettings):
             cull = release + timedelta(seconds=terms.cull_after)
         why = self._why(terms, history, due)
         if pin and release <= pin:
-            why = "It is kept as you asked, and goes back then if it is not used."
+            why = say("kept-as-asked")
         return Plan(warn, release, cull, why)
 
     def order(self, candidates: Iterable[tuple[_Key, Situation]]) -> list[_Key]:
@@ -234,35 +234,34 @@ class IdlePolicy(IdleSettings, KeepingSettings):
     def _plan_released(self, situation: Situation, released: datetime) -> Plan:
         terms = self._terms_at(situation, released)
         if not terms.cull_after:
-            return Plan(None, None, None, "Running a cell takes the share back.")
+            return Plan(None, None, None, say("cell-takes-back"))
         moments = [released + timedelta(seconds=terms.cull_after), situation.now]
         if pin := self._pin(situation):
             moments.append(pin)
-        why = f"The kernel ends {spell(terms.cull_after)} after its share went back."
+        why = say("ends-after-release", after=terms.cull_after)
         return Plan(None, None, max(moments), why)
 
     # -- why -----------------------------------------------------------------------------------
 
     def _why(self, terms: Terms, history: History, due: _Due) -> str:
-        after = spell(due.waited)
         if due.for_others:
-            return f"Somebody waits for a share; this one goes back after {after} without use."
+            return say("goes-for-others", after=due.waited)
         if terms.rule == "fixed":
-            return f"It goes back after {after} without use."
+            return say("goes-after", after=due.waited)
         if not history.pauses:
-            return f"After {after} without use, a notebook seldom goes on soon."
-        usual = spell(history.usual(self.model.expected, 0.0))  # its own pauses, nobody else's
-        return f"This notebook usually pauses {usual}; after {after} it seldom goes on soon."
+            return say("seldom-soon", after=due.waited)
+        usual = history.usual(self.model.expected, 0.0)  # its own pauses, nobody else's
+        return say("seldom-soon-here", usual=usual, after=due.waited)
 
     def _why_not(self, situation: Situation) -> str:
         terms = self._terms_at(situation, situation.now)
         if terms.rule == "never":
-            return "This share does not go back by itself."
+            return say("never-goes")
         if not (situation.kept or terms.lose_variables):
-            return "Its variables could not be kept, so the share stays."
+            return say("not-kept-so-stays")
         if terms.rule == "demand" and terms.demand_after is not None:
-            return f"It goes back when somebody waits, after {spell(terms.demand_after)} unused."
-        return "This notebook usually goes on soon, so the share stays."
+            return say("goes-if-wanted", after=terms.demand_after)
+        return say("soon-so-stays")
 
     # -- settings ------------------------------------------------------------------------------
 

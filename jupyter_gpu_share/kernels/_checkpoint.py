@@ -26,6 +26,7 @@ from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy
 from ..kernel_side.gpu_share_kernel.digests import Digest
 from ..relay import Activity, Answer, Relay
+from ..sentences import say, words_of
 from ..size import format_bytes
 from ._encryption import Encrypted, decrypted, is_encrypted, make_workplace, missing
 from ._private import new_file, open_file
@@ -173,12 +174,12 @@ class Keeper:
         """
         self._lost = []
         if not self._understands:
-            return Look((), Kept(), "Only kernels of Python can keep their variables.")
+            return Look((), Kept(), say("only-python-keeps"))
         try:
             signs = await self._told("signs", interruptible=True)
         except GpuShareError as error:
             unknown = "what runs in the kernel cannot be seen"
-            return Look((unknown,), Kept(), f"The kernel cannot be asked: {error}")
+            return Look((unknown,), Kept(), say("cannot-be-asked", why=words_of(error)))
         background = _texts(signs.get("background"))
         vacate = signs.get("vacate")
         vacate = vacate if isinstance(vacate, dict) else {}
@@ -200,17 +201,14 @@ class Keeper:
             try:
                 found = await self._told("survey", patience=_LONG, interruptible=True)
             except GpuShareError as error:
-                return Kept(), f"The variables cannot be saved: {error}"
+                return Kept(), say("cannot-be-saved", why=words_of(error))
             self._surveyed = _Survey(use, found)
         found = self._surveyed.found
         if why := _text(found.get("why")):
             return Kept(), why
         size = found.get("bytes")
         if isinstance(size, int) and size > self._limit:
-            return Kept(), (
-                f"The variables take {format_bytes(size)}; at most {format_bytes(self._limit)} are "
-                "kept here."
-            )
+            return Kept(), say("too-large", size=size, limit=self._limit)
         rows = _rows(found.get("lost"))
         rows += [row for row in self._disproved if row.get("missed")]
         self._may_go = [str(row.get("name")) for row in rows]
@@ -241,7 +239,7 @@ class Keeper:
             if isinstance(error, GpuShareError):
                 with suppress(GpuShareError):  # one that an older version has started knows no such
                     await self._told("failed", why=str(error))
-                raise NotPossible(f"The GPU's memory could not be moved away: {error}") from error
+                raise NotPossible(say("not-moved-away", why=words_of(error))) from error
             raise
 
     async def _free(self, *, listed: bool) -> None:
@@ -286,11 +284,11 @@ class Keeper:
         where other limits can be set.
         """
         if not self._understands:
-            return None, "Only kernels of Python can be given other limits."
+            return None, say("only-python-limits")
         try:
             found = await self._told("limits", interruptible=True)
         except GpuShareError as error:
-            return None, f"The kernel cannot be asked: {error}"
+            return None, say("cannot-be-asked", why=words_of(error))
         used = found.get("used")
         return used if isinstance(used, int) else None, _text(found.get("why"))
 
@@ -360,9 +358,9 @@ class Keeper:
             self._digest, self._promised = digest, True
             return lost
         except GpuShareError as error:
-            raise NotPossible(f"The variables could not be saved: {error}") from error
+            raise NotPossible(say("not-saved", why=words_of(error))) from error
         except OSError as error:
-            raise NotPossible(f"The variables could not be saved: {error.strerror}.") from error
+            raise NotPossible(say("not-saved", why=f"{error.strerror}.")) from error
         finally:
             await to_the_end(in_thread(forget_parts, self._file))
 
@@ -635,7 +633,7 @@ def _write(path: Path, pieces: Iterator[bytes]) -> None:
 def _texts(values: object) -> tuple[str, ...]:
     values = values if isinstance(values, list) else []
     told = tuple(_text(value) for value in values[:_MOST])
-    return (*told, f"{len(values) - _MOST} more") if len(values) > _MOST else told
+    return (*told, say("more", number=len(values) - _MOST)) if len(values) > _MOST else told
 
 
 def _amount(value: object) -> int:

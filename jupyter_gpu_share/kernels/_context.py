@@ -12,6 +12,7 @@ from typing import TypeVar
 from ..engines.base import Engine
 from ..errors import GpuShareError, NotPossible
 from ..relay import Activity, Relay
+from ..sentences import say
 from ._checkpoint import Keeper
 from ._progress import Progress
 
@@ -78,7 +79,7 @@ async def paused(context: WorkContext, *, seen: int | None = None) -> AsyncItera
     """
     relay = context.relay
     if (await relayed(relay.count())).busy:
-        raise CellRunsError("A cell runs; interrupt it or wait for its end.")
+        raise CellRunsError(say("cell-runs-now"))
     pausing = asyncio.wrap_future(relay.pause())
     pause: Pause | None = None
     try:
@@ -123,4 +124,4 @@ async def _go_on(relay: Relay) -> None:
 
 def _check(activity: Activity, seen: int | None) -> None:
     if activity.busy or (seen is not None and activity.cells_sent != seen):
-        raise CellRunsError("A cell was run just now; the share stays.")
+        raise CellRunsError(say("cell-run-just-now"))

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from ..allocations import Kept, NextAction, State
 from ..idle import History, IdlePolicy, Plan, Situation
 from ..relay import Activity
+from ..sentences import paragraph, say, words_of
 from ..size import Size
 from ._checkpoint import Look
 from .facts import Event
@@ -39,10 +40,19 @@ class Use:
         """Whether the kernel itself is known to use its GPU."""
         return self.own and self.utilization is not None and self.utilization > _RESTING
 
-    def __str__(self) -> str:
+    @property
+    def words(self) -> str:
+        """What it is."""
         if self.utilization is None:
-            return "GPU use not known"
-        return f"GPU use {self.utilization:.0%}{'' if self.own else ' of the whole GPU'}"
+            return say("use-unknown")
+        return say("use" if self.own else "use-of-all", use=self.utilization)
+
+    def unused(self, since: datetime) -> str:
+        """That no cell has run since a moment, and what else says that nothing is used."""
+        if self.utilization is None:
+            return say("unused-use-unknown", since=since)
+        code = "unused-without-use" if self.own else "unused-without-use-of-all"
+        return say(code, since=since, use=self.utilization)
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,7 @@ class IdleRule:
     def looked(self, look: Look, use: Use, now: datetime) -> None:
         """The kernel was asked, as wished."""
         if look.background or use.working:
-            what = [*look.background, *([str(use)] if use.working else [])]
+            what = [*look.background, *([use.words] if use.working else [])]
             self._works(what, now)
             return
         self._kept = not look.kept.lost
@@ -139,9 +149,10 @@ class IdleRule:
     def refused(self, error: BaseException, now: datetime, *, busy: bool = False) -> None:
         """The kernel could not be asked, or did not leave its share."""
         if busy:
-            self._works(["a cell runs"], now)
+            self._works([say("cell-runs")], now)
             return
-        self._found = _Found(None, now + timedelta(seconds=_AGAIN), f"The share stays. {error}")
+        why = paragraph(say("share-stays"), words_of(error))
+        self._found = _Found(None, now + timedelta(seconds=_AGAIN), why)
 
     def cut_short(self, now: datetime) -> None:
         """What was wished was left for somebody; where that was no cell, it is not tried at once.
@@ -150,7 +161,7 @@ class IdleRule:
         """
         idle_after = timedelta(seconds=self.policy.idle_after)
         if self.unused and self._since is not None and now >= self._since + idle_after:
-            self._works(["somebody uses it"], now)
+            self._works([say("somebody-uses")], now)
 
     def wanted(self, by_others: bool, now: datetime) -> bool:
         """Somebody waits for a share that this one's return makes room for; True if that is new."""
@@ -160,7 +171,7 @@ class IdleRule:
         return True
 
     def _works(self, what: list[str], now: datetime) -> None:
-        reason = f"No cell runs, but the kernel works: {', '.join(what)}."
+        reason = say("works", what=what)
         self._found = _Found(None, now + timedelta(seconds=_AGAIN), reason, works=True)
 
     # -- what follows ------------------------------------------------------------------------------
@@ -213,18 +224,17 @@ class IdleRule:
         return self._idle(situation, use, found.look if found else None)
 
     def _idle(self, situation: Situation, use: Use, look: Look | None) -> Decision:
-        now, no_cell = situation.now, f"No cell since {self._since_words}"
+        now, since = situation.now, self._since or datetime.now(timezone.utc)
+        no_cell = say("unused", since=since)
         if look is None:
             self._kept = True  # until a look says otherwise
             situation = self._anew(situation)
         plan = self._plan(situation)
         if plan.release_at is None:
             if look is not None:
-                lost = ", ".join(look.kept.lost)
+                stays = say("share-stays-for-variables", lost=look.kept.lost)
                 self._found = _Found(
-                    None,
-                    now + timedelta(seconds=_AGAIN),
-                    f"The share stays: giving it back would lose {lost}. {look.why}".strip(),
+                    None, now + timedelta(seconds=_AGAIN), paragraph(stays, look.why)
                 )
                 return Decision(
                     State.IDLE,
@@ -234,20 +244,20 @@ class IdleRule:
                     at=self._found.until,
                 )
             again = now + timedelta(seconds=_PLAN_AGAIN)
-            return Decision(State.IDLE, f"{no_cell}. {plan.why}", self._since, at=again)
+            return Decision(State.IDLE, paragraph(no_cell, plan.why), self._since, at=again)
         warn_at = min(plan.warn_at or plan.release_at, plan.release_at)
         if now < warn_at:
             warn = NextAction("warn", warn_at)
-            return Decision(State.IDLE, f"{no_cell}.", self._since, warn, at=warn_at)
+            return Decision(State.IDLE, no_cell, self._since, warn, at=warn_at)
         if look is None:
-            return Decision(State.IDLE, f"{no_cell}.", self._since, wish=Event.LOOK)
+            return Decision(State.IDLE, no_cell, self._since, wish=Event.LOOK)
         if use.working:
-            self._works([str(use)], now)
+            self._works([use.words], now)
             return self.decide(situation, use)
         due = now >= plan.release_at
         return Decision(
             State.IDLE,
-            f"{no_cell}, {use}, no background work. {plan.why}",
+            paragraph(use.unused(since), plan.why),
             self._since,
             NextAction("release", plan.release_at),
             look.kept,
@@ -274,11 +284,6 @@ class IdleRule:
 
     def _plan(self, situation: Situation) -> Plan:
         return self.policy.plan(situation, self.history)
-
-    @property
-    def _since_words(self) -> str:
-        since = self._since or datetime.now(timezone.utc)
-        return f"{since.astimezone():%H:%M}"
 
     @property
     def lose_variables(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from .._threads import in_thread
-from ..size import format_bytes
+from ..sentences import say as sentence
 
 __all__ = ["Progress", "following"]
 
@@ -26,7 +26,7 @@ async def following(
 
     Parameters
     ----------
-    doing: what is done, such as ``Saving the variables``.
+    doing: code of the sentence that says what is done, such as ``saving``.
     done: bytes so far; may block. None where that is not known.
     """
     follower = asyncio.ensure_future(_follow(say, doing, done))
@@ -44,5 +44,8 @@ async def _follow(say: Progress, doing: str, done: Callable[[], int] | None) -> 
     while True:
         await asyncio.sleep(_EVERY)
         size = await in_thread(done) if done is not None else 0
-        much = f"{format_bytes(size)}, " if size else ""
-        say(f"{doing}: {much}{loop.time() - begun:.0f} s so far.")
+        time = loop.time() - begun
+        if size:
+            say(sentence(f"{doing}-of", done=size, time=time))
+        else:
+            say(sentence(doing, time=time))

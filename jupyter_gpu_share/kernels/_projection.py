@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..allocations import Allocation, State
 from ..engines.base import Exit
 from ..relay import HoldMode
+from ..sentences import paragraph, say
 from ._details import Details
 from .facts import Event, Facts, Phase, Then, Work
 
@@ -109,14 +110,14 @@ def refusal(event: Event, facts: Facts) -> str:
     """Why a wish cannot be fulfilled now."""
     phase = facts.phase
     if phase in (Phase.OFF, Phase.ENDING, Phase.CLOSED):
-        return "The kernel has ended; restart it."
+        return say("ended-restart")
     if event is Event.RESIZE:
-        return "The kernel has got its share just now; try again."
+        return say("share-just-came")
     if event is Event.LOOK:
-        return "The kernel holds no share now, so it cannot be asked."
+        return say("nothing-to-ask")
     if phase in (Phase.WAITING, Phase.STARTING, Phase.RESUMING):
-        return "The share has come just now; the kernel goes on with it. Try again in a moment."
-    return "The kernel holds no share that could be given back now."
+        return say("share-just-came-goes-on")
+    return say("nothing-to-give-back")
 
 
 def reason(event: Event, before: Facts, facts: Facts, details: Details) -> str | None:
@@ -124,40 +125,40 @@ def reason(event: Event, before: Facts, facts: Facts, details: Details) -> str |
     phase = facts.phase
     if phase is Phase.SETTLING and facts.work is Work.UNDO:
         why = {
-            Event.INTERRUPT: "Waiting was interrupted.",
-            Event.RELEASE: "The place in the queue was given up.",
+            Event.INTERRUPT: say("waiting-interrupted"),
+            Event.RELEASE: say("place-given-up"),
         }.get(event)
-        return f"{why} Running a cell asks for the GPU again." if why else None
+        return paragraph(why, say("cell-asks-again")) if why else None
     if phase is Phase.RELEASED:
         if event is Event.LEFT:
-            return "The variables are kept; the next cell takes the share back."
+            return say("kept-until-next-cell")
         if event is Event.SAVED and details.kept.how == "snapshot":
-            return "The variables are saved; the next cell brings them back."
+            return say("saved-until-next-cell")
         if event is Event.SAVED:
-            return "The next cell starts a new kernel without variables."
+            return say("next-cell-starts-anew")
         if event is Event.ADOPT:
-            return "The Jupyter server was started again; the next cell brings the variables back."
+            return say("server-started-again")
         return None
     if phase is Phase.WAITING and before.phase is not Phase.WAITING:
         if event is Event.CELL:
-            return "a cell was run"
+            return say("cell-was-run")
         return ""
     if phase in (Phase.OFF, Phase.ENDING):
         if facts.then is Then.CLOSE:
-            return "The kernel has ended."
+            return say("has-ended")
         if facts.asked is Event.END:
-            return "The kernel was shut down."
+            return say("was-shut-down")
         if facts.asked is Event.RESTART:
-            return "The kernel restarts."
+            return say("restarts")
         if event is Event.DIED and details.exit is not None:
             return details.exit.reason
         if event is Event.EXPIRED:
-            return "The kernel has ended."
+            return say("has-ended")
         if event is Event.KILL:
-            return "The kernel was ended."
+            return say("was-ended")
         return None
     if phase is Phase.CLOSED:
-        return "The kernel has ended."
+        return say("has-ended")
     if phase in (Phase.RUNNING, Phase.RELEASING) and before.phase is not phase:
         return ""
     return None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from .._threads import in_thread, to_the_end
 from ..allocations import Kept
 from ..engines.base import Report, Running, Starting
 from ..errors import GpuShareError, NotPossible
+from ..sentences import paragraph, say
 from ._checkpoint import Look
 from ._context import Pause, WorkContext, paused, relayed
 from ._progress import following
@@ -46,12 +47,7 @@ class WouldLoseError(NotPossible):
     """
 
     def __init__(self, what: str, found: Look, allow: str) -> None:
-        lost = ", ".join(found.kept.lost)
-        why = f" {found.why}" if found.why else ""
-        super().__init__(
-            f"{what} now would lose {lost}; nothing was changed.{why} "
-            f"Save what you need, then allow the loss ({allow})."
-        )
+        super().__init__(paragraph(what, found.why, say("allow-the-loss", how=allow)))
         self.kept = found.kept
 
 
@@ -61,19 +57,23 @@ class Allowed:
 
     Attributes
     ----------
-    doing: what would lose it.
+    would: says what would be lost.
     how: the name under which a user allows it.
     given: it is allowed.
     """
 
-    doing: str
+    would: Callable[[Sequence[str]], str]
     how: str
     given: bool
 
     def check(self, found: Look) -> None:
         """Raises :class:`WouldLoseError` where something would be lost that may not."""
         if found.kept.lost and not self.given:
-            raise WouldLoseError(self.doing, found, self.how)
+            raise WouldLoseError(self.would(found.kept.lost), found, self.how)
+
+
+def _release_would_lose(lost: Sequence[str]) -> str:
+    return say("release-would-lose", lost=lost)
 
 
 Tell = Callable[[Event], None]
@@ -121,8 +121,8 @@ async def release(
     async with paused(context, seen=unused_since) as pause:
         found = await context.keeper.look(pause.activity)
         if unused_since is not None and found.background:
-            raise NotPossible(f"The kernel works: {', '.join(found.background)}.")
-        allowed = Allowed("Giving the share back", "lose_variables", given=lose_variables)
+            raise NotPossible(say("works-now", what=found.background))
+        allowed = Allowed(_release_would_lose, "lose_variables", given=lose_variables)
         return await part(context, pause, found, note, tell, allowed)
 
 
@@ -145,7 +145,7 @@ async def part(
     how = found.kept.how
     if how == "in-place":
         tell(Event.COMMITS)
-        async with following(context.say, "Moving the GPU's memory away"):
+        async with following(context.say, "moving-away"):
             await keeper.vacate()
         try:
             await engine.give_back(context.kernel_id)
@@ -155,7 +155,7 @@ async def part(
         pause.stays = True
         return Left(process=True, kept=found.kept)
     if how == "snapshot":
-        async with following(context.say, "Saving the variables", keeper.written):
+        async with following(context.say, "saving", keeper.written):
             lost = await keeper.save(note, lose=allowed.given)
         found = replace(found, kept=replace(found.kept, lost=(*found.kept.lost, *lost)))
         if lost:
@@ -195,7 +195,7 @@ async def wake(context: WorkContext, away: Running, report: Report) -> Running:
 
 async def _move_back(context: WorkContext) -> None:
     try:
-        async with following(context.say, "Moving the GPU's memory back"):
+        async with following(context.say, "moving-back"):
             await context.keeper.resume()
         await relayed(context.relay.resume())
     except BaseException:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from .._threads import to_the_end
 from ..allocations import Kept, Share
 from ..engines.base import Change
 from ..errors import GpuShareError, NotPossible
 from ..relay import Activity
-from ..size import Size, format_bytes
+from ..sentences import paragraph, say, words_of
+from ..size import Size
 from ._checkpoint import Look
 from ._context import WorkContext, paused
 from ._release import Allowed, Left, Tell, part
@@ -72,7 +74,7 @@ async def prepare(context: WorkContext, size: Size, note: Note | None, *, away: 
             await context.keeper.renote(note)
         return
     if await plan_away(context, size) is None:
-        raise NotPossible(f"The kernel cannot come back with {size}.")
+        raise NotPossible(say("cannot-come-back", size=size))
     await context.engine.change(context.kernel_id, size)
 
 
@@ -121,7 +123,8 @@ async def resize(
             return Resized(size, await to_the_end(swap))
         tell(Event.LEAVES)
         change, found = await _way(context, size, pause.activity)
-        allowed = Allowed(f"Changing the size to {size}", "lose_variables", given=lose_variables)
+        would = partial(say, "resize-would-lose", size=size)
+        allowed = Allowed(lambda lost: would(lost=lost), "lose_variables", given=lose_variables)
         left = await part(context, pause, found, note, tell, allowed)
     return await _changed(context, size, before, change, left, note)
 
@@ -141,7 +144,7 @@ async def _changed(
         try:
             await context.engine.change(context.kernel_id, size)
         except Exception as error:  # whatever it is: the kernel has left its share
-            refused = NotPossible(f"The size could not become {size}: {error}")
+            refused = NotPossible(say("not-resized", size=size, why=words_of(error)))
             refused.__cause__ = error
             return Resized(before, left=left, refused=refused)
     return Resized(size, left=left)
@@ -175,7 +178,7 @@ async def _way(context: WorkContext, size: Size, activity: Activity) -> tuple[Ch
     change, why = await _live(context, size)
     if change is None or why:
         found = await context.keeper.look(activity, ends=True)
-        return None, replace(found, why=f"{why} {found.why}".strip())
+        return None, replace(found, why=paragraph(why, found.why))
     if change.beside:
         return change, Look(kept=Kept("in-place", ()))
     found = await context.keeper.look(activity)
@@ -213,11 +216,8 @@ async def _swap(
 def _refused(size: Size, error: BaseException) -> BaseException:
     if not isinstance(error, GpuShareError):
         return error
-    return NotPossible(f"The size could not become {size}: {error}")
+    return NotPossible(say("not-resized", size=size, why=words_of(error)))
 
 
 def _too_much(used: int, size: Size, change: Change) -> str:
-    return (
-        f"The kernel uses {format_bytes(used)} of its GPU, which is more than {size} has "
-        f"({format_bytes(change.share.memory_bytes)}). Free some of it, then try again."
-    )
+    return say("uses-too-much", used=used, size=size, has=change.share.memory_bytes)

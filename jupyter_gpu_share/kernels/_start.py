@@ -9,6 +9,7 @@ from .._threads import in_thread, to_the_end
 from ..allocations import Isolation
 from ..engines.base import Connection, KernelRequest, Report, Running
 from ..errors import GpuShareError, KernelStartError
+from ..sentences import say, words_of
 from ._context import WorkContext, relayed
 from ._progress import following
 
@@ -18,11 +19,6 @@ _ABSENT = (
     "Nothing limits this kernel to its share: its command starts Python without "
     "PYTHONPATH (-I, -E, or an environment of its own). Its use of the GPU is watched, where the "
     "driver tells it."
-)
-
-_GONE = (
-    "The variables that were saved are gone: somebody or something has removed their file from the "
-    "server's disk. Restart the kernel to go on without them."
 )
 
 
@@ -44,7 +40,7 @@ async def start(
     if not again:
         await in_thread(context.keeper.discard)
     elif await in_thread(lambda: context.keeper.gone):
-        raise KernelStartError(_GONE)
+        raise KernelStartError(say("variables-gone"))
     running = await engine.start(request, report)
     try:
         present = await _attach(context, running, again=again)
@@ -79,13 +75,10 @@ async def _attach(context: WorkContext, running: Running, *, again: bool) -> boo
         await relayed(relay.resume())
         return present
     try:
-        async with following(context.say, "Bringing the variables back"):
+        async with following(context.say, "bringing-back"):
             restored = await keeper.load()
     except GpuShareError as error:
-        raise KernelStartError(
-            f"The variables could not be given back to the kernel: {error} They are still "
-            "kept; run a cell to try again, or restart the kernel to go on without them."
-        ) from error
+        raise KernelStartError(say("variables-not-back", cause=words_of(error))) from error
     if subshells:
         await keeper.make_subshells(subshells)
     # Once cells reach it, the variables are there, and nowhere else.
@@ -107,16 +100,9 @@ async def meet(context: WorkContext, connection: Connection, *, paused: bool) ->
             context.kernel_id, attached, context.start_timeout
         )
     except asyncio.TimeoutError as error:
-        raise KernelStartError(
-            f"The kernel did not answer within {context.start_timeout:g} s. An ipykernel "
-            "older than 7.3 cannot answer an encrypted connection; otherwise raise "
-            "GpuShareProvisioner.start_timeout."
-        ) from error
+        raise KernelStartError(say("no-answer", patience=context.start_timeout)) from error
     if ended is not None:
-        raise KernelStartError(
-            f"The kernel ended before it answered: {ended.reason} "
-            "What it printed last is in the log of the Jupyter server."
-        )
+        raise KernelStartError(say("ended-before-answer", cause=ended.reason))
     await attached
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..engines.base import Exit, KernelRequest, Starting, Waiting
 from ..errors import GpuShareError, NotPossible
+from ..sentences import say
 from ..size import Size
 from . import _release, _resize, _start
 from ._context import CellRunsError, WorkContext
@@ -24,13 +25,13 @@ _log = logging.getLogger(__name__)
 #: Works that are over for whoever waits, however they end.
 _NOBODY_MINDS = frozenset({Work.START, Work.WAKE, Work.UNDO, Work.STOP, Work.PARK, Work.FREE})
 _CUT_SHORT = {
-    Work.LOOK: "A cell was run just now, so the kernel was not asked.",
-    Work.RELEASE: "The kernel was wanted just now; nothing was given back.",
-    Work.RESIZE: "The kernel has just ended.",
-    Work.PREPARE: "The kernel has just ended.",
+    Work.LOOK: say("not-asked"),
+    Work.RELEASE: say("wanted-just-now"),
+    Work.RESIZE: say("ended-just-now"),
+    Work.PREPARE: say("ended-just-now"),
 }
 #: The same where the kernel has ended, or is to end.
-_ENDED = "The kernel has just ended."
+_ENDED = say("ended-just-now")
 
 
 @dataclass

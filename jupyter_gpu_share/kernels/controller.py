@@ -23,6 +23,7 @@ from ..engines.base import Engine, Exit, KernelRequest, Running, Starting, Usage
 from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy, Situation
 from ..relay import Activity, HoldMode, Relay, RelayEvents
+from ..sentences import say, words_of
 from ..size import Size
 from . import _projection as projection
 from ._checkpoint import Look
@@ -380,7 +381,7 @@ class Controller(RelayEvents):
             details.set_size(self.next_size)
             self.next_size = None
         if told.event is Event.FAILED and phase in (Phase.OFF, Phase.RELEASED):
-            details.reason = str(told.error) if told.error is not None else ""
+            details.reason = words_of(told.error) if told.error is not None else ""
             details.without_share()
         elif (reason := projection.reason(told.event, before, facts, details)) is not None:
             details.reason = reason
@@ -552,7 +553,7 @@ class Controller(RelayEvents):
             ended = await self.engine.wait(self.kernel_id)
         except Exception as error:
             _log.exception("Kernel %s cannot be watched", self.kernel_id)
-            ended = Exit(1, f"The kernel cannot be watched any more: {error}")
+            ended = Exit(1, say("not-watched", cause=words_of(error)))
         self._watcher = None
         self.tell(Event.DIED, exit=ended)
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..allocations import Kept
 from ..engines.base import KernelRequest
 from ..errors import NotPossible
+from ..sentences import say
 from ..size import Size
 from . import _release, _resize
 from ._checkpoint import Look
@@ -84,10 +85,7 @@ class Kernel(Controller):
             elif await _resize.plan_away(self._context, size) is None:
                 if lose_variables:
                     return False
-                raise NotPossible(
-                    "The kernel lives on, and its variables with it; it cannot come back with "
-                    f"{size}. Run a cell first, then change the size."
-                )
+                raise NotPossible(say("lives-on", size=size))
         elif facts.phase is not Phase.RUNNING or (self.busy and lose_variables):
             return False
         outcome = await self._wish(Event.RESIZE, size=size, lose_variables=lose_variables)

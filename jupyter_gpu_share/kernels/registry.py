@@ -14,6 +14,7 @@ from ..engines.base import Engine
 from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy
 from ..relay import Relay
+from ..sentences import say
 from ._checkpoint import Keeper
 from ._context import WorkContext
 from ._turns import turns
@@ -106,7 +107,7 @@ class Registry(Mapping[str, Kernel]):
         """
         controller = self._kernels.get(kernel_id)
         if controller is None:
-            raise NotPossible("This server runs no kernel with that id on a share of a GPU.")
+            raise NotPossible(say("no-such-kernel"))
         return controller
 
     def allocation(self, kernel_id: str) -> Allocation:
@@ -118,7 +119,7 @@ class Registry(Mapping[str, Kernel]):
         """
         allocation = self._table.get(kernel_id)
         if allocation is None or allocation.state is State.ENDED:
-            raise NotPossible("The kernel has just ended.")
+            raise NotPossible(say("ended-just-now"))
         return allocation
 
     async def keep(self, kernel_id: str, until: datetime | None) -> None:
@@ -132,7 +133,7 @@ class Registry(Mapping[str, Kernel]):
         now = datetime.now(timezone.utc)
         if until is not None and until > now + self._policy.longest_keep:
             hours = self._policy.keep_limit / 3600
-            raise NotPossible(f"A share can be kept for {hours:g} hours at most.")
+            raise NotPossible(say("keep-limit", hours=hours))
         controller.keep(until)
 
     def history(self, kernel_id: str) -> dict[str, Any]:

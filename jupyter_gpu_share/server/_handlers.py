@@ -37,6 +37,7 @@ from .._threads import in_thread
 from .._version import __version__
 from ..allocations import Allocation, timestamp
 from ..errors import GpuShareError, NotPossible, SizeError
+from ..sentences import say, sentences_of, words_of
 from ..size import SIZE_VARIABLE, Request, Size, size_in_kernelspec, size_in_notebook
 from ._paths import within
 
@@ -59,15 +60,30 @@ _RFC3339 = re.compile(
 
 #: What is told of an error that has no words of its own, by status.
 _MEANINGS = {
-    401: "You are not logged in to this server.",
-    403: "You are not logged in to this server, or may not use gpu_share.",
-    404: "There is nothing at this address, or the request came from the page of another site.",
+    401: say("not-logged-in"),
+    403: say("no-right"),
+    404: say("nothing-here"),
     405: "This method is not allowed here.",
 }
 _BAD_REQUEST = "The request cannot be understood."
-_FAILED = "The server met an error; its log says more."
+_FAILED = say("server-failed")
 
 Method = TypeVar("Method", bound=Callable[..., Awaitable[None]])
+
+
+class Refused(web.HTTPError):
+    """An answer of an error status.
+
+    Attributes
+    ----------
+    words: one line for the user, with its sentences.
+    """
+
+    def __init__(self, status: int, words: str, **more: Any) -> None:
+        # tornado formats what it logs.
+        super().__init__(status, log_message="%s", **more)
+        self.args = (words,)
+        self.words = words
 
 
 def told(method: Method) -> Method:
@@ -78,11 +94,11 @@ def told(method: Method) -> Method:
         try:
             await method(self, *args, **kwargs)
         except SizeError as error:
-            raise web.HTTPError(400, reason="Bad size", log_message=_line(error)) from error
+            raise Refused(400, words_of(error), reason="Bad size") from error
         except NotPossible as error:
-            raise web.HTTPError(409, reason="Not possible", log_message=_line(error)) from error
+            raise Refused(409, words_of(error), reason="Not possible") from error
         except GpuShareError as error:
-            raise web.HTTPError(503, reason="No GPU share", log_message=_line(error)) from error
+            raise Refused(503, words_of(error), reason="No GPU share") from error
 
     return cast("Method", wrapper)
 
@@ -109,7 +125,16 @@ class GpuShareHandler(APIHandler):
         """An error as JSON with one line of message. Called by tornado."""
         error = kwargs.get("exc_info", (None, None))[1]
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"message": _message(status_code, error), "reason": None}))
+        words = _message(status_code, error)
+        self.finish(
+            json.dumps(
+                {
+                    "message": " ".join(words.split()),
+                    "message_sentences": sentences_of(words),
+                    "reason": None,
+                }
+            )
+        )
 
     def starts_on_share(self, spec: Any) -> bool:
         """Whether kernels of a kernelspec start on a share."""
@@ -128,12 +153,9 @@ class GpuShareHandler(APIHandler):
         try:
             spec = await ensure_async(self.kernel_spec_manager.get_kernel_spec(name))
         except (NoSuchKernel, ValueError) as error:
-            raise NotPossible(f"There is no kernelspec {name!r}.") from error
+            raise NotPossible(say("no-kernelspec", name=repr(name))) from error
         if not self.starts_on_share(spec):
-            raise NotPossible(
-                f"Kernels of the kernelspec {name!r} start without a share of a GPU; choose no "
-                "size for them, or another kernelspec."
-            )
+            raise NotPossible(say("kernelspec-without-share", name=repr(name)))
         return spec
 
     async def remember(self, path: str | None, size: str | None) -> None:
@@ -171,9 +193,7 @@ class GpuShareHandler(APIHandler):
         """The allocation of one of this server's kernels, or 404."""
         row = self.runtime.table.get(_uuid(kernel_id))
         if row is None:
-            raise web.HTTPError(
-                404, log_message="This server runs no kernel with that id on a share of a GPU."
-            )
+            raise Refused(404, say("no-such-kernel"))
         return row
 
     def answer(self, content: Any, status: int = 200) -> None:
@@ -200,7 +220,7 @@ class StatusHandler(GpuShareHandler):
                 queue = sum(row.queue is not None for row in await self.runtime.machine())
             next_release, turns = await self.runtime.outlook()
         except GpuShareError as error:
-            problem = _line(error)
+            problem = words_of(error)
         rows = self.runtime.table.all()
         self.answer(
             {
@@ -208,6 +228,7 @@ class StatusHandler(GpuShareHandler):
                 "engine": self.runtime.engine_name,
                 "healthy": problem is None,
                 "problem": problem,
+                "problem_sentences": sentences_of(problem or ""),
                 "simulated": any(gpu.simulated for gpu in gpus),
                 "gpus": [_gpu(gpu) for gpu in gpus],
                 "kernels": dict(Counter(row.state.value for row in rows)),
@@ -237,6 +258,7 @@ class SizesHandler(GpuShareHandler):
                 **offer.to_json(),
                 "available": not why,
                 "why": why,
+                "why_sentences": sentences_of(why or ""),
                 "memory_bytes": _memory(offer.size, gpus),
             }
             for offer, why in offers
@@ -278,7 +300,7 @@ class RequestHandler(GpuShareHandler):
         if "name" in body:
             await self.check_kernelspec(body["name"])
         if kernel_id in self.runtime.kernels or kernel_id in self.kernel_manager:
-            raise NotPossible("That kernel runs already; change its size with PATCH.")
+            raise NotPossible(say("runs-already"))
         size = self.runtime.policy.check(body["size"])
         self.runtime.requests.put(kernel_id, Request(size, _path(body.get("path"))))
         self.answer({"kernel_id": kernel_id, "size": str(size)})
@@ -321,7 +343,8 @@ class ChoicesHandler(GpuShareHandler):
             size, why = str(checked), await self.runtime.fits(None, checked)
         if not dry:
             await self.remember(path, size)
-        self.answer({"path": path, "size": size, "why": why})
+        said = sentences_of(why or "")
+        self.answer({"path": path, "size": size, "why": why, "why_sentences": said})
 
     async def _check_fixed(self, name: str, size: str | None) -> None:
         """Refuse a kernelspec without a share, and a size that is not the one that it names."""
@@ -412,10 +435,7 @@ class AllocationHandler(GpuShareHandler):
         if await self.runtime.change_size(row.kernel_id, size, lose_variables=lose_variables):
             return size
         if not lose_variables:
-            raise NotPossible(
-                f"Changing the size to {size} restarts the kernel and all variables are lost; "
-                "allow that with lose_variables."
-            )
+            raise NotPossible(say("resize-would-restart", size=size))
         await self.runtime.resize(row.kernel_id, size)
         manager: Any = self.kernel_manager
         await ensure_async(manager.restart_kernel(row.kernel_id))
@@ -529,7 +549,7 @@ def _moment(text: str) -> datetime:
             400, log_message="keep_until is a time with its zone, like 2026-03-01T12:00:00Z."
         ) from error
     if moment <= datetime.now(timezone.utc):
-        raise web.HTTPError(400, log_message="keep_until is over already; null ends the keeping.")
+        raise Refused(400, say("keep-over"))
     return moment
 
 
@@ -559,13 +579,11 @@ def _gpu(gpu: Capacity) -> dict[str, Any]:
 
 def _message(status: int, error: BaseException | None) -> str:
     """One line for an error; for one that says nothing itself, what its status means here."""
+    if isinstance(error, Refused):
+        return error.words
     said = error.log_message if isinstance(error, web.HTTPError) else None
     if said and isinstance(error, web.HTTPError):
         # tornado formats the text for its log only, and doubles percent signs where it has none.
         with suppress(TypeError, ValueError):
             return " ".join((said % error.args if error.args else said % ()).split())
     return _MEANINGS.get(status) or (_BAD_REQUEST if status < 500 else _FAILED)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..sentences import format_bytes
 from ._choices import SizeChoices
-from ._grammar import Size, format_bytes, parse_bytes
+from ._grammar import Size, parse_bytes
 from ._kernelspec import size_in_kernelspec
 from ._notebook import size_in_notebook
 from ._policy import Offer, SizePolicy

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..errors import MoreThanOneGpu, SizeError
+from ..sentences import format_bytes, say
 
 _UNITS = {
     "b": 1,
@@ -31,7 +32,6 @@ _UNITS = {
     "gb": 10**9,
     "tb": 10**12,
 }
-_EXAMPLES = "write a fraction (1/4), memory (10GiB), a MIG profile (mig-1g.10gb), or 0 for no GPU"
 _MAX_TEXT = 64
 _PLAIN = re.compile(r"[\w./%+-]+…?", re.ASCII)
 _COUNT = re.compile(r"(\d+)\s*x\s*(.+)", re.ASCII)
@@ -68,18 +68,18 @@ class Size:
         """
         shown = shorten(text)
         if len(text) > _MAX_TEXT:
-            raise SizeError(f"{shown} is too long for a size; {_EXAMPLES}")
+            raise SizeError(say("size-too-long", text=shown))
         word = text.strip().lower()
         count = 1
         if match := _COUNT.fullmatch(word):
             count, word = int(match[1]), match[2].strip()
             if count < 1:
-                raise SizeError(f"{shown} asks for no GPU at all; write 0 for that")
+                raise SizeError(say("size-of-no-gpu", text=shown))
             if count > 64:
-                raise SizeError(f"{shown} asks for {count} GPUs; one kernel can have 64 at most")
+                raise SizeError(say("size-of-many-gpus", text=shown, count=count))
         one = _parse_one(word, shown)
         if one.is_none and count != 1:
-            raise SizeError(f"{shown} asks for no GPU several times; write 0")
+            raise SizeError(say("size-of-no-gpu-often", text=shown))
         return one if one.is_none else cls(one.fraction, one.memory, one.profile, count)
 
     @property
@@ -132,21 +132,6 @@ def parse_bytes(text: str) -> int:
     return _bytes(match, shown)
 
 
-def format_bytes(amount: int, *, exact: bool = False) -> str:
-    """Write bytes with a binary unit, for people.
-
-    With ``exact`` the text reads back as the same number of bytes; otherwise at most one digit
-    after the point is shown.
-    """
-    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if amount >= unit:
-            if amount % unit == 0:
-                return f"{amount // unit}{name}" if exact else f"{amount // unit} {name}"
-            if not exact:
-                return f"{amount / unit:.1f} {name}"
-    return f"{amount}B" if exact else f"{amount} B"
-
-
 def shorten(text: str, limit: int = 40) -> str:
     """A user's text as it may stand in one line of an error."""
     line = "".join(ch if ch.isprintable() else "?" for ch in text.strip())
@@ -162,23 +147,25 @@ def _parse_one(word: str, shown: str) -> Size:
         return Size(memory=_bytes(match, shown))
     if match := _RATIO.fullmatch(word):
         if int(match[2]) == 0:
-            raise SizeError(f"{shown} divides by zero; {_EXAMPLES}")
+            raise SizeError(say("size-by-zero", text=shown))
         return _of_fraction(Fraction(int(match[1]), int(match[2])), shown)
     if word.endswith("%") and _DECIMAL.fullmatch(word[:-1].strip()):
         return _of_fraction(Fraction(word[:-1].strip()) / 100, shown)
     if _DECIMAL.fullmatch(word):
         return _of_fraction(Fraction(word), shown)
-    raise SizeError(f"{shown} is not a size; {_EXAMPLES}")
+    raise SizeError(say("not-a-size", text=shown))
 
 
 def _of_fraction(value: Fraction, shown: str) -> Size:
     if value < 0:
-        raise SizeError(f"{shown} is negative; {_EXAMPLES}")
+        raise SizeError(say("size-negative", text=shown))
     if value == 0:
         return Size(count=0)
     if value > 1:
-        hint = f"; for {value} whole GPUs write {value}x1" if value.denominator == 1 else ""
-        raise MoreThanOneGpu(f"{shown} is more than one GPU{hint}")
+        if value.denominator == 1:
+            whole = {"count": int(value), "size": f"{value}x1"}
+            raise MoreThanOneGpu(say("size-above-one-whole", text=shown, **whole))
+        raise MoreThanOneGpu(say("size-above-one", text=shown))
     return Size(fraction=value)
 
 
@@ -186,9 +173,9 @@ def _bytes(match: re.Match[str], shown: str) -> int:
     number, unit = match[1], match[2]
     exact = Fraction(number) * _UNITS[unit if unit.endswith("b") else unit + "b"]
     if exact < 0:
-        raise SizeError(f"{shown} is negative; {_EXAMPLES}")
+        raise SizeError(say("size-negative", text=shown))
     if exact == 0:
-        raise SizeError(f"{shown} is no memory at all; write 0 for a kernel without a GPU")
+        raise SizeError(say("size-of-no-memory", text=shown))
     if exact.denominator != 1:
-        raise SizeError(f"{shown} is not a whole number of bytes")
+        raise SizeError(say("size-not-in-bytes", text=shown))
     return int(exact)

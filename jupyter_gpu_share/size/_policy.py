@@ -13,7 +13,8 @@ from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, validate
 from traitlets.config import LoggingConfigurable
 
 from ..errors import MoreThanOneGpu, SizeError, SizeNotAllowed
-from ._grammar import Size, format_bytes
+from ..sentences import paragraph, say, sentences_of, words_of
+from ._grammar import Size
 
 _PURPOSES = ("", "explore", "train", "serve")
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -42,6 +43,7 @@ class Offer:
             "size": str(self.size),
             "name": self.name,
             "description": self.description,
+            "description_sentences": sentences_of(self.description),
             "purpose": self.purpose,
             "default": self.default,
         }
@@ -56,23 +58,23 @@ class SizePolicy(LoggingConfigurable):
             {
                 "size": "1/4",
                 "name": "Quarter",
-                "description": "To explore data and build models",
+                "description": say("to-explore"),
                 "purpose": "explore",
                 "default": True,
             },
             {
                 "size": "1/2",
                 "name": "Half",
-                "description": "To train small models",
+                "description": say("to-train-small"),
                 "purpose": "train",
             },
             {
                 "size": "1",
                 "name": "Whole GPU",
-                "description": "To train with all of its memory",
+                "description": say("to-train"),
                 "purpose": "train",
             },
-            {"size": "0", "name": "No GPU", "description": "For work that needs none"},
+            {"size": "0", "name": "No GPU", "description": say("to-do-without")},
         ],
         config=True,
         help="""
@@ -250,10 +252,7 @@ class SizePolicy(LoggingConfigurable):
         wanted = [offer for offer in offers if offer.purpose == "train"] if headless else []
         for offer in (*wanted, *(offer for offer in offers if offer.default)):
             return offer.size
-        raise SizeNotAllowed(
-            "A size has to be named here, as the administrator's rules exclude all that are "
-            f"offered; the largest size here is {self._largest}"
-        )
+        raise SizeNotAllowed(say("size-to-be-named", largest=self._largest))
 
     def check(self, text: str) -> Size:
         """Read a size that somebody asks for, and hold it against the rules.
@@ -266,11 +265,14 @@ class SizePolicy(LoggingConfigurable):
         try:
             size = Size.parse(text)
         except MoreThanOneGpu as error:
-            raise SizeNotAllowed(f"{error}; the largest size here is {self._largest}") from error
+            (sentence,) = paragraph(words_of(error)).sentences
+            code, values = f"{sentence.code}-here", {**sentence.values, "largest": self._largest}
+            raise SizeNotAllowed(say(code, **values)) from error
         if self.only_offered and size not in [offer.size for offer in self.offers()]:
             sizes = [str(offer.size) for offer in self.offers()]
-            hint = f"choose one of {', '.join(sizes)}" if sizes else "ask the administrator"
-            raise SizeNotAllowed(f"{size} is not offered here; {hint}")
+            if not sizes:
+                raise SizeNotAllowed(say("no-size-offered", size=size))
+            raise SizeNotAllowed(say("size-not-offered", size=size, sizes=sizes))
         if why := self._excludes(size):
             raise SizeNotAllowed(why)
         return size
@@ -333,10 +335,11 @@ class SizePolicy(LoggingConfigurable):
         rows = [*others, (size, None)]
         total = sum((_counted(one, held, limit, capacity) or 0 for one, held in rows), Fraction(0))
         if total > limit:
-            raise SizeNotAllowed(
-                f"With {size} your kernels would hold {_show(total, limit)}; "
-                f"{_show(limit, limit)} is the limit here. Shut down one, or choose a smaller size"
-            )
+            if isinstance(limit, int):
+                held = {"total": int(total), "limit": limit}
+                raise SizeNotAllowed(say("total-memory-at-most", size=size, **held))
+            gpus = {"total": _show(total), "limit": _show(limit)}
+            raise SizeNotAllowed(say("total-gpus-at-most", size=size, **gpus))
 
     @property
     def _largest(self) -> str:
@@ -345,29 +348,26 @@ class SizePolicy(LoggingConfigurable):
     def _excludes(self, size: Size) -> str | None:
         """Why the rules exclude a size, or None; whether it is offered does not matter here."""
         if size.is_none and not self.allow_zero:
-            return "A kernel without a GPU cannot be chosen here; name a size above 0"
+            return say("zero-excluded")
         if size.profile and not self.allow_profiles:
-            return "MIG profiles cannot be chosen here; name a fraction or memory"
+            return say("profiles-excluded")
         if size.count > self.max_devices:
-            many = "one GPU" if self.max_devices == 1 else f"{self.max_devices} GPUs"
-            return f"{size} asks for {size.count} GPUs; a kernel has {many} at most"
+            if self.max_devices == 1:
+                return say("one-gpu-at-most", size=size, count=size.count)
+            return say("gpus-at-most", size=size, count=size.count, most=self.max_devices)
         try:
             self._check_bounds(size, None)
         except SizeNotAllowed as error:
-            return str(error)
+            return words_of(error)
         return None
 
     def _check_bounds(self, size: Size, capacity: int | None) -> None:
         if size.is_none:
             return
         if self.maximum and _above(size, Size.parse(self.maximum), capacity):
-            raise SizeNotAllowed(
-                f"{size} is more than a kernel may have; the largest size here is {self.maximum}"
-            )
+            raise SizeNotAllowed(say("size-too-large", size=size, largest=self.maximum))
         if self.minimum and _above(Size.parse(self.minimum), size, capacity):
-            raise SizeNotAllowed(
-                f"{size} is less than is given out; the smallest size here is {self.minimum}"
-            )
+            raise SizeNotAllowed(say("size-too-small", size=size, smallest=self.minimum))
 
 
 def _above(one: Size, other: Size, capacity: int | None) -> bool:
@@ -412,12 +412,10 @@ def _counted(
     return None if each is None else size.count * each
 
 
-def _show(amount: int | Fraction, limit: int | Fraction) -> str:
-    """An amount in the limit's measure, for people."""
-    if isinstance(limit, int):
-        return format_bytes(int(amount))
+def _show(amount: int | Fraction) -> str:
+    """A number of GPUs, for people."""
     exact = Fraction(amount)
-    return f"{exact} GPUs" if exact.denominator <= 1000 else f"{float(exact):.2f} GPUs"
+    return f"{exact}" if exact.denominator <= 1000 else f"{float(exact):.2f}"
 
 
 def _total(text: str) -> int | Fraction:

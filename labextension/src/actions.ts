@@ -47,7 +47,7 @@ export class Actions {
     const lost = this._words.lost(kept);
     const way = this._words.way(kept);
     const body = `${trans.__('To %1.', shortSize(wanted))} ${way} ${lost}`;
-    if (lost && !(await this._agreed(title, body, trans.__('Restart and change')))) {
+    if (lost && !(await this._agreed(title, body, trans.__('Restart and Change')))) {
       return;
     }
     await this._told(this._shares.resize(row.kernel_id, wanted, lost !== ''), {
@@ -157,7 +157,7 @@ export class Actions {
     }
     const lost = inQueue ? '' : this._words.lost(kept);
     const title = trans.__('Give back the share of %1?', this.name(row));
-    if (lost && !(await this._agreed(title, lost, trans.__('Give back')))) {
+    if (lost && !(await this._agreed(title, lost, trans.__('Give Back')))) {
       return;
     }
     await this._told(this._shares.release(row.kernel_id, lost !== ''), {

@@ -2,6 +2,7 @@ import { Notification } from '@jupyterlab/apputils';
 import { PathExt } from '@jupyterlab/coreutils';
 import type { ServerConnection } from '@jupyterlab/services';
 import type { ISettingRegistry } from '@jupyterlab/settingregistry';
+import type { Sentences } from './sentences';
 import { ask } from './server';
 import type { IChoice, IOnce, ISizeChoices } from './tokens';
 
@@ -38,7 +39,13 @@ export function followDefault(settings: ISettingRegistry.ISettings, choices: ISi
 
 /** Choices that the server keeps: they are the same in every browser. */
 export class SizeChoices implements ISizeChoices {
-  constructor(private readonly _settings: ServerConnection.ISettings) {}
+  /**
+   * @param _sentences - Without it, what the server says stays English.
+   */
+  constructor(
+    private readonly _settings: ServerConnection.ISettings,
+    private readonly _sentences?: Sentences
+  ) {}
 
   async get(path: string): Promise<IChoice> {
     return ask<IChoice>(this._settings, PLACE, { query: { path } });
@@ -58,6 +65,6 @@ export class SizeChoices implements ISizeChoices {
   }
 
   private async _put(body: unknown): Promise<void> {
-    await ask(this._settings, PLACE, { method: 'PUT', body });
+    await ask(this._settings, PLACE, { method: 'PUT', body, sentences: this._sentences });
   }
 }

@@ -168,7 +168,7 @@ function addWaysOut(
     found => isStuck(found) && found.size !== '0',
     found => actions.start(found, '0'),
     {
-      label: trans.__('Start without a GPU'),
+      label: trans.__('Start Without a GPU'),
       caption: trans.__('Have this kernel start now, without a share of a GPU')
     }
   );

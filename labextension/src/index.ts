@@ -28,6 +28,7 @@ import { gpuIcon } from './icon';
 import { addCards, addNewNotebook, NEW_NOTEBOOK } from './launcher';
 import { Notifications } from './notifications';
 import { RunningShares } from './running';
+import { Sentences } from './sentences';
 import { Shares } from './shares';
 import { Sidebar } from './sidebar';
 import { StatusItem } from './statusbar';
@@ -38,14 +39,22 @@ export { IShares, ISizeChoices } from './tokens';
 
 const DOMAIN = 'jupyter_gpu_share';
 
+function sentences(translator: ITranslator | null): Sentences {
+  return new Sentences((translator ?? nullTranslator).load(DOMAIN));
+}
+
 const choices: JupyterFrontEndPlugin<ISizeChoices> = {
   id: 'jupyter-gpu-share:choices',
   description: 'Asks the server for the size that was chosen for a notebook, and chooses it.',
   autoStart: true,
   provides: ISizeChoices,
-  optional: [ISettingRegistry],
-  activate: (app: JupyterFrontEnd, registry: ISettingRegistry | null) => {
-    const made = new SizeChoices(app.serviceManager.serverSettings);
+  optional: [ISettingRegistry, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    registry: ISettingRegistry | null,
+    translator: ITranslator | null
+  ) => {
+    const made = new SizeChoices(app.serviceManager.serverSettings, sentences(translator));
     // Nobody waits for the settings, which need not be there.
     void registry
       ?.load(choices.id)
@@ -60,12 +69,17 @@ const shares: JupyterFrontEndPlugin<IShares> = {
   description: 'Knows the GPU shares of this server’s kernels.',
   autoStart: true,
   provides: IShares,
-  optional: [IConnectionStatus],
-  activate: (app: JupyterFrontEnd, connection: IConnectionStatus | null) =>
+  optional: [IConnectionStatus, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    connection: IConnectionStatus | null,
+    translator: ITranslator | null
+  ) =>
     new Shares({
       serverSettings: app.serviceManager.serverSettings,
       events: app.serviceManager.events,
-      connection: connection ?? undefined
+      connection: connection ?? undefined,
+      sentences: sentences(translator)
     })
 };
 

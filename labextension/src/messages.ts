@@ -70,13 +70,13 @@ export class Messages {
     const trans = this._trans;
     const who = name(row);
     const about = { kind, kernels: [row.kernel_id] };
-    const takeFree = { label: trans.__('Take what is free'), command: CommandIDs.takeFree };
-    const without = { label: trans.__('Start without a GPU'), command: CommandIDs.withoutGpu };
+    const takeFree = { label: trans.__('Take What Is Free'), command: CommandIDs.takeFree };
+    const without = { label: trans.__('Start Without a GPU'), command: CommandIDs.withoutGpu };
     switch (kind) {
       case 'waiting': {
         const { position, of } = row.queue ?? { position: 1, of: 1 };
         const place = trans.__('%1 waits for a share: %2 of %3.', who, position, of);
-        const stop = { label: trans.__('Stop waiting'), command: CommandIDs.giveBack };
+        const stop = { label: trans.__('Stop Waiting'), command: CommandIDs.giveBack };
         const text = joined(place, row.reason);
         const buttons = [stop, takeFree, without];
         return { ...about, type: 'in-progress', text, buttons };
@@ -122,7 +122,7 @@ export class Messages {
   }
 
   private _keep(): IButton {
-    return { label: this._trans.__('Keep GPU'), command: CommandIDs.keep, accent: true };
+    return { label: this._trans.__('Keep'), command: CommandIDs.keep, accent: true };
   }
 
   private _names(rows: readonly IAllocation[]): string {

@@ -1,6 +1,7 @@
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
 import { noteServerTime } from './clock';
+import type { Sentences } from './sentences';
 
 /** The server answered, and refused. */
 export class Refusal extends Error {
@@ -22,6 +23,8 @@ export interface IRequest {
   query?: Readonly<Record<string, string>>;
   method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   body?: unknown;
+  /** Says what the server says in the reader's language. */
+  sentences?: Sentences | undefined;
 }
 
 /**
@@ -33,7 +36,7 @@ export interface IRequest {
 export async function ask<T>(
   settings: ServerConnection.ISettings,
   path: readonly string[],
-  { method = 'GET', body, query = {} }: IRequest = {}
+  { method = 'GET', body, query = {}, sentences }: IRequest = {}
 ): Promise<T> {
   const place = URLExt.join(settings.baseUrl, ...path.map(encodeURIComponent));
   const url = place + URLExt.objectToQueryString(query);
@@ -44,9 +47,11 @@ export async function ask<T>(
   const response = await ServerConnection.makeRequest(url, init, settings);
   noteServerTime(response.headers.get('Date'));
   if (!response.ok) {
-    const told = (await response.json().catch(() => null)) as { message?: unknown } | null;
+    const found: unknown = await response.json().catch(() => null);
+    const told = (sentences?.into(found) ?? found) as { message?: unknown } | null;
     const message = typeof told?.message === 'string' ? told.message : '';
     throw new Refusal(response.status, message || response.statusText);
   }
-  return (response.status === 204 ? null : await response.json()) as T;
+  const found: unknown = response.status === 204 ? null : await response.json();
+  return (sentences?.into(found) ?? found) as T;
 }

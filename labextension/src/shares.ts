@@ -4,6 +4,7 @@ import { Poll } from '@lumino/polling';
 import { Signal, type ISignal } from '@lumino/signaling';
 import { Budget } from './budget';
 import { serverNow } from './clock';
+import type { Sentences } from './sentences';
 import { ask, Refusal } from './server';
 import type {
   Health,
@@ -188,7 +189,8 @@ export class Shares implements IShares, IDisposable {
   }
 
   private _ask<T>(path: string[], request = {}): Promise<T> {
-    return ask<T>(this._options.serverSettings, path, request);
+    const { serverSettings, sentences } = this._options;
+    return ask<T>(serverSettings, path, { ...request, sentences });
   }
 
   private async _kept(method: 'PATCH' | 'POST', path: string[], body: unknown): Promise<IKept> {
@@ -314,7 +316,8 @@ export class Shares implements IShares, IDisposable {
     if (event.schema_id !== EVENT) {
       return;
     }
-    const row = event as unknown as IAllocation;
+    const told = event as unknown as IAllocation;
+    const row = this._options.sentences?.into(told) ?? told;
     // What is free has changed too.
     this._eventful = true;
     this._take(row);
@@ -415,5 +418,7 @@ export namespace Shares {
     events: Event.IManager;
     /** Nothing is asked while the server is known to be unreachable. */
     connection?: IConnectionStatus | undefined;
+    /** Without it, what the server says stays English. */
+    sentences?: Sentences | undefined;
   }
 }

@@ -27,9 +27,11 @@ export class Sidebar extends ReactWidget {
     super();
     this.addClass('jp-GpuShare-sidebar');
     this.node.setAttribute('role', 'region');
-    this.node.setAttribute('aria-label', _props.trans.__('GPU shares'));
+    // The tool that extracts texts finds those of `trans` and `this._trans`.
+    const { trans } = _props;
+    this.node.setAttribute('aria-label', trans.__('GPU shares'));
     this.node.tabIndex = -1;
-    this._words = new SidebarWords(_props.trans);
+    this._words = new SidebarWords(trans);
   }
 
   override dispose(): void {

@@ -16,7 +16,7 @@ export interface IStatusItemProps {
   trans: TranslationBundle;
 }
 
-/** The current kernel's share in the status bar; always as wide, so that nothing jumps. */
+/** The current kernel's share in the status bar; of one width in most languages: nothing jumps. */
 export class StatusItem extends ReactWidget {
   constructor(private readonly _props: IStatusItemProps) {
     super();

@@ -1,5 +1,8 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
-import type { IAllocation, IGpu, IKept, IOffer, IShare, Isolation, State } from './tokens';
+import { gibibytes } from './format';
+import type { IAllocation, IKept, IOffer, State } from './tokens';
+
+export { clock, gibibytes } from './format';
 
 /** Glyphs for fractions that have one. */
 const VULGAR: Readonly<Record<string, string>> = {
@@ -19,7 +22,6 @@ const VULGAR: Readonly<Record<string, string>> = {
   '5/8': '⅝',
   '7/8': '⅞'
 };
-const GIB = 2 ** 30;
 
 /** Marks that tell states apart without colour. */
 export const MARKS: Readonly<Record<State, string>> = {
@@ -47,15 +49,6 @@ export function shortSize(size: string): string {
   return VULGAR[size] ?? size;
 }
 
-/** Bytes in GiB, with a decimal below 100. */
-export function gibibytes(bytes: number): string {
-  return `${number(bytes / GIB)} GiB`;
-}
-
-function number(value: number): string {
-  return String(value < 100 ? Math.round(value * 10) / 10 : Math.round(value));
-}
-
 /** A GPU's name as people say it: the maker goes without saying. */
 export function shortModel(model: string): string {
   return model.replace(/^NVIDIA /, '');
@@ -78,17 +71,6 @@ export function countdown(at: string, now: number): string {
 
 function padded(value: number): string {
   return String(value).padStart(2, '0');
-}
-
-/** The hour and minute of a moment, as it is written in the language of the page. */
-export function clock(at: string): string {
-  const language = document.documentElement.lang || [];
-  const form = { hour: '2-digit', minute: '2-digit' } as const;
-  try {
-    return new Date(at).toLocaleTimeString(language, form);
-  } catch {
-    return new Date(at).toLocaleTimeString([], form); // a language that the browser does not know
-  }
 }
 
 /** Sentences about shares in the reader's language. */
@@ -125,55 +107,6 @@ export class Words {
     }
     const size = this._trans.__('GPU %1', shortSize(row.size));
     return row.share === null ? size : `${size} · ${gibibytes(row.share.memory_bytes)}`;
-  }
-
-  /** What was granted, and where. */
-  share(share: IShare): string {
-    const models = [...new Set(share.devices.map(device => shortModel(device.model)))];
-    const nodes = [...new Set(share.devices.map(device => device.node))];
-    const memory = gibibytes(share.memory_bytes);
-    const place = this._trans.__('%1 of %2 on %3', memory, models.join(', '), nodes.join(', '));
-    // Some models say it in their name already.
-    const unsaid = share.simulated && !models.every(model => model.includes('simulated'));
-    return unsaid ? this._trans.__('%1 (simulated)', place) : place;
-  }
-
-  /** What keeps others out of the share, and it out of theirs. */
-  isolation(isolation: Isolation): string {
-    const trans = this._trans;
-    const said: Readonly<Record<Isolation, string>> = {
-      hardware: trans.__('A part of the chip of its own: nobody else can use it or slow it down.'),
-      driver: trans.__('The driver enforces the memory limit.'),
-      mps: trans.__('NVIDIA MPS enforces the memory limit.'),
-      preload: trans.__('A library in the kernel enforces the memory limit.'),
-      framework: trans.__(
-        'PyTorch and JAX keep to the memory limit; use above it is warned about, then the cell stops.'
-      ),
-      none: trans.__('Nothing enforces a memory limit: others can take what you do not use.')
-    };
-    return said[isolation];
-  }
-
-  /** What happens to the share next, and when. */
-  next(row: IAllocation, now: number): string {
-    const trans = this._trans;
-    if (row.keep_until !== null) {
-      return trans.__('Kept until %1.', clock(row.keep_until));
-    }
-    if (row.next !== null) {
-      const time = countdown(row.next.at, now);
-      switch (row.next.action) {
-        case 'release':
-          return trans.__('Goes back in %1 unless a cell runs.', time);
-        case 'warn':
-          return trans.__('A warning comes in %1 unless a cell runs; then it goes back.', time);
-        case 'cull':
-          return trans.__('The kernel ends in %1 unless a cell runs.', time);
-        default:
-          return trans.__('%1 in %2.', row.next.action, time);
-      }
-    }
-    return row.state === 'released' ? trans.__('Running a cell takes a share again.') : '';
   }
 
   /** What of the variables is lost; empty where nothing is. */
@@ -228,18 +161,4 @@ export class Words {
     const purpose = offer.description || (offer.name === offer.size ? '' : offer.name);
     return offer.why === null ? purpose : this._trans.__('Not now: %1', offer.why);
   }
-
-  /** How much of a number of GPUs of one model is free. */
-  free(gpus: readonly IGpu[]): string {
-    const free = gpus.reduce((sum, gpu) => sum + gpu.free_bytes / (gpu.memory_bytes || 1), 0);
-    return this._trans.__('%1 of %2', quarters(free), gpus.length);
-  }
-}
-
-/** A number of GPUs to the quarter below: what is said to be free can be had. */
-function quarters(value: number): string {
-  const fourths = Math.floor(value * 4 + 1e-6);
-  const part = ['', '¼', '½', '¾'][fourths % 4] ?? '';
-  const whole = Math.floor(fourths / 4);
-  return whole === 0 && part ? part : `${whole}${part}`;
 }

@@ -21,7 +21,8 @@ from jupyter_gpu_share.allocations import (
 )
 
 CONTRACT = {
-    *("kernel_id", "kernel_name", "path", "user", "size", "state", "reason", "share"),
+    *("kernel_id", "kernel_name", "path", "user", "size", "state", "reason", "reason_sentences"),
+    "share",
     *("used_bytes", "utilization", "idle_since", "keep_until", "next", "queue"),
     *("engine", "backend", "style", "kept"),
 }

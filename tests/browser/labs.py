@@ -128,6 +128,7 @@ def allocation_of(kernel_id: str, **changes: Any) -> dict[str, Any]:
         "size": "1/4",
         "state": "active",
         "reason": "",
+        "reason_sentences": [],
         "share": None,
         "used_bytes": None,
         "utilization": None,

@@ -48,7 +48,7 @@ def test_an_unused_share_is_counted_down_goes_back_and_comes_with_a_cell(
 def test_keep_gpu_in_the_warning_keeps_it(quick: Server, page: Page) -> None:
     toast = page.locator(".Toastify")
     expect(toast).to_contain_text("goes back at", timeout=20_000)
-    toast.get_by_role("button", name="Keep GPU").click()
+    toast.get_by_role("button", name="Keep").click()
     expect(sidebar(page)).to_contain_text("Kept until")
 
     def stays() -> bool:

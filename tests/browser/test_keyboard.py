@@ -204,7 +204,7 @@ def test_start_without_a_gpu(lab: Server, watched: Page, heard: Heard) -> None:
     into_cell(page)
     watch(page)
     into_sidebar(page)
-    tab_to(page, button(page, "Start Without GPU"))
+    tab_to(page, button(page, "Start Without a GPU"))
     page.keyboard.press("Enter")
     expect(toolbar(page)).to_contain_text("No GPU")
     wait_for_kernel(page)

@@ -106,8 +106,8 @@ def test_a_share_goes_back_and_comes_back(lab: Server, page: Page) -> None:
     until(lambda: (allocation(lab, "one.ipynb") or {})["state"] == "active", "it is active")
     panel = sidebar(page)
     run_cell(page, 0)
-    panel.get_by_role("button", name="Release").click()
-    expect(panel).to_contain_text("Released")
+    panel.get_by_role("button", name="Give Back").click()
+    expect(panel).to_contain_text("Given back")
     expect(panel).to_contain_text("Run a cell to take the share back. Variables are kept.")
     expect(toolbar(page)).to_contain_text("given back")
     expect(panel.get_by_role("img", name="80 GiB free")).to_be_visible()
@@ -258,12 +258,12 @@ def test_it_works_in_800_pixels_and_by_keyboard(lab: Server, page: Page) -> None
         own = button.bounding_box()
         assert own is not None
         assert own["x"] >= box["x"] and own["x"] + own["width"] <= box["x"] + box["width"]
-    panel.get_by_role("button", name="Resize…").focus()
+    panel.get_by_role("button", name="Change…").focus()
     order = []
     for _ in range(3):
         order.append(in_time(page, "Promise.resolve(document.activeElement.textContent)"))
         page.keyboard.press("Tab")
-    assert order == ["Resize…", "Keep", "Release"]
-    panel.get_by_role("button", name="Release").focus()
+    assert order == ["Change…", "Keep", "Give Back"]
+    panel.get_by_role("button", name="Give Back").focus()
     page.keyboard.press("Enter")
-    expect(panel).to_contain_text("Released")
+    expect(panel).to_contain_text("Given back")

@@ -42,13 +42,13 @@ def test_a_reload_shows_the_hour_that_the_server_has_kept(lab: Server, page: Pag
 
     until(lambda: len(samples()) >= 2, "two samples")
     run_cell(page, 0)
-    sidebar(page).get_by_role("button", name="Release").click()
+    sidebar(page).get_by_role("button", name="Give Back").click()
     expect(sidebar(page)).to_contain_text("Run a cell to take the share back.")
     page.reload()
     restored(page)
     panel = open_sidebar(page)
     # Drawn from the server's samples: this page has read nothing of a share.
-    memory = panel.get_by_role("img", name=re.compile(r"Memory, now none.* Released at \d"))
+    memory = panel.get_by_role("img", name=re.compile(r"Memory, now none.* Given back at \d"))
     expect(memory.locator("path.jp-mod-line")).to_have_count(1)
     expect(memory.locator("rect.jp-mod-gap")).to_have_count(1)
     expect(panel.locator("dd").nth(0)).to_have_text("\u2013")
@@ -78,9 +78,9 @@ def test_without_a_gpu_nothing_is_drawn_and_no_button_does_nothing(
     panel = sidebar(page)
     expect(panel).to_contain_text("This kernel runs without a GPU.")
     expect(panel.locator("svg[role=img]")).to_have_count(0)
-    for name in ("Keep the share", "Release", "Wake"):
+    for name in ("Keep the share", "Give Back", "Wake"):
         expect(panel.get_by_role("button", name=name)).to_have_count(0)
-    expect(panel.get_by_role("button", name="Resize…")).to_be_visible()
+    expect(panel.get_by_role("button", name="Change…")).to_be_visible()
     assert not [line for line in heard.everything if "NaN" in line]
 
 
@@ -100,7 +100,7 @@ def test_a_kernel_that_failed_stays_with_its_cause_until_it_is_read(
     tell(lab, known[0])
     expect(rows(page)).to_have_count(2)
     expect(sidebar(page)).to_contain_text(cause)
-    sidebar(page).get_by_role("button", name="Dismiss").click()
+    sidebar(page).get_by_role("button", name="Hide").click()
     expect(sidebar(page)).not_to_contain_text(cause)
     tell(lab, failed)
     tell(lab, {**failed, "state": "ended", "reason": "The kernel has ended."})
@@ -140,7 +140,7 @@ def test_the_focus_goes_into_the_panel_and_comes_back_from_its_menus(
 def test_the_focus_stays_where_a_button_has_gone(lab: Server, page: Page) -> None:
     open_one(lab, page)
     run_cell(page, 0)
-    sidebar(page).get_by_role("button", name="Release").focus()
+    sidebar(page).get_by_role("button", name="Give Back").focus()
     page.keyboard.press("Enter")
     sidebar(page).get_by_role("button", name="Wake", exact=True).wait_for()
     # On the first button that was there when this one went: on Wake, or on Resize before it came.
@@ -240,7 +240,7 @@ def test_who_waits_is_told_when_there_may_be_room(lab: Server, page: Page) -> No
     panel = open_sidebar(page)
     expect(rows(page)).to_contain_text(["Waiting, 1 of 2 · about 4 min"])
     expect(panel).to_contain_text("2 kernels wait. An idle share goes back in about 4 min.")
-    expect(rows(page).get_by_role("button", name="Start Without GPU")).to_be_visible()
+    expect(rows(page).get_by_role("button", name="Start Without a GPU")).to_be_visible()
 
 
 def test_without_a_ground_no_time_is_told(lab: Server, page: Page) -> None:

@@ -102,7 +102,7 @@ def test_every_state_is_told_in_words_and_accessibly(lab: Server, page: Page, th
     execute(page, "apputils:change-theme", theme=theme)
     page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
     panel = open_sidebar(page)
-    words = ["Waiting, 2 of 4", "Starting", "In use", "Idle", "Releasing", "Released"]
+    words = ["Waiting, 2 of 4", "Starting", "Active", "Idle", "Being given back", "Given back"]
     for word in [*words, "Waking, 1 of 1", "Failed"]:
         expect(panel).to_contain_text(word)
     expect(rows(page)).to_have_count(8)

@@ -11,7 +11,7 @@ from parts import accept, dialog, execute, granted, open_sidebar, rows, sidebar,
 from playwright.sync_api import Page, Route, expect
 from servers import Server
 
-WAYS = [("Take What Is Free", "1/4", "GPU ¼ · 20 GiB"), ("Start Without GPU", "0", "No GPU")]
+WAYS = [("Take What Is Free", "1/4", "GPU ¼ · 20 GiB"), ("Start Without a GPU", "0", "No GPU")]
 
 
 @pytest.mark.parametrize(("button", "size", "shown"), WAYS)
@@ -70,7 +70,7 @@ def test_from_the_list_for_a_notebook_that_is_not_open(
     execute(page, "application:close-all")
     expect(page.locator(".jp-NotebookPanel")).to_have_count(0)
     open_sidebar(page)
-    rows(page).get_by_role("button", name="Start Without GPU: fails.ipynb").click()
+    rows(page).get_by_role("button", name="Start Without a GPU: fails.ipynb").click()
     expect(toolbar(page)).to_contain_text("No GPU")
     assert granted(lab, "fails.ipynb")["size"] == "0"
 

@@ -7,9 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from jupyter_gpu_share.sentences._table import TABLE
+
 __all__ = ["literals", "sentences"]
 
 _GAP = "…"
+_VALUE = re.compile(r"\{[^}]*\}")
 #: Begins as sentences do, and ends so; or goes on with what another one says.
 _SENTENCE = re.compile(r"(?!……)(?:[A-Z…]|c\.[A-Z]).*(?:\.|\. …)", re.DOTALL)
 
@@ -43,6 +46,11 @@ def sentences(path: Path) -> Iterator[str]:
 
 
 def _text(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say":
+        code = node.args[0]
+        # Elsewhere it is a variable, whose sentences are found where they are written.
+        known = TABLE.get(code.value) if isinstance(code, ast.Constant) else None
+        return None if known is None else _VALUE.sub(_GAP, known)
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):

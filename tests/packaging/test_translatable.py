@@ -10,19 +10,15 @@ import pytest
 SOURCES = Path(__file__).parents[2] / "labextension" / "src"
 #: What ``jupyterlab-translate extract`` knows as a bundle of texts; ``lab`` has JupyterLab's own.
 _BUNDLES = {"trans", "this._trans", "lab"}
-#: Names the sidebar for screen readers, with a text that running.ts has too.
-_ALSO_ELSEWHERE = {"_props.trans.__('GPU shares')"}
 _CALL = re.compile(r"([\w.]+)\.(?:__|_n|_p|_np)\(\s*(\S)")
 
 
 def sources() -> list[Path]:
-    return [path for path in sorted(SOURCES.glob("*.ts*")) if "__tests__" not in path.parts]
+    return [path for path in sorted(SOURCES.rglob("*.ts*")) if "__tests__" not in path.parts]
 
 
 def unknown(source: str) -> list[str]:
     """Calls with a text that the tool does not find: of another name, or without a literal."""
-    for text in _ALSO_ELSEWHERE:
-        source = source.replace(text, "")
     calls = [(match[0], match[1], match[2]) for match in _CALL.finditer(source)]
     return [
         call for call, bundle, first in calls if bundle not in _BUNDLES or first not in ("'", '"')

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from ...allocations import Allocation, QueuePosition, Share, State
 from ...errors import EngineError, GpuShareError, NoGpuError, SizeError
+from ...sentences import say
 from ...size import Size
 from ..base import (
     Adoptable,
@@ -142,7 +143,7 @@ class KubernetesEngine(KubernetesSettings):
     async def wait(self, kernel_id: str) -> Exit:
         """See :meth:`Engine.wait <jupyter_gpu_share.engines.base.Engine.wait>`."""
         kernel = self._kernels.get(kernel_id)
-        return await kernel.ended() if kernel is not None else Exit(0, "The kernel does not run.")
+        return await kernel.ended() if kernel is not None else Exit(0, say("no-process"))
 
     async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
         """See :meth:`Engine.signal <jupyter_gpu_share.engines.base.Engine.signal>`."""
@@ -221,7 +222,7 @@ class KubernetesEngine(KubernetesSettings):
         """See :meth:`Engine.change <jupyter_gpu_share.engines.base.Engine.change>`."""
         kernel = self._kernels.get(kernel_id)
         if kernel is None:
-            raise EngineError("The kernel does not run.")
+            raise EngineError(say("no-process"))
         return await kernel.change(size)
 
     async def limits(self, kernel_id: str) -> Mapping[str, str | None]:

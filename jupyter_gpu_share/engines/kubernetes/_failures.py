@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...sentences import say
 from .backends import CONTAINER, dig, named
 
 __all__ = [
@@ -78,10 +79,17 @@ def hindrance(pod: Object) -> Cause | None:
         waiting = dig(status, "state", "waiting", default={})
         reason, message = _line(waiting.get("reason", "")), _line(waiting.get("message", ""))
         if reason in _IMAGE:
-            said = f"The image {status.get('image')!r} cannot be had ({reason})"
             passing = reason in _PULLED_AGAIN and not _SENSELESS.search(message)
-            advice = "Check its name, or choose another kernel."
-            return Cause("image", f"{said}: {message or reason}. {advice}", passing=passing)
+            return Cause(
+                "image",
+                say(
+                    "image-not-had",
+                    image=repr(status.get("image")),
+                    reason=reason,
+                    cause=message or reason,
+                ),
+                passing=passing,
+            )
         if reason in _CONFIG:
             passing = reason in _MADE_AGAIN and _PASSING.search(message) is not None
             return _not_made(reason, message, passing=passing)
@@ -96,8 +104,7 @@ def _needed(pod: Object) -> list[Object]:
 
 
 def _not_made(reason: str, words: str, code: int = 1, *, passing: bool = False) -> Cause:
-    text = f"The node could not make the kernel's container ({reason}): {words}. Tell the "
-    return Cause("config", text + "administrator.", code, passing)
+    return Cause("config", say("container-not-made", reason=reason, cause=words), code, passing)
 
 
 def unschedulable(pod: Object) -> str | None:
@@ -129,27 +136,23 @@ def end_of(pod: Object | None, last: Object | None) -> Cause | None:
     if reason == "Evicted":
         return Cause(
             "evicted",
-            f"The node put the kernel out: {message or 'it was short of memory or disk'}. Restart "
-            "it; a larger memory request makes this less likely.",
+            say("put-out", cause=message) if message else say("put-out-for-room"),
             137,
         )
     if reason == "DeadlineExceeded":
         return Cause(
             "deadline",
-            "The kernel reached the longest life that the administrator allows "
-            "(c.KubernetesEngine.longest_life). Restart it.",
+            say("longest-life"),
             143,
         )
     if reason in ("NodeLost", "NodeShutdown", "Terminated"):
-        return Cause(
-            "node", f"The kernel's node was lost or shut down ({reason}). Restart it.", 143
-        )
+        return Cause("node", say("node-lost-or-down", reason=reason), 143)
     if reason == "Preempting":
         return _RECLAIMED
     if reason in _TURNED_AWAY or reason.startswith("OutOf"):
-        return Cause("node", f"The node had no room after all ({reason}): {message}. Try again.")
+        return Cause("node", say("node-without-room", reason=reason, cause=message))
     said = ": ".join(filter(None, (reason or phase, message)))
-    cause = _container(pod) or Cause("ended", f"The kernel's pod has ended ({said}).", 1)
+    cause = _container(pod) or Cause("ended", say("pod-ended", cause=said), 1)
     deleted = dig(pod, "metadata", "deletionTimestamp") is not None
     return _DELETED if deleted and cause.kind in ("ended", "killed") else cause
 
@@ -167,15 +170,12 @@ def end_of_lease(pod: Object | None, last: Object | None) -> Cause:
     if pod is not None and dig(pod, "metadata", "deletionTimestamp") is None and end_of(pod, None):
         return Cause(
             "node",
-            "What held the kernel's share has ended on its node, so the kernel was ended. Restart "
-            "it to queue for another.",
+            say("holder-ended"),
             143,
         )
     return Cause(
         "reclaimed",
-        "The kernel's share was taken away in the cluster (what held it was deleted, by an "
-        "administrator or by the scheduler), so the kernel was ended. Restart it to queue for "
-        "another.",
+        say("share-taken"),
         143,
     )
 
@@ -202,21 +202,18 @@ def end_of_process(code: int, why: str) -> str:
     why: what the agent knows of it; empty where that is nothing.
     """
     if why == "oom":
-        return (
-            "The kernel was ended for want of memory (of the machine, not of the GPU). Restart it "
-            "and use less at a time, or ask for more memory."
-        )
+        return say("no-memory")
     if why == "terminated":
-        return "The kernel's pod was told to end from outside. Restart the kernel to get a new one."
+        return say("pod-told-to-end")
     if why:
-        return f"The kernel could not run: {why}."
+        return say("could-not-run", cause=why)
     if code < 0:
         try:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
-        return f"The kernel was ended by {name}."
-    return f"The kernel ended with code {code}."
+        return say("ended-by-signal", name=name)
+    return say("ended-with-code", code=code)
 
 
 def _container(pod: Object) -> Cause | None:
@@ -228,8 +225,7 @@ def _container(pod: Object) -> Cause | None:
         if name == CONTAINER:
             return _of_kernel(pod, ended)
         if ended.get("exitCode"):
-            what = f"The container {name!r} beside the kernel has failed"
-            return Cause("config", f"{what}{_said(ended)}. Tell the administrator.")
+            return Cause("config", _with_code("beside-failed", ended, name=repr(name)))
     return None
 
 
@@ -239,8 +235,7 @@ def _of_kernel(pod: Object, ended: Object) -> Cause:
         limit = _memory_limit(pod)
         return Cause(
             "oom",
-            f"The kernel was ended for want of memory{limit} (of the machine, not of the "
-            "GPU). Restart it and use less at a time, or ask for more memory.",
+            say("no-memory-in-limit", limit=limit) if limit else say("no-memory"),
             137,
         )
     if reason in ("StartError", "ContainerCannotRun"):
@@ -250,32 +245,31 @@ def _of_kernel(pod: Object, ended: Object) -> Cause:
             return _not_made(reason, words, code)
         return Cause(
             "config",
-            f"The image cannot run the kernel ({words}). It needs Python with ipykernel.",
+            say("image-not-run", cause=words),
             code,
         )
     if reason == "ContainerStatusUnknown":
-        return Cause("node", "The kernel's node has lost it, as after a reboot. Restart it.", 143)
+        return Cause("node", say("node-lost-it"), 143)
     if code == 137:
-        return Cause("killed", "The kernel's pod was killed from outside (SIGKILL).", 137)
-    return Cause("ended", f"The kernel's pod has ended{_said(ended)}.", code)
+        return Cause("killed", say("pod-killed"), 137)
+    return Cause("ended", _with_code("pod-ended-with-code", ended), code)
 
 
-def _said(ended: Object) -> str:
-    """With what code a container ended, and the last thing that it said."""
-    last = _last_line(ended.get("message", ""))
-    return f" with code {ended.get('exitCode', 1)}" + (f": {last.rstrip('.')}" if last else "")
+def _with_code(sentence: str, ended: Object, **values: object) -> str:
+    """A sentence with the code of a container that ended, and the last thing that it said."""
+    last = _last_line(ended.get("message", "")).rstrip(".")
+    values["code"] = int(ended.get("exitCode", 1))
+    return say(f"{sentence}-said", cause=last, **values) if last else say(sentence, **values)
 
 
 _DELETED = Cause(
     "deleted",
-    "The kernel's pod was deleted in the cluster, by an administrator or by the scheduler. "
-    "Restart the kernel to get a new one.",
+    say("pod-deleted"),
     143,
 )
 _RECLAIMED = Cause(
     "reclaimed",
-    "The kernel's share was reclaimed for work of higher priority. Restart it to queue for "
-    "another.",
+    say("share-reclaimed"),
     143,
 )
 #: By the reason that the cluster gives for taking a pod away.
@@ -283,16 +277,12 @@ _DISRUPTIONS = {
     "PreemptionByScheduler": _RECLAIMED,
     "EvictionByEvictionAPI": Cause(
         "evicted",
-        "The kernel's pod was evicted, as when a node is emptied for maintenance. Restart it.",
+        say("pod-evicted-for-work"),
         143,
     ),
-    "DeletionByTaintManager": Cause(
-        "node", "The kernel's node was lost, or taken out of service. Restart it.", 143
-    ),
-    "DeletionByPodGC": Cause("node", "The kernel's node is gone. Restart it.", 143),
-    "DeletionByDeviceTaintManager": Cause(
-        "node", "The kernel's GPU was taken out of service. Restart it.", 143
-    ),
+    "DeletionByTaintManager": Cause("node", say("node-out-of-service"), 143),
+    "DeletionByPodGC": Cause("node", say("node-gone"), 143),
+    "DeletionByDeviceTaintManager": Cause("node", say("gpu-out-of-service"), 143),
 }
 
 
@@ -303,7 +293,7 @@ def _disruption(pod: Object) -> Cause | None:
             if reason == "TerminationByKubelet":
                 return None  # the pod's own reason says more
             return _DISRUPTIONS.get(reason) or Cause(
-                "evicted", f"The kernel's pod was evicted ({reason}). Restart it.", 143
+                "evicted", say("pod-evicted", reason=reason), 143
             )
     return None
 
@@ -322,13 +312,13 @@ def _deleted(last: Object | None) -> Cause:
 
 def _lost(pod: Object) -> Cause | None:
     if dig(pod, "status", "reason") == "NodeLost":
-        return Cause("node", "The kernel's node was lost. Restart it to get another place.", 143)
+        return Cause("node", say("node-lost"), 143)
     return None
 
 
 def _memory_limit(pod: Object) -> str:
     limit = dig(named(dig(pod, "spec", "containers")), "resources", "limits", "memory")
-    return f", its limit is {limit}" if limit else ""
+    return str(limit or "")
 
 
 _SKIPPED = re.compile(r"preemption: .*$")
@@ -337,7 +327,7 @@ _SKIPPED = re.compile(r"preemption: .*$")
 def no_place(message: str) -> str:
     """That a pod waits, with the scheduler's words but for those that only concern preemption."""
     words = _line(_SKIPPED.sub("", message)).rstrip(". ")
-    return f"The cluster has no place for it: {words}."
+    return say("no-place", cause=words)
 
 
 def _line(text: str | None) -> str:

@@ -16,6 +16,7 @@ import zmq
 
 from ...allocations import Isolation, QueuePosition, Share
 from ...errors import CommandNotFoundError, EngineError, KernelStartError
+from ...sentences import say
 from ...size import Size
 from .._caps import limits_of
 from .._hash_seed import HASH_SEED
@@ -570,7 +571,7 @@ class PodKernel:
         """
         planned = await self.planned(size)
         if planned is None:
-            raise EngineError(f"Its GPU has no room for {size}.")
+            raise EngineError(say("no-room", size=size))
         # Who takes the kernel over goes by it.
         words = {PREFIX + "size": str(size)}
         if self.lease is not None:
@@ -630,7 +631,7 @@ class PodKernel:
             with suppress(zmq.ZMQError):
                 await link.quit()
             await link.close()
-        self._end(Exit(-signals.SIGKILL, "The kernel was shut down."))
+        self._end(Exit(-signals.SIGKILL, say("was-shut-down")))
 
     async def last_words(self, lines: int = 10) -> str:
         """What the kernel printed last; empty where that cannot be read."""

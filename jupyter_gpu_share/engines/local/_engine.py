@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from ..._threads import in_thread, to_the_end
 from ...allocations import Allocation, Isolation, Share
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
+from ...sentences import say
 from ...size import Size
 from .._caps import limits_of
 from .._processes import Holder, this_process
@@ -168,7 +169,7 @@ class LocalEngine(LocalSettings):
         """See :meth:`Engine.wait <jupyter_gpu_share.engines.base.Engine.wait>`."""
         kernel = self._kernels.get(kernel_id)
         if kernel is None or kernel.process is None:
-            return Exit(0, "The kernel does not run.")
+            return Exit(0, say("no-process"))
         return kernel.wall.explain(await kernel.process.wait())
 
     async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
@@ -225,7 +226,7 @@ class LocalEngine(LocalSettings):
         """See :meth:`Engine.take_back <jupyter_gpu_share.engines.base.Engine.take_back>`."""
         kernel = self._kernels.get(kernel_id)
         if kernel is None or kernel.process is None:
-            raise EngineError("The kernel has ended.")
+            raise EngineError(say("has-ended"))
         request, token = kernel.request, kernel.token
         # What its memory was copied from, and is copied back to.
         only = {device.uuid for device in kernel.share.devices}
@@ -280,7 +281,7 @@ class LocalEngine(LocalSettings):
         planned = await self.plan_change(kernel_id, size)
         kernel = self._kernels.get(kernel_id)
         if planned is None or kernel is None:
-            raise EngineError(f"Its GPU has no room for {size}.")
+            raise EngineError(say("no-room", size=size))
         request = replace(kernel.request, size=size)
         info = told_of(request, planned.share)
         if not kernel.lent:
@@ -300,7 +301,7 @@ class LocalEngine(LocalSettings):
             await kernel.wall.move(share)
         try:
             if not await self._at_ledger(lambda ledger: ledger.change(kernel_id, size, info)):
-                raise EngineError(f"Others were faster: its GPU has no room for {size} any more.")
+                raise EngineError(say("others-were-faster", size=size))
         except BaseException:
             if not grows:
                 await to_the_end(kernel.wall.move(before))

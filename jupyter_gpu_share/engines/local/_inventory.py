@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import AbsentGpuError, NoGpuError
+from ...sentences import paragraph, say
 from .._places import counts_as_driver
 from ._contexts import measured_contexts
 from ._gpu import Gpu
@@ -18,10 +19,7 @@ from ._simulated import parse_simulation
 __all__ = ["WAY_OUT", "Inventory", "ProcessUse", "inventory", "real_use"]
 
 #: What to do on a machine without a GPU.
-WAY_OUT = (
-    "Choose size 0 for a kernel without a GPU, or set JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB to "
-    "simulate GPUs."
-)
+WAY_OUT = say("way-out")
 #: Which GPUs this server may use, as CUDA reads it.
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: Seconds that samples of utilisation count: drivers keep those of programs that have long ended.
@@ -92,14 +90,12 @@ def inventory(simulation: str | None = None, environ: Mapping[str, str] = os.env
                 continue
             gpus += found
     if not gpus:
-        why = " ".join(troubles) or "The NVIDIA driver is here but sees no GPU."
-        raise AbsentGpuError(f"{why} {WAY_OUT}")
+        why = paragraph(*troubles) or say("driver-sees-none")
+        raise AbsentGpuError(paragraph(why, WAY_OUT))
     allowed = _visible(gpus, environ.get(_VISIBLE))
     if not allowed:
-        raise AbsentGpuError(
-            f"The server was started with {_VISIBLE}={environ.get(_VISIBLE)!r}, which leaves it no "
-            f"GPU; start it without. {WAY_OUT}"
-        )
+        hidden = say("none-visible", name=_VISIBLE, value=repr(environ.get(_VISIBLE)))
+        raise AbsentGpuError(paragraph(hidden, WAY_OUT))
     # CUDA counts neither what is lost nor a GPU that is to be split, and instances apart.
     numbered = len(gpus) == number and not any(gpu.profile for gpu in gpus)
     return Inventory(
@@ -114,8 +110,8 @@ def inventory(simulation: str | None = None, environ: Mapping[str, str] = os.env
 
 def _trouble(nvml: Any, index: int, error: Exception) -> str:
     if isinstance(error, nvml.NVMLError_NotSupported):
-        return f"GPU {index} has no memory of its own that could be shared out."
-    return f"GPU {index} does not answer ({error}) and is not offered; nvidia-smi says more."
+        return say("gpu-without-memory", index=index)
+    return say("gpu-silent", index=index, cause=error)
 
 
 def _in_use(nvml: Any, gpus: Collection[Gpu]) -> dict[str, int]:
@@ -253,25 +249,17 @@ def _nvml() -> Iterator[Any]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound as error:
-        raise AbsentGpuError(
-            "No NVIDIA GPU was found on this machine: NVIDIA's library libnvidia-ml.so.1 is not "
-            f"installed. {WAY_OUT}"
-        ) from error
+        raise AbsentGpuError(paragraph(say("no-driver-library"), WAY_OUT)) from error
     except pynvml.NVMLError_DriverNotLoaded as error:
-        raise AbsentGpuError(
-            f"NVIDIA's driver is not loaded; load it (nvidia-smi says more). {WAY_OUT}"
-        ) from error
+        raise AbsentGpuError(paragraph(say("driver-not-loaded"), WAY_OUT)) from error
     except pynvml.NVMLError_LibRmVersionMismatch as error:
-        raise NoGpuError(
-            "NVIDIA's driver was updated under the running system: its library and its kernel "
-            "module are of different versions. Restart the machine, or load the module anew."
-        ) from error
+        raise NoGpuError(say("driver-updated")) from error
     except pynvml.NVMLError as error:
-        raise NoGpuError(f"NVIDIA's driver cannot be asked for GPUs: {error}. {WAY_OUT}") from error
+        raise NoGpuError(paragraph(say("driver-not-asked", cause=error), WAY_OUT)) from error
     try:
         yield pynvml
     except pynvml.NVMLError as error:
-        raise NoGpuError(f"NVIDIA's driver does not answer: {error}. Check nvidia-smi.") from error
+        raise NoGpuError(say("driver-silent", cause=error)) from error
     finally:
         with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()

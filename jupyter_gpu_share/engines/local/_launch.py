@@ -11,6 +11,7 @@ from ..._threads import in_thread, to_the_end
 from ...allocations import Isolation, Share
 from ...errors import EngineError, NoGpuError
 from ...kernel_side import PATH as KERNEL_SIDE
+from ...sentences import say
 from .._processes import Holder
 from ..base import KernelRequest
 from . import _doctor
@@ -80,7 +81,7 @@ class Launcher:
         if not share.devices:
             own = []
         elif lacking := [device for device in share.devices if device.uuid not in gpus]:
-            raise NoGpuError(f"{lacking[0].uuid} is not there any more; start the kernel again.")
+            raise NoGpuError(say("gpu-gone", gpu=lacking[0].uuid))
         else:
             own = [gpus[device.uuid] for device in share.devices]
         file = await in_thread(context_file, own, found.driver) if own else None

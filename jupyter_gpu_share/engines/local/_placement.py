@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...size import Size, format_bytes
+from ...sentences import paragraph, say
+from ...size import Size
 from ._gpu import Gpu
 
 __all__ = [
@@ -196,27 +197,24 @@ def never_fits(size: Size, gpus: Sequence[Gpu]) -> str | None:
         return None
     candidates = _candidates(size, gpus)
     if size.count > 1 and gpus and (size.profile or all(gpu.profile for gpu in gpus)):
-        return f"{size} cannot be had here: a program can use one MIG instance only."
+        return say("one-instance-only", size=size)
     if size.profile and not candidates:
         profiles = sorted({gpu.profile for gpu in gpus if gpu.profile})
-        there = f"there are {', '.join(profiles)}" if profiles else "none is in MIG mode"
-        return f"No GPU here has a MIG profile {size.profile}; {there}."
+        if profiles:
+            return say("no-such-profile", profile=size.profile, profiles=profiles)
+        return say("no-mig", profile=size.profile)
     largest = max((gpu.memory_bytes for gpu in candidates), default=0)
     enough = [gpu for gpu in candidates if 0 < _need(size, gpu) <= gpu.memory_bytes]
     if not enough and size.memory is not None:
-        return (
-            f"{format_bytes(size.memory)} is more than the largest GPU here "
-            f"({format_bytes(largest)})."
-        )
+        return say("more-than-largest", need=size.memory, largest=largest)
     if not enough and candidates:
-        return (
-            f"{size} is less than one byte of a GPU here ({format_bytes(largest)}); ask for more."
-        )
+        return say("less-than-a-byte", size=size, largest=largest)
     if not enough:
-        return f"{size} cannot be had here: all GPUs are split into MIG instances; ask for one."
+        return say("all-split", size=size)
     if len(enough) < size.count:
-        number = f"{len(enough)} such GPU{'s' if len(enough) > 1 else ''}"
-        return f"{size} needs {size.count} GPUs; this machine has {number}."
+        if len(enough) == 1:
+            return say("one-such-gpu", size=size, count=size.count)
+        return say("few-such-gpus", size=size, count=size.count, number=len(enough))
     return None
 
 
@@ -226,20 +224,23 @@ def why_waiting(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int], ahead:
         return "No GPU that it can have is there now."
     candidates = _candidates(size, gpus)
     if not candidates:
-        return never_fits(size, gpus) or "The GPUs have changed."
+        return never_fits(size, gpus) or say("gpus-changed")
     if size.profile:
         busy = sum(1 for gpu in candidates if used.get(gpu.uuid, 0))
-        return f"{busy} of {len(candidates)} instances {size.profile} are in use."
+        return say("instances-in-use", busy=busy, all=len(candidates), profile=size.profile)
     emptiest = max(candidates, key=lambda gpu: gpu.memory_bytes - used.get(gpu.uuid, 0))
     room = emptiest.memory_bytes - used.get(emptiest.uuid, 0)
-    need = format_bytes(_need(size, emptiest))
-    on = "one GPU" if size.count == 1 else f"each of {size.count} GPUs"
-    sentence = (
-        f"It needs {need} of {on}; the emptiest has {format_bytes(max(room, 0))} of "
-        f"{format_bytes(emptiest.memory_bytes)} free."
-    )
+    amounts = {
+        "need": _need(size, emptiest),
+        "room": max(room, 0),
+        "whole": emptiest.memory_bytes,
+    }
+    if size.count == 1:
+        sentence = say("needs-room", **amounts)
+    else:
+        sentence = say("needs-room-of-each", count=size.count, **amounts)
     if ahead and place(size, gpus, used) is not None:
-        return f"{sentence} Kernels that came earlier get that room first."
+        return paragraph(sentence, say("earlier-first"))
     return sentence
 
 

@@ -21,6 +21,7 @@ from jupyter_core.paths import secure_write
 
 from ..._threads import in_thread
 from ...errors import CommandNotFoundError, KernelStartError
+from ...sentences import paragraph, say
 from ..base import Connection, Exit
 
 __all__ = ["KernelProcess", "choose_transport", "make_connection"]
@@ -73,10 +74,8 @@ class KernelProcess:
             kind = (
                 CommandNotFoundError if isinstance(error, FileNotFoundError) else KernelStartError
             )
-            raise kind(
-                f"The kernel's command {name!r} cannot be run: {error.strerror or error}. "
-                "Check argv and cwd of its kernelspec."
-            ) from error
+            cause = error.strerror or error
+            raise kind(say("command-not-run", command=repr(name), cause=cause)) from error
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -220,10 +219,10 @@ async def _wait_on_pidfd(pid: int) -> None:
 
 def _explain(code: int) -> Exit:
     if code >= 0:
-        return Exit(code, f"The kernel's process ended with exit code {code}.")
+        return Exit(code, say("exit-code", code=code))
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    hint = " The machine may have run out of memory." if code == -signal.SIGKILL else ""
-    return Exit(code, f"The kernel's process was ended by {name}.{hint}")
+    hint = say("memory-short") if code == -signal.SIGKILL else ""
+    return Exit(code, paragraph(say("exit-signal", name=name), hint))

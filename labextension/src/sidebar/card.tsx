@@ -168,7 +168,7 @@ function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
       <Doing
         {...shared}
         command={CommandIDs.changeSize}
-        label={trans.__('Resize…')}
+        label={trans.__('Change…')}
         {...(row.state === 'released' ? {} : { look: 'primary' as const })}
       />
       {lies && withCommands && (
@@ -178,7 +178,7 @@ function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
           menu={() => keepMenu(commands, row.kernel_id, trans.__('Keep'))}
         />
       )}
-      {lies && <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Release')} />}
+      {lies && <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Give Back')} />}
       {isStuck(row) && <WaysOut {...props} />}
       {waits(row) && (
         <Doing {...shared} command={CommandIDs.giveBack} label={trans.__('Stop Waiting')} />
@@ -200,7 +200,7 @@ export function WaysOut({
   // In a list it is said whose it is.
   const more = look === undefined ? {} : { look, of: words.name(row) };
   const free = trans.__('Take What Is Free');
-  const without = trans.__('Start Without GPU');
+  const without = trans.__('Start Without a GPU');
   return (
     <>
       <Doing {...shared} {...more} command={CommandIDs.takeFree} label={free} />
@@ -223,7 +223,7 @@ export function Dismiss({
         shares.forget(row.kernel_id);
       }}
     >
-      {trans.__('Dismiss')}
+      {trans.__('Hide')}
     </Button>
   );
 }
@@ -243,7 +243,7 @@ function Account({
   const hours = trans.__(
     'GPU-hours: part of a GPU, times hours. Counted since this server knows the kernel.'
   );
-  const given = `${trans.__('What others could use while this share was released.')} ${hours}`;
+  const given = `${trans.__('What others could use while this share was given back.')} ${hours}`;
   return (
     <dl className="jp-GpuShare-account">
       <dt>{trans.__('Held for')}</dt>

@@ -30,8 +30,8 @@ export function Charts(props: IChartsProps): React.JSX.Element {
   const heard = (value: string): string => (granted === 0 ? trans.__('none') : value);
   const gaps = line.gaps.map(gap =>
     gap.to === null
-      ? trans.__('Released at %1.', words.clock(gap.from))
-      : trans.__('Released at %1, back at %2.', words.clock(gap.from), words.clock(gap.to))
+      ? trans.__('Given back at %1.', words.clock(gap.from))
+      : trans.__('Given back at %1, here again at %2.', words.clock(gap.from), words.clock(gap.to))
   );
   const told = (most: string): string =>
     [trans._n('In the last minute', 'In the last %1 minutes', line.minutes), most].join(': ');
@@ -227,7 +227,7 @@ function Axis({
         .filter(({ from, to }) => to - from > 22 && from + to > 50 && from + to < 160)
         .map(({ gap, from, to }) => (
           <span key={gap.from} className="jp-mod-gap" style={{ left: `${(from + to) / 2}%` }}>
-            {trans.__('released')}
+            {trans.__('given back')}
           </span>
         ))}
       <span>{trans.__('now')}</span>

@@ -1,10 +1,11 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { IAllocation, IGpu, IKept, IShare, Isolation, State } from '../tokens';
+import { clock, decimals, percent } from '../format';
+import { span } from '../spans';
 import { countdown, fileName, gibibytes, shortModel, shortSize } from '../words';
 import { bytesOf, isWithoutGpu, partOf, totalBytes } from './amounts';
 
 const MINUTE = 60 * 1000;
-const HOUR = 60 * MINUTE;
 
 /** What the sidebar says, in the reader's language. */
 export class SidebarWords {
@@ -33,11 +34,10 @@ export class SidebarWords {
     const plain: Readonly<Record<State, string>> = {
       queued: trans.__('Waiting'),
       starting: trans.__('Starting'),
-      // A cell ran a moment ago, or it does now.
-      active: row.idle_since === null ? trans.__('In use') : trans.__('Ready'),
+      active: trans.__('Active'),
       idle: trans.__('Idle'),
-      releasing: trans.__('Releasing'),
-      released: trans.__('Released'),
+      releasing: trans.__('Being given back'),
+      released: trans.__('Given back'),
       waking: trans.__('Waking'),
       failed: trans.__('Failed'),
       ended: trans.__('Ended')
@@ -202,16 +202,7 @@ export class SidebarWords {
 
   /** A length of time, short: `50 s`, `9 min`, `1 h 5 min`. */
   span(milliseconds: number): string {
-    const trans = this._trans;
-    if (milliseconds < MINUTE) {
-      return trans.__('%1 s', Math.max(0, Math.floor(milliseconds / 1000)));
-    }
-    if (milliseconds < HOUR) {
-      return trans.__('%1 min', Math.floor(milliseconds / MINUTE));
-    }
-    const hours = Math.floor(milliseconds / HOUR);
-    const minutes = Math.floor((milliseconds % HOUR) / MINUTE);
-    return minutes === 0 ? trans.__('%1 h', hours) : trans.__('%1 h %2 min', hours, minutes);
+    return span(milliseconds, this._trans);
   }
 
   /** About how long it is until a moment: never less than a minute, as it is not known better. */
@@ -222,12 +213,13 @@ export class SidebarWords {
 
   /** GPU-hours: two decimals, as many as a person compares. */
   hours(value: number): string {
-    return value > 0 && value < 0.01 ? '< 0.01' : value < 10 ? value.toFixed(2) : value.toFixed(1);
+    const places = value < 10 ? 2 : 1;
+    return value > 0 && value < 0.01 ? `< ${decimals(0.01, 2)}` : decimals(value, places, places);
   }
 
   /** The hour and minute of a moment. */
   clock(at: string | number): string {
-    return new Date(at).toLocaleTimeString([], { hour: 'numeric', minute: '2-digit' });
+    return clock(at);
   }
 
   /** A part and its whole: `14.2 of 20 GiB`. */
@@ -237,7 +229,7 @@ export class SidebarWords {
 
   /** Use of the GPU in percent. */
   percent(value: number): string {
-    return `${Math.round(value * 100)} %`;
+    return percent(value);
   }
 
   private fraction(text: string, value: number): string {
