@@ -39,7 +39,9 @@ export class Sentences {
     const said = Object.fromEntries(found) as Record<string, unknown>;
     for (const [name, value] of found) {
       const text = name.replace(/_sentences$/, '');
-      if (text !== name && typeof said[text] === 'string' && areSentences(value)) {
+      const told = text !== name && typeof said[text] === 'string';
+      // A text without sentences stays as it is.
+      if (told && areSentences(value) && value.length > 0) {
         said[text] = this.of(value);
       }
     }

@@ -71,5 +71,7 @@ describe('an answer', () => {
       rows: [{ ...answer.rows[0], reason: '[The kernel restarts.]' }]
     });
     expect(sentences.into(null)).toBeNull();
+    const bare = { reason: 'Somebody else says so.', reason_sentences: [] };
+    expect(sentences.into(bare)).toEqual(bare);
   });
 });
