@@ -170,6 +170,7 @@ TABLE: Mapping[str, str] = {
         "The node could not make the kernel's container ({reason}): {cause}. Tell the "
         "administrator."
     ),
+    "node-tries-again": "The node tries again.",
     "put-out": (
         "The node put the kernel out: {cause}. Restart it; a larger memory request makes this "
         "less likely."

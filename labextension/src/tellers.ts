@@ -227,6 +227,7 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
         v.text('reason'),
         v.text('cause')
       ),
+    'node-tries-again': () => trans.__('The node tries again.'),
     'put-out': v =>
       trans.__(
         'The node put the kernel out: %1. Restart it; a larger memory request makes this less likely.',

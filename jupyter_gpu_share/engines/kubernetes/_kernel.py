@@ -16,7 +16,7 @@ import zmq
 
 from ...allocations import Isolation, QueuePosition, Share
 from ...errors import CommandNotFoundError, EngineError, KernelStartError
-from ...sentences import say
+from ...sentences import paragraph, say
 from ...size import Size
 from .._caps import limits_of
 from .._hash_seed import HASH_SEED
@@ -444,7 +444,8 @@ class PodKernel:
                 end = min(overdue, self._hindered_until(cause))
                 if cause.text != told and self.share is not None and self._report is not None:
                     told = cause.text
-                    self._report(Starting(self.share, f"{told} The node tries again."))
+                    again = paragraph(cause.text, say("node-tries-again"))
+                    self._report(Starting(self.share, again))
             found = look()
             if found is not None:
                 return found
