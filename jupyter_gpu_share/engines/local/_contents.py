@@ -20,6 +20,7 @@ from ._placement import Piece, Queue, Wish, place, why_waiting
 __all__ = [
     "Claim",
     "Contents",
+    "Holding",
     "LedgerSnapshot",
     "Views",
     "dead_of",
@@ -69,18 +70,30 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Holding:
+    """What is taken of a GPU: bytes held, by how many kernels, and bytes without a share."""
+
+    held_bytes: int = 0
+    kernels: int = 0
+    other_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class LedgerSnapshot:
     """See :class:`Snapshot <jupyter_gpu_share.engines.base.Snapshot>`.
 
     Attributes
     ----------
     held: pieces by kernel id, of those that hold a share.
+    gpus, only: what the queue is made of: the GPUs, and for each that waits those that will do.
     """
 
     waiting: tuple[Waiter, ...]
     queue: Queue
     used: Mapping[str, int]
     held: Mapping[str, tuple[Piece, ...]]
+    gpus: tuple[Gpu, ...] = ()
+    only: tuple[frozenset[str], ...] = ()
 
     def served(self, freed: Collection[str]) -> frozenset[int]:
         """See :meth:`Snapshot.served <jupyter_gpu_share.engines.base.Snapshot.served>`."""
@@ -181,6 +194,8 @@ class Contents:
                 for row in self.rows
                 if row["held"]
             },
+            gpus=tuple(self._gpus),
+            only=tuple(wish.only for wish in wishes),
         )
 
     def _claim(self, row: sqlite3.Row, position: int) -> Claim:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,7 +18,8 @@ from typing import Any, ClassVar, TypeVar
 from traitlets import CaselessStrEnum, Float, Unicode, default
 
 from ..._threads import in_thread, to_the_end
-from ...allocations import Allocation, Device, Isolation, QueuePosition, Share, State
+from ...allocations import Allocation, Isolation, QueuePosition, Share
+from ...broker.client import BrokerAway
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
 from ...kernel_side import PATH as KERNEL_SIDE
 from ...size import Size
@@ -39,19 +39,24 @@ from ..base import (
     Snapshot,
     Starting,
     Usage,
+    Waiting,
 )
 from . import _doctor
+from ._brokered import BrokeredLedger
+from ._contents import Holding
 from ._enforcement import MpsStatus, environment, mps_status, without_share
+from ._everybody import capacity_of
 from ._folders import kernel_folder, ledger_folder
-from ._gpu import Gpu
+from ._home import Home, find_home
 from ._inventory import Inventory
 from ._ledger import Claim, Ledger
 from ._leftovers import Leftovers
 from ._machine import Machine, processes_of
 from ._placement import never_fits
 from ._process import KernelProcess, choose_transport, make_connection
+from ._rows import allocation_of, fraction_of, share_of
+from ._shares import Shares
 from ._simulated import slug
-from ._usage import Reading
 from ._watcher import Watcher
 
 __all__ = ["LocalEngine"]
@@ -60,6 +65,8 @@ T = TypeVar("T")
 
 #: Seconds between two attempts to give a share back to a ledger that cannot be written.
 _RELEASE_INTERVAL = 1.0
+#: Seconds between two tries to reach a broker of which nothing is known yet.
+_AWAY_INTERVAL = 0.5
 
 
 @dataclass
@@ -161,12 +168,17 @@ class LocalEngine(Engine):
         super().__init__(**kwargs)
         # One thread: the ledger's connection belongs to it, and work on it keeps its order.
         self._desk = ThreadPoolExecutor(1, thread_name_prefix="gpu-share-ledger")
-        self._ledger: Ledger | None = None
+        self._ledger: Shares | None = None
+        self._home: Home | None = None
+        self._finding = asyncio.Lock()
         self._kernels: dict[str, _Kernel] = {}
         self._holder: Holder = this_process()
         self._watcher = Watcher(self._at_ledger, lambda: self.queue_interval)
         self._machine = Machine(
-            self._at_ledger, self._watcher.look, lambda: self.simulate, lambda: self._simulated_dir
+            self._at_ledger,
+            self._watcher.look,
+            lambda: self._simulation,
+            lambda: self._simulated_dir,
         )
         self._leftovers = Leftovers()
         self._closed = False
@@ -197,6 +209,7 @@ class LocalEngine(Engine):
         if size.is_none:
             await self.stop(kernel_id)  # what it held under another size
             return Share((), 0, Fraction(0), Isolation.NONE), ""
+        await self._reach_broker(report)
         found = await self._gpus()
         if why := never_fits(size, found.gpus):
             raise NoGpuError(why)
@@ -204,9 +217,22 @@ class LocalEngine(Engine):
             lambda ledger: ledger.claim(kernel_id, size, self._holder, _info(request)), report
         )
         found = await self._gpus()  # they may have changed while it waited
-        return _share_of(claim, found.gpus), claim.token
+        return share_of(claim, found.gpus), claim.token
 
-    async def _wait_for_turn(self, ask: Callable[[Ledger], Claim], report: Report) -> Claim:
+    async def _reach_broker(self, report: Report) -> None:
+        """Wait, and say so, while the machine's broker does not even tell what GPUs there are."""
+        told = ""
+        while True:
+            try:
+                await self._find_home()
+                return
+            except BrokerAway as error:
+                if str(error) != told:
+                    told = str(error)
+                    report(Waiting(QueuePosition(1, 1), told))
+            await asyncio.sleep(_AWAY_INTERVAL)
+
+    async def _wait_for_turn(self, ask: Callable[[Shares], Claim], report: Report) -> Claim:
         claim = await self._at_ledger(ask)
         if claim.held:
             return claim
@@ -277,7 +303,7 @@ class LocalEngine(Engine):
         holder, kernel_id = Holder.of(kernel.process.pid), kernel.request.kernel_id
         info = _told(kernel.request, kernel.share)
 
-        def record(ledger: Ledger) -> None:
+        def record(ledger: Shares) -> None:
             ledger.record_kernel(kernel_id, holder)
             ledger.set_info(kernel_id, info)
 
@@ -400,7 +426,7 @@ class LocalEngine(Engine):
         ):
             return None
         memory = min(size.bytes_of(gpu.memory_bytes) for gpu in own)
-        fraction = _fraction(size, memory, own[0].memory_bytes)
+        fraction = fraction_of(size, memory, own[0].memory_bytes)
         share = replace(kernel.share, memory_bytes=memory, fraction=fraction)
         additions, isolation = await self._environment(
             kernel.request, share, kernel.token, kernel.mps
@@ -467,36 +493,15 @@ class LocalEngine(Engine):
     async def capacity(self) -> list[Capacity]:
         """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
         found = await self._gpus()
-        claims = await self._claims()
-        node = socket.gethostname()
-        held: dict[str, list[int]] = {}
-        for piece in (piece for claim in claims for piece in claim.pieces):
-            held.setdefault(piece.uuid, []).append(piece.memory_bytes)
-        result = []
-        for gpu in found.gpus:
-            pieces = held.get(gpu.uuid, [])
-            taken = sum(pieces) + self._machine.others.get(gpu.uuid, 0)
-            result.append(
-                Capacity(
-                    uuid=gpu.uuid,
-                    model=gpu.model,
-                    node=node,
-                    memory_bytes=gpu.memory_bytes,
-                    free_bytes=max(0, gpu.memory_bytes - taken),
-                    profile=gpu.profile,
-                    simulated=gpu.simulated,
-                    kernels=len(pieces),
-                    index=gpu.index,
-                )
-            )
-        return result
+        holdings = await self._at_ledger(lambda ledger: ledger.holdings())
+        return [capacity_of(gpu, holdings.get(gpu.uuid, Holding())) for gpu in found.gpus]
 
     async def allocations(self) -> list[Allocation]:
         """See :meth:`Engine.allocations <jupyter_gpu_share.engines.base.Engine.allocations>`."""
         found = await self._gpus()
         claims = await self._claims()
         readings = await self._machine.read(processes_of(claims))
-        return [_allocation(claim, found.gpus, readings.get(claim.kernel_id)) for claim in claims]
+        return [allocation_of(claim, found.gpus, readings.get(claim.kernel_id)) for claim in claims]
 
     async def rounding(self, size: Size) -> str:
         """See :meth:`Engine.rounding <jupyter_gpu_share.engines.base.Engine.rounding>`."""
@@ -534,6 +539,12 @@ class LocalEngine(Engine):
             return None
         return await self._at_ledger(lambda ledger: ledger.snapshot())
 
+    async def wanted(self, idle: Mapping[str, float]) -> frozenset[str] | None:
+        """See :meth:`Engine.wanted <jupyter_gpu_share.engines.base.Engine.wanted>`."""
+        if self._ledger is None:
+            return None
+        return await self._at_ledger(lambda ledger: ledger.wanted(idle))
+
     async def diagnose(self) -> list[Finding]:
         """See :meth:`Engine.diagnose <jupyter_gpu_share.engines.base.Engine.diagnose>`."""
         findings: list[Finding] = []
@@ -549,11 +560,17 @@ class LocalEngine(Engine):
         except GpuShareError as error:
             findings.append(_doctor.about_no_gpu(error, self.simulate))
         try:
+            home = await self._find_home()
             claims = await self._at_ledger(lambda ledger: ledger.claims())
+            if home.broker is not None:
+                findings.append(_doctor.about_broker(home.broker, home.user, claims))
+                return findings
             findings.append(
                 _doctor.about_ledger(self._ledger_path, claims, common=bool(self.directory))
             )
             findings += _doctor.about_unknown(self._ledger_path, claims)
+        except BrokerAway as error:
+            findings.append(_doctor.about_no_broker(error))
         except LedgerError as error:
             findings.append(_doctor.about_no_ledger(self._ledger_path, error))
         return findings
@@ -584,33 +601,56 @@ class LocalEngine(Engine):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.directory) if self.directory else ledger_folder()
+        # The broker's users have nothing in common but the broker.
+        brokered = self._home is not None and self._home.broker is not None
+        return Path(self.directory) if self.directory and not brokered else ledger_folder()
+
+    @property
+    def _simulation(self) -> str:
+        return self.simulate if self._home is None else self._home.simulation
 
     @property
     def _ledger_path(self) -> Path:
         """Simulated GPUs have a ledger of their own: they are never mixed with real ones."""
-        name = f"simulated-{slug(self.simulate)}.db" if self.simulate else "ledger.db"
+        name = f"simulated-{slug(self._simulation)}.db" if self._simulation else "ledger.db"
         return self._folder / name
 
     @property
     def _simulated_dir(self) -> Path:
         return self._folder / "simulated"
 
+    async def _find_home(self) -> Home:
+        """Who keeps the shares: found out once, as what is held is held there.
+
+        Raises
+        ------
+        BrokerAway: the machine's broker does not answer now.
+        EngineError
+        """
+        async with self._finding:
+            if self._home is None:
+                self._home = await in_thread(find_home, self.simulate)
+            return self._home
+
     async def _gpus(self) -> Inventory:
+        await self._find_home()
         return await self._machine.gpus()
 
     async def _claims(self) -> list[Claim]:
         """What is held and who waits, of all processes that are alive."""
         return await self._at_ledger(lambda ledger: ledger.living())
 
-    async def _at_ledger(self, work: Callable[[Ledger], T]) -> T:
+    async def _at_ledger(self, work: Callable[[Shares], T]) -> T:
         """Do ``work`` in the ledger's thread. Work begun is finished even if the caller leaves."""
+        home = await self._find_home()
 
         def at_desk() -> T:
             if self._ledger is None:
                 if self._closed:
                     raise LedgerError("The engine is closed.")
-                self._ledger = Ledger(self._ledger_path)
+                self._ledger = (
+                    BrokeredLedger(home.broker) if home.broker else Ledger(self._ledger_path)
+                )
             return work(self._ledger)
 
         return await in_thread(at_desk, executor=self._desk)
@@ -626,47 +666,5 @@ def _told(request: KernelRequest, share: Share) -> dict[str, Any]:
     return {**_info(request), "isolation": share.isolation.value}
 
 
-def _share_of(claim: Claim, gpus: tuple[Gpu, ...]) -> Share:
-    by_uuid = {gpu.uuid: gpu for gpu in gpus}
-    node = socket.gethostname()
-    held = [by_uuid.get(piece.uuid) for piece in claim.pieces]
-    memory = min((piece.memory_bytes for piece in claim.pieces), default=0)
-    whole = next((gpu.memory_bytes for gpu in held if gpu), memory)
-    return Share(
-        devices=tuple(
-            Device(piece.uuid, gpu.model if gpu else "unknown", node)
-            for piece, gpu in zip(claim.pieces, held, strict=True)
-        ),
-        memory_bytes=memory,
-        fraction=_fraction(claim.size, memory, whole),
-        isolation=Isolation(claim.info.get("isolation", Isolation.NONE.value)),
-        simulated=any(piece.uuid.startswith("SIM-") for piece in claim.pieces),
-    )
-
-
-def _fraction(size: Size, memory: int, whole: int) -> Fraction:
-    """Of a GPU, as it was asked for, else as it is."""
-    return size.fraction or Fraction(memory, whole or 1)
-
-
 def _with_isolation(share: Share, isolation: Isolation) -> Share:
     return replace(share, isolation=isolation)
-
-
-def _allocation(claim: Claim, gpus: tuple[Gpu, ...], reading: Reading | None) -> Allocation:
-    held = bool(claim.pieces)
-    running = State.ACTIVE if claim.kernel else State.STARTING
-    return Allocation(
-        kernel_id=claim.kernel_id,
-        kernel_name=str(claim.info.get("kernel_name") or ""),
-        path=claim.info.get("path"),
-        user=claim.info.get("user"),
-        size=str(claim.size),
-        state=running if held else State.QUEUED,
-        reason=claim.reason or (_doctor.unknown_holder(claim) if claim.unknown else ""),
-        share=_share_of(claim, gpus) if held else None,
-        used_bytes=reading.used_bytes if reading else None,
-        utilization=reading.utilization if reading else None,
-        queue=None if held else QueuePosition(claim.position, claim.of),
-        engine=LocalEngine.name,
-    )

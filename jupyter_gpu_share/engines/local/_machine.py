@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from ..._threads import in_thread
 from ...allocations import Share
@@ -15,22 +14,16 @@ from ...errors import GpuShareError
 from ._contents import Claim
 from ._folders import sweep_kernel_folders
 from ._inventory import Inventory, inventory
-from ._ledger import Ledger
 from ._others import used_by_others
+from ._shares import AtLedger
 from ._usage import Reader, Reading
 
 __all__ = ["Machine", "processes_of"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 #: Seconds that a look counts. GPUs are lost, split anew, and used by others.
 _INTERVAL = 5.0
-
-
-class _AtLedger(Protocol):
-    def __call__(self, work: Callable[[Ledger], T]) -> Awaitable[T]: ...
 
 
 class Machine:
@@ -46,7 +39,7 @@ class Machine:
 
     def __init__(
         self,
-        at_ledger: _AtLedger,
+        at_ledger: AtLedger,
         changed: Callable[[], None],
         simulate: Callable[[], str],
         simulated_dir: Callable[[], Path],
@@ -81,12 +74,13 @@ class Machine:
                 self._changed()
             if known is None:
                 if found.simulation:
-                    await in_thread(self._simulated_dir().mkdir, mode=0o700, exist_ok=True)
+                    folder = self._simulated_dir()
+                    await in_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
                 await in_thread(sweep_kernel_folders)
             for trouble in found.troubles:
                 if known is None or trouble not in known.troubles:
                     _log.warning("%s", trouble)
-            if not found.simulation:
+            if not found.simulation and await self._at_ledger(lambda ledger: ledger.counts_others):
                 await self._look_for_others(found)
             self.known = found
             self._look_at = asyncio.get_running_loop().time() + _INTERVAL
