@@ -95,6 +95,9 @@ class Store:
         # is made still holds when it is made, as nobody else writes.
         self._desk = ThreadPoolExecutor(1, thread_name_prefix="gpu-share-broker")
         self._ledger: Ledger | None = None
+        #: All claims as they are after the last change, which only this makes; in the order of
+        #: arrival. Looking them up again for each request would cost more than the request.
+        self._claims: Sequence[Claim] = ()
         self._told: dict[str, dict[str, Any]] = {}
         self._idle: dict[tuple[int, Holder], _Idle] = {}
         #: Who holds claims: servers and kernels, for whoever watches over their ends.
@@ -150,7 +153,7 @@ class Store:
         key = _key(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> dict[str, Any]:
-            claims = ledger.living()
+            claims = self._claims
             own = [claim for claim in claims if uid_of_claim(claim) == account.uid]
             others = [claim for claim in own if claim.kernel_id != key]
             if len(others) >= self._claims_per_user:
@@ -188,7 +191,7 @@ class Store:
         key = _key(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> dict[str, Any] | None:
-            claims = ledger.living()
+            claims = self._claims
             old = next((claim for claim in claims if claim.kernel_id == key), None)
             if old is None or not old.held:
                 raise NoClaim("The kernel holds no share.")
@@ -217,7 +220,7 @@ class Store:
         key = _key(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> None:
-            if not any(claim.kernel_id == key for claim in ledger.claims()):
+            if not any(claim.kernel_id == key for claim in self._claims):
                 raise NoClaim("The kernel has no claim.")
             if process is not None:
                 ledger.record_kernel(key, process)
@@ -234,39 +237,32 @@ class Store:
 
     async def own(self, account: Account) -> list[dict[str, Any]]:
         """The user's claims, in the order of arrival."""
-
-        def work(ledger: Ledger) -> list[dict[str, Any]]:
-            return [
-                {**claim_to_json(claim, kernel_of(claim)), "token": claim.token}
-                for claim in ledger.living()
-                if uid_of_claim(claim) == account.uid
-            ]
-
-        return await self._at_ledger(work)
+        return [
+            {**claim_to_json(claim, kernel_of(claim)), "token": claim.token}
+            for claim in self._claims
+            if uid_of_claim(claim) == account.uid
+        ]
 
     async def fits(
         self, account: Account, kernel_id: str | None, sizes: Sequence[Size]
     ) -> list[str | None]:
         """For each size None where it could be held at once, else why not."""
         key = None if kernel_id is None else _key(account.uid, kernel_id)
-
-        def work(ledger: Ledger) -> list[str | None]:
-            return ledger.fits_each(key, sizes)
-
-        return await self._at_ledger(work)
+        return await self._look(lambda ledger: ledger.fits_each(key, sizes))
 
     async def queue(self, account: Account) -> tuple[LedgerSnapshot | None, dict[str, str]]:
         """Who waits, and the user's kernels: their ids by those in the snapshot."""
+        own = {
+            claim.kernel_id: kernel_of(claim)
+            for claim in self._claims
+            if uid_of_claim(claim) == account.uid
+        }
+        return await self._snapshot(), own
 
-        def work(ledger: Ledger) -> tuple[LedgerSnapshot | None, dict[str, str]]:
-            own = {
-                claim.kernel_id: kernel_of(claim)
-                for claim in ledger.living()
-                if uid_of_claim(claim) == account.uid
-            }
-            return ledger.snapshot(), own
-
-        return await self._at_ledger(work)
+    async def _snapshot(self) -> LedgerSnapshot | None:
+        if all(claim.held for claim in self._claims):
+            return None
+        return await self._look(lambda ledger: ledger.snapshot())
 
     async def wanted(
         self, account: Account, server: Holder, idle: Mapping[str, float], lifetime: float
@@ -290,7 +286,7 @@ class Store:
             everybody |= row.kernels
         order = sorted(everybody, key=lambda key: (everybody[key], key))
 
-        snapshot = await self._at_ledger(lambda ledger: ledger.snapshot())
+        snapshot = await self._snapshot()
         going = await in_thread(chosen, snapshot, order) if snapshot is not None else frozenset()
         wanted = [kernel_id for kernel_id in idle if _key(account.uid, kernel_id) in going]
         return wanted, snapshot is not None
@@ -299,15 +295,11 @@ class Store:
 
     async def gpus(self) -> tuple[list[Gpu], dict[str, Holding]]:
         """The GPUs, and what is taken of each."""
-        return await self._at_ledger(lambda ledger: (ledger.gpus(), ledger.holdings()))
+        return await self._look(lambda ledger: (ledger.gpus(), ledger.holdings()))
 
     async def everything(self) -> list[dict[str, Any]]:
         """All claims of all users, in the order of arrival."""
-
-        def work(ledger: Ledger) -> list[dict[str, Any]]:
-            return [claim_to_json(claim, kernel_of(claim)) for claim in ledger.living()]
-
-        return await self._at_ledger(work)
+        return [claim_to_json(claim, kernel_of(claim)) for claim in self._claims]
 
     async def end(self, uid: int, kernel_id: str) -> None:
         """End the processes of a claim, and the claim. Its server is left alone.
@@ -319,7 +311,7 @@ class Store:
         key = _key(uid, kernel_id)
 
         def work(ledger: Ledger) -> None:
-            claim = next((each for each in ledger.claims() if each.kernel_id == key), None)
+            claim = next((each for each in self._claims if each.kernel_id == key), None)
             if claim is None:
                 raise NoClaim(f"User {uid} has no kernel {kernel_id} with a claim.")
             if claim.kernel is not None:
@@ -348,14 +340,24 @@ class Store:
         return await self._at_ledger(work)
 
     async def _at_ledger(self, work: Callable[[Ledger], T]) -> T:
-        def at_desk() -> tuple[T, list[Claim]]:
-            if self._ledger is None:
-                raise LedgerError("The broker is about to end.")
-            return work(self._ledger), self._ledger.claims()
+        def at_desk() -> tuple[T, Sequence[Claim]]:
+            ledger = self._open_ledger()
+            result = work(ledger)
+            self._claims = claims = ledger.claims()
+            return result, claims
 
         result, claims = await in_thread(at_desk, executor=self._desk)
         self._tell(claims)
         return result
+
+    async def _look(self, work: Callable[[Ledger], T]) -> T:
+        """Do work that changes nothing but for what the dead held, which a sweep tells of."""
+        return await in_thread(lambda: work(self._open_ledger()), executor=self._desk)
+
+    def _open_ledger(self) -> Ledger:
+        if self._ledger is None:
+            raise LedgerError("The broker is about to end.")
+        return self._ledger
 
     def _tell(self, claims: Sequence[Claim]) -> None:
         """Publish what is new since this was last called."""
