@@ -96,8 +96,9 @@ class User:
 
 
 @contextmanager
-def user(uid: int, path: Path) -> Iterator[User]:
-    command = [sys.executable, "-c", _USER, str(path), str(uid)]
+def user(uid: int, path: Path, *prefix: str) -> Iterator[User]:
+    """A process of a user; ``prefix`` is a command that runs the one that comes after it."""
+    command = [*prefix, sys.executable, "-c", _USER, str(path), str(uid)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
