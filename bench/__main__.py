@@ -11,11 +11,12 @@ import json
 import sys
 from pathlib import Path
 
-from . import keep, lab, lab_events, launch, load, look, queue, relays, replay, traffic
+from . import broker, keep, lab, lab_events, launch, load, look, queue, relays, replay, traffic
 from .kubernetes import pods, room, scale, wake
 from .rows import Row, draw
 
 SUBJECTS = {
+    "broker": broker.rows,
     "keep": keep.rows,
     "launch": launch.rows,
     "traffic": traffic.rows,

@@ -36,9 +36,8 @@ class Inside:
         return self._process.stdout.readline().strip()
 
 
-@contextmanager
-def in_own_namespace(code: str, *arguments: str) -> Iterator[Inside]:
-    """Run Python in a namespace of process numbers of its own, with its own /proc."""
+def own_namespace() -> list[str]:
+    """A command that runs another one so; the test is skipped where that cannot be."""
     if os.getuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a namespace is made by unshare, which needs root")
     tried = subprocess.run(
@@ -46,8 +45,14 @@ def in_own_namespace(code: str, *arguments: str) -> Iterator[Inside]:
     )
     if tried.returncode:
         pytest.skip(f"namespaces are not allowed here: {tried.stderr.strip()}")
+    return list(_APART)
+
+
+@contextmanager
+def in_own_namespace(code: str, *arguments: str) -> Iterator[Inside]:
+    """Run Python in a namespace of process numbers of its own, with its own /proc."""
     with subprocess.Popen(
-        [*_APART, sys.executable, "-c", code, *arguments],
+        [*own_namespace(), sys.executable, "-c", code, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GpuShareError, NoGpuError
+from ..errors import EngineError, GpuShareError, NoGpuError
 from ._servers import aside, ask, running_servers
 from ._tables import allocations_table, gpus_table
 
@@ -46,6 +46,35 @@ async def collect(runtime: Runtime) -> Listing:
             found.notes.append(f"A server was left out: {error}")
     found.rows = list(rows.values())
     return found
+
+
+async def collect_all() -> Listing:
+    """Ask the machine's broker for the kernels of all users.
+
+    Raises
+    ------
+    EngineError: there is none, it is away, or the caller is no administrator.
+    """
+    return await aside(_ask_broker)
+
+
+def _ask_broker() -> Listing:
+    from ..broker.client import BrokerClient, find_broker
+    from ..engines.local import everybody
+
+    path = find_broker()
+    if path is None:
+        raise EngineError(
+            "There is no broker on this machine, and without one nobody knows the kernels of all "
+            "users. An administrator starts one: jupyter gpu-share broker"
+        )
+    client = BrokerClient(path)
+    try:
+        rows, machine = client.ask("GET", "/v1/admin/shares"), client.ask("GET", "/v1/machine")
+    finally:
+        client.close()
+    allocations, gpus = everybody(rows, machine["gpus"])
+    return Listing([row.to_json() for row in allocations], gpus)
 
 
 def draw(found: Listing) -> str:

@@ -110,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = add("list", _list, "Show the kernels on this machine's GPUs, and what is free.")
     add_json(listing)
+    listing.add_argument(
+        "--all",
+        action="store_true",
+        help="Show those of all users, as the machine's broker knows them. For administrators.",
+    )
     listing.add_argument("--watch", action="store_true", help="Show it again every second.")
 
     add_json(add("sizes", _sizes, "Show the sizes that you can choose, and what is free now."))
@@ -195,6 +200,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_replay(replay)
     add_json(replay)
+
+    broker = add(
+        "broker",
+        _broker,
+        "Run the program that owns the GPU shares of all users of this machine.",
+        epilog="Example: sudo jupyter gpu-share broker",
+    )
+    broker.add_argument(
+        "--config",
+        metavar="FILE",
+        help="The administrator's file. Default: /etc/jupyter-gpu-share/broker_config.py.",
+    )
+    broker.add_argument(
+        "--socket", metavar="PATH", help="The path of the socket that users' servers connect to."
+    )
 
     demo = add("demo", _demo, "Run a notebook on three kernels that share one GPU, and watch.")
     demo.add_argument(
@@ -319,10 +339,10 @@ def _add_lose(parser: argparse.ArgumentParser) -> None:
 
 
 async def _list(arguments: argparse.Namespace) -> int:
-    from ._listing import collect, draw
+    from ._listing import collect, collect_all, draw
 
     while True:
-        found = await collect(_runtime())
+        found = await (collect_all() if arguments.all else collect(_runtime()))
         if arguments.json:
             print(json.dumps(found.rows, indent=2))
             # A list that may lack kernels does not pass for a whole one.
@@ -472,6 +492,12 @@ async def _replay(arguments: argparse.Namespace) -> int:
     data, text = replay_trace(arguments, from_files())
     print(json.dumps(data, indent=2) if arguments.json else text)
     return 0
+
+
+async def _broker(arguments: argparse.Namespace) -> int:
+    from ._broker import serve
+
+    return await serve(arguments.config, arguments.socket)
 
 
 async def _demo(arguments: argparse.Namespace) -> int:

@@ -387,6 +387,22 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         """
         return None
 
+    async def wanted(self, idle: Mapping[str, float]) -> frozenset[str] | None:
+        """Which of these kernels' shares are asked back, where somebody decides that for all users.
+
+        Called every ``usage_interval`` seconds with all idle kernels of this process whose share
+        may go. None: each process decides for itself, by :meth:`snapshot`.
+
+        Parameters
+        ----------
+        idle: seconds without use, by kernel id.
+
+        Raises
+        ------
+        EngineError
+        """
+        return None
+
     async def adoptable(self) -> list[Adoptable]:
         """Kernels of an earlier process of this server that still run.
 

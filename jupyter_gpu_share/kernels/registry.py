@@ -26,6 +26,9 @@ __all__ = ["Registry"]
 
 _log = logging.getLogger(__name__)
 
+#: Seconds without use that stand before all others.
+_LONGEST = 1e9
+
 
 class Registry(Mapping[str, Kernel]):
     """The kernels of this process by id. Changed on the runtime's loop only.
@@ -176,11 +179,16 @@ class Registry(Mapping[str, Kernel]):
     async def _reclaim(self, engine: Engine, kernels: Mapping[str, Kernel]) -> None:
         """Have the idle rules know which shares somebody waits for."""
         candidates = [(key, each.situation) for key, each in kernels.items() if each.unused]
-        wanted: frozenset[str] = frozenset()
-        if candidates and (snapshot := await engine.snapshot()) is not None:
-            # What is on its way already goes for others first; to save variables may take long.
-            leaving = [key for key, each in kernels.items() if each.leaving]
-            wanted = chosen(snapshot, [*leaving, *self._policy.order(candidates)])
+        # What is on its way already goes for others first; to save variables may take long.
+        leaving = [key for key, each in kernels.items() if each.leaving]
+        order = self._policy.order(candidates)
+        since = {key: each.now - each.idle_since for key, each in candidates}
+        idle = {key: since[key].total_seconds() for key in order}
+        wanted = await engine.wanted(idle | dict.fromkeys(leaving, _LONGEST))
+        if wanted is None:
+            wanted = frozenset()
+            if candidates and (snapshot := await engine.snapshot()) is not None:
+                wanted = chosen(snapshot, [*leaving, *order])
         for key, each in kernels.items():
             each.wanted_by_others(key in wanted)
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
+from ..broker.client import find_broker
 from ..engines._presence import SIMULATE, driver_is_installed
+from ..errors import EngineError
 
 __all__ = ["PROVISIONER", "DefaultProvisioner", "chosen_elsewhere", "has_gpus"]
 
@@ -45,9 +47,17 @@ def has_gpus(config: Any) -> bool | None:
     if config.get("GpuShareProvisioner", {}).get("engine", "local") != "local":
         return True
     simulated = config.get("LocalEngine", {}).get("simulate") or os.environ.get(SIMULATE)
-    if simulated:
+    if simulated or _has_broker():
         return True
     return None if driver_is_installed() else False
+
+
+def _has_broker() -> bool:
+    """Whether a broker shares out this machine's GPUs, be it away now."""
+    try:
+        return find_broker() is not None
+    except EngineError:  # it is named, and whoever starts a kernel is told what is wrong
+        return True
 
 
 class DefaultProvisioner:

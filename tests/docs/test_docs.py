@@ -14,6 +14,7 @@ from messages import literals, sentences
 from shapes import Shapes, facts
 from traitlets import TraitType
 
+from jupyter_gpu_share.broker.daemon import Broker
 from jupyter_gpu_share.cli._main import _parser
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._environment import _RESERVED, kernel_environment
@@ -35,6 +36,7 @@ DOCS += sorted((ROOT / "docs").glob("*.md"))
 CONFIGURED = {
     kind.__name__: kind
     for kind in (
+        Broker,
         GpuShareApp,
         GpuShareProvisioner,
         IdlePolicy,

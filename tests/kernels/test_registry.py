@@ -25,7 +25,16 @@ class OneEngine:
     async def usage(self, busy: frozenset[str]) -> dict[str, Any]:
         return {}
 
+    def __init__(self, wanted: frozenset[str] | None = None) -> None:
+        self.answer = wanted
+        self.told: dict[str, float] = {}
+
+    async def wanted(self, idle: dict[str, float]) -> frozenset[str] | None:
+        self.told = idle
+        return self.answer
+
     async def snapshot(self) -> Room:
+        assert self.answer is None, "somebody else decides"
         return Room()
 
 
@@ -52,9 +61,9 @@ class Kernel:
         self.wanted = wanted
 
 
-async def taken(*, leaving: bool) -> bool:
+async def taken(*, leaving: bool, own: OneEngine | None = None) -> bool:
     """Whether an idle kernel's share is taken, beside one that may be on its way."""
-    engine: Any = OneEngine()
+    engine: Any = own or OneEngine()
     idle, other = Kernel(engine, leaving=False), Kernel(engine, leaving=leaving)
     loop = asyncio.get_running_loop()
     registry = Registry(AllocationTable(), IdlePolicy(), loop, lambda _: None)
@@ -69,3 +78,11 @@ async def taken(*, leaving: bool) -> bool:
 async def test_no_second_share_goes_while_one_is_on_its_way() -> None:
     assert await taken(leaving=False)
     assert not await taken(leaving=True)
+
+
+async def test_where_somebody_decides_for_all_users_that_is_done() -> None:
+    for answer in (frozenset({"idle"}), frozenset[str]()):
+        engine = OneEngine(answer)
+        assert await taken(leaving=True, own=engine) == bool(answer)
+        assert engine.told["idle"] == 5 * 3600
+        assert engine.told["other"] > engine.told["idle"], "what is on its way goes first"

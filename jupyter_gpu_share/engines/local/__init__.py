@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ._engine import LocalEngine
+from ._everybody import everybody
 
-__all__ = ["LocalEngine"]
+__all__ = ["LocalEngine", "everybody"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from ...errors import SizeError
@@ -20,6 +21,7 @@ from ._placement import Piece, Queue, Served, Wish, count, place_anew, why_waiti
 __all__ = [
     "Claim",
     "Contents",
+    "Holding",
     "LedgerSnapshot",
     "Views",
     "dead_of",
@@ -69,6 +71,15 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Holding:
+    """What is taken of a GPU: bytes held, by how many kernels, and bytes without a share."""
+
+    held_bytes: int = 0
+    kernels: int = 0
+    other_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class LedgerSnapshot:
     """See :class:`Snapshot <jupyter_gpu_share.engines.base.Snapshot>`.
 
@@ -76,6 +87,8 @@ class LedgerSnapshot:
     ----------
     held: pieces by kernel id, of those that hold a share.
     parents: uuid of the GPU that a MIG instance is part of, by its own.
+    gpus, only, others: what the queue is made of: the GPUs, for each that waits those that will do
+        (None: any), and bytes by uuid that are used without a share.
     """
 
     waiting: tuple[Waiter, ...]
@@ -83,6 +96,9 @@ class LedgerSnapshot:
     used: Mapping[str, int]
     held: Mapping[str, tuple[Piece, ...]]
     parents: Mapping[str, str | None] = field(default_factory=dict)
+    gpus: tuple[Gpu, ...] = ()
+    only: tuple[frozenset[str] | None, ...] = ()
+    others: Mapping[str, int] = field(default_factory=dict)
 
     def served(self, freed: Collection[str]) -> frozenset[int]:
         """See :meth:`Snapshot.served <jupyter_gpu_share.engines.base.Snapshot.served>`."""
@@ -189,23 +205,19 @@ class Contents:
                 if row["held"]
             },
             parents=self._parents,
+            gpus=tuple(self._gpus),
+            only=tuple(wish.only for wish in wishes),
+            others=self._others,
         )
 
     def _claim(self, row: sqlite3.Row, position: int) -> Claim:
-        kernel = Holder(row["kernel_pid"], row["kernel_start_time"]) if row["kernel_pid"] else None
-        return Claim(
-            token=row["token"],
-            kernel_id=row["kernel_id"],
-            size=size_of(row),
-            holder=Holder(row["pid"], row["start_time"]),
-            place=place_of(row),
-            pieces=self._pieces.get(row["token"], ()),
-            position=position,
-            of=len(self._waiting) if position else 0,
-            reason=self._reason(row, position) if position else "",
-            kernel=kernel,
-            info=_info_of(row),
-        )
+        pieces = self._pieces.get(row["token"], ())
+        # Of a version before, it has to be looked up each time where its numbers mean something.
+        claim = _read_again(row, pieces) if row["namespace"] else _read(row, pieces)
+        if not position:
+            return claim
+        reason = self._reason(row, position)
+        return replace(claim, position=position, of=len(self._waiting), reason=reason)
 
     def _reason(self, row: sqlite3.Row, position: int) -> str:
         wish = self._wish(row)
@@ -218,6 +230,25 @@ class Contents:
 
     def _wish(self, row: sqlite3.Row) -> Wish:
         return wish_of(row, self._views)
+
+
+def _read(row: sqlite3.Row, pieces: tuple[Piece, ...]) -> Claim:
+    """A claim without its place in the queue."""
+    kernel = Holder(row["kernel_pid"], row["kernel_start_time"]) if row["kernel_pid"] else None
+    return Claim(
+        token=row["token"],
+        kernel_id=row["kernel_id"],
+        size=size_of(row),
+        holder=Holder(row["pid"], row["start_time"]),
+        place=place_of(row),
+        pieces=pieces,
+        kernel=kernel,
+        info=MappingProxyType(_info_of(row)),
+    )
+
+
+#: Every claim is read again and again, by one who asks for another, and few have changed since.
+_read_again = lru_cache(maxsize=4096)(_read)
 
 
 def dead_of(rows: Iterable[sqlite3.Row]) -> list[sqlite3.Row]:

@@ -17,10 +17,12 @@ from ._ledger import Claim
 
 __all__ = [
     "MPS_OF_SEVERAL",
+    "about_broker",
     "about_contexts",
     "about_gpus",
     "about_ledger",
     "about_mps",
+    "about_no_broker",
     "about_no_gpu",
     "about_no_ledger",
     "about_others",
@@ -139,6 +141,25 @@ def about_ledger(path: Path, claims: Sequence[Claim], *, common: bool) -> Findin
     whose = "of several users" if common else "of this user"
     waiting = len(claims) - held
     return Finding("ok", f"Ledger {whose}: {held} shares held, {waiting} waiting ({path}).")
+
+
+def about_broker(path: Path, user: str, claims: Sequence[Claim]) -> Finding:
+    """That the machine's broker keeps the shares, and as whom it knows this user."""
+    held = sum(claim.held for claim in claims)
+    return Finding(
+        "ok",
+        f"The broker of this machine keeps the shares ({path}): {user} holds {held}, and "
+        f"{len(claims) - held} wait.",
+    )
+
+
+def about_no_broker(error: GpuShareError) -> Finding:
+    """That the machine's broker is away."""
+    return Finding(
+        "error",
+        str(error).partition(". ")[0] + ".",
+        "Have the administrator start it: systemctl start jupyter-gpu-share",
+    )
 
 
 def unknown_holder(claim: Claim) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from ..._threads import in_thread, to_the_end
-from ...allocations import Allocation, Isolation, Share
+from ...allocations import Allocation, Isolation, QueuePosition, Share
+from ...broker.client import BrokerAway
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
 from ...sentences import say
 from ...size import Size
@@ -31,11 +32,16 @@ from ..base import (
     Snapshot,
     Starting,
     Usage,
+    Waiting,
 )
 from . import _doctor
+from ._brokered import BrokeredLedger
+from ._contents import Holding
 from ._contexts import too_small
 from ._enforcement import MpsStatus, mps_status
+from ._everybody import capacity_of
 from ._folders import is_common, ledger_folder
+from ._home import Home, find_home
 from ._inventory import Inventory
 from ._launch import Launcher
 from ._ledger import Claim, Ledger
@@ -44,16 +50,9 @@ from ._machine import Machine, processes_of
 from ._placement import never_fits
 from ._process import KernelProcess
 from ._returns import Returns
+from ._rows import allocation_of, fraction_of, info_of, share_of, told_of, with_isolation
 from ._settings import LocalSettings
-from ._shares import (
-    allocation_of,
-    capacities,
-    fraction_of,
-    info_of,
-    share_of,
-    told_of,
-    with_isolation,
-)
+from ._shares import Shares
 from ._simulated import slug
 from ._walls import Wall, about_limiter
 from ._watcher import Watcher
@@ -61,6 +60,9 @@ from ._watcher import Watcher
 __all__ = ["LocalEngine"]
 
 T = TypeVar("T")
+
+#: Seconds between two tries to reach a broker of which nothing is known yet.
+_AWAY_INTERVAL = 0.5
 
 
 @dataclass
@@ -94,14 +96,21 @@ class LocalEngine(LocalSettings):
         super().__init__(**kwargs)
         # One thread: the ledger's connection belongs to it, and work on it keeps its order.
         self._desk = ThreadPoolExecutor(1, thread_name_prefix="gpu-share-ledger")
-        self._ledger: Ledger | None = None
+        self._ledger: Shares | None = None
+        self._home: Home | None = None
+        self._finding = asyncio.Lock()
         self._kernels: dict[str, _Kernel] = {}
         self._holder: Holder = this_process()
         self._watcher = Watcher(self._at_ledger, lambda: self.queue_interval)
         self._machine = Machine(
-            self._at_ledger, self._watcher.look, lambda: self.simulate, lambda: self._simulated_dir
+            self._at_ledger,
+            self._watcher.look,
+            lambda: self._simulation,
+            lambda: self._simulated_dir,
         )
-        self._launcher = Launcher(self, self._holder, self._machine, lambda: self._simulated_dir)
+        self._launcher = Launcher(
+            self, self._holder, self._machine, lambda: self._simulated_dir, self._is_common
+        )
         self._leftovers = Leftovers()
         self._returns = Returns(
             self._at_ledger, self._watcher.look, lambda kernel_id: kernel_id in self._kernels
@@ -135,6 +144,7 @@ class LocalEngine(LocalSettings):
         if size.is_none:
             await self.stop(kernel_id)  # what it held under another size
             return Share((), 0, Fraction(0), Isolation.NONE), ""
+        await self._reach_broker(report)
         if why := await self.never_fits(size):
             raise NoGpuError(why)
         claim = await self._wait_for_turn(
@@ -143,7 +153,20 @@ class LocalEngine(LocalSettings):
         found = await self._gpus()  # they may have changed while it waited
         return share_of(claim, found.gpus), claim.token
 
-    async def _wait_for_turn(self, ask: Callable[[Ledger], Claim], report: Report) -> Claim:
+    async def _reach_broker(self, report: Report) -> None:
+        """Wait, and say so, while the machine's broker does not even tell what GPUs there are."""
+        told = ""
+        while True:
+            try:
+                await self._find_home()
+                return
+            except BrokerAway as error:
+                if str(error) != told:
+                    told = str(error)
+                    report(Waiting(QueuePosition(1, 1), told))
+            await asyncio.sleep(_AWAY_INTERVAL)
+
+    async def _wait_for_turn(self, ask: Callable[[Shares], Claim], report: Report) -> Claim:
         claim = await self._at_ledger(ask)
         if claim.held:
             return claim
@@ -159,7 +182,7 @@ class LocalEngine(LocalSettings):
         holder, kernel_id = Holder.of(kernel.process.pid), kernel.request.kernel_id
         info = told_of(kernel.request, kernel.share)
 
-        def record(ledger: Ledger) -> None:
+        def record(ledger: Shares) -> None:
             ledger.record_kernel(kernel_id, holder)
             ledger.set_info(kernel_id, info)
 
@@ -360,8 +383,8 @@ class LocalEngine(LocalSettings):
     async def capacity(self) -> list[Capacity]:
         """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
         found = await self._gpus()
-        claims = await self._claims()
-        return capacities(found.gpus, claims, self._machine.others)
+        holdings = await self._at_ledger(lambda ledger: ledger.holdings())
+        return [capacity_of(gpu, holdings.get(gpu.uuid, Holding())) for gpu in found.gpus]
 
     async def allocations(self) -> list[Allocation]:
         """See :meth:`Engine.allocations <jupyter_gpu_share.engines.base.Engine.allocations>`."""
@@ -408,6 +431,12 @@ class LocalEngine(LocalSettings):
             return None
         return await self._at_ledger(lambda ledger: ledger.snapshot())
 
+    async def wanted(self, idle: Mapping[str, float]) -> frozenset[str] | None:
+        """See :meth:`Engine.wanted <jupyter_gpu_share.engines.base.Engine.wanted>`."""
+        if self._ledger is None:
+            return None
+        return await self._at_ledger(lambda ledger: ledger.wanted(idle))
+
     async def diagnose(self) -> list[Finding]:
         """See :meth:`Engine.diagnose <jupyter_gpu_share.engines.base.Engine.diagnose>`."""
         findings: list[Finding] = []
@@ -420,18 +449,24 @@ class LocalEngine(LocalSettings):
             if self.limiter and not found.simulation:
                 findings.append(await in_thread(about_limiter, self.limiter))
             elif self.mps == "auto" and not found.simulation:
-                common = await in_thread(is_common, self.directory)
+                common = await self._is_common()
                 findings.append(_doctor.about_mps(await in_thread(mps_status), common=common))
         except LedgerError:
             pass  # told below
         except GpuShareError as error:
             findings.append(_doctor.about_no_gpu(error, self.simulate))
         try:
+            home = await self._find_home()
             claims = await self._at_ledger(lambda ledger: ledger.claims())
+            if home.broker is not None:
+                findings.append(_doctor.about_broker(home.broker, home.user, claims))
+                return findings
             findings.append(
                 _doctor.about_ledger(self._ledger_path, claims, common=bool(self.directory))
             )
             findings += _doctor.about_unknown(self._ledger_path, claims)
+        except BrokerAway as error:
+            findings.append(_doctor.about_no_broker(error))
         except LedgerError as error:
             findings.append(_doctor.about_no_ledger(self._ledger_path, error))
         return findings
@@ -458,33 +493,61 @@ class LocalEngine(LocalSettings):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.directory) if self.directory else ledger_folder()
+        # The broker's users have nothing in common but the broker.
+        brokered = self._home is not None and self._home.broker is not None
+        return Path(self.directory) if self.directory and not brokered else ledger_folder()
+
+    @property
+    def _simulation(self) -> str:
+        return self.simulate if self._home is None else self._home.simulation
 
     @property
     def _ledger_path(self) -> Path:
         """Simulated GPUs have a ledger of their own: they are never mixed with real ones."""
-        name = f"simulated-{slug(self.simulate)}.db" if self.simulate else "ledger.db"
+        name = f"simulated-{slug(self._simulation)}.db" if self._simulation else "ledger.db"
         return self._folder / name
 
     @property
     def _simulated_dir(self) -> Path:
         return self._folder / "simulated"
 
+    async def _find_home(self) -> Home:
+        """Who keeps the shares: found out once, as what is held is held there.
+
+        Raises
+        ------
+        BrokerAway: the machine's broker does not answer now.
+        EngineError
+        """
+        async with self._finding:
+            if self._home is None:
+                self._home = await in_thread(find_home, self.simulate)
+            return self._home
+
+    async def _is_common(self) -> bool:
+        """Whether the GPUs are shared with other users: by the broker, or in a common folder."""
+        brokered = (await self._find_home()).broker is not None
+        return brokered or await in_thread(is_common, self.directory)
+
     async def _gpus(self) -> Inventory:
+        await self._find_home()
         return await self._machine.gpus()
 
     async def _claims(self) -> list[Claim]:
         """What is held and who waits, of all processes that are alive."""
         return await self._at_ledger(lambda ledger: ledger.living())
 
-    async def _at_ledger(self, work: Callable[[Ledger], T]) -> T:
+    async def _at_ledger(self, work: Callable[[Shares], T]) -> T:
         """Do ``work`` in the ledger's thread. Work begun is finished even if the caller leaves."""
+        home = await self._find_home()
 
         def at_desk() -> T:
             if self._ledger is None:
                 if self._closed:
                     raise LedgerError("The engine is closed.")
-                self._ledger = Ledger(self._ledger_path)
+                self._ledger = (
+                    BrokeredLedger(home.broker) if home.broker else Ledger(self._ledger_path)
+                )
             return work(self._ledger)
 
         return await in_thread(at_desk, executor=self._desk)

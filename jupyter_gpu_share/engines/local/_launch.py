@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -18,7 +18,7 @@ from . import _doctor
 from ._contexts import context_file
 from ._enforcement import MpsStatus, mps_status, without_share
 from ._enforcement import environment as environment_of
-from ._folders import is_common, kernel_folder
+from ._folders import kernel_folder
 from ._inventory import Inventory
 from ._machine import Machine
 from ._process import KernelProcess, choose_transport, make_connection
@@ -37,6 +37,7 @@ class Launcher:
     holder: this process, which owns the kernels' folders.
     machine: what is seen of the GPUs.
     simulated_dir: of what kernels note down of simulated memory; asked before each use.
+    common: whether several users share the GPUs.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Launcher:
         holder: Holder,
         machine: Machine,
         simulated_dir: Callable[[], Path],
+        common: Callable[[], Awaitable[bool]],
     ) -> None:
         self._settings = settings
         self._holder = holder
         self._machine = machine
         self._simulated_dir = simulated_dir
+        self._common = common
 
     async def mps(self, share: Share) -> MpsStatus:
         """Whether MPS runs now: without its daemon CUDA runs on without its limits.
@@ -63,7 +66,7 @@ class Launcher:
         found = await in_thread(mps_status)
         if self._settings.mps == "off":
             return MpsStatus.absent(avoided=found.running)
-        if found.running and await in_thread(is_common, self._settings.directory):
+        if found.running and await self._common():
             raise EngineError(_doctor.MPS_OF_SEVERAL)
         return found
 

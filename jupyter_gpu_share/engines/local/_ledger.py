@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from ...size import Size
 from .._places import here
 from .._processes import Holder
 from . import _views
-from ._contents import Claim, Contents, LedgerSnapshot, dead_of, place_of
+from ._contents import Claim, Contents, Holding, LedgerSnapshot, dead_of, place_of
 from ._gpu import Gpu
 from ._ledger_file import connect, file_identity, in_words
 from ._placement import Piece, place_anew
@@ -104,6 +105,23 @@ class Ledger:
         with self._reading():
             rows = self._db.execute("SELECT uuid, sum(memory_bytes) FROM pieces GROUP BY uuid")
             return dict(rows.fetchall())
+
+    @property
+    def counts_others(self) -> bool:
+        """Whether it has to be told what is used without a share."""
+        return True
+
+    def holdings(self) -> dict[str, Holding]:
+        """What is taken of each GPU of which something is, by uuid; the dead hold nothing."""
+        found = {uuid: Holding(other_bytes=amount) for uuid, amount in self._others.items()}
+        for piece in (piece for claim in self.living() for piece in claim.pieces):
+            so_far = found.get(piece.uuid, Holding())
+            found[piece.uuid] = replace(
+                so_far,
+                held_bytes=so_far.held_bytes + piece.memory_bytes,
+                kernels=so_far.kernels + 1,
+            )
+        return found
 
     # -- claims ------------------------------------------------------------------------------
 
@@ -283,6 +301,10 @@ class Ledger:
         """What the living hold and wait for at one moment; None where nobody waits."""
         with self._errors():
             return self._living().snapshot()
+
+    def wanted(self, idle: Mapping[str, float]) -> frozenset[str] | None:
+        """None: each server decides for itself, by :meth:`snapshot`, whose idle share goes."""
+        return None
 
     def has_dead(self) -> bool:
         """Whether there are claims for :meth:`sweep` to free. Cheap; it writes nothing."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from ..._threads import in_thread
 from ...allocations import Share
@@ -16,22 +15,16 @@ from ...errors import AbsentGpuError, GpuShareError
 from ._contents import Claim
 from ._folders import make_as_open, sweep_kernel_folders
 from ._inventory import Inventory, inventory
-from ._ledger import Ledger
 from ._others import used_by_others
+from ._shares import AtLedger
 from ._usage import Reader, Reading
 
 __all__ = ["Machine", "processes_of"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 #: Seconds that a look counts. GPUs are lost, split anew, and used by others.
 _INTERVAL = 5.0
-
-
-class _AtLedger(Protocol):
-    def __call__(self, work: Callable[[Ledger], T]) -> Awaitable[T]: ...
 
 
 class Machine:
@@ -47,7 +40,7 @@ class Machine:
 
     def __init__(
         self,
-        at_ledger: _AtLedger,
+        at_ledger: AtLedger,
         changed: Callable[[], None],
         simulate: Callable[[], str],
         simulated_dir: Callable[[], Path],
@@ -91,7 +84,7 @@ class Machine:
             for trouble in found.troubles:
                 if known is None or trouble not in known.troubles:
                     _log.warning("%s", trouble)
-            if not found.simulation:
+            if not found.simulation and await self._at_ledger(lambda ledger: ledger.counts_others):
                 await self._look_for_others(found)
             self.known = found
             self._look_at = asyncio.get_running_loop().time() + _INTERVAL

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
 
 from ...errors import EngineError
-from ._ledger import Ledger
+from ._shares import AtLedger
 from ._walls import Wall
 
 __all__ = ["Returns"]
@@ -17,10 +16,6 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two attempts.
 _INTERVAL = 1.0
-
-
-class _AtLedger(Protocol):
-    def __call__(self, work: Callable[[Ledger], Any]) -> Awaitable[Any]: ...
 
 
 class Returns:
@@ -37,7 +32,7 @@ class Returns:
     """
 
     def __init__(
-        self, at_ledger: _AtLedger, done: Callable[[], None], runs: Callable[[str], bool]
+        self, at_ledger: AtLedger, done: Callable[[], None], runs: Callable[[str], bool]
     ) -> None:
         self._at_ledger = at_ledger
         self._done = done

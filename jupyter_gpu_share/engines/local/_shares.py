@@ -1,114 +1,69 @@
-"""Shares and claims in the words of all engines. Pure."""
+"""Who keeps the shares: the ledger of a user's own servers, or the broker of the machine."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from fractions import Fraction
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
-from ...allocations import Allocation, Device, Isolation, QueuePosition, Share, State
 from ...size import Size
-from ..base import Capacity, KernelRequest
-from . import _doctor
+from .._processes import Holder
+from ._contents import Claim, Holding, LedgerSnapshot
 from ._gpu import Gpu
-from ._ledger import Claim
-from ._usage import Reading
 
-__all__ = [
-    "allocation_of",
-    "capacities",
-    "fraction_of",
-    "info_of",
-    "share_of",
-    "told_of",
-    "with_isolation",
-]
+__all__ = ["AtLedger", "Shares"]
+
+T = TypeVar("T")
 
 
-def info_of(request: KernelRequest) -> dict[str, Any]:
-    """What others are told about a kernel."""
-    return {"kernel_name": request.kernel_name, "path": request.path, "user": request.user}
+class Shares(Protocol):
+    """What the engine asks of either. See :class:`Ledger` for what each method does.
+
+    Raises
+    ------
+    EngineError: from every method; a :class:`LedgerError` where another try may help.
+    """
+
+    @property
+    def counts_others(self) -> bool:
+        """Whether the engine has to say what is used without a share."""
+
+    def close(self) -> None: ...
+    def set_gpus(self, gpus: Sequence[Gpu]) -> None: ...
+    def set_others(self, others: Mapping[str, int]) -> None: ...
+    def holdings(self) -> dict[str, Holding]: ...
+    def claim(
+        self,
+        kernel_id: str,
+        size: Size,
+        holder: Holder,
+        info: Mapping[str, Any],
+        *,
+        token: str = "",
+        only: Collection[str] = (),
+    ) -> Claim: ...
+    def turns(self, kernel_ids: Collection[str]) -> dict[str, Claim]: ...
+    def fits_each(self, kernel_id: str | None, sizes: Sequence[Size]) -> list[str | None]: ...
+    def change(
+        self,
+        kernel_id: str,
+        size: Size,
+        info: Mapping[str, Any] | None = None,
+        *,
+        dry: bool = False,
+    ) -> Claim | None: ...
+    def record_kernel(self, kernel_id: str, process: Holder) -> None: ...
+    def set_info(self, kernel_id: str, info: Mapping[str, Any]) -> None: ...
+    def release(self, kernel_id: str) -> bool: ...
+    def claims(self) -> list[Claim]: ...
+    def living(self) -> list[Claim]: ...
+    def snapshot(self) -> LedgerSnapshot | None: ...
+    def wanted(self, idle: Mapping[str, float]) -> frozenset[str] | None: ...
+    def has_dead(self) -> bool: ...
+    def follow(self) -> None: ...
+    def changed(self) -> bool: ...
 
 
-def told_of(request: KernelRequest, share: Share) -> dict[str, Any]:
-    """The same of one that has its share."""
-    return {**info_of(request), "isolation": share.isolation.value}
+class AtLedger(Protocol):
+    """Does work with the shares in the one thread that is theirs."""
 
-
-def share_of(claim: Claim, gpus: Sequence[Gpu]) -> Share:
-    """What a claim holds of these GPUs."""
-    by_uuid = {gpu.uuid: gpu for gpu in gpus}
-    node = socket.gethostname()
-    held = [by_uuid.get(piece.uuid) for piece in claim.pieces]
-    memory = min((piece.memory_bytes for piece in claim.pieces), default=0)
-    whole = next((gpu.memory_bytes for gpu in held if gpu), memory)
-    return Share(
-        devices=tuple(
-            Device(piece.uuid, gpu.model if gpu else "unknown", node)
-            for piece, gpu in zip(claim.pieces, held, strict=True)
-        ),
-        memory_bytes=memory,
-        fraction=fraction_of(claim.size, memory, whole),
-        isolation=Isolation(claim.info.get("isolation", Isolation.NONE.value)),
-        simulated=any(piece.uuid.startswith("SIM-") for piece in claim.pieces),
-    )
-
-
-def fraction_of(size: Size, memory: int, whole: int) -> Fraction:
-    """Of a GPU, as it was asked for, else as it is."""
-    return size.fraction or Fraction(memory, whole or 1)
-
-
-def with_isolation(share: Share, isolation: Isolation) -> Share:
-    """The share, held apart like that."""
-    return replace(share, isolation=isolation)
-
-
-def allocation_of(claim: Claim, gpus: Sequence[Gpu], reading: Reading | None) -> Allocation:
-    """What is shown of a claim, whoever's it is."""
-    held = bool(claim.pieces)
-    running = State.ACTIVE if claim.kernel else State.STARTING
-    return Allocation(
-        kernel_id=claim.kernel_id,
-        kernel_name=str(claim.info.get("kernel_name") or ""),
-        path=claim.info.get("path"),
-        user=claim.info.get("user"),
-        size=str(claim.size),
-        state=running if held else State.QUEUED,
-        reason=claim.reason or (_doctor.unknown_holder(claim) if claim.unknown else ""),
-        share=share_of(claim, gpus) if held else None,
-        used_bytes=reading.used_bytes if reading else None,
-        utilization=reading.utilization if reading else None,
-        queue=None if held else QueuePosition(claim.position, claim.of),
-        engine="local",
-    )
-
-
-def capacities(
-    gpus: Sequence[Gpu], claims: Sequence[Claim], others: Mapping[str, int]
-) -> list[Capacity]:
-    """What the GPUs have and what is free of them; ``others`` are bytes used without a share."""
-    held: dict[str, list[int]] = {}
-    for piece in (piece for claim in claims for piece in claim.pieces):
-        held.setdefault(piece.uuid, []).append(piece.memory_bytes)
-    node = socket.gethostname()
-    result = []
-    for gpu in gpus:
-        pieces = held.get(gpu.uuid, [])
-        taken = sum(pieces) + others.get(gpu.uuid, 0)
-        result.append(
-            Capacity(
-                uuid=gpu.uuid,
-                model=gpu.model,
-                node=node,
-                memory_bytes=gpu.memory_bytes,
-                free_bytes=max(0, gpu.memory_bytes - taken),
-                profile=gpu.profile,
-                simulated=gpu.simulated,
-                kernels=len(pieces),
-                index=gpu.index,
-            )
-        )
-    return result
+    def __call__(self, work: Callable[[Shares], T]) -> Awaitable[T]: ...

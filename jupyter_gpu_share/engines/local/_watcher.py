@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable
 
 from ...allocations import QueuePosition
 from ...errors import EngineError, GpuShareError
 from ..base import Report, Waiting
-from ._ledger import Claim, Ledger, claim_is_gone
+from ._contents import Claim
+from ._ledger import claim_is_gone
+from ._shares import AtLedger, Shares
 
 __all__ = ["Watcher"]
 
-T = TypeVar("T")
-
 #: Seconds between two looks for the dead. A process that is killed writes nothing to the ledger.
 _SWEEP_INTERVAL = 1.0
-
-
-class _AtLedger(Protocol):
-    def __call__(self, work: Callable[[Ledger], T]) -> Awaitable[T]: ...
 
 
 class Watcher:
@@ -35,7 +30,7 @@ class Watcher:
     interval: seconds between two looks, asked before each.
     """
 
-    def __init__(self, at_ledger: _AtLedger, interval: Callable[[], float]) -> None:
+    def __init__(self, at_ledger: AtLedger, interval: Callable[[], float]) -> None:
         self._at_ledger = at_ledger
         self._interval = interval
         self._waiters: set[_Waiter] = set()
@@ -110,7 +105,7 @@ class Watcher:
         waiters = set(self._waiters)
         kernel_ids = {waiter.kernel_id for waiter in waiters}
 
-        def work(ledger: Ledger) -> dict[str, Claim] | None:
+        def work(ledger: Shares) -> dict[str, Claim] | None:
             # Asked first, and always: what comes after this is news for the next look.
             written = ledger.changed()
             if changed or written or (sweep and ledger.has_dead()):

@@ -1,0 +1,291 @@
+"""The program that owns the shares of all users of a machine, on a socket of the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from traitlets import Integer, Unicode, default
+from traitlets.config import LoggingConfigurable
+
+from ..engines._presence import SIMULATE
+from ..engines.local._machine import Machine
+from ..errors import EngineError, GpuShareError
+from ._ends import Ends
+from .api import MAX_BODY, Desk, application
+from .client import DEFAULT_SOCKET
+from .connections import BoundedServer
+from .events import Events
+from .identity import Accounts
+from .store import Store
+
+__all__ = ["Broker"]
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between two looks for the dead beside what the system tells: processes that a kernel
+#: left behind end without a word.
+_SWEEP_INTERVAL = 5.0
+#: Seconds that a client has for its next request, and for the body of one.
+_IDLE_TIMEOUT, _BODY_TIMEOUT = 120.0, 10.0
+_MAX_HEADERS = 16 * 1024
+#: The first descriptor that systemd hands on.
+_FIRST_HANDED = 3
+
+
+class Broker(LoggingConfigurable):
+    """Owns the shares of all users of this machine."""
+
+    socket = Unicode(
+        DEFAULT_SOCKET,
+        config=True,
+        help="""
+        Path of the socket on which users' servers ask for shares. Everybody may connect; who they
+        are is told by the system. Users' servers look at the default path by themselves; for
+        another one they need the environment variable ``JUPYTER_GPU_SHARE_BROKER``.
+
+        ::
+
+            c.Broker.socket = "/run/jupyter-gpu-share/broker.sock"
+        """,
+    )
+    folder = Unicode(
+        "/var/lib/jupyter-gpu-share-broker",
+        config=True,
+        help="""
+        Folder of the record of who holds what, on a local disk. It is made open to the broker's
+        user only.
+
+        ::
+
+            c.Broker.folder = "/var/lib/jupyter-gpu-share-broker"
+        """,
+    )
+    administrators = Unicode(
+        "",
+        config=True,
+        help="""
+        Name of a group whose members may see all shares, with their users, and end them. Default:
+        none; root always may.
+
+        ::
+
+            c.Broker.administrators = "gpu-admins"
+        """,
+    )
+    simulate = Unicode(
+        config=True,
+        help="""
+        GPUs to simulate instead of using real ones, as number, model and memory; users' servers
+        then simulate them too. Default: the environment variable
+        ``JUPYTER_GPU_SHARE_SIMULATE``, else empty (real GPUs).
+
+        ::
+
+            c.Broker.simulate = "2xA100-80GB"
+        """,
+    )
+    claims_per_user = Integer(
+        1000,
+        min=1,
+        config=True,
+        help="""
+        The most kernels of one user that hold or wait for a share. Default 1000.
+
+        ::
+
+            c.Broker.claims_per_user = 50
+        """,
+    )
+    connections_per_user = Integer(
+        256,
+        min=2,
+        config=True,
+        help="""
+        The most connections of one user at once; a server needs two. Default 256.
+
+        ::
+
+            c.Broker.connections_per_user = 64
+        """,
+    )
+
+    @default("simulate")
+    def _simulate_default(self) -> str:
+        return os.environ.get(SIMULATE, "")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.events = Events()
+        self.store = Store(
+            Path(self.folder),
+            self.events,
+            claims_per_user=self.claims_per_user,
+            changed=self._watch,
+        )
+        self._machine = Machine(
+            self.store.at_ledger, self._room, lambda: self.simulate, self._simulated
+        )
+        self._ends = Ends(self._look)
+        self._looking = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: BoundedServer | None = None
+
+    def _simulated(self) -> Path:
+        return Path(self.folder) / "simulated"
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises
+        ------
+        GpuShareError: it cannot begin; says why and what to do.
+        """
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, over.set)
+        try:
+            await self.start()
+            _log.info("The broker listens on %s", self.socket)
+            await over.wait()
+        finally:
+            await self.close()
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        _more_descriptors()
+        listening = _handed() or _listen(Path(self.socket))
+        try:
+            await self.store.open()
+            # Before anybody is let in: claims on GPUs that are not there would be taken for lost.
+            found = await self._machine.gpus()
+            await self.store.sweep()
+            await self.store.grant()
+        except BaseException:
+            listening.close()
+            raise
+        desk = Desk(self.store, self.events, Accounts(self.administrators), found.simulation)
+        server = BoundedServer(
+            application(desk),
+            max_body_size=MAX_BODY,
+            max_header_size=_MAX_HEADERS,
+            max_buffer_size=MAX_BODY + _MAX_HEADERS,
+            idle_connection_timeout=_IDLE_TIMEOUT,
+            body_timeout=_BODY_TIMEOUT,
+        )
+        server.bounds = (self.connections_per_user, max(self.connections_per_user, 4096))
+        server.add_socket(listening)
+        self._server = server
+        self._tasks += [
+            asyncio.create_task(self._machine.follow(), name="look at the GPUs"),
+            asyncio.create_task(self._sweep(), name="look for the dead"),
+        ]
+        self._watch()
+
+    async def close(self) -> None:
+        """Serve nobody any more. The socket's file stays, so that users' servers know of a broker
+        that is away and wait for it, instead of sharing out its GPUs among themselves."""
+        if self._server is not None:
+            self._server.stop()
+            await self._server.close_all_connections()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._ends.close()
+        await self.store.close()
+
+    def _watch(self) -> None:
+        self._ends.watch(self.store.processes)
+
+    def _look(self) -> None:
+        self._looking.set()
+
+    def _room(self) -> None:
+        """What others left of a GPU, or a new GPU, is room for who waits."""
+        self._looking.set()
+
+    async def _sweep(self) -> None:
+        while True:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._looking.wait(), _SWEEP_INTERVAL)
+            told = self._looking.is_set()
+            self._looking.clear()
+            try:
+                await self.store.sweep()
+                if told:
+                    await self.store.grant()
+            except GpuShareError as error:
+                _log.error("%s", error)
+
+
+def _listen(path: Path) -> socket.socket:
+    """A socket that everybody may connect to, in place of one that nobody listens on any more."""
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+            path.parent.chmod(0o755)  # whatever the umask: everybody connects
+        if _is_socket(path):
+            if _answers(path):
+                raise EngineError(f"A broker runs on {path} already.")
+            path.unlink()
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listening.bind(str(path))
+            path.chmod(0o666)
+            listening.listen(4096)
+            listening.setblocking(False)
+        except BaseException:
+            listening.close()
+            raise
+    except OSError as error:
+        why = "there is a file of this name" if error.errno == errno.EADDRINUSE else error.strerror
+        raise EngineError(
+            f"The socket {path} cannot be made ({why or error}); start the broker as root, or name "
+            "another path in c.Broker.socket."
+        ) from error
+    return listening
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+        trial.settimeout(2.0)
+        try:
+            trial.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:  # its queue is full: it is there
+            return True
+        return True
+
+
+def _handed() -> socket.socket | None:
+    """The socket of a unit of systemd, where this was started for one."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    handed = socket.socket(fileno=_FIRST_HANDED)
+    handed.setblocking(False)
+    os.set_inheritable(_FIRST_HANDED, False)
+    return handed
+
+
+def _more_descriptors() -> None:
+    """Each connection, and each process that is watched, takes one."""
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,82 @@
+"""What happened to shares, told by number, so that who was away can go on where they stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+__all__ = ["Event", "Events"]
+
+#: How many are kept for who comes back.
+_KEPT = 1000
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. ``uid`` is whose share it is about; None: everybody is told."""
+
+    number: int
+    uid: int | None
+    kind: str
+    data: dict[str, Any]
+
+
+class Events:
+    """The last events of this process. All methods are for one event loop.
+
+    Nobody has a queue of their own: a reader that is slow costs no memory.
+    """
+
+    def __init__(self) -> None:
+        #: Numbers begin anew with each broker, so the broker is part of an event's id.
+        self._name = uuid4().hex[:12]
+        self._kept: deque[Event] = deque(maxlen=_KEPT)
+        self._number = 0
+        self._news = asyncio.Event()
+
+    @property
+    def number(self) -> int:
+        """Of the last event."""
+        return self._number
+
+    def publish(self, uid: int | None, kind: str, data: dict[str, Any]) -> None:
+        """Tell the user ``uid`` of something; None: everybody."""
+        self._number += 1
+        self._kept.append(Event(self._number, uid, kind, data))
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def resumed(self, last_id: str | None) -> int | None:
+        """The number of the event with this id; None where what came after it is not known.
+
+        That is so for ids of another broker, of events too long ago, and for no id at all.
+        """
+        name, _, number = (last_id or "").partition("-")
+        if name != self._name or not number.isdecimal() or len(number) > 18:
+            return None
+        first = self._number - len(self._kept)
+        return int(number) if first <= int(number) <= self._number else None
+
+    async def after(self, number: int, uid: int) -> tuple[int, list[Event] | None]:
+        """Wait for events of a user after ``number``: the last number looked at, and the events.
+
+        None instead of events: some of them are forgotten.
+        """
+        while True:
+            if number < self._number - len(self._kept):
+                return self._number, None
+            found = [
+                each for each in self._kept if each.number > number and each.uid in (uid, None)
+            ]
+            number = self._number
+            if found:
+                return number, found
+            await self._news.wait()
+
+    def text(self, number: int, kind: str, data: dict[str, Any]) -> str:
+        """An event as server-sent events have it."""
+        return f"id: {self._name}-{number}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"

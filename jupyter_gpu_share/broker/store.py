@@ -1,0 +1,416 @@
+"""Who holds what on this machine: the ledger that only the broker can read.
+
+A kernel is known here by its user and by the id that the user gave it. So nobody can name, and
+nobody can guess at, a kernel of somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from .._threads import in_thread
+from ..engines._processes import Holder, boot_id, carriers
+from ..engines.local._contents import Claim, Holding, LedgerSnapshot
+from ..engines.local._gpu import Gpu
+from ..engines.local._ledger import Ledger
+from ..engines.local._wire import claim_to_json
+from ..errors import GpuShareError, LedgerError
+from ..kernels.reclaim import chosen
+from ..size import Size
+from .events import Events
+from .identity import Account
+
+__all__ = ["Limits", "NoClaim", "Refused", "Store"]
+
+T = TypeVar("T")
+
+
+class Refused(GpuShareError):  # noqa: N818
+    """A rule of the administrator does not allow it."""
+
+
+class NoClaim(GpuShareError):  # noqa: N818
+    """The user has no such claim."""
+
+
+class Limits(Protocol):
+    """The administrator's limits. Pure; called in the ledger's thread before a claim is made."""
+
+    def __call__(
+        self, account: Account, kernel_id: str, size: Size, claims: Sequence[Claim]
+    ) -> str | None:
+        """Why the user may not ask for this size, in one line; None where they may.
+
+        Parameters
+        ----------
+        claims: of all users, named ``uid/kernel id``, with ``uid`` and ``user`` in their `info`.
+        """
+
+
+@dataclass(frozen=True)
+class _Idle:
+    """What a server says of its idle kernels, and how long that counts."""
+
+    kernels: Mapping[str, float]
+    until: float
+
+
+class Store:
+    """All claims of the machine. Its coroutines are for one event loop.
+
+    Parameters
+    ----------
+    folder: of the ledger, made open to this user only. What is in it of earlier boots is removed.
+    claims_per_user: most claims of one user, those that wait among them.
+    changed: called on the loop when claims have changed.
+
+    Raises
+    ------
+    LedgerError: from every method, where the ledger cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        events: Events,
+        *,
+        claims_per_user: int = 1000,
+        limits: Limits | None = None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder = folder
+        self._events = events
+        self._claims_per_user = claims_per_user
+        self._limits = limits
+        self._changed = changed
+        # One thread: the ledger's connection belongs to it. What is checked there before a claim
+        # is made still holds when it is made, as nobody else writes.
+        self._desk = ThreadPoolExecutor(1, thread_name_prefix="gpu-share-broker")
+        self._ledger: Ledger | None = None
+        #: All claims as they are after the last change, which only this makes; in the order of
+        #: arrival. Looking them up again for each request would cost more than the request.
+        self._claims: Sequence[Claim] = ()
+        self._told: dict[str, dict[str, Any]] = {}
+        self._idle: dict[tuple[int, Holder], _Idle] = {}
+        #: Who holds claims: servers and kernels, for whoever watches over their ends.
+        self.processes: frozenset[Holder] = frozenset()
+
+    async def open(self) -> None:
+        """Make or open the ledger. Who holds what by it holds it still."""
+        await in_thread(self._open, executor=self._desk)
+
+    def _open(self) -> None:
+        name = f"shares-{boot_id()}.db"
+        try:
+            _make_private(self._folder)
+            for old in self._folder.glob("shares-*.db*"):
+                if not old.name.startswith(name):
+                    old.unlink()  # nobody holds anything over a boot of the machine
+        except OSError as error:
+            raise LedgerError(
+                f"The broker's folder {self._folder} cannot be used: {error.strerror}. Name "
+                "another in c.Broker.folder."
+            ) from error
+        self._ledger = Ledger(self._folder / name)
+
+    async def close(self) -> None:
+        """Let go of the ledger. What is held stays held while its holders live."""
+        await in_thread(self._close, executor=self._desk)
+        self._desk.shutdown(wait=False)
+
+    def _close(self) -> None:
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            ledger.close()
+
+    # -- of one user ---------------------------------------------------------------------------
+
+    async def claim(
+        self,
+        account: Account,
+        kernel_id: str,
+        size: Size,
+        holder: Holder,
+        info: Mapping[str, Any],
+        *,
+        token: str = "",
+        only: Collection[str] = (),
+    ) -> dict[str, Any]:
+        """Ask for a share, or take its place in the queue again. Asking twice changes nothing.
+
+        Raises
+        ------
+        Refused
+        """
+        key = _key(account.uid, kernel_id)
+
+        def work(ledger: Ledger) -> dict[str, Any]:
+            claims = self._claims
+            own = [claim for claim in claims if uid_of_claim(claim) == account.uid]
+            others = [claim for claim in own if claim.kernel_id != key]
+            if len(others) >= self._claims_per_user:
+                raise Refused(
+                    f"You have {len(others)} kernels that hold or wait for a share, which is the "
+                    "most that the broker takes of one user; end some."
+                )
+            self._check(account, key, size, claims)
+            told = {**info, "user": account.user, "uid": account.uid}
+            claim = ledger.claim(key, size, holder, told, token=token, only=only)
+            return {**claim_to_json(claim, kernel_id), "token": claim.token}
+
+        return await self._at_ledger(work)
+
+    def _check(self, account: Account, key: str, size: Size, claims: Sequence[Claim]) -> None:
+        """The one place where the administrator's limits are asked."""
+        if self._limits and (why := self._limits(account, key, size, claims)):
+            raise Refused(why)
+
+    async def change(
+        self,
+        account: Account,
+        kernel_id: str,
+        size: Size,
+        info: Mapping[str, Any] | None,
+        *,
+        dry: bool,
+    ) -> dict[str, Any] | None:
+        """Hold another size on the same GPUs; None where there is no room.
+
+        Raises
+        ------
+        Refused, NoClaim
+        """
+        key = _key(account.uid, kernel_id)
+
+        def work(ledger: Ledger) -> dict[str, Any] | None:
+            claims = self._claims
+            old = next((claim for claim in claims if claim.kernel_id == key), None)
+            if old is None or not old.held:
+                raise NoClaim("The kernel holds no share.")
+            self._check(account, key, size, claims)
+            told = {**(old.info if info is None else info)}
+            told |= {"user": account.user, "uid": account.uid}
+            claim = ledger.change(key, size, told, dry=dry)
+            return claim_to_json(claim, kernel_id) if claim else None
+
+        return await self._at_ledger(work)
+
+    async def note(
+        self,
+        account: Account,
+        kernel_id: str,
+        *,
+        process: Holder | None,
+        info: Mapping[str, Any] | None,
+    ) -> None:
+        """Note the kernel's process, and what its user is shown of it.
+
+        Raises
+        ------
+        NoClaim
+        """
+        key = _key(account.uid, kernel_id)
+
+        def work(ledger: Ledger) -> None:
+            if not any(claim.kernel_id == key for claim in self._claims):
+                raise NoClaim("The kernel has no claim.")
+            if process is not None:
+                ledger.record_kernel(key, process)
+            if info is not None:
+                told = {**info, "user": account.user, "uid": account.uid}
+                ledger.set_info(key, told)
+
+        await self._at_ledger(work)
+
+    async def release(self, account: Account, kernel_id: str) -> bool:
+        """Give a share back, or leave the queue. False where there was neither."""
+        key = _key(account.uid, kernel_id)
+        return await self._at_ledger(lambda ledger: ledger.release(key))
+
+    async def own(self, account: Account) -> list[dict[str, Any]]:
+        """The user's claims, in the order of arrival."""
+        return [
+            {**claim_to_json(claim, kernel_of(claim)), "token": claim.token}
+            for claim in self._claims
+            if uid_of_claim(claim) == account.uid
+        ]
+
+    async def fits(
+        self, account: Account, kernel_id: str | None, sizes: Sequence[Size]
+    ) -> list[str | None]:
+        """For each size None where it could be held at once, else why not."""
+        key = None if kernel_id is None else _key(account.uid, kernel_id)
+        return await self._look(lambda ledger: ledger.fits_each(key, sizes))
+
+    async def queue(self, account: Account) -> tuple[LedgerSnapshot | None, dict[str, str]]:
+        """Who waits, and the user's kernels: their ids by those in the snapshot."""
+        own = {
+            claim.kernel_id: kernel_of(claim)
+            for claim in self._claims
+            if uid_of_claim(claim) == account.uid
+        }
+        return await self._snapshot(), own
+
+    async def _snapshot(self) -> LedgerSnapshot | None:
+        if all(claim.held for claim in self._claims):
+            return None
+        return await self._look(lambda ledger: ledger.snapshot())
+
+    async def wanted(
+        self, account: Account, server: Holder, idle: Mapping[str, float], lifetime: float
+    ) -> tuple[list[str], bool]:
+        """Which of a server's idle shares are asked back for who waits, and whether anybody waits.
+
+        All users' idle kernels stand in one order, the longest idle first, so that no more shares
+        go than it takes, whoever looks first.
+
+        Parameters
+        ----------
+        idle: seconds without use, by kernel id, of kernels whose share may go.
+        lifetime: seconds that this counts.
+        """
+        now = asyncio.get_running_loop().time()
+        since = {_key(account.uid, kernel_id): now - age for kernel_id, age in idle.items()}
+        self._idle[account.uid, server] = _Idle(since, now + lifetime)
+        self._idle = {key: row for key, row in self._idle.items() if row.until > now}
+        everybody: dict[str, float] = {}
+        for row in self._idle.values():
+            everybody |= row.kernels
+        order = sorted(everybody, key=lambda key: (everybody[key], key))
+
+        snapshot = await self._snapshot()
+        going = await in_thread(chosen, snapshot, order) if snapshot is not None else frozenset()
+        wanted = [kernel_id for kernel_id in idle if _key(account.uid, kernel_id) in going]
+        return wanted, snapshot is not None
+
+    # -- of the machine ------------------------------------------------------------------------
+
+    async def gpus(self) -> tuple[list[Gpu], dict[str, Holding]]:
+        """The GPUs, and what is taken of each."""
+        return await self._look(lambda ledger: (ledger.gpus(), ledger.holdings()))
+
+    async def everything(self) -> list[dict[str, Any]]:
+        """All claims of all users, in the order of arrival."""
+        return [claim_to_json(claim, kernel_of(claim)) for claim in self._claims]
+
+    async def end(self, uid: int, kernel_id: str) -> None:
+        """End the processes of a claim, and the claim. Its server is left alone.
+
+        Raises
+        ------
+        NoClaim
+        """
+        key = _key(uid, kernel_id)
+
+        def work(ledger: Ledger) -> None:
+            claim = next((each for each in self._claims if each.kernel_id == key), None)
+            if claim is None:
+                raise NoClaim(f"User {uid} has no kernel {kernel_id} with a claim.")
+            if claim.kernel is not None:
+                _kill(claim.kernel)
+            for pid in carriers(claim.token):
+                _kill(Holder.of(pid))
+            ledger.release(key)
+
+        await self._at_ledger(work)
+
+    async def sweep(self) -> None:
+        """Free what the dead held."""
+
+        def work(ledger: Ledger) -> None:
+            if ledger.has_dead():
+                ledger.sweep()
+
+        await self._at_ledger(work)
+
+    async def grant(self) -> None:
+        """Give shares to who waits, where there is room by now."""
+        await self._at_ledger(lambda ledger: ledger.turns(()))
+
+    async def at_ledger(self, work: Callable[[Ledger], T]) -> T:
+        """Do ``work`` in the ledger's thread."""
+        return await self._at_ledger(work)
+
+    async def _at_ledger(self, work: Callable[[Ledger], T]) -> T:
+        def at_desk() -> tuple[T, Sequence[Claim]]:
+            ledger = self._open_ledger()
+            result = work(ledger)
+            self._claims = claims = ledger.claims()
+            return result, claims
+
+        result, claims = await in_thread(at_desk, executor=self._desk)
+        self._tell(claims)
+        return result
+
+    async def _look(self, work: Callable[[Ledger], T]) -> T:
+        """Do work that changes nothing but for what the dead held, which a sweep tells of."""
+        return await in_thread(lambda: work(self._open_ledger()), executor=self._desk)
+
+    def _open_ledger(self) -> Ledger:
+        if self._ledger is None:
+            raise LedgerError("The broker is about to end.")
+        return self._ledger
+
+    def _tell(self, claims: Sequence[Claim]) -> None:
+        """Publish what is new since this was last called."""
+        now = {claim.kernel_id: claim_to_json(claim, kernel_of(claim)) for claim in claims}
+        waited = {key for key, row in self._told.items() if row["state"] == "waiting"}
+        if any(row["state"] == "waiting" and key not in waited for key, row in now.items()):
+            self._events.publish(None, "wanted", {})
+        for key, row in now.items():
+            if self._told.get(key) != row:
+                self._events.publish(int(key.partition("/")[0]), "share", row)
+        for key in self._told.keys() - now.keys():
+            uid, _, kernel_id = key.partition("/")
+            self._events.publish(int(uid), "ended", {"kernel_id": kernel_id})
+        self._told = now
+        processes = {claim.holder for claim in claims}
+        processes |= {claim.kernel for claim in claims if claim.kernel is not None}
+        if processes != self.processes:
+            self.processes = frozenset(processes)
+            self._changed()
+
+
+def _key(uid: int, kernel_id: str) -> str:
+    return f"{uid}/{kernel_id}"
+
+
+def uid_of_claim(claim: Claim) -> int:
+    """Whose it is."""
+    return int(claim.kernel_id.partition("/")[0])
+
+
+def kernel_of(claim: Claim) -> str:
+    """The kernel's id as its user knows it."""
+    return claim.kernel_id.partition("/")[2]
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = folder.lstat()
+    if info.st_uid != os.geteuid():
+        raise LedgerError(
+            f"The broker's folder {folder} belongs to somebody else; remove it, or name another in "
+            "c.Broker.folder."
+        )
+    if info.st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def _kill(process: Holder) -> None:
+    """Kill this very process: by a descriptor, as its number may be another's at any time."""
+    with suppress(OSError):
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            if process.alive:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)

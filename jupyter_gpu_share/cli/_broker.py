@@ -1,0 +1,69 @@
+"""``jupyter gpu-share broker``: the program that owns the shares of all users."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from traitlets.config import Config
+from traitlets.config.loader import PyFileConfigLoader
+
+from .._text import one_line
+from ..errors import EngineError
+
+__all__ = ["CONFIGURATION", "read_configuration", "serve"]
+
+#: Read where no other file is named.
+CONFIGURATION = Path("/etc/jupyter-gpu-share/broker_config.py")
+
+
+async def serve(configuration: str | None, socket: str | None) -> int:
+    """Run the broker until it is told to end.
+
+    Raises
+    ------
+    GpuShareError: it cannot begin.
+    """
+    from ..broker.daemon import Broker
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    config = read_configuration(configuration)
+    if socket:
+        config.Broker.socket = socket
+    await Broker(config=config).run()
+    return 0
+
+
+def read_configuration(named: str | None) -> Config:
+    """What the administrator's file says.
+
+    It is a program that runs with the broker's rights, so it has to be the broker's own, or root's.
+
+    Raises
+    ------
+    EngineError: the file is not there, somebody else may write it, or it fails.
+    """
+    path = Path(named) if named else CONFIGURATION
+    try:
+        for each in (path, path.resolve().parent):
+            info = each.stat()
+            if info.st_uid not in (0, os.geteuid()) or info.st_mode & 0o022:
+                raise EngineError(
+                    f"{each} belongs to somebody else, or others may write it; the broker takes no "
+                    f"configuration from there. Have root own it: chown root {each}; "
+                    f"chmod go-w {each}"
+                )
+    except FileNotFoundError as error:
+        if not named:
+            return Config()
+        raise EngineError(f"There is no file {path}; name another after --config.") from error
+    try:
+        loader = PyFileConfigLoader(path.name, str(path.resolve().parent))
+        config: Config = loader.load_config()
+        return config
+    except Exception as error:  # a file of Python may raise anything
+        raise EngineError(
+            f"The configuration {path} cannot be read: {type(error).__name__}: "
+            f"{one_line(str(error))}. Correct that file."
+        ) from error

@@ -1,0 +1,188 @@
+"""Ends and returns: of users' processes, of kernels, and of the broker itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from broker_users import ANN, BOB, RunningBroker, User, user
+from waiting import eventually
+
+from jupyter_gpu_share.broker.client import BrokerClient
+
+
+async def test_a_server_that_ends_leaves_its_share_to_who_waits(ann: User, bob: User) -> None:
+    ann.claim("a", "1")
+    assert bob.claim("b", "1")["state"] == "waiting"
+    ann.kill()
+    await eventually(lambda: bob.kernels() == {"b": "held"}, "it is free, and given on", 3.0)
+
+
+async def test_a_kernel_that_outlives_its_server_holds_its_share(
+    broker: RunningBroker, ann: User, bob: User
+) -> None:
+    with subprocess.Popen(["sleep", "99"], user=ANN, group=ANN, extra_groups=[]) as kernel:
+        ann.claim("a", "1")
+        ann.ok("PATCH", "/v1/shares/a", {"kernel_pid": kernel.pid})
+        bob.claim("b", "1")
+        ann.kill()
+        root = BrokerClient(broker.socket)
+        log = broker.log.read_text()
+        # Two claims and a second server of the same user: she has lost nothing.
+        with user(ANN, broker.socket) as second:
+            assert second.kernels() == {"a": "held"}
+            assert bob.kernels() == {"b": "waiting"}
+            kernel.kill()
+            await eventually(lambda: bob.kernels() == {"b": "held"}, "its end is seen", 3.0)
+            assert second.kernels() == {}
+        assert broker.log.read_text() == log
+        root.close()
+
+
+async def test_a_broker_that_comes_back_knows_who_holds_what(
+    broker: RunningBroker, ann: User, bob: User
+) -> None:
+    ann.claim("a", "1")
+    bob.claim("b", "1")
+    ann.claim("c", "1")
+    before = ann.ok("GET", "/v1/shares")
+    broker.kill()
+    assert ann.ask("GET", "/v1/shares")[0] == 0
+    assert broker.socket.exists(), "that nobody listens is no reason to do without a broker"
+    broker.start()
+    assert ann.ok("GET", "/v1/shares") == before
+    assert ann.ok("DELETE", "/v1/shares/a") == {"released": True}
+    assert bob.kernels() == {"b": "held"}, "the order of the queue is kept"
+    assert ann.kernels() == {"c": "waiting"}
+
+
+async def test_what_ends_while_the_broker_is_away_holds_nothing_when_it_is_back(
+    broker: RunningBroker, ann: User, bob: User
+) -> None:
+    ann.claim("a", "1")
+    bob.claim("b", "1")
+    broker.kill(signal.SIGTERM)
+    ann.kill()
+    broker.start()
+    assert bob.kernels() == {"b": "held"}
+
+
+def test_what_earlier_boots_left_is_removed(broker: RunningBroker) -> None:
+    old = broker.folder / "shares-of-another-boot.db"
+    old.write_text("")
+    broker.kill()
+    broker.start()
+    assert not old.exists()
+    assert broker.ledger.exists()
+
+
+def test_a_second_broker_does_not_begin(broker: RunningBroker) -> None:
+    second = RunningBroker(broker.folder.parent)
+    with pytest.raises(AssertionError, match=r"A broker runs on .* already"):
+        _begin(second)
+
+
+def _begin(broker: RunningBroker) -> None:
+    command = [sys.executable, "-c", "import sys; from jupyter_gpu_share.cli import main; "]
+    command[-1] += "sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [*command, "broker", "--config", str(broker._config), "--socket", str(broker.socket)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        ("owner", "belongs to somebody else, or others may write it"),
+        ("mode", "belongs to somebody else, or others may write it"),
+        ("text", "cannot be read: NameError"),
+        ("gone", "There is no file"),
+        ("folder", "belongs to somebody else; remove it"),
+    ],
+)
+def test_a_broker_that_cannot_begin_says_why_in_a_line(
+    common: Path, damage: str, line: str
+) -> None:
+    broker = RunningBroker(common)
+    config = common / "broker_config.py"
+    if damage == "owner":
+        os.chown(config, BOB, BOB)
+    elif damage == "mode":
+        config.chmod(0o666)
+    elif damage == "text":
+        config.write_text("nonsense")
+    elif damage == "gone":
+        config.unlink()
+    else:
+        broker.folder.mkdir()
+        os.chown(broker.folder, BOB, BOB)
+    with pytest.raises(AssertionError) as caught:
+        _begin(broker)
+    text = str(caught.value).partition("\nassert")[0]
+    assert text.startswith("gpu-share: ")
+    assert line in text
+    assert len(text.strip().splitlines()) == 1
+
+
+async def test_nothing_is_lost_leaked_or_doubled_over_kills(common: Path) -> None:
+    """Broker and users' processes are killed at random; each look holds all claims together."""
+    rng = random.Random(7)
+    running = RunningBroker(common, simulate="2xA100-80GB")
+    running.start()
+    try:
+        with ExitStack() as stack:
+            people = [stack.enter_context(user(65600 + n, running.socket)) for n in range(6)]
+            living = {person.uid: set[str]() for person in people}
+            for turn in range(120):
+                person = rng.choice([each for each in people if each.uid in living])
+                what = rng.random()
+                if what < 0.5:
+                    name = f"k{rng.randrange(4)}"
+                    person.claim(name, rng.choice(["1/8", "1/4", "1/2", "1"]))
+                    living[person.uid].add(name)
+                elif what < 0.8 and living[person.uid]:
+                    name = rng.choice(sorted(living[person.uid]))
+                    assert person.ok("DELETE", f"/v1/shares/{name}") == {"released": True}
+                    living[person.uid].discard(name)
+                elif what < 0.9 and len(living) > 2:
+                    person.kill()
+                    del living[person.uid]
+                elif turn % 4 == 0:
+                    running.kill()
+                    running.start()
+                await _all_is_well(running, living)
+    finally:
+        running.kill()
+
+
+async def _all_is_well(running: RunningBroker, living: dict[int, set[str]]) -> None:
+    root = BrokerClient(running.socket)
+    wanted = {(uid, name) for uid, names in living.items() for name in names}
+
+    def rows() -> object:
+        found = root.ask("GET", "/v1/admin/shares")
+        for gpu in root.ask("GET", "/v1/machine")["gpus"]:
+            held = sum(
+                piece["memory_bytes"]
+                for row in found
+                for piece in row["pieces"]
+                if piece["uuid"] == gpu["uuid"]
+            )
+            assert held <= gpu["memory_bytes"]
+        return {(row["info"]["uid"], row["kernel_id"]) for row in found} == wanted
+
+    try:
+        await eventually(rows, "exactly the living have claims", 5.0)
+    finally:
+        root.close()
