@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import keep, lab, lab_events, launch, load, look, queue, relays, replay, traffic
+from . import keep, lab, lab_events, launch, load, look, queue, relays, replay, traffic, users
 from .kubernetes import pods, room, scale, wake
 from .rows import Row, draw
 
@@ -29,6 +29,7 @@ SUBJECTS = {
     "replay": replay.rows,
     "room": room.rows,
     "scale": scale.rows,
+    "users": users.rows,
     "wake": wake.rows,
 }
 OUTPUT = Path("build") / "bench.json"
