@@ -1,4 +1,4 @@
-"""Whole runs of many users on few GPUs: nothing is granted twice, nobody is left, the broker pays."""
+"""Many users on few GPUs: nothing is granted twice, nobody is left, and people wait less."""
 
 from __future__ import annotations
 

@@ -21,11 +21,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Wish:
-    """What one that waits asks for. ``only`` names the GPUs that will do; empty: any."""
+    """What one that waits asks for. ``only`` names the GPUs that will do; empty: any.
+
+    Attributes
+    ----------
+    holds: whether GPUs are reserved for it while there is no room; else others may pass it.
+    """
 
     name: str
     size: Size
     only: frozenset[str] = frozenset()
+    holds: bool = True
 
     def among(self, gpus: Iterable[Gpu]) -> list[Gpu]:
         """Those of the GPUs that will do."""
@@ -77,10 +83,10 @@ def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Pie
 class Queue:
     """Those that wait, in the order of arrival, worked out once and served as often as needed.
 
-    They are served in their order. One for whom there is no room reserves the GPUs on
-    which the least has to be freed for it: who came later gets nothing there, so that a large
-    request is not starved by a stream of small ones. GPUs that nobody before them waits for are
-    open to those who came later.
+    They are served in their order. One for whom there is no room, and who lets nobody pass,
+    reserves the GPUs on which the least has to be freed for it: who came later gets nothing there,
+    so that a large request is not starved by a stream of small ones. GPUs that nobody before them
+    waits for are open to those who came later.
     """
 
     def __init__(self, gpus: Sequence[Gpu], waiting: Iterable[Wish]) -> None:
@@ -103,6 +109,8 @@ class Queue:
                 continue
             free = [offer for offer in offers if offer.uuid not in reserved] if reserved else offers
             pieces = _put(wish.size, free, taken)
+            if pieces is None and not wish.holds:
+                continue
             if pieces is None:
                 reserved |= _reservation(wish.size, free, taken)
                 continue
