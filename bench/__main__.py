@@ -11,7 +11,20 @@ import json
 import sys
 from pathlib import Path
 
-from . import broker, keep, lab, lab_events, launch, load, look, queue, relays, replay, traffic
+from . import (
+    broker,
+    keep,
+    lab,
+    lab_events,
+    launch,
+    load,
+    look,
+    queue,
+    relays,
+    replay,
+    traffic,
+    users,
+)
 from .kubernetes import pods, room, scale, wake
 from .rows import Row, draw
 
@@ -30,6 +43,7 @@ SUBJECTS = {
     "replay": replay.rows,
     "room": room.rows,
     "scale": scale.rows,
+    "users": users.rows,
     "wake": wake.rows,
 }
 OUTPUT = Path("build") / "bench.json"

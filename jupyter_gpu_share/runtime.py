@@ -105,6 +105,7 @@ class Runtime(LoggingConfigurable):
     async def _close(self) -> None:
         # A server may end without a word: what it said is kept then, too.
         await self.kernels.close_all(park=self.end_kernel is not None)
+        await self._keep_waits()
         await self._leave()
         for engine in self._engines.values():
             with suppress(GpuShareError):
@@ -122,7 +123,14 @@ class Runtime(LoggingConfigurable):
         """
         self.stopping = True
         await self.call(self.kernels.close_all(park=True))
+        await self._keep_waits()
         await self._leave()
+
+    async def _keep_waits(self) -> None:
+        """Let the next server know what the idle rule has found out about its waits."""
+        from .kernels.found_out import file_of, write
+
+        await in_thread(write, file_of(), self.idle_policy.calibration)
 
     async def _leave(self) -> None:
         """Let the next server have what is kept, wherever it runs."""
@@ -134,8 +142,10 @@ class Runtime(LoggingConfigurable):
     def kernels(self) -> Registry:
         """The kernels of this process by id. Made when it is first needed: it takes a while."""
         if self._kernels is None:
+            from .kernels.found_out import file_of, read
             from .kernels.registry import Registry
 
+            self.idle_policy.calibration = read(file_of())
             self._kernels = Registry(self.table, self.idle_policy, self._loop, self._cull)
         return self._kernels
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 from ..size import Size
 from ._history import History
@@ -67,6 +69,10 @@ class Model:
         part = (math.log(aim) - math.log(x0)) / (math.log(x1) - math.log(x0))
         return math.exp(math.log(y0) + part * (math.log(y1) - math.log(y0)))
 
+    def kind(self, history: History) -> int:
+        """Which of the kinds a notebook is of, from 0."""
+        return bisect_right(self.bounds, self.pace(history))
+
     def release_after(self, history: History, weight: float, price: float) -> float:
         """The seconds without use after which a release gains most; infinity for never.
 
@@ -78,17 +84,45 @@ class Model:
         ----------
         weight: the share's size beside the usual one.
         """
-        return self.release_of(bisect_right(self.bounds, self.pace(history)), weight, price)
+        return self.release_of(self.kind(history), math.log(price / weight))
 
-    def release_of(self, kind: int, weight: float, price: float) -> float:
-        """The same for a kind of notebooks."""
-        rows = zip(self.ages, self.waits[kind], self.returned[kind], strict=True)
-        best, found = 0.0, math.inf
-        for age, waits, returned in rows:
-            gain = weight * returned - price * waits
-            if gain > best:
-                best, found = gain, age
-        return found
+    def release_of(self, kind: int, price: float) -> float:
+        """The same for a kind of notebooks.
+
+        Parameters
+        ----------
+        price: the logarithm of a wait's price for a share of the usual size.
+        """
+        bounds, ages = self.best[kind]
+        return ages[bisect_left(bounds, price)]
+
+    @cached_property
+    def best(self) -> Sequence[tuple[Sequence[float], Sequence[float]]]:
+        """For each kind, the logarithms of some prices, and the ages that are best between them."""
+        rows = zip(self.waits, self.returned, strict=True)
+        return [_best(self.ages, waits, returned) for waits, returned in rows]
+
+
+def _best(
+    ages: Sequence[float], waits: Sequence[float], returned: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """The upper hull of what is returned over what waits, from its right end to never."""
+    hull = [(0.0, 0.0, math.inf)]
+    for point in sorted(zip(waits, returned, ages, strict=True), key=lambda p: (p[0], -p[1], p[2])):
+        if point[1] <= hull[-1][1]:
+            continue
+        if point[0] == hull[-1][0]:
+            hull.pop()
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    hull.reverse()
+    bounds = [math.log(_slope(left, right)) for right, left in pairwise(hull)]
+    return bounds, [age for _, _, age in hull]
+
+
+def _slope(left: tuple[float, float, float], right: tuple[float, float, float]) -> float:
+    return (right[1] - left[1]) / (right[0] - left[0])
 
 
 def weight(size: Size, usual: Size) -> float:

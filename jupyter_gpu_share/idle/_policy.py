@@ -15,6 +15,7 @@ from ..errors import SizeError
 from ..sentences import say
 from ..size import Size
 from ._adaptive import Model, weight
+from ._calibration import Calibration
 from ._history import History
 from ._keeping import KeepingSettings
 from ._learnt import LEARNT
@@ -60,6 +61,11 @@ class IdlePolicy(IdleSettings, KeepingSettings):
     #: What the adaptive rule knows of notebooks in general; a benchmark puts another in.
     model: Model = LEARNT
     _known: _Settled | None = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        #: What the adaptive rule finds out about its own waits. It is kept by who runs the rules.
+        self.calibration = Calibration()
 
     @property
     def longest_keep(self) -> timedelta:
@@ -125,6 +131,31 @@ class IdlePolicy(IdleSettings, KeepingSettings):
                 ready.append((situation.idle_since, len(ready), key))
         return [key for _, _, key in sorted(ready, key=lambda row: row[:2])]
 
+    def watch(self, situation: Situation, history: History, pause: float) -> None:
+        """A pause is over: the adaptive rule sees whether the share would have gone by then.
+
+        It is told for every pause, also where the share was kept or went for others, so that what
+        people do with the buttons does not look like the rule's own success.
+
+        Parameters
+        ----------
+        situation: as it was when the share became unused, and ``history``, too.
+        pause: its length in seconds.
+        """
+        terms = self._terms_at(situation, situation.idle_since)
+        if terms.rule == "adaptive" and not situation.size.is_none:
+            watch = self.calibration.of(terms.aim)
+            gone = pause > self._waited(terms, situation, history)
+            (watch.waited if gone else watch.found)()
+
+    def steady(self, size: Size, group: str = "") -> Terms | None:
+        """What holds for a share at all times; None where that depends on the time."""
+        settled = self._settled
+        if any(entry.covers(size, group) for entry in settled.windows):
+            return None
+        rule = next((entry for entry in settled.rules if entry.covers(size, group)), None)
+        return rule.apply(settled.terms) if rule else settled.terms
+
     def taken_at(self, situation: Situation) -> datetime | None:
         """When a share that was asked back goes, whatever its own rule; None where it stays.
 
@@ -169,18 +200,28 @@ class IdlePolicy(IdleSettings, KeepingSettings):
         """When a share goes back under some terms; None for never."""
         if terms.rule == "never" or not (situation.kept or terms.lose_variables):
             return None
+        own = None
+        waited = self._waited(terms, situation, history)
+        if waited != _NEVER:
+            own = _Due(situation.idle_since + timedelta(seconds=waited), waited)
+        asked = self._for_others(terms, situation)
+        return own if asked is None or (own and own.at <= asked.at) else asked
+
+    def _waited(self, terms: Terms, situation: Situation, history: History) -> float:
+        """The seconds without use after which a share goes back by its own rule."""
         waited = _NEVER
         if terms.rule == "fixed":
             waited = terms.timeout
         elif terms.rule == "adaptive":
-            share = weight(situation.size, self._settled.usual)
-            waited = self.model.release_after(history, share, self.model.price(terms.aim))
-        own = None
-        if waited != _NEVER:
-            waited = max(waited, self.idle_after)
-            own = _Due(situation.idle_since + timedelta(seconds=waited), waited)
-        asked = self._for_others(terms, situation)
-        return own if asked is None or (own and own.at <= asked.at) else asked
+            known = self.calibration.shifts if situation.shifts is None else situation.shifts
+            price = self.price(terms.aim, situation.size) + known.get(terms.aim, 0.0)
+            waited = self.model.release_of(self.model.kind(history), price)
+        return max(waited, self.idle_after)
+
+    def price(self, aim: float, size: Size) -> float:
+        """The logarithm of a wait's price, for a share of that size, before any is watched."""
+        share = weight(size, self._settled.usual)
+        return math.log(self.model.price(aim) / share)
 
     def _for_others(self, terms: Terms, situation: Situation) -> _Due | None:
         """When a share goes for somebody who waits; None where it does not."""

@@ -63,8 +63,8 @@ class IdleSettings(LoggingConfigurable):
         config=True,
         help="""
         The adaptive rule's aim: the part of all bursts of work, between 0 and 1, that may have to
-        wait until a share is back. A higher one gives shares back sooner. It is met on notebooks
-        like those that the rule was made from. Default 0.06, which is 6 in 100.
+        wait until a share is back. A higher one gives shares back sooner. The rule watches its
+        waits and keeps to it, whatever the notebooks. Default 0.06, which is 6 in 100.
 
         ::
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,6 +24,8 @@ class Situation:
         would make room for; None where nobody does.
     kept: whether a release would keep the variables.
     released_at: when the share was given back; None while it is held.
+    shifts: what the adaptive rule had found out when the share became unused, as
+        ``Calibration.shifts`` was then, so that the plan stays; None for what it knows now.
     """
 
     now: datetime
@@ -33,6 +36,7 @@ class Situation:
     waiting_since: datetime | None = None
     kept: bool = True
     released_at: datetime | None = None
+    shifts: Mapping[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ the next one. Every step but the last is undone by running a cell.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
 from ..allocations import Kept, NextAction, State
@@ -24,6 +24,9 @@ __all__ = ["Decision", "IdleRule", "Use"]
 _AGAIN = 60.0
 #: Seconds until a plan is made anew that leaves the share alone: windows of time come and go.
 _PLAN_AGAIN = 300.0
+#: Seconds: cells that follow each other sooner are one burst of work, as in the trace that the
+#: adaptive rule was learnt from.
+_SAME_WORK = 60.0
 #: Part of its time that a GPU is used by programs that draw a screen or keep a clock at most.
 _RESTING = 0.02
 
@@ -102,6 +105,8 @@ class IdleRule:
     _wanted_since: datetime | None = None
     _kept: bool = True
     _found: _Found | None = None
+    #: The share as it was when the pause began; None where the kernel works by itself.
+    _paused: Situation | None = None
 
     # -- what happens ----------------------------------------------------------------------------
 
@@ -112,10 +117,11 @@ class IdleRule:
         """
         sent = activity.cells_sent - self.seen
         self.seen = activity.cells_sent
-        if sent or activity.busy or self._busy:
-            self._since = self._wanted_since = self._found = None
         if sent and self._began is None:
             self._began = activity.last_sent
+            self._watch(now)
+        if sent or activity.busy or self._busy:
+            self._since = self._wanted_since = self._found = self._paused = None
         if activity.busy:
             self._busy = True
             return
@@ -125,6 +131,15 @@ class IdleRule:
         self._busy = False
         if self._since is None:
             self._since = now
+
+    def _watch(self, now: datetime) -> None:
+        """Tell the policy that a cell ends a pause, unless the kernel worked by itself in it."""
+        works = self._found is not None and self._found.works
+        if self._paused is None or works:
+            return
+        pause = (now - self._paused.idle_since).total_seconds()
+        if pause >= _SAME_WORK:
+            self.policy.watch(self._paused, self.history, pause)
 
     def returned(self, now: datetime) -> None:
         """The kernel has its share, for the first time or again."""
@@ -194,6 +209,7 @@ class IdleRule:
             waiting_since=self._wanted_since,
             kept=self._kept,
             released_at=self._released,
+            shifts=self._paused.shifts if self._paused else None,
         )
 
     def release_at(self, situation: Situation) -> datetime | None:
@@ -207,6 +223,12 @@ class IdleRule:
             return self._after_release(situation)
         if self._busy or self._since is None:
             return Decision(State.ACTIVE, reason="")
+        if self._paused is None:
+            # What the rule finds out from now on does not change what the user is told of this one.
+            self._paused = replace(
+                self._anew(situation), now=self._since, shifts=self.policy.calibration.shifts
+            )
+            situation = self._anew(situation)
         idle_at = self._since + timedelta(seconds=self.policy.idle_after)
         if now < idle_at:
             return Decision(State.ACTIVE, idle_since=self._since, at=idle_at)
@@ -215,6 +237,7 @@ class IdleRule:
             self._found = None
             if found.works:  # it has worked up to now, so it is unused from now on
                 self._since = now
+                self._paused = None
                 return self.decide(self._anew(situation), use)
             found = None
         if found is not None and found.look is None:

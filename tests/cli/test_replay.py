@@ -120,7 +120,7 @@ def test_the_usual_size_is_the_traces_unless_it_is_configured(
     found = run.json(trace, "--aim", "0.1")
     assert found["rule"] == "adaptive"
     configure(folder, 'c.IdlePolicy.usual_size = "1/4"\n')
-    assert run.json(trace, "--aim", "0.1")["returned"] > found["returned"]
+    assert run.json(trace, "--aim", "0.1")["returned"] != found["returned"]
 
 
 def test_parts_of_gpus_are_drawn_by_a_seed(run: Ran, folder: Path, trace: str) -> None:

@@ -131,6 +131,14 @@ def test_a_large_request_is_not_overtaken_where_it_waits() -> None:
     ]
 
 
+def test_one_that_lets_others_pass_holds_no_gpu() -> None:
+    used = {"G0": 40 * GIB}
+    large = Wish("large", Size.parse("1"), holds=False)
+    small = [Wish(name, Size.parse("1/4")) for name in ("a", "b", "c")]
+    assert list(grants(gpus(80), used, [large, *small])) == ["a", "b"]
+    assert list(grants(gpus(80), {}, [large, *small])) == ["large"]
+
+
 def test_unrelated_gpus_are_not_idle_behind_it() -> None:
     on = [Gpu("G1", "A100", 1, 80 * GIB), *mig()]
     assert list(grants(on, {"G1": GIB}, queue("1", "mig-1g.10gb"))) == ["1:mig-1g.10gb"]

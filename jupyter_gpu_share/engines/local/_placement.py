@@ -33,11 +33,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Wish:
-    """What one that waits asks for. ``only`` names the GPUs that will do; None: any."""
+    """What one that waits asks for. ``only`` names the GPUs that will do; None: any.
+
+    Attributes
+    ----------
+    holds: whether GPUs are reserved for it while there is no room; else others may pass it.
+    """
 
     name: str
     size: Size
     only: frozenset[str] | None = None
+    holds: bool = True
 
     def among(self, gpus: Iterable[Gpu]) -> list[Gpu]:
         """Those of the GPUs that will do."""
@@ -135,11 +141,11 @@ def _within(uuid: str) -> str:
 class Queue:
     """Those that wait, in the order of arrival, worked out once and served as often as needed.
 
-    They are served in their order. One for whom there is no room reserves the GPUs on
-    which the least has to be freed for it: who came later gets nothing there, so that a large
-    request is not starved by a stream of small ones. GPUs that nobody before them waits for are
-    open to those who came later. One that could not be had if all shares were given back, as
-    where a GPU is lost or others use it, reserves nothing.
+    They are served in their order. One for whom there is no room, and who lets nobody pass,
+    reserves the GPUs on which the least has to be freed for it: who came later gets nothing there,
+    so that a large request is not starved by a stream of small ones. GPUs that nobody before them
+    waits for are open to those who came later. One that could not be had if all shares were given
+    back, as where a GPU is lost or others use it, reserves nothing.
 
     Parameters
     ----------
@@ -170,6 +176,8 @@ class Queue:
                 continue
             free = [offer for offer in offers if offer.uuid not in reserved] if reserved else offers
             pieces = _put(wish.size, free, taken)
+            if pieces is None and not wish.holds:
+                continue
             if pieces is None:
                 open_to_shares = [row for row in offers if row.need <= row.room(self._others)]
                 if len(open_to_shares) >= wish.size.count:

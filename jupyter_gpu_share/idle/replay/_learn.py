@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -101,7 +102,7 @@ def learn(sessions: Sequence[Session], usual: Size) -> Model:
         prices=(),
     )
     prices = _prices(model, kinds)
-    return Model(**{**vars(model), "prices": prices})
+    return replace(model, prices=prices)
 
 
 def _paced(
@@ -141,7 +142,7 @@ def _prices(
     def waiting(price: float) -> float:
         count = 0
         for (kind, share), lengths in groups.items():
-            age = model.release_of(kind, share, price)
+            age = model.release_of(kind, math.log(price / share))
             count += len(lengths) - bisect_right(lengths, age)
         return count / max(total, 1)
 

@@ -11,6 +11,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from ...size import Size
+from .._calibration import Calibration
 from .._history import History
 from .._policy import IdlePolicy
 from .._situation import Situation
@@ -60,6 +61,7 @@ class _Notebook:
         "leaves",
         "left",
         "number",
+        "paused",
         "reserved",
         "size",
         "started",
@@ -81,6 +83,8 @@ class _Notebook:
         self.idle_since: float | None = None
         self.leaves: float | None = None
         self.ends = 0.0
+        #: As it was when the pause began.
+        self.paused: Situation | None = None
 
 
 def replay_shared(
@@ -109,6 +113,7 @@ def replay_shared(
     most = max(burst.size.count for session in sessions for burst in session)
     if most > gpus:
         raise TraceError(f"A session of the trace asks for {most} GPUs, and there are {gpus}")
+    policy.calibration = Calibration()
     return _Run(sessions, policy, gpus, wake).run(progress)
 
 
@@ -167,6 +172,9 @@ class _Run:
         """The next burst is to begin."""
         self._ready.pop(notebook.number, None)
         notebook.asked = now
+        if notebook.paused is not None and notebook.idle_since is not None:
+            pause = now - notebook.idle_since
+            self._policy.watch(notebook.paused, notebook.history, pause)
         if notebook.held:
             left = self._stays(notebook)
             self._begin(notebook, now)
@@ -196,7 +204,10 @@ class _Run:
         self._found.pauses += 1
         self._found.idle += pause * float(notebook.reserved)
         self._later(notebook.ends, "ask", notebook)
-        situation = self._situation(notebook, now)
+        notebook.paused = replace(
+            self._situation(notebook, now), shifts=self._policy.calibration.shifts
+        )
+        situation = notebook.paused
         self._plan(notebook, "release", situation)
         # When it may go for others at all: as if they had waited, and it been warned, for long.
         self._plan(notebook, "ready", replace(situation, waiting_since=_LONG_AGO))
@@ -214,10 +225,12 @@ class _Run:
 
     def _situation(self, notebook: _Notebook, now: float) -> Situation:
         idle = now if notebook.idle_since is None else notebook.idle_since
+        paused = notebook.paused
         return Situation(
             now=BEGIN + timedelta(seconds=now),
             idle_since=BEGIN + timedelta(seconds=idle),
             size=notebook.size,
+            shifts=paused.shifts if paused else None,
         )
 
     def _give_back(self, notebook: _Notebook, now: float) -> None:
