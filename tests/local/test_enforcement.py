@@ -103,7 +103,7 @@ def test_jax_is_told_under_the_name_that_the_user_has_used(name: str) -> None:
 
 
 def test_no_share_is_so_small_that_jax_takes_it_for_no_limit() -> None:
-    env, _ = make(REAL, memory=2**20)
+    env, _ = make(REAL, memory=2**14)
     assert float(env["XLA_PYTHON_CLIENT_MEM_FRACTION"]) > 0
 
 

@@ -71,6 +71,7 @@ def test_a_file_system_without_locks_is_named(
         f"The file system of the ledger {path} has no locks, without which servers would give out "
         "the same memory; name a folder on a local disk (LocalEngine.directory)."
     )
+    assert path.exists() is made, "none is made where it would be of no use"
     assert on_disk(path)[0] == "True"
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
