@@ -228,10 +228,11 @@ export function shareMenu(
   menu.addItem({ command: CommandIDs.changeSize, args });
   addPossible(menu, commands, args, [...WAYS_OUT, CommandIDs.forget]);
   menu.addItem({ type: 'separator' });
-  menu.addItem({
-    type: 'submenu',
-    submenu: keepMenu(commands, kernelId, trans.__('Keep GPU Share'))
-  });
+  // The plugin of the commands may be disabled: an empty menu is no menu.
+  if (commands.hasCommand(CommandIDs.keep)) {
+    const submenu = keepMenu(commands, kernelId, trans.__('Keep GPU Share'));
+    menu.addItem({ type: 'submenu', submenu });
+  }
   menu.addItem({ command: CommandIDs.giveBack, args });
   menu.addItem({ command: CommandIDs.wake, args });
   addPossible(menu, commands, args, [CommandIDs.showLost]);

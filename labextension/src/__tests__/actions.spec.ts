@@ -50,4 +50,27 @@ describe('Actions', () => {
     expect(done).toEqual([]);
     expect(Notification.manager.count).toBe(0);
   });
+
+  it('say that the server does not answer, whatever is asked of it', async () => {
+    const fails = (): Promise<never> => Promise.reject(new Error('Failed to fetch'));
+    const names = ['sizesFor', 'resize', 'keptByResize', 'keptByRelease', 'release', 'wake'];
+    const shares = Object.fromEntries([...names, 'keep', 'report'].map(name => [name, fails]));
+    const actions = new Actions(shares as unknown as IShares, trans);
+    const queue = { position: 1, of: 1 };
+    const asked = [
+      () => actions.changeSize(row(), '1/2'),
+      () => actions.takeFree(row({ state: 'queued', queue })),
+      () => actions.start(row({ state: 'queued', queue }), '0'),
+      () => actions.giveBack(row()),
+      () => actions.wake(row({ state: 'released' })),
+      () => actions.keep(row(), 30),
+      () => actions.stopKeeping(row()),
+      () => actions.showLost(row())
+    ];
+    for (const ask of asked) {
+      Notification.dismiss();
+      await ask();
+      expect(Notification.manager.notifications[0]?.message).toBe('Failed to fetch');
+    }
+  });
 });

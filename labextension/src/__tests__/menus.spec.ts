@@ -2,7 +2,7 @@ import { nullTranslator } from '@jupyterlab/translation';
 import { CommandRegistry } from '@lumino/commands';
 import { MessageLoop } from '@lumino/messaging';
 import { Menu } from '@lumino/widgets';
-import { CommandIDs } from '../commands';
+import { CommandIDs, shareMenu } from '../commands';
 import { openBelow, openShareMenu } from '../menus';
 import type { IShares, ISizes } from '../tokens';
 import { offer, sizes } from './rows';
@@ -85,5 +85,13 @@ describe('a menu', () => {
     await answered();
     expect(texts()).toHaveLength(1);
     expect(texts()[0]).toContain('It needs 40 GiB.');
+  });
+
+  it('has no empty part where the plugin of the commands is disabled', () => {
+    const few = new CommandRegistry();
+    few.addCommand(CommandIDs.show, { execute: () => undefined, label: 'Show' });
+    const menu = shareMenu(few, { sizes: sizes(known) } as unknown as IShares, 'one', trans);
+    expect(menu.items.filter(item => item.isVisible && item.type !== 'separator')).toHaveLength(1);
+    menu.dispose();
   });
 });
