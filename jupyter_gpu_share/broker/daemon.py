@@ -95,11 +95,11 @@ class Broker(LoggingConfigurable):
         """,
     )
     claims_per_user = Integer(
-        1000,
+        200,
         min=1,
         config=True,
         help="""
-        The most kernels of one user that hold or wait for a share. Default 1000.
+        The most kernels of one user that hold or wait for a share. Default 200.
 
         ::
 

@@ -82,7 +82,7 @@ class Store:
         folder: Path,
         events: Events,
         *,
-        claims_per_user: int = 1000,
+        claims_per_user: int = 200,
         limits: Limits | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ import pytest
 from broker_users import ANN, BOB, RunningBroker, User, user
 from waiting import eventually
 
+from jupyter_gpu_share.broker import daemon
 from jupyter_gpu_share.broker.client import BrokerClient
 
 
@@ -21,7 +23,29 @@ async def test_a_server_that_ends_leaves_its_share_to_who_waits(ann: User, bob: 
     ann.claim("a", "1")
     assert bob.claim("b", "1")["state"] == "waiting"
     ann.kill()
-    await eventually(lambda: bob.kernels() == {"b": "held"}, "it is free, and given on", 3.0)
+    await eventually(lambda: bob.kernels() == {"b": "held"}, "it is free, and given on")
+
+
+async def test_the_system_tells_the_broker_of_ends(
+    common: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not depend on looking now and then."""
+    monkeypatch.setattr(daemon, "_SWEEP_INTERVAL", 24 * 3600.0)
+    own = daemon.Broker(
+        socket=str(common / "run" / "broker.sock"),
+        folder=str(common / "state"),
+        simulate="1xA100-80GB",
+    )
+    await own.start()
+    try:
+        with user(ANN, common / "run" / "broker.sock") as ann:
+            await asyncio.to_thread(ann.claim, "a", "1")
+            assert [row["kernel_id"] for row in await own.store.everything()] == ["a"]
+            ann.kill()
+            await eventually(lambda: not own.store.processes, "its end is seen")
+            assert await own.store.everything() == []
+    finally:
+        await own.close()
 
 
 async def test_a_kernel_that_outlives_its_server_holds_its_share(
@@ -39,7 +63,7 @@ async def test_a_kernel_that_outlives_its_server_holds_its_share(
             assert second.kernels() == {"a": "held"}
             assert bob.kernels() == {"b": "waiting"}
             kernel.kill()
-            await eventually(lambda: bob.kernels() == {"b": "held"}, "its end is seen", 3.0)
+            await eventually(lambda: bob.kernels() == {"b": "held"}, "its end is seen")
             assert second.kernels() == {}
         assert broker.log.read_text() == log
         root.close()
