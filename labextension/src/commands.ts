@@ -145,7 +145,7 @@ export function addCommands(
     found => actions.showLost(found),
     {
       label: trans.__('Show Lost Variables'),
-      caption: trans.__('Show all that a release does not keep, and why')
+      caption: trans.__('Show all that is not kept when the share is given back, and why')
     }
   );
   addWaysOut(add, shares, actions, trans);

@@ -11,7 +11,10 @@ export function lostBody({ lost, aside }: IReport, trans: TranslationBundle): Wi
     body.node.append(paragraph(trans.__('No variable of this kernel is lost.')));
   }
   if (lost.length > 0) {
-    body.node.append(paragraph(trans.__('A release does not keep these:')), list(lost));
+    body.node.append(
+      paragraph(trans.__('These are not kept when the share is given back:')),
+      list(lost)
+    );
   }
   for (const { file, bytes, saved, missing } of aside) {
     const told = trans.__('Saved at %1, and not brought back:', clock(saved));

@@ -59,6 +59,7 @@ def sweep_kernel_folders() -> None:
 
 def make_as_open(folder: Path) -> None:
     """Make a folder that those may write who may write the one that it is in."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
