@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from traitlets import Integer, Unicode, default
+from traitlets import CaselessStrEnum, Integer, List, Unicode, default
 from traitlets.config import LoggingConfigurable
 
 from ..engines._presence import SIMULATE
@@ -26,6 +26,7 @@ from .client import DEFAULT_SOCKET
 from .connections import BoundedServer
 from .events import Events
 from .identity import Accounts
+from .limits import Limits, LimitsError
 from .store import Store
 
 __all__ = ["Broker"]
@@ -119,6 +120,37 @@ class Broker(LoggingConfigurable):
         """,
     )
 
+    limits: List[Any] = List(
+        config=True,
+        help="""
+        What users, groups and all together may hold or wait for, as entries with a ``resource``
+        (``gpus``, ``memory_bytes`` or ``kernels``), a ``limit`` and a ``scope``: ``{"user": […]}``
+        for each of these users (``*``: everybody), ``{"members_of": […]}`` for each user who is in
+        one of these groups, ``{"group": […]}`` for all members of each of these groups together, or
+        ``"total"``. Default: none.
+
+        ::
+
+            c.Broker.limits = [
+                {"resource": "gpus", "limit": 1, "scope": {"user": ["*"]}},
+                {"resource": "memory_bytes", "limit": "320GiB", "scope": {"group": ["course"]}},
+            ]
+        """,
+    )
+    limits_joined = CaselessStrEnum(
+        ["max", "min", "sum"],
+        default_value="max",
+        config=True,
+        help="""
+        Which limit counts where several are about the same resource and the same user or group.
+        Default ``max``, the largest.
+
+        ::
+
+            c.Broker.limits_joined = "min"
+        """,
+    )
+
     @default("simulate")
     def _simulate_default(self) -> str:
         return os.environ.get(SIMULATE, "")
@@ -126,10 +158,13 @@ class Broker(LoggingConfigurable):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.events = Events()
+        self.accounts = Accounts(self.administrators)
         self.store = Store(
             Path(self.folder),
             self.events,
             claims_per_user=self.claims_per_user,
+            limits=_limits(self.limits, self.limits_joined),
+            accounts=self.accounts,
             changed=self._watch,
         )
         self._machine = Machine(
@@ -173,7 +208,7 @@ class Broker(LoggingConfigurable):
         except BaseException:
             listening.close()
             raise
-        desk = Desk(self.store, self.events, Accounts(self.administrators), found.simulation)
+        desk = Desk(self.store, self.events, self.accounts, found.simulation)
         server = BoundedServer(
             application(desk),
             max_body_size=MAX_BODY,
@@ -225,6 +260,21 @@ class Broker(LoggingConfigurable):
                     await self.store.grant()
             except GpuShareError as error:
                 _log.error("%s", error)
+
+
+def _limits(rules: list[Any], joined: str) -> Limits | None:
+    if not rules:
+        return None
+    try:
+        limits = Limits(rules, joined)
+    except LimitsError as error:
+        raise EngineError(f"c.Broker.limits cannot be used: {error}") from error
+    if limits.longest_window:
+        raise EngineError(
+            "c.Broker.limits has a limit of gpu_hours, which the broker does not count yet; leave "
+            "it out."
+        )
+    return limits
 
 
 def _listen(path: Path) -> socket.socket:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from .._threads import in_thread
 from ..engines._processes import Holder, boot_id, carriers
@@ -25,10 +26,13 @@ from ..engines.local._wire import claim_to_json
 from ..errors import GpuShareError, LedgerError
 from ..kernels.reclaim import chosen
 from ..size import Size
+from . import claim as limited
+from .demand import demand
 from .events import Events
-from .identity import Account
+from .identity import Account, Accounts
+from .limits import Limits
 
-__all__ = ["Limits", "NoClaim", "Refused", "Store"]
+__all__ = ["NoClaim", "Refused", "Store"]
 
 T = TypeVar("T")
 
@@ -39,20 +43,6 @@ class Refused(GpuShareError):  # noqa: N818
 
 class NoClaim(GpuShareError):  # noqa: N818
     """The user has no such claim."""
-
-
-class Limits(Protocol):
-    """The administrator's limits. Pure; called in the ledger's thread before a claim is made."""
-
-    def __call__(
-        self, account: Account, kernel_id: str, size: Size, claims: Sequence[Claim]
-    ) -> str | None:
-        """Why the user may not ask for this size, in one line; None where they may.
-
-        Parameters
-        ----------
-        claims: of all users, named ``uid/kernel id``, with ``uid`` and ``user`` in their `info`.
-        """
 
 
 @dataclass(frozen=True)
@@ -70,6 +60,7 @@ class Store:
     ----------
     folder: of the ledger, made open to this user only. What is in it of earlier boots is removed.
     claims_per_user: most claims of one user, those that wait among them.
+    limits, accounts: the administrator's limits, and who is in which group.
     changed: called on the loop when claims have changed.
 
     Raises
@@ -84,12 +75,14 @@ class Store:
         *,
         claims_per_user: int = 200,
         limits: Limits | None = None,
+        accounts: Accounts | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._events = events
         self._claims_per_user = claims_per_user
         self._limits = limits
+        self._accounts = accounts or Accounts()
         self._changed = changed
         # One thread: the ledger's connection belongs to it. What is checked there before a claim
         # is made still holds when it is made, as nobody else writes.
@@ -161,17 +154,48 @@ class Store:
                     f"You have {len(others)} kernels that hold or wait for a share, which is the "
                     "most that the broker takes of one user; end some."
                 )
-            self._check(account, key, size, claims)
+            self._check(account, key, size, ledger)
             told = {**info, "user": account.user, "uid": account.uid}
             claim = ledger.claim(key, size, holder, told, token=token, only=only)
             return {**claim_to_json(claim, kernel_id), "token": claim.token}
 
         return await self._at_ledger(work)
 
-    def _check(self, account: Account, key: str, size: Size, claims: Sequence[Claim]) -> None:
-        """The one place where the administrator's limits are asked."""
-        if self._limits and (why := self._limits(account, key, size, claims)):
+    def _check(self, account: Account, key: str, size: Size, ledger: Ledger) -> None:
+        if why := self._why_not(account, key, size, ledger):
             raise Refused(why)
+
+    def _why_not(self, account: Account, key: str, size: Size, ledger: Ledger) -> str | None:
+        """The one place where the administrator's limits are asked. None: they allow it.
+
+        What waits counts as what is held: it is served without a further look. Nothing comes in
+        between this and the claim, as both are done in the one thread that writes.
+        """
+        if self._limits is None:
+            return None
+        gpus = ledger.gpus()
+        asked = self._limited(account, key, size, gpus, account)
+        held = []
+        for row in self._claims:
+            owner = self._accounts.of(uid_of_claim(row))
+            held.append(self._limited(owner, row.kernel_id, row.size, gpus, account))
+        refusal = self._limits.check(asked, held, (), asked.asked_at)
+        return refusal.text if refusal is not None else None
+
+    def _limited(
+        self, account: Account, key: str, size: Size, gpus: Sequence[Gpu], reader: Account
+    ) -> limited.Claim:
+        """A claim as the limits see it, with the id by which its user knows the kernel."""
+        amount, memory = demand(size, gpus)
+        return limited.Claim(
+            user=account.user,
+            kernel_id=key.partition("/")[2] if account.uid == reader.uid else key,
+            size=size,
+            gpus=amount,
+            memory_bytes=memory,
+            asked_at=datetime.now(timezone.utc),
+            groups=account.groups,
+        )
 
     async def change(
         self,
@@ -195,7 +219,7 @@ class Store:
             old = next((claim for claim in claims if claim.kernel_id == key), None)
             if old is None or not old.held:
                 raise NoClaim("The kernel holds no share.")
-            self._check(account, key, size, claims)
+            self._check(account, key, size, ledger)
             told = {**(old.info if info is None else info)}
             told |= {"user": account.user, "uid": account.uid}
             claim = ledger.change(key, size, told, dry=dry)
@@ -248,7 +272,16 @@ class Store:
     ) -> list[str | None]:
         """For each size None where it could be held at once, else why not."""
         key = None if kernel_id is None else _key(account.uid, kernel_id)
-        return await self._look(lambda ledger: ledger.fits_each(key, sizes))
+        asked = _key(account.uid, "") if key is None else key
+
+        def work(ledger: Ledger) -> list[str | None]:
+            room = ledger.fits_each(key, sizes)
+            return [
+                self._why_not(account, asked, size, ledger) or why
+                for size, why in zip(sizes, room, strict=True)
+            ]
+
+        return await self._look(work)
 
     async def queue(self, account: Account) -> tuple[LedgerSnapshot | None, dict[str, str]]:
         """Who waits, and the user's kernels: their ids by those in the snapshot."""

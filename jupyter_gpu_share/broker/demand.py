@@ -1,0 +1,42 @@
+"""How much of the machine a size may come to, for limits that hold whichever GPU it gets. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from ..engines.local._gpu import Gpu
+from ..size import Size
+
+__all__ = ["demand"]
+
+#: Parts of the compute of a GPU that NVIDIA's MIG has.
+_MIG_PARTS = 7
+
+
+def demand(size: Size, gpus: Sequence[Gpu]) -> tuple[Fraction, int]:
+    """The most GPUs and bytes, all devices together, that a size comes to on any of the GPUs.
+
+    A part of a GPU in bytes counts by the smallest GPU that has the room; a MIG instance by its
+    part of the compute. Where no GPU is known that has the room, each device counts as a whole one.
+    """
+    if size.is_none:
+        return Fraction(0), 0
+    fitting = [gpu for gpu in gpus if _may_hold(size, gpu)]
+    each = max((_part(size, gpu) for gpu in fitting), default=Fraction(1))
+    memory = max((size.bytes_of(gpu.memory_bytes) for gpu in fitting), default=size.memory or 0)
+    return each * size.count, memory * size.count
+
+
+def _may_hold(size: Size, gpu: Gpu) -> bool:
+    if size.profile is not None:
+        return gpu.profile == size.profile
+    if size.memory is not None:
+        return gpu.memory_bytes >= size.memory
+    return gpu.profile is None
+
+
+def _part(size: Size, gpu: Gpu) -> Fraction:
+    if gpu.profile is not None:
+        return min(Fraction(1), Fraction(int(gpu.profile.partition("g.")[0]), _MIG_PARTS))
+    return size.fraction or Fraction(size.bytes_of(gpu.memory_bytes), gpu.memory_bytes)

@@ -1,0 +1,155 @@
+"""The administrator's limits hold where claims are made, for real users of a broker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from broker_users import ANN, BOB, RunningBroker, User, user
+from waiting import PATIENCE
+
+from jupyter_gpu_share.broker.demand import demand
+from jupyter_gpu_share.engines.local._gpu import Gpu
+from jupyter_gpu_share.size import Size
+
+GIB = 2**30
+ONE = '{"resource": "gpus", "limit": 1, "scope": {"user": ["*"]}}'
+
+
+@contextmanager
+def limited(folder: Path, *limits: str) -> Iterator[tuple[User, User, Path]]:
+    """Two users of a broker with two GPUs and these limits."""
+    lines = f"c.Broker.limits = [{', '.join(limits)}]"
+    running = RunningBroker(folder, lines, simulate="2xA100-80GB")
+    running.start()
+    try:
+        with user(ANN, running.socket) as ann, user(BOB, running.socket) as bob:
+            yield ann, bob, running.socket
+    finally:
+        running.kill()
+
+
+def ask(one: User, kernel: str, size: str) -> tuple[int, str]:
+    status, told = one.ask("PUT", f"/v1/shares/{kernel}", {"size": size})
+    return status, str(told)
+
+
+def test_a_user_has_no_more_than_the_limit_over_all_servers(common: Path) -> None:
+    with limited(common, ONE) as (ann, bob, path):
+        ann.claim("a", "3/4")
+        status, told = ask(ann, "b", "1/2")
+        assert status == 409
+        assert "may have 1 GPU and now has 3/4 GPU. Yours: a (3/4)." in told
+        with user(ANN, path) as another:  # another server of the same user
+            assert ask(another, "c", "1/2")[0] == 409
+            assert ask(another, "c", "1/4")[0] == 200
+        assert bob.claim("a", "1")["state"] == "held", "others are not touched"
+        assert ask(ann, "a", "1/4")[0] == 200, "asked again it counts once"
+
+
+def test_what_waits_counts_and_is_served_later(common: Path) -> None:
+    with limited(common, ONE) as (ann, bob, path):
+        bob.claim("x", "1")
+        ann.claim("a", "3/4")
+        with user(0, path) as root:
+            root.claim("r", "1/4")
+            assert ann.claim("b", "1/4")["state"] in ("held", "waiting")
+            assert ask(ann, "c", "1/4")[0] == 409
+
+
+def test_a_change_of_size_is_within_the_limit(common: Path) -> None:
+    with limited(common, ONE) as (ann, _, _):
+        ann.claim("a", "1/2")
+        ann.claim("b", "1/4")
+        status, told = ann.ask("POST", "/v1/shares/b/change", {"size": "3/4"})
+        assert status == 409, told
+        assert "Yours: a (1/2)." in str(told)
+        assert ann.ask("POST", "/v1/shares/b/change", {"size": "1/2"})[0] == 200
+
+
+def test_sizes_beyond_the_limit_are_told_beside_the_field(common: Path) -> None:
+    with limited(common, ONE) as (ann, _, _):
+        ann.claim("a", "3/4")
+        told = ann.ok("POST", "/v1/fits", {"sizes": ["1/4", "1/2", "0"]})
+        assert told[0] is None
+        assert "may have 1 GPU" in told[1]
+        assert told[2] is None
+
+
+def test_memory_kernels_and_the_total(common: Path) -> None:
+    limits = (
+        '{"resource": "memory_bytes", "limit": "50GiB", "scope": {"user": ["*"]}}',
+        '{"resource": "kernels", "limit": 3, "scope": "total"}',
+    )
+    with limited(common, *limits) as (ann, bob, _):
+        assert ask(ann, "a", "60GiB")[0] == 409
+        ann.claim("a", "30GiB")
+        assert ask(ann, "b", "1/4")[0] == 200
+        assert ask(ann, "c", "1GiB")[0] == 409, "20 of 80 GiB were the rest"
+        bob.claim("a", "10GiB")
+        status, told = ask(bob, "b", "1GiB")
+        assert status == 409
+        assert "Everybody together may have 3 kernels" in told
+        assert "65521" not in told, "nobody else's kernels are named"
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ('{"resource": "gpu", "limit": 1, "scope": "total"}', "needs a resource"),
+        ('{"resource": "gpus", "limt": 1, "scope": "total"}', "unknown key 'limt'"),
+        (
+            '{"resource": "gpu_hours", "limit": 1, "window": 7, "scope": "total"}',
+            "does not count yet",
+        ),
+    ],
+)
+def test_a_limit_that_cannot_hold_stops_the_broker_in_one_line(
+    common: Path, entry: str, says: str
+) -> None:
+    path = common / "broker_config.py"
+    path.write_text(f"c.Broker.limits = [{entry}]\nc.Broker.folder = {str(common / 'state')!r}\n")
+    path.chmod(0o644)
+    code = "import sys; from jupyter_gpu_share.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "broker", "--config", str(path)]
+    done = subprocess.run(
+        [*command, "--socket", str(common / "socket")],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=os.environ | {"JUPYTER_GPU_SHARE_SIMULATE": "1xA100-80GB"},
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert says in line
+
+
+A100 = Gpu("GPU-1", "A100", 0, 80 * GIB)
+T4 = Gpu("GPU-2", "T4", 1, 16 * GIB)
+SLICE = Gpu("MIG-1", "A100", 0, 20 * GIB, "2g.20gb", "GPU-3")
+
+
+@pytest.mark.parametrize(
+    ("size", "gpus", "amount", "memory"),
+    [
+        ("0", (A100,), Fraction(0), 0),
+        ("1/4", (A100, T4), Fraction(1, 4), 20 * GIB),
+        ("2x1/2", (A100,), Fraction(1), 80 * GIB),
+        ("8GiB", (A100, T4), Fraction(1, 2), 8 * GIB),
+        ("40GiB", (A100, T4), Fraction(1, 2), 40 * GIB),
+        ("100GiB", (A100,), Fraction(1), 100 * GIB),
+        ("mig-2g.20gb", (SLICE, A100), Fraction(2, 7), 20 * GIB),
+        ("10GiB", (SLICE,), Fraction(2, 7), 10 * GIB),
+        ("1/4", (), Fraction(1), 0),
+    ],
+)
+def test_a_size_counts_for_the_most_that_it_may_come_to(
+    size: str, gpus: tuple[Gpu, ...], amount: Fraction, memory: int
+) -> None:
+    assert demand(Size.parse(size), gpus) == (amount, memory)
