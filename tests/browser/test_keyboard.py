@@ -169,7 +169,7 @@ def test_keep_release_and_wake(lab: Server, watched: Page) -> None:
     page.keyboard.press("Enter")
     expect(sidebar(page)).to_contain_text("Kept until")
     expect(keep).to_be_focused()
-    tab_to(page, button(page, "Release"))
+    tab_to(page, button(page, "Give Back"))
     page.keyboard.press("Enter")
     button(page, "Wake").wait_for()
     expect(sidebar(page).locator(".jp-GpuShare-buttons button:focus")).to_have_count(1)
@@ -183,14 +183,14 @@ def test_a_size_in_the_sidebar(lab: Server, watched: Page) -> None:
     page = watched
     open_one(lab, page)
     into_sidebar(page)
-    tab_to(page, button(page, "Resize…"))
+    tab_to(page, button(page, "Change…"))
     page.keyboard.press("Enter")
     field = dialog(page).get_by_label("Share of a GPU")
     expect(field).to_be_focused()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
-    expect(button(page, "Resize…")).to_be_focused()
+    expect(button(page, "Change…")).to_be_focused()
 
 
 def test_start_without_a_gpu(lab: Server, watched: Page, heard: Heard) -> None:

@@ -83,7 +83,7 @@ def test_resize_and_select_kernel_open_at_once_however_long_the_engine_takes(
     page.route("**/gpu-share/sizes*", lambda route: held.append(route))
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
-    open_sidebar(page).get_by_role("button", name="Resize…").click()
+    open_sidebar(page).get_by_role("button", name="Change…").click()
     field = dialog(page).get_by_label("Share of a GPU")
     expect(field).to_have_value("1/4")
     expect(dialog(page)).to_contain_text("Asking for the sizes…")
@@ -95,7 +95,7 @@ def test_resize_and_select_kernel_open_at_once_however_long_the_engine_takes(
     accept(page)
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
     # The sizes are known by now; what is picked stays when they come anew.
-    sidebar(page).get_by_role("button", name="Resize…").click()
+    sidebar(page).get_by_role("button", name="Change…").click()
     expect(field.locator("option")).to_have_count(5)
     field.select_option("1")
     held.pop().continue_()
