@@ -159,6 +159,11 @@ class Account:
 
     # -- what is known ---------------------------------------------------------------------------
 
+    @property
+    def open_kernels(self) -> frozenset[str]:
+        """Those that have not ended."""
+        return frozenset(self._open)
+
     def used(self) -> list[Use]:
         """What was held in the window, and is: for limits of hours and for who is next."""
         now = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 from .account import Account, Figures
@@ -17,18 +17,20 @@ _NAME = "jupyter_gpu_share_gpu_seconds_total"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def csv_text(rows: Iterable[tuple[date, str, str, Figures]]) -> str:
+def csv_text(
+    rows: Iterable[tuple[date, str, str, Figures]], amounts: Sequence[str] = COLUMNS[3:]
+) -> str:
     """The rows of :meth:`Account.rows`, with a header, in GPU-seconds to the millisecond.
 
     A name that a spreadsheet would take for a formula has an apostrophe before it.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow([*COLUMNS[:3], *amounts])
     for day, kind, name, figures in rows:
         safe = f"'{name}" if name.startswith(_FORMULA) else name
-        amounts = (figures.held, figures.used, figures.idle, figures.given_back)
-        writer.writerow([day.isoformat(), kind, safe, *(f"{float(n):.3f}" for n in amounts)])
+        numbers = (f"{float(getattr(figures, name)):.3f}" for name in amounts)
+        writer.writerow([day.isoformat(), kind, safe, *numbers])
     return out.getvalue()
 
 

@@ -79,7 +79,9 @@ def application(desk: Desk) -> web.Application:
         (r"/v1/queue", _Queue),
         (r"/v1/idle", _IdleShares),
         (r"/v1/events", _EventStream),
+        (r"/v1/usage", _Usage),
         (r"/v1/admin/shares", _AllShares),
+        (r"/v1/admin/usage", _AllUsage),
         (rf"/v1/admin/shares/(?P<uid>\d{{1,10}})/{kernel}", _AnyShare),
     ]
     return web.Application(
@@ -353,6 +355,12 @@ class _IdleShares(_Handler):
         self.answer({"wanted": wanted, "waiting": waiting})
 
 
+class _Usage(_Handler):
+    @_told
+    async def get(self) -> None:
+        self.answer(await self.desk.store.usage(self.account))
+
+
 class _EventStream(_Handler):
     bounded = False
 
@@ -416,6 +424,12 @@ class _AllShares(_Admin):
     @_told
     async def get(self) -> None:
         self.answer(await self.desk.store.everything())
+
+
+class _AllUsage(_Admin):
+    @_told
+    async def get(self) -> None:
+        self.answer(await self.desk.store.usage())
 
 
 class _AnyShare(_Admin):

@@ -124,7 +124,8 @@ class Broker(LoggingConfigurable):
         config=True,
         help="""
         What users, groups and all together may hold or wait for, as entries with a ``resource``
-        (``gpus``, ``memory_bytes`` or ``kernels``), a ``limit`` and a ``scope``: ``{"user": […]}``
+        (``gpus``, ``memory_bytes``, ``kernels``, or ``gpu_hours`` held in a ``window`` of days), a
+        ``limit`` and a ``scope``: ``{"user": […]}``
         for each of these users (``*``: everybody), ``{"members_of": […]}`` for each user who is in
         one of these groups, ``{"group": […]}`` for all members of each of these groups together, or
         ``"total"``. Default: none.
@@ -134,6 +135,7 @@ class Broker(LoggingConfigurable):
             c.Broker.limits = [
                 {"resource": "gpus", "limit": 1, "scope": {"user": ["*"]}},
                 {"resource": "memory_bytes", "limit": "320GiB", "scope": {"group": ["course"]}},
+                {"resource": "gpu_hours", "limit": 40, "window": 7, "scope": {"user": ["*"]}},
             ]
         """,
     )
@@ -266,15 +268,9 @@ def _limits(rules: list[Any], joined: str) -> Limits | None:
     if not rules:
         return None
     try:
-        limits = Limits(rules, joined)
+        return Limits(rules, joined)
     except LimitsError as error:
         raise EngineError(f"c.Broker.limits cannot be used: {error}") from error
-    if limits.longest_window:
-        raise EngineError(
-            "c.Broker.limits has a limit of gpu_hours, which the broker does not count yet; leave "
-            "it out."
-        )
-    return limits
 
 
 def _listen(path: Path) -> socket.socket:

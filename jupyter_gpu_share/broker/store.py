@@ -7,14 +7,16 @@ nobody can guess at, a kernel of somebody else.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from .._threads import in_thread
@@ -27,6 +29,7 @@ from ..errors import GpuShareError, LedgerError
 from ..kernels.reclaim import chosen
 from ..size import Size
 from . import claim as limited
+from .books import Books, Held
 from .demand import demand
 from .events import Events
 from .identity import Account, Accounts
@@ -35,6 +38,8 @@ from .limits import Limits
 __all__ = ["NoClaim", "Refused", "Store"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class Refused(GpuShareError):  # noqa: N818
@@ -82,6 +87,9 @@ class Store:
         self._events = events
         self._claims_per_user = claims_per_user
         self._limits = limits
+        window = limits.longest_window if limits is not None else timedelta(0)
+        self._books = Books(folder, window)
+        self._counted: dict[str, tuple[Claim, Held]] = {}
         self._accounts = accounts or Accounts()
         self._changed = changed
         # One thread: the ledger's connection belongs to it. What is checked there before a claim
@@ -113,6 +121,7 @@ class Store:
                 "another in c.Broker.folder."
             ) from error
         self._ledger = Ledger(self._folder / name)
+        self._books.open()
 
     async def close(self) -> None:
         """Let go of the ledger. What is held stays held while its holders live."""
@@ -122,7 +131,14 @@ class Store:
     def _close(self) -> None:
         ledger, self._ledger = self._ledger, None
         if ledger is not None:
+            self._save()
             ledger.close()
+
+    def _save(self) -> None:
+        try:
+            self._books.save()
+        except OSError as error:
+            _log.error("The account cannot be saved in %s: %s", self._folder, error.strerror)
 
     # -- of one user ---------------------------------------------------------------------------
 
@@ -179,7 +195,7 @@ class Store:
         for row in self._claims:
             owner = self._accounts.of(uid_of_claim(row))
             held.append(self._limited(owner, row.kernel_id, row.size, gpus, account))
-        refusal = self._limits.check(asked, held, (), asked.asked_at)
+        refusal = self._limits.check(asked, held, self._books.used(), asked.asked_at)
         return refusal.text if refusal is not None else None
 
     def _limited(
@@ -319,6 +335,7 @@ class Store:
             everybody |= row.kernels
         order = sorted(everybody, key=lambda key: (everybody[key], key))
 
+        await self._look(lambda ledger: self._count(ledger, self._claims))
         snapshot = await self._snapshot()
         going = await in_thread(chosen, snapshot, order) if snapshot is not None else frozenset()
         wanted = [kernel_id for kernel_id in idle if _key(account.uid, kernel_id) in going]
@@ -355,12 +372,18 @@ class Store:
 
         await self._at_ledger(work)
 
+    async def usage(self, account: Account | None = None) -> list[dict[str, Any]]:
+        """GPU-seconds by day: of one user, or of all users and groups."""
+        user = account.user if account is not None else None
+        return await self._look(lambda ledger: self._books.rows(user))
+
     async def sweep(self) -> None:
-        """Free what the dead held."""
+        """Free what the dead held, and save the account."""
 
         def work(ledger: Ledger) -> None:
             if ledger.has_dead():
                 ledger.sweep()
+            self._save()
 
         await self._at_ledger(work)
 
@@ -377,11 +400,36 @@ class Store:
             ledger = self._open_ledger()
             result = work(ledger)
             self._claims = claims = ledger.claims()
+            self._count(ledger, claims)
             return result, claims
 
         result, claims = await in_thread(at_desk, executor=self._desk)
         self._tell(claims)
         return result
+
+    def _count(self, ledger: Ledger, claims: Sequence[Claim]) -> None:
+        """Tell the account what is held now."""
+        now = monotonic()
+        rows = [row for row in list(self._idle.values()) if row.until > now]
+        idle = {name for row in rows for name in row.kernels}
+        before, self._counted = self._counted, {}
+        gpus: dict[str, Gpu] | None = None
+        for claim in claims:
+            if not claim.held or claim.size.is_none:
+                continue
+            name = claim.kernel_id
+            known, held = before.get(name, (None, None))
+            if held is None or known != claim or held.idle != (name in idle):
+                gpus = {gpu.uuid: gpu for gpu in ledger.gpus()} if gpus is None else gpus
+                held = self._held(claim, gpus, idle=name in idle)
+            self._counted[name] = claim, held
+        self._books.see({name: held for name, (_, held) in self._counted.items()})
+
+    def _held(self, claim: Claim, gpus: Mapping[str, Gpu], *, idle: bool) -> Held:
+        owner = self._accounts.of(uid_of_claim(claim))
+        own = [gpus[piece.uuid] for piece in claim.pieces if piece.uuid in gpus]
+        amount, _ = demand(claim.size, own or list(gpus.values()))
+        return Held(owner.user, owner.groups, amount, idle)
 
     async def _look(self, work: Callable[[Ledger], T]) -> T:
         """Do work that changes nothing but for what the dead held, which a sweep tells of."""

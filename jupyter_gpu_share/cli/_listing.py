@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +69,8 @@ def _ask_broker() -> Listing:
             "There is no broker on this machine, and without one nobody knows the kernels of all "
             "users. An administrator starts one: jupyter gpu-share broker"
         )
-    client = BrokerClient(path)
-    try:
+    with closing(BrokerClient(path)) as client:
         rows, machine = client.ask("GET", "/v1/admin/shares"), client.ask("GET", "/v1/machine")
-    finally:
-        client.close()
     allocations, gpus = everybody(rows, machine["gpus"])
     return Listing([row.to_json() for row in allocations], gpus)
 

@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=run)
         return sub
 
-    def add_json(sub: argparse.ArgumentParser) -> None:
+    def add_json(sub: argparse._ActionsContainer) -> None:
         sub.add_argument("--json", action="store_true", help="Print the data as JSON.")
 
     listing = add("list", _list, "Show the kernels on this machine's GPUs, and what is free.")
@@ -200,6 +200,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_replay(replay)
     add_json(replay)
+
+    usage = add(
+        "usage",
+        _usage,
+        "Show the GPU-hours that you have held, by day, as the machine's broker counts them.",
+    )
+    usage.add_argument(
+        "--all", action="store_true", help="Of all users and groups. For administrators."
+    )
+    form = usage.add_mutually_exclusive_group()
+    add_json(form)
+    form.add_argument(
+        "--csv", action="store_true", help="Print GPU-seconds with commas between them."
+    )
 
     broker = add(
         "broker",
@@ -491,6 +505,17 @@ async def _replay(arguments: argparse.Namespace) -> int:
 
     data, text = replay_trace(arguments, from_files())
     print(json.dumps(data, indent=2) if arguments.json else text)
+    return 0
+
+
+async def _usage(arguments: argparse.Namespace) -> int:
+    from ._usage import collect, in_csv, in_table
+
+    rows = await collect(everybody=arguments.all)
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print(in_csv(rows) if arguments.csv else in_table(rows), end="")
     return 0
 
 

@@ -104,10 +104,7 @@ def test_memory_kernels_and_the_total(common: Path) -> None:
     [
         ('{"resource": "gpu", "limit": 1, "scope": "total"}', "needs a resource"),
         ('{"resource": "gpus", "limt": 1, "scope": "total"}', "unknown key 'limt'"),
-        (
-            '{"resource": "gpu_hours", "limit": 1, "window": 7, "scope": "total"}',
-            "does not count yet",
-        ),
+        ('{"resource": "gpu_hours", "limit": 1, "scope": "total"}', "needs a window"),
     ],
 )
 def test_a_limit_that_cannot_hold_stops_the_broker_in_one_line(

@@ -1,0 +1,136 @@
+"""The account of who held what, kept in a file of the broker's folder. For one thread."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from .account import Account, AccountError, Mode
+from .limits import Use
+
+__all__ = ["Books", "Held"]
+
+_log = logging.getLogger(__name__)
+
+_FILE = "account.json"
+#: Days whose rows are kept.
+_DAYS = 400
+
+
+@dataclass(frozen=True)
+class Held:
+    """A share that is held now: whose it is, how much of GPUs, and whether it is used."""
+
+    user: str
+    groups: frozenset[str]
+    gpus: Fraction
+    idle: bool
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class Books:
+    """Counts what is held.
+
+    A broker that was killed goes on where it last saved: a share that is held still was held all
+    the time, and one that is not was until now.
+
+    Parameters
+    ----------
+    folder: the broker's own.
+    window: for how long each share that was held is known by itself, for limits of hours.
+    """
+
+    def __init__(
+        self, folder: Path, window: timedelta, clock: Callable[[], datetime] = _now
+    ) -> None:
+        self._path = folder / _FILE
+        self._window = window
+        self._clock = clock
+        self._account = Account(window)
+        self._held: Mapping[str, Held] | None = None  # not known yet
+        self._dirty = False
+
+    def open(self) -> None:
+        """Go on with what was saved. A file that cannot be read is put aside, and that is said."""
+        try:
+            self._account = Account.from_json(json.loads(self._path.read_text()), self._window)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:  # an AccountError is one
+            aside = self._path.with_suffix(".unread")
+            with suppress(OSError):
+                self._path.replace(aside)
+            why = error if isinstance(error, AccountError) else type(error).__name__
+            _log.error("The account begins anew: %s cannot be read (%s).", aside, why)
+
+    def see(self, held: Mapping[str, Held]) -> None:
+        """All shares that are held now, by kernel. What is as it was costs nothing."""
+        if held == self._held:
+            return
+        now = self._clock()
+        before = self._account.open_kernels if self._held is None else self._held.keys()
+        for name in before - held.keys():
+            self._account.end(name, now)
+        for name, each in held.items():
+            if self._held is None or self._held.get(name) != each:
+                self._account.change(
+                    name,
+                    Mode.IDLE if each.idle else Mode.USED,
+                    now,
+                    user=each.user,
+                    groups=each.groups,
+                    gpus=each.gpus,
+                )
+        self._held, self._dirty = dict(held), True
+
+    def used(self) -> list[Use]:
+        """What was held in the window, and is."""
+        return self._account.used()
+
+    def rows(self, user: str | None = None) -> list[dict[str, Any]]:
+        """GPU-seconds of each day in UTC up to now: of one user, or of all users and groups."""
+        self._account.settle(self._clock())
+        return [
+            {
+                "day": day.isoformat(),
+                "of": kind,
+                "name": name,
+                "held": float(figures.held),
+                "used": float(figures.used),
+                "idle": float(figures.idle),
+            }
+            for day, kind, name, figures in self._account.rows()
+            if user is None or (kind, name) == ("user", user)
+        ]
+
+    def save(self) -> None:
+        """Write what has changed.
+
+        Raises
+        ------
+        OSError
+        """
+        if not self._dirty:
+            return
+        now = self._clock()
+        self._account.settle(now)
+        self._account.forget((now - timedelta(days=_DAYS)).date())
+        partial = self._path.with_suffix(".part")
+        number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(number, "w") as file:
+            json.dump(self._account.to_json(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._path)
+        self._dirty = False
