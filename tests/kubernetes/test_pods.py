@@ -29,6 +29,7 @@ FILES = [
             "attribution",
             "background",
             "caps",
+            "contexts",
             "cuda",
             "cuda_signs",
             "digests",
