@@ -7,6 +7,7 @@ import * as React from 'react';
 import type { CurrentKernel } from './current';
 import { useChanges } from './hooks';
 import { Card } from './sidebar/card';
+import { FocusKeeper } from './sidebar/focus';
 import { Gpus } from './sidebar/gpus';
 import { List } from './sidebar/list';
 import { SidebarWords } from './sidebar/words';
@@ -32,10 +33,12 @@ export class Sidebar extends ReactWidget {
     this.node.setAttribute('aria-label', trans.__('GPU shares'));
     this.node.tabIndex = -1;
     this._words = new SidebarWords(trans);
+    this._focus = new FocusKeeper(this.node);
   }
 
   override dispose(): void {
     this._observing?.dispose();
+    this._focus.dispose();
     super.dispose();
   }
 
@@ -72,6 +75,7 @@ export class Sidebar extends ReactWidget {
   }
 
   private readonly _words: SidebarWords;
+  private readonly _focus: FocusKeeper;
   private _observing: IDisposable | null = null;
 }
 

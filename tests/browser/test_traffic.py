@@ -13,7 +13,7 @@ from waiting import PATIENCE
 
 
 def ask_times(page: Page) -> list[float]:
-    """The moments of our own requests from now on; the scripts of the page are none."""
+    """The moments of our own requests from now on, as they are heard of; scripts are none."""
     times: list[float] = []
 
     def note(request: Request) -> None:
@@ -24,10 +24,22 @@ def ask_times(page: Page) -> list[float]:
     return times
 
 
+def asked(page: Page) -> list[Request]:
+    """Our own requests from now on; the scripts of the page are none."""
+    found: list[Request] = []
+
+    def note(request: Request) -> None:
+        if "/gpu-share/" in request.url:
+            found.append(request)
+
+    page.on("requestfinished", note)
+    return found
+
+
 def test_an_open_page_asks_no_more_than_twelve_times_a_minute(lab: Server, page: Page) -> None:
     for name in ("one.ipynb", "two.ipynb", "three.ipynb"):
         write_notebook(lab, name, "1")
-    times = ask_times(page)
+    requests = asked(page)
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
     open_sidebar(page)
@@ -37,11 +49,20 @@ def test_an_open_page_asks_no_more_than_twelve_times_a_minute(lab: Server, page:
         wait_for_kernel(page)
 
     end = time.monotonic() + 2 * PATIENCE + 60
-    while not times or times[-1] - times[0] <= 60:
+    while len(times := begun(requests)) < 2 or times[-1] - times[0] <= 60:
         assert time.monotonic() < end, f"no minute of requests: {times}"
         page.wait_for_timeout(100)  # lets the page's events come
-    most = max(sum(0 <= other - one < 60 for other in times) for one in times)
+    most = max(sum(0 <= other - one < A_MINUTE for other in times) for one in times)
     assert 8 <= most <= 12, most
+
+
+#: Nearly: the page and the browser read their clocks one after the other.
+A_MINUTE = 59.9
+
+
+def begun(requests: list[Request]) -> list[float]:
+    """When they were made, by the browser's clock: a busy machine tells of them late."""
+    return sorted(request.timing["startTime"] / 1000 for request in requests)
 
 
 def test_a_page_that_nobody_sees_asks_nothing_and_activity_is_not_counted(

@@ -7,7 +7,7 @@ import { heldBytes, isWithoutGpu, totalBytes } from './amounts';
 import { Charts } from './charts';
 import { useClock } from './clock';
 import { isStuck, waits } from '../sizes';
-import { Doing, Opener, useFocusKept } from './controls';
+import { Doing, Opener } from './controls';
 import { STATE_ICONS } from './icons';
 import type { IPanelProps } from './props';
 import { Section } from './section';
@@ -155,13 +155,11 @@ function Next({
 
 function Buttons(props: ICardProps & { row: IAllocation }): React.JSX.Element {
   const { row, trans, commands } = props;
-  const place = React.useRef<HTMLDivElement>(null);
-  const kept = useFocusKept(place);
   const shared = { commands, kernelId: row.kernel_id };
   const lies = row.share !== null && !isWithoutGpu(row);
   const withCommands = commands.hasCommand(CommandIDs.changeSize);
   return (
-    <div className="jp-GpuShare-buttons" ref={place} {...kept}>
+    <div className="jp-GpuShare-buttons">
       {row.state === 'released' && (
         <Doing {...shared} command={CommandIDs.wake} label={trans.__('Wake')} look="primary" />
       )}

@@ -119,29 +119,3 @@ export function rowMenu(
   addPossible(menu, commands, args, [CommandIDs.showLost]);
   return menu;
 }
-
-/**
- * Keep the focus in a place whose buttons come and go: where the one that has it goes, the first
- * one that is there gets it, or the next one that comes.
- */
-export function useFocusKept(place: React.RefObject<HTMLElement>): {
-  onFocus: (event: React.FocusEvent) => void;
-} {
-  const last = React.useRef<Element | null>(null);
-  React.useLayoutEffect(() => {
-    if (last.current === null || last.current.isConnected) {
-      return;
-    }
-    if (document.activeElement !== document.body) {
-      last.current = null; // the user has gone on
-      return;
-    }
-    // Where there is none yet, the next render looks again.
-    place.current?.querySelector<HTMLElement>('button:not([tabindex="-1"])')?.focus();
-  });
-  return {
-    onFocus: event => {
-      last.current = event.target;
-    }
-  };
-}
