@@ -19,7 +19,11 @@ describe('FocusKeeper', () => {
   });
 
   function at(id: string): HTMLElement {
-    return document.getElementById(id)!;
+    const found = document.getElementById(id);
+    if (found === null) {
+      throw new Error(`There is no ${id}.`);
+    }
+    return found;
   }
 
   /** Changes of the document are told after the script that made them. */
