@@ -145,10 +145,15 @@ def cell(page: Page, number: int) -> Locator:
 
 
 def run_cell(page: Page, number: int) -> Locator:
-    """Run a cell as a person does: a click into it and Shift+Enter; the place of its output."""
+    """Run a cell as a person does: a click into it and Shift+Enter; the place of its output.
+
+    Waits for its end: until then its kernel is in use, whatever it has shown already.
+    """
     one = cell(page, number)
     one.locator(".cm-content").click(timeout=PATIENCE_MS)
     page.keyboard.press("Shift+Enter")
+    ended = re.compile(r"^\[\d+\]:")
+    expect(one.locator(".jp-InputArea-prompt")).to_have_text(ended, timeout=PATIENCE_MS)
     return one.locator(".jp-OutputArea-output")
 
 
