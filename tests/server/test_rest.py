@@ -133,7 +133,8 @@ def test_no_kernel_stands_in_its_own_way(clean: Server) -> None:
     # A new one comes after the one that waits, which could have a quarter now.
     assert free() == {"1/4": False, "1/2": False, "1": False, "0": True}
     assert free(waiter) == {"1/4": True, "1/2": False, "1": False, "0": True}
-    assert free(holder) == {"1/4": True, "1/2": True, "1": True, "0": True}
+    # Who holds a share has its room already, and what is more comes after those who wait.
+    assert free(holder) == {"1/4": True, "1/2": True, "1": False, "0": True}
     status, found = clean.fetch(f"gpu-share/sizes?kernel_id={UNKNOWN}")
     conforms("/gpu-share/sizes", "GET", status, found)
     assert status == 404
