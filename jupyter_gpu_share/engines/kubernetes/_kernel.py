@@ -100,7 +100,7 @@ class PodKernel:
         cause = None
         if pod is not None:
             cause = failures.end_of(pod, None)
-        elif gone is not None and gone["metadata"]["uid"] == self._uid:
+        elif gone is not None and self._is_own(gone):
             cause = failures.end_of(None, gone)
         if cause is None and self.lease is not None:
             cause = self.lease.taken_away(gone)
@@ -111,6 +111,11 @@ class PodKernel:
             words = self.cluster.backend.reclaimed(gone) if gone and cause.kind == "deleted" else ""
             self._end(Exit(cause.code, words or cause.text))
         self._changed.set()
+
+    def _is_own(self, gone: Object) -> bool:
+        """Whether it is the pod. The watch may tell of its end before its creation is answered."""
+        meta = gone["metadata"]
+        return bool(meta["uid"] == self._uid if self._uid else meta["name"] == self.name)
 
     def _state_changed(self, state: AgentState) -> None:
         if state.exit_code is not None and state.run == self._run:
