@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ..kernels._private import new_file
 from .account import Account, AccountError, Mode
 from .limits import Use
 
@@ -127,9 +128,8 @@ class Books:
         self._account.settle(now)
         self._account.forget((now - timedelta(days=_DAYS)).date())
         partial = self._path.with_suffix(".part")
-        number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(number, "w") as file:
-            json.dump(self._account.to_json(), file)
+        with new_file(partial) as file:
+            file.write(json.dumps(self._account.to_json()).encode())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path)

@@ -28,8 +28,8 @@ from ..engines.local._wire import claim_to_json
 from ..errors import GpuShareError, LedgerError
 from ..kernels.reclaim import chosen
 from ..size import Size
-from . import claim as limited
 from .books import Books, Held
+from .claim import Claim as LimitedClaim
 from .demand import demand
 from .events import Events
 from .identity import Account, Accounts
@@ -162,56 +162,54 @@ class Store:
         key = _key(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> dict[str, Any]:
-            claims = self._claims
-            own = [claim for claim in claims if uid_of_claim(claim) == account.uid]
-            others = [claim for claim in own if claim.kernel_id != key]
+            others = [claim for claim in self._of(account) if claim.kernel_id != key]
             if len(others) >= self._claims_per_user:
                 raise Refused(
                     f"You have {len(others)} kernels that hold or wait for a share, which is the "
                     "most that the broker takes of one user; end some."
                 )
             self._check(account, key, size, ledger)
-            told = {**info, "user": account.user, "uid": account.uid}
+            told = _signed(info, account)
             claim = ledger.claim(key, size, holder, told, token=token, only=only)
             return {**claim_to_json(claim, kernel_id), "token": claim.token}
 
-        return await self._at_ledger(work)
+        return await self.at_ledger(work)
 
     def _check(self, account: Account, key: str, size: Size, ledger: Ledger) -> None:
-        if why := self._why_not(account, key, size, ledger):
+        (why,) = self._why_not(account, key, [size], ledger)
+        if why:
             raise Refused(why)
 
-    def _why_not(self, account: Account, key: str, size: Size, ledger: Ledger) -> str | None:
-        """The one place where the administrator's limits are asked. None: they allow it.
+    def _why_not(
+        self, account: Account, key: str, sizes: Sequence[Size], ledger: Ledger
+    ) -> list[str | None]:
+        """The one place where the administrator's limits are asked. None: they allow the size.
 
         What waits counts as what is held: it is served without a further look. Nothing comes in
         between this and the claim, as both are done in the one thread that writes.
         """
         if self._limits is None:
-            return None
-        gpus = ledger.gpus()
-        asked = self._limited(account, key, size, gpus, account)
-        held = []
-        for row in self._claims:
-            owner = self._accounts.of(uid_of_claim(row))
-            held.append(self._limited(owner, row.kernel_id, row.size, gpus, account))
-        refusal = self._limits.check(asked, held, self._books.used(), asked.asked_at)
-        return refusal.text if refusal is not None else None
+            return [None] * len(sizes)
+        gpus, used, now = ledger.gpus(), self._books.used(), datetime.now(timezone.utc)
 
-    def _limited(
-        self, account: Account, key: str, size: Size, gpus: Sequence[Gpu], reader: Account
-    ) -> limited.Claim:
-        """A claim as the limits see it, with the id by which its user knows the kernel."""
-        amount, memory = demand(size, gpus)
-        return limited.Claim(
-            user=account.user,
-            kernel_id=key.partition("/")[2] if account.uid == reader.uid else key,
-            size=size,
-            gpus=amount,
-            memory_bytes=memory,
-            asked_at=datetime.now(timezone.utc),
-            groups=account.groups,
-        )
+        def limited(owner: Account, name: str, size: Size) -> LimitedClaim:
+            amount, memory = demand(size, gpus)
+            return LimitedClaim(
+                user=owner.user,
+                kernel_id=name.partition("/")[2] if owner.uid == account.uid else name,
+                size=size,
+                gpus=amount,
+                memory_bytes=memory,
+                asked_at=now,
+                groups=owner.groups,
+            )
+
+        held = [
+            limited(self._accounts.of(uid_of_claim(row)), row.kernel_id, row.size)
+            for row in self._claims
+        ]
+        found = [self._limits.check(limited(account, key, size), held, used, now) for size in sizes]
+        return [refusal.text if refusal is not None else None for refusal in found]
 
     async def change(
         self,
@@ -231,17 +229,15 @@ class Store:
         key = _key(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> dict[str, Any] | None:
-            claims = self._claims
-            old = next((claim for claim in claims if claim.kernel_id == key), None)
+            old = self._find(key)
             if old is None or not old.held:
                 raise NoClaim("The kernel holds no share.")
             self._check(account, key, size, ledger)
-            told = {**(old.info if info is None else info)}
-            told |= {"user": account.user, "uid": account.uid}
+            told = _signed(old.info if info is None else info, account)
             claim = ledger.change(key, size, told, dry=dry)
             return claim_to_json(claim, kernel_id) if claim else None
 
-        return await self._at_ledger(work)
+        return await self.at_ledger(work)
 
     async def note(
         self,
@@ -260,27 +256,25 @@ class Store:
         key = _key(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> None:
-            if not any(claim.kernel_id == key for claim in self._claims):
+            if self._find(key) is None:
                 raise NoClaim("The kernel has no claim.")
             if process is not None:
                 ledger.record_kernel(key, process)
             if info is not None:
-                told = {**info, "user": account.user, "uid": account.uid}
-                ledger.set_info(key, told)
+                ledger.set_info(key, _signed(info, account))
 
-        await self._at_ledger(work)
+        await self.at_ledger(work)
 
     async def release(self, account: Account, kernel_id: str) -> bool:
         """Give a share back, or leave the queue. False where there was neither."""
         key = _key(account.uid, kernel_id)
-        return await self._at_ledger(lambda ledger: ledger.release(key))
+        return await self.at_ledger(lambda ledger: ledger.release(key))
 
     async def own(self, account: Account) -> list[dict[str, Any]]:
         """The user's claims, in the order of arrival."""
         return [
             {**claim_to_json(claim, kernel_of(claim)), "token": claim.token}
-            for claim in self._claims
-            if uid_of_claim(claim) == account.uid
+            for claim in self._of(account)
         ]
 
     async def fits(
@@ -292,20 +286,14 @@ class Store:
 
         def work(ledger: Ledger) -> list[str | None]:
             room = ledger.fits_each(key, sizes)
-            return [
-                self._why_not(account, asked, size, ledger) or why
-                for size, why in zip(sizes, room, strict=True)
-            ]
+            limits = self._why_not(account, asked, sizes, ledger)
+            return [limit or why for limit, why in zip(limits, room, strict=True)]
 
         return await self._look(work)
 
     async def queue(self, account: Account) -> tuple[LedgerSnapshot | None, dict[str, str]]:
         """Who waits, and the user's kernels: their ids by those in the snapshot."""
-        own = {
-            claim.kernel_id: kernel_of(claim)
-            for claim in self._claims
-            if uid_of_claim(claim) == account.uid
-        }
+        own = {claim.kernel_id: kernel_of(claim) for claim in self._of(account)}
         return await self._snapshot(), own
 
     async def _snapshot(self) -> LedgerSnapshot | None:
@@ -361,7 +349,7 @@ class Store:
         key = _key(uid, kernel_id)
 
         def work(ledger: Ledger) -> None:
-            claim = next((each for each in self._claims if each.kernel_id == key), None)
+            claim = self._find(key)
             if claim is None:
                 raise NoClaim(f"User {uid} has no kernel {kernel_id} with a claim.")
             if claim.kernel is not None:
@@ -370,7 +358,7 @@ class Store:
                 _kill(Holder.of(pid))
             ledger.release(key)
 
-        await self._at_ledger(work)
+        await self.at_ledger(work)
 
     async def usage(self, account: Account | None = None) -> list[dict[str, Any]]:
         """GPU-seconds by day: of one user, or of all users and groups."""
@@ -385,17 +373,15 @@ class Store:
                 ledger.sweep()
             self._save()
 
-        await self._at_ledger(work)
+        await self.at_ledger(work)
 
     async def grant(self) -> None:
         """Give shares to who waits, where there is room by now."""
-        await self._at_ledger(lambda ledger: ledger.turns(()))
+        await self.at_ledger(lambda ledger: ledger.turns(()))
 
     async def at_ledger(self, work: Callable[[Ledger], T]) -> T:
-        """Do ``work`` in the ledger's thread."""
-        return await self._at_ledger(work)
+        """Do ``work``, which may change something, in the ledger's thread."""
 
-    async def _at_ledger(self, work: Callable[[Ledger], T]) -> T:
         def at_desk() -> tuple[T, Sequence[Claim]]:
             ledger = self._open_ledger()
             result = work(ledger)
@@ -435,6 +421,13 @@ class Store:
         """Do work that changes nothing but for what the dead held, which a sweep tells of."""
         return await in_thread(lambda: work(self._open_ledger()), executor=self._desk)
 
+    def _of(self, account: Account) -> list[Claim]:
+        """A user's claims, in the order of arrival."""
+        return [claim for claim in self._claims if uid_of_claim(claim) == account.uid]
+
+    def _find(self, key: str) -> Claim | None:
+        return next((claim for claim in self._claims if claim.kernel_id == key), None)
+
     def _open_ledger(self) -> Ledger:
         if self._ledger is None:
             raise LedgerError("The broker is about to end.")
@@ -462,6 +455,11 @@ class Store:
 
 def _key(uid: int, kernel_id: str) -> str:
     return f"{uid}/{kernel_id}"
+
+
+def _signed(info: Mapping[str, Any], account: Account) -> dict[str, Any]:
+    """What is told of a kernel, with whose it is: that is never told by a request."""
+    return {**info, "user": account.user, "uid": account.uid}
 
 
 def uid_of_claim(claim: Claim) -> int:

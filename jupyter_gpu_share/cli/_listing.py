@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EngineError, GpuShareError, NoGpuError
+from ..errors import GpuShareError, NoGpuError
+from ._brokers import ask_broker
 from ._servers import aside, ask, running_servers
 from ._tables import allocations_table, gpus_table
 
@@ -56,21 +56,10 @@ async def collect_all() -> Listing:
     ------
     EngineError: there is none, it is away, or the caller is no administrator.
     """
-    return await aside(_ask_broker)
-
-
-def _ask_broker() -> Listing:
-    from ..broker.client import BrokerClient, find_broker
     from ..engines.local import everybody
 
-    path = find_broker()
-    if path is None:
-        raise EngineError(
-            "There is no broker on this machine, and without one nobody knows the kernels of all "
-            "users. An administrator starts one: jupyter gpu-share broker"
-        )
-    with closing(BrokerClient(path)) as client:
-        rows, machine = client.ask("GET", "/v1/admin/shares"), client.ask("GET", "/v1/machine")
+    without = "nobody knows the kernels of all users"
+    rows, machine = await ask_broker(without, "/v1/admin/shares", "/v1/machine")
     allocations, gpus = everybody(rows, machine["gpus"])
     return Listing([row.to_json() for row in allocations], gpus)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from datetime import date
 from fractions import Fraction
 from typing import Any
 
-from ..errors import EngineError
-from ._servers import aside
+from ._brokers import ask_broker
 from ._tables import table
 
 __all__ = ["collect", "in_csv", "in_table"]
@@ -24,21 +22,10 @@ async def collect(*, everybody: bool) -> Rows:
     ------
     EngineError: there is none, it is away, or the caller is no administrator.
     """
-    return await aside(_ask, everybody)
-
-
-def _ask(everybody: bool) -> Rows:
-    from ..broker.client import BrokerClient, find_broker
-
-    path = find_broker()
-    if path is None:
-        raise EngineError(
-            "There is no broker on this machine, and without one nothing is counted. An "
-            "administrator starts one: jupyter gpu-share broker"
-        )
-    with closing(BrokerClient(path)) as client:
-        rows: Rows = client.ask("GET", "/v1/admin/usage" if everybody else "/v1/usage")
-    return rows
+    path = "/v1/admin/usage" if everybody else "/v1/usage"
+    (rows,) = await ask_broker("nothing is counted", path)
+    found: Rows = rows
+    return found
 
 
 def in_table(rows: Rows) -> str:

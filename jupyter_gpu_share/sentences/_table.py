@@ -286,6 +286,10 @@ TABLE: Mapping[str, str] = {
     "only-python-limits": "Only kernels of Python can be given other limits.",
     "not-moved-away": "The GPU's memory could not be moved away: {why:said}",
     "no-kernelspec": "There is no kernelspec {name}.",
+    "kernelspec-names-size": (
+        "Kernels of the kernelspec {name} start with the size {size:size} that it names; choose "
+        "another kernelspec for another size."
+    ),
     "kernelspec-without-share": (
         "Kernels of the kernelspec {name} start without a share of a GPU; choose no size for "
         "them, or another kernelspec."

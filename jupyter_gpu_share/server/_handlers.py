@@ -351,10 +351,7 @@ class ChoicesHandler(GpuShareHandler):
         spec = await self.check_kernelspec(name)
         named = size_in_kernelspec(spec.metadata, spec.env)
         if size and named and Size.parse(named) != Size.parse(size):
-            raise NotPossible(
-                f"Kernels of the kernelspec {name!r} start with the size {named} that it names; "
-                "choose another kernelspec for another size."
-            )
+            raise NotPossible(say("kernelspec-names-size", name=repr(name), size=named))
 
     async def _defaults(self, path: str, specs: dict[str, Any]) -> dict[str, str]:
         """What kernels get whose size nobody chose, by kernelspec, as the provisioner has it."""

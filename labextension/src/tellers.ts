@@ -379,6 +379,12 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
     'only-python-limits': () => trans.__('Only kernels of Python can be given other limits.'),
     'not-moved-away': v => trans.__("The GPU's memory could not be moved away: %1", v.said('why')),
     'no-kernelspec': v => trans.__('There is no kernelspec %1.', v.text('name')),
+    'kernelspec-names-size': v =>
+      trans.__(
+        'Kernels of the kernelspec %1 start with the size %2 that it names; choose another kernelspec for another size.',
+        v.text('name'),
+        v.size('size')
+      ),
     'kernelspec-without-share': v =>
       trans.__(
         'Kernels of the kernelspec %1 start without a share of a GPU; choose no size for them, or another kernelspec.',

@@ -129,11 +129,15 @@ class RunningBroker:
         self._config.chmod(0o644)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    @property
+    def command(self) -> list[str]:
+        """What starts it."""
         command = [sys.executable, "-c", _BROKER, "broker"]
-        command += ["--config", str(self._config), "--socket", str(self.socket)]
+        return [*command, "--config", str(self._config), "--socket", str(self.socket)]
+
+    def start(self) -> None:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
         client = BrokerClient(self.socket)
         end = time.monotonic() + PATIENCE
         while True:

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -113,15 +112,7 @@ def test_a_second_broker_does_not_begin(broker: RunningBroker) -> None:
 
 
 def _begin(broker: RunningBroker) -> None:
-    command = [sys.executable, "-c", "import sys; from jupyter_gpu_share.cli import main; "]
-    command[-1] += "sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run(
-        [*command, "broker", "--config", str(broker._config), "--socket", str(broker.socket)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = subprocess.run(broker.command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
 

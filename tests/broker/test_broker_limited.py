@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -110,18 +108,8 @@ def test_memory_kernels_and_the_total(common: Path) -> None:
 def test_a_limit_that_cannot_hold_stops_the_broker_in_one_line(
     common: Path, entry: str, says: str
 ) -> None:
-    path = common / "broker_config.py"
-    path.write_text(f"c.Broker.limits = [{entry}]\nc.Broker.folder = {str(common / 'state')!r}\n")
-    path.chmod(0o644)
-    code = "import sys; from jupyter_gpu_share.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "broker", "--config", str(path)]
-    done = subprocess.run(
-        [*command, "--socket", str(common / "socket")],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        env=os.environ | {"JUPYTER_GPU_SHARE_SIMULATE": "1xA100-80GB"},
-    )
+    refused = RunningBroker(common, f"c.Broker.limits = [{entry}]")
+    done = subprocess.run(refused.command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert says in line

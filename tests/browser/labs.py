@@ -54,6 +54,18 @@ def disable(server: Server, plugins: Mapping[str, bool]) -> None:
     _write(path, {"disabledExtensions": dict(plugins)})
 
 
+def write_choice(server: Server, path: str, size: str) -> None:
+    """Choose a size for a notebook, as the dialog does."""
+    server.ok("gpu-share/choices", "PUT", {"path": path, "size": size})
+
+
+def spoil_choice(server: Server, path: str) -> None:
+    """Have a notebook choose what could be had then, and cannot any more: its start fails."""
+    write_choice(server, path, "1/2")
+    (file,) = (server.folder.parent / "data" / "gpu-share" / "sizes").iterdir()
+    file.write_text(json.dumps({path: "mig-1g.10gb"}))
+
+
 def end_kernels(server: Server) -> None:
     """End every session and kernel; the server answers when their shares are free."""
     for session in server.ok("api/sessions"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from labs import write_notebook
+from labs import write_choice, write_notebook
 from pages import Heard, cell, expect_text, in_time, open_lab, wait_for_kernel
 from parts import dialog, execute, granted, open_sidebar, rows, sidebar, toolbar, until
 from playwright.sync_api import Locator, Page, expect
@@ -198,7 +198,7 @@ def test_start_without_a_gpu(lab: Server, watched: Page, heard: Heard) -> None:
     heard.allow("500|503|Error")
     lab.start_kernel("3/4")
     write_notebook(lab, "waits.ipynb", "1")
-    lab.ok("gpu-share/choices", "PUT", {"path": "waits.ipynb", "size": "1/2"})
+    write_choice(lab, "waits.ipynb", "1/2")
     open_lab(page, lab, "waits.ipynb")
     expect(toolbar(page)).to_contain_text("waiting")
     into_cell(page)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from labs import write_notebook
+from labs import spoil_choice, write_choice, write_notebook
 from pages import Heard, open_lab, restored, wait_for_kernel
 from parts import accept, allocation, dialog, granted, open_sidebar, toolbar, until
 from playwright.sync_api import Page, expect
@@ -107,10 +105,7 @@ def test_a_failed_start_stays_visible_with_its_cause_and_a_way_out(
 ) -> None:
     heard.allow("50[01]|503|MIG")
     write_notebook(lab, "fails.ipynb", "1")
-    write_choice(lab, "fails.ipynb", "1/2")
-    # It could be had when it was chosen, and cannot any more.
-    (file,) = (lab.folder.parent / "data" / "gpu-share" / "sizes").iterdir()
-    file.write_text(json.dumps({"fails.ipynb": "mig-1g.10gb"}))
+    spoil_choice(lab, "fails.ipynb")
     open_lab(page, lab, "fails.ipynb")
     accept(page)
     # Lab asks for a kernel then.
@@ -128,8 +123,3 @@ def test_a_failed_start_stays_visible_with_its_cause_and_a_way_out(
 def session_of(lab: Server, path: str) -> bool:
     """Whether a page that is loaded now finds the notebook's session."""
     return any(session["path"] == path for session in lab.ok("api/sessions"))
-
-
-def write_choice(lab: Server, path: str, size: str) -> None:
-    """Choose a size for a notebook, as the dialog does."""
-    lab.ok("gpu-share/choices", "PUT", {"path": path, "size": size})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from labs import write_kernelspec, write_notebook
+from labs import spoil_choice, write_choice, write_kernelspec, write_notebook
 from pages import Heard, in_time, open_lab, restored, wait_for_kernel
 from parts import (
     accept,
@@ -136,7 +136,7 @@ def test_a_size_that_cannot_be_had_is_refused_beside_its_field_and_the_kernel_ru
 
 def test_the_dialog_shows_what_the_kernel_holds_and_changes_it(lab: Server, page: Page) -> None:
     write_notebook(lab, "one.ipynb", "1")
-    lab.ok("gpu-share/choices", "PUT", {"path": "one.ipynb", "size": "1/2"})
+    write_choice(lab, "one.ipynb", "1/2")
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
     kernel = granted(lab, "one.ipynb")["kernel_id"]
@@ -187,7 +187,7 @@ def test_who_picks_a_kernelspec_that_names_a_size_has_picked_that_size(
 ) -> None:
     write_kernelspec(lab, "half", "Half", size="1/2")
     write_notebook(lab, "one.ipynb", "1")
-    lab.ok("gpu-share/choices", "PUT", {"path": "one.ipynb", "size": "1"})
+    write_choice(lab, "one.ipynb", "1")
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
     expect(toolbar(page)).to_contain_text("GPU 1 · 80 GiB")
@@ -205,7 +205,7 @@ def test_who_picks_a_kernelspec_that_names_a_size_has_picked_that_size(
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
     # Without a dialog it is the same, and so it is for the command that makes notebooks.
     write_notebook(lab, "two.ipynb", "1", kernel="half")
-    lab.ok("gpu-share/choices", "PUT", {"path": "two.ipynb", "size": "1/4"})
+    write_choice(lab, "two.ipynb", "1/4")
     open_lab(page, lab, "two.ipynb")
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
     assert granted(lab, "two.ipynb")["size"] == "1/2"
@@ -309,10 +309,7 @@ def test_a_start_that_fails_shows_its_cause(lab: Server, page: Page, heard: Hear
     heard.allow("50[01]|503")
     heard.allow("MIG")
     write_notebook(lab, "one.ipynb", "1")
-    lab.ok("gpu-share/choices", "PUT", {"path": "one.ipynb", "size": "1/2"})
-    # It could be had when it was chosen, and cannot any more.
-    (file,) = (lab.folder.parent / "data" / "gpu-share" / "sizes").iterdir()
-    file.write_text(json.dumps({"one.ipynb": "mig-1g.10gb"}))
+    spoil_choice(lab, "one.ipynb")
     open_lab(page, lab, "one.ipynb")
     expect(dialog(page)).to_contain_text("No GPU here has a MIG profile")
     accept(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 from labs import write_notebook
 from pages import open_lab, wait_for_kernel
@@ -12,34 +13,22 @@ from servers import Server
 from waiting import PATIENCE
 
 
-def ask_times(page: Page) -> list[float]:
-    """The moments of our own requests from now on, as they are heard of; scripts are none."""
-    times: list[float] = []
-
-    def note(request: Request) -> None:
-        if "/gpu-share/" in request.url:
-            times.append(time.monotonic())
-
-    page.on("request", note)
-    return times
-
-
-def asked(page: Page) -> list[Request]:
-    """Our own requests from now on; the scripts of the page are none."""
+def asked(page: Page, when: Literal["request", "requestfinished"]) -> list[Request]:
+    """Our own requests that begin, or end, from now on; the scripts of the page are none."""
     found: list[Request] = []
 
     def note(request: Request) -> None:
         if "/gpu-share/" in request.url:
             found.append(request)
 
-    page.on("requestfinished", note)
+    page.on(when, note)
     return found
 
 
 def test_an_open_page_asks_no_more_than_twelve_times_a_minute(lab: Server, page: Page) -> None:
     for name in ("one.ipynb", "two.ipynb", "three.ipynb"):
         write_notebook(lab, name, "1")
-    requests = asked(page)
+    requests = asked(page, "requestfinished")
     open_lab(page, lab, "one.ipynb")
     wait_for_kernel(page)
     open_sidebar(page)
@@ -70,11 +59,11 @@ def test_a_page_that_nobody_sees_asks_nothing_and_activity_is_not_counted(
 ) -> None:
     open_lab(page, lab)
     open_sidebar(page)
-    times = ask_times(page)
+    requests = asked(page, "request")
 
     def one() -> bool:
         page.wait_for_timeout(100)
-        return len(times) >= 1
+        return len(requests) >= 1
 
     until(one, "a request of the page that is seen")
     # Chromium without a window hides no page by itself.
@@ -85,9 +74,9 @@ def test_a_page_that_nobody_sees_asks_nothing_and_activity_is_not_counted(
           document.dispatchEvent(new Event('visibilitychange'));
         }"""
     )
-    before = len(times)
+    before = len(requests)
     page.wait_for_timeout(12_000)
-    assert len(times) == before
+    assert len(requests) == before
 
 
 def test_our_requests_do_not_count_as_use_of_the_server(lab: Server, page: Page) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from labs import write_kernelspec, write_notebook
+from labs import spoil_choice, write_choice, write_kernelspec, write_notebook
 from pages import Heard, in_time, open_lab, wait_for_kernel
 from parts import accept, dialog, execute, granted, open_sidebar, rows, sidebar, toolbar, until
 from playwright.sync_api import Page, Route, expect
@@ -21,7 +19,7 @@ def test_from_the_card_while_a_start_waits(
     heard.allow("500|503|Error")
     lab.start_kernel("3/4")
     write_notebook(lab, "waits.ipynb", "1")
-    lab.ok("gpu-share/choices", "PUT", {"path": "waits.ipynb", "size": "1/2"})
+    write_choice(lab, "waits.ipynb", "1/2")
     open_lab(page, lab, "waits.ipynb")
     card = open_sidebar(page).locator(".jp-GpuShare-buttons")
     expect(sidebar(page).get_by_role("button", name="Lost variables")).to_have_count(0)
@@ -60,9 +58,7 @@ def test_from_the_list_for_a_notebook_that_is_not_open(
 ) -> None:
     heard.allow("50[01]|503|MIG")
     write_notebook(lab, "fails.ipynb", "1")
-    lab.ok("gpu-share/choices", "PUT", {"path": "fails.ipynb", "size": "1/2"})
-    (file,) = (lab.folder.parent / "data" / "gpu-share" / "sizes").iterdir()
-    file.write_text(json.dumps({"fails.ipynb": "mig-1g.10gb"}))
+    spoil_choice(lab, "fails.ipynb")
     open_lab(page, lab, "fails.ipynb")
     accept(page)
     dialog(page).get_by_role("button", name="No Kernel").click()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ from waiting import PATIENCE
 from jupyter_gpu_share.kernel_side import PATH
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def driver(tmp_path: Path) -> Iterator[FakeDriver]:
-    made = FakeDriver(tmp_path / "driver", 2)
-    yield made
-    made.close()
 
 
 def run(driver: FakeDriver, code: str, **env: str) -> list[str]:

@@ -42,13 +42,6 @@ print(flush=True); input()
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[FakeDriver]:
-    made = FakeDriver(tmp_path / "driver", 2)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def program(driver: FakeDriver) -> Iterator[subprocess.Popen[str]]:
     """One that uses 1 GiB of the first GPU."""
     with subprocess.Popen(

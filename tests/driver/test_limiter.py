@@ -42,13 +42,6 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[FakeDriver]:
-    made = FakeDriver(tmp_path / "driver", 2)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def tree() -> Iterator[Path]:
     with tree_of() as made:
         yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import stat
 from collections.abc import Iterator
@@ -12,11 +11,10 @@ from typing import Any
 
 import pytest
 from gpu_share_kernel.snapshot import records
+from plain_digest import MIB, plain_digest
 from sessions import PEAK, CellError, Sessions
 
 pytestmark = pytest.mark.slow
-
-MIB = 2**20
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +123,6 @@ def test_pieces_of_another_file_are_found() -> None:
         read(mixed)
 
 
-def digest_of(data: bytes) -> str:
-    """The digest of a file with this content, as the docs have it."""
-    leaves = (data[start : start + MIB] for start in range(0, len(data), MIB))
-    joined = b"".join(hashlib.sha256(leaf).digest() for leaf in leaves)
-    return hashlib.sha256(joined).hexdigest()
-
-
 def digested(*parts: tuple[str, Any]) -> tuple[bytes, str]:
     """A file of some parts, and the digest that its writer tells."""
     sink = io.BytesIO()
@@ -145,7 +136,7 @@ def digested(*parts: tuple[str, Any]) -> tuple[bytes, str]:
 @pytest.mark.parametrize("before", [(), (PARTS[0], PARTS[1], ("restart", None))])
 def test_the_digest_is_that_of_the_file(before: Any) -> None:
     data, digest = digested(*before, *PARTS)
-    assert digest == digest_of(data)
+    assert digest == plain_digest(data).hex()
     reader = records.Reader(io.BytesIO(data), digest)
     for _ in range(2):
         assert reader.header == {"name": "ä\ud800"}
@@ -243,7 +234,7 @@ def test_what_is_taken_back_is_not_in_the_file(tmp_path: Path) -> None:
     data = (tmp_path / "file").read_bytes()
     assert len(data) == writer.written < MIB
     read(data)
-    assert writer.digest == digest_of(data)
+    assert writer.digest == plain_digest(data).hex()
 
 
 def test_nothing_of_a_file_that_was_changed_runs(house: Sessions, tmp_path: Path) -> None:
@@ -257,7 +248,7 @@ def test_nothing_of_a_file_that_was_changed_runs(house: Sessions, tmp_path: Path
     path = tmp_path / "file"
     manifest = kernel.ask(f"save({str(path)!r})")
     good = path.read_bytes()
-    assert manifest["digest"] == digest_of(good)
+    assert manifest["digest"] == plain_digest(good).hex()
     other = house.start()
     for at in (60, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from mounts import needs_mounts
+from users import ANN, BOB, GROUP
 from waiting import PATIENCE
-
-GROUP, ANN, BOB = 65510, 65501, 65502
 
 _USER = """
 import os, sys
@@ -43,18 +40,6 @@ for line in sys.stdin:
 """
 
 _HIDE = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder that a group may write; pytest's own may only be entered by their user."""
-    if os.getuid() != 0:
-        pytest.skip("only root can be several users")
-    own = Path(tempfile.mkdtemp(prefix="gpu-share-common-"))
-    os.chown(own, 0, GROUP)
-    own.chmod(0o2770)
-    yield own
-    shutil.rmtree(own)
 
 
 class User:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from jupyter_gpu_share.engines.local._gpu import Gpu
 from jupyter_gpu_share.engines.local._placement import (
+    Piece,
+    Queue,
     Wish,
-    grants,
     never_fits,
     place,
     why_waiting,
@@ -23,6 +25,16 @@ GIB = 2**30
 
 def gpus(*amounts: int) -> list[Gpu]:
     return [Gpu(f"G{n}", "A100", n, amount * GIB) for n, amount in enumerate(amounts)]
+
+
+def grants(
+    on: Sequence[Gpu],
+    used: Mapping[str, int],
+    waiting: Iterable[Wish],
+    others: Mapping[str, int] | None = None,
+) -> Mapping[str, tuple[Piece, ...]]:
+    """What those that wait get, by their names."""
+    return Queue(on, waiting, others).serve(used).granted
 
 
 def mig(number: int = 7) -> list[Gpu]:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from users import ANN, BOB, GROUP
 from waiting import PATIENCE
 
 from jupyter_gpu_share.engines.local._folders import make_as_open
 from jupyter_gpu_share.kernel_side import PATH
 
-GROUP, ANN, BOB = 65510, 65501, 65502
 GIB = 2**30
 
 _USER = """
@@ -33,18 +30,6 @@ for line in sys.stdin:
     except simulated.OutOfMemoryError:
         print("no room", flush=True)
 """
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """As an administrator makes it; pytest's own may only be entered by their user."""
-    if os.getuid() != 0:
-        pytest.skip("only root can be several users")
-    own = Path(tempfile.mkdtemp(prefix="gpu-share-simulated-"))
-    os.chown(own, 0, GROUP)
-    own.chmod(0o2770)
-    yield own
-    shutil.rmtree(own)
 
 
 def user(number: int, folder: Path) -> subprocess.Popen[str]:

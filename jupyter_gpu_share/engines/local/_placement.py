@@ -15,7 +15,6 @@ __all__ = [
     "Served",
     "Wish",
     "count",
-    "grants",
     "never_fits",
     "place",
     "place_anew",
@@ -187,16 +186,6 @@ class Queue:
             granted[wish.name] = pieces
             count(taken, pieces, self._parents)
         return Served(granted, taken, frozenset(reserved))
-
-
-def grants(
-    gpus: Sequence[Gpu],
-    used: Mapping[str, int],
-    waiting: Iterable[Wish],
-    others: Mapping[str, int] | None = None,
-) -> Mapping[str, tuple[Piece, ...]]:
-    """Who of those that wait gets room now: pieces by the name given in ``waiting``."""
-    return Queue(gpus, waiting, others).serve(used).granted
 
 
 def never_fits(size: Size, gpus: Sequence[Gpu]) -> str | None:
