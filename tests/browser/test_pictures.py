@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 from labs import write_notebook
-from pages import Heard, in_time, open_lab, open_notebook7, restored, run_cell, wait_for_kernel
+from pages import (
+    Heard,
+    cell,
+    in_time,
+    open_lab,
+    open_notebook7,
+    restored,
+    run_cell,
+    wait_for_kernel,
+)
 from parts import choose, execute, granted, open_sidebar, sidebar, toolbar
 from PIL import Image  # matplotlib brings it
 from playwright.sync_api import Page, expect
@@ -224,9 +233,9 @@ def taken(page: Page, name: str) -> None:
 
 
 def make_small(picture: Path) -> None:
-    """Have a picture of the docs take a third: a page has few colours."""
+    """Have a picture of the docs take less: a page has few colours."""
     with Image.open(picture) as found:
-        few = found.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        few = found.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     few.save(picture, optimize=True)
 
 
@@ -252,6 +261,7 @@ def test_each_view_in_each_theme_and_width(
     in_time(page, "window.jupyterapp.serviceManager.workspaces.list().then(() => true)")
     page.reload()
     restored(page)
+    cell(page, 0).wait_for()
     open_sidebar(page)
     expect(sidebar(page)).to_contain_text(view.shows)
     for theme in THEMES:
@@ -261,7 +271,9 @@ def test_each_view_in_each_theme_and_width(
             taken(page, f"{name}-{theme}-{width}")
             if SHOWN.get(name) == theme and width == WIDTHS[0]:
                 DOCS.mkdir(parents=True, exist_ok=True)
-                sidebar(page).screenshot(path=DOCS / f"{name}.png")
+                # A message would lie over the panel that this is a picture of.
+                alone = ".Toastify { display: none; }"
+                sidebar(page).screenshot(path=DOCS / f"{name}.png", style=alone)
                 make_small(DOCS / f"{name}.png")
 
 
