@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managers import Kernels, controller, run, state
+from managers import Kernels, active, controller, run, state
 from waiting import eventually
 
 from jupyter_gpu_share.allocations import State
@@ -76,6 +76,7 @@ async def test_what_did_not_come_back_stays_until_its_user_says_so(
     assert "7 more" in told
     assert "jupyter gpu-share kept " + manager.kernel_id[:8] in told
     assert "needy_9" not in told
+    await active(manager)  # the cell is answered before the file is put aside
     found = await runtime.kept(manager.kernel_id)
     assert found["lost"] == []
     (file,) = found["aside"]

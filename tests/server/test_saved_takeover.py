@@ -99,6 +99,7 @@ def test_the_notebook_goes_on_in_the_next_server(start: Start) -> None:
     told = second.run_cell(kernel_id, LOOK)
     assert "True [1, 2, 3]" in told
     assert "variables are back" in told
+    second.wait_for(kernel_id, "active")  # the cell is answered before the file goes
     assert left(second) == []
 
 
@@ -155,6 +156,7 @@ def test_the_notebook_goes_on_after_a_stop_in_good_order(start: Start) -> None:
     second, row = takes_over(start, kernel_id)
     assert (row["size"], row["path"], row["kept"]["how"]) == ("1/2", "work.ipynb", "snapshot")
     assert "True [1, 2, 3]" in second.run_cell(kernel_id, LOOK)
+    second.wait_for(kernel_id, "active")
     assert left(second) == []
 
 
