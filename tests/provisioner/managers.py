@@ -104,3 +104,12 @@ async def interrupted(manager: AsyncKernelManager, cell: asyncio.Future[str]) ->
 
 async def free() -> int:
     return (await Runtime.instance().capacity())[0].free_bytes
+
+
+async def free_is(amount: int) -> None:
+    """Wait for that much to be free: a state can be told before the share is given back."""
+
+    async def holds() -> bool:
+        return await free() == amount
+
+    await eventually(holds, f"{amount / GIB:g} GiB are free")

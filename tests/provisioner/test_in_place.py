@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managers import GIB, Kernels, active, controller, free, interrupted, run, state
+from managers import GIB, Kernels, active, controller, free, free_is, interrupted, run, state
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
@@ -105,7 +105,7 @@ async def test_an_interrupt_gives_up_waiting_and_nothing_else(kernels: Kernels) 
     await eventually(lambda: state(manager) is State.WAKING, "it asks for its share")
     assert "KeyboardInterrupt" in await interrupted(manager, cell)
     assert state(manager) is State.RELEASED
-    assert await free() == 40 * GIB
+    await free_is(40 * GIB)
     await rival.shutdown_kernel()
     assert "[1, 2, 3] 1 30" in await run(client, LOOK)
 
@@ -166,7 +166,7 @@ async def test_a_kernel_that_never_opened_the_gpu_gives_it_back_too(kernels: Ker
     await release(manager)
     assert await free() == 80 * GIB
     assert await run(client, "print(x)") == "[1]"
-    assert await free() == 0
+    await free_is(0)
 
 
 async def test_a_thread_that_wants_the_gpu_meanwhile_waits(kernels: Kernels) -> None:
@@ -255,7 +255,7 @@ async def test_one_that_may_be_on_the_gpu_and_cannot_be_moved_is_ended(
     monkeypatch.setattr(controller(manager).keeper, "vacate", fails)
     assert await run(client, "rows") == "DeadKernelError"
     await eventually(lambda: state(manager) is State.FAILED, "its end is told")
-    assert await free() == 80 * GIB
+    await free_is(80 * GIB)
 
 
 async def test_its_end_without_its_share_is_told_and_leaves_nothing(kernels: Kernels) -> None:
@@ -266,7 +266,7 @@ async def test_its_end_without_its_share_is_told_and_leaves_nothing(kernels: Ker
     os.kill(pid, signal.SIGKILL)
     await eventually(lambda: state(manager) is State.FAILED, "the end is noticed")
     assert not await manager.is_alive()
-    assert await free() == 80 * GIB
+    await free_is(80 * GIB)
     await manager.restart_kernel(now=True)
     assert await run(client, "print('again')") == "again"
 
@@ -290,5 +290,5 @@ async def test_a_shutdown_without_its_share_ends_the_process(kernels: Kernels, n
     await release(manager)
     await asyncio.wait_for(manager.shutdown_kernel(now=now), PATIENCE)
     await eventually(lambda: not Path(f"/proc/{pid}").exists(), "the process is gone")
-    assert await free() == 80 * GIB
+    await free_is(80 * GIB)
     assert Runtime.instance().table.all() == []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managers import GIB, Kernels, active, controller, free, interrupted, run, state
+from managers import GIB, Kernels, active, controller, free, free_is, interrupted, run, state
 from traitlets.config import Config
 from waiting import PATIENCE, eventually
 
@@ -194,7 +194,7 @@ async def test_what_a_kernel_gives_up_goes_to_one_that_waits(kernels: Kernels) -
     assert await change(manager, "1/2")
     other = await kernels.client(rival)
     assert await run(other, "print('here')") == "here"
-    assert await free() == 0
+    await free_is(0)
     await check(manager, client, "1/2")
     assert await run(client, LOOK) == f"{pid} 0 False 2"
     with pytest.raises(NotPossible, match="The size cannot become 3/4 now"):
@@ -451,7 +451,7 @@ async def test_waiting_to_come_back_it_asks_for_the_other_size(
     await same(client, way, pid)
     assert marks.read_text() == "0 1 2 3 4 "
     await check(manager, client, "1/2")
-    assert await free() == 0
+    await free_is(0)
     await rival.shutdown_kernel(now=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managers import GIB, Kernels, active, controller, free, interrupted, run, state
+from managers import GIB, Kernels, active, controller, free, free_is, interrupted, run, state
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
@@ -54,10 +54,13 @@ async def test_second_three_quarters_wait_and_the_held_cell_runs_once(
     first = await kernels.start("3/4")
     traits = {"config": _config(queue_patience=0.2)}
     second = await kernels.start("3/4", traits=traits)
-    row = Runtime.instance().table.get(second.kernel_id)
-    assert row is not None
+
+    def waits() -> Any:
+        row = Runtime.instance().table.get(second.kernel_id)
+        return row if row is not None and row.queue is not None else None
+
+    row = await eventually(waits, "its place in the queue is told")
     assert row.state is State.QUEUED
-    assert row.queue is not None
     assert (row.queue.position, row.queue.of) == (1, 1)
     assert "60 GiB" in row.reason
     assert await second.is_alive()
@@ -109,7 +112,7 @@ async def test_the_share_of_a_killed_kernel_waits_for_the_restarter_and_then_goe
     assert row is not None
     assert "SIGKILL" in row.reason
     assert await manager.is_alive() is False
-    await eventually(_free_is(80 * GIB), "the share goes back")
+    await free_is(80 * GIB)
 
 
 async def test_a_failed_start_leaves_nothing_behind(kernels: Kernels, tmp_path: Path) -> None:
@@ -299,13 +302,6 @@ def _config(**provisioner: Any) -> Any:
     return Config({"GpuShareProvisioner": provisioner})
 
 
-def _free_is(amount: int) -> Any:
-    async def holds() -> bool:
-        return await free() == amount
-
-    return holds
-
-
 async def test_the_limit_for_all_kernels_together(kernels: Kernels) -> None:
     Runtime.instance().policy.max_total = "3/4"
     await kernels.start("1/2")
@@ -425,7 +421,7 @@ async def test_a_share_that_the_disk_keeps_is_given_back_later(
     await manager.shutdown_kernel(now=True)
     assert await free() == 60 * GIB
     monkeypatch.setattr(Ledger, "release", real)
-    await eventually(_free_is(80 * GIB), "the share went back")
+    await free_is(80 * GIB)
 
 
 async def test_a_kernel_that_is_started_again_by_the_restarter_and_fails_is_given_up(
@@ -445,7 +441,7 @@ async def test_a_kernel_that_is_started_again_by_the_restarter_and_fails_is_give
     row = Runtime.instance().table.get(manager.kernel_id)
     assert row is not None
     assert "exit code 3" in row.reason
-    assert await free() == 80 * GIB
+    await free_is(80 * GIB)
 
 
 async def test_ending_a_kernel_at_the_moment_it_answers(
@@ -474,4 +470,4 @@ async def test_ending_a_kernel_at_the_moment_it_answers(
     await asyncio.wait({starting}, timeout=PATIENCE)
     assert starting.done(), "the start hangs"
     await eventually(lambda: closing and closing[0].done(), "the kernel is ended")
-    assert await free() == 80 * GIB
+    await free_is(80 * GIB)

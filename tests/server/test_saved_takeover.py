@@ -185,6 +185,7 @@ def test_a_kernel_that_holds_its_share_ends_with_its_server(start: Start) -> Non
     first = start()
     kernel_id = saved(first)
     assert "True [1, 2, 3]" in first.run_cell(kernel_id, LOOK)
+    first.wait_for(kernel_id, "active")  # the cell is answered before the file goes
     stop_server(first)
     assert left(first) == []
     assert start().kernels() == []
