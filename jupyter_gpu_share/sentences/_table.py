@@ -108,6 +108,18 @@ TABLE: Mapping[str, str] = {
         "{size:size} needs {count:number} GPUs; this machine has {number:number} such GPUs."
     ),
     "no-place": "The cluster has no place for it: {cause}.",
+    "scheduler-silent": (
+        "The scheduler {scheduler} has said nothing about the kernel's pod yet. If this lasts, "
+        "tell the administrator that it may not run."
+    ),
+    "node-prepares": (
+        "The node {node} is still preparing the kernel's container: it pulls the image, or mounts "
+        "volumes."
+    ),
+    "gpu-not-told": (
+        "The kernel's pod is on the node {node}, but nothing in the cluster says which GPU it has. "
+        "If this lasts, tell the administrator."
+    ),
     # -- why there is no GPU
     "way-out": (
         "Choose size 0 for a kernel without a GPU, or set JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB "

@@ -146,6 +146,21 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
         v.number('number')
       ),
     'no-place': v => trans.__('The cluster has no place for it: %1.', v.text('cause')),
+    'scheduler-silent': v =>
+      trans.__(
+        "The scheduler %1 has said nothing about the kernel's pod yet. If this lasts, tell the administrator that it may not run.",
+        v.text('scheduler')
+      ),
+    'node-prepares': v =>
+      trans.__(
+        "The node %1 is still preparing the kernel's container: it pulls the image, or mounts volumes.",
+        v.text('node')
+      ),
+    'gpu-not-told': v =>
+      trans.__(
+        "The kernel's pod is on the node %1, but nothing in the cluster says which GPU it has. If this lasts, tell the administrator.",
+        v.text('node')
+      ),
     // Why there is no gpu.
     'way-out': () =>
       trans.__(

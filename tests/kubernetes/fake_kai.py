@@ -17,13 +17,15 @@ from typing import Any
 
 from cluster._api import ApiError
 
-MIB_OF_GPU = 81920
+_LABELLED = 81920
+#: What KAI counts of it.
+MIB_OF_GPU = _LABELLED // 100 * 100
 SCHEDULER = "kai-scheduler"
 _ROUND = 0.1
 _GPU = "nvidia.com/gpu"
 _LABELS = {
     "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
-    "nvidia.com/gpu.memory": str(MIB_OF_GPU),
+    "nvidia.com/gpu.memory": str(_LABELLED),
     "nvidia.com/gpu.replicas": "1",
     "nvidia.com/gpu.sharing-strategy": "none",
 }

@@ -51,6 +51,12 @@ class Notebook:
         self.connect()
         return self
 
+    async def placed(self) -> Notebook:
+        """Start the kernel and wait until it has its share."""
+        await self.start()
+        await eventually(lambda: self.allocation.share is not None, "it has its share", LONG)
+        return self
+
     def connect(self) -> AsyncKernelClient:
         """A client of the relay."""
         client: AsyncKernelClient = self.manager.client()

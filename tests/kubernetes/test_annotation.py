@@ -86,30 +86,30 @@ def pod_of(objects: Objects, one: Notebook) -> dict[str, Any]:
 async def test_a_kernel_has_the_part_of_a_gpu_that_its_pod_counts_for(
     notebook: Make, objects: Objects, kai: FakeKai
 ) -> None:
-    one = await notebook("1/2").start()
+    one = await notebook("1/2").placed()
     row = one.allocation
     assert (row.backend, row.style) == ("kai", "annotation")
     assert row.share is not None
-    assert row.share.memory_bytes == 40919 * MIB
+    assert row.share.memory_bytes == 40909 * MIB
     assert row.share.isolation.value == "framework"
     assert not row.share.simulated
     told = await one.run("import os; print(os.environ['JUPYTER_GPU_SHARE_MEMORY_BYTES'])")
-    assert told == str(40919 * MIB)
+    assert told == str(40909 * MIB)
     pod = pod_of(objects, one)
     assert pod["spec"]["schedulerName"] == "kai-scheduler"
-    assert pod["spec"]["priority"] == 100
+    assert pod["spec"]["priority"] == 75
     group = pod["metadata"]["labels"]["runai-gpu-group"]
     assert [device.uuid for device in row.share.devices] == [group]
-    assert kai.counted() == {group: 40919}
+    assert kai.counted() == {group: 40909}
     (gpu,) = await Runtime.instance().capacity()
-    assert gpu.free_bytes == (MIB_OF_GPU - 40920) * MIB
+    assert gpu.free_bytes == (MIB_OF_GPU - 40910) * MIB
 
 
 async def test_a_share_that_was_given_back_makes_room_and_comes_back_when_there_is_room(
     notebook: Make, objects: Objects, kai: FakeKai
 ) -> None:
     one, rival = notebook("3/4"), notebook("3/4")
-    await one.start()
+    await one.placed()
     await one.run("import os; x = object(); n = id(x); pid = os.getpid()")
     before = pod_of(objects, one)["metadata"]["annotations"]["gpu-fraction"]
     await rival.start()
@@ -145,7 +145,7 @@ async def test_a_full_gpu_has_room_again_when_any_of_its_shares_is_given_back(
 ) -> None:
     four = [notebook("1/4") for _ in range(4)]
     for one in four:
-        await one.start()
+        await one.placed()
     fifth = notebook("1/4")
     await fifth.start()
     await fifth.state("queued")
@@ -161,7 +161,7 @@ async def test_room_that_somebody_else_took_meanwhile_is_given_back_before_it_is
 ) -> None:
     one, rival = notebook("3/4"), notebook("1/2")
     one.config.KubernetesEngine.backend_options = {"settle": "20"}
-    await one.start()
+    await one.placed()
     group = pod_of(objects, one)["metadata"]["labels"]["runai-gpu-group"]
     engine = await the_engine()
     await call(engine.give_back(one.kernel_id))
@@ -185,7 +185,7 @@ async def test_without_room_nothing_is_written_and_what_changed_meanwhile_is_not
     notebook: Make, objects: Objects, kai: FakeKai, cluster: Any, namespace: str
 ) -> None:
     one, rival = notebook("3/4"), notebook("3/4")
-    await one.start()
+    await one.placed()
     engine = await the_engine()
     await call(engine.give_back(one.kernel_id))
     await rival.start()
@@ -216,7 +216,7 @@ async def test_giving_up_gives_back_what_was_just_written(
 ) -> None:
     one = notebook("3/4")
     one.config.KubernetesEngine.backend_options = {"settle": "60"}
-    await one.start()
+    await one.placed()
     engine = await the_engine()
     await call(engine.give_back(one.kernel_id))
     runtime = Runtime.instance()
@@ -234,7 +234,7 @@ async def test_of_two_that_grow_at_once_never_both_have_the_gpu(
     engine = None
     for each in (one, two):
         each.config.KubernetesEngine.backend_options = {"settle": "0"}
-        await each.start()
+        await each.placed()
         engine = await the_engine()
         await call(engine.give_back(each.kernel_id))
     assert engine is not None
@@ -271,7 +271,7 @@ async def test_of_two_that_grow_at_once_never_both_have_the_gpu(
 async def test_a_server_that_takes_over_trusts_no_share_that_was_not_made_sure_of(
     notebook: Make, objects: Objects, kai: FakeKai, cluster: Any, namespace: str
 ) -> None:
-    one = await notebook("3/4").start()
+    one = await notebook("3/4").placed()
     engine = await the_engine()
     whole = pod_of(objects, one)["metadata"]["annotations"]["gpu-fraction"]
     await call(engine.give_back(one.kernel_id))
@@ -294,7 +294,7 @@ async def test_a_restart_takes_a_share_again_that_was_given_back(
     notebook: Make, objects: Objects, kai: FakeKai
 ) -> None:
     one, rival = notebook("3/4"), notebook("3/4")
-    await one.start()
+    await one.placed()
     await one.run("x = 1")
     before = pod_of(objects, one)
     engine = await the_engine()
@@ -344,7 +344,7 @@ async def test_what_could_not_be_taken_again_is_not_given_back(
     kubeconfig = cluster.service_account_kubeconfig(namespace, name)
     one.config.KubernetesEngine.kubeconfig = str(kubeconfig)
     one.config.KubernetesEngine.server_name = ""
-    await one.start()
+    await one.placed()
     engine = await the_engine()
     before = amount(pod_of(objects, one))
     with pytest.raises(EngineError, match="how much memory its GPU has is not known"):
@@ -364,7 +364,7 @@ async def test_a_kernel_whose_gpu_was_reclaimed_says_so(
 ) -> None:
     one = notebook("1/2")
     one.config.KubernetesEngine.backend_options = {"priority": "build-preemptible"}
-    await one.start()
+    await one.placed()
     name = pod_of(objects, one)["metadata"]["name"]
     assert cluster.api.delete(f"/api/v1/namespaces/{namespace}/pods/{name}", grace=0)
     await one.state("failed")
@@ -383,7 +383,7 @@ async def test_a_notebook_is_released_and_its_next_cell_brings_the_share_back(
     notebook: Make, objects: Objects, kai: FakeKai
 ) -> None:
     one, rival = notebook("3/4"), notebook("3/4")
-    await one.start()
+    await one.placed()
     await one.run(COMPUTE)
     await Runtime.instance().release(one.kernel_id, lose_variables=False)
     row = one.allocation
@@ -402,7 +402,7 @@ async def test_a_notebook_is_released_and_its_next_cell_brings_the_share_back(
 async def test_its_size_changes_while_it_lives(
     notebook: Make, objects: Objects, kai: FakeKai
 ) -> None:
-    one = await notebook("1/4").start()
+    one = await notebook("1/4").placed()
     await one.run(COMPUTE)
     uid = pod_of(objects, one)["metadata"]["uid"]
     for size in ("3/4", "1/2", "20GiB"):
@@ -422,7 +422,7 @@ async def test_its_size_changes_while_it_lives(
 
 async def test_what_it_shrinks_by_is_for_the_next_one(notebook: Make, kai: FakeKai) -> None:
     one, rival = notebook("3/4"), notebook("1/2")
-    await one.start()
+    await one.placed()
     await one.run(COMPUTE)
     await rival.start()
     await rival.state("queued")
@@ -438,7 +438,7 @@ async def test_what_it_shrinks_by_is_for_the_next_one(notebook: Make, kai: FakeK
 async def test_one_that_gave_its_share_back_comes_back_with_the_new_size(
     notebook: Make, objects: Objects, kai: FakeKai
 ) -> None:
-    one = await notebook("1/4").start()
+    one = await notebook("1/4").placed()
     await one.run(COMPUTE)
     await Runtime.instance().release(one.kernel_id, lose_variables=False)
     assert await change(one, "1/2")
@@ -446,8 +446,8 @@ async def test_one_that_gave_its_share_back_comes_back_with_the_new_size(
     assert (await one.run(LOOK)).startswith("True 1")
     row = await one.state("active", "idle")
     assert row.share is not None
-    assert (row.size, row.share.memory_bytes) == ("1/2", 40919 * MIB)
-    assert await one.run(HELD) == str(40919 * MIB)
+    assert (row.size, row.share.memory_bytes) == ("1/2", 40909 * MIB)
+    assert await one.run(HELD) == str(40909 * MIB)
 
 
 async def test_growth_is_undone_where_somebody_else_was_faster(
@@ -455,7 +455,7 @@ async def test_growth_is_undone_where_somebody_else_was_faster(
 ) -> None:
     one, rival = notebook("1/4"), notebook("1/2")
     one.config.KubernetesEngine.backend_options = {"settle": "20"}
-    await one.start()
+    await one.placed()
     await one.run(COMPUTE)
     before = amount(pod_of(objects, one))
     group = pod_of(objects, one)["metadata"]["labels"]["runai-gpu-group"]
@@ -482,7 +482,7 @@ async def test_growth_is_undone_where_somebody_else_was_faster(
 async def test_a_server_that_takes_over_undoes_growth_that_was_not_made_sure_of(
     notebook: Make, objects: Objects, kai: FakeKai, cluster: Any, namespace: str
 ) -> None:
-    one = await notebook("1/4").start()
+    one = await notebook("1/4").placed()
     pod = pod_of(objects, one)
     notes = {"gpu-fraction": "0.74925", **kai_pods.resizing(pod)}
     path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"
@@ -501,7 +501,7 @@ async def test_a_limit_that_the_container_was_started_with_stays(
     """KAI keeps to such a limit itself: the variables go to another pod."""
     one = notebook("1/4")
     one.config.KubernetesEngine.backend_options = {"keys": "container", "settle": "0.5"}
-    await one.start()
+    await one.placed()
     await one.run("x = [1]; y = x")
     uid = pod_of(objects, one)["metadata"]["uid"]
     kept = await Runtime.instance().kept_by_change(one.kernel_id, Size.parse("1/2"))
@@ -513,9 +513,9 @@ async def test_a_limit_that_the_container_was_started_with_stays(
 
 
 async def test_in_style_pod_nothing_is_given_back(notebook: Make, kai: FakeKai) -> None:
-    one = await notebook("1/2", style="pod").start()
+    one = await notebook("1/2", style="pod").placed()
     assert one.allocation.share is not None
-    assert one.allocation.share.memory_bytes == 40 * 1024 * MIB
+    assert one.allocation.share.memory_bytes == MIB_OF_GPU // 2 * MIB
     engine = await the_engine()
     with pytest.raises(GpuShareError, match="part of its pod"):
         await call(engine.give_back(one.kernel_id))

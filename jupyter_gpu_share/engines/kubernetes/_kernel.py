@@ -21,7 +21,7 @@ from ...size import Size
 from .._caps import limits_of
 from .._hash_seed import HASH_SEED
 from .._supervisor import Supervisor
-from ..base import Change, Connection, Exit, KernelRequest, Report, Running, Starting, Waiting
+from ..base import Change, Connection, Exit, KernelRequest, Report, Running, Starting
 from . import _failures as failures
 from ._annotation import Annotation
 from ._cluster import Cluster, Object
@@ -42,6 +42,7 @@ from ._pods import (
     pod_body,
     secret_body,
 )
+from ._waits import PATIENCE, Wait
 from .api import CLAIMS, PODS, SECRETS, AlreadyExists, Conflict, KubernetesError
 from .backends import Rendered, dig, named
 
@@ -53,7 +54,7 @@ _END_PATIENCE = 5.0
 #: Seconds that the cluster has to tell why a pod was ended.
 _CAUSE_PATIENCE = 30.0
 #: Seconds in the queue after which the scheduler is asked again, where there seems to be room.
-_LOOK_AGAIN = 10.0
+_LOOK_AGAIN = PATIENCE
 #: By the agent's word, the image has not the kernel's command; the code that shells give.
 _NO_COMMAND = 127
 
@@ -108,7 +109,9 @@ class PodKernel:
                 # The memory may be somebody else's already.
                 self._vacating = asyncio.ensure_future(self.link.quit())
         if cause is not None:
-            words = self.cluster.backend.reclaimed(gone) if gone and cause.kind == "deleted" else ""
+            # A pod that is deleted ends first, and is gone only then.
+            last = pod or gone
+            words = self.cluster.backend.reclaimed(last) if last and cause.kind == "deleted" else ""
             self._end(Exit(cause.code, words or cause.text))
         self._changed.set()
 
@@ -181,8 +184,7 @@ class PodKernel:
         await self._placed(report)
         if self.cluster.settings.style == "annotation" and not size.is_none:
             self.annotation = Annotation(self.cluster, self.name)
-        address: str = await self.until(self._address)
-        return await self._run_kernel(address)
+        return await self._run_kernel(await self._up(report))
 
     async def restart(self, request: KernelRequest, report: Report) -> Running:
         """Start a kernel again in the pod that is there, with the share that it has there.
@@ -377,24 +379,24 @@ class PodKernel:
 
     async def _placed(self, report: Report) -> None:
         """Wait until the pod has its place and its share is known."""
-        told: Waiting | None = None
+        wait = Wait(self.cluster.backend, report, self._place)
 
         def look() -> bool | None:
-            nonlocal told
             pod = self.cluster.pod(self.name)
             if pod is None:
                 return None
-            if pod["spec"].get("nodeName"):
-                return self._take_share() or None
-            words = failures.unschedulable(pod)
-            if words is not None and self.lease is None:
-                news = Waiting(self._place(), self._explain(words))
-                if news != told:
-                    told = news
-                    report(news)
+            node = pod["spec"].get("nodeName")
+            if node and self._take_share():
+                return True
+            if node or self.lease is None:  # else it waits for what the lease has already
+                wait.tell(pod)
             return None
 
         await self.until(look)
+        if self.cluster.backend.told_beside:
+            with suppress(KubernetesError):  # then the GPU goes by the name that its pods have
+                await self.cluster.refresh(0.0)
+            self._take_share()
         assert self.share is not None
         report(Starting(self.share, self.rendered.note))
 
@@ -403,10 +405,6 @@ class PodKernel:
         own = name or self.name
         position = waiting.index(own) + 1 if own in waiting else len(waiting) + 1
         return QueuePosition(position, max(len(waiting), position))
-
-    def _explain(self, words: str) -> str:
-        known = self.cluster.backend.explain(words)
-        return known or failures.no_place(words)
 
     def _take_share(self) -> bool:
         """Read from the claims what was granted. False while that is not known."""
@@ -422,6 +420,25 @@ class PodKernel:
         self.share = _for_language(share, self.request.language)
         self.supervisor = Supervisor(share.memory_bytes * len(share.devices))
         return True
+
+    async def _up(self, report: Report) -> str:
+        """Wait until the kernel's container runs; the address of its pod."""
+        clock = asyncio.get_running_loop().time
+        slow, told = clock() + PATIENCE, False
+
+        def look() -> str | None:
+            nonlocal told
+            address = self._address()
+            pod = self.cluster.pod(self.name) or {}
+            if address is None and clock() >= slow and not told and not failures.hindrance(pod):
+                told = True
+                assert self.share is not None
+                node = dig(pod, "spec", "nodeName", default="")
+                report(Starting(self.share, say("node-prepares", node=node)))
+            return address
+
+        address: str = await self.until(look)
+        return address
 
     def _address(self) -> str | None:
         pod = self.cluster.pod(self.name) or {}

@@ -17,12 +17,13 @@ from uuid import uuid4
 from ...allocations import QueuePosition, Share
 from ...errors import EngineError
 from ...size import Size
-from ..base import KernelRequest, Report, Waiting
+from ..base import KernelRequest, Report
 from . import _failures as failures
 from ._cluster import Cluster, Object
 from ._lease_plan import LeaseChange, exactly, least_change
 from ._names import UNDISTURBED, object_name
 from ._pods import Labels, claim_body
+from ._waits import Wait
 from .api import CLAIMS, PODS, KubernetesError
 from .backends import DraBackend
 
@@ -322,20 +323,13 @@ class Lease:
         return self._backend.device_of(claim) if claim is not None else None
 
     async def _allocated(self, report: Report, until: Until) -> tuple[str, str]:
-        told: Waiting | None = None
+        wait = Wait(self._backend, report, self._place)
 
         def look() -> tuple[str, str] | None:
-            nonlocal told
             device = self._device_of(self.name)
             pod = self._cluster.pod(self.name)
-            words = failures.unschedulable(pod) if pod is not None and not device else None
-            if words is not None:
-                known = self._backend.explain(words)
-                reason = known or failures.no_place(words)
-                news = Waiting(self._place(), reason)
-                if news != told:
-                    told = news
-                    report(news)
+            if pod is not None and not device:
+                wait.tell(pod)
             return device
 
         device: tuple[str, str] = await until(look)

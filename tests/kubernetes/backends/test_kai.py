@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from plans import body, kernel
 from shapes import GIB, MIB, Shapes, facts, renamed
@@ -29,7 +29,8 @@ BACKEND = KaiBackend()
 GROUP, OTHER = "3f1d0e5a-8b5e-4f0e-9d61-0c7f2c6f5a01", "9a0c1f44-2b77-4b0b-8a4b-1f7f2f7d6b02"
 REQUEST = "nvidia.com/container.kernel.gpu-memory.request"
 LIMIT = "nvidia.com/container.kernel.gpu-memory.limit"
-TOTAL = 81920
+#: MiB that KAI counts of a GPU that says 81920.
+TOTAL = 81900
 
 
 def ask(size: str, *nodes: Any, style: str = "pod", **options: str) -> Rendered:
@@ -40,10 +41,10 @@ def ask(size: str, *nodes: Any, style: str = "pod", **options: str) -> Rendered:
 @pytest.mark.parametrize(
     ("size", "annotations", "memory"),
     [
-        ("1/2", {"gpu-fraction": "0.5"}, 40 * GIB),
-        ("1/3", {"gpu-fraction": "0.333333"}, 27306 * MIB),
+        ("1/2", {"gpu-fraction": "0.5"}, 40950 * MIB),
+        ("1/3", {"gpu-fraction": "0.333333"}, 27299 * MIB),
         ("20GiB", {"gpu-memory": "20480"}, 20 * GIB),
-        ("2x1/4", {"gpu-fraction": "0.25", "gpu-fraction-num-devices": "2"}, 20 * GIB),
+        ("2x1/4", {"gpu-fraction": "0.25", "gpu-fraction-num-devices": "2"}, 20475 * MIB),
         ("2x1500MiB", {"gpu-memory": "1500", "gpu-fraction-num-devices": "2"}, 1500 * MIB),
     ],
 )
@@ -70,8 +71,8 @@ def test_a_whole_gpu_and_an_instance_are_limits() -> None:
     ("size", "memory", "note"),
     [
         ("20GiB", "20480Mi", ""),
-        ("1/4", "20480Mi", ""),
-        ("1/3", "27306Mi", ""),
+        ("1/4", "20475Mi", ""),
+        ("1/3", "27300Mi", ""),
     ],
 )
 def test_memory_by_container_has_a_limit(size: str, memory: str, note: str) -> None:
@@ -141,7 +142,7 @@ def test_in_style_annotation_a_little_of_each_gpu_is_left_for_others() -> None:
 
 @pytest.mark.parametrize(
     ("size", "words"),
-    [("81GiB", "the largest has 80 GiB"), ("1/5000000", "less than a millionth")],
+    [("80GiB", "the most is 81900MiB"), ("1/5000000", "less than a millionth")],
 )
 def test_what_cannot_be_had_is_refused_in_words(size: str, words: str) -> None:
     with pytest.raises(NoGpuError, match=words):
@@ -167,16 +168,16 @@ def test_fractions_of_one_gpu_fit_into_it(
         if size.is_whole and style == "pod":
             return
         pod = {"metadata": {"annotations": dict(backend.render(size, facts(node)).annotations)}}
-        amount = kai_pods.amount_of(pod, total)
+        amount = kai_pods.amount_of(pod, kai_pods.counted(total))
         assert amount is not None
         assert amount > 0
         taken += amount
-    assert taken <= total
+    assert taken <= kai_pods.counted(total)
     if style == "annotation":
-        assert total - taken >= total // 1000
+        assert kai_pods.counted(total) - taken >= kai_pods.counted(total) // 1000
 
 
-@given(memory=st.integers(1, 80 * GIB), keys=st.sampled_from(["legacy", "container"]))
+@given(memory=st.integers(1, TOTAL * MIB), keys=st.sampled_from(["legacy", "container"]))
 def test_memory_is_never_rounded_down(memory: int, keys: str) -> None:
     rendered = KaiBackend({"keys": keys}).render(Size(memory=memory), facts(SHAPES.node))
     pod = {"metadata": {"annotations": dict(rendered.annotations)}}
@@ -187,6 +188,7 @@ def test_memory_is_never_rounded_down(memory: int, keys: str) -> None:
 
 
 @given(st.fractions(min_value=Fraction(1, 999_999), max_value=Fraction(999, 1000)))
+@example(Fraction(999, 8000) - Fraction(1, 10**40))
 def test_a_fraction_is_written_so_that_it_reads_back_no_larger(fraction: Fraction) -> None:
     text = kai_pods.decimal(fraction)
     assert set(text) <= set("0123456789.")
@@ -196,8 +198,8 @@ def test_a_fraction_is_written_so_that_it_reads_back_no_larger(fraction: Fractio
 @pytest.mark.parametrize(
     ("pod", "memory", "isolation"),
     [
-        ("fraction", 40 * GIB, Isolation.FRAMEWORK),
-        ("fraction_as_binder_writes", 27033 * MIB, Isolation.FRAMEWORK),
+        ("fraction", 40950 * MIB, Isolation.FRAMEWORK),
+        ("fraction_as_binder_writes", 28346155008, Isolation.FRAMEWORK),
         ("memory", 20 * GIB, Isolation.FRAMEWORK),
         ("memory_as_webhook_writes", 20 * GIB, Isolation.FRAMEWORK),
         ("container", 20 * GIB, Isolation.FRAMEWORK),
@@ -210,7 +212,7 @@ def test_a_placed_pod_has_what_kai_counts_it_for(
     share = BACKEND.granted(getattr(SHAPES, pod), [], facts(SHAPES.node))
     assert share is not None
     assert (share.memory_bytes, share.isolation) == (memory, isolation)
-    assert share.fraction == Fraction(memory, 80 * GIB)
+    assert share.fraction == Fraction(memory, TOTAL * MIB)
     assert share.devices[0].model == "NVIDIA-A100-SXM4-80GB"
 
 
@@ -246,7 +248,7 @@ def test_a_gpu_is_named_as_well_as_it_is_known() -> None:
     two = BACKEND.granted(SHAPES.two_gpus, [], facts(SHAPES.node))
     assert two is not None
     assert [device.uuid for device in two.devices] == [GROUP, OTHER]
-    assert two.memory_bytes == 20 * GIB
+    assert two.memory_bytes == 20475 * MIB
     # Names of two kinds for the GPUs of one pod could be taken for more than there are.
     half = BACKEND.granted(SHAPES.two_gpus, [], facts(SHAPES.node, pods=[SHAPES.reservation]))
     assert half is not None
@@ -282,10 +284,11 @@ def test_a_node_that_cannot_be_read_leaves_the_fraction() -> None:
 def test_what_is_free_goes_by_groups_and_the_gpus_without_one() -> None:
     pods = [SHAPES.reservation, SHAPES.fraction, SHAPES.memory]
     gpus = BACKEND.capacity(facts(SHAPES.node, pods=pods))
-    assert [(gpu.free_bytes, gpu.kernels) for gpu in gpus] == [(20 * GIB, 2), (80 * GIB, 0)]
+    assert [(gpu.free_bytes, gpu.kernels) for gpu in gpus] == [(20470 * MIB, 2), (TOTAL * MIB, 0)]
     gpus = BACKEND.capacity(facts(SHAPES.node, pods=[*pods, SHAPES.whole]))
-    assert [gpu.free_bytes for gpu in gpus] == [20 * GIB, 0]
-    assert BACKEND.room(Size.parse("1/4"), facts(SHAPES.node, pods=pods)) == 2
+    assert [gpu.free_bytes for gpu in gpus] == [20470 * MIB, 0]
+    assert BACKEND.room(Size.parse("1/4"), facts(SHAPES.node, pods=pods)) == 1
+    assert BACKEND.room(Size.parse("20470MiB"), facts(SHAPES.node, pods=pods)) == 2
     assert BACKEND.room(Size.parse("1"), facts(SHAPES.node, pods=pods)) == 1
     instances = BACKEND.capacity(facts(SHAPES.node_mig, pods=[SHAPES.instance]))
     assert [bool(gpu.free_bytes) for gpu in instances] == [False] + [True] * 6
@@ -297,6 +300,33 @@ def test_the_scheduler_is_understood(message: str, words: str) -> None:
     told = BACKEND.explain(message)
     assert told is not None
     assert told.startswith(words)
+
+
+@pytest.mark.parametrize("label", [15360, 16384, 24564, 40536, 81559, 81920, 143771])
+def test_no_size_is_accepted_that_kai_has_no_place_for(label: int) -> None:
+    """KAI counts with a multiple of 100 MiB; what it can give is what is offered and shown."""
+    node = SHAPES.node
+    node["metadata"]["labels"]["nvidia.com/gpu.memory"] = str(label)
+    there = facts(node)
+    most = label // 100 * 100
+    for gpu in BACKEND.capacity(there):
+        assert gpu.free_bytes == gpu.memory_bytes == most * MIB
+    assert BACKEND.render(Size.parse(f"{most}MiB"), there).memory_bytes == most * MIB
+    with pytest.raises(NoGpuError):
+        BACKEND.render(Size.parse(f"{most + 1}MiB"), there)
+    halves = [BACKEND.render(Size.parse("1/2"), there).memory_bytes for _ in range(2)]
+    assert sum(half or 0 for half in halves) <= most * MIB
+    # A whole GPU is no part of one.
+    assert BACKEND.render(Size.parse("1"), there).memory_bytes == label * MIB
+
+
+def test_where_no_gpu_tells_its_memory_kai_gives_parts_only() -> None:
+    node = SHAPES.node
+    del node["metadata"]["labels"]["nvidia.com/gpu.memory"]
+    assert ask("1/4", node).annotations == {"gpu-fraction": "0.25"} | OF_KERNEL
+    with pytest.raises(NoGpuError, match="Pick a part of a GPU"):
+        ask("10GiB", node)
+    assert ask("10GiB", node, SHAPES.node).annotations == {"gpu-memory": "10240"} | OF_KERNEL
 
 
 def test_a_deleted_pod_that_kai_may_have_deleted_was_reclaimed() -> None:
@@ -312,8 +342,11 @@ def test_a_deleted_pod_that_kai_may_have_deleted_was_reclaimed() -> None:
 def test_doctor_says_what_is_there_and_what_is_missing() -> None:
     groups = frozenset({"scheduling.run.ai/v2"})
     good = BACKEND.examine(facts(SHAPES.node, groups=groups))
-    assert [finding.level for finding in good] == ["ok"]
-    assert "queue default-queue, priority build" in good[0].what
+    assert [finding.level for finding in good] == ["ok", "note"]
+    assert "queue default-queue, priority build-preemptible" in good[0].what
+    assert "KAI may end kernels of priority build-preemptible" in good[1].what
+    safe = KaiBackend({"priority": "build"}).examine(facts(SHAPES.node, groups=groups))
+    assert "within the quota of the queue default-queue only" in safe[1].what
     absent = BACKEND.examine(Facts())
     assert [finding.level for finding in absent] == ["error", "error"]
     assert "global.gpuSharing=true" in str(absent[0].fix)
@@ -321,7 +354,7 @@ def test_doctor_says_what_is_there_and_what_is_missing() -> None:
     del unlabelled["metadata"]["labels"]["nvidia.com/gpu.memory"]
     replicated["metadata"]["labels"]["nvidia.com/gpu.replicas"] = "4"
     told = BACKEND.examine(facts(unlabelled, replicated, groups=groups))
-    assert [finding.level for finding in told] == ["ok", "warning", "error"]
+    assert [finding.level for finding in told] == ["ok", "note", "warning", "error"]
     claimed = {"spec": {"driver": "gpu.nvidia.com", "nodeName": "gpu-1"}}
     told = BACKEND.examine(facts(SHAPES.node, groups=groups, slices=[claimed]))
     assert told[-1].fix == 'c.KubernetesEngine.backend = "dra"'

@@ -108,6 +108,9 @@ class Backend(ABC):
     #: Whether it gives nothing but whole GPUs, replicas or MIG instances, none of which is parted.
     whole: ClassVar[bool] = False
 
+    #: Whether which GPU a pod has is told by other pods, which appear when it gets its place.
+    told_beside: ClassVar[bool] = False
+
     #: The style in use; one of :attr:`styles`.
     style: str = "pod"
 

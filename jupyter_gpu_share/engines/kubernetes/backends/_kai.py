@@ -38,6 +38,14 @@ _CHART = "oci://ghcr.io/kai-scheduler/kai-scheduler/kai-scheduler"
 _ENFORCED = ("gpu-sharing.nvidia.com/Ready", "gpu-fractioning.nvidia.com/Ready")
 #: Priorities from this on are not taken away from.
 _SAFE_PRIORITY = 100
+#: What is asked and what there is at most, in KAI's words.
+_QUOTA = re.compile(
+    r"requested (?P<asked>[\d.]+) (?P<unit>.+?), but \S+ quota is (?P<bound>[\d.]+) "
+)
+_LIMIT = re.compile(
+    r"limit of (?P<unit>.+?)\. Limit is (?P<bound>[\d.]+) .*requested (?P<asked>[\d.]+) "
+)
+_NO_QUEUE = re.compile(r"QueueDoesNotExist|queue.* (not found|does not exist)", re.IGNORECASE)
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
 _NAME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?", re.ASCII)
 
@@ -50,14 +58,16 @@ class KaiBackend(Backend):
 
     name: ClassVar[str] = "kai"
     styles: ClassVar[tuple[str, ...]] = ("pod", "annotation")
+    told_beside: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset({"nodes", "pods", "resourceslices"})
     options: ClassVar[Mapping[str, str]] = {
         "queue": "Queue in which kernels are accounted. Default default-queue.",
         "queue_label": "Label that names the queue. Default kai.scheduler/queue.",
         "priority": (
-            "PriorityClass of kernels. Below 100 KAI takes a GPU away again when others need it, "
-            "and the kernel with it. Default build, which it never does that to; build-preemptible "
-            "and train may go beyond the queue's quota; empty for KAI's default, train."
+            "PriorityClass of kernels. Below 100 they may go beyond the queue's quota, and KAI "
+            "takes a GPU away again when others need it, and the kernel with it. Default "
+            "build-preemptible. build is safe from that, and needs a queue with a quota; empty for "
+            "KAI's default, train."
         ),
         "scheduler": "Name of KAI's scheduler. Default kai-scheduler.",
         "keys": (
@@ -78,7 +88,7 @@ class KaiBackend(Backend):
         chosen = self.accept(options)
         self._queue = chosen.get("queue", "default-queue")
         self._queue_label = chosen.get("queue_label", "kai.scheduler/queue")
-        self._priority = chosen.get("priority", "build")
+        self._priority = chosen.get("priority", "build-preemptible")
         self._scheduler = chosen.get("scheduler", "kai-scheduler")
         self._runtime_class = chosen.get("runtime_class", "")
         self._keys = chosen.get("keys", "legacy")
@@ -108,13 +118,19 @@ class KaiBackend(Backend):
         """See :meth:`Backend.render`."""
         if size.profile is not None:
             return self._rendered(limits={self._mig(size, facts): str(size.count)})
-        memories = {node.memory for node in _nodes(facts) if node.memory}
-        if not memories and not _nodes(facts) and "nodes" not in facts.missing:
+        nodes = _nodes(facts)
+        if not nodes and "nodes" not in facts.missing:
             raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {GPU}.")
         if size.is_whole and self.style != "annotation":
-            memory = max(memories) if len(memories) == 1 else None
+            wholes = {node.memory for node in nodes if node.memory}
+            memory = max(wholes) if len(wholes) == 1 else None
             return self._rendered(limits={GPU: str(size.count)}, memory_bytes=memory)
-        notes, memory, note = self._amounts(size, memories)
+        if size.memory is not None and nodes and not any(node.memory for node in nodes):
+            raise NoGpuError(
+                f"{size} cannot be had: no node of this cluster says how much memory its GPUs "
+                "have (label nvidia.com/gpu.memory). Pick a part of a GPU, such as 1/4."
+            )
+        notes, memory, note = self._amounts(size, {_counted(n) for n in nodes if n.memory})
         if size.count > 1:
             notes[kai.NUMBER] = str(size.count)
         return self._rendered(
@@ -151,8 +167,8 @@ class KaiBackend(Backend):
             mib = -(-size.memory // MIB)
             if memories and mib * MIB > max(memories):
                 raise NoGpuError(
-                    f"{size} is more than any GPU of this cluster has; the largest has "
-                    f"{format_bytes(max(memories))}."
+                    f"{size} is more than KAI gives of any GPU of this cluster; the most is "
+                    f"{max(memories) // MIB}MiB."
                 )
             note = "" if mib * MIB == size.memory else f"{size} becomes {format_bytes(mib * MIB)}."
             return self._memory(mib), mib * MIB, note
@@ -210,7 +226,7 @@ class KaiBackend(Backend):
         groups = kai.groups_of(pod)
         if not groups:
             return None
-        total = node.memory // MIB if node else 0
+        total = _counted(node) // MIB if node else 0
         amount = kai.amount_of(pod, total)
         memory = int(amount or 0) * MIB
         if total:
@@ -236,9 +252,9 @@ class KaiBackend(Backend):
         return amount if amount is not None and amount <= total else None
 
     def total(self, pod: Object, facts: Facts) -> int:
-        """MiB of each of a pod's GPUs; 0 if unknown."""
+        """MiB that KAI counts of each of a pod's GPUs; 0 if unknown."""
         name = dig(pod, "spec", "nodeName")
-        return next((node.memory // MIB for node in gpu_nodes(facts) if node.name == name), 0)
+        return next((_counted(node) // MIB for node in gpu_nodes(facts) if node.name == name), 0)
 
     def _reserved(self, groups: Sequence[str], facts: Facts) -> list[str]:
         """UUIDs of the GPUs of groups, as far as the reservations tell."""
@@ -255,7 +271,7 @@ class KaiBackend(Backend):
         found = []
         for node in gpu_nodes(facts):
             pods = [pod for pod in facts.pods if dig(pod, "spec", "nodeName") == node.name]
-            total = node.memory // MIB
+            total = _counted(node) // MIB
             groups = sorted({group for pod in pods for group in kai.groups_of(pod)})
             for group in groups:
                 taken = int(kai.used(pods, group, total) + Fraction(999, 1000)) * MIB
@@ -264,8 +280,8 @@ class KaiBackend(Backend):
                         uuid=(self._reserved([group], facts) or [group])[0],
                         model=node.model,
                         node=node.name,
-                        memory_bytes=node.memory,
-                        free_bytes=max(0, node.memory - taken),
+                        memory_bytes=total * MIB,
+                        free_bytes=max(0, total * MIB - taken),
                         kernels=sum(
                             group in kai.groups_of(pod) and not kai.is_reservation(pod)
                             for pod in pods
@@ -283,24 +299,54 @@ class KaiBackend(Backend):
                 'c.KubernetesEngine.backend = "dra".'
             )
         if "OverQuota" in message or "over quota" in message:
-            return (
-                f"The quota of the queue {self._queue} is used up; the kernel waits for its turn."
-            )
+            return self._over_quota(message)
         if "OverLimit" in message or "has reached the allowable limit" in message:
-            return (
-                f"The limit of the queue {self._queue} is reached; the kernel waits for its turn."
-            )
+            return self._over_limit(message)
+        if _NO_QUEUE.search(message):
+            return f"KAI has no queue {self._queue}. Tell the administrator."
         if match := re.search(r"mig profile: (\S+?)[.,]?(\s|$)", message):
             return f"All MIG instances {profile_in(match[1]) or match[1]} are in use."
         if "fractional GPU" in message and "not ready" in message:
             return "The nodes are not ready to share GPUs yet."
+        # KAI tells both of nodes that differ: what is large enough may be free another time.
         if "enough resources: GPUs" in message:
             return "No GPU has that much free now."
         if "enough resources: GPU memory" in message:
             return "No GPU of this cluster has that much memory."
-        if "queue" in message.lower() and "not found" in message.lower():
-            return f"KAI has no queue {self._queue}. Tell the administrator."
+        if "Resources were not found for pod" in message:  # all that it says of a size in bytes
+            return "No GPU has that much free now, or no node has that many GPUs."
+        if message.rpartition(": ")[2].rstrip(". ") == "Unable to schedule pod":
+            return (
+                "KAI has no place for it and does not say why. If no kernel starts, the queue "
+                f"{self._queue} may have queues below it, which alone take kernels. Tell the "
+                "administrator."
+            )
         return None
+
+    def _over_quota(self, message: str) -> str:
+        found = _QUOTA.search(message)
+        if not _never(found):
+            return (
+                f"The quota of the queue {self._queue} is used up; the kernel waits for its turn."
+            )
+        assert found is not None
+        return (
+            f"{found['asked']} {found['unit']} can never be had: the quota of the queue "
+            f"{self._queue} is {found['bound']}, and kernels of priority {self._priority} may not "
+            "go over it. Tell the administrator."
+        )
+
+    def _over_limit(self, message: str) -> str:
+        found = _LIMIT.search(message)
+        if not _never(found):
+            return (
+                f"The limit of the queue {self._queue} is reached; the kernel waits for its turn."
+            )
+        assert found is not None
+        return (
+            f"{found['asked']} {found['unit']} can never be had: the limit of the queue "
+            f"{self._queue} is {found['bound']}. Tell the administrator."
+        )
 
     def reclaimed(self, pod: Object) -> str | None:
         """See :meth:`Backend.reclaimed`. KAI deletes pods of low priority when others need GPUs."""
@@ -340,6 +386,25 @@ class KaiBackend(Backend):
                 "NAME:.metadata.name,GPUS:.status.allocatable.'nvidia\\.com/gpu'",
             )
         )
+        if self._priority == "build":
+            findings.append(
+                Finding(
+                    "note",
+                    f"Kernels of priority build start within the quota of the queue {self._queue} "
+                    "only, for GPUs, processors and memory; that of KAI's own default queue is 0.",
+                    f"kubectl get queues.scheduling.run.ai {self._queue} -o yaml",
+                )
+            )
+        elif nodes:
+            findings.append(
+                Finding(
+                    "note",
+                    f"KAI may end kernels of priority {self._priority or 'train'} when work of "
+                    "higher priority, or of a queue within its quota, needs their GPUs.",
+                    "For kernels that are safe: a queue with a quota, and c.KubernetesEngine."
+                    'backend_options = {"queue": "…", "priority": "build"}',
+                )
+            )
         if unlabelled := [node.name for node in nodes if not node.memory]:
             findings.append(
                 Finding(
@@ -392,9 +457,19 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _never(found: re.Match[str] | None) -> bool:
+    """Whether more is asked than a queue has at most."""
+    return found is not None and Fraction(found["asked"]) > Fraction(found["bound"])
+
+
 def _nodes(facts: Facts) -> list[GpuNode]:
     """Nodes with GPUs that KAI may split."""
     return [node for node in gpu_nodes(facts) if GPU in node.offered and node.profile is None]
+
+
+def _counted(node: GpuNode) -> int:
+    """Bytes that KAI takes each GPU of a node for, where it parts them."""
+    return kai.counted(node.memory // MIB) * MIB
 
 
 def _whole(node: GpuNode | None, resource: str, devices: tuple[Device, ...]) -> Share:
@@ -433,7 +508,7 @@ def _unshared(node: GpuNode, pods: Sequence[Object], shared: int) -> list[Capaci
         profile = node.profile if resource == GPU else profile_in(resource)
         held = sum(limits_of(pod).get(resource, 0) for pod in pods if not kai.is_reservation(pod))
         rest = number - (shared if resource == GPU else 0)
-        memory = node.memory
+        memory = node.memory if profile else _counted(node)
         if resource != GPU:
             memory = node.number(f"{resource.removeprefix('nvidia.com/')}.memory") * MIB
         what = f"mig-{profile}" if profile else "gpu"

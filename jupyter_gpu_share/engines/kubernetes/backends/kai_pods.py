@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "MEMORY",
     "NUMBER",
     "amount_of",
+    "counted",
     "decimal",
     "devices_of",
     "given_back",
@@ -61,6 +62,9 @@ _BEFORE = "gpu-share.jupyter.org/amounts-before"
 #: MiB that a pod without its share still counts for: KAI takes a share of nothing for no share, and
 #: a GPU on which nothing is counted for a free one.
 _REST = 2
+#: MiB to whose multiples KAI rounds the memory of a GPU down before it counts with it
+#: (pkg/scheduler/api/node_info/node_info.go).
+_STEP = 100
 _DIGITS = Decimal("0.000001")
 #: A fraction that is not a whole GPU, of which KAI knows another kind.
 _MOST = 1 - Fraction(_DIGITS)
@@ -78,8 +82,13 @@ def limit_key(container: str) -> str:
 
 def decimal(fraction: Fraction) -> str:
     """A fraction below 1 as KAI reads it, rounded down: three thirds stay within a GPU."""
-    exact = Decimal(fraction.numerator) / Decimal(fraction.denominator)
-    return format(exact.quantize(_DIGITS, ROUND_FLOOR).normalize(), "f")
+    whole = int(fraction / Fraction(_DIGITS))
+    return format((whole * _DIGITS).normalize(), "f")
+
+
+def counted(total: int) -> int:
+    """MiB that KAI takes a GPU of ``total`` MiB for; 0 if that is unknown."""
+    return total // _STEP * _STEP
 
 
 def groups_of(pod: Object) -> tuple[str, ...]:
