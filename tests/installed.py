@@ -65,11 +65,16 @@ def clone(folder: Path, *, built: bool) -> Path:
     return folder / "clone"
 
 
-def make_wheel(cloned: Path, folder: Path, env: Mapping[str, str] | None = None) -> Path:
-    """Build the wheel of a clone into a folder."""
+def make_wheel(cloned: Path, folder: Path, env: Mapping[str, str] = os.environ) -> Path:
+    """Build the wheel of a clone into a folder. What other builds have downloaded is used."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    yarn = {
+        "YARN_ENABLE_GLOBAL_CACHE": "true",
+        "YARN_GLOBAL_FOLDER": str(cache / "jupyter-gpu-share" / "yarn"),
+    }
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, "."]
     done = subprocess.run(
-        command, cwd=cloned, env=env, capture_output=True, text=True, timeout=PATIENCE
+        command, cwd=cloned, env={**env, **yarn}, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (made,) = folder.glob("*.whl")

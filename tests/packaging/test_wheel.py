@@ -30,13 +30,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """A wheel of a fresh clone, made with an empty ``PATH``: no node, and no jlpm."""
     folder = tmp_path_factory.mktemp("wheel")
     (folder / "empty").mkdir()
-    # What was downloaded by other builds may be used, what they built may not.
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    env = {k: v for k, v in os.environ.items() if k != "JUPYTER_GPU_SHARE_BUILD_CACHE"} | {
-        "PATH": str(folder / "empty"),
-        "YARN_ENABLE_GLOBAL_CACHE": "true",
-        "YARN_GLOBAL_FOLDER": str(cache / "jupyter-gpu-share" / "yarn"),
-    }
+    # What other builds made may not be used.
+    env = {k: v for k, v in os.environ.items() if k != "JUPYTER_GPU_SHARE_BUILD_CACHE"}
+    env["PATH"] = str(folder / "empty")
     return zipfile.ZipFile(make_wheel(clone(folder, built=False), folder, env))
 
 
