@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -16,9 +18,12 @@ from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import websocket
+from installed import variables
 from waiting import PATIENCE
 
 TOKEN = "test-token-that-must-not-leak"
+#: Stands for the server's own token.
+OWN = "own"
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Server:
     folder: Path
     process: subprocess.Popen[bytes]
     log: Path
+    token: str = TOKEN
 
     def fetch(
         self,
@@ -36,11 +42,12 @@ class Server:
         method: str = "GET",
         body: Any = None,
         *,
-        token: str | None = TOKEN,
+        token: str | None = OWN,
         headers: dict[str, str] | None = None,
     ) -> tuple[int, Any]:
         """Status and decoded body, whatever the status is."""
         sent = dict(headers or {})
+        token = self.token if token == OWN else token
         if token:
             sent["Authorization"] = f"token {token}"
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -92,7 +99,7 @@ class Server:
         """Run a cell over the server's websocket, as JupyterLab does; what it printed."""
         url = self.url.replace("http", "ws", 1) + f"api/kernels/{kernel_id}/channels"
         socket = websocket.create_connection(
-            url, header=[f"Authorization: token {TOKEN}"], timeout=PATIENCE
+            url, header=[f"Authorization: token {self.token}"], timeout=PATIENCE
         )
         header = {"msg_id": uuid4().hex, "msg_type": "execute_request", "version": "5.3"}
         header |= {"session": uuid4().hex, "username": "", "date": "2026-01-01T00:00:00Z"}
@@ -133,40 +140,78 @@ def run_server(
     simulate: str = "1xA100-80GB",
     app: str = "jupyter_server",
     prefix: tuple[str, ...] = (),
+    environment: Path | None = None,
 ) -> Server:
     """Start a server and wait until it answers.
 
     ``app`` is the module that is run; ``prefix`` a command that runs the one that comes after it.
+    ``environment`` is that of a new user (``installed.py``), who has an empty home.
     """
-    env = {
-        **os.environ,
-        "JUPYTER_TOKEN": TOKEN,
-        "JUPYTER_GPU_SHARE_SIMULATE": simulate,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "server"), *_import_path()]),
-        **{f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")},
-        "IPYTHONDIR": str(folder / "ipython"),
-    }
+    if environment is None:
+        python, env = sys.executable, _variables_of_tests(folder)
+    else:
+        python = str(environment / "bin" / "python")
+        env = variables(environment, home_in(folder))
+    command = [*prefix, python, "-m", app, "--no-browser", "--allow-root"]
+    options = ["--ServerApp.port=0", "--ServerApp.ip=127.0.0.1", *arguments]
+    env |= {"JUPYTER_TOKEN": TOKEN, "JUPYTER_GPU_SHARE_SIMULATE": simulate}
+    return start([*command, *options], folder, env)
+
+
+def run_as_typed(line: str, folder: Path, environment: Path) -> Server:
+    """Start a server as a new user types it, and wait until it answers.
+
+    But for what a machine without a screen needs, and root: ``--no-browser`` and ``--allow-root``.
+    """
+    words = shlex.split(line)
+    command = list(dropwhile(lambda word: "=" in word, words))
+    set_here = dict(word.split("=", 1) for word in words[: len(words) - len(command)])
+    options = ["--no-browser", *(["--allow-root"] if os.geteuid() == 0 else [])]
+    # Of several commands of the same name, the environment's.
+    command[0] = str(environment / "bin" / command[0])
+    env = variables(environment, home_in(folder)) | set_here
+    return start([*command, *options], folder, env)
+
+
+def start(command: list[str], folder: Path, env: dict[str, str]) -> Server:
+    """Run the command of a server, whose files of its run are in ``folder/runtime``."""
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
-    command = [*prefix, sys.executable, "-m", app, "--no-browser", "--allow-root"]
-    options = ["--ServerApp.port=0", "--ServerApp.ip=127.0.0.1", *arguments]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, *options], cwd=work, env=env, stdout=output, stderr=output
-        )
+        process = subprocess.Popen(command, cwd=work, env=env, stdout=output, stderr=output)
     end = time.monotonic() + 3 * PATIENCE  # many may start at once
     while True:
         for info in (folder / "runtime").glob("jpserver-*.json"):
             try:
-                url = json.loads(info.read_text())["url"]
-                with urlopen(f"{url}api", timeout=5):
-                    return Server(url, work, process, log)
+                found = json.loads(info.read_text())
+                with urlopen(f"{found['url']}api", timeout=5):
+                    return Server(found["url"], work, process, log, found["token"])
             except (OSError, ValueError, KeyError):
                 continue
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end, f"the server did not come up: {log.read_text()}"
         time.sleep(0.05)
+
+
+def _variables_of_tests(folder: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "server"), *_import_path()]),
+        **{f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")},
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
+
+
+def home_in(folder: Path) -> Path:
+    """A new user's home in a folder, which has Jupyter's folders by the names of other servers'."""
+    data = folder / "home" / ".local" / "share" / "jupyter"
+    places = {"data": data, "runtime": data / "runtime", "config": folder / "home" / ".jupyter"}
+    for name, place in places.items():
+        place.mkdir(parents=True, exist_ok=True)
+        if not (folder / name).exists():
+            (folder / name).symlink_to(place)
+    return folder / "home"
 
 
 def _import_path() -> list[str]:

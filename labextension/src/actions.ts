@@ -5,6 +5,7 @@ import { serverNow } from './clock';
 import { lostBody } from './lost';
 import { SizeField } from './sizefield';
 import { largestFree, waits } from './sizes';
+import type { OtherName } from './named';
 import type { IAllocation, IShares } from './tokens';
 import { fileName, shortSize, Words } from './words';
 
@@ -15,11 +16,13 @@ const SLOW = 500;
 export class Actions {
   /**
    * @param _startAgain - Start a kernel for a notebook whose start failed, with a size.
+   * @param _otherName - The size that a kernelspec names, where a kernel has another.
    */
   constructor(
     private readonly _shares: IShares,
     private readonly _trans: TranslationBundle,
-    private readonly _startAgain?: (row: IAllocation, size: string) => Promise<void>
+    private readonly _startAgain?: (row: IAllocation, size: string) => Promise<void>,
+    private readonly _otherName: OtherName = () => null
   ) {
     this._words = new Words(_trans);
   }
@@ -52,8 +55,14 @@ export class Actions {
     }
     await this._told(this._shares.resize(row.kernel_id, wanted, lost !== ''), {
       pending: `${trans.__('Changing the share of %1 to %2…', this.name(row), shortSize(wanted))} ${way}`,
-      done: trans.__('%1 has a share of %2.', this.name(row), shortSize(wanted))
+      done: `${trans.__('%1 has a share of %2.', this.name(row), shortSize(wanted))} ${this._named(row, wanted)}`
     });
+  }
+
+  /** What is to be said of a change that makes the name of the kernelspec untrue. */
+  private _named(row: IAllocation, size: string): string {
+    const named = this._otherName({ ...row, size });
+    return named === null ? '' : this._words.named(named);
   }
 
   private async _askSize(row: IAllocation, title: string): Promise<string | null> {

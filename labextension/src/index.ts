@@ -26,13 +26,14 @@ import { CurrentKernel, startAgain } from './current';
 import { SizedDialogs } from './dialogs';
 import { gpuIcon } from './icon';
 import { addCards, addNewNotebook, NEW_NOTEBOOK } from './launcher';
+import { otherName, type OtherName } from './named';
 import { Notifications } from './notifications';
 import { RunningShares } from './running';
 import { Sentences } from './sentences';
 import { Shares } from './shares';
 import { Sidebar } from './sidebar';
 import { StatusItem } from './statusbar';
-import { IShares, ISizeChoices } from './tokens';
+import { IShares, ISizeChoices, type IAllocation } from './tokens';
 import { ToolbarItem } from './toolbar';
 
 export { IShares, ISizeChoices } from './tokens';
@@ -90,7 +91,7 @@ const dialogs: JupyterFrontEndPlugin<ISessionContextDialogs> = {
   provides: ISessionContextDialogs,
   optional: [IShares, ISizeChoices, ITranslator, ISettingRegistry],
   activate: (
-    _: JupyterFrontEnd,
+    app: JupyterFrontEnd,
     known: IShares | null,
     remembered: ISizeChoices | null,
     translator: ITranslator | null,
@@ -105,7 +106,7 @@ const dialogs: JupyterFrontEndPlugin<ISessionContextDialogs> = {
     return new SizedDialogs({
       shares: known,
       choices: remembered,
-      actions: new Actions(known, trans),
+      actions: new Actions(known, trans, undefined, otherNameIn(app)),
       trans,
       lab: own.load('jupyterlab'),
       standard
@@ -132,9 +133,9 @@ const commands: JupyterFrontEndPlugin<void> = {
     const trans = (translator ?? nullTranslator).load(DOMAIN);
     const current = new CurrentKernel(app.shell, known);
     let usual = 60;
-    const actions = new Actions(known, trans, (row, size) =>
-      startAgain(app, remembered, row, size)
-    );
+    const again = (row: IAllocation, size: string): Promise<void> =>
+      startAgain(app, remembered, row, size);
+    const actions = new Actions(known, trans, again, otherNameIn(app));
     addCommands(app.commands, known, current, actions, trans, () => usual);
     // Commands are there before the settings are read.
     void registry
@@ -193,7 +194,13 @@ const toolbar: JupyterFrontEndPlugin<void> = {
     for (const kind of ['Notebook', 'ConsolePanel']) {
       registry.addFactory<NotebookPanel | ConsolePanel>(kind, 'gpuShare', panel => {
         const { sessionContext: session } = panel;
-        return new ToolbarItem({ session, shares: known, commands: app.commands, trans });
+        return new ToolbarItem({
+          session,
+          shares: known,
+          commands: app.commands,
+          trans,
+          otherName: otherNameIn(app)
+        });
       });
     }
   }
@@ -216,7 +223,13 @@ const sidebar: JupyterFrontEndPlugin<void> = {
     }
     const trans = (translator ?? nullTranslator).load(DOMAIN);
     const current = new CurrentKernel(app.shell, known);
-    const panel = new Sidebar({ shares: known, current, commands: app.commands, trans });
+    const panel = new Sidebar({
+      shares: known,
+      current,
+      commands: app.commands,
+      trans,
+      otherName: otherNameIn(app)
+    });
     panel.id = 'jupyter-gpu-share-sidebar';
     panel.title.icon = gpuIcon;
     panel.title.caption = trans.__('GPU Shares');
@@ -361,6 +374,11 @@ const launcher: JupyterFrontEndPlugin<void> = {
     follow();
   }
 };
+
+/** What kernelspecs name, as the page knows them by then. */
+function otherNameIn(app: JupyterFrontEnd): OtherName {
+  return row => otherName(app.serviceManager.kernelspecs.specs, row);
+}
 
 const plugins = [
   choices,

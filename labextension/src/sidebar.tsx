@@ -12,6 +12,7 @@ import { Gpus } from './sidebar/gpus';
 import { List } from './sidebar/list';
 import { SidebarWords } from './sidebar/words';
 import { gpuIcon } from './icon';
+import type { OtherName } from './named';
 import type { IShares } from './tokens';
 
 /** What the sidebar is made from. */
@@ -20,6 +21,7 @@ export interface ISidebarProps {
   current: CurrentKernel;
   commands: CommandRegistry;
   trans: TranslationBundle;
+  otherName: OtherName;
 }
 
 /** The panel at the right. Readings are polled while it is seen. */

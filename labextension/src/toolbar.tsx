@@ -6,6 +6,7 @@ import * as React from 'react';
 import { shareOf } from './current';
 import { useChanges, useNow } from './hooks';
 import { openShareMenu } from './menus';
+import type { OtherName } from './named';
 import type { IShares } from './tokens';
 import { MARKS, shortSize, Words } from './words';
 
@@ -14,6 +15,7 @@ export interface IToolbarItemProps {
   shares: IShares;
   commands: CommandRegistry;
   trans: TranslationBundle;
+  otherName: OtherName;
 }
 
 /**
@@ -34,7 +36,8 @@ export class ToolbarItem extends ReactWidget {
   }
 }
 
-function Item({ session, shares, commands, trans }: IToolbarItemProps): React.JSX.Element | null {
+function Item(props: IToolbarItemProps): React.JSX.Element | null {
+  const { session, shares, commands, trans, otherName } = props;
   useChanges(shares.changed, session.kernelChanged);
   const row = shareOf(shares, session);
   const now = useNow(row !== null && row.next !== null);
@@ -44,13 +47,15 @@ function Item({ session, shares, commands, trans }: IToolbarItemProps): React.JS
   const words = new Words(trans);
   const state = words.state(row, now);
   const label = words.label(row);
+  const named = otherName(row);
+  const more = [row.reason, named === null ? '' : words.named(named)].filter(Boolean);
   const short = row.size === '0' ? '0' : shortSize(row.size);
   return (
     <button
       className={`jp-ToolbarButtonComponent jp-mod-minimal jp-Button jp-mod-${row.state}`}
       aria-haspopup="menu"
       aria-label={trans.__('%1, %2. Change, keep or give back', label, state)}
-      title={row.reason ? `${label}, ${state}. ${row.reason}` : `${label}, ${state}`}
+      title={[`${label}, ${state}`, ...more].join('. ')}
       onClick={event => {
         openShareMenu(commands, shares, row.kernel_id, trans, event.currentTarget);
       }}

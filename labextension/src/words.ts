@@ -109,6 +109,14 @@ export class Words {
     return row.share === null ? size : `${size} · ${gibibytes(row.share.memory_bytes)}`;
   }
 
+  /** What becomes of the size that the kernelspec names, where the kernel has another one. */
+  named(size: string): string {
+    return this._trans.__(
+      'Its kernelspec names %1: the next kernel starts with that again.',
+      shortSize(size)
+    );
+  }
+
   /** What of the variables is lost; empty where nothing is. */
   lost(kept: IKept): string {
     const trans = this._trans;

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from chromium import running_chromium
+from installed import clone, install, make_wheel, readme_requirement
 from labs import disable, empty, end_kernels, lab_server
 from pages import PATIENCE_MS, Heard, log_in
 from playwright.sync_api import Browser, BrowserContext, Page
@@ -48,6 +49,14 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="session")
+def new_user(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the README's first line makes of an empty environment, with a wheel of these sources."""
+    folder = tmp_path_factory.mktemp("new-user")
+    wheel = make_wheel(clone(folder, built=True), folder)
+    return install(wheel, folder / "venv", readme_requirement())
+
+
 @pytest.fixture(scope="module")
 def simulate() -> str:
     """The GPUs of the servers; a file that needs others overrides this."""
@@ -55,13 +64,20 @@ def simulate() -> str:
 
 
 @pytest.fixture(scope="module")
-def make_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Start servers as a test asks: ``make_lab(*arguments, app="jupyterlab", simulate=...)``."""
+def make_lab(
+    new_user: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Server]]:
+    """Start servers as a test asks: ``make_lab(*arguments, app="jupyterlab", simulate=...)``.
+
+    Each is a new user's, in a home of its own.
+    """
     with ExitStack() as stack:
 
         def start(*arguments: str, **wishes: str) -> Server:
             folder = tmp_path_factory.mktemp("lab")
-            return stack.enter_context(lab_server(folder, *arguments, **wishes))
+            return stack.enter_context(
+                lab_server(folder, *arguments, environment=new_user, **wishes)
+            )
 
         yield start
 

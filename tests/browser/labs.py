@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from servers import Server, run_server, stop_server
+from servers import Server, home_in, run_server, stop_server
 
 #: The extension's name, as npm and ``jupyter labextension`` know it.
 NAME = "jupyter-gpu-share"
@@ -24,16 +24,27 @@ def lab_server(
     app: str = "jupyterlab",
     simulate: str = "1xA100-80GB",
     prefix: tuple[str, ...] = (),
+    environment: Path | None = None,
 ) -> Iterator[Server]:
     """A server of JupyterLab (``app="notebook"``: of Notebook 7), which ends with its kernels.
 
     Its page lets tests reach the application as ``window.jupyterapp``. It asks nobody to look at
-    news, which it would fetch from elsewhere.
+    news, which it would fetch from elsewhere. ``environment`` is as in ``run_server``.
     """
+    if environment is not None:
+        home_in(folder)
     settings = folder / "config" / "lab" / "user-settings" / "@jupyterlab"
     _write(settings / "apputils-extension" / "notification.jupyterlab-settings", _NO_NEWS)
     exposed = f"--{_EXPOSED[app]}.expose_app_in_browser=True"
-    server = run_server(folder, exposed, *arguments, simulate=simulate, app=app, prefix=prefix)
+    server = run_server(
+        folder,
+        exposed,
+        *arguments,
+        simulate=simulate,
+        app=app,
+        prefix=prefix,
+        environment=environment,
+    )
     try:
         yield server
     finally:

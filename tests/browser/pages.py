@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, WebError, expect
-from servers import TOKEN, Server
+from servers import Server
 from waiting import PATIENCE
 
 #: How long a page may take for anything, in milliseconds.
@@ -81,9 +81,11 @@ class Heard:
 
 def log_in(context: BrowserContext, server: Server) -> None:
     """Give the context the server's cookie, so that no address has to carry the token."""
-    answer = context.request.get(f"{server.url}api/status?token={TOKEN}", timeout=PATIENCE_MS)
+    answer = context.request.get(
+        f"{server.url}api/status?token={server.token}", timeout=PATIENCE_MS
+    )
     assert answer.ok, answer.status
-    context.request.get(f"{server.url}login?token={TOKEN}", timeout=PATIENCE_MS)
+    context.request.get(f"{server.url}login?token={server.token}", timeout=PATIENCE_MS)
 
 
 def in_time(page: Page, source: str, patience: float = PATIENCE) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from labs import spoil_choice, write_choice, write_kernelspec, write_notebook
@@ -209,6 +210,36 @@ def test_who_picks_a_kernelspec_that_names_a_size_has_picked_that_size(
     open_lab(page, lab, "two.ipynb")
     expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
     assert granted(lab, "two.ipynb")["size"] == "1/2"
+
+
+@pytest.mark.parametrize("by", ["the page", "REST"])
+def test_a_kernel_that_was_changed_says_what_the_name_of_its_kernelspec_means(
+    lab: Server, page: Page, by: str
+) -> None:
+    again = "Its kernelspec names ½: the next kernel starts with that again."
+    write_kernelspec(lab, "half", "Half", size="1/2")
+    write_notebook(lab, "one.ipynb", "1", kernel="half")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    panel = open_sidebar(page)
+    expect(panel).to_contain_text("40 GiB ½ of a GPU")
+    expect(panel).not_to_contain_text(again)
+    kernel = granted(lab, "one.ipynb")["kernel_id"]
+    if by == "REST":
+        lab.ok(f"gpu-share/allocations/{kernel}", "PATCH", {"size": "1/4"})
+    else:
+        execute(page, "gpu-share:change-size", kernelId=kernel, size="1/4")
+        done = page.locator(".Toastify__toast", has_text="one.ipynb has a share of ¼.")
+        expect(done).to_contain_text(again)
+    expect(panel).to_contain_text("20 GiB ¼ of a GPU")
+    expect(panel).to_contain_text(again)
+    expect(toolbar(page)).to_have_attribute("title", re.compile(re.escape(again)))
+    # What it says is so.
+    in_time(page, "window.jupyterapp.shell.currentWidget.sessionContext.shutdown().then(() => 1)")
+    open_lab(page, lab, "one.ipynb")
+    expect(toolbar(page)).to_contain_text("GPU ½ · 40 GiB")
+    assert granted(lab, "one.ipynb")["size"] == "1/2"
+    expect(open_sidebar(page)).not_to_contain_text(again)
 
 
 def test_a_size_that_cannot_be_had_now_says_so_and_why(lab: Server, page: Page) -> None:

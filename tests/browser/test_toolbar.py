@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from labs import disable, write_notebook
+from languages import PSEUDO, set_language, speak
 from pages import in_time, log_in, open_lab, wait_for_kernel
 from parts import dialog, execute, granted, open_sidebar, toolbar
 from playwright.sync_api import BrowserContext, Page, Route, expect
+from pretending import moment, pretend
 from servers import Server
 
 _ITEMS = """
@@ -29,6 +31,42 @@ new Promise(resolve => {
   new MutationObserver(again).observe(toolbar, {childList: true});
 })
 """
+#: What lies over what: words over the edge of our item, and our item over its neighbours.
+_OVER = """
+() => {
+  const item = document.querySelector('.jp-NotebookPanel-toolbar .jp-GpuShare-toolbar');
+  const box = item.getBoundingClientRect();
+  const found = [];
+  // Where there is no room at all, nothing of it is seen.
+  const seen = one => one.offsetWidth > 0 && one.checkVisibility({visibilityProperty: true});
+  for (const one of item.querySelectorAll('button, span')) {
+    const own = one.getBoundingClientRect();
+    if (seen(one) && (own.left < box.left - 1 || own.right > box.right + 1)) {
+      found.push(`out: ${one.className}`);
+    }
+  }
+  const words = [...item.querySelectorAll('span')].filter(seen);
+  for (const [one, next] of words.slice(1).map((next, at) => [words[at], next])) {
+    if (one.getBoundingClientRect().right > next.getBoundingClientRect().left + 1) {
+      found.push(`over each other: ${one.className}, ${next.className}`);
+    }
+  }
+  for (const other of document.querySelectorAll('.jp-NotebookPanel-toolbar > .jp-Toolbar-item')) {
+    const own = other.getBoundingClientRect();
+    if (other !== item && own.width > 0 && own.left < box.right - 1 && own.right > box.left + 1) {
+      found.push(`over ${other.getAttribute('data-jp-item-name')}`);
+    }
+  }
+  return found;
+}
+"""
+
+
+@pytest.fixture
+def english_again(lab_of_file: Server) -> Iterator[None]:
+    """The next test of the file begins without a language."""
+    yield
+    set_language(lab_of_file, None)
 
 
 def items(page: Page) -> list[str]:
@@ -55,6 +93,24 @@ def test_it_never_drives_out_what_is_labs(lab: Server, page: Page, width: int) -
         # Nothing of it lies over its neighbours.
         item = page.locator(".jp-NotebookPanel-toolbar .jp-GpuShare-toolbar")
         assert item.evaluate("node => node.firstElementChild.offsetWidth <= node.offsetWidth")
+
+
+@pytest.mark.parametrize("width", [1400, 1280, 1100])
+def test_longer_words_stay_within_it(
+    lab: Server, page: Page, english_again: None, width: int
+) -> None:
+    speak(page, lab, PSEUDO)
+    page.set_viewport_size({"width": width, "height": 800})
+    write_notebook(lab, "one.ipynb", "1")
+    open_lab(page, lab, "one.ipynb")
+    wait_for_kernel(page)
+    idle = {"state": "idle", "next": {"action": "release", "at": moment(50)}}
+    pretend(page, [{**granted(lab, "one.ipynb"), **idle}])
+    execute(page, "gpu-share:show")
+    page.locator(".jp-GpuShare-sidebar").wait_for()
+    expect(page.locator(".jp-GpuShare-toolbar .jp-GpuShare-word")).to_contain_text("\u00eedl\u00e9")
+    in_time(page, _QUIET)
+    assert page.evaluate(_OVER) == []
 
 
 def test_the_menu_opens_at_once_however_long_the_engine_takes(lab: Server, page: Page) -> None:

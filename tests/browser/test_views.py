@@ -12,6 +12,7 @@ from labs import allocation_of, write_notebook
 from pages import Heard, assert_accessible, log_in, open_lab, wait_for_kernel
 from parts import choose, dialog, execute, granted, open_sidebar, rows, sidebar, toolbar
 from playwright.sync_api import BrowserContext, Page, Route, expect
+from pretending import gpu, pretend, thirty
 from servers import Server
 
 ALLOCATIONS = re.compile(r"/gpu-share/allocations(\?|$)")
@@ -112,6 +113,24 @@ def test_every_state_is_told_in_words_and_accessibly(lab: Server, page: Page, th
           .filter(one => getComputedStyle(one).animationName !== 'none').length"""
     )
     assert moving == 0
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_thirty_kernels_are_accessible_in_every_theme(lab: Server, page: Page, theme: str) -> None:
+    pretend(page, thirty(), gpus=[gpu("G0", 4)], queue=10)
+    open_lab(page, lab)
+    execute(page, "apputils:change-theme", theme=theme)
+    page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
+    panel = open_sidebar(page)
+    expect(rows(page)).to_have_count(30)
+    assert_accessible(page, ".jp-GpuShare-sidebar")
+    # What is seen of a row only with the pointer, or the focus, on it; and a list without one.
+    rows(page).nth(3).hover()
+    rows(page).nth(4).get_by_role("button", name="resnet50").first.focus()
+    assert_accessible(page, ".jp-GpuShare-sidebar")
+    panel.get_by_role("searchbox", name="Filter").fill("nothing is called so")
+    expect(panel).to_contain_text("No kernel matches.")
+    assert_accessible(page, ".jp-GpuShare-sidebar")
 
 
 @pytest.mark.parametrize("theme", THEMES)

@@ -4,57 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import site
 import subprocess
-import sys
-import venv
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from installed import (
+    PATIENCE,
+    ROOT,
+    clone,
+    install,
+    make_wheel,
+    readme_lines,
+    readme_requirement,
+    variables,
+)
 
-ROOT = Path(__file__).parents[2]
 SHARED = "share/jupyter/labextensions/jupyter-gpu-share/"
-PATIENCE = 600.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(PATIENCE + 60)]
-
-
-def tracked() -> Iterator[str]:
-    """The files that a clone has, and those that will be committed."""
-    for what in ([], ["--others", "--exclude-standard"]):
-        done = subprocess.run(
-            ["git", "ls-files", "-z", *what], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        yield from (name for name in done.stdout.split("\0") if (ROOT / name).is_file())
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """A wheel of a fresh clone, made with an empty ``PATH``: no node, and no jlpm."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in tracked():
-        target = folder / "clone" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, target)
     (folder / "empty").mkdir()
-    # What was downloaded by other builds may be used, what they built may not.
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    env = {k: v for k, v in os.environ.items() if k != "JUPYTER_GPU_SHARE_BUILD_CACHE"} | {
-        "PATH": str(folder / "empty"),
-        "YARN_ENABLE_GLOBAL_CACHE": "true",
-        "YARN_GLOBAL_FOLDER": str(cache / "jupyter-gpu-share" / "yarn"),
-    }
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, "."]
-    done = subprocess.run(
-        command, cwd=folder / "clone", env=env, capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (made,) = folder.glob("*.whl")
-    return zipfile.ZipFile(made)
+    # What other builds made may not be used.
+    env = {k: v for k, v in os.environ.items() if k != "JUPYTER_GPU_SHARE_BUILD_CACHE"}
+    env["PATH"] = str(folder / "empty")
+    return zipfile.ZipFile(make_wheel(clone(folder, built=False), folder, env))
 
 
 def test_the_extension_is_in_it(wheel: zipfile.ZipFile) -> None:
@@ -97,44 +76,22 @@ def test_the_extension_manager_of_jupyterlab_finds_it(wheel: zipfile.ZipFile) ->
 
 @pytest.fixture(scope="module")
 def environment(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with nothing but the wheel, and these tests' packages for what it needs.
-
-    So no index is asked, and nothing of the project's own environment is its configuration.
-    """
+    """What the README's first line makes of an empty environment."""
     folder = tmp_path_factory.mktemp("user") / "venv"
-    venv.create(folder, symlinks=True)
-    packages = next(folder.glob("lib/python*/site-packages"))
-    (packages / "needed.pth").write_text("\n".join(site.getsitepackages()))
-    python = str(folder / "bin" / "python")
-    command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps"]
-    quiet = ["--quiet", "--disable-pip-version-check", "--no-index"]
-    subprocess.run([*command, *quiet, str(wheel.filename)], check=True, timeout=PATIENCE)
-    return folder
+    return install(Path(str(wheel.filename)), folder, readme_requirement())
 
 
 def in_readme() -> list[list[str]]:
     """The commands of this package that the README tells a new user to type."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    install = text[text.index("## Install") : text.index("## Where kernels run")]
-    typed = re.findall(r"^jupyter (gpu-share .*?)(?:  +#.*)?$", install, re.MULTILINE)
-    return [line.split() for line in typed]
+    return [line.split()[1:] for line in readme_lines() if line.startswith("jupyter gpu-share ")]
 
 
 def typed(environment: Path, home: Path, *arguments: str) -> tuple[int, str]:
     """Run ``jupyter …`` as somebody who has just installed the wheel; code and all output."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("JUPYTER", "JPY", "PYTHON", "IPYTHON", "XDG"))
-    }
-    path = os.pathsep.join([str(environment / "bin"), "/usr/bin", "/bin"])
-    # The demo leaves its notebooks there.
-    temporary = environment.parent / "tmp"
-    temporary.mkdir(exist_ok=True)
     done = subprocess.run(
         [str(environment / "bin" / "python"), "-m", "jupyter", *arguments],
         cwd=home,
-        env={**kept, "HOME": str(home), "PATH": path, "TMPDIR": str(temporary)},
+        env=variables(environment, home),
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -74,6 +74,23 @@ def test_every_kernel_starts_on_a_share_as_installed(start: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("place", "model"),
+    [
+        ("api/kernels", {"name": "python3"}),
+        ("api/sessions", {"path": "", "type": "program", "kernel": {"name": "python3"}}),
+    ],
+)
+def test_a_kernel_that_a_program_has_a_server_start_has_the_servers_default(
+    start: Any, place: str, model: dict[str, Any]
+) -> None:
+    # Without a server behind it, it would be the one to train with.
+    server = start()
+    made = server.ok(place, "POST", model)
+    row = server.wait_for(made.get("kernel", made)["id"], "active")
+    assert (row["path"], row["size"]) == (None, "1/4")
+
+
+@pytest.mark.parametrize(
     "argument",
     [
         "--GpuShareApp.all_kernels=False",

@@ -2,6 +2,7 @@ import type { ISessionContext } from '@jupyterlab/apputils';
 import { Button } from '@jupyterlab/ui-components';
 import * as React from 'react';
 import { CommandIDs, keepMenu } from '../commands';
+import type { OtherName } from '../named';
 import type { IAllocation, IHistory, IShare } from '../tokens';
 import { heldBytes, isWithoutGpu, totalBytes } from './amounts';
 import { Charts } from './charts';
@@ -17,6 +18,7 @@ import type { SidebarWords } from './words';
 interface ICardProps extends IPanelProps {
   session: ISessionContext | null;
   row: IAllocation | null;
+  otherName: OtherName;
 }
 
 /** The share of the notebook that the user is in. */
@@ -46,6 +48,7 @@ function Share(props: ICardProps & { row: IAllocation }): React.JSX.Element {
   const now = useClock(row.next === null ? 10_000 : 1000);
   const gpus = shares.status?.gpus ?? [];
   const { share } = row;
+  const named = props.otherName(row);
   const held = share !== null && !isWithoutGpu(row) ? share : null;
   const past = shares.past(row.kernel_id);
   const line = timeline(past, shares.history(row.kernel_id), heldBytes(row), now);
@@ -65,6 +68,7 @@ function Share(props: ICardProps & { row: IAllocation }): React.JSX.Element {
           </p>
         </>
       )}
+      {named !== null && <p className="jp-GpuShare-muted">{words.named(named)}</p>}
       {drawn && (
         <Charts
           line={line}

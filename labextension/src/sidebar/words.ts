@@ -2,7 +2,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import type { IAllocation, IGpu, IKept, IShare, Isolation, State } from '../tokens';
 import { clock, decimals, percent } from '../format';
 import { span } from '../spans';
-import { countdown, fileName, gibibytes, shortModel, shortSize } from '../words';
+import { countdown, fileName, gibibytes, shortModel, shortSize, Words } from '../words';
 import { bytesOf, isWithoutGpu, partOf, totalBytes } from './amounts';
 
 const MINUTE = 60 * 1000;
@@ -96,6 +96,11 @@ export class SidebarWords {
       default:
         return row.state === 'active' ? trans.__('Stays while it is used.') : '';
     }
+  }
+
+  /** What becomes of the size that the kernelspec names, where the kernel has another one. */
+  named(size: string): string {
+    return new Words(this._trans).named(size);
   }
 
   /** What becomes of the variables when the share goes. */
