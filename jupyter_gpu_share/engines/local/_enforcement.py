@@ -20,6 +20,8 @@ from ._gpu import Gpu
 __all__ = ["MpsStatus", "environment", "mps_status", "without_share"]
 
 _MIB = 2**20
+#: What ``CUDA_VISIBLE_DEVICES`` is told at first: a cell may set it to what is not of the share.
+_VISIBLE_TOLD = "JUPYTER_GPU_SHARE_VISIBLE"
 _MPS_PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 #: What a kernel is told of its share. The server may run inside of a kernel with another one.
 _TOLD = frozenset(
@@ -29,6 +31,7 @@ _TOLD = frozenset(
         "JUPYTER_GPU_SHARE_FRACTION",
         "JUPYTER_GPU_SHARE_ISOLATION",
         "JUPYTER_GPU_SHARE_CAP_BYTES",
+        _VISIBLE_TOLD,
         CONTEXT_VARIABLE,
         "JUPYTER_GPU_SHARE_SIMULATED_DIR",
         "JUPYTER_GPU_SHARE_SIMULATED_BYTES",
@@ -110,18 +113,25 @@ def environment(
     }
     if not gpus:
         # Without a share no GPU is visible: using one by accident would be using somebody's.
-        added |= {"CUDA_VISIBLE_DEVICES": "", "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0"}
+        added |= {
+            "CUDA_VISIBLE_DEVICES": "",
+            _VISIBLE_TOLD: "",
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0",
+        }
         return added, Isolation.NONE
     uuids = ",".join(gpu.uuid for gpu in gpus)
     simulated = any(gpu.simulated for gpu in gpus)
     isolation = _isolation(gpus, memory_bytes, language, mps, limited)
+    visible = "" if simulated else _visible(gpus, isolation, numbered)
     added |= {
         "JUPYTER_GPU_SHARE_UUID": uuids,
         "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(memory_bytes),
         "JUPYTER_GPU_SHARE_FRACTION": str(fraction),
         "JUPYTER_GPU_SHARE_ISOLATION": isolation.value,
         CLAIM_VARIABLE: token,
-        "CUDA_VISIBLE_DEVICES": "" if simulated else _visible(gpus, isolation, numbered),
+        "CUDA_VISIBLE_DEVICES": visible,
+        _VISIBLE_TOLD: visible,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
     if simulated:

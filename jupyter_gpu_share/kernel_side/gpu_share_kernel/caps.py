@@ -18,7 +18,8 @@ def install():
 
     Nothing is capped where it is not known how much memory the share is.
     """
-    if granted_bytes() > 0 and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    wanted = granted_bytes() > 0 or "JUPYTER_GPU_SHARE_VISIBLE" in os.environ
+    if wanted and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
@@ -75,9 +76,12 @@ class _Loader:
         return self._loader.create_module(spec)
 
     def exec_module(self, module):
+        _look()
         self._loader.exec_module(module)
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
+        if granted_bytes() <= 0:
+            return
         try:
             self._cap(module)
         except Exception as error:
@@ -86,6 +90,15 @@ class _Loader:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _look():
+    """Whether the GPU that is chosen now is of the share. A child may have been given another."""
+    try:
+        from gpu_share_kernel import chosen
+    except Exception:  # a library is to work without it
+        return
+    chosen.look()
 
 
 def _cap_torch(cuda):
@@ -121,13 +134,10 @@ def _check_gpu(uuid):
     """Say so where a GPU is used that is not of the share: a cell has chosen it by its number."""
     own = [name for name in os.environ.get("JUPYTER_GPU_SHARE_UUID", "").split(",") if name]
     # Of an instance of MIG it is not certain whose name is told.
-    if uuid and own and all(name.startswith("GPU-") for name in own) and "GPU-" + uuid not in own:
-        warnings.warn(
-            "gpu-share: this notebook has no share of the GPU that it uses now (GPU-%s). Others "
-            "may have it: leave CUDA_VISIBLE_DEVICES as it is, and restart the kernel." % uuid,
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    if uuid and own and all(name.startswith("GPU-") for name in own):
+        from gpu_share_kernel import chosen
+
+        chosen.say_used("GPU-" + uuid)
 
 
 def _cap_tensorflow(tensorflow):
