@@ -92,7 +92,7 @@ def environment(
     base: Mapping[str, str],
     numbered: bool = False,
     contexts: Mapping[str, int] | None = None,
-    context_file: Path | None = None,
+    context_files: Sequence[Path] = (),
     limited: bool = False,
 ) -> tuple[dict[str, str], Isolation]:
     """What to add to :func:`without_share` for a kernel, and the isolation that this gives.
@@ -104,7 +104,7 @@ def environment(
     numbered: CUDA counts the GPUs as NVML does. Libraries that read the number of a whole GPU can
         then do so; many know nothing else.
     contexts: bytes by uuid that CUDA's context was seen to take.
-    context_file: where the kernel notes down what it takes there.
+    context_files: where the kernel notes down what it takes, of each GPU.
     limited: the driver keeps limits of memory, through a service of root's.
     """
     added = {
@@ -150,8 +150,8 @@ def environment(
         known = [amount for amount in seen if amount is not None]
         measured = max(known) if len(known) == len(gpus) else None
         added |= framework_caps(memory_bytes, min(part, fraction), base, measured)
-        if context_file is not None:
-            added[CONTEXT_VARIABLE] = str(context_file)
+        if context_files:
+            added[CONTEXT_VARIABLE] = os.pathsep.join(map(str, context_files))
     return added, isolation
 
 

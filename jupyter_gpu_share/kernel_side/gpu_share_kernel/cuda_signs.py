@@ -25,6 +25,7 @@ __all__ = [
     "mps",
     "names",
     "uuids",
+    "visible_communicators",
 ]
 
 _PROC = "/proc"
@@ -87,6 +88,12 @@ def communicators():
         if found:
             return found
     return ""
+
+
+def visible_communicators():
+    """Whether communicators of NCCL are seen, which take memory that no framework counts."""
+    looks = (_torch_communicators, _cupy_communicators, _nccl4py_communicators)
+    return any(look() for look in looks)
 
 
 def _torch_communicators():
