@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_driver import APART, GIB, MIB, NO_MEMORY, UUIDS, FakeDriver, needs_namespaces
 from waiting import PATIENCE
+
+from jupyter_gpu_share.engines.local import _inventory
 
 HERE = Path(__file__).parent
 ASK = """
@@ -171,7 +174,7 @@ def test_utilisation_is_of_now_and_a_share(
 
 def test_drivers_that_give_all_that_they_remember_are_asked_for_little() -> None:
     """Each by itself keeps the old out: what is asked for, and what is taken of the answer."""
-    now, asked = time.time() * 1e6, []
+    now, asked = time.time() * 1e6, list[int]()
     rows = [
         SimpleNamespace(pid=n, timeStamp=now - age * 1e6, smUtil=40) for n, age in ((1, 0), (2, 60))
     ]
