@@ -86,7 +86,7 @@ def test_beside_communicators_nothing_is_measured(driver: FakeDriver) -> None:
         "import torch",
         "import fake_gpu_program as gpu; gpu.context()",
         "import torch, types; torch.cuda.take(1); sys.modules['numba.cuda'] = types",
-        "import torch.cuda as c; c.take(1); n = [9, 8, 7]; c.memory_reserved = lambda _: n.pop()",
+        "import torch.cuda as c; c.take(1); n = [9, 8, 7, 6, 5]; c.memory_reserved = n.pop",
         f"import fake_gpu_program as gpu, torch; torch.cuda.take(1); own = gpu.Array({2 * GIB})",
     ],
     ids=["no context", "no framework", "silent", "meanwhile", "memory of others"],
