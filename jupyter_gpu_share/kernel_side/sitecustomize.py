@@ -35,7 +35,8 @@ def _run_hidden_of_old(others):
     imp.load_module("sitecustomize", *found)
 
 
-if sys.version_info >= (3, 8) and os.environ.get("JUPYTER_GPU_SHARE_UUID"):
+_ours = os.environ.get("JUPYTER_GPU_SHARE_UUID") or "JUPYTER_GPU_SHARE_VISIBLE" in os.environ
+if sys.version_info >= (3, 8) and _ours:
     try:
         from gpu_share_kernel import caps
 

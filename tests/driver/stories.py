@@ -196,13 +196,13 @@ async def astray(kernels: Kernels) -> dict[str, Any]:
     manager = await kernels.start("1/2")
     client = await kernels.client(manager)
     other = 1 - UUIDS.index(_uuid(manager))
-    await run(client, f"import os; os.environ['CUDA_VISIBLE_DEVICES'] = '{other}'")
+    chosen = await run(client, f"import os; os.environ['CUDA_VISIBLE_DEVICES'] = '{other}'")
     await run(client, BEGIN + f"; mine = gpu.Array({GIB}); text = lambda: mine")
 
     async def told() -> str | None:
         return str((await usage(manager)).notice or "") or None
 
-    found = {"told": await eventually(told, "it is told")}
+    found = {"told": await eventually(told, "it is told"), "chosen": chosen}
     found["why"] = await run(client, "from gpu_share_kernel import vacate; print(vacate.plan())")
     return found
 

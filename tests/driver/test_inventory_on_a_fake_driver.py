@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_driver import APART, GIB, MIB, NO_MEMORY, UUIDS, FakeDriver, needs_namespaces
 from waiting import PATIENCE
+
+from jupyter_gpu_share.engines.local import _inventory
 
 HERE = Path(__file__).parent
 ASK = """
@@ -167,6 +170,25 @@ def test_utilisation_is_of_now_and_a_share(
         (process,) = [row for row in state.processes if row.pid == program.pid]
         process.sm, process.stamp = sm, int((time.time() - age) * 1e6)
     assert ask(driver, program.pid)["use"][str(program.pid)][1] == told
+
+
+def test_drivers_that_give_all_that_they_remember_are_asked_for_little() -> None:
+    """Each by itself keeps the old out: what is asked for, and what is taken of the answer."""
+    now, asked = time.time() * 1e6, list[int]()
+    rows = [
+        SimpleNamespace(pid=n, timeStamp=now - age * 1e6, smUtil=40) for n, age in ((1, 0), (2, 60))
+    ]
+
+    class Remembering:
+        NVMLError = RuntimeError
+
+        @staticmethod
+        def nvmlDeviceGetProcessUtilization(_: object, since: int) -> list[SimpleNamespace]:
+            asked.append(since)
+            return rows
+
+    assert list(_inventory._utilizations(Remembering, None)) == [(1, 0.4)]
+    assert now - 60e6 < asked[0] <= now + 60e6
 
 
 def test_a_gpu_without_memory_of_its_own_is_named(driver: FakeDriver) -> None:

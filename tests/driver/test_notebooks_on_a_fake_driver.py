@@ -246,6 +246,7 @@ def test_a_gpu_of_another_is_told_and_never_left_blindly(driver: FakeDriver, tel
     """A cell sets CUDA_VISIBLE_DEVICES, as the first cell of half of all notebooks does."""
     driver.state.count = 2
     found = tell("astray")
+    assert "no share of what CUDA_VISIBLE_DEVICES names now" in found["chosen"]
     assert "uses a GPU that it has no share of" in found["told"]
     assert "no share of" in found["why"]
     assert driver.calls() == {}

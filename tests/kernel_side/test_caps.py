@@ -66,6 +66,66 @@ def test_the_first_lines_of_notebooks_with_tensorflow_work(frameworks: Path) -> 
     assert said(run(code, frameworks)) == "[('gpu0', 20480)]"
 
 
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [
+        ("2048", "(2048,)"),
+        ("9000, 9000", "(9000, 9000)"),
+        ("40000", "(20480,)"),
+        ("30720, 10240", "(15360, 5120)"),
+        ("None", "(20480,)"),
+        ("None, 20480", "(10240, 10240)"),
+    ],
+)
+@pytest.mark.parametrize(
+    "name", ["set_logical_device_configuration", "experimental.set_virtual_device_configuration"]
+)
+def test_devices_that_a_cell_makes_in_tensorflow_are_kept_and_together_below_the_cap(
+    asked: str, left: str, name: str, frameworks: Path
+) -> None:
+    code = "import tensorflow as tf; c = tf.config; make = c.LogicalDeviceConfiguration\n"
+    code += f"c.{name}('gpu0', [make(each, 7) for each in [{asked}]]); print(c.limits[-1][1:])"
+    assert said(run(code, frameworks)) == left
+
+
+def test_other_devices_of_tensorflow_are_left_as_they_are(frameworks: Path) -> None:
+    code = "import tensorflow as tf; c = tf.config; one = c.LogicalDeviceConfiguration(40000)\n"
+    code += "c.set_logical_device_configuration('cpu0', [one]); print(c.limits[-1])"
+    assert said(run(code, frameworks)) == "('cpu0', 40000)"
+
+
+def test_a_lower_fraction_of_a_cell_is_kept_in_pytorch(frameworks: Path) -> None:
+    """Whenever it is set, and whatever the share becomes; no other is above the cap."""
+    code = "import torch; c = torch.cuda\n"
+    code += "def told():\n    print(c.calls); c.calls.clear()\n"
+    code += "c.set_per_process_memory_fraction(0.1, 0); told()\n"
+    code += "c.set_per_process_memory_fraction(0.9); told()\n"
+    code += "import os, torch as _; from gpu_share_kernel import caps\n"
+    for gib in (4, 40):
+        code += f"os.environ['JUPYTER_GPU_SHARE_MEMORY_BYTES'] = str({gib} * 2**30)\n"
+        code += "caps.renew_torch(); told()\n"
+    code += "c.set_per_process_memory_fraction(0.8, 'cuda:0'); told()\n"
+    code += "try: c.set_per_process_memory_fraction(2)\n"
+    code += "except ValueError: caps.renew_torch(); told()\n"
+    assert said(run(code, frameworks)).split("\n") == [
+        "[(0.25, 0), (0.25, 1), (0.1, 0)]",
+        "[(0.9, 1), (0.25, 1)]",
+        "[(0.05, 0), (0.05, 1)]",
+        "[(0.1, 0), (0.5, 1)]",
+        "[(0.8, 0), (0.5, 0)]",
+        "[(0.5, 0), (0.5, 1)]",
+    ]
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_a_lower_fraction_of_pytorchs_own_variable_is_kept(name: str, frameworks: Path) -> None:
+    code = "import torch; c = torch.cuda; c.init(); print(c.calls)"
+    text = "expandable_segments:True, per_process_memory_fraction:{}"
+    low, high = (run(code, frameworks, **{name: text.format(part)}) for part in (0.125, 0.75))
+    assert said(low) == "[(0.125, 0), (0.125, 1)]"
+    assert said(high) == "[(0.25, 0), (0.25, 1)]"
+
+
 def test_frameworks_leave_room_for_the_context(frameworks: Path) -> None:
     code = "import tensorflow, torch; torch.cuda.init(); print(tensorflow.config.limits)"
     code += "; print(torch.cuda.calls)"

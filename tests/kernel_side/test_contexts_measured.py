@@ -52,7 +52,32 @@ MEASURE = "\nprint(json.dumps(contexts.measure()))"
 
 def test_it_is_what_the_driver_shows_without_what_frameworks_hold(driver: FakeDriver) -> None:
     code = f"import torch; torch.cuda.take({3 * GIB}); torch.cuda.take({GIB})"
-    assert said(driver, code + MEASURE) == 400 * MIB
+    assert said(driver, code + MEASURE) == {UUIDS[0]: 400 * MIB}
+
+
+def test_each_gpu_of_a_share_is_measured_by_itself(driver: FakeDriver, tmp_path: Path) -> None:
+    """And noted down for its model. Of a GPU that is not of the share, nothing is."""
+    driver.state.gpus[1].context = 700 * MIB
+    code = f"import torch; torch.cuda.take({GIB}); torch.cuda.take({3 * GIB}, 1)"
+    both = {"JUPYTER_GPU_SHARE_UUID": ",".join(reversed(UUIDS[:2]))}
+    assert said(driver, code + MEASURE, **both) == {UUIDS[0]: 400 * MIB, UUIDS[1]: 700 * MIB}
+    assert said(driver, code + MEASURE) == {UUIDS[0]: 400 * MIB}
+    files = [tmp_path / name for name in ("one", "other")]
+    code += "; contexts._after_cell(); print(0)"
+    assert (
+        said(driver, code, JUPYTER_GPU_SHARE_CONTEXT_FILE=os.pathsep.join(map(str, files)), **both)
+        == 0
+    )
+    assert [json.loads(file.read_text())["bytes"] for file in files] == [700 * MIB, 400 * MIB]
+
+
+def test_beside_communicators_nothing_is_measured(driver: FakeDriver) -> None:
+    """They take memory that PyTorch does not count."""
+    code = "import torch, sys, types; torch.cuda.take(1); sys.modules['nccl.core'] = types\n"
+    code += "class Communicator: pass\n"
+    code += "types.Communicator = Communicator"
+    assert said(driver, code + MEASURE) == {UUIDS[0]: 400 * MIB}
+    assert said(driver, code + "; one = Communicator()" + MEASURE) == {}
 
 
 @pytest.mark.parametrize(
@@ -61,26 +86,25 @@ def test_it_is_what_the_driver_shows_without_what_frameworks_hold(driver: FakeDr
         "import torch",
         "import fake_gpu_program as gpu; gpu.context()",
         "import torch, types; torch.cuda.take(1); sys.modules['numba.cuda'] = types",
-        "import fake_gpu_program as gpu, torch; torch.cuda.take(1); gpu.context(1)",
-        "import torch; c = torch.cuda; c.take(1); n = [9, 8];c.memory_reserved = lambda _: n.pop()",
+        "import torch.cuda as c; c.take(1); n = [9, 8, 7, 6, 5]; c.memory_reserved = n.pop",
         f"import fake_gpu_program as gpu, torch; torch.cuda.take(1); own = gpu.Array({2 * GIB})",
     ],
-    ids=["no context", "no framework", "silent", "two GPUs", "meanwhile", "memory of others"],
+    ids=["no context", "no framework", "silent", "meanwhile", "memory of others"],
 )
 def test_what_is_not_known_is_not_measured(code: str, driver: FakeDriver) -> None:
-    assert said(driver, code + MEASURE) is None
+    assert said(driver, code + MEASURE) == {}
 
 
 def test_a_driver_that_does_not_tell(driver: FakeDriver) -> None:
     driver.state.told = NO_MEMORY
-    assert said(driver, "import torch; torch.cuda.take(1)" + MEASURE) is None
+    assert said(driver, "import torch; torch.cuda.take(1)" + MEASURE) == {}
 
 
 def test_it_is_asked_after_ever_fewer_cells_that_have_a_context(driver: FakeDriver) -> None:
     """Each time a process is started; and libraries that are loaded later take more."""
     code = """
 asked = []
-contexts.measure = lambda: asked.append(contexts._cells)
+contexts.measure = lambda: asked.append(contexts._cells) or {}
 for _ in range(5): contexts._after_cell()
 import torch; torch.cuda.take(1)
 for _ in range(70): contexts._after_cell()

@@ -115,6 +115,17 @@ def test_cupy_follows_on_every_gpu(frameworks: Path) -> None:
     ]
 
 
+def test_a_lower_limit_of_a_cell_is_kept_in_cupy(frameworks: Path) -> None:
+    code = "import cupy; pool = cupy.get_default_memory_pool()\n" + opened(GIB)
+    code += f"pool.set_limit(size=15 * {GIB})\n"
+    for gib in (40, 10, 80):
+        code += f"limits.change(share({gib})); print([n >> 30 for n in cupy.limits.values()])\n"
+    code += f"pool.set_limit(size=2 * {GIB}); limits.change(share(40))\n"
+    code += "print([n >> 30 for n in cupy.limits.values()])"
+    found = run(code, frameworks, CUPY_GPU_MEMORY_LIMIT=str(20 * GIB))
+    assert found == ["[15, 40]", "[10, 10]", "[15, 0]", "[2, 40]"]
+
+
 def test_cupy_that_has_not_opened_the_gpu_is_left_alone(frameworks: Path) -> None:
     code = "import cupy; limits.change(share(40)); print(limits.look(), cupy.limits, cupy.freed)"
     assert run(code, frameworks) == ["{'used': 0, 'why': ''} {} []"]
@@ -157,6 +168,7 @@ def test_a_framework_that_does_not_take_them_keeps_the_old_ones_everywhere(
     code = "import torch, cupy; c = torch.cuda; c.init(); c.calls.clear()\n" + opened(GIB)
     code += (
         "class Broken:\n"
+        "    def get_limit(self): return 0\n"
         "    def set_limit(self, size=None):\n"
         "        raise RuntimeError('CuPy has no such limit.')\n"
         "cupy.get_default_memory_pool = Broken\n"

@@ -85,7 +85,8 @@ async def test_a_cell_above_the_share_is_stopped_and_no_neighbour(two: Supervise
     both = frozenset(two.kernels)
     assert await two.until(cell, both) == "KeyboardInterrupt:"
     stopped = [notice for notice in two.notices["greedy"] if "The cell was stopped" in notice]
-    assert len(stopped) == 1
+    # A reading before the cell has ended may tell it once more.
+    assert stopped
     assert "(30 GiB of 20 GiB)" in stopped[0]
     # Its variables are there, and it may free what it holds.
     assert await run(greedy, "m.free(); print(x + 1)") == "42"

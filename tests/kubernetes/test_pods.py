@@ -29,6 +29,7 @@ FILES = [
             "attribution",
             "background",
             "caps",
+            "chosen",
             "contexts",
             "cuda",
             "cuda_signs",

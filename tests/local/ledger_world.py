@@ -455,6 +455,27 @@ class World:
                 return row, lacks
         return None
 
+    def check_that_what_is_free_can_be_had(self, server: Server) -> None:
+        """Where nobody waits: all that is shown as free of a GPU, and not a byte more."""
+        ledger = server.ledger
+        assert ledger is not None
+        shown = ledger.holdings()
+        if any(not row.held for row in self.rows()):
+            return
+        free = {uuid: shown[uuid].free_bytes for uuid in server.seen}
+        whole = [free[uuid] for uuid, gpu in server.seen.items() if gpu.profile is None]
+        halves = [
+            free[uuid] == gpu.memory_bytes for uuid, gpu in server.seen.items() if gpu.profile
+        ]
+        if most := max(whole, default=0):
+            assert ledger.fits(None, Size.parse(f"{most}B")) is None, f"of {free}"
+        if whole:
+            assert ledger.fits(None, Size.parse(f"{most + 1}B")) is not None, f"of {free}"
+        assert (ledger.fits(None, Size.parse(f"mig-{PROFILE}")) is None) == any(halves), (
+            f"of {free}"
+        )
+        self.seen["free"] += 1
+
     def check(self, before: Collection[Row], after: Collection[Row]) -> None:
         """What must hold after every step."""
         held = granted(after)

@@ -12,7 +12,7 @@ from gpu_share_kernel import contexts as kernel_side
 from jupyter_gpu_share.engines._caps import context_bytes, framework_caps
 from jupyter_gpu_share.engines.local._contexts import (
     CONTEXT_VARIABLE,
-    context_file,
+    context_files,
     measured_contexts,
     too_small,
 )
@@ -33,8 +33,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def file_of(gpu: Gpu = H200, driver: str = "580.1") -> Path:
-    path = context_file([gpu], driver)
-    assert path is not None
+    (path,) = context_files([gpu], driver)
     return path
 
 
@@ -53,9 +52,22 @@ def test_it_is_kept_by_model_and_driver_and_the_most_that_was_seen_counts() -> N
 
 
 def test_nobody_measures_what_would_be_of_no_use() -> None:
-    assert context_file([INSTANCE], "580.1") is None
-    assert context_file([H200, OTHER], "580.1") is None, "nobody knows whose it is"
-    assert context_file(parse_simulation("A100-80GB"), None) is None
+    assert context_files([INSTANCE], "580.1") == ()
+    assert context_files(parse_simulation("A100-80GB"), None) == ()
+    assert context_files([], "580.1") == ()
+
+
+def test_each_of_several_gpus_has_the_file_of_its_model() -> None:
+    assert context_files([OTHER, H200, H200], "580.1") == (
+        file_of(OTHER),
+        file_of(H200),
+        file_of(H200),
+    )
+
+
+def test_a_folder_that_would_part_a_list_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_DATA_DIR", "/a:b")
+    assert context_files([H200], "580.1") == ()
 
 
 def test_only_a_private_file_of_a_sound_kind_is_believed(tmp_path: Path) -> None:

@@ -225,6 +225,28 @@ def test_a_gpu_that_is_whole_again_is_not_given_out_below_its_instances(path: Pa
         assert not ask(own, "c", "mig-3g.40gb").held
 
 
+def test_what_is_shown_as_free_can_be_had(path: Path) -> None:
+    """Not the instances of a GPU that is held as a whole, nor a GPU below them."""
+    halves = [Gpu(f"M{n}", "A100", 0, 40 * GIB, profile="3g.40gb", parent="G0") for n in range(2)]
+
+    def free(ledger: Ledger) -> dict[str, int]:
+        return {uuid: held.free_bytes // GIB for uuid, held in ledger.holdings().items()}
+
+    with server(path, TWO) as own, server(path, TWO[1:]) as other:
+        assert ask(own, "a", "1/4").held
+        own.set_gpus([*halves, TWO[1]])
+        assert free(own) == {"M0": 0, "M1": 0, "G1": 80}
+        waits = ask(own, "b", "mig-3g.40gb")
+        assert "2 of 2" in waits.reason
+        own.release("a")
+        assert own.turn("b").held
+        own.set_gpus(TWO)
+        assert free(own) == {"G0": 40, "G1": 80}
+        other.set_others({"G1": 60 * GIB})
+        assert free(own) == {"G0": 40, "G1": 20}, "whichever server knows of others"
+        assert "40 GiB of 80 GiB free" in str(own.fits(None, Size.parse("3/4")))
+
+
 def test_who_sees_no_gpu_is_given_none(path: Path) -> None:
     """As where the one that its CUDA_VISIBLE_DEVICES names is lost."""
     with server(path, TWO) as wide, server(path, TWO[:1]) as narrow:

@@ -78,6 +78,8 @@ def step(world: World, before: list[Row]) -> list[Row]:
     served = what in ("ask", "turns", "behind") or (what == "end" and len(after) < len(before))
     if served and server in world.servers:
         world.check_that_nobody_waits_for_nothing(after)
+    if server in world.servers:
+        world.check_that_what_is_free_can_be_had(server)
     return after
 
 
@@ -175,4 +177,7 @@ def test_memory_is_never_granted_twice(
             seen.update(world.seen)
         path.unlink()
     print(dict(seen))
-    assert min(seen[what] for what in ("killed", "changed", "card", "remove", "strangers")) > 50
+    assert (
+        min(seen[what] for what in ("killed", "changed", "card", "remove", "strangers", "free"))
+        > 50
+    )

@@ -16,7 +16,7 @@ from .._places import Place, here
 from .._processes import Holder, carriers_of
 from ..base import Waiter
 from ._gpu import Gpu
-from ._placement import Piece, Queue, Served, Wish, count, place_anew, why_waiting
+from ._placement import Piece, Queue, Served, Wish, count, place_anew, room_of, why_waiting
 
 __all__ = [
     "Claim",
@@ -72,11 +72,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Holding:
-    """What is taken of a GPU: bytes held, by how many kernels, and bytes without a share."""
+    """What is taken of a GPU: bytes held, by how many kernels, and bytes without a share.
+
+    ``free_bytes`` are those that can be held: of an instance none where its GPU is held as a whole.
+    """
 
     held_bytes: int = 0
     kernels: int = 0
     other_bytes: int = 0
+    free_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,21 @@ class Contents:
             for row in self.rows
             if of is None or row["kernel_id"] in of
         ]
+
+    def holdings(self) -> dict[str, Holding]:
+        """What is taken of each GPU that is present, by uuid."""
+        held: dict[str, list[int]] = {}
+        for piece in (piece for pieces in self._pieces.values() for piece in pieces):
+            held.setdefault(piece.uuid, []).append(piece.memory_bytes)
+        return {
+            gpu.uuid: Holding(
+                held_bytes=sum(held.get(gpu.uuid, ())),
+                kernels=len(held.get(gpu.uuid, ())),
+                other_bytes=self._others.get(gpu.uuid, 0),
+                free_bytes=max(0, room_of(gpu, self._used)),
+            )
+            for gpu in self._gpus
+        }
 
     def fits(self, kernel_id: str | None, sizes: Iterable[Size]) -> list[str | None]:
         """For each size: None where it could be held at once, else why not.

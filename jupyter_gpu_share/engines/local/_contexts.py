@@ -18,9 +18,9 @@ from ...size import Size, format_bytes
 from ._gpu import Gpu
 from ._simulated import slug
 
-__all__ = ["CONTEXT_VARIABLE", "context_file", "measured_contexts", "too_small"]
+__all__ = ["CONTEXT_VARIABLE", "context_files", "measured_contexts", "too_small"]
 
-#: Names the file to a kernel.
+#: Names the files to a kernel, in the order of its GPUs.
 CONTEXT_VARIABLE = "JUPYTER_GPU_SHARE_CONTEXT_FILE"
 _VERSION = 1
 _MIB = 2**20
@@ -28,21 +28,22 @@ _MIB = 2**20
 _LEAST, _MOST = 32 * _MIB, 2048 * _MIB
 
 
-def context_file(gpus: Sequence[Gpu], driver: str | None) -> Path | None:
-    """Where a kernel notes down what a context takes of its GPUs; None: it does not.
+def context_files(gpus: Sequence[Gpu], driver: str | None) -> tuple[Path, ...]:
+    """Where a kernel notes down what a context takes of each of its GPUs; empty: it does not.
 
-    The folder is made. Not for simulated GPUs, for instances of MIG, which need no cap, and for
-    several models: nobody would know whose context it is. Blocks on the disk.
+    The folder is made. Not for simulated GPUs, nor for instances of MIG, which need no cap. Blocks
+    on the disk.
     """
-    kinds = {(gpu.model, gpu.simulated, gpu.profile) for gpu in gpus}
-    if driver is None or len(kinds) != 1 or gpus[0].simulated or gpus[0].profile:
-        return None
-    path = _path(gpus[0].model, driver)
+    if driver is None or not gpus or any(gpu.simulated or gpu.profile for gpu in gpus):
+        return ()
+    paths = tuple(_path(gpu.model, driver) for gpu in gpus)
+    if any(os.pathsep in str(path) for path in paths):  # they could not be told apart
+        return ()
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        paths[0].parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:  # the estimate stays
-        return None
-    return path
+        return ()
+    return paths
 
 
 def measured_contexts(gpus: Sequence[Gpu], driver: str) -> dict[str, int]:

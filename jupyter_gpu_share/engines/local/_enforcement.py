@@ -20,6 +20,8 @@ from ._gpu import Gpu
 __all__ = ["MpsStatus", "environment", "mps_status", "without_share"]
 
 _MIB = 2**20
+#: What ``CUDA_VISIBLE_DEVICES`` is told at first: a cell may set it to what is not of the share.
+_VISIBLE_TOLD = "JUPYTER_GPU_SHARE_VISIBLE"
 _MPS_PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 #: What a kernel is told of its share. The server may run inside of a kernel with another one.
 _TOLD = frozenset(
@@ -29,6 +31,7 @@ _TOLD = frozenset(
         "JUPYTER_GPU_SHARE_FRACTION",
         "JUPYTER_GPU_SHARE_ISOLATION",
         "JUPYTER_GPU_SHARE_CAP_BYTES",
+        _VISIBLE_TOLD,
         CONTEXT_VARIABLE,
         "JUPYTER_GPU_SHARE_SIMULATED_DIR",
         "JUPYTER_GPU_SHARE_SIMULATED_BYTES",
@@ -89,7 +92,7 @@ def environment(
     base: Mapping[str, str],
     numbered: bool = False,
     contexts: Mapping[str, int] | None = None,
-    context_file: Path | None = None,
+    context_files: Sequence[Path] = (),
     limited: bool = False,
 ) -> tuple[dict[str, str], Isolation]:
     """What to add to :func:`without_share` for a kernel, and the isolation that this gives.
@@ -101,7 +104,7 @@ def environment(
     numbered: CUDA counts the GPUs as NVML does. Libraries that read the number of a whole GPU can
         then do so; many know nothing else.
     contexts: bytes by uuid that CUDA's context was seen to take.
-    context_file: where the kernel notes down what it takes there.
+    context_files: where the kernel notes down what it takes, of each GPU.
     limited: the driver keeps limits of memory, through a service of root's.
     """
     added = {
@@ -110,18 +113,25 @@ def environment(
     }
     if not gpus:
         # Without a share no GPU is visible: using one by accident would be using somebody's.
-        added |= {"CUDA_VISIBLE_DEVICES": "", "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0"}
+        added |= {
+            "CUDA_VISIBLE_DEVICES": "",
+            _VISIBLE_TOLD: "",
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0",
+        }
         return added, Isolation.NONE
     uuids = ",".join(gpu.uuid for gpu in gpus)
     simulated = any(gpu.simulated for gpu in gpus)
     isolation = _isolation(gpus, memory_bytes, language, mps, limited)
+    visible = "" if simulated else _visible(gpus, isolation, numbered)
     added |= {
         "JUPYTER_GPU_SHARE_UUID": uuids,
         "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(memory_bytes),
         "JUPYTER_GPU_SHARE_FRACTION": str(fraction),
         "JUPYTER_GPU_SHARE_ISOLATION": isolation.value,
         CLAIM_VARIABLE: token,
-        "CUDA_VISIBLE_DEVICES": "" if simulated else _visible(gpus, isolation, numbered),
+        "CUDA_VISIBLE_DEVICES": visible,
+        _VISIBLE_TOLD: visible,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
     if simulated:
@@ -140,8 +150,8 @@ def environment(
         known = [amount for amount in seen if amount is not None]
         measured = max(known) if len(known) == len(gpus) else None
         added |= framework_caps(memory_bytes, min(part, fraction), base, measured)
-        if context_file is not None:
-            added[CONTEXT_VARIABLE] = str(context_file)
+        if context_files:
+            added[CONTEXT_VARIABLE] = os.pathsep.join(map(str, context_files))
     return added, isolation
 
 

@@ -29,13 +29,12 @@ def everybody(
 
 def capacity_of(gpu: Gpu, held: Holding) -> Capacity:
     """A GPU as a whole, with what is free of it."""
-    taken = held.held_bytes + held.other_bytes
     return Capacity(
         uuid=gpu.uuid,
         model=gpu.model,
         node=socket.gethostname(),
         memory_bytes=gpu.memory_bytes,
-        free_bytes=max(0, gpu.memory_bytes - taken),
+        free_bytes=held.free_bytes,
         profile=gpu.profile,
         simulated=gpu.simulated,
         kernels=held.kernels,

@@ -15,7 +15,7 @@ from ...sentences import say
 from .._processes import Holder
 from ..base import KernelRequest
 from . import _doctor
-from ._contexts import context_file
+from ._contexts import context_files
 from ._enforcement import MpsStatus, mps_status, without_share
 from ._enforcement import environment as environment_of
 from ._folders import kernel_folder
@@ -87,7 +87,7 @@ class Launcher:
             raise NoGpuError(say("gpu-gone", gpu=lacking[0].uuid))
         else:
             own = [gpus[device.uuid] for device in share.devices]
-        file = await in_thread(context_file, own, found.driver) if own else None
+        files = await in_thread(context_files, own, found.driver)
         return environment_of(
             memory_bytes=share.memory_bytes,
             fraction=share.fraction,
@@ -96,7 +96,7 @@ class Launcher:
             mps=mps,
             numbered=found.numbered,
             contexts=found.contexts,
-            context_file=file,
+            context_files=files,
             limited=bool(self._settings.limiter),
             kernel_side=KERNEL_SIDE,
             token=token,

@@ -11,7 +11,6 @@ import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -112,16 +111,9 @@ class Ledger:
         return True
 
     def holdings(self) -> dict[str, Holding]:
-        """What is taken of each GPU of which something is, by uuid; the dead hold nothing."""
-        found = {uuid: Holding(other_bytes=amount) for uuid, amount in self._others.items()}
-        for piece in (piece for claim in self.living() for piece in claim.pieces):
-            so_far = found.get(piece.uuid, Holding())
-            found[piece.uuid] = replace(
-                so_far,
-                held_bytes=so_far.held_bytes + piece.memory_bytes,
-                kernels=so_far.kernels + 1,
-            )
-        return found
+        """What is taken of each GPU that is present, by uuid; the dead hold nothing."""
+        with self._errors():
+            return self._living().holdings()
 
     # -- claims ------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ __all__ = [
     "never_fits",
     "place",
     "place_anew",
+    "room_of",
     "why_waiting",
 ]
 
@@ -76,10 +77,19 @@ class _Offer:
     parent: str | None
 
     def room(self, used: Mapping[str, int]) -> int:
-        """Bytes that are free. The memory of an instance is memory of its GPU too."""
-        if self.parent is not None and used.get(self.parent, 0):
-            return 0
-        return self.memory_bytes - used.get(self.uuid, 0) - used.get(_within(self.uuid), 0)
+        """Bytes that are free; below nothing where more is used than there is."""
+        return room_of(self, used)
+
+
+def room_of(gpu: Gpu | _Offer, used: Mapping[str, int]) -> int:
+    """Bytes of a GPU that are free, where so much is used as :func:`count` counts it.
+
+    The memory of an instance is memory of its GPU too. What is shown as free and what is given out
+    both come from here.
+    """
+    if gpu.parent is not None and used.get(gpu.parent, 0):
+        return 0
+    return gpu.memory_bytes - used.get(gpu.uuid, 0) - used.get(_within(gpu.uuid), 0)
 
 
 def place(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int]) -> tuple[Piece, ...] | None:
@@ -223,13 +233,12 @@ def why_waiting(size: Size, gpus: Sequence[Gpu], used: Mapping[str, int], ahead:
     if not candidates:
         return never_fits(size, gpus) or say("gpus-changed")
     if size.profile:
-        busy = sum(1 for gpu in candidates if used.get(gpu.uuid, 0))
+        busy = sum(1 for gpu in candidates if room_of(gpu, used) < gpu.memory_bytes)
         return say("instances-in-use", busy=busy, all=len(candidates), profile=size.profile)
-    emptiest = max(candidates, key=lambda gpu: gpu.memory_bytes - used.get(gpu.uuid, 0))
-    room = emptiest.memory_bytes - used.get(emptiest.uuid, 0)
+    emptiest = max(candidates, key=lambda gpu: room_of(gpu, used))
     amounts = {
         "need": _need(size, emptiest),
-        "room": max(room, 0),
+        "room": max(room_of(emptiest, used), 0),
         "whole": emptiest.memory_bytes,
     }
     if size.count == 1:

@@ -68,8 +68,10 @@ def gpu_from_json(row: Mapping[str, Any]) -> Gpu:
 
 
 def holding_from_json(row: Mapping[str, Any]) -> Holding:
-    """What is held of a GPU."""
-    return Holding(int(row["held_bytes"]), int(row["kernels"]), int(row["other_bytes"]))
+    """What is held of a GPU. A broker of an older version does not say what is free."""
+    held, other = int(row["held_bytes"]), int(row["other_bytes"])
+    free = int(row.get("free_bytes", max(0, int(row["memory_bytes"]) - held - other)))
+    return Holding(held, int(row["kernels"]), other, free)
 
 
 def snapshot_to_json(

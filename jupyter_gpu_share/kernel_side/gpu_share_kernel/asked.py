@@ -64,7 +64,13 @@ def _parent(kernel):
 
 
 def _present():
-    """That these files are there, and what the kernel knows of its share. Takes no time."""
+    """That these files are there, and what the kernel knows of its share. Takes no time.
+
+    It is asked before the first cell.
+    """
+    from gpu_share_kernel import chosen
+
+    chosen.watch()
     return {"version": VERSION, "memory_bytes": os.environ.get("JUPYTER_GPU_SHARE_MEMORY_BYTES")}
 
 

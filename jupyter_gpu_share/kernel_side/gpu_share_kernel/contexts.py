@@ -11,7 +11,8 @@ from contextlib import suppress
 
 __all__ = ["measure", "watch"]
 
-#: Variable of a kernel's environment: the file of the most that was seen. Not set: nobody asks.
+#: Variable of a kernel's environment: the file of the most that was seen, for each GPU of the share
+#: in their order. Not set: nobody asks.
 FILE = "JUPYTER_GPU_SHARE_CONTEXT_FILE"
 #: Of what is in the file.
 VERSION = 1
@@ -37,30 +38,31 @@ def watch():
 
 
 def measure():
-    """Bytes that the context takes; None where that is not known.
+    """Bytes that the context takes, by GPU of the share; of those for which that is known.
 
     It takes as long as a process needs to start.
     """
     from gpu_share_kernel import cuda_signs, driver
 
-    if any(name in sys.modules for name in _SILENT):
-        return None
+    if any(name in sys.modules for name in _SILENT) or cuda_signs.visible_communicators():
+        return {}
     found = driver.contexts()
-    if found is None or len(found) != 1:
-        return None
     before = _held()
-    rows = cuda_signs.devices(os.getpid())
+    rows = cuda_signs.devices(os.getpid()) if found and before is not None else None
     # A thread of the user's may have taken more meanwhile.
-    if before is None or rows is None or found[0] not in rows or before != _held():
-        return None
-    used = rows[found[0]][0]
-    amount = None if used is None else used - before
-    return amount if amount is not None and _LEAST <= amount <= _MOST else None
+    if not found or before is None or rows is None or before != _held():
+        return {}
+    amounts = {
+        uuid: used - before.get(uuid, 0)
+        for uuid, (used, _) in rows.items()
+        if used is not None and uuid in found
+    }
+    return {uuid: n for uuid, n in amounts.items() if _LEAST <= n <= _MOST}
 
 
 def _after_cell(_result=None):
     global _cells, _next
-    from gpu_share_kernel import driver
+    from gpu_share_kernel import cuda_signs, driver
 
     try:
         if not driver.contexts():
@@ -69,23 +71,29 @@ def _after_cell(_result=None):
         if _cells < _next:
             return
         _next = _cells * _SLOWER
-        amount = measure()
-        if amount is not None:
-            _note(os.environ[FILE], amount)
+        amounts = measure()
+        for number, uuid in enumerate(cuda_signs.uuids()):
+            if uuid in amounts:
+                _note(os.environ[FILE].split(os.pathsep)[number], amounts[uuid])
     except Exception:  # the estimate stays
         return
 
 
 def _held():
-    """Bytes that frameworks have of GPUs, those kept for later use included; None: not known."""
-    total = 0
+    """Bytes that frameworks have, by GPU, those kept for later use included; None: not known."""
+    from gpu_share_kernel import driver
+
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
-    if torch is None and cupy is None:
+    visible = driver.visible()
+    if visible is None or (torch is None and cupy is None):
         return None
-    if torch is not None:
-        total += sum(torch.cuda.memory_reserved(n) for n in range(torch.cuda.device_count()))
-    if cupy is not None:
-        total += cupy.get_default_memory_pool().total_bytes()
+    total = dict.fromkeys(visible, 0)
+    for number, uuid in enumerate(visible):
+        if torch is not None and number < torch.cuda.device_count():
+            total[uuid] += torch.cuda.memory_reserved(number)
+        if cupy is not None:
+            with cupy.cuda.Device(number):
+                total[uuid] += cupy.get_default_memory_pool().total_bytes()
     return total
 
 

@@ -23,7 +23,9 @@ __all__ = [
     "host_memory",
     "managed_memory",
     "mps",
+    "names",
     "uuids",
+    "visible_communicators",
 ]
 
 _PROC = "/proc"
@@ -86,6 +88,12 @@ def communicators():
         if found:
             return found
     return ""
+
+
+def visible_communicators():
+    """Whether communicators of NCCL are seen, which take memory that no framework counts."""
+    looks = (_torch_communicators, _cupy_communicators, _nccl4py_communicators)
+    return any(look() for look in looks)
 
 
 def _torch_communicators():
@@ -298,7 +306,17 @@ def _ask(pid):
     what it does beside a checkpoint.
     """
     wanted = uuids()
-    if not wanted or not sys.executable:
+    return _run(pid, wanted) if wanted else None
+
+
+def names():
+    """The UUIDs of the machine's GPUs in the order of their numbers; None where nobody tells."""
+    told = _run(os.getpid(), [])
+    return told["names"] if told is not None and told["names"] else None
+
+
+def _run(pid, wanted):
+    if not sys.executable:
         return None
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     command = [sys.executable, "-I", "-S", "-c", _TELL, folder, str(pid)]
@@ -318,11 +336,11 @@ def _ask(pid):
 
 
 def _tell(pid, wanted):
-    """Print what :func:`_ask` wants to know: rows of memory, and the GPUs that list the process."""
+    """Print rows of memory, the GPUs that list the process, and all that there are."""
     gpu = readings.Gpu()
     rows = {uuid: _memory_of(gpu, uuid, pid) for uuid in wanted} if gpu.present else {}
     rows = {uuid: row for uuid, row in rows.items() if row is not None}
-    print(json.dumps({"rows": rows, "listed": gpu.listing(pid)}))
+    print(json.dumps({"rows": rows, "listed": gpu.listing(pid), "names": gpu.names()}))
 
 
 class _Amounts(ctypes.Structure):

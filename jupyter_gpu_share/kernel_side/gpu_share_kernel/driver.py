@@ -7,7 +7,7 @@ cannot be seen counts as held.
 import ctypes
 import os
 
-__all__ = ["contexts", "is_locked", "is_wsl", "open_files", "reached"]
+__all__ = ["contexts", "is_locked", "is_wsl", "open_files", "reached", "visible"]
 
 _PROC = "/proc"
 #: On Linux, and under WSL2.
@@ -64,21 +64,33 @@ def contexts():
     Frameworks use that one; another, which ``cuCtxCreate`` makes, is not seen. None where it is not
     known, as while the process is away.
     """
-    library = _cuda()
-    if library is None or _began(library) is not True or not _runs(library):
+    library, names = _cuda(), visible()
+    if library is None or names is None:
         return None
-    number, found = ctypes.c_int(), []
-    if library.cuDeviceGetCount(ctypes.byref(number)) != _SUCCESS:
-        return None
-    for device in range(number.value):
+    found = []
+    for device, uuid in enumerate(names):
         flags, active = ctypes.c_uint(), ctypes.c_int()
         code = library.cuDevicePrimaryCtxGetState(device, ctypes.byref(flags), ctypes.byref(active))
-        uuid = _uuid(library, device)
-        if code != _SUCCESS or uuid is None:
+        if code != _SUCCESS:
             return None
         if active.value:
             found.append(uuid)
     return found
+
+
+def visible():
+    """The UUIDs of the GPUs that CUDA shows to this process, in their order.
+
+    None where it is not known.
+    """
+    library = _cuda()
+    if library is None or _began(library) is not True or not _runs(library):
+        return None
+    number = ctypes.c_int()
+    if library.cuDeviceGetCount(ctypes.byref(number)) != _SUCCESS:
+        return None
+    names = [_uuid(library, device) for device in range(number.value)]
+    return None if None in names else names
 
 
 def is_locked():

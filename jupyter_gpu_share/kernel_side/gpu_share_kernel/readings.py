@@ -160,16 +160,21 @@ class Gpu:
 
     def listing(self, pid):
         """UUIDs of the GPUs of which the driver tells that a process uses them."""
-        found = []  # type: list[str]
-        nvml = self._nvml
-        if nvml is None:
-            return found
-        for handle in self._handles:
-            if any(row.pid == pid for row in self.processes(handle)):
-                text = ctypes.create_string_buffer(96)
-                if nvml.nvmlDeviceGetUUID(handle, text, len(text)) == 0:
-                    found.append(text.value.decode("utf-8", "replace"))
-        return found
+        handles = [
+            handle
+            for handle in self._handles
+            if any(row.pid == pid for row in self.processes(handle))
+        ]
+        return [name for name in map(self._name, handles) if name]
+
+    def names(self):
+        """UUIDs of all GPUs in the order of their numbers; empty: of one that is not told."""
+        return [self._name(handle) for handle in self._handles]
+
+    def _name(self, handle):
+        text = ctypes.create_string_buffer(96)
+        done = self._nvml is not None and not self._nvml.nvmlDeviceGetUUID(handle, text, len(text))
+        return text.value.decode("utf-8", "replace") if done else ""
 
     def processes(self, handle):
         """Rows with ``pid`` and ``used`` bytes of the processes on a GPU."""

@@ -19,7 +19,7 @@ def is_initialized():
 
 
 def device_count():
-    return 1
+    return 2
 
 
 def get_device_properties(device):
@@ -32,7 +32,7 @@ def set_per_process_memory_fraction(part, device):
 
 
 def memory_reserved(device=0):
-    return sum(nbytes for _, nbytes in _arrays)
+    return sum(nbytes for _, nbytes, where in _arrays if where == device)
 
 
 def empty_cache():
@@ -55,7 +55,7 @@ def fill():
     return memory_reserved()
 
 
-def take(nbytes):
+def take(nbytes, device=0):
     global _begun
     _begun = True
-    _arrays.append((gpu.Array(nbytes), nbytes))
+    _arrays.append((gpu.Array(nbytes, device), nbytes, device))
