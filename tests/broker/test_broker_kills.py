@@ -18,7 +18,7 @@ from waiting import eventually
 from jupyter_gpu_share.broker.client import BrokerClient
 
 _USERS = 20
-_KILLS = 10 * ROUNDS
+_KILLS = max(30, 10 * ROUNDS)
 
 
 @dataclass
