@@ -1,4 +1,7 @@
-"""The account of who held what, kept in a file of the broker's folder. For one thread."""
+"""Who held what, and who held how much of late, in a file of the broker's folder.
+
+For one thread.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from typing import Any
 from ..kernels._private import new_file
 from .account import Account, AccountError, Mode
 from .limits import Use
+from .standing import Standing
 
 __all__ = ["Books", "Held"]
 
@@ -59,13 +63,15 @@ class Books:
         self._window = window
         self._clock = clock
         self._account = Account(window)
+        self._standing = Standing()
         self._held: Mapping[str, Held] | None = None  # not known yet
         self._dirty = False
 
     def open(self) -> None:
         """Go on with what was saved. A file that cannot be read is put aside, and that is said."""
         try:
-            self._account = Account.from_json(json.loads(self._path.read_text()), self._window)
+            data = json.loads(self._path.read_text())
+            self._account = Account.from_json(data, self._window)
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:  # an AccountError is one
@@ -74,6 +80,11 @@ class Books:
                 self._path.replace(aside)
             why = error if isinstance(error, AccountError) else type(error).__name__
             _log.error("The account begins anew: %s cannot be read (%s).", aside, why)
+            return
+        try:
+            self._standing = Standing.from_json(data["standing"])
+        except (KeyError, ValueError):  # of a version before
+            self._standing = Standing.of(self._account.used(), self._clock())
 
     def see(self, held: Mapping[str, Held]) -> None:
         """All shares that are held now, by kernel. What is as it was costs nothing."""
@@ -94,6 +105,15 @@ class Books:
                     gpus=each.gpus,
                 )
         self._held, self._dirty = dict(held), True
+        sums = dict.fromkeys(self._standing.holders, Fraction(0))
+        for each in held.values():
+            sums[each.user] = sums.get(each.user, Fraction(0)) + each.gpus
+        for user, gpus in sums.items():
+            self._standing.hold(user, float(gpus), now)
+
+    def mean(self, user: str, at: datetime) -> float:
+        """The GPUs that a user held of late; see :meth:`Standing.mean`."""
+        return self._standing.mean(user, at)
 
     def used(self) -> list[Use]:
         """What was held in the window, and is."""
@@ -129,7 +149,8 @@ class Books:
         self._account.forget((now - timedelta(days=_DAYS)).date())
         partial = self._path.with_suffix(".part")
         with new_file(partial) as file:
-            file.write(json.dumps(self._account.to_json()).encode())
+            saved = {**self._account.to_json(), "standing": self._standing.to_json(now)}
+            file.write(json.dumps(saved).encode())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path)

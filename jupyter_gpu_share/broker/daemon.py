@@ -11,10 +11,11 @@ import signal
 import socket
 import stat
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from traitlets import CaselessStrEnum, Integer, List, Unicode, default
+from traitlets import CaselessStrEnum, Float, Integer, List, Unicode, default
 from traitlets.config import LoggingConfigurable
 
 from ..engines._presence import SIMULATE
@@ -153,6 +154,20 @@ class Broker(LoggingConfigurable):
         """,
     )
 
+    patience = Float(
+        600.0,
+        min=0.0,
+        config=True,
+        help="""
+        Seconds for which others may pass a kernel that waits for more than is free; after that
+        room is held for it. Default 600.
+
+        ::
+
+            c.Broker.patience = 1800
+        """,
+    )
+
     @default("simulate")
     def _simulate_default(self) -> str:
         return os.environ.get(SIMULATE, "")
@@ -167,6 +182,7 @@ class Broker(LoggingConfigurable):
             claims_per_user=self.claims_per_user,
             limits=_limits(self.limits, self.limits_joined),
             accounts=self.accounts,
+            patience=timedelta(seconds=self.patience),
             changed=self._watch,
         )
         self._machine = Machine(

@@ -18,7 +18,7 @@ from ..idle import IdlePolicy, Situation
 from ..kernels.reclaim import chosen
 from .claim import Claim
 
-__all__ = ["PATIENCE", "Room", "Served", "Turn", "asked_back", "line", "serve"]
+__all__ = ["PATIENCE", "Room", "Served", "Turn", "asked_back", "line", "passed_by", "serve"]
 
 #: For how long others may pass a claim for which there is no room yet.
 PATIENCE = timedelta(minutes=10)
@@ -81,13 +81,15 @@ def line(
 
     Parameters
     ----------
+    waiting: those of the same moment in the order of arrival.
     held: the shares of all users.
     mean: the GPUs that a user held of late, as ``Standing.mean`` has them.
     """
     has: dict[str, float] = {}
     for claim in held:
         has[claim.user] = has.get(claim.user, 0.0) + float(claim.gpus)
-    arrived = sorted(waiting, key=lambda claim: (claim.asked_at, claim.kernel_id))
+    arrived = sorted(waiting, key=lambda claim: claim.asked_at)  # it is stable
+    place = {claim.kernel_id: number for number, claim in enumerate(arrived)}
     overdue = _overdue(arrived, now, patience)
     for claim in overdue:
         has[claim.user] = has.get(claim.user, 0.0) + float(claim.gpus)
@@ -99,7 +101,7 @@ def line(
     heap = []
     for user, claims in lists.items():
         has[user] = has.get(user, 0.0) + mean(user)
-        heap.append((has[user], claims[-1].asked_at, user))
+        heap.append((has[user], place[claims[-1].kernel_id], user))
     heapq.heapify(heap)
     found = [Turn(claim, overdue=True) for claim in overdue]
     while heap:
@@ -107,7 +109,7 @@ def line(
         claim = lists[user].pop()
         found.append(Turn(claim))
         if lists[user]:
-            following = lists[user][-1].asked_at
+            following = place[lists[user][-1].kernel_id]
             heapq.heappush(heap, (score + float(claim.gpus), following, user))
     return found
 
@@ -137,8 +139,7 @@ def serve(
     """
     has = list(held)
     granted: list[Claim] = []
-    left: list[str] = []
-    passed: set[str] = set()
+    line: list[str] = []
     limited: set[str] = set()
     for turn in turns:
         claim = turn.claim
@@ -147,14 +148,30 @@ def serve(
         elif room.take(claim):
             granted.append(claim)
             has.append(claim)
-            if claim.gpus:
-                passed.update(left)
-                left.clear()
-        else:
-            left.append(claim.kernel_id)
-            if turn.overdue:
-                room.hold(claim)
-    return Served(tuple(granted), frozenset(passed), frozenset(limited))
+        elif turn.overdue:
+            room.hold(claim)
+        if claim.kernel_id not in limited:
+            line.append(claim.kernel_id)
+    taken = {claim.kernel_id: bool(claim.gpus) for claim in granted}
+    return Served(tuple(granted), passed_by(line, taken), frozenset(limited))
+
+
+def passed_by(line: Iterable[str], granted: Mapping[str, bool]) -> frozenset[str]:
+    """Those in a line that wait on though somebody behind them was served.
+
+    Parameters
+    ----------
+    granted: those that were served, and whether they took room on a GPU.
+    """
+    left: list[str] = []
+    passed: set[str] = set()
+    for name in line:
+        if name not in granted:
+            left.append(name)
+        elif granted[name]:
+            passed.update(left)
+            left.clear()
+    return frozenset(passed)
 
 
 def asked_back(

@@ -34,6 +34,8 @@ from .demand import demand
 from .events import Events
 from .identity import Account, Accounts
 from .limits import Limits
+from .order import PATIENCE
+from .ranked import RankedLedger
 
 __all__ = ["NoClaim", "Refused", "Store"]
 
@@ -66,7 +68,9 @@ class Store:
     folder: of the ledger, made open to this user only. What is in it of earlier boots is removed.
     claims_per_user: most claims of one user, those that wait among them.
     limits, accounts: the administrator's limits, and who is in which group.
+    patience: for how long others may pass a claim for which there is no room.
     changed: called on the loop when claims have changed.
+    clock: the time now, aware.
 
     Raises
     ------
@@ -81,14 +85,18 @@ class Store:
         claims_per_user: int = 200,
         limits: Limits | None = None,
         accounts: Accounts | None = None,
+        patience: timedelta = PATIENCE,
         changed: Callable[[], None] = lambda: None,
+        clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self._folder = folder
         self._events = events
         self._claims_per_user = claims_per_user
         self._limits = limits
         window = limits.longest_window if limits is not None else timedelta(0)
-        self._books = Books(folder, window)
+        self._clock = clock
+        self._patience = patience
+        self._books = Books(folder, window, clock)
         self._counted: dict[str, tuple[Claim, Held]] = {}
         self._accounts = accounts or Accounts()
         self._changed = changed
@@ -120,8 +128,14 @@ class Store:
                 f"The broker's folder {self._folder} cannot be used: {error.strerror}. Name "
                 "another in c.Broker.folder."
             ) from error
-        self._ledger = Ledger(self._folder / name)
         self._books.open()
+        self._ledger = RankedLedger(
+            self._folder / name,
+            user_of=lambda key: self._accounts.of(int(key.partition("/")[0])).user,
+            mean=self._books.mean,
+            patience=self._patience,
+            clock=self._clock,
+        )
 
     async def close(self) -> None:
         """Let go of the ledger. What is held stays held while its holders live."""
@@ -190,7 +204,7 @@ class Store:
         """
         if self._limits is None:
             return [None] * len(sizes)
-        gpus, used, now = ledger.gpus(), self._books.used(), datetime.now(timezone.utc)
+        gpus, used, now = ledger.gpus(), self._books.used(), self._clock()
 
         def limited(owner: Account, name: str, size: Size) -> LimitedClaim:
             amount, memory = demand(size, gpus)

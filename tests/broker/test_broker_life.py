@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import subprocess
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -148,56 +146,3 @@ def test_a_broker_that_cannot_begin_says_why_in_a_line(
     assert text.startswith("gpu-share: ")
     assert line in text
     assert len(text.strip().splitlines()) == 1
-
-
-async def test_nothing_is_lost_leaked_or_doubled_over_kills(common: Path) -> None:
-    """Broker and users' processes are killed at random; each look holds all claims together."""
-    rng = random.Random(7)
-    running = RunningBroker(common, simulate="2xA100-80GB")
-    running.start()
-    try:
-        with ExitStack() as stack:
-            people = [stack.enter_context(user(65600 + n, running.socket)) for n in range(6)]
-            living = {person.uid: set[str]() for person in people}
-            for turn in range(120):
-                person = rng.choice([each for each in people if each.uid in living])
-                what = rng.random()
-                if what < 0.5:
-                    name = f"k{rng.randrange(4)}"
-                    person.claim(name, rng.choice(["1/8", "1/4", "1/2", "1"]))
-                    living[person.uid].add(name)
-                elif what < 0.8 and living[person.uid]:
-                    name = rng.choice(sorted(living[person.uid]))
-                    assert person.ok("DELETE", f"/v1/shares/{name}") == {"released": True}
-                    living[person.uid].discard(name)
-                elif what < 0.9 and len(living) > 2:
-                    person.kill()
-                    del living[person.uid]
-                elif turn % 4 == 0:
-                    running.kill()
-                    running.start()
-                await _all_is_well(running, living)
-    finally:
-        running.kill()
-
-
-async def _all_is_well(running: RunningBroker, living: dict[int, set[str]]) -> None:
-    root = BrokerClient(running.socket)
-    wanted = {(uid, name) for uid, names in living.items() for name in names}
-
-    def rows() -> object:
-        found = root.ask("GET", "/v1/admin/shares")
-        for gpu in root.ask("GET", "/v1/machine")["gpus"]:
-            held = sum(
-                piece["memory_bytes"]
-                for row in found
-                for piece in row["pieces"]
-                if piece["uuid"] == gpu["uuid"]
-            )
-            assert held <= gpu["memory_bytes"]
-        return {(row["info"]["uid"], row["kernel_id"]) for row in found} == wanted
-
-    try:
-        await eventually(rows, "exactly the living have claims", 5.0)
-    finally:
-        root.close()

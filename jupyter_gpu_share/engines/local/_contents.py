@@ -91,8 +91,9 @@ class LedgerSnapshot:
     ----------
     held: pieces by kernel id, of those that hold a share.
     parents: uuid of the GPU that a MIG instance is part of, by its own.
-    gpus, only, others: what the queue is made of: the GPUs, for each that waits those that will do
-        (None: any), and bytes by uuid that are used without a share.
+    gpus, only, holds, others: what the queue is made of: the GPUs, for each that waits those that
+        will do (None: any) and whether room is held for it, and bytes by uuid that are used without
+        a share.
     """
 
     waiting: tuple[Waiter, ...]
@@ -102,6 +103,7 @@ class LedgerSnapshot:
     parents: Mapping[str, str | None] = field(default_factory=dict)
     gpus: tuple[Gpu, ...] = ()
     only: tuple[frozenset[str] | None, ...] = ()
+    holds: tuple[bool, ...] = ()
     others: Mapping[str, int] = field(default_factory=dict)
 
     def served(self, freed: Collection[str]) -> frozenset[int]:
@@ -123,6 +125,12 @@ class Contents:
     viewer: the server that asks.
     others: bytes by uuid that are used without a share.
     parents: uuid of the GPU that a MIG instance is part of, by its own, of all that ever were here.
+    line: tokens of those that wait in the order in which they are served, and whether room is held
+        for each while there is none; None: in the order of arrival, and for all.
+
+    Attributes
+    ----------
+    waiting: the rows of those that wait, in the order in which they are served.
 
     Raises
     ------
@@ -138,8 +146,10 @@ class Contents:
         viewer: str,
         others: Mapping[str, int],
         parents: Mapping[str, str | None],
+        line: Mapping[str, bool] | None = None,
     ) -> None:
         self.rows = rows
+        self._holds = line or {}
         self._gpus = gpus
         self._views = views
         self._viewer = viewer
@@ -149,12 +159,15 @@ class Contents:
         self._used: dict[str, int] = dict(others)
         for held in pieces.values():
             count(self._used, held, parents)
-        self._waiting = [row for row in rows if not row["held"]]
+        self.waiting = [row for row in rows if not row["held"]]
+        if line is not None:
+            place = {token: number for number, token in enumerate(line)}
+            self.waiting.sort(key=lambda row: place[row["token"]])
         self._reasons: dict[tuple[str, frozenset[str] | None, bool], str] = {}
 
     def claims(self, of: Collection[str] | None = None) -> list[Claim]:
         """All claims in the order of arrival, or those of some kernels."""
-        places = {row["token"]: n for n, row in enumerate(self._waiting, start=1)}
+        places = {row["token"]: n for n, row in enumerate(self.waiting, start=1)}
         return [
             self._claim(row, places.get(row["token"], 0))
             for row in self.rows
@@ -185,8 +198,8 @@ class Contents:
         own = self._pieces.get(row["token"], ()) if row is not None else ()
         used = dict(self._used)
         count(used, own, self._parents, take=False)
-        waiting = [row for row in self._waiting if row["kernel_id"] != kernel_id]
-        served = self.serve(waiting)
+        waiting = [row for row in self.waiting if row["kernel_id"] != kernel_id]
+        served = self.serve(waiting, hold=bool(own))
         view = self._views.get(self._viewer)
         seen = [gpu for gpu in self._gpus if view is None or gpu.uuid in view]
         return [
@@ -196,25 +209,32 @@ class Contents:
             for size in sizes
         ]
 
-    def serve(self, waiting: Iterable[sqlite3.Row] | None = None) -> Served:
-        """What comes of the queue now, or of some that wait."""
-        rows = self._waiting if waiting is None else waiting
+    def serve(self, waiting: Iterable[sqlite3.Row] | None = None, *, hold: bool = False) -> Served:
+        """What comes of the queue now, or of some that wait.
+
+        Parameters
+        ----------
+        hold: room is held for all of them, as from who wants more than a share that it has.
+        """
+        rows = self.waiting if waiting is None else waiting
         wishes = [self._wish(row) for row in rows]
+        if hold:
+            wishes = [replace(wish, holds=True) for wish in wishes]
         return Queue(self._gpus, wishes, self._others).serve(self._used)
 
     def snapshot(self) -> LedgerSnapshot | None:
         """What is held and who waits; None where nobody does."""
-        if not self._waiting:
+        if not self.waiting:
             return None
-        wishes = [self._wish(row) for row in self._waiting]
+        wishes = [self._wish(row) for row in self.waiting]
         return LedgerSnapshot(
             waiting=tuple(
                 Waiter(row["kernel_id"], wish.size)
-                for row, wish in zip(self._waiting, wishes, strict=True)
+                for row, wish in zip(self.waiting, wishes, strict=True)
             ),
             queue=Queue(
                 self._gpus,
-                [Wish(str(n), wish.size, wish.only) for n, wish in enumerate(wishes)],
+                [replace(wish, name=str(n)) for n, wish in enumerate(wishes)],
                 self._others,
             ),
             used=self._used,
@@ -226,6 +246,7 @@ class Contents:
             parents=self._parents,
             gpus=tuple(self._gpus),
             only=tuple(wish.only for wish in wishes),
+            holds=tuple(wish.holds for wish in wishes),
             others=self._others,
         )
 
@@ -236,7 +257,7 @@ class Contents:
         if not position:
             return claim
         reason = self._reason(row, position)
-        return replace(claim, position=position, of=len(self._waiting), reason=reason)
+        return replace(claim, position=position, of=len(self.waiting), reason=reason)
 
     def _reason(self, row: sqlite3.Row, position: int) -> str:
         wish = self._wish(row)
@@ -248,7 +269,8 @@ class Contents:
         return self._reasons[kind]
 
     def _wish(self, row: sqlite3.Row) -> Wish:
-        return wish_of(row, self._views)
+        wish = wish_of(row, self._views)
+        return wish if self._holds.get(row["token"], True) else replace(wish, holds=False)
 
 
 def _read(row: sqlite3.Row, pieces: tuple[Piece, ...]) -> Claim:

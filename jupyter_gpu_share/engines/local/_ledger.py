@@ -153,7 +153,7 @@ class Ledger:
             pieces: tuple[Piece, ...] | None = () if size.is_none else None
             if old is not None and old["held"] and not size.is_none:
                 seen = [gpu for gpu in self._seen_here() if not only or gpu.uuid in only]
-                served = self._contents().serve()
+                served = self._contents().serve(hold=True)
                 pieces = place_anew(size, seen, self._pieces(old["token"]), served)
             if old is not None:
                 self._remove(old["token"])
@@ -227,7 +227,7 @@ class Ledger:
             pieces = self._pieces(row["token"])
             own = {piece.uuid for piece in pieces}
             there = [gpu for gpu in self.gpus() if gpu.uuid in own]
-            new = place_anew(size, there, pieces, self._contents().serve())
+            new = place_anew(size, there, pieces, self._contents().serve(hold=True))
             if new is None or {piece.uuid for piece in new} != own:
                 return None
             if dry:
@@ -364,8 +364,19 @@ class Ledger:
 
     def _grant(self) -> None:
         if self._waiting():
-            for token, pieces in self._contents().serve().granted.items():
+            contents = self._contents()
+            granted = contents.serve().granted
+            for token, pieces in granted.items():
                 self._hold(token, pieces)
+            self._served([row["token"] for row in contents.waiting], granted)
+
+    def _line(self, rows: Sequence[sqlite3.Row], gpus: Sequence[Gpu]) -> Mapping[str, bool] | None:
+        """Tokens of those that wait in the order in which they are served, and whether room is held
+        for each. None: in the order of arrival, and for all."""
+        return None
+
+    def _served(self, line: Sequence[str], granted: Mapping[str, tuple[Piece, ...]]) -> None:
+        """Those of a line that got something, by token."""
 
     def _hold(self, token: str, pieces: Sequence[Piece]) -> None:
         self._db.execute("UPDATE claims SET held = 1 WHERE token = ?", (token,))
@@ -421,14 +432,16 @@ class Ledger:
         rows = self._db.execute("SELECT * FROM claims ORDER BY arrival").fetchall()
         views, others = _views.read(self._db)
         known = self._all_gpus()
+        gpus = [gpu for gpu, present in known if present]
         return Contents(
-            [gpu for gpu, present in known if present],
+            gpus,
             rows,
             pieces,
             views,
             self._viewer,
             others,
             {gpu.uuid: gpu.parent for gpu, _ in known},
+            self._line(rows, gpus),
         )
 
     def _look(self) -> Contents:

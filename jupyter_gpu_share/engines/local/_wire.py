@@ -92,8 +92,11 @@ def snapshot_to_json(
                 "kernel_id": own.get(waiter.kernel_id or ""),
                 "size": str(waiter.size),
                 "only": None if only is None else sorted(only),
+                "holds": holds,
             }
-            for waiter, only in zip(snapshot.waiting, snapshot.only, strict=True)
+            for waiter, only, holds in zip(
+                snapshot.waiting, snapshot.only, snapshot.holds, strict=True
+            )
         ],
         "used": dict(snapshot.used),
         "others": dict(snapshot.others),
@@ -112,7 +115,7 @@ def snapshot_from_json(data: Mapping[str, Any] | None) -> LedgerSnapshot | None:
         return None
     gpus = tuple(gpu_from_json(row) for row in data["gpus"])
     wishes = [
-        Wish(str(n), Size.parse(row["size"]), _only(row["only"]))
+        Wish(str(n), Size.parse(row["size"]), _only(row["only"]), bool(row.get("holds", True)))
         for n, row in enumerate(data["waiting"])
     ]
     others = dict(data["others"])
@@ -127,6 +130,7 @@ def snapshot_from_json(data: Mapping[str, Any] | None) -> LedgerSnapshot | None:
         parents=dict(data["parents"]),
         gpus=gpus,
         only=tuple(wish.only for wish in wishes),
+        holds=tuple(wish.holds for wish in wishes),
         others=others,
     )
 
