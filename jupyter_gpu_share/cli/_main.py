@@ -243,6 +243,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--namespace", help="The namespace in the cluster. Default: that of the credentials."
     )
+    demo.add_argument(
+        "--users",
+        metavar="NUMBER",
+        type=_users,
+        help="Show a broker and so many users, 3 to 8, on a simulated GPU instead. Needs root.",
+    )
     return parser
 
 
@@ -325,6 +331,10 @@ def _number(text: str, least: float, most: float, what: str) -> float:
         if least <= value <= most:  # false for what is no number, too
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+
+
+def _users(text: str) -> int:
+    return int(_number(text, 3, 8, "number of users from 3 to 8"))
 
 
 def _count(text: str) -> int:
@@ -526,6 +536,15 @@ async def _broker(arguments: argparse.Namespace) -> int:
 
 
 async def _demo(arguments: argparse.Namespace) -> int:
+    if arguments.users:
+        from ._demo_users import demo_users
+
+        if arguments.output or arguments.engine or arguments.image or arguments.namespace:
+            raise GpuShareError(
+                "--users has a machine of its own made up and writes no notebooks; leave out the "
+                "other options."
+            )
+        return await demo_users(arguments.users)
     from ._demo import demo
 
     def config() -> Config:
