@@ -230,6 +230,19 @@ def _parser() -> argparse.ArgumentParser:
         "--socket", metavar="PATH", help="The path of the socket that users' servers connect to."
     )
 
+    page = add(
+        "page",
+        _page,
+        "Show who holds GPU shares in a browser: administrators see all users, others their own.",
+    )
+    page.add_argument(
+        "--port",
+        type=_port,
+        default=0,
+        metavar="NUMBER",
+        help="The port of 127.0.0.1 to use. Default: any that is free.",
+    )
+
     demo = add("demo", _demo, "Run a notebook on three kernels that share one GPU, and watch.")
     demo.add_argument(
         "--output", metavar="FOLDER", help="Write the notebooks, as they ran, into this folder."
@@ -331,6 +344,10 @@ def _number(text: str, least: float, most: float, what: str) -> float:
         if least <= value <= most:  # false for what is no number, too
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+
+
+def _port(text: str) -> int:
+    return int(_number(text, 0, 65535, "port"))
 
 
 def _users(text: str) -> int:
@@ -533,6 +550,12 @@ async def _broker(arguments: argparse.Namespace) -> int:
     from ._broker import serve
 
     return await serve(arguments.config, arguments.socket)
+
+
+async def _page(arguments: argparse.Namespace) -> int:
+    from ._page import show_page
+
+    return await show_page(arguments.port)
 
 
 async def _demo(arguments: argparse.Namespace) -> int:
