@@ -249,6 +249,7 @@ async def _user(folder: Path, setpriv: str, socket: Path, uid: int) -> AsyncIter
     env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     env |= {
         "HOME": str(home),
+        "TMPDIR": str(home),  # what is left there goes with it
         "JUPYTER_GPU_SHARE_BROKER": str(socket),
         "JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner",
     }

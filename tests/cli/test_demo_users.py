@@ -63,6 +63,7 @@ def test_a_limit_holds_and_an_idle_share_goes_round(count: int, tmp_path: Path) 
     uids = uids_in(done.stdout)
     assert len(uids) == count
     assert not processes_of(uids)
+    assert not [uid for uid in uids if Path(f"/tmp/gpu-share-{uid}").exists()]
     assert not list(tmp_path.iterdir())
 
 
