@@ -15,12 +15,13 @@ help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 # ENGINE=kubernetes: in pods of the cluster that kubectl takes, which are made of IMAGE; where there
-# is no such cluster, in one of this machine's own, which ends with the demo.
+# is no such cluster, in one of this machine's own, which ends with the demo. USERS=3: a broker and as
+# many users, which takes root.
 demo: $(DEMO_NEEDS) ## Run a notebook on three kernels that share one GPU, and watch
 ifeq ($(ENGINE),kubernetes)
 	$(BIN)/python -m tests.cluster.demo $(if $(IMAGE),--image $(IMAGE))
 else
-	$(BIN)/jupyter-gpu-share demo $(if $(ENGINE),--engine $(ENGINE))
+	$(BIN)/jupyter-gpu-share demo $(if $(ENGINE),--engine $(ENGINE)) $(if $(USERS),--users $(USERS))
 endif
 
 lab: $(STAMP) extension ## Start JupyterLab on two simulated GPUs, with the demo's notebook open

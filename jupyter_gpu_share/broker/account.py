@@ -164,6 +164,14 @@ class Account:
         """Those that have not ended."""
         return frozenset(self._open)
 
+    def held_since(self) -> dict[str, datetime]:
+        """Since when each share is held that is held now, by kernel."""
+        return {
+            kernel_id: each.held_since
+            for kernel_id, each in self._open.items()
+            if each.held_since is not None
+        }
+
     def used(self) -> list[Use]:
         """What was held in the window, and is: for limits of hours and for who is next."""
         now = [

@@ -73,6 +73,7 @@ def application(desk: Desk) -> web.Application:
     routes: list[tuple[str, type[_Handler]]] = [
         (r"/v1/machine", _Machine),
         (r"/v1/shares", _Shares),
+        (r"/v1/details", _Details),
         (rf"/v1/shares/{kernel}", _Share),
         (rf"/v1/shares/{kernel}/change", _Change),
         (r"/v1/fits", _Fits),
@@ -83,6 +84,8 @@ def application(desk: Desk) -> web.Application:
         (r"/v1/admin/shares", _AllShares),
         (r"/v1/admin/usage", _AllUsage),
         (rf"/v1/admin/shares/(?P<uid>\d{{1,10}})/{kernel}", _AnyShare),
+        (rf"/v1/admin/shares/(?P<uid>\d{{1,10}})/{kernel}/release", _AnyRelease),
+        (r"/v1/admin/pause", _Pause),
     ]
     return web.Application(
         [(pattern, handler, {"desk": desk}) for pattern, handler in routes],
@@ -246,6 +249,7 @@ class _Machine(_Handler):
             {
                 "version": __version__,
                 "simulation": self.desk.simulation,
+                "paused": self.desk.store.paused,
                 "gpus": rows,
                 "you": {
                     "uid": self.account.uid,
@@ -260,6 +264,12 @@ class _Shares(_Handler):
     @_told
     async def get(self) -> None:
         self.answer(await self.desk.store.own(self.account))
+
+
+class _Details(_Handler):
+    @_told
+    async def get(self) -> None:
+        self.answer(await self.desk.store.everything(self.account))
 
 
 class _Share(_Handler):
@@ -438,3 +448,22 @@ class _AnyShare(_Admin):
         await self.desk.store.end(int(uid), self.kernel(kernel_id))
         _log.warning("%s ended kernel %s of uid %s", self.account.user, kernel_id, uid)
         self.answer({"ended": True})
+
+
+class _AnyRelease(_Admin):
+    @_told
+    async def post(self, uid: str, kernel_id: str) -> None:
+        await self.desk.store.ask_back(int(uid), self.kernel(kernel_id))
+        _log.warning("%s asked back kernel %s of uid %s", self.account.user, kernel_id, uid)
+        self.answer({"asked": True})
+
+
+class _Pause(_Admin):
+    @_told
+    async def put(self) -> None:
+        paused = self.body(paused=bool).get("paused")
+        if paused is None:
+            self.refuse(400, "The request has no field paused.")
+        await self.desk.store.pause(paused)
+        _log.warning("%s %s new shares", self.account.user, "pauses" if paused else "gives out")
+        self.answer({"paused": paused})

@@ -119,6 +119,10 @@ class Books:
         """What was held in the window, and is."""
         return self._account.used()
 
+    def held_since(self) -> dict[str, datetime]:
+        """Since when each share is held that is held now, by kernel."""
+        return self._account.held_since()
+
     def rows(self, user: str | None = None) -> list[dict[str, Any]]:
         """GPU-seconds of each day in UTC up to now: of one user, or of all users and groups."""
         self._account.settle(self._clock())

@@ -35,6 +35,7 @@ from .events import Events
 from .identity import Account, Accounts
 from .limits import Limits
 from .order import PATIENCE
+from .orders import PAUSED, Orders
 from .ranked import RankedLedger
 
 __all__ = ["NoClaim", "Refused", "Store"]
@@ -97,6 +98,7 @@ class Store:
         self._clock = clock
         self._patience = patience
         self._books = Books(folder, window, clock)
+        self._orders = Orders(folder)
         self._counted: dict[str, tuple[Claim, Held]] = {}
         self._accounts = accounts or Accounts()
         self._changed = changed
@@ -129,6 +131,7 @@ class Store:
                 "another in c.Broker.folder."
             ) from error
         self._books.open()
+        self._orders.open()
         self._ledger = RankedLedger(
             self._folder / name,
             user_of=lambda key: self._accounts.of(int(key.partition("/")[0])).user,
@@ -202,6 +205,8 @@ class Store:
         What waits counts as what is held: it is served without a further look. Nothing comes in
         between this and the claim, as both are done in the one thread that writes.
         """
+        if self._orders.paused and self._find(key) is None:
+            return [None if size.is_none else PAUSED for size in sizes]
         if self._limits is None:
             return [None] * len(sizes)
         gpus, used, now = ledger.gpus(), self._books.used(), self._clock()
@@ -340,8 +345,10 @@ class Store:
         await self._look(lambda ledger: self._count(ledger, self._claims))
         snapshot = await self._snapshot()
         going = await in_thread(chosen, snapshot, order) if snapshot is not None else frozenset()
+        asked = self._orders.asked(since)
+        going |= asked
         wanted = [kernel_id for kernel_id in idle if _key(account.uid, kernel_id) in going]
-        return wanted, snapshot is not None
+        return wanted, snapshot is not None or bool(asked)
 
     # -- of the machine ------------------------------------------------------------------------
 
@@ -349,9 +356,51 @@ class Store:
         """The GPUs, and what is taken of each."""
         return await self._look(lambda ledger: (ledger.gpus(), ledger.holdings()))
 
-    async def everything(self) -> list[dict[str, Any]]:
-        """All claims of all users, in the order of arrival."""
-        return [claim_to_json(claim, kernel_of(claim)) for claim in self._claims]
+    async def everything(self, account: Account | None = None) -> list[dict[str, Any]]:
+        """All claims of one or of all users, with since when they hold and are idle."""
+        held_since = await self._look(lambda ledger: self._books.held_since())
+        now = asyncio.get_running_loop().time()
+        rows = [row for row in self._idle.values() if row.until > now]
+        idle = {name: now - since for row in rows for name, since in row.kernels.items()}
+        found = []
+        for claim in self._claims if account is None else self._of(account):
+            since = held_since.get(claim.kernel_id)
+            found.append(
+                {
+                    **claim_to_json(claim, kernel_of(claim)),
+                    "held_since": None if since is None else since.isoformat(),
+                    "idle_seconds": idle.get(claim.kernel_id),
+                }
+            )
+        return found
+
+    async def ask_back(self, uid: int, kernel_id: str) -> None:
+        """Have a kernel's server give its share back by its rule, as if somebody waited for it.
+
+        Raises
+        ------
+        NoClaim
+        """
+        key = _key(uid, kernel_id)
+        claim = self._find(key)
+        if claim is None or not claim.held:
+            raise NoClaim(f"User {uid} has no kernel {kernel_id} with a share.")
+        self._orders.ask_back(key)
+        self._events.publish(uid, "wanted", {})
+
+    @property
+    def paused(self) -> bool:
+        """Whether an administrator has new shares refused."""
+        return self._orders.paused
+
+    async def pause(self, paused: bool) -> None:
+        """Refuse new shares, or give them out again; kept over restarts.
+
+        Raises
+        ------
+        LedgerError
+        """
+        await in_thread(self._orders.pause, paused, executor=self._desk)
 
     async def end(self, uid: int, kernel_id: str) -> None:
         """End the processes of a claim, and the claim. Its server is left alone.
@@ -460,6 +509,7 @@ class Store:
             uid, _, kernel_id = key.partition("/")
             self._events.publish(int(uid), "ended", {"kernel_id": kernel_id})
         self._told = now
+        self._orders.keep(now)
         processes = {claim.holder for claim in claims}
         processes |= {claim.kernel for claim in claims if claim.kernel is not None}
         if processes != self.processes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError
 from ._servers import aside
 
-__all__ = ["ask_broker"]
+__all__ = ["ask_broker", "broker_socket"]
 
 
 async def ask_broker(without: str, *paths: str) -> list[Any]:
@@ -25,8 +26,14 @@ async def ask_broker(without: str, *paths: str) -> list[Any]:
     return await aside(_ask, without, paths)
 
 
-def _ask(without: str, paths: tuple[str, ...]) -> list[Any]:
-    from ..broker.client import BrokerClient, find_broker
+def broker_socket(without: str) -> Path:
+    """The socket of this machine's broker; for ``without`` see :func:`ask_broker`.
+
+    Raises
+    ------
+    EngineError: there is none.
+    """
+    from ..broker.client import find_broker
 
     socket = find_broker()
     if socket is None:
@@ -34,5 +41,11 @@ def _ask(without: str, paths: tuple[str, ...]) -> list[Any]:
             f"There is no broker on this machine, and without one {without}. An administrator "
             "starts one: jupyter gpu-share broker"
         )
-    with closing(BrokerClient(socket)) as client:
+    return socket
+
+
+def _ask(without: str, paths: tuple[str, ...]) -> list[Any]:
+    from ..broker.client import BrokerClient
+
+    with closing(BrokerClient(broker_socket(without))) as client:
         return [client.ask("GET", path) for path in paths]

@@ -230,6 +230,19 @@ def _parser() -> argparse.ArgumentParser:
         "--socket", metavar="PATH", help="The path of the socket that users' servers connect to."
     )
 
+    page = add(
+        "page",
+        _page,
+        "Show who holds GPU shares in a browser: administrators see all users, others their own.",
+    )
+    page.add_argument(
+        "--port",
+        type=_port,
+        default=0,
+        metavar="NUMBER",
+        help="The port of 127.0.0.1 to use. Default: any that is free.",
+    )
+
     demo = add("demo", _demo, "Run a notebook on three kernels that share one GPU, and watch.")
     demo.add_argument(
         "--output", metavar="FOLDER", help="Write the notebooks, as they ran, into this folder."
@@ -242,6 +255,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--image", help="The kernels' image in the cluster. It needs ipykernel 7.3.")
     demo.add_argument(
         "--namespace", help="The namespace in the cluster. Default: that of the credentials."
+    )
+    demo.add_argument(
+        "--users",
+        metavar="NUMBER",
+        type=_users,
+        help="Show a broker and so many users, 3 to 8, on a simulated GPU instead. Needs root.",
     )
     return parser
 
@@ -325,6 +344,14 @@ def _number(text: str, least: float, most: float, what: str) -> float:
         if least <= value <= most:  # false for what is no number, too
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+
+
+def _port(text: str) -> int:
+    return int(_number(text, 0, 65535, "port"))
+
+
+def _users(text: str) -> int:
+    return int(_number(text, 3, 8, "number of users from 3 to 8"))
 
 
 def _count(text: str) -> int:
@@ -525,7 +552,22 @@ async def _broker(arguments: argparse.Namespace) -> int:
     return await serve(arguments.config, arguments.socket)
 
 
+async def _page(arguments: argparse.Namespace) -> int:
+    from ._page import show_page
+
+    return await show_page(arguments.port)
+
+
 async def _demo(arguments: argparse.Namespace) -> int:
+    if arguments.users:
+        from ._demo_users import demo_users
+
+        if arguments.output or arguments.engine or arguments.image or arguments.namespace:
+            raise GpuShareError(
+                "--users has a machine of its own made up and writes no notebooks; leave out the "
+                "other options."
+            )
+        return await demo_users(arguments.users)
     from ._demo import demo
 
     def config() -> Config:

@@ -1,0 +1,242 @@
+"""The page as HTML. Pure. Whatever a user has named is text in it, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from html import escape
+from typing import Any
+
+from ..._text import one_line
+from ...size import format_bytes
+
+__all__ = ["STYLE", "View", "document"]
+
+#: Days of the table of GPU-hours.
+_DAYS = 7
+
+STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif;
+  background: Canvas; color: CanvasText; }
+body { margin: 1rem auto; max-width: 72rem; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; }
+caption { font-weight: 600; padding: 1.5rem 0 .5rem; text-align: left; }
+th, td { border-bottom: 1px solid #8888; padding: .3rem .6rem .3rem 0; text-align: left;
+  vertical-align: top; }
+th { white-space: nowrap; }
+td.free { overflow-wrap: anywhere; min-width: 8rem; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+form, details { display: inline-block; }
+button, summary { cursor: pointer; font: inherit; }
+.hidden { clip-path: inset(50%); height: 1px; overflow: hidden; position: absolute; width: 1px; }
+[role=alert] { border-left: .3rem solid #c33; padding-left: .6rem; }
+"""
+
+
+@dataclass(frozen=True)
+class View:
+    """What is shown.
+
+    Attributes
+    ----------
+    machine, shares, usage: as the broker's routes ``machine``, ``details`` (an administrator:
+        ``admin/shares``) and ``usage`` have them.
+    now: with a time zone, in which moments are shown.
+    proof: what a form has to send, so that no other page can send it.
+    notice: what became of the last thing that was asked.
+    """
+
+    machine: Mapping[str, Any]
+    shares: Sequence[Mapping[str, Any]]
+    usage: Sequence[Mapping[str, Any]]
+    now: datetime
+    proof: str
+    notice: str = ""
+
+    @property
+    def administrator(self) -> bool:
+        """Whether all users are shown, with what can be done about them."""
+        return bool(self.machine["you"]["administrator"])
+
+
+def document(view: View) -> str:
+    """The whole page."""
+    title = "GPU shares of all users" if view.administrator else "Your GPU shares"
+    who = f"{_text(view.machine['you']['user'])}, {view.now:%d %b %Y, %H:%M}"
+    parts = [
+        f"<h1>{title}</h1>",
+        f'<p>{who}. <a href="/">Look again</a></p>',
+        f'<p role="alert">{_text(view.notice)}</p>' if view.notice else "",
+        _pause(view),
+        _held(view),
+        _waiting(view),
+        _gpus(view),
+        _hours(view),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{title}</title><link rel="stylesheet" href="/style.css"></head>\n'
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+def _pause(view: View) -> str:
+    paused = view.machine["paused"]
+    told = "<p><strong>No new shares are given out for now.</strong></p>" if paused else ""
+    if not view.administrator:
+        return told
+    if paused:
+        return told + _form(view, "resume", "Give out shares again")
+    return _form(view, "pause", "Give out no new shares")
+
+
+def _held(view: View) -> str:
+    rows = []
+    for share in view.shares:
+        if share["state"] != "held":
+            continue
+        memory = sum(piece["memory_bytes"] for piece in share["pieces"])
+        cells = [
+            *_whose(view, share),
+            _cell(share["size"]),
+            _cell(format_bytes(memory) if memory else "-"),
+            _cell(_since(share["held_since"], view.now)),
+            _cell(_idle(share["idle_seconds"])),
+        ]
+        if view.administrator:
+            name = f"{_notebook(share)} of {share['info'].get('user')}"
+            cells.append(
+                f"<td>{_form(view, 'release', 'Ask back', name, share)} "
+                f"<details><summary>End…{_hidden(name)}</summary>"
+                f"{_form(view, 'end', 'End it: its variables are lost', name, share)}"
+                "</details></td>"
+            )
+        rows.append(cells)
+    heads = [*_heads(view), "Size", "Memory", "Held since", "Unused for"]
+    return _table("Held", [*heads, *(["Do"] if view.administrator else [])], rows, "Nothing.")
+
+
+def _waiting(view: View) -> str:
+    rows = [
+        [
+            _cell(str(share["queue"]["position"])),
+            *_whose(view, share),
+            _cell(share["size"]),
+            _cell(share["reason"]),
+        ]
+        for share in view.shares
+        if share["state"] == "waiting"
+    ]
+    return _table("Waiting", ["Place", *_heads(view), "Size", "What for"], rows, "Nobody.")
+
+
+def _gpus(view: View) -> str:
+    rows = [
+        [
+            _cell(gpu["model"]),
+            *(_number(format_bytes(gpu[n])) for n in ("memory_bytes", "held_bytes", "other_bytes")),
+            _number(str(gpu["kernels"])),
+        ]
+        for gpu in view.machine["gpus"]
+    ]
+    heads = ["GPU", "#Memory", "#Held", "#Used without a share", "#Kernels"]
+    return _table("GPUs", heads, rows, "There is no GPU.")
+
+
+def _hours(view: View) -> str:
+    first = view.now.astimezone(timezone.utc).date() - timedelta(days=_DAYS - 1)
+    sums: dict[tuple[str, str], list[float]] = {}
+    for row in view.usage:
+        if date.fromisoformat(row["day"]) >= first:
+            known = sums.setdefault((row["of"], row["name"]), [0.0, 0.0, 0.0])
+            for n, key in enumerate(("held", "used", "idle")):
+                known[n] += row[key] / 3600
+    order = sorted(sums.items(), key=lambda item: (item[0][0] != "user", -item[1][0], item[0][1]))
+    rows = [
+        [
+            f'<td class="free">{_text(f"{kind} {name}")}</td>',
+            *(_number(f"{hours:.2f}") for hours in figures),
+        ]
+        for (kind, name), figures in order
+    ]
+    title = f"GPU-hours of the last {_DAYS} days, in UTC"
+    return _table(title, ["Of", "#Held", "#Used", "#Idle"], rows, "Nothing was held.")
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _table(title: str, heads: Iterable[str], rows: Sequence[Sequence[str]], none: str) -> str:
+    if not rows:
+        return f"<h2>{_text(title)}</h2><p>{_text(none)}</p>"
+    head = "".join(
+        f'<th scope="col" class="number">{_text(each[1:])}</th>'
+        if each.startswith("#")
+        else f'<th scope="col">{_text(each)}</th>'
+        for each in heads
+    )
+    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
+    return (
+        f"<table><caption>{_text(title)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _form(view: View, do: str, label: str, name: str = "", share: Any = None) -> str:
+    fields = {"proof": view.proof, "do": do}
+    if share is not None:
+        fields |= {"uid": str(share["info"]["uid"]), "kernel": share["kernel_id"]}
+    hidden = "".join(
+        f'<input type="hidden" name="{_text(key)}" value="{_text(value)}">'
+        for key, value in fields.items()
+    )
+    return (
+        f'<form method="post" action="/do">{hidden}<button>{_text(label)}{_hidden(name)}'
+        "</button></form>"
+    )
+
+
+def _hidden(name: str) -> str:
+    """For who hears the page: which of the buttons it is."""
+    return f' <span class="hidden">{_text(name)}</span>' if name else ""
+
+
+def _heads(view: View) -> list[str]:
+    return ["User", "Notebook"] if view.administrator else ["Notebook"]
+
+
+def _whose(view: View, share: Mapping[str, Any]) -> list[str]:
+    user = [_cell(str(share["info"].get("user", "-")))] if view.administrator else []
+    return [*user, f'<td class="free">{_text(_notebook(share))}</td>']
+
+
+def _notebook(share: Mapping[str, Any]) -> str:
+    return str(share["info"].get("path") or share["kernel_id"][:8])
+
+
+def _since(moment: str | None, now: datetime) -> str:
+    if moment is None:
+        return "-"
+    local = datetime.fromisoformat(moment).astimezone(now.tzinfo)
+    return f"{local:%H:%M}" if local.date() == now.date() else f"{local:%d %b %H:%M}"
+
+
+def _idle(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes = int(seconds) // 60
+    return f"{int(seconds)} s" if not minutes else f"{minutes} min"
+
+
+def _cell(text: str) -> str:
+    return f"<td>{_text(text)}</td>"
+
+
+def _number(text: str) -> str:
+    return f'<td class="number">{_text(text)}</td>'
+
+
+def _text(text: str) -> str:
+    return escape(one_line(str(text)), quote=True)
