@@ -243,7 +243,8 @@ async def _user(folder: Path, setpriv: str, socket: Path, uid: int) -> AsyncIter
     os.chown(home, uid, uid)
     command = [setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs"]
     if not _others_may_read():
-        # The users may read what this Python consists of, wherever it is, and nothing else of it.
+        # Else they could not read this Python where it lies. That lets them read all files, as root
+        # could, who runs this; all that they run is the demo's own code.
         command += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     command += [sys.executable, "-m", f"{__package__}._demo_user"]
     env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}

@@ -1,4 +1,5 @@
 import { Dialog, Notification, showDialog } from '@jupyterlab/apputils';
+import { ServerConnection } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { AskingDialog } from './asking';
 import { serverNow } from './clock';
@@ -25,6 +26,11 @@ export class Actions {
     private readonly _otherName: OtherName = () => null
   ) {
     this._words = new Words(_trans);
+  }
+
+  /** Say why nothing can be done while the server is away. */
+  away(): void {
+    Notification.error(unanswered(this._trans), { autoClose: false });
   }
 
   /** The name under which a person knows a kernel. */
@@ -72,7 +78,7 @@ export class Actions {
     field.offer({ size: row.size, standard: null, locked: null });
     this._shares.sizesFor(row.kernel_id).then(
       sizes => (field.isDisposed ? undefined : field.know(sizes)),
-      (error: unknown) => (field.isDisposed ? undefined : field.refuse(line(error)))
+      (error: unknown) => (field.isDisposed ? undefined : field.refuse(line(error, trans)))
     );
     const text = document.createElement('p');
     text.textContent = trans.__('You are asked before any variable is lost.');
@@ -86,7 +92,7 @@ export class Actions {
         await this._shares.keptByResize(row.kernel_id, field.size ?? row.size);
         return true;
       } catch (error) {
-        field.refuse(line(error));
+        field.refuse(line(error, trans));
         return false;
       }
     };
@@ -210,7 +216,7 @@ export class Actions {
   private async _told(work: Promise<void>, said: { pending: string; done: string }): Promise<void> {
     const outcome = work.then(
       () => null,
-      (error: unknown) => line(error)
+      (error: unknown) => line(error, this._trans)
     );
     const problem = await this._slowly(outcome, said.pending);
     if (problem === null) {
@@ -242,7 +248,7 @@ export class Actions {
     try {
       return await work;
     } catch (error) {
-      Notification.error(line(error), { autoClose: false });
+      Notification.error(line(error, this._trans), { autoClose: false });
       return null;
     }
   }
@@ -251,8 +257,15 @@ export class Actions {
 }
 
 /** What went wrong, in one line. */
-export function line(error: unknown): string {
+export function line(error: unknown, trans: TranslationBundle): string {
+  if (error instanceof ServerConnection.NetworkError) {
+    return unanswered(trans);
+  }
   return error instanceof Error ? error.message : String(error);
+}
+
+function unanswered(trans: TranslationBundle): string {
+  return trans.__('The server does not answer. Try again when it does.');
 }
 
 function after(milliseconds: number): Promise<undefined> {

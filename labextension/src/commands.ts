@@ -67,7 +67,9 @@ export function addCommands(
       },
       execute: async args => {
         const found = row(args);
-        if (found !== null) {
+        if (shares.health === 'away') {
+          actions.away();
+        } else if (found !== null) {
           await act(found, args);
         }
       }

@@ -28,7 +28,7 @@ export class SizedDialogs extends SessionContextDialogs {
     if (known === null || gone()) {
       return super.selectKernel(sessionContext);
     }
-    const { shares, choices, actions, lab } = this._own;
+    const { shares, choices, actions, lab, trans } = this._own;
     const body = new Body(sessionContext, this._own);
     const show = (found: IKnown | null | undefined): void => {
       if (found && !body.isDisposed) {
@@ -52,7 +52,7 @@ export class SizedDialogs extends SessionContextDialogs {
         }
         return true;
       } catch (error) {
-        body.refuse(line(error));
+        body.refuse(line(error, trans));
         return false;
       }
     };

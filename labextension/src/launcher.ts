@@ -53,7 +53,7 @@ export function addNewNotebook(
         }
       } catch (error) {
         // No notebook is left that nobody wants.
-        Notification.error(line(error), { autoClose: false });
+        Notification.error(line(error, trans), { autoClose: false });
         return;
       }
       const made = (await app.commands.execute('docmanager:new-untitled', {

@@ -1,5 +1,6 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { Widget } from '@lumino/widgets';
+import { docs } from './links';
 import type { ILoss, IReport } from './tokens';
 import { clock, gibibytes } from './words';
 
@@ -25,6 +26,12 @@ export function lostBody({ lost, aside }: IReport, trans: TranslationBundle): Wi
     );
     body.node.append(paragraph(told), list(missing), paragraph(where));
   }
+  const more = document.createElement('a');
+  more.href = docs('keeping');
+  more.target = '_blank';
+  more.rel = 'noopener noreferrer';
+  more.textContent = trans.__('What is kept, and how');
+  body.node.append(more);
   return body;
 }
 

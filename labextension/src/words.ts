@@ -1,5 +1,5 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
-import { gibibytes } from './format';
+import { clock, gibibytes } from './format';
 import type { IAllocation, IKept, IOffer, State } from './tokens';
 
 export { clock, gibibytes } from './format';
@@ -82,6 +82,9 @@ export class Words {
     const trans = this._trans;
     if (row.state === 'idle' && row.next?.action === 'release') {
       return trans.__('idle, %1', countdown(row.next.at, now));
+    }
+    if (row.state === 'idle' && row.keep_until !== null) {
+      return trans.__('idle, kept until %1', clock(row.keep_until));
     }
     if (row.queue !== null && (row.state === 'queued' || row.state === 'waking')) {
       return trans.__('waiting, %1 of %2', row.queue.position, row.queue.of);

@@ -37,8 +37,12 @@ def test_an_unused_share_is_counted_down_goes_back_and_comes_with_a_cell(
 ) -> None:
     expect(toolbar(page)).to_contain_text(re.compile(r"idle, 0:0\d"), timeout=20_000)
     expect(sidebar(page)).to_contain_text("Goes back in 0:0")
-    expect(page.locator(".Toastify")).to_contain_text("The share of one.ipynb goes back at")
+    warning = page.locator(".Toastify__toast").filter(has_text="goes back at")
+    expect(warning).to_contain_text("The share of one.ipynb goes back at")
+    more = sidebar(page).get_by_role("link", name="More about idle shares")
+    expect(more).to_have_attribute("href", re.compile(r"/docs/idle\.md$"))
     expect(toolbar(page)).to_contain_text("given back", timeout=20_000)
+    expect(warning).to_have_count(0)  # it is true no longer
     expect(page.locator(".Toastify")).to_contain_text("The variables are kept")
     assert (allocation(quick, "one.ipynb") or {})["share"] is None
     expect_text(run_cell(page, 1), "True")
@@ -56,4 +60,4 @@ def test_keep_gpu_in_the_warning_keeps_it(quick: Server, page: Page) -> None:
         return row["keep_until"] is not None and (row["next"] or {}).get("action") != "release"
 
     until(stays, "it stays")
-    expect(toolbar(page)).not_to_contain_text("0:0")
+    expect(toolbar(page)).to_contain_text("idle, kept until")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labs import spoil_choice, write_choice, write_notebook
 from pages import Heard, open_lab, restored, wait_for_kernel
-from parts import accept, allocation, dialog, granted, open_sidebar, toolbar, until
+from parts import accept, allocation, dialog, granted, open_sidebar, rows, toolbar, until
 from playwright.sync_api import Page, expect
 from servers import Server
 
@@ -19,6 +19,8 @@ def test_three_kernels_on_one_gpu_see_their_places_move(lab: Server, page: Page)
     expect(panel).to_contain_text("Waiting, 3 of 3")
     expect(panel).to_contain_text("It needs 60 GiB of one GPU")
     expect(panel).to_contain_text("3 kernels wait.")
+    sizes = rows(page).filter(has_text="waiting").locator(".jp-GpuShare-chip")
+    expect(sizes).to_contain_text(["¾", "¾", "¾"])
     # All that wait are in one message.
     toasts = page.locator(".Toastify__toast")
     expect(toasts).to_contain_text("3 kernels wait for a share: python3, python3, last.ipynb.")

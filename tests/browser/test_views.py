@@ -250,3 +250,24 @@ def test_a_server_that_is_gone_is_said_and_nothing_is_asked_of_it(
     server.process.terminate()
     server.process.wait(30)
     expect(sidebar(page)).to_contain_text("The server does not answer.", timeout=60_000)
+
+
+def test_a_command_without_a_server_says_so_and_ends(
+    make_lab: Callable[..., Server], context: BrowserContext, page: Page, heard: Heard
+) -> None:
+    heard.allow("ERR_CONNECTION_REFUSED|Failed to fetch|NetworkError|WebSocket")
+    server = make_lab()
+    log_in(context, server)
+    write_notebook(server, "one.ipynb", "1")
+    open_lab(page, server, "one.ipynb")
+    wait_for_kernel(page)
+    expect(toolbar(page)).to_contain_text("GPU ¼")
+    # Lab loads what shows messages with the first one.
+    execute(page, "apputils:notify", message="The first one.", options={"autoClose": False})
+    expect(page.locator(".Toastify")).to_contain_text("The first one.")
+    server.process.kill()
+    server.process.wait(30)
+    execute(page, "gpu-share:change-size", size="1/2")  # the page may not know it yet, or may
+    expect(page.locator(".Toastify")).to_contain_text("The server does not answer. Try again")
+    ours = [line for line in heard.everything if "gpu-share" in line and "uncaught:" in line]
+    assert ours == []

@@ -1,4 +1,5 @@
 import { Notification } from '@jupyterlab/apputils';
+import { ServerConnection } from '@jupyterlab/services';
 import { nullTranslator } from '@jupyterlab/translation';
 import { Actions } from '../actions';
 import type { IAllocation, IOffer, IShares } from '../tokens';
@@ -52,7 +53,8 @@ describe('Actions', () => {
   });
 
   it('say that the server does not answer, whatever is asked of it', async () => {
-    const fails = (): Promise<never> => Promise.reject(new Error('Failed to fetch'));
+    const fails = (): Promise<never> =>
+      Promise.reject(new ServerConnection.NetworkError(new TypeError('Failed to fetch')));
     const names = ['sizesFor', 'resize', 'keptByResize', 'keptByRelease', 'release', 'wake'];
     const shares = Object.fromEntries([...names, 'keep', 'report'].map(name => [name, fails]));
     const actions = new Actions(shares as unknown as IShares, trans);
@@ -70,7 +72,9 @@ describe('Actions', () => {
     for (const ask of asked) {
       Notification.dismiss();
       await ask();
-      expect(Notification.manager.notifications[0]?.message).toBe('Failed to fetch');
+      expect(Notification.manager.notifications[0]?.message).toContain(
+        'The server does not answer'
+      );
     }
   });
 });

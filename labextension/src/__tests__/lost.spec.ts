@@ -7,7 +7,8 @@ const LOSS = { name: 'g', what: 'generator', why: 'it cannot be saved.' };
 describe('the list of what was lost', () => {
   it('says so where nothing is lost', () => {
     const { node } = lostBody({ lost: [], aside: [] }, trans);
-    expect(node.textContent).toBe('No variable of this kernel is lost.');
+    expect(node.querySelector('p')?.textContent).toBe('No variable of this kernel is lost.');
+    expect(node.querySelector('a')?.href).toMatch(/\/docs\/keeping\.md$/);
   });
 
   it('names each, what it is and why, as text', () => {

@@ -52,6 +52,8 @@ describe('a state', () => {
     const next = { action: 'release', at: '2026-03-01T12:04:10Z' };
     expect(words.state(row({ state: 'idle', next }), NOW)).toBe('idle, 4:10');
     expect(words.state(row({ state: 'idle' }), NOW)).toBe('idle');
+    const kept = row({ state: 'idle', keep_until: '2026-11-28T14:30:00Z' });
+    expect(words.state(kept, NOW)).toMatch(/^idle, kept until \d/);
   });
 
   it('says the place in the queue', () => {

@@ -8,7 +8,7 @@ import { heldBytes, isWithoutGpu, totalBytes } from './amounts';
 import { Charts } from './charts';
 import { useClock } from './clock';
 import { isStuck, waits } from '../sizes';
-import { Doing, Opener } from './controls';
+import { Doing, More, Opener } from './controls';
 import { STATE_ICONS } from './icons';
 import type { IPanelProps } from './props';
 import { Section } from './section';
@@ -153,6 +153,16 @@ function Next({
         </p>
       )}
       {reason && <p className="jp-GpuShare-reason">{reason}</p>}
+      {row.state === 'failed' && (
+        <p>
+          <More page="troubleshooting" label={trans.__('What messages mean')} />
+        </p>
+      )}
+      {leaves && (
+        <p>
+          <More page="idle" label={trans.__('More about idle shares')} />
+        </p>
+      )}
     </div>
   );
 }
@@ -278,7 +288,8 @@ function Isolation({ share, trans, words }: IPanelProps & { share: IShare }): Re
         </Button>
       </p>
       <p id={id} hidden={!open}>
-        {words.isolationWhy(share.isolation)}
+        {words.isolationWhy(share.isolation)}{' '}
+        <More page="isolation" label={trans.__('More about limits')} />
       </p>
     </div>
   );

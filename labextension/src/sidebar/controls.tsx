@@ -4,6 +4,7 @@ import type { CommandRegistry } from '@lumino/commands';
 import { Menu } from '@lumino/widgets';
 import * as React from 'react';
 import { addPossible, CommandIDs, keepMenu, WAYS_OUT } from '../commands';
+import { docs, type DocsPage } from '../links';
 
 /** Whether a command is there and can run for a kernel. */
 export function can(
@@ -46,6 +47,23 @@ export function Doing(props: IDoingProps): React.JSX.Element | null {
     >
       {label}
     </Button>
+  );
+}
+
+/** A link to the page of the documentation that says more. */
+export function More({ page, label }: { page: DocsPage; label: string }): React.JSX.Element {
+  return (
+    <a
+      className="jp-GpuShare-docs"
+      href={docs(page)}
+      target="_blank"
+      rel="noopener noreferrer"
+      onClick={event => {
+        event.stopPropagation();
+      }}
+    >
+      {label}
+    </a>
   );
 }
 
