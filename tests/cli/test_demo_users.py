@@ -74,21 +74,18 @@ async def test_an_interrupted_demo_ends_all_that_it_started(tmp_path: Path) -> N
         [*DEMO, "3"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as process:
         assert process.stdout is not None
-        assert process.stderr is not None
         seen, end = "", time.monotonic() + 2 * PATIENCE
-        while "All of the GPU is held" not in seen:
+        while "All of the GPU is held" not in seen or len(uids_in(seen)) < 3:
             ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
             assert ready and time.monotonic() < end, seen
-            seen += process.stdout.readline()
+            seen += os.read(process.stdout.fileno(), 2**16).decode()
         process.send_signal(signal.SIGINT)
-        rest, told = process.communicate(timeout=2 * PATIENCE)
-    assert (process.returncode, told) == (130, "gpu-share: interrupted\n")
-    uids = uids_in(seen + rest)
-    assert uids
+        _, told = process.communicate(timeout=2 * PATIENCE)
+    assert (process.returncode, told) == (130, b"gpu-share: interrupted\n")
+    uids = uids_in(seen)
     await eventually(lambda: not processes_of(uids), "its users' processes are gone")
     assert not list(tmp_path.iterdir())
 

@@ -14,6 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 #: Seconds after which a suite hangs.
 LIMIT = 1500
+#: Failed tests that may be for want of time.
+_FEW = 3
 
 
 def sources(project: str) -> Path:
@@ -54,10 +56,35 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 
 def run(env: Mapping[str, str], where: Path, *arguments: str) -> tuple[int, int, str]:
-    """Run pytest there; passed tests, our launches, and the end of the output."""
+    """Run pytest there; passed tests, our launches, and the end of the output.
+
+    These suites give a start a second or so, which a busy machine does not always keep to. So the
+    few tests that failed are run once more; they have to pass then.
+    """
+    done = _pytest(env, where, *arguments)
+    end = _end(done)
+    failed = _number("failed", done) + _number("error", done)
+    again = 0
+    if done.returncode == 1 and 0 < failed <= _FEW:
+        print(end)
+        second = _pytest(env, where, "--last-failed", *arguments)
+        assert second.returncode == 0, _end(second)
+        again = _number("passed", second)
+    else:
+        assert done.returncode == 0, end
+    launches = re.search(r"launches by GpuShareProvisioner: (\d+)", done.stdout)
+    assert launches is not None, end
+    print(done.stdout.splitlines()[-1], f"({launches[0]})")
+    return _number("passed", done) + again, int(launches[1]), end
+
+
+def _pytest(
+    env: Mapping[str, str], where: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "count_launches"]
-    done = subprocess.run(
-        [*command, "-o", "log_cli=false", *arguments],
+    options = ["-o", "log_cli=false", "-o", f"cache_dir={env['HOME']}/pytest"]
+    return subprocess.run(
+        [*command, *options, *arguments],
         cwd=where,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -67,11 +94,12 @@ def run(env: Mapping[str, str], where: Path, *arguments: str) -> tuple[int, int,
         timeout=LIMIT,
         check=False,
     )
-    end = "\n".join(done.stdout.splitlines()[-60:])
-    assert done.returncode == 0, end
-    passed = re.search(r"(\d+) passed", done.stdout)
-    launches = re.search(r"launches by GpuShareProvisioner: (\d+)", done.stdout)
-    assert passed is not None, end
-    assert launches is not None, end
-    print(done.stdout.splitlines()[-1], f"({launches[0]})")
-    return int(passed[1]), int(launches[1]), end
+
+
+def _number(what: str, done: subprocess.CompletedProcess[str]) -> int:
+    found = re.search(rf"(\d+) {what}", (done.stdout.splitlines() or [""])[-1])
+    return int(found[1]) if found else 0
+
+
+def _end(done: subprocess.CompletedProcess[str]) -> str:
+    return "\n".join(done.stdout.splitlines()[-60:])
