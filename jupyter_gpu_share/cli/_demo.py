@@ -219,14 +219,19 @@ async def _run(part: Part, folder: Path, patience: float) -> None:
         "JUPYTER_GPU_SHARE_SIZE": part.size,
         "JPY_SESSION_NAME": f"{part.name}.ipynb",
     }
+    # What the kernel's process says for itself, at its end too, is nothing of the demo's.
+    log = folder / f"{part.name}.log"
     try:
-        await client.async_execute(env=env)
+        with log.open("wb") as output:
+            await client.async_execute(env=env, stdout=output, stderr=output)
     except CellExecutionError as error:
         raise EngineError(
             f"The {part.name} notebook failed: {error.ename}: {error.evalue}"
         ) from error
     except (CellTimeoutError, DeadKernelError) as error:
-        raise EngineError(f"The {part.name} notebook failed: {one_line(str(error))}") from error
+        raise EngineError(
+            f"The {part.name} notebook failed: {one_line(str(error))} Its kernel's log: {log}"
+        ) from error
     finally:
         nbformat.write(notebook, folder / f"{part.name}.ipynb")
     for line in _said(notebook):

@@ -271,6 +271,7 @@ def test_demo(tmp_path: Path) -> None:
     assert "Three kernels shared one GPU" in text
     assert "refused: OutOfMemoryError" in text
     assert len(list((tmp_path / "out").glob("*.ipynb"))) == 3
+    assert len(list((tmp_path / "out").glob("*.log"))) == 3  # nothing of it is among what is told
 
 
 def test_snapshot_needs_no_server_and_no_setting_up(shell: Shell) -> None:
