@@ -86,8 +86,8 @@ class Holding:
         return {
             "held_since": timestamp(self._since),
             "spans": [span.to_json() for span in self._spans],
-            "gpu_hours": round(hours, 4),
-            "returned_gpu_hours": round(returned, 4),
+            "gpu_hours": round(hours, 6),
+            "returned_gpu_hours": round(returned, 6),
         }
 
     def _end(self, row: Allocation, at: datetime, *, resized: bool) -> None:

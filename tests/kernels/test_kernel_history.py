@@ -176,7 +176,7 @@ def test_spans_are_those_of_the_last_hour_and_no_more_than_sixty() -> None:
         told(holding, (n * 10, State.ACTIVE, share()), (n * 10 + 5, State.RELEASED, None))
     assert len(holding.to_json(after(2000))["spans"]) == 60
     assert holding.to_json(after(2000 + 3601))["spans"] == []
-    assert holding.to_json(after(2000))["gpu_hours"] == round(200 * 5 / 4 / 3600, 4)
+    assert holding.to_json(after(2000))["gpu_hours"] == round(200 * 5 / 4 / 3600, 6)
 
 
 # -- as the controller tells it ------------------------------------------------------------------
