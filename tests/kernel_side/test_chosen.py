@@ -13,6 +13,7 @@ from driver import fake_driver
 from driver.fake_driver import UUIDS, FakeDriver
 from frameworks import write_fakes
 from gpu_share_kernel.chosen import TOLD
+from on_fake_driver import run_on
 from waiting import PATIENCE
 
 from jupyter_gpu_share.engines.local import _enforcement
@@ -46,23 +47,9 @@ def driver(tmp_path: Path) -> Iterator[FakeDriver]:
 
 def told(driver: FakeDriver, *cells: str, visible: str = "1", **env: str) -> list[str]:
     """What each cell is told, of a kernel whose share is the second GPU."""
-    share = {
-        "JUPYTER_GPU_SHARE_UUID": UUIDS[1],
-        "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(2**30),
-        "CUDA_VISIBLE_DEVICES": visible,
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        TOLD: visible,
-        "PYTHONPATH": os.pathsep.join(map(str, [HERE, PATH])),
-    }
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", CELLS + "".join(f"cell({code!r})\n" for code in cells)],
-        env={**os.environ, **driver.env, **share, **env},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    code = CELLS + "".join(f"cell({each!r})\n" for each in cells)
+    chosen = {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", TOLD: visible}
+    done = run_on(driver, code, HERE, uuid=UUIDS[1], memory=2**30, **{**chosen, **env})
     return done.stderr.split("--\n")[:-1]
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from driver import fake_driver
 from driver.fake_driver import GIB, MIB, NO_MEMORY, UUIDS, FakeDriver
-from waiting import PATIENCE
-
-from jupyter_gpu_share.kernel_side import PATH
+from on_fake_driver import run_on
 
 HERE = fake_driver.HERE
 BEGIN = "import json, sys\nfrom gpu_share_kernel import contexts\n"
@@ -29,21 +25,8 @@ def driver(tmp_path: Path) -> Iterator[FakeDriver]:
 
 
 def said(driver: FakeDriver, code: str, **env: str) -> object:
-    path = [HERE, HERE / "fake_frameworks", PATH]
-    share = {
-        "JUPYTER_GPU_SHARE_UUID": UUIDS[0],
-        "JUPYTER_GPU_SHARE_MEMORY_BYTES": str(8 * GIB),
-        "PYTHONPATH": os.pathsep.join(map(str, path)),
-    }
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", BEGIN + code],
-        env={**os.environ, **driver.env, **share, **env},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    path = HERE, HERE / "fake_frameworks"
+    done = run_on(driver, BEGIN + code, *path, uuid=UUIDS[0], memory=8 * GIB, **env)
     return json.loads(done.stdout)
 
 
