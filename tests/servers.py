@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import dropwhile
 from pathlib import Path
@@ -19,11 +21,27 @@ from uuid import uuid4
 
 import websocket
 from installed import variables
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import WebSocketClientConnection, websocket_connect
 from waiting import PATIENCE
 
 TOKEN = "test-token-that-must-not-leak"
 #: Stands for the server's own token.
 OWN = "own"
+
+
+@asynccontextmanager
+async def connected(base: str, path: str) -> AsyncIterator[WebSocketClientConnection]:
+    """A websocket of a server, as a page opens it; closed from both sides at the end."""
+    url = base.replace("http", "ws", 1) + path
+    request = HTTPRequest(url, headers={"Authorization": f"token {TOKEN}"})
+    socket = await asyncio.wait_for(websocket_connect(request), PATIENCE)
+    try:
+        yield socket
+    finally:
+        socket.close()
+        while await asyncio.wait_for(socket.read_message(), PATIENCE) is not None:
+            pass
 
 
 @dataclass

@@ -10,6 +10,8 @@ __all__ = ["Supervisor", "Verdict"]
 
 #: Parts of the share in use: above the first the user is told, below the second may be told again.
 _NEAR, _CALM = 0.90, 0.80
+#: Readings in a row above the share after which something is done: at first, and at most.
+_READINGS, _MOST_READINGS = 2, 8
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,16 @@ class Supervisor:
     """Judges one kernel's readings. Pure.
 
     The user is told once when the share is nearly full. A cell that keeps the kernel above its
-    share for two readings in a row is stopped; what is there already when no cell runs cannot be
-    taken away, and is only told. Neighbours are never touched.
+    share for two readings in a row is stopped; one that goes on is stopped again, each time after
+    twice as many readings, so that it has time to end in order. What is there already when no cell
+    runs cannot be taken away, and is only told. Neighbours are never touched.
     """
 
     def __init__(self, share_bytes: int) -> None:
         self._share = share_bytes
         self._warned = False
         self._above = 0
+        self._patience = _READINGS
 
     def judge(self, used_bytes: int | None, *, busy: bool) -> Verdict:
         """What follows from a reading; unknown use changes nothing."""
@@ -40,7 +44,7 @@ class Supervisor:
         if used_bytes > self._share:
             self._above += 1
             return self._judge_above(used_bytes, busy=busy)
-        self._above = 0
+        self._above, self._patience = 0, _READINGS
         if used_bytes >= self._share * _NEAR and not self._warned:
             self._warned = True
             return Verdict(
@@ -52,16 +56,19 @@ class Supervisor:
         return Verdict()
 
     def _judge_above(self, used_bytes: int, *, busy: bool) -> Verdict:
-        if self._above < 2:
+        if not busy:
+            self._patience = _READINGS
+        if self._above < self._patience:
             return Verdict()
         if busy:
-            self._above = 0  # the next cell gets its own two readings
+            self._above = 0  # the next cell gets its own readings
+            self._patience = min(2 * self._patience, _MOST_READINGS)
             return Verdict(
                 f"The cell was stopped: the kernel uses more GPU memory than its share "
                 f"({self._of(used_bytes)}). Free some, or choose a larger size.",
                 interrupt=True,
             )
-        if self._above == 2:
+        if self._above == _READINGS:
             return Verdict(
                 f"The kernel holds more GPU memory than its share ({self._of(used_bytes)}). "
                 "The next cell will be stopped unless memory is freed."

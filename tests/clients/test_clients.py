@@ -13,9 +13,7 @@ from uuid import uuid4
 
 import nbformat
 import pytest
-from servers import TOKEN, run_server, stop_server
-from tornado.httpclient import HTTPRequest
-from tornado.websocket import websocket_connect
+from servers import connected, run_server, stop_server
 from waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -123,9 +121,6 @@ async def test_a_session_of_a_plain_server_with_a_hint_in_the_notebook(tmp_path:
 
 async def cell(url: str, kernel: str, code: str) -> str:
     """Run a cell over the websocket, as a page does."""
-    where = f"{url.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
-    request = HTTPRequest(where, headers={"Authorization": f"token {TOKEN}"})
-    socket = await asyncio.wait_for(websocket_connect(request), PATIENCE)
     sent = uuid4().hex
     message: dict[str, Any] = {
         "header": {
@@ -141,16 +136,16 @@ async def cell(url: str, kernel: str, code: str) -> str:
         "channel": "shell",
         "content": {"code": code, "silent": False, "allow_stdin": False},
     }
-    await socket.write_message(json.dumps(message))
     text = ""
-    while True:
-        found = await asyncio.wait_for(socket.read_message(), PATIENCE)
-        assert isinstance(found, str)
-        answer = json.loads(found)
-        if answer["parent_header"].get("msg_id") != sent:
-            continue
-        if answer["msg_type"] == "stream":
-            text += answer["content"]["text"]
-        if answer["content"].get("execution_state") == "idle":
-            socket.close()
-            return text
+    async with connected(url, f"api/kernels/{kernel}/channels") as socket:
+        await socket.write_message(json.dumps(message))
+        while True:
+            found = await asyncio.wait_for(socket.read_message(), PATIENCE)
+            assert isinstance(found, str)
+            answer = json.loads(found)
+            if answer["parent_header"].get("msg_id") != sent:
+                continue
+            if answer["msg_type"] == "stream":
+                text += answer["content"]["text"]
+            if answer["content"].get("execution_state") == "idle":
+                return text

@@ -83,7 +83,10 @@ async def test_a_cell_above_the_share_is_stopped_and_no_neighbour(two: Supervise
     )
     cell = asyncio.ensure_future(run(greedy, TAKE.format("30GiB", BEYOND) + "time.sleep(600)"))
     both = frozenset(two.kernels)
-    assert await two.until(cell, both) == "KeyboardInterrupt:"
+    # Readings come here ten times as often as in a server: on a busy machine the second stop may
+    # meet the first one's traceback, which IPython then leaves out.
+    told = (await two.until(cell, both)).split()
+    assert {word.strip(":") for word in told} == {"KeyboardInterrupt"}
     stopped = [notice for notice in two.notices["greedy"] if "The cell was stopped" in notice]
     # A reading before the cell has ended may tell it once more.
     assert stopped

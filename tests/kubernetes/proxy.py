@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from listener import Listener
+
 
 class Proxy:
     """Passes bytes on, TLS and all. What it does wrong is set from outside.
@@ -21,24 +23,19 @@ class Proxy:
         self.lost = 0
         self.port = 0
         self._target = port
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = Listener(self._serve)
         self._deaf: set[asyncio.StreamWriter] = set()
         self._open: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> Proxy:
         """Listen on a free port of loopback."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._listener.start()
+        self.port = self._listener.port
         return self
 
     async def close(self) -> None:
         """End."""
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listener.close()
 
     def fall_silent(self) -> int:
         """Pass nothing on any more on what is connected now; how many connections that are."""
@@ -54,9 +51,6 @@ class Proxy:
                 await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._open.add(writer)
         other = None
         try:
@@ -65,16 +59,12 @@ class Proxy:
                 self._pass(reader, other, writer, asked=True),
                 self._pass(there, writer, writer, asked=False),
             )
-        except (OSError, asyncio.CancelledError):
-            pass
         finally:
-            self._tasks.discard(task)
             self._open.discard(writer)
-            for end in (writer, other):
-                if end is not None:
-                    end.transport.abort()
-                    with contextlib.suppress(OSError, asyncio.CancelledError):
-                        await end.wait_closed()
+            if other is not None:
+                other.transport.abort()
+                with contextlib.suppress(OSError, asyncio.CancelledError):
+                    await other.wait_closed()
 
     async def _pass(
         self,

@@ -35,7 +35,18 @@ def test_a_cell_above_the_share_is_stopped_at_the_second_reading(supervisor: Sup
     assert verdict.interrupt
     assert verdict.notice is not None
     assert "more GPU memory than its share (21 GiB of 20 GiB)" in verdict.notice
-    assert not supervisor.judge(21 * GIB, busy=True).interrupt, "the next cell has time to free"
+
+
+def test_a_cell_that_goes_on_above_the_share_has_more_time_before_each_stop(
+    supervisor: Supervisor,
+) -> None:
+    stops = [n for n in range(1, 31) if supervisor.judge(21 * GIB, busy=True).interrupt]
+    assert stops == [2, 6, 14, 22, 30]
+    # Once memory was freed, or no cell ran, it begins anew.
+    supervisor.judge(10 * GIB, busy=True)
+    assert not supervisor.judge(21 * GIB, busy=True).interrupt
+    assert supervisor.judge(21 * GIB, busy=True).interrupt
+    assert not supervisor.judge(21 * GIB, busy=False).interrupt
     assert supervisor.judge(21 * GIB, busy=True).interrupt
 
 

@@ -14,9 +14,7 @@ from urllib.request import urlopen
 
 import yaml
 from jsonschema import Draft7Validator
-from servers import TOKEN, Server
-from tornado.httpclient import HTTPRequest
-from tornado.websocket import websocket_connect
+from servers import TOKEN, Server, connected
 from waiting import PATIENCE, eventually
 
 EVENT = "https://events.jupyter.org/jupyter_gpu_share/allocation/v1"
@@ -27,22 +25,19 @@ SCHEMA: dict[str, Any] = yaml.safe_load(
 
 async def states(server: Server, kernel_id: str, until: str, act: Any) -> list[dict[str, Any]]:
     """What subscribers hear of a kernel while ``act`` is done, up to a state."""
-    url = server.url.replace("http", "ws", 1) + "api/events/subscribe"
-    request = HTTPRequest(url, headers={"Authorization": f"token {TOKEN}"})
-    socket = await asyncio.wait_for(websocket_connect(request), PATIENCE)
-    doing = asyncio.create_task(asyncio.to_thread(act))
     heard: list[dict[str, Any]] = []
-    while not heard or heard[-1]["state"] != until:
-        text = await asyncio.wait_for(socket.read_message(), PATIENCE)
-        assert text is not None
-        event = json.loads(text)
-        if event["schema_id"] == EVENT:
-            data = {k: v for k, v in event.items() if k in SCHEMA["properties"]}
-            Draft7Validator(SCHEMA).validate(data)
-            if data["kernel_id"] == kernel_id:
-                heard.append(data)
-    socket.close()
-    await doing
+    async with connected(server.url, "api/events/subscribe") as socket:
+        doing = asyncio.create_task(asyncio.to_thread(act))
+        while not heard or heard[-1]["state"] != until:
+            text = await asyncio.wait_for(socket.read_message(), PATIENCE)
+            assert text is not None
+            event = json.loads(text)
+            if event["schema_id"] == EVENT:
+                data = {k: v for k, v in event.items() if k in SCHEMA["properties"]}
+                Draft7Validator(SCHEMA).validate(data)
+                if data["kernel_id"] == kernel_id:
+                    heard.append(data)
+        await doing
     return heard
 
 

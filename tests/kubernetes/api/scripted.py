@@ -7,7 +7,6 @@ tests need that. What it does wrong is asked of it beforehand, by a script.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import ssl
@@ -19,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+from listener import Listener
 
 Object = dict[str, Any]
 
@@ -116,27 +117,20 @@ class ScriptedServer:
         self._history: list[tuple[int, bytes]] = []
         self._watches: set[asyncio.Queue[bytes | None]] = set()
         self._pages: dict[str, list[Object]] = {}
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = Listener(self._serve)
 
     async def start(self, tls: ssl.SSLContext | None = None, port: int = 0) -> ScriptedServer:
         """Listen on loopback."""
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", port, ssl=tls, limit=2**24
-        )
+        await self._listener.start(port, ssl=tls, limit=2**24)
         self.scheme = "https" if tls else "http"
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = self._listener.port
         return self
 
     async def close(self) -> None:
         """End, and drop what is connected."""
-        assert self._server is not None
-        self._server.close()
         for line in list(self.lines):
             line.reset()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listener.close()
 
     @property
     def url(self) -> str:
@@ -213,6 +207,11 @@ class ScriptedServer:
             line.reset()
 
     @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """Those that serve connections."""
+        return self._listener.tasks
+
+    @property
     def watches(self) -> int:
         """How many watches are open."""
         return len(self._watches)
@@ -220,9 +219,6 @@ class ScriptedServer:
     # -- serving -----------------------------------------------------------------------------
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         line = Line(reader, writer)
         self.lines.add(line)
         try:
@@ -232,14 +228,9 @@ class ScriptedServer:
                 act = script.popleft() if script else right
                 if not await act(self, call, line):
                     break
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
         finally:
-            self._tasks.discard(task)
             self.lines.discard(line)
             writer.transport.abort()
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                await writer.wait_closed()
 
     async def _read(self, reader: asyncio.StreamReader) -> Call | None:
         head = await reader.readuntil(b"\r\n\r\n")

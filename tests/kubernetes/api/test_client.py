@@ -483,7 +483,7 @@ async def test_cancelled_anywhere_nothing_is_left(
         server._script.clear()
         await asyncio.wait_for(api.list(PODS, NAMESPACE), SOON)
         await api.close()
-        others = asyncio.all_tasks() - {asyncio.current_task(), *server._tasks}
+        others = asyncio.all_tasks() - {asyncio.current_task(), *server.tasks}
         assert not others
         await eventually(lambda: not server.lines, f"all connections are closed, turn {turn}")
     assert turn > 10

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from certificates import Authority
+from listener import Listener
 from proxy import Proxy
 from scripted import NAMESPACE, ScriptedServer, right, stream, write_kubeconfig
 from waiting import eventually
@@ -62,16 +64,15 @@ async def test_a_certificate_that_is_not_accepted(
 async def test_no_tls_where_it_should_be(tmp_path: Path) -> None:
     async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-        writer.close()
-        await writer.wait_closed()
 
-    server = await asyncio.start_server(plain, "127.0.0.1", 0)
-    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = Listener(plain)
+    await server.start()
+    url = f"https://127.0.0.1:{server.port}"
     api = KubeApi(str(write_kubeconfig(tmp_path / "kubeconfig", url)), patience=0.0)
     with pytest.raises(Unreachable, match="no secure connection"):
         await api.list(PODS, NAMESPACE)
     await api.close()
-    server.close()
+    await server.close()
 
 
 async def test_an_authority_that_is_replaced_under_the_same_name(
@@ -246,46 +247,34 @@ class Tunnel:
         self.asked: list[str] = []
         self.port = 0
         self._target = port
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = Listener(self._serve)
 
     async def start(self) -> Tunnel:
         """Listen."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._listener.start()
+        self.port = self._listener.port
         return self
 
     async def close(self) -> None:
         """End."""
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        ends = [writer]
+        back = None
         try:
             self.asked.append((await reader.readuntil(b"\r\n\r\n")).decode().partition("\r\n")[0])
             if self.answer:
                 writer.write(f"HTTP/1.1 {self.answer}\r\n\r\n".encode())
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
-            ends.append(back)
             if self.answer.startswith("200"):
                 await asyncio.gather(_pass(reader, back), _pass(there, writer))
             elif not self.answer:
                 await reader.read()
-        except (OSError, asyncio.CancelledError):
-            pass
         finally:
-            self._tasks.discard(task)
-            for end in ends:
-                end.close()
-                try:
-                    await end.wait_closed()
-                except (OSError, asyncio.CancelledError):
-                    pass
+            if back is not None:
+                back.transport.abort()
+                with contextlib.suppress(OSError, asyncio.CancelledError):
+                    await back.wait_closed()
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -360,7 +360,7 @@ async def test_closed_at_any_moment_nothing_is_left(
         await asyncio.gather(waiting, return_exceptions=True)
         await asyncio.wait_for(watched.watch.close(), SOON)
         await api.close()
-        assert not asyncio.all_tasks() - {asyncio.current_task(), *server._tasks}
+        assert not asyncio.all_tasks() - {asyncio.current_task(), *server.tasks}
         await eventually(lambda: not server.lines, "all connections are closed")
 
 
