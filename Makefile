@@ -40,9 +40,9 @@ test: $(STAMP) extension $(MODULES) ## Run all tests, other projects' suites inc
 	scripts/install-tools
 	mkdir -p build
 	$(BIN)/python -m tests.cluster build > build/cluster.log 2>&1 & cluster=$$!; \
-		$(BIN)/python -m pytest -p no:cacheprovider -m "not browser and not cluster" \
+		$(BIN)/python scripts/run-tests beside -m "not browser and not cluster" \
 			--durations=15 > build/tests-beside.log 2>&1 & beside=$$!; \
-		$(BIN)/python -m pytest -m "browser or cluster" --durations=15; end=$$?; \
+		$(BIN)/python scripts/run-tests pages-and-pods -m "browser or cluster" --durations=15; end=$$?; \
 		wait $$beside || end=$$?; cat build/tests-beside.log; wait $$cluster; exit $$end
 
 test-fast: $(STAMP) ## Run the tests that take less than a minute together
