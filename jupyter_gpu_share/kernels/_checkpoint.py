@@ -10,26 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
-from .._text import one_line
 from .._threads import in_thread, to_the_end
 from ..allocations import Kept
 from ..engines.base import Engine
 from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy
-from ..kernel_side.gpu_share_kernel.digests import Digest
-from ..relay import Activity, Answer, Relay
+from ..relay import Activity, Relay
 from ..sentences import say, words_of
 from ..size import format_bytes
-from ._encryption import Encrypted, decrypted, is_encrypted, make_workplace, missing
-from ._private import new_file, open_file
+from ._encryption import missing
+from ._questions import LONG, Questions, amount, rows, text, texts
+from ._transfer import Transfer
 from ._unrestored import Aside, Loss, losses
 from .saved import (
     Note,
@@ -46,16 +43,8 @@ __all__ = ["Keeper", "Look"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that a kernel has to answer what takes no time, and what takes as long as its data.
-_SHORT, _LONG = 20.0, 600.0
-#: Bytes of one message with a piece of a snapshot.
-_PIECE = 8 * 2**20
 #: Seconds until memory that was moved away has to be seen as free, and between two looks.
 _FREE_PATIENCE, _FREE_INTERVAL = 15.0, 0.05
-#: Seconds between two interrupts of a question that nobody waits for any more, and how many.
-_INTERRUPT_INTERVAL, _INTERRUPTS = 1.0, 5
-#: What a kernel says is shown to its user: so much of it.
-_LONGEST, _MOST = 200, 50
 #: The line about what came back, which itself names only the first of many.
 _LONGEST_LINE = 2000
 
@@ -113,6 +102,7 @@ class Keeper:
         self._relay = relay
         self._engine = engine
         self._kernel_id = kernel_id
+        self._kernel = Questions(relay, engine, kernel_id)
         #: Of the kernel; nothing is asked of one that would not understand.
         self.language = ""
         self._in_place = policy.in_place
@@ -120,6 +110,9 @@ class Keeper:
         self._patience = policy.snapshot_patience
         self._lifetime = policy.snapshot_lifetime
         self._encrypts = policy.snapshot_encryption
+        self._transfer = Transfer(
+            self._kernel, engine, kernel_id, limit=self._limit, encrypts=self._encrypts
+        )
         self._file = folder / file_name(kernel_id)
         #: SHA-256 of what was saved last, in hexadecimal digits; empty: see beside the file.
         self._digest = ""
@@ -176,11 +169,11 @@ class Keeper:
         if not self._understands:
             return Look((), Kept(), say("only-python-keeps"))
         try:
-            signs = await self._told("signs", interruptible=True)
+            signs = await self._kernel.told("signs", interruptible=True)
         except GpuShareError as error:
             unknown = "what runs in the kernel cannot be seen"
             return Look((unknown,), Kept(), say("cannot-be-asked", why=words_of(error)))
-        background = _texts(signs.get("background"))
+        background = texts(signs.get("background"))
         vacate = signs.get("vacate")
         vacate = vacate if isinstance(vacate, dict) else {}
         detachable = not ends and self._in_place and self._engine.detachable(self._kernel_id)
@@ -188,7 +181,7 @@ class Keeper:
         ways = ("nothing", "simulated") if background else ("nothing", "simulated", "cuda")
         if detachable and vacate.get("how") in ways:
             return Look(background, Kept("in-place", ()))
-        why = _text(vacate.get("why")) if detachable else ""
+        why = text(vacate.get("why")) if detachable else ""
         kept, snag = await self._survey(background, (activity.cells_sent, activity.comms))
         return Look(background, kept, snag or why)
 
@@ -199,21 +192,21 @@ class Keeper:
         if self._surveyed is None or self._surveyed.use != use or background:
             self._surveyed, self._disproved = None, []
             try:
-                found = await self._told("survey", patience=_LONG, interruptible=True)
+                found = await self._kernel.told("survey", patience=LONG, interruptible=True)
             except GpuShareError as error:
                 return Kept(), say("cannot-be-saved", why=words_of(error))
             self._surveyed = _Survey(use, found)
         found = self._surveyed.found
-        if why := _text(found.get("why")):
+        if why := text(found.get("why")):
             return Kept(), why
         size = found.get("bytes")
         if isinstance(size, int) and size > self._limit:
             return Kept(), say("too-large", size=size, limit=self._limit)
-        rows = _rows(found.get("lost"))
-        rows += [row for row in self._disproved if row.get("missed")]
-        self._may_go = [str(row.get("name")) for row in rows]
-        lost = _texts([_called(row) for row in rows])
-        self._lost = losses(rows)
+        gone = rows(found.get("lost"))
+        gone += [row for row in self._disproved if row.get("missed")]
+        self._may_go = [str(row.get("name")) for row in gone]
+        lost = texts([_called(row) for row in gone])
+        self._lost = losses(gone)
         self._lost += [Loss("", line, "It ends with the process.") for line in background]
         # What works in the background ends with the process.
         return Kept("snapshot", (*lost, *background)), ""
@@ -229,8 +222,8 @@ class Keeper:
         """
         seen = await self._used() is not None
         try:
-            moved = await self._told("vacate", patience=_LONG)
-            self.moved = _amount(moved.get("most"))
+            moved = await self._kernel.told("vacate", patience=LONG)
+            self.moved = amount(moved.get("most"))
             # One that has nothing on a GPU is listed nowhere; in containers none is.
             nothing = moved.get("how") == "nothing" or moved.get("proven") is True
             await self._free(listed=seen or nothing)
@@ -238,7 +231,7 @@ class Keeper:
             await to_the_end(self.resume())
             if isinstance(error, GpuShareError):
                 with suppress(GpuShareError):  # one that an older version has started knows no such
-                    await self._told("failed", why=str(error))
+                    await self._kernel.told("failed", why=str(error))
                 raise NotPossible(say("not-moved-away", why=words_of(error))) from error
             raise
 
@@ -272,7 +265,7 @@ class Keeper:
         """
         if self._understands:
             limits = await self._engine.limits(self._kernel_id)
-            await self._told("resume", patience=_LONG, limits=dict(limits))
+            await self._kernel.told("resume", patience=LONG, limits=dict(limits))
             self.moved = 0
 
     # -- limits ------------------------------------------------------------------------------
@@ -286,11 +279,11 @@ class Keeper:
         if not self._understands:
             return None, say("only-python-limits")
         try:
-            found = await self._told("limits", interruptible=True)
+            found = await self._kernel.told("limits", interruptible=True)
         except GpuShareError as error:
             return None, say("cannot-be-asked", why=words_of(error))
         used = found.get("used")
-        return used if isinstance(used, int) else None, _text(found.get("why"))
+        return used if isinstance(used, int) else None, text(found.get("why"))
 
     async def limit(self, limits: Mapping[str, str | None]) -> None:
         """Set other limits in the kernel, which :meth:`Engine.limits` gives.
@@ -299,7 +292,7 @@ class Keeper:
         ------
         GpuShareError: it uses more than that, or could not be asked.
         """
-        await self._told("limit", limits=dict(limits))
+        await self._kernel.told("limit", limits=dict(limits))
 
     # -- snapshot ----------------------------------------------------------------------------
 
@@ -341,12 +334,7 @@ class Keeper:
             folder = await in_thread(make_folder, self._file.parent)
             self._file, partial = folder / self._file.name, folder / partial.name
             await in_thread(sweep, folder, self._lifetime)
-            if self._engine.shares_files and self._encrypts:
-                digest = await self._save_encrypted(partial, how)
-            elif self._engine.shares_files:
-                digest = await self._save(str(partial), how)
-            else:
-                digest = await self._fetch(partial, how)
+            digest = await self._transfer.fetch(partial, lambda path: self._save(path, how))
             new = [row for row in self._disproved[before:] if row.get("missed")]
             lost = tuple(map(_called, new))
             self._lost += losses(new)
@@ -379,9 +367,9 @@ class Keeper:
         It is empty where there is no file: more would not come back than may be lost. What would
         not is noted.
         """
-        told = await self._told(
+        told = await self._kernel.told(
             "save",
-            patience=_LONG + how["seconds"],
+            patience=LONG + how["seconds"],
             interruptible=True,
             path=path,
             limit=self._limit,
@@ -389,56 +377,10 @@ class Keeper:
             without=self._disproved,
             **how,
         )
-        self._disproved = _rows(told.get("disproved"))
-        if why := _text(told.get("unproven")):
+        self._disproved = rows(told.get("disproved"))
+        if why := text(told.get("unproven")):
             _log.warning("It is not known whether all that was saved comes back: %s", why)
         return str(told.get("digest")) if "variables" in told else ""
-
-    async def _save_encrypted(self, target: Path, how: Mapping[str, Any]) -> str:
-        """Have the kernel write the file in memory, and encrypt it from there."""
-
-        def encrypt(source: Path) -> None:
-            with open_file(source) as clear, new_file(target) as file:
-                sink = Encrypted(file, self._kernel_id)
-                while data := clear.read(_PIECE):
-                    sink.write(data)
-                sink.close()
-
-        async with _in_memory() as folder:
-            clear = folder / self._file.name
-            digest = await self._save(str(clear), how)
-            if digest:
-                await to_the_end(in_thread(encrypt, clear))
-            return digest
-
-    async def _fetch(self, target: Path, how: Mapping[str, Any]) -> str:
-        """Have the kernel save beside itself, and bring the file here piece by piece."""
-        scratch = (await self._ask("scratch")).result
-        arrived = Digest()
-        try:
-            digest = await self._save(scratch, how)
-            if not digest:
-                return digest
-            with new_file(target) as file:
-                start, sink = 0, Encrypted(file, self._kernel_id) if self._encrypts else file
-                while True:
-                    piece = await self._ask(
-                        "read", patience=_LONG, path=scratch, start=start, length=_PIECE
-                    )
-                    data = b"".join(piece.buffers)
-                    if not data:
-                        if arrived.hexdigest() != digest:
-                            raise GpuShareError("the file did not arrive as it was sent")
-                        await in_thread(sink.close)
-                        return digest
-                    start += len(data)
-                    if start > self._limit + _PIECE:
-                        raise GpuShareError(f"more than {format_bytes(self._limit)} are not kept")
-                    await in_thread(sink.write, data)
-                    await in_thread(arrived.update, data)
-        finally:
-            with suppress(GpuShareError):
-                await self._ask("remove", path=scratch)
 
     async def load(self) -> Restored:
         """Give the variables to a new process.
@@ -449,35 +391,11 @@ class Keeper:
         """
         try:
             digest = await in_thread(self._expected)
-            with await in_thread(open_file, self._file) as file:
-                return await self._load(file, digest)
+            return await self._transfer.give(self._file, lambda path: self._restore(path, digest))
         except NotOursError as error:
             raise GpuShareError(f"{self._file} is not loaded: {error}.") from error
         except OSError as error:
             raise GpuShareError(f"{self._file} cannot be read: {error.strerror}.") from error
-
-    async def _load(self, file: Any, digest: str) -> Restored:
-        encrypted = await in_thread(is_encrypted, file)
-        pieces = decrypted(file, self._kernel_id) if encrypted else _pieces(file)
-        if not self._engine.shares_files:
-            return await self._send(pieces, digest)
-        if not encrypted:
-            return await self._restore(str(self._file), digest)
-        async with _in_memory() as folder:
-            clear = folder / self._file.name
-            await to_the_end(in_thread(_write, clear, pieces))
-            return await self._restore(str(clear), digest)
-
-    async def _send(self, pieces: Iterator[bytes], digest: str) -> Restored:
-        """Bring a file to the kernel piece by piece, and have it loaded there."""
-        scratch = (await self._ask("scratch")).result
-        try:
-            while data := await in_thread(next, pieces, b""):
-                await self._ask("append", buffers=[data], patience=_LONG, path=scratch)
-            return await self._restore(scratch, digest)
-        finally:
-            with suppress(GpuShareError):
-                await self._ask("remove", path=scratch)
 
     def _expected(self) -> str:
         """The digest of what was saved for this kernel, here or by an earlier server."""
@@ -485,8 +403,8 @@ class Keeper:
 
     async def _restore(self, path: str, digest: str) -> Restored:
         # The kernel compares the digest of what it reads: nobody can change it in between.
-        told = await self._told("restore", patience=_LONG, path=path, digest=digest)
-        missing, line = losses(_rows(told.get("failed"))), _text(told.get("line"), _LONGEST_LINE)
+        told = await self._kernel.told("restore", patience=LONG, path=path, digest=digest)
+        missing, line = losses(rows(told.get("failed"))), text(told.get("line"), _LONGEST_LINE)
         if missing or self._lost:
             line += f" All of it: jupyter gpu-share kept {self._kernel_id[:8]}"
         return Restored(line, missing)
@@ -496,14 +414,14 @@ class Keeper:
         if not self._understands:
             return False
         try:
-            return "version" in await self._told("present")
+            return "version" in await self._kernel.told("present")
         except GpuShareError:
             return False
 
     async def make_subshells(self, ids: Sequence[str]) -> None:
         """Have a new process know the subshells that pages of the last one still use."""
         with suppress(GpuShareError):  # without them pages reach the main shell, or ask anew
-            made = (await self._ask("subshells", ids=list(ids))).result
+            made = (await self._kernel.ask("subshells", ids=list(ids))).result
             self._relay.note_subshells(made if isinstance(made, list) else ())
 
     async def loaded(self, restored: Restored) -> None:
@@ -536,111 +454,7 @@ class Keeper:
             with suppress(NotOursError):  # told when it is to be loaded
                 await in_thread(lambda: note.write(self._file, self._expected()))
 
-    # -- asking ------------------------------------------------------------------------------
-
-    async def _told(
-        self, what: str, *, patience: float = _SHORT, interruptible: bool = False, **arguments: Any
-    ) -> dict[str, Any]:
-        asked = self._ask(what, patience=patience, interruptible=interruptible, **arguments)
-        answer = (await asked).result
-        return answer if isinstance(answer, dict) else {}
-
-    async def _ask(
-        self,
-        what: str,
-        *,
-        buffers: Sequence[bytes] = (),
-        patience: float = _SHORT,
-        interruptible: bool = False,
-        **arguments: Any,
-    ) -> Answer:
-        """Ask the kernel for something that ``gpu_share_kernel.asked`` knows.
-
-        Parameters
-        ----------
-        interruptible: the kernel answers an interrupt, having done nothing. One that nobody waits
-            for any more would keep the next cell from running.
-
-        Raises
-        ------
-        GpuShareError: the kernel could not, has ended, or did not answer in time.
-        """
-        module = "__import__('gpu_share_kernel.asked', fromlist=['answer'])"
-        code = f"{module}.answer({what!r}, **{arguments!r})"
-        asked = asyncio.wrap_future(self._relay.ask(code, buffers))
-        answered = asyncio.shield(asked)
-        for future in (asked, answered):  # where the kernel ends first, nobody fetches either
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        try:
-            ended = await self._engine.ended_before(self._kernel_id, answered, patience)
-        except asyncio.TimeoutError as error:
-            if interruptible:
-                await self._interrupt(asked)
-            raise GpuShareError(f"the kernel did not answer within {patience:g} s") from error
-        except asyncio.CancelledError:
-            if interruptible:
-                await self._interrupt(asked)
-            raise
-        finally:
-            asked.cancel()
-        if ended is not None:
-            raise GpuShareError("the kernel has ended")
-        return asked.result()
-
-    async def _interrupt(self, asked: asyncio.Future[Answer]) -> None:
-        """Have the kernel leave a question. One interrupt may come before it has begun.
-
-        What users' code has started in the background is not to end by it, unless the kernel is
-        reached in no other way: its command may start it as a child.
-        """
-        for left in reversed(range(_INTERRUPTS)):
-            await self._engine.signal(self._kernel_id, signal.SIGINT, alone=left > 0)
-            done, _ = await asyncio.wait({asked}, timeout=_INTERRUPT_INTERVAL)
-            if done:
-                return
-
-
-def _rows(values: object) -> list[dict[str, Any]]:
-    values = values if isinstance(values, list) else []
-    return [row for row in values if isinstance(row, dict)]
-
 
 def _called(row: Mapping[str, Any]) -> str:
     """What is lost, as the kernel tells it, in a user's words."""
-    return _text(f"{row.get('what')} `{row.get('name')}`")
-
-
-@asynccontextmanager
-async def _in_memory() -> AsyncIterator[Path]:
-    folder = await in_thread(make_workplace)
-    try:
-        yield folder
-    finally:
-        await to_the_end(in_thread(rmtree, folder, ignore_errors=True))
-
-
-def _pieces(file: Any) -> Iterator[bytes]:
-    while data := file.read(_PIECE):
-        yield data
-
-
-def _write(path: Path, pieces: Iterator[bytes]) -> None:
-    with new_file(path) as file:
-        for piece in pieces:
-            file.write(piece)
-
-
-def _texts(values: object) -> tuple[str, ...]:
-    values = values if isinstance(values, list) else []
-    told = tuple(_text(value) for value in values[:_MOST])
-    return (*told, say("more", number=len(values) - _MOST)) if len(values) > _MOST else told
-
-
-def _amount(value: object) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def _text(value: object, longest: int = _LONGEST) -> str:
-    """One line, of whatever a kernel says."""
-    line = one_line(value) if isinstance(value, str) else ""
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return text(f"{row.get('what')} `{row.get('name')}`")

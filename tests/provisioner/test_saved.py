@@ -19,7 +19,7 @@ from jupyter_gpu_share.engines._places import here
 from jupyter_gpu_share.engines._processes import this_process
 from jupyter_gpu_share.engines.base import Adoptable
 from jupyter_gpu_share.errors import GpuShareError, NotPossible
-from jupyter_gpu_share.kernels import _checkpoint
+from jupyter_gpu_share.kernels import _checkpoint, _transfer
 from jupyter_gpu_share.runtime import Runtime
 from jupyter_gpu_share.size import Size
 
@@ -56,7 +56,7 @@ def saving(one_gpu: Any, request: pytest.FixtureRequest, monkeypatch: Any) -> Pa
         from jupyter_gpu_share.engines.local import LocalEngine
 
         monkeypatch.setattr(LocalEngine, "shares_files", False)
-        monkeypatch.setattr(_checkpoint, "_PIECE", 1000)
+        monkeypatch.setattr(_transfer, "_PIECE", 1000)
     return runtime.kept_folder
 
 
