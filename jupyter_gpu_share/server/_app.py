@@ -18,7 +18,8 @@ from ..size import SizePolicy
 from ._adopt import adopt_kernels
 from ._default import DefaultProvisioner, chosen_elsewhere, has_gpus
 from ._events import EVENT_SCHEMA, EventRelay
-from ._handlers import ELSEWHERE, ON_SHARE, ROUTES, RUNTIME, SHOW_QUEUE
+from ._handler import ELSEWHERE, ON_SHARE, RUNTIME, SHOW_QUEUE
+from ._handlers import ROUTES
 from ._metrics import Metrics
 from ._paths import NotebookPaths
 from ._stopping import settle_restarts, settle_starts, stop_restarters

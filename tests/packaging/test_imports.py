@@ -10,6 +10,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import jupyter_gpu_share
 
 PACKAGE = Path(jupyter_gpu_share.__file__).parent
@@ -125,9 +127,10 @@ def test_few_modules_stand_outside_the_rooms() -> None:
     assert len(loose) <= LOOSE, loose
 
 
-def test_the_handlers_know_neither_the_extension_nor_how_a_runtime_is_made() -> None:
+@pytest.mark.parametrize("module", ["_handler", "_handlers"])
+def test_the_handlers_know_neither_the_extension_nor_how_a_runtime_is_made(module: str) -> None:
     """They get both by the application's settings; the runtime's type is all that they name."""
-    handlers = f"{NAME}.server._handlers"
+    handlers = f"{NAME}.server.{module}"
     assert not {f"{NAME}.server._app", f"{NAME}.server"} & graph()[handlers]
     tree = ast.parse(MODULES[handlers].read_text("utf-8"))
     tree.body = [

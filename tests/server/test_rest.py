@@ -409,7 +409,7 @@ def test_the_page_of_another_site_is_told_what_is_wrong(server: Server) -> None:
 
 
 def test_every_error_of_a_handler_has_one_true_line() -> None:
-    from jupyter_gpu_share.server._handlers import _message
+    from jupyter_gpu_share.server._handler import _message
 
     cases: list[tuple[int, BaseException | None, str]] = [
         (401, web.HTTPError(401), "You are not logged in to this server."),
