@@ -235,6 +235,48 @@ def test_a_library_that_is_only_half_there_is_no_wall() -> None:
         assert share.isolation is Isolation.FRAMEWORK, missing
 
 
+#: What a pod asked for, and the limit of the library that a real KAI wrote then, in MiB of a GPU of
+#: 80 GiB (KAI of August 2026 with its plugin hamicore).
+_LIBRARY = [
+    ("gpu-fraction", "0.333333", 27033),
+    ("gpu-fraction", "0.125", 9830),
+    ("gpu-fraction", "0.005", 819),
+    ("gpu-memory", "10240", 10649),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "limit"), _LIBRARY)
+def test_no_more_is_told_than_the_library_allows(key: str, text: str, limit: int) -> None:
+    pod = limited(key, text)
+    counted = kai_pods.amount_of(pod, TOTAL)
+    assert counted is not None
+    assert kai_pods.library_limit(counted, TOTAL, 81920) == limit
+    share = BACKEND.granted(pod, [], facts(SHAPES.node))
+    assert share is not None
+    assert share.memory_bytes == min(int(counted), limit) * MIB
+    assert share.isolation is Isolation.PRELOAD
+
+
+def test_a_limit_of_nothing_is_none() -> None:
+    share = BACKEND.granted(limited("gpu-fraction", "0.004"), [], facts(SHAPES.node))
+    assert share is not None
+    assert share.memory_bytes == int(TOTAL * Fraction("0.004")) * MIB
+    assert share.isolation is Isolation.FRAMEWORK
+
+
+def limited(key: str, text: str) -> dict[str, Any]:
+    """A pod with the library, and another amount."""
+    pod: dict[str, Any] = SHAPES.hami_core
+    del pod["metadata"]["annotations"]["gpu-memory"]
+    pod["metadata"]["annotations"][key] = text
+    return pod
+
+
+def test_a_kernel_with_the_librarys_limit_keeps_its_size_while_it_runs() -> None:
+    assert kai_pods.resized(SHAPES.memory, Fraction(30000), TOTAL) is not None
+    assert kai_pods.resized(SHAPES.hami_core, Fraction(30000), TOTAL) is None
+
+
 def test_a_gpu_is_named_as_well_as_it_is_known() -> None:
     uuid = "GPU-7ac1d2b6-90e1-4f5e-9a4b-6a2f6f0f0001"
     for pod, pods, name in (

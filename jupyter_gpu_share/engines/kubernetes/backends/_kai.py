@@ -228,6 +228,12 @@ class KaiBackend(Backend):
             return None
         total = _counted(node) // MIB if node else 0
         amount = kai.amount_of(pod, total)
+        isolation = _isolation(pod, name, facts) if amount else Isolation.NONE
+        if amount and total and node and isolation is Isolation.PRELOAD:
+            # What the library allows beyond what is counted belongs to others.
+            limit = kai.library_limit(amount, total, node.memory // MIB)
+            amount = min(amount, Fraction(limit)) if limit else amount
+            isolation = Isolation.PRELOAD if limit else Isolation.FRAMEWORK
         memory = int(amount or 0) * MIB
         if total:
             fraction = Fraction(memory // MIB, total)
@@ -237,7 +243,6 @@ class KaiBackend(Backend):
         known = kai.devices_of(pod) or self._reserved(groups, facts)
         names = known if len(known) == len(groups) else list(groups)
         devices = tuple(Device(uuid, model, name) for uuid in names)
-        isolation = _isolation(pod, name, facts) if memory else Isolation.NONE
         return Share(devices, memory, fraction, isolation)
 
     def amount_on(self, size: Size, total: int) -> Fraction | None:
@@ -492,13 +497,10 @@ def _isolation(pod: Object, node: str, facts: Facts) -> Isolation:
     ):
         return Isolation.DRIVER
     kernel = named(dig(pod, "spec", "containers")) or {}
-    limited = any(
-        entry.get("name") == "CUDA_DEVICE_MEMORY_LIMIT" for entry in kernel.get("env") or []
-    )
     loaded = any(
         mount.get("mountPath") == "/etc/ld.so.preload" for mount in kernel.get("volumeMounts") or []
     )
-    return Isolation.PRELOAD if limited and loaded else Isolation.FRAMEWORK
+    return Isolation.PRELOAD if kai.is_limited(pod) and loaded else Isolation.FRAMEWORK
 
 
 def _unshared(node: GpuNode, pods: Sequence[Object], shared: int) -> list[Capacity]:

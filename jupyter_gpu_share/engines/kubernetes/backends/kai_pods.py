@@ -14,7 +14,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from ._base import Object, dig
+from ._base import Object, dig, named
 from ._nodes import MIB
 from ._quantity import parse_quantity
 
@@ -29,7 +29,9 @@ __all__ = [
     "devices_of",
     "given_back",
     "groups_of",
+    "is_limited",
     "is_reservation",
+    "library_limit",
     "limit_key",
     "noted",
     "original",
@@ -50,6 +52,8 @@ CONTAINER_NAME = "gpu-fraction-container-name"
 GROUP = "runai-gpu-group"
 _CONTAINER, _REQUEST = "nvidia.com/container.", ".gpu-memory.request"
 _LIMIT, _DEVICES = ".gpu-memory.limit", ".gpus.devices"
+#: The variable by which HAMi-core knows the most that a container may use.
+_LIBRARY = "CUDA_DEVICE_MEMORY_LIMIT"
 _RESERVATION = "gpu-reservation"
 _RESERVED = "run.ai/reserve_for_gpu_index"
 _CDI = "k8s.device-plugin.nvidia.com/gpu="
@@ -139,6 +143,27 @@ def amount_of(pod: Object, total: int) -> Fraction | None:
     return None
 
 
+def is_limited(pod: Object) -> bool:
+    """Whether HAMi-core, a library in the kernel's container, is told how much it may use."""
+    kernel = named(dig(pod, "spec", "containers")) or {}
+    return any(entry.get("name") == _LIBRARY for entry in kernel.get("env") or [])
+
+
+def library_limit(amount: Fraction, counted: int, total: int) -> int:
+    """MiB that HAMi-core lets a container use of a GPU, where the container counts for ``amount``.
+
+    0: as much as there is. KAI passes on which part of the GPU that is, in two digits after the
+    point, once: when it binds the pod (pkg/binder/plugins/hamicore/hami_core.go, and seen with KAI
+    of August 2026).
+
+    Parameters
+    ----------
+    counted: MiB that KAI takes the GPU for.
+    total: MiB that it has.
+    """
+    return int(Fraction(f"{float(amount / counted):.2f}") * total)
+
+
 def used(pods: Iterable[Object], group: str, total: int, *, without: str = "") -> Fraction:
     """MiB of a group's GPU of ``total`` MiB that pods count for.
 
@@ -222,14 +247,15 @@ def resized(pod: Object, amount: Fraction, total: int) -> dict[str, Any] | None:
     """Annotations with which a pod counts for another amount, under the keys that it has.
 
     Of a pod that gave its share back it is what it comes back to. None where it cannot have
-    another amount while it runs: a limit was set when its container started.
+    another amount while it runs: a limit was set when its container started, by KAI's driver or for
+    HAMi-core.
 
     Parameters
     ----------
     amount: MiB on each of its GPUs of ``total`` MiB.
     """
     before = _before(pod) or _amounts(_notes(pod))
-    if not before or any(key.startswith(_CONTAINER) for key in before):
+    if not before or is_limited(pod) or any(key.startswith(_CONTAINER) for key in before):
         return None
     notes = {
         FRACTION: decimal(min(amount / total, _MOST)),
