@@ -3,19 +3,22 @@
 KAI itself cannot be had here. What is played is what this package relies on: pods of the scheduler
 ``kai-scheduler`` are put into groups of a GPU each, labelled and annotated, and bound through the
 API's binding subresource; those without room are told so in KAI's words; and what a running pod
-counts for is read anew at every round from its annotations. There are no queues, no reservations
-of GPUs and no webhooks, and nobody is evicted unless a test does that.
+counts for is read anew at every round from its annotations. Queues are there where a test asks for
+them: they count what their pods hold, and refuse nobody. There are no reservations of GPUs and no
+webhooks, and nobody is evicted unless a test does that.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from cluster._api import ApiError
+from waiting import PATIENCE
 
 _LABELLED = 81920
 #: What KAI counts of it.
@@ -32,6 +35,32 @@ _LABELS = {
 _NO_ROOM = (
     "no nodes with enough resources were found: 1 node(s) didn't have enough resources: GPUs."
 )
+_KINDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_QUEUES = "/apis/scheduling.run.ai/v2/queues"
+_QUEUE = {"apiVersion": "scheduling.run.ai/v2", "kind": "Queue"}
+_ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_QUEUE_KIND: dict[str, Any] = {
+    "metadata": {"name": "queues.scheduling.run.ai"},
+    "spec": {
+        "group": "scheduling.run.ai",
+        "scope": "Cluster",
+        "names": {
+            "plural": "queues",
+            "singular": "queue",
+            "kind": "Queue",
+            "listKind": "QueueList",
+        },
+        "versions": [
+            {
+                "name": "v2",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": _ANYTHING},
+                "subresources": {"status": {}},
+            }
+        ],
+    },
+}
 _PRIORITIES = {"build": 100, "build-preemptible": 75}
 
 
@@ -45,6 +74,7 @@ class FakeKai:
         self._going.set()
         self._thread = threading.Thread(target=self._rounds, name="fake kai")
         self.error: BaseException | None = None
+        self._queues: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Begin."""
@@ -101,6 +131,53 @@ class FakeKai:
         target = {"apiVersion": "v1", "kind": "Node", "name": self._node}
         self._api.create(f"{path}/binding", {"metadata": {"name": meta["name"]}, "target": target})
 
+    # -- queues ------------------------------------------------------------------------------
+
+    @contextmanager
+    def queues(self, **limits: float) -> Iterator[None]:
+        """Queues of these names, and the most GPUs that each may hold."""
+        self._api.create(_KINDS, _QUEUE_KIND)
+        try:
+            for name, limit in limits.items():
+                gpu = {"quota": limit, "limit": limit}
+                self._create_queue(
+                    {"metadata": {"name": name}, "spec": {"resources": {"gpu": gpu}}}
+                )
+            self._queues = tuple(limits)
+            yield
+        finally:
+            self._queues = ()
+            self._api.delete(f"{_KINDS}/{_QUEUE_KIND['metadata']['name']}")
+
+    def _create_queue(self, queue: dict[str, Any]) -> None:
+        """As soon as the API server knows the kind."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._api.create(_QUEUES, {**_QUEUE, **queue})
+                return
+            except ApiError as error:
+                if error.status != 404 or time.monotonic() > end:
+                    raise
+                time.sleep(_ROUND)
+
+    def held(self, queue: str) -> float:
+        """GPUs that a queue says its pods hold."""
+        status = self._api.get(f"{_QUEUES}/{queue}").get("status", {})
+        return int(status.get("allocated", {}).get(_GPU, "0m").removesuffix("m")) / 1000
+
+    def _count_queues(self) -> None:
+        for queue in self._queues:
+            held = sum(
+                amount(pod)
+                for pod in self.pods()
+                if pod["spec"].get("nodeName")
+                and pod["metadata"]["labels"].get("kai.scheduler/queue") == queue
+            )
+            gpus = {_GPU: f"{held * 1000 // MIB_OF_GPU}m"}
+            status = {"allocated": gpus, "allocatedNonPreemptible": {}}
+            self._api.patch(f"{_QUEUES}/{queue}/status", {"status": status})
+
     # -- rounds ------------------------------------------------------------------------------
 
     def _rounds(self) -> None:
@@ -109,6 +186,7 @@ class FakeKai:
                 self._going.wait()
                 if not self._ended.is_set():
                     self._round()
+                    self._count_queues()
         except BaseException as error:
             self.error = error
 

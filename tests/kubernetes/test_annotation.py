@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from annotated import Make, Objects, call, holder, pod_of, the_engine
 from cluster.fixtures import CLUSTER_MARKS
 from fake_kai import MIB_OF_GPU, FakeKai, amount, fake_kai
 from notebooks import LONG, Notebook
@@ -24,8 +25,6 @@ from jupyter_gpu_share.size import Size
 
 pytestmark = CLUSTER_MARKS
 
-Make = Callable[..., Notebook]
-Objects = Callable[[str], list[dict[str, Any]]]
 MIB = 2**20
 MARK = "gpu-share.jupyter.org/given-back"
 BEFORE = "gpu-share.jupyter.org/amounts-before"
@@ -53,34 +52,6 @@ def config(config: Config, kai: FakeKai) -> Config:
     config.KubernetesEngine.backend_options = {"settle": "0.5"}
     config.GpuShareProvisioner.queue_patience = 0.5
     return config
-
-
-async def the_engine() -> Any:
-    """The engine that the notebooks run on."""
-    runtime = Runtime.instance()
-    return await runtime.call(runtime.engine("kubernetes"))
-
-
-async def call(work: Any) -> Any:
-    """Run something of the engine where it belongs, and not for ever."""
-    return await Runtime.instance().call(asyncio.wait_for(work, LONG))
-
-
-async def holder(one: Notebook) -> Annotation:
-    """What holds the share of a kernel."""
-    found = (await the_engine())._kernels[one.kernel_id].holder
-    assert isinstance(found, Annotation)
-    return found
-
-
-def pod_of(objects: Objects, one: Notebook) -> dict[str, Any]:
-    """The pod of a kernel."""
-    (found,) = (
-        pod
-        for pod in objects("pods")
-        if pod["metadata"]["annotations"].get("gpu-share.jupyter.org/kernel-id") == one.kernel_id
-    )
-    return found
 
 
 async def test_a_kernel_has_the_part_of_a_gpu_that_its_pod_counts_for(

@@ -1,10 +1,11 @@
 """Style ``annotation``: KAI Scheduler counts a running pod by annotations, which are changed.
 
 Giving a share back is one patch, and so is making it smaller. Taking it again, or more of it, is
-not asked of anybody: KAI would let a GPU be counted for more than it has. So the room is looked for
-here, the share is written, and the GPU is looked at again; where others were faster the share is
-given back before anything of it was used. Of two that write at once each sees the other one
-afterwards, as the API's reads are consistent.
+not asked of anybody: KAI would let a GPU, and a queue, be counted for more than it has. So the room
+is looked for here, the share is written, and both are looked at again; where others were faster the
+share is given back before anything of it was used. Of two that write at once each sees the other
+one on the GPU afterwards, as the API's reads are consistent. What a queue holds is counted by KAI,
+which takes a moment.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from ...allocations import QueuePosition, Share
@@ -21,9 +23,10 @@ from ...errors import EngineError
 from ...size import Size, format_bytes
 from ..base import Report, Waiting
 from ._cluster import Cluster, Object
-from .api import PODS, Conflict, Forbidden, KubernetesError, NotFound
+from .api import PODS, QUEUES, Conflict, Forbidden, KubernetesError, NotFound
 from .backends import LET_READ, KaiBackend, dig, trimmed
 from .backends import kai_pods as kai
+from .backends.kai_queues import parent_of, without_room
 
 __all__ = ["Annotation", "Refused"]
 
@@ -36,6 +39,8 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 15.0
 #: So often a change is tried anew that somebody else's came in between.
 _TRIES = 20
 _MIB = 2**20
+#: Queues above one another that are looked at.
+_DEPTH = 10
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,12 @@ class Annotation:
         total = self._total(pod)
         if not self.lent:
             await self._others(pod)
+            if await self._queues(pod) is None:
+                raise EngineError(
+                    "The share of a running kernel cannot be given back: this server may not see "
+                    "what its queue holds, so it could not be taken again. The administrator runs: "
+                    f"{LET_READ}"
+                )
         await self._change(lambda pod: kai.shrink(pod, total))
         self.lent = True
 
@@ -128,7 +139,7 @@ class Annotation:
             if not kai.given_back(pod):
                 self.lent = False
                 return None
-            reason = await self._without_room(pod)
+            reason = await self._without_room(kai.original(pod), beside=pod)
             if reason is not None:
                 # An answer may have been lost that said it was written.
                 await self._undo()
@@ -144,7 +155,7 @@ class Annotation:
         else:
             return Refused("The kernel's pod is changed all the time; the share waits.")
         try:
-            reason = await self._looked_twice(pod)
+            reason = await self._looked_twice(kai.original(pod))
             if reason is None:
                 await self._change(lambda _: kai.settled())
                 self.lent = False
@@ -167,7 +178,7 @@ class Annotation:
         if notes is None:
             return None
         larger = kai.noted(pod, notes)
-        if not self.lent and await self._without_room(larger) is not None:
+        if not self.lent and await self._without_room(larger, beside=pod) is not None:
             return None
         return self._backend.granted(larger, (), self._cluster.facts)
 
@@ -191,7 +202,7 @@ class Annotation:
         if self.lent or (before is not None and after is not None and after <= before):
             await self._patch(pod, {**notes, **words})
             return
-        if (reason := await self._without_room(larger)) is not None:
+        if (reason := await self._without_room(larger, beside=pod)) is not None:
             raise EngineError(reason)
         try:
             await self._patch(pod, {**notes, **kai.resizing(pod)})
@@ -215,13 +226,19 @@ class Annotation:
 
     # -- the GPU -----------------------------------------------------------------------------
 
-    async def _without_room(self, pod: Object) -> str | None:
-        """Why the pod's GPUs have no room for its whole share, in words; None: they have."""
+    async def _without_room(self, pod: Object, *, beside: Object | None = None) -> str | None:
+        """Why a pod cannot have what it counts for, in words; None: there is room.
+
+        Parameters
+        ----------
+        beside: the pod as it counts now, where it is to count for more.
+        """
         total = self._total(pod)
-        wanted = kai.amount_of(kai.original(pod), total)
+        wanted = kai.amount_of(pod, total)
         assert wanted is not None
         others = await self._others(pod)
-        for group in kai.groups_of(pod):
+        groups = kai.groups_of(pod)
+        for group in groups:
             taken = kai.used(others, group, total, without=dig(pod, "metadata", "uid"))
             if taken + wanted > total:
                 free = format_bytes(max(0, int(total - taken)) * _MIB)
@@ -229,7 +246,29 @@ class Annotation:
                     f"The GPU of the kernel has {free} free now, its share is "
                     f"{format_bytes(int(wanted) * _MIB)}; others hold the rest."
                 )
-        return None
+        queues = await self._queues(pod)
+        if queues is None:
+            return (
+                "This server may not see what the kernel's queue holds. The administrator runs: "
+                f"{LET_READ}"
+            )
+        counted = kai.amount_of(beside, total) if beside is not None else wanted
+        more = max(Fraction(0), wanted - (counted or 0)) / total * len(groups)
+        return without_room(queues, more, preemptible=self._backend.preemptible(pod))
+
+    async def _queues(self, pod: Object) -> list[Object] | None:
+        """The queue of a pod and those above it, as far as they are there; None: not to be seen."""
+        found: list[Object] = []
+        name = self._backend.queue_of(pod)
+        while name and len(found) < _DEPTH:
+            try:
+                found.append(await self._cluster.api.get(QUEUES, name))
+            except Forbidden:
+                return None
+            except NotFound:
+                break
+            name = parent_of(found[-1])
+        return found
 
     async def _looked_twice(self, pod: Object) -> str | None:
         """Why there is no room for what has just been written; None: there is."""

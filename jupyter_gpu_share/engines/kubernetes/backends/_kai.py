@@ -353,10 +353,19 @@ class KaiBackend(Backend):
             f"{self._queue} is {found['bound']}. Tell the administrator."
         )
 
+    def queue_of(self, pod: Object) -> str:
+        """The queue that a pod is accounted in; empty: none."""
+        labels: Mapping[str, str] = dig(pod, "metadata", "labels", default={})
+        return labels.get(self._queue_label, "")
+
+    def preemptible(self, pod: Object) -> bool:
+        """Whether KAI may take a pod's GPUs away again."""
+        priority: int = dig(pod, "spec", "priority", default=0)
+        return priority < _SAFE_PRIORITY
+
     def reclaimed(self, pod: Object) -> str | None:
         """See :meth:`Backend.reclaimed`. KAI deletes pods of low priority when others need GPUs."""
-        priority = dig(pod, "spec", "priority", default=0)
-        if dig(pod, "spec", "schedulerName") != self._scheduler or priority >= _SAFE_PRIORITY:
+        if dig(pod, "spec", "schedulerName") != self._scheduler or not self.preemptible(pod):
             return None
         return (
             "The kernel's share was most likely reclaimed for other work in the cluster: its "
@@ -436,6 +445,15 @@ class KaiBackend(Backend):
                     f"A DRA driver offers the GPUs of {', '.join(draped)}: KAI refuses parts of "
                     "GPUs there.",
                     'c.KubernetesEngine.backend = "dra"',
+                )
+            )
+        if self.style == "annotation":
+            findings.append(
+                Finding(
+                    "note",
+                    "A GPU with a released kernel stays shared: KAI gives it to no job for whole "
+                    "GPUs as long as the kernel lives.",
+                    "Where such jobs come first: c.IdlePolicy.in_place = False",
                 )
             )
         if "pods" in facts.missing:

@@ -1,11 +1,12 @@
-"""Kubernetes quantities of memory, in exact arithmetic."""
+"""Kubernetes quantities, in exact arithmetic."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
+from math import ceil
 
-__all__ = ["format_quantity", "parse_quantity"]
+__all__ = ["exact_quantity", "format_quantity", "parse_quantity"]
 
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
@@ -14,8 +15,8 @@ _QUANTITY = re.compile(
 )
 
 
-def parse_quantity(text: str | int) -> int:
-    """A quantity such as ``80Gi`` or ``1e9`` as an integer, rounded up as Kubernetes does.
+def exact_quantity(text: str | int) -> Fraction:
+    """A quantity such as ``80Gi``, ``1e9`` or ``999m`` as a number.
 
     Raises
     ------
@@ -31,7 +32,17 @@ def parse_quantity(text: str | int) -> int:
         number *= Fraction(10) ** int(match[3][1:])
     else:
         number *= Fraction(10) ** _DECIMAL[match[4] or ""]
-    return -((-number.numerator) // number.denominator)
+    return number
+
+
+def parse_quantity(text: str | int) -> int:
+    """A quantity as an integer, rounded up as Kubernetes does.
+
+    Raises
+    ------
+    ValueError: it is no quantity.
+    """
+    return ceil(exact_quantity(text))
 
 
 def format_quantity(amount: int) -> str:

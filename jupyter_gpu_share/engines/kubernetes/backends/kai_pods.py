@@ -198,7 +198,7 @@ def given_back(pod: Object) -> bool:
     return _GIVEN_BACK in _notes(pod)
 
 
-def original(pod: Object) -> Object:
+def original(pod: Object) -> dict[str, Any]:
     """The pod with the share that it comes back to."""
     return noted(pod, {**_before(pod), _GIVEN_BACK: None})
 
