@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import date
 
 from .account import Account, Figures
@@ -17,19 +17,17 @@ _NAME = "jupyter_gpu_share_gpu_seconds_total"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def csv_text(
-    rows: Iterable[tuple[date, str, str, Figures]], amounts: Sequence[str] = COLUMNS[3:]
-) -> str:
+def csv_text(rows: Iterable[tuple[date, str, str, Figures]]) -> str:
     """The rows of :meth:`Account.rows`, with a header, in GPU-seconds to the millisecond.
 
     A name that a spreadsheet would take for a formula has an apostrophe before it.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*COLUMNS[:3], *amounts])
+    writer.writerow(COLUMNS)
     for day, kind, name, figures in rows:
         safe = f"'{name}" if name.startswith(_FORMULA) else name
-        numbers = (f"{float(getattr(figures, name)):.3f}" for name in amounts)
+        numbers = (f"{float(getattr(figures, name)):.3f}" for name in COLUMNS[3:])
         writer.writerow([day.isoformat(), kind, safe, *numbers])
     return out.getvalue()
 

@@ -311,7 +311,11 @@ class _Share(_Handler):
 
     @_told
     async def delete(self, kernel_id: str) -> None:
-        done = await self.desk.store.release(self.account, self.kernel(kernel_id))
+        lives_on = self.get_query_argument("lives_on", "false")
+        if lives_on not in ("true", "false"):
+            self.refuse(400, "The parameter lives_on is true or false.")
+        server = self.peer.process if lives_on == "true" else None
+        done = await self.desk.store.release(self.account, self.kernel(kernel_id), server=server)
         self.answer({"released": done})
 
 

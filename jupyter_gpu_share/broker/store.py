@@ -28,10 +28,11 @@ from ..engines.local._wire import claim_to_json
 from ..errors import GpuShareError, LedgerError
 from ..kernels.reclaim import chosen
 from ..size import Size
-from .books import Books, Held
+from .books import Books
 from .claim import Claim as LimitedClaim
 from .demand import demand
 from .events import Events
+from .given_back import Held
 from .identity import Account, Accounts
 from .limits import Limits
 from .order import PATIENCE
@@ -97,9 +98,11 @@ class Store:
         window = limits.longest_window if limits is not None else timedelta(0)
         self._clock = clock
         self._patience = patience
-        self._books = Books(folder, window, clock)
+        self._books = Books(folder, window, clock, most=claims_per_user)
         self._orders = Orders(folder)
         self._counted: dict[str, tuple[Claim, Held]] = {}
+        #: Of kernels whose share is given back.
+        self._servers: frozenset[Holder] = frozenset()
         self._accounts = accounts or Accounts()
         self._changed = changed
         # One thread: the ledger's connection belongs to it. What is checked there before a claim
@@ -284,10 +287,27 @@ class Store:
 
         await self.at_ledger(work)
 
-    async def release(self, account: Account, kernel_id: str) -> bool:
-        """Give a share back, or leave the queue. False where there was neither."""
+    async def release(
+        self, account: Account, kernel_id: str, *, server: Holder | None = None
+    ) -> bool:
+        """Give a share back, or leave the queue. False where there was neither.
+
+        Parameters
+        ----------
+        server: where the kernel lives on without its share, its server; it is counted then.
+        """
         key = _key(account.uid, kernel_id)
-        return await self.at_ledger(lambda ledger: ledger.release(key))
+
+        def work(ledger: Ledger) -> bool:
+            _, held = self._counted.get(key, (None, None))
+            if server is not None and held is not None:
+                self._books.given_back.add(key, held, server)
+            elif server is None and self._find(key) is None:
+                # Who leaves the queue is again where they were before.
+                self._books.given_back.remove([key])
+            return ledger.release(key)
+
+        return await self.at_ledger(work)
 
     async def own(self, account: Account) -> list[dict[str, Any]]:
         """The user's claims, in the order of arrival."""
@@ -419,6 +439,7 @@ class Store:
                 _kill(claim.kernel)
             for pid in carriers(claim.token):
                 _kill(Holder.of(pid))
+            self._books.given_back.remove([key])
             ledger.release(key)
 
         await self.at_ledger(work)
@@ -434,6 +455,7 @@ class Store:
         def work(ledger: Ledger) -> None:
             if ledger.has_dead():
                 ledger.sweep()
+            self._books.given_back.sweep()
             self._save()
 
         await self.at_ledger(work)
@@ -472,7 +494,9 @@ class Store:
                 gpus = {gpu.uuid: gpu for gpu in ledger.gpus()} if gpus is None else gpus
                 held = self._held(claim, gpus, idle=name in idle)
             self._counted[name] = claim, held
-        self._books.see({name: held for name, (_, held) in self._counted.items()})
+        waiting = {claim.kernel_id for claim in claims if not claim.held}
+        self._books.see({name: held for name, (_, held) in self._counted.items()}, waiting)
+        self._servers = self._books.given_back.servers
 
     def _held(self, claim: Claim, gpus: Mapping[str, Gpu], *, idle: bool) -> Held:
         owner = self._accounts.of(uid_of_claim(claim))
@@ -512,6 +536,7 @@ class Store:
         self._orders.keep(now)
         processes = {claim.holder for claim in claims}
         processes |= {claim.kernel for claim in claims if claim.kernel is not None}
+        processes |= self._servers
         if processes != self.processes:
             self.processes = frozenset(processes)
             self._changed()

@@ -87,6 +87,9 @@ class FakeEngine:
             self.ended.set()
         self.held = self.held and keep_share
 
+    async def put_away(self, kernel_id: str) -> None:
+        await self.stop(kernel_id)
+
     async def wait(self, kernel_id: str) -> Exit:
         assert self.ended is not None
         await self.ended.wait()

@@ -15,6 +15,7 @@ __all__ = ["STYLE", "View", "document"]
 
 #: Days of the table of GPU-hours.
 _DAYS = 7
+_AMOUNTS = ("held", "used", "idle", "given_back")
 
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif;
@@ -150,8 +151,8 @@ def _hours(view: View) -> str:
     sums: dict[tuple[str, str], list[float]] = {}
     for row in view.usage:
         if date.fromisoformat(row["day"]) >= first:
-            known = sums.setdefault((row["of"], row["name"]), [0.0, 0.0, 0.0])
-            for n, key in enumerate(("held", "used", "idle")):
+            known = sums.setdefault((row["of"], row["name"]), [0.0] * len(_AMOUNTS))
+            for n, key in enumerate(_AMOUNTS):
                 known[n] += row[key] / 3600
     order = sorted(sums.items(), key=lambda item: (item[0][0] != "user", -item[1][0], item[0][1]))
     rows = [
@@ -162,7 +163,8 @@ def _hours(view: View) -> str:
         for (kind, name), figures in order
     ]
     title = f"GPU-hours of the last {_DAYS} days, in UTC"
-    return _table(title, ["Of", "#Held", "#Used", "#Idle"], rows, "Nothing was held.")
+    heads = ["Of", "#Held", "#Used", "#Idle", "#Given back"]
+    return _table(title, heads, rows, "Nothing was held.")
 
 
 # -- parts ---------------------------------------------------------------------------------------
