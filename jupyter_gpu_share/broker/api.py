@@ -58,12 +58,14 @@ class Desk:
     Attributes
     ----------
     simulation: describes simulated GPUs; empty for real ones.
+    unshared: tells the processes that use a GPU without a share.
     """
 
     store: Store
     events: Events
     accounts: Accounts
     simulation: str = ""
+    unshared: Callable[[], list[dict[str, Any]]] = list
     under_way: Counter[int] = field(default_factory=Counter)
 
 
@@ -85,6 +87,7 @@ def application(desk: Desk) -> web.Application:
         (r"/v1/admin/usage", _AllUsage),
         (rf"/v1/admin/shares/(?P<uid>\d{{1,10}})/{kernel}", _AnyShare),
         (rf"/v1/admin/shares/(?P<uid>\d{{1,10}})/{kernel}/release", _AnyRelease),
+        (r"/v1/admin/processes", _Processes),
         (r"/v1/admin/pause", _Pause),
     ]
     return web.Application(
@@ -444,6 +447,12 @@ class _AllUsage(_Admin):
     @_told
     async def get(self) -> None:
         self.answer(await self.desk.store.usage())
+
+
+class _Processes(_Admin):
+    @_told
+    async def get(self) -> None:
+        self.answer(self.desk.unshared())
 
 
 class _AnyShare(_Admin):

@@ -10,16 +10,20 @@ import resource
 import signal
 import socket
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from traitlets import CaselessStrEnum, Float, Integer, List, Unicode, default
+from traitlets import Bool, CaselessStrEnum, Float, Integer, List, Unicode, default
 from traitlets.config import LoggingConfigurable
 
+from .._threads import in_thread
 from ..engines._presence import SIMULATE
+from ..engines.local._gpu import Gpu
 from ..engines.local._machine import Machine
+from ..engines.local._outsiders import Outsider
 from ..errors import EngineError, GpuShareError
 from ._ends import Ends
 from .api import MAX_BODY, Desk, application
@@ -29,6 +33,7 @@ from .events import Events
 from .identity import Accounts
 from .limits import Limits, LimitsError
 from .store import Store
+from .unshared import LEAST_GRACE, Unshared
 
 __all__ = ["Broker"]
 
@@ -168,6 +173,33 @@ class Broker(LoggingConfigurable):
         """,
     )
 
+    charge_unshared = Bool(
+        False,
+        config=True,
+        help="""
+        Charge what processes use of GPUs without a share to the account of their users: it counts
+        for limits of ``gpu_hours`` and for who is next. Default False.
+
+        ::
+
+            c.Broker.charge_unshared = True
+        """,
+    )
+    end_unshared_after = Float(
+        None,
+        allow_none=True,
+        min=LEAST_GRACE,
+        config=True,
+        help="""
+        Seconds after which processes that use a GPU without a share are ended, which the log
+        announces. Root's are left alone, and so is what draws a picture. Default: None, never.
+
+        ::
+
+            c.Broker.end_unshared_after = 300
+        """,
+    )
+
     @default("simulate")
     def _simulate_default(self) -> str:
         return os.environ.get(SIMULATE, "")
@@ -186,8 +218,14 @@ class Broker(LoggingConfigurable):
             changed=self._watch,
         )
         self._machine = Machine(
-            self.store.at_ledger, self._room, lambda: self.simulate, self._simulated
+            self.store.at_ledger,
+            self._room,
+            lambda: self.simulate,
+            self._simulated,
+            self._see_unshared,
         )
+        grace = self.end_unshared_after
+        self.unshared = Unshared(self.accounts, None if grace is None else timedelta(seconds=grace))
         self._ends = Ends(self._look)
         self._looking = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -226,7 +264,7 @@ class Broker(LoggingConfigurable):
         except BaseException:
             listening.close()
             raise
-        desk = Desk(self.store, self.events, self.accounts, found.simulation)
+        desk = Desk(self.store, self.events, self.accounts, found.simulation, self.unshared.rows)
         server = BoundedServer(
             application(desk),
             max_body_size=MAX_BODY,
@@ -261,6 +299,11 @@ class Broker(LoggingConfigurable):
 
     def _look(self) -> None:
         self._looking.set()
+
+    async def _see_unshared(self, gpus: Sequence[Gpu], outsiders: Sequence[Outsider]) -> None:
+        await in_thread(self.unshared.see, outsiders)
+        if self.charge_unshared:
+            await self.store.charge(self.unshared.charges(gpus))
 
     def _room(self) -> None:
         """What others left of a GPU, or a new GPU, is room for who waits."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -28,6 +26,7 @@ from ..engines.local._wire import claim_to_json
 from ..errors import GpuShareError, LedgerError
 from ..kernels.reclaim import chosen
 from ..size import Size
+from ._ends import kill
 from .books import Books
 from .claim import Claim as LimitedClaim
 from .demand import demand
@@ -101,6 +100,8 @@ class Store:
         self._books = Books(folder, window, clock, most=claims_per_user)
         self._orders = Orders(folder)
         self._counted: dict[str, tuple[Claim, Held]] = {}
+        #: What processes without a share are charged for.
+        self._charged: Mapping[str, Held] = {}
         #: Of kernels whose share is given back.
         self._servers: frozenset[Holder] = frozenset()
         self._accounts = accounts or Accounts()
@@ -436,9 +437,9 @@ class Store:
             if claim is None:
                 raise NoClaim(f"User {uid} has no kernel {kernel_id} with a claim.")
             if claim.kernel is not None:
-                _kill(claim.kernel)
+                kill(claim.kernel)
             for pid in carriers(claim.token):
-                _kill(Holder.of(pid))
+                kill(Holder.of(pid))
             self._books.given_back.remove([key])
             ledger.release(key)
 
@@ -448,6 +449,15 @@ class Store:
         """GPU-seconds by day: of one user, or of all users and groups."""
         user = account.user if account is not None else None
         return await self._look(lambda ledger: self._books.rows(user))
+
+    async def charge(self, charged: Mapping[str, Held]) -> None:
+        """What is used without a share, and goes to the account, by names that no kernel has."""
+
+        def work(ledger: Ledger) -> None:
+            self._charged = charged
+            self._count(ledger, self._claims)
+
+        await self._look(work)
 
     async def sweep(self) -> None:
         """Free what the dead held, and save the account."""
@@ -495,7 +505,8 @@ class Store:
                 held = self._held(claim, gpus, idle=name in idle)
             self._counted[name] = claim, held
         waiting = {claim.kernel_id for claim in claims if not claim.held}
-        self._books.see({name: held for name, (_, held) in self._counted.items()}, waiting)
+        own = {name: held for name, (_, held) in self._counted.items()}
+        self._books.see({**self._charged, **own}, waiting)
         self._servers = self._books.given_back.servers
 
     def _held(self, claim: Claim, gpus: Mapping[str, Gpu], *, idle: bool) -> Held:
@@ -571,14 +582,3 @@ def _make_private(folder: Path) -> None:
         )
     if info.st_mode & 0o077:
         folder.chmod(0o700)
-
-
-def _kill(process: Holder) -> None:
-    """Kill this very process: by a descriptor, as its number may be another's at any time."""
-    with suppress(OSError):
-        descriptor = os.pidfd_open(process.pid)
-        try:
-            if process.alive:
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        finally:
-            os.close(descriptor)

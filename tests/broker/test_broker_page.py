@@ -109,6 +109,23 @@ def test_it_shows_what_is_held_who_waits_and_what_was_held() -> None:
     assert "26 Feb 12:00" in older.text
 
 
+def test_processes_without_a_share_are_shown_to_administrators() -> None:
+    process = {
+        "pid": 4711,
+        "uid": 7,
+        "user": "bob",
+        "command": HOSTILE,
+        "used_bytes": {"GPU-1": 2**30, "GPU-2": None},
+        "since": (NOON - timedelta(minutes=5)).isoformat(),
+    }
+    seen = Seen(document(view(processes=[process])))
+    assert re.search(r"bob +4711 +.*script.* +1 GiB +11:55", seen.text)
+    assert not seen.tags() & {"script", "img"}
+    untold = {**process, "used_bytes": {"GPU-1": None}}
+    assert re.search(r"4711 +.* - +11:55", Seen(document(view(processes=[untold]))).text)
+    assert "Processes" not in document(view(administrator=False))
+
+
 def test_what_users_name_is_text() -> None:
     info = {"user": HOSTILE, "uid": 7, "path": HOSTILE}
     bad = share(HOSTILE, info=info, size=HOSTILE)

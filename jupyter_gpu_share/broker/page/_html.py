@@ -43,6 +43,7 @@ class View:
     ----------
     machine, shares, usage: as the broker's routes ``machine``, ``details`` (an administrator:
         ``admin/shares``) and ``usage`` have them.
+    processes: as the route ``admin/processes`` has them; empty for who is no administrator.
     now: with a time zone, in which moments are shown.
     proof: what a form has to send, so that no other page can send it.
     notice: what became of the last thing that was asked.
@@ -54,6 +55,7 @@ class View:
     now: datetime
     proof: str
     notice: str = ""
+    processes: Sequence[Mapping[str, Any]] = ()
 
     @property
     def administrator(self) -> bool:
@@ -73,6 +75,7 @@ def document(view: View) -> str:
         _held(view),
         _waiting(view),
         _gpus(view),
+        _unshared(view),
         _hours(view),
     ]
     return (
@@ -144,6 +147,25 @@ def _gpus(view: View) -> str:
     ]
     heads = ["GPU", "#Memory", "#Held", "#Used without a share", "#Kernels"]
     return _table("GPUs", heads, rows, "There is no GPU.")
+
+
+def _unshared(view: View) -> str:
+    if not view.administrator:
+        return ""
+    rows = []
+    for process in view.processes:
+        used = [amount for amount in process["used_bytes"].values() if amount is not None]
+        rows.append(
+            [
+                _cell(process["user"]),
+                _number(str(process["pid"])),
+                f'<td class="free">{_text(process["command"])}</td>',
+                _number(format_bytes(sum(used)) if used else "-"),
+                _cell(_since(process["since"], view.now)),
+            ]
+        )
+    heads = ["User", "#Process", "Command", "#Memory", "Seen since"]
+    return _table("Processes without a share", heads, rows, "None.")
 
 
 def _hours(view: View) -> str:
