@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..kernels._private import new_file
-from .account import Account, AccountError, Mode
+from .account import Account, AccountError, Figures, Mode, Subject
 from .given_back import GivenBack, Held
 from .limits import Use
 from .standing import Standing
@@ -150,6 +150,11 @@ class Books:
             for day, kind, name, figures in self._account.rows()
             if user is None or (kind, name) == ("user", user)
         ]
+
+    def totals(self) -> dict[Subject, Figures]:
+        """GPU-seconds of users and groups up to now, of days that are forgotten, too."""
+        self._account.settle(self._clock())
+        return self._account.totals()
 
     def save(self) -> None:
         """Write what has changed.

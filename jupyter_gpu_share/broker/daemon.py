@@ -32,6 +32,7 @@ from .connections import BoundedServer
 from .events import Events
 from .identity import Accounts
 from .limits import Limits, LimitsError
+from .metrics_port import MetricsPort, read_token
 from .store import Store
 from .unshared import LEAST_GRACE, Unshared
 
@@ -200,6 +201,43 @@ class Broker(LoggingConfigurable):
         """,
     )
 
+    metrics_port = Integer(
+        0,
+        min=0,
+        max=65535,
+        config=True,
+        help="""
+        Port of 127.0.0.1 on which Prometheus gets metrics, under ``/metrics``. Default 0: none.
+
+        ::
+
+            c.Broker.metrics_port = 9500
+        """,
+    )
+    metrics_by_user = Bool(
+        False,
+        config=True,
+        help="""
+        Have metrics name the users who held most. On a port that takes ``metrics_token_file``, as
+        every user of the machine can ask there. Default False.
+
+        ::
+
+            c.Broker.metrics_by_user = True
+        """,
+    )
+    metrics_token_file = Unicode(
+        config=True,
+        help="""
+        File with a token that Prometheus has to send for metrics, closed to everybody else.
+        Default: none, everybody gets them.
+
+        ::
+
+            c.Broker.metrics_token_file = "/etc/jupyter-gpu-share/metrics-token"
+        """,
+    )
+
     @default("simulate")
     def _simulate_default(self) -> str:
         return os.environ.get(SIMULATE, "")
@@ -230,6 +268,7 @@ class Broker(LoggingConfigurable):
         self._looking = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._server: BoundedServer | None = None
+        self._metrics: MetricsPort | None = None
 
     def _simulated(self) -> Path:
         return Path(self.folder) / "simulated"
@@ -254,6 +293,12 @@ class Broker(LoggingConfigurable):
     async def start(self) -> None:
         """Begin to serve."""
         _more_descriptors()
+        token = read_token(self.metrics_token_file)
+        if self.metrics_by_user and self.metrics_port and not token:
+            raise EngineError(
+                "With c.Broker.metrics_by_user everybody on this machine could read on the port "
+                "what others use: name a c.Broker.metrics_token_file, or leave one of them out."
+            )
         listening = _handed() or _listen(Path(self.socket))
         try:
             await self.store.open()
@@ -264,7 +309,14 @@ class Broker(LoggingConfigurable):
         except BaseException:
             listening.close()
             raise
-        desk = Desk(self.store, self.events, self.accounts, found.simulation, self.unshared.rows)
+        desk = Desk(
+            self.store,
+            self.events,
+            self.accounts,
+            found.simulation,
+            self.unshared.rows,
+            self.metrics_by_user,
+        )
         server = BoundedServer(
             application(desk),
             max_body_size=MAX_BODY,
@@ -276,6 +328,8 @@ class Broker(LoggingConfigurable):
         server.bounds = (self.connections_per_user, max(self.connections_per_user, 4096))
         server.add_socket(listening)
         self._server = server
+        if self.metrics_port:
+            self._metrics = MetricsPort(self.metrics_port, desk.metrics, token)
         self._tasks += [
             asyncio.create_task(self._machine.follow(), name="look at the GPUs"),
             asyncio.create_task(self._sweep(), name="look for the dead"),
@@ -288,6 +342,8 @@ class Broker(LoggingConfigurable):
         if self._server is not None:
             self._server.stop()
             await self._server.close_all_connections()
+        if self._metrics is not None:
+            await self._metrics.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

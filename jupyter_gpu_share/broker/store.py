@@ -27,6 +27,7 @@ from ..errors import GpuShareError, LedgerError
 from ..kernels.reclaim import chosen
 from ..size import Size
 from ._ends import kill
+from .account import Figures, Subject
 from .books import Books
 from .claim import Claim as LimitedClaim
 from .demand import demand
@@ -37,6 +38,7 @@ from .limits import Limits
 from .order import PATIENCE
 from .orders import PAUSED, Orders
 from .ranked import RankedLedger
+from .waits import Waits
 
 __all__ = ["NoClaim", "Refused", "Store"]
 
@@ -114,6 +116,8 @@ class Store:
         #: arrival. Looking them up again for each request would cost more than the request.
         self._claims: Sequence[Claim] = ()
         self._told: dict[str, dict[str, Any]] = {}
+        #: How long everybody waited since the broker began.
+        self.waits = Waits()
         self._idle: dict[tuple[int, Holder], _Idle] = {}
         #: Who holds claims: servers and kernels, for whoever watches over their ends.
         self.processes: frozenset[Holder] = frozenset()
@@ -450,6 +454,10 @@ class Store:
         user = account.user if account is not None else None
         return await self._look(lambda ledger: self._books.rows(user))
 
+    async def totals(self) -> dict[Subject, Figures]:
+        """GPU-seconds of all users and groups, which only grow."""
+        return await self._look(lambda ledger: self._books.totals())
+
     async def charge(self, charged: Mapping[str, Held]) -> None:
         """What is used without a share, and goes to the account, by names that no kernel has."""
 
@@ -533,6 +541,7 @@ class Store:
 
     def _tell(self, claims: Sequence[Claim]) -> None:
         """Publish what is new since this was last called."""
+        self.waits.see(claims)
         now = {claim.kernel_id: claim_to_json(claim, kernel_of(claim)) for claim in claims}
         waited = {key for key, row in self._told.items() if row["state"] == "waiting"}
         if any(row["state"] == "waiting" and key not in waited for key, row in now.items()):
