@@ -7,11 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._processes import Holder, carriers_of
+from .._processes import Holder, carries_any
 from ._contents import Claim
 from ._gpu import Gpu
 from ._inventory import OpenedGpus, all_use
-from ._usage import process_trees
 
 __all__ = ["Outsider", "outsiders", "users_of"]
 
@@ -61,11 +60,28 @@ def outsiders(users: Mapping[Holder, OpenedGpus], claims: Collection[Claim]) -> 
     """
     if not users:
         return []
-    own = set().union(*carriers_of({claim.token for claim in claims}).values())
     kernels = {claim.kernel.pid for claim in claims if claim.kernel and claim.place.is_here}
-    own |= set().union(*process_trees(kernels).values())
+    own = {user.pid for user in users if _is_of(kernels, user.pid)}
+    own |= carries_any({user.pid for user in users} - own, {claim.token for claim in claims})
     found = [_outsider(user, opened) for user, opened in users.items() if user.pid not in own]
     return [each for each in found if each is not None]
+
+
+def _is_of(kernels: Collection[int], pid: int) -> bool:
+    """Whether one of these has started a process, or a process of its session has."""
+    while pid:
+        if pid in kernels:
+            return True
+        try:
+            text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+        except OSError:
+            return False
+        # The name, in brackets, may hold anything.
+        parent, _, session = map(int, text.rpartition(")")[2].split()[1:4])
+        if session in kernels:
+            return True
+        pid = parent
+    return False
 
 
 def _outsider(process: Holder, opened: OpenedGpus) -> Outsider | None:
