@@ -20,9 +20,9 @@ from .._text import one_line
 from ..engines._processes import Holder
 from ..engines.local._gpu import Gpu
 from ..engines.local._outsiders import Outsider
-from ..size import Size, format_bytes
+from ..size import format_bytes
 from ._ends import kill
-from .demand import demand
+from .demand import whole
 from .given_back import Held
 from .identity import Account, Accounts
 
@@ -138,9 +138,10 @@ class Unshared:
 
 
 def _part(gpu: Gpu, used: int | None) -> Fraction:
-    """In whole GPUs, of which an instance of MIG is a part."""
-    whole, _ = demand(Size.parse(f"mig-{gpu.profile}" if gpu.profile else "1"), [gpu])
-    return whole if used is None else whole * min(Fraction(1), Fraction(used, gpu.memory_bytes))
+    everything = whole(gpu)
+    if used is None:
+        return everything
+    return everything * min(Fraction(1), Fraction(used, gpu.memory_bytes))
 
 
 def _is_spared(outsider: Outsider) -> bool:

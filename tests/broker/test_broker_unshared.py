@@ -32,6 +32,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 GRACE = timedelta(seconds=60)
 WHOLE = Gpu("GPU-1", "A100", 0, 80 * GIB)
 INSTANCE = Gpu("MIG-1", "A100", 1, 10 * GIB, profile="1g.10gb", parent="GPU-2")
+PART = Gpu("MIG-2", "A100", 1, 20 * GIB, profile="1c.2g.20gb", parent="GPU-2")
 
 # -- the rules -----------------------------------------------------------------------------------
 
@@ -113,13 +114,14 @@ def test_by_default_nobody_is_ended() -> None:
         ({"GPU_1": None}, Fraction(1)),
         ({"MIG_1": 5 * GIB}, Fraction(1, 14)),
         ({"MIG_1": None, "GPU_1": 20 * GIB}, Fraction(1, 7) + Fraction(1, 4)),
+        ({"MIG_2": None}, Fraction(2, 7)),
         ({"GPU_9": 40 * GIB}, Fraction(0)),
     ],
 )
 def test_what_is_charged(used: dict[str, int | None], gpus: Fraction) -> None:
     watched = Watched()
     watched.look(outsider(**used))
-    (held,) = watched.rules.charges([WHOLE, INSTANCE]).values()
+    (held,) = watched.rules.charges([WHOLE, INSTANCE, PART]).values()
     assert (held.user, held.gpus, held.idle) == (f"uid {ANN}", gpus, False)
 
 

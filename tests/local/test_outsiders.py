@@ -6,17 +6,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
 
+import pytest
 from waiting import PATIENCE
 
 from jupyter_gpu_share.engines._places import here
 from jupyter_gpu_share.engines._processes import CLAIM_VARIABLE, Holder, this_process
+from jupyter_gpu_share.engines.local import _machine, _usage
 from jupyter_gpu_share.engines.local._contents import Claim
-from jupyter_gpu_share.engines.local._inventory import OpenedGpus
-from jupyter_gpu_share.engines.local._outsiders import outsiders
+from jupyter_gpu_share.engines.local._gpu import Gpu
+from jupyter_gpu_share.engines.local._inventory import Inventory, OpenedGpus
+from jupyter_gpu_share.engines.local._ledger import Ledger
+from jupyter_gpu_share.engines.local._machine import Machine
+from jupyter_gpu_share.engines.local._outsiders import Outsider, outsiders
+from jupyter_gpu_share.errors import NoGpuError
 from jupyter_gpu_share.size import Size
+
+T = TypeVar("T")
 
 TOKEN = "a" * 32
 #: A child, one in a session of its own, and one whose parent has ended; as a kernel's cells do.
@@ -84,3 +94,27 @@ def test_who_it_is() -> None:
         later = Holder(process.pid, "1")
         assert outsiders({later: OpenedGpus({"GPU-1": None}, draws=True)}, []) == []
     assert found([process.pid]) == set(), "it has ended"
+
+
+async def test_who_cannot_be_looked_for_stands_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu, ledger = Gpu("GPU-1", "A100", 0, 2**30), Ledger(tmp_path / "ledger.db")
+
+    async def at_ledger(work: Callable[[Ledger], T]) -> T:
+        return work(ledger)
+
+    async def seen(gpus: Sequence[Gpu], found: Sequence[Outsider]) -> None:
+        raise AssertionError("nothing is known")
+
+    def fails(gpus: Sequence[Gpu]) -> dict[Holder, OpenedGpus]:
+        raise NoGpuError("The driver does not answer.")
+
+    monkeypatch.setattr(_machine, "inventory", lambda simulate: Inventory((gpu,)))
+    monkeypatch.setattr(_machine, "users_of", fails)
+    monkeypatch.setattr(_usage, "real_use", lambda gpus, pids: {})
+    machine = Machine(at_ledger, lambda: None, lambda: "", lambda: tmp_path, seen)
+    assert (await machine.gpus()).gpus == (gpu,)
+    assert "is not known now: The driver does not answer." in caplog.text
+    assert ledger.claim("k", Size.parse("1"), this_process(), {}).held
+    ledger.close()

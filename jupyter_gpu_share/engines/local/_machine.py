@@ -94,6 +94,7 @@ class Machine:
                 await self._look_for_others(found)
             self.known = found
             self._look_at = asyncio.get_running_loop().time() + _INTERVAL
+            await self._look_for_outsiders(found)
             return found
 
     async def follow(self) -> None:
@@ -147,10 +148,17 @@ class Machine:
             self.others = others
             await self._at_ledger(lambda ledger: ledger.set_others(others))
             self._changed()
-        if self._seen is not None:
+
+    async def _look_for_outsiders(self, found: Inventory) -> None:
+        """Nobody's share depends on it, so it stands in nobody's way."""
+        if self._seen is None or found.simulation:
+            return
+        try:
             users = await in_thread(users_of, found.gpus)
             claims = await self._at_ledger(lambda ledger: ledger.living())
             await self._seen(found.gpus, await in_thread(outsiders, users, claims))
+        except GpuShareError as error:
+            _log.warning("Who uses GPUs without a share is not known now: %s", error)
 
 
 def processes_of(claims: Sequence[Claim]) -> dict[str, int]:
