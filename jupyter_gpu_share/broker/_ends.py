@@ -1,14 +1,27 @@
-"""The ends of processes, told by the system at once."""
+"""The ends of processes: told by the system at once, and brought about."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 from ..engines._processes import Holder
 
-__all__ = ["Ends"]
+__all__ = ["Ends", "kill"]
+
+
+def kill(process: Holder, number: int = signal.SIGKILL) -> None:
+    """Signal this very process: by a descriptor, as its number may be another's at any time."""
+    with suppress(OSError):
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            if process.alive:
+                signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
 
 
 class Ends:

@@ -15,7 +15,7 @@ from typing import Any
 
 from .limits import Use
 
-__all__ = ["Account", "AccountError", "Figures", "Mode"]
+__all__ = ["Account", "AccountError", "Figures", "Mode", "Subject"]
 
 _DAY = timedelta(days=1)
 _MICRO = timedelta(microseconds=1)

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from math import isfinite
 from typing import Any, NoReturn, TypeVar, cast
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from tornado import web
 from tornado.iostream import StreamClosedError
 
@@ -27,6 +28,7 @@ from ..errors import GpuShareError, SizeError
 from ..size import Size
 from .events import Events
 from .identity import Account, Accounts, NotProven, Peer, own_process, peer_of
+from .metrics import Machine, metrics_text
 from .store import NoClaim, Refused, Store
 
 __all__ = ["MAX_BODY", "Desk", "application"]
@@ -58,13 +60,39 @@ class Desk:
     Attributes
     ----------
     simulation: describes simulated GPUs; empty for real ones.
+    unshared: tells the processes that use a GPU without a share.
+    by_user: metrics name users.
     """
 
     store: Store
     events: Events
     accounts: Accounts
     simulation: str = ""
+    unshared: Callable[[], list[dict[str, Any]]] = list
+    by_user: bool = False
     under_way: Counter[int] = field(default_factory=Counter)
+
+    async def gpus(self) -> list[dict[str, Any]]:
+        """The GPUs as the API tells them, with what is taken of each."""
+        gpus, holdings = await self.store.gpus()
+        return [{**gpu_to_json(gpu), **vars(holdings.get(gpu.uuid, Holding()))} for gpu in gpus]
+
+    async def metrics(self) -> bytes:
+        """Everything in Prometheus' text format.
+
+        Raises
+        ------
+        LedgerError
+        """
+        seen = Machine(
+            gpus=await self.gpus(),
+            shares=await self.store.everything(),
+            processes=self.unshared(),
+            totals=await self.store.totals(),
+            waits=self.store.waits,
+            paused=self.store.paused,
+        )
+        return metrics_text(seen, by_user=self.by_user)
 
 
 def application(desk: Desk) -> web.Application:
@@ -85,6 +113,8 @@ def application(desk: Desk) -> web.Application:
         (r"/v1/admin/usage", _AllUsage),
         (rf"/v1/admin/shares/(?P<uid>\d{{1,10}})/{kernel}", _AnyShare),
         (rf"/v1/admin/shares/(?P<uid>\d{{1,10}})/{kernel}/release", _AnyRelease),
+        (r"/v1/admin/processes", _Processes),
+        (r"/v1/metrics", _Metrics),
         (r"/v1/admin/pause", _Pause),
     ]
     return web.Application(
@@ -239,18 +269,14 @@ class _Nothing(_Handler):
 class _Machine(_Handler):
     @_told
     async def get(self) -> None:
-        gpus, holdings = await self.desk.store.gpus()
-        rows = []
-        for gpu in gpus:
-            held = holdings.get(gpu.uuid, Holding())
-            rows.append({**gpu_to_json(gpu), **vars(held)})
+        gpus = await self.desk.gpus()
         administrator = await in_thread(self.desk.accounts.is_administrator, self.account.uid)
         self.answer(
             {
                 "version": __version__,
                 "simulation": self.desk.simulation,
                 "paused": self.desk.store.paused,
-                "gpus": rows,
+                "gpus": gpus,
                 "you": {
                     "uid": self.account.uid,
                     "user": self.account.user,
@@ -311,7 +337,11 @@ class _Share(_Handler):
 
     @_told
     async def delete(self, kernel_id: str) -> None:
-        done = await self.desk.store.release(self.account, self.kernel(kernel_id))
+        lives_on = self.get_query_argument("lives_on", "false")
+        if lives_on not in ("true", "false"):
+            self.refuse(400, "The parameter lives_on is true or false.")
+        server = self.peer.process if lives_on == "true" else None
+        done = await self.desk.store.release(self.account, self.kernel(kernel_id), server=server)
         self.answer({"released": done})
 
 
@@ -442,6 +472,12 @@ class _AllUsage(_Admin):
         self.answer(await self.desk.store.usage())
 
 
+class _Processes(_Admin):
+    @_told
+    async def get(self) -> None:
+        self.answer(self.desk.unshared())
+
+
 class _AnyShare(_Admin):
     @_told
     async def delete(self, uid: str, kernel_id: str) -> None:
@@ -456,6 +492,13 @@ class _AnyRelease(_Admin):
         await self.desk.store.ask_back(int(uid), self.kernel(kernel_id))
         _log.warning("%s asked back kernel %s of uid %s", self.account.user, kernel_id, uid)
         self.answer({"asked": True})
+
+
+class _Metrics(_Admin):
+    @_told
+    async def get(self) -> None:
+        self.set_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.finish(await self.desk.metrics())
 
 
 class _Pause(_Admin):

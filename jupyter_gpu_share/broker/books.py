@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from ..kernels._private import new_file
-from .account import Account, AccountError, Mode
+from .account import Account, AccountError, Figures, Mode, Subject
+from .given_back import GivenBack, Held
 from .limits import Use
 from .standing import Standing
 
@@ -28,16 +28,6 @@ _log = logging.getLogger(__name__)
 _FILE = "account.json"
 #: Days whose rows are kept.
 _DAYS = 400
-
-
-@dataclass(frozen=True)
-class Held:
-    """A share that is held now: whose it is, how much of GPUs, and whether it is used."""
-
-    user: str
-    groups: frozenset[str]
-    gpus: Fraction
-    idle: bool
 
 
 def _now() -> datetime:
@@ -54,17 +44,24 @@ class Books:
     ----------
     folder: the broker's own.
     window: for how long each share that was held is known by itself, for limits of hours.
+    most: kernels of one user whose share is given back, and that are counted.
     """
 
     def __init__(
-        self, folder: Path, window: timedelta, clock: Callable[[], datetime] = _now
+        self,
+        folder: Path,
+        window: timedelta,
+        clock: Callable[[], datetime] = _now,
+        most: int = 200,
     ) -> None:
         self._path = folder / _FILE
         self._window = window
         self._clock = clock
         self._account = Account(window)
         self._standing = Standing()
-        self._held: Mapping[str, Held] | None = None  # not known yet
+        #: Kernels that live on without their share.
+        self.given_back = GivenBack(most)
+        self._seen: dict[str, tuple[Mode, Held]] | None = None  # not known yet
         self._dirty = False
 
     def open(self) -> None:
@@ -85,26 +82,40 @@ class Books:
             self._standing = Standing.from_json(data["standing"])
         except (KeyError, ValueError):  # of a version before
             self._standing = Standing.of(self._account.used(), self._clock())
+        try:
+            self.given_back.read(data["given_back"])
+        except KeyError:  # of a version before
+            return
+        except ValueError as error:
+            _log.error("What is given back now is not counted: %s", error)
 
-    def see(self, held: Mapping[str, Held]) -> None:
-        """All shares that are held now, by kernel. What is as it was costs nothing."""
-        if held == self._held:
+    def see(self, held: Mapping[str, Held], waiting: Collection[str] = ()) -> None:
+        """All shares that are held now, by kernel. What is as it was costs nothing.
+
+        Parameters
+        ----------
+        waiting: kernels that wait for a share; they do not do without one.
+        """
+        self.given_back.remove(held.keys())
+        seen = {
+            name: (Mode.GIVEN_BACK, each)
+            for name, each in self.given_back.shares.items()
+            if name not in waiting
+        }
+        for name, each in held.items():
+            seen[name] = Mode.IDLE if each.idle else Mode.USED, each
+        if seen == self._seen:
             return
         now = self._clock()
-        before = self._account.open_kernels if self._held is None else self._held.keys()
-        for name in before - held.keys():
+        before = self._account.open_kernels if self._seen is None else self._seen.keys()
+        for name in before - seen.keys():
             self._account.end(name, now)
-        for name, each in held.items():
-            if self._held is None or self._held.get(name) != each:
+        for name, (mode, each) in seen.items():
+            if self._seen is None or self._seen.get(name) != (mode, each):
                 self._account.change(
-                    name,
-                    Mode.IDLE if each.idle else Mode.USED,
-                    now,
-                    user=each.user,
-                    groups=each.groups,
-                    gpus=each.gpus,
+                    name, mode, now, user=each.user, groups=each.groups, gpus=each.gpus
                 )
-        self._held, self._dirty = dict(held), True
+        self._seen, self._dirty = seen, True
         sums = dict.fromkeys(self._standing.holders, Fraction(0))
         for each in held.values():
             sums[each.user] = sums.get(each.user, Fraction(0)) + each.gpus
@@ -134,10 +145,16 @@ class Books:
                 "held": float(figures.held),
                 "used": float(figures.used),
                 "idle": float(figures.idle),
+                "given_back": float(figures.given_back),
             }
             for day, kind, name, figures in self._account.rows()
             if user is None or (kind, name) == ("user", user)
         ]
+
+    def totals(self) -> dict[Subject, Figures]:
+        """GPU-seconds of users and groups up to now, of days that are forgotten, too."""
+        self._account.settle(self._clock())
+        return self._account.totals()
 
     def save(self) -> None:
         """Write what has changed.
@@ -153,7 +170,11 @@ class Books:
         self._account.forget((now - timedelta(days=_DAYS)).date())
         partial = self._path.with_suffix(".part")
         with new_file(partial) as file:
-            saved = {**self._account.to_json(), "standing": self._standing.to_json(now)}
+            saved = {
+                **self._account.to_json(),
+                "standing": self._standing.to_json(now),
+                "given_back": self.given_back.to_json(),
+            }
             file.write(json.dumps(saved).encode())
             file.flush()
             os.fsync(file.fileno())

@@ -30,7 +30,7 @@ class BoundedServer(HTTPServer):
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         """Called by tornado with each connection."""
         try:
-            uid = uid_of(stream.socket)
+            uid = self.owner(stream)
         except OSError:
             stream.close()
             return
@@ -41,6 +41,15 @@ class BoundedServer(HTTPServer):
             return
         self._users[stream] = uid
         super().handle_stream(stream, address)
+
+    def owner(self, stream: IOStream) -> int:
+        """The user to whose bound a connection counts.
+
+        Raises
+        ------
+        OSError: it has ended.
+        """
+        return uid_of(stream.socket)
 
     def on_close(self, server_conn: Any) -> None:
         """Called by tornado when a connection has ended, whoever ended it."""

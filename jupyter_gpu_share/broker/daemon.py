@@ -10,16 +10,20 @@ import resource
 import signal
 import socket
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from traitlets import CaselessStrEnum, Float, Integer, List, Unicode, default
+from traitlets import Bool, CaselessStrEnum, Float, Integer, List, Unicode, default
 from traitlets.config import LoggingConfigurable
 
+from .._threads import in_thread
 from ..engines._presence import SIMULATE
+from ..engines.local._gpu import Gpu
 from ..engines.local._machine import Machine
+from ..engines.local._outsiders import Outsider
 from ..errors import EngineError, GpuShareError
 from ._ends import Ends
 from .api import MAX_BODY, Desk, application
@@ -28,7 +32,9 @@ from .connections import BoundedServer
 from .events import Events
 from .identity import Accounts
 from .limits import Limits, LimitsError
+from .metrics_port import MetricsPort, read_token
 from .store import Store
+from .unshared import LEAST_GRACE, Unshared
 
 __all__ = ["Broker"]
 
@@ -168,6 +174,70 @@ class Broker(LoggingConfigurable):
         """,
     )
 
+    charge_unshared = Bool(
+        False,
+        config=True,
+        help="""
+        Charge what processes use of GPUs without a share to the account of their users: it counts
+        for limits of ``gpu_hours`` and for who is next. Default False.
+
+        ::
+
+            c.Broker.charge_unshared = True
+        """,
+    )
+    end_unshared_after = Float(
+        None,
+        allow_none=True,
+        min=LEAST_GRACE,
+        config=True,
+        help="""
+        Seconds after which processes that use a GPU without a share are ended, which the log
+        announces. Root's are left alone, and so is what draws a picture. Default: None, never.
+
+        ::
+
+            c.Broker.end_unshared_after = 300
+        """,
+    )
+
+    metrics_port = Integer(
+        0,
+        min=0,
+        max=65535,
+        config=True,
+        help="""
+        Port of 127.0.0.1 on which Prometheus gets metrics, under ``/metrics``. Default 0: none.
+
+        ::
+
+            c.Broker.metrics_port = 9500
+        """,
+    )
+    metrics_by_user = Bool(
+        False,
+        config=True,
+        help="""
+        Have metrics name the users who held most. On a port that takes ``metrics_token_file``, as
+        every user of the machine can ask there. Default False.
+
+        ::
+
+            c.Broker.metrics_by_user = True
+        """,
+    )
+    metrics_token_file = Unicode(
+        config=True,
+        help="""
+        File with a token that Prometheus has to send for metrics, closed to everybody else.
+        Default: none, everybody gets them.
+
+        ::
+
+            c.Broker.metrics_token_file = "/etc/jupyter-gpu-share/metrics-token"
+        """,
+    )
+
     @default("simulate")
     def _simulate_default(self) -> str:
         return os.environ.get(SIMULATE, "")
@@ -186,12 +256,19 @@ class Broker(LoggingConfigurable):
             changed=self._watch,
         )
         self._machine = Machine(
-            self.store.at_ledger, self._room, lambda: self.simulate, self._simulated
+            self.store.at_ledger,
+            self._room,
+            lambda: self.simulate,
+            self._simulated,
+            self._see_unshared,
         )
+        grace = self.end_unshared_after
+        self.unshared = Unshared(self.accounts, None if grace is None else timedelta(seconds=grace))
         self._ends = Ends(self._look)
         self._looking = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._server: BoundedServer | None = None
+        self._metrics: MetricsPort | None = None
 
     def _simulated(self) -> Path:
         return Path(self.folder) / "simulated"
@@ -216,6 +293,12 @@ class Broker(LoggingConfigurable):
     async def start(self) -> None:
         """Begin to serve."""
         _more_descriptors()
+        token = read_token(self.metrics_token_file)
+        if self.metrics_by_user and self.metrics_port and not token:
+            raise EngineError(
+                "With c.Broker.metrics_by_user everybody on this machine could read on the port "
+                "what others use: name a c.Broker.metrics_token_file, or leave one of them out."
+            )
         listening = _handed() or _listen(Path(self.socket))
         try:
             await self.store.open()
@@ -226,7 +309,14 @@ class Broker(LoggingConfigurable):
         except BaseException:
             listening.close()
             raise
-        desk = Desk(self.store, self.events, self.accounts, found.simulation)
+        desk = Desk(
+            self.store,
+            self.events,
+            self.accounts,
+            found.simulation,
+            self.unshared.rows,
+            self.metrics_by_user,
+        )
         server = BoundedServer(
             application(desk),
             max_body_size=MAX_BODY,
@@ -238,6 +328,8 @@ class Broker(LoggingConfigurable):
         server.bounds = (self.connections_per_user, max(self.connections_per_user, 4096))
         server.add_socket(listening)
         self._server = server
+        if self.metrics_port:
+            self._metrics = MetricsPort(self.metrics_port, desk.metrics, token)
         self._tasks += [
             asyncio.create_task(self._machine.follow(), name="look at the GPUs"),
             asyncio.create_task(self._sweep(), name="look for the dead"),
@@ -250,6 +342,8 @@ class Broker(LoggingConfigurable):
         if self._server is not None:
             self._server.stop()
             await self._server.close_all_connections()
+        if self._metrics is not None:
+            await self._metrics.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -261,6 +355,11 @@ class Broker(LoggingConfigurable):
 
     def _look(self) -> None:
         self._looking.set()
+
+    async def _see_unshared(self, gpus: Sequence[Gpu], outsiders: Sequence[Outsider]) -> None:
+        await in_thread(self.unshared.see, outsiders)
+        if self.charge_unshared:
+            await self.store.charge(self.unshared.charges(gpus))
 
     def _room(self) -> None:
         """What others left of a GPU, or a new GPU, is room for who waits."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
 from ..engines.local._gpu import Gpu
 from ..size import Size
 
-__all__ = ["demand"]
+__all__ = ["demand", "whole"]
 
 #: Parts of the compute of a GPU that NVIDIA's MIG has.
 _MIG_PARTS = 7
+#: How many of them an instance has: the 2 of ``2g.20gb``, and of ``1c.2g.20gb``, a part of it.
+_GPU_PARTS = re.compile(r"(?:\d+c\.)?(\d+)g\.")
 
 
 def demand(size: Size, gpus: Sequence[Gpu]) -> tuple[Fraction, int]:
@@ -36,7 +39,13 @@ def _may_hold(size: Size, gpu: Gpu) -> bool:
     return gpu.profile is None
 
 
+def whole(gpu: Gpu) -> Fraction:
+    """A device in GPUs: an instance of MIG by its part of the compute."""
+    parts = _GPU_PARTS.match(gpu.profile or "")
+    return min(Fraction(1), Fraction(int(parts[1]), _MIG_PARTS)) if parts else Fraction(1)
+
+
 def _part(size: Size, gpu: Gpu) -> Fraction:
     if gpu.profile is not None:
-        return min(Fraction(1), Fraction(int(gpu.profile.partition("g.")[0]), _MIG_PARTS))
+        return whole(gpu)
     return size.fraction or Fraction(size.bytes_of(gpu.memory_bytes), gpu.memory_bytes)

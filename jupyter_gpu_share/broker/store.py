@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -28,15 +26,19 @@ from ..engines.local._wire import claim_to_json
 from ..errors import GpuShareError, LedgerError
 from ..kernels.reclaim import chosen
 from ..size import Size
-from .books import Books, Held
+from ._ends import kill
+from .account import Figures, Subject
+from .books import Books
 from .claim import Claim as LimitedClaim
 from .demand import demand
 from .events import Events
+from .given_back import Held
 from .identity import Account, Accounts
 from .limits import Limits
 from .order import PATIENCE
 from .orders import PAUSED, Orders
 from .ranked import RankedLedger
+from .waits import Waits
 
 __all__ = ["NoClaim", "Refused", "Store"]
 
@@ -97,9 +99,13 @@ class Store:
         window = limits.longest_window if limits is not None else timedelta(0)
         self._clock = clock
         self._patience = patience
-        self._books = Books(folder, window, clock)
+        self._books = Books(folder, window, clock, most=claims_per_user)
         self._orders = Orders(folder)
         self._counted: dict[str, tuple[Claim, Held]] = {}
+        #: What processes without a share are charged for.
+        self._charged: Mapping[str, Held] = {}
+        #: Of kernels whose share is given back.
+        self._servers: frozenset[Holder] = frozenset()
         self._accounts = accounts or Accounts()
         self._changed = changed
         # One thread: the ledger's connection belongs to it. What is checked there before a claim
@@ -110,6 +116,8 @@ class Store:
         #: arrival. Looking them up again for each request would cost more than the request.
         self._claims: Sequence[Claim] = ()
         self._told: dict[str, dict[str, Any]] = {}
+        #: How long everybody waited since the broker began.
+        self.waits = Waits()
         self._idle: dict[tuple[int, Holder], _Idle] = {}
         #: Who holds claims: servers and kernels, for whoever watches over their ends.
         self.processes: frozenset[Holder] = frozenset()
@@ -284,10 +292,27 @@ class Store:
 
         await self.at_ledger(work)
 
-    async def release(self, account: Account, kernel_id: str) -> bool:
-        """Give a share back, or leave the queue. False where there was neither."""
+    async def release(
+        self, account: Account, kernel_id: str, *, server: Holder | None = None
+    ) -> bool:
+        """Give a share back, or leave the queue. False where there was neither.
+
+        Parameters
+        ----------
+        server: where the kernel lives on without its share, its server; it is counted then.
+        """
         key = _key(account.uid, kernel_id)
-        return await self.at_ledger(lambda ledger: ledger.release(key))
+
+        def work(ledger: Ledger) -> bool:
+            _, held = self._counted.get(key, (None, None))
+            if server is not None and held is not None:
+                self._books.given_back.add(key, held, server)
+            elif server is None and self._find(key) is None:
+                # Who leaves the queue is again where they were before.
+                self._books.given_back.remove([key])
+            return ledger.release(key)
+
+        return await self.at_ledger(work)
 
     async def own(self, account: Account) -> list[dict[str, Any]]:
         """The user's claims, in the order of arrival."""
@@ -416,9 +441,10 @@ class Store:
             if claim is None:
                 raise NoClaim(f"User {uid} has no kernel {kernel_id} with a claim.")
             if claim.kernel is not None:
-                _kill(claim.kernel)
+                kill(claim.kernel)
             for pid in carriers(claim.token):
-                _kill(Holder.of(pid))
+                kill(Holder.of(pid))
+            self._books.given_back.remove([key])
             ledger.release(key)
 
         await self.at_ledger(work)
@@ -428,12 +454,26 @@ class Store:
         user = account.user if account is not None else None
         return await self._look(lambda ledger: self._books.rows(user))
 
+    async def totals(self) -> dict[Subject, Figures]:
+        """GPU-seconds of all users and groups, which only grow."""
+        return await self._look(lambda ledger: self._books.totals())
+
+    async def charge(self, charged: Mapping[str, Held]) -> None:
+        """What is used without a share, and goes to the account, by names that no kernel has."""
+
+        def work(ledger: Ledger) -> None:
+            self._charged = charged
+            self._count(ledger, self._claims)
+
+        await self._look(work)
+
     async def sweep(self) -> None:
         """Free what the dead held, and save the account."""
 
         def work(ledger: Ledger) -> None:
             if ledger.has_dead():
                 ledger.sweep()
+            self._books.given_back.sweep()
             self._save()
 
         await self.at_ledger(work)
@@ -472,7 +512,10 @@ class Store:
                 gpus = {gpu.uuid: gpu for gpu in ledger.gpus()} if gpus is None else gpus
                 held = self._held(claim, gpus, idle=name in idle)
             self._counted[name] = claim, held
-        self._books.see({name: held for name, (_, held) in self._counted.items()})
+        waiting = {claim.kernel_id for claim in claims if not claim.held}
+        own = {name: held for name, (_, held) in self._counted.items()}
+        self._books.see({**self._charged, **own}, waiting)
+        self._servers = self._books.given_back.servers
 
     def _held(self, claim: Claim, gpus: Mapping[str, Gpu], *, idle: bool) -> Held:
         owner = self._accounts.of(uid_of_claim(claim))
@@ -498,6 +541,7 @@ class Store:
 
     def _tell(self, claims: Sequence[Claim]) -> None:
         """Publish what is new since this was last called."""
+        self.waits.see(claims)
         now = {claim.kernel_id: claim_to_json(claim, kernel_of(claim)) for claim in claims}
         waited = {key for key, row in self._told.items() if row["state"] == "waiting"}
         if any(row["state"] == "waiting" and key not in waited for key, row in now.items()):
@@ -512,6 +556,7 @@ class Store:
         self._orders.keep(now)
         processes = {claim.holder for claim in claims}
         processes |= {claim.kernel for claim in claims if claim.kernel is not None}
+        processes |= self._servers
         if processes != self.processes:
             self.processes = frozenset(processes)
             self._changed()
@@ -546,14 +591,3 @@ def _make_private(folder: Path) -> None:
         )
     if info.st_mode & 0o077:
         folder.chmod(0o700)
-
-
-def _kill(process: Holder) -> None:
-    """Kill this very process: by a descriptor, as its number may be another's at any time."""
-    with suppress(OSError):
-        descriptor = os.pidfd_open(process.pid)
-        try:
-            if process.alive:
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        finally:
-            os.close(descriptor)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GpuShareError, NoGpuError
 from ._brokers import ask_broker
 from ._servers import aside, ask, running_servers
-from ._tables import allocations_table, gpus_table
+from ._tables import allocations_table, gpus_table, processes_table
 
 if TYPE_CHECKING:
     from ..engines.base import Capacity
@@ -22,12 +22,14 @@ class Listing:
     Attributes
     ----------
     rows: allocations as the contract has them.
+    processes: those that use a GPU without a share, as the broker tells them.
     notes: what could not be found out.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     gpus: list[Capacity] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    processes: list[dict[str, Any]] = field(default_factory=list)
 
 
 async def collect(runtime: Runtime) -> Listing:
@@ -59,9 +61,11 @@ async def collect_all() -> Listing:
     from ..engines.local import everybody
 
     without = "nobody knows the kernels of all users"
-    rows, machine = await ask_broker(without, "/v1/admin/shares", "/v1/machine")
+    rows, machine, processes = await ask_broker(
+        without, "/v1/admin/shares", "/v1/machine", "/v1/admin/processes"
+    )
     allocations, gpus = everybody(rows, machine["gpus"])
-    return Listing([row.to_json() for row in allocations], gpus)
+    return Listing([row.to_json() for row in allocations], gpus, processes=processes)
 
 
 def draw(found: Listing) -> str:
@@ -73,4 +77,6 @@ def draw(found: Listing) -> str:
         parts.append("No kernel has a share of a GPU.")
     if found.gpus:
         parts += ["", gpus_table(found.gpus)]
+    if found.processes:
+        parts += ["", "Without a share:", processes_table(found.processes, found.gpus)]
     return "\n".join([*parts, *found.notes])

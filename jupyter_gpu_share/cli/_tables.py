@@ -80,6 +80,32 @@ def gpus_table(gpus: Sequence[Capacity], width: int | None = None) -> str:
     return table(header, lines, width)
 
 
+def processes_table(
+    rows: Sequence[Mapping[str, Any]], gpus: Sequence[Capacity] = (), width: int | None = None
+) -> str:
+    """Processes that use a GPU without a share, a line for each of their GPUs.
+
+    Parameters
+    ----------
+    rows: as the broker's API has them.
+    gpus: as for :func:`allocations_table`.
+    """
+    names = _numbers(gpus)
+    lines = [
+        [
+            str(row["pid"]),
+            row["user"],
+            names.get(uuid, uuid),
+            format_bytes(used) if used is not None else "-",
+            row["since"][:16].replace("T", " "),
+            row["command"],
+        ]
+        for row in rows
+        for uuid, used in row["used_bytes"].items()
+    ]
+    return table(["PROCESS", "USER", "GPU", "IN USE", "SEEN SINCE (UTC)", "COMMAND"], lines, width)
+
+
 def sizes_table(
     rows: Sequence[Mapping[str, Any]], gpus: Sequence[Capacity] = (), width: int | None = None
 ) -> str:

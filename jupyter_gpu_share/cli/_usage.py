@@ -36,11 +36,15 @@ def in_table(rows: Rows) -> str:
         [row["day"], f"{row['of']} {row['name']}", *(_hours(row[key]) for key in _AMOUNTS)]
         for row in rows
     ]
-    header = ["DAY (UTC)", "OF", *(f"{key.upper()} (GPU-HOURS)" for key in _AMOUNTS)]
+    header = ["DAY (UTC)", "OF", *(f"{_words(key).upper()} (GPU-HOURS)" for key in _AMOUNTS)]
     return table(header, lines) + "\n"
 
 
-_AMOUNTS = ("held", "used", "idle")
+_AMOUNTS = ("held", "used", "idle", "given_back")
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
 def _hours(seconds: float) -> str:
@@ -57,8 +61,8 @@ def in_csv(rows: Rows) -> str:
             date.fromisoformat(row["day"]),
             row["of"],
             row["name"],
-            Figures(Fraction(row["used"]), Fraction(row["idle"])),
+            Figures(*(Fraction(row[key]) for key in ("used", "idle", "given_back"))),
         )
         for row in rows
     ]
-    return csv_text(counted, _AMOUNTS)
+    return csv_text(counted)

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ __all__ = [
     "boot_id",
     "carriers",
     "carriers_of",
+    "carries_any",
     "sweep_folders",
     "this_boot",
     "this_process",
@@ -104,14 +105,29 @@ def carriers_of(tokens: Collection[str]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {token: [] for token in tokens}
     if not found:
         return found
-    marks = {f"{CLAIM_VARIABLE}={token}".encode(): token for token in tokens}
+    marks = _marks(tokens)
     for entry in _PROC.glob("[0-9]*"):
-        carried = {marks[mark] for mark in marks.keys() & _environment(entry)}
-        carried |= found.keys() & _groups(entry)
+        carried = _carried(entry, marks)
         if carried and _start_time(int(entry.name)):
             for token in carried:
                 found[token].append(int(entry.name))
     return found
+
+
+def carries_any(pids: Collection[int], tokens: Collection[str]) -> set[int]:
+    """Those of some processes that were started under one of the claims; see :func:`carriers`."""
+    marks = _marks(tokens)
+    return {pid for pid in pids if _carried(_PROC / str(pid), marks)}
+
+
+def _marks(tokens: Collection[str]) -> dict[bytes, str]:
+    return {f"{CLAIM_VARIABLE}={token}".encode(): token for token in tokens}
+
+
+def _carried(process: Path, marks: Mapping[bytes, str]) -> set[str]:
+    """The claims that a process carries, of those whose marks are given."""
+    carried = {marks[mark] for mark in marks.keys() & _environment(process)}
+    return carried | (set(marks.values()) & _groups(process))
 
 
 def _environment(process: Path) -> set[bytes]:

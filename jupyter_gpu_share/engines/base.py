@@ -335,6 +335,14 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         Idempotent; called after every end, however it came about.
         """
 
+    async def put_away(self, kernel_id: str) -> None:
+        """End the process of a kernel whose notebook goes on, and give its share back.
+
+        Called where the variables are kept for a wake, or are not wanted. :meth:`stop` is called
+        when that kernel ends.
+        """
+        await self.stop(kernel_id)
+
     @abstractmethod
     async def usage(self, busy: frozenset[str]) -> dict[str, Usage]:
         """Readings of the kernels that this process started, by kernel id.

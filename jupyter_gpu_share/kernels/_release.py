@@ -173,7 +173,7 @@ async def part(
 
 async def _end(context: WorkContext) -> None:
     await relayed(context.relay.detach())
-    await context.engine.stop(context.kernel_id)
+    await context.engine.put_away(context.kernel_id)
 
 
 async def wake(context: WorkContext, away: Running, report: Report) -> Running:

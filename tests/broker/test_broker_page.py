@@ -89,22 +89,48 @@ def test_it_shows_what_is_held_who_waits_and_what_was_held() -> None:
         held_since=None,
     )
     days = [
-        {"day": day, "of": "user", "name": "ann", "held": held, "used": held, "idle": 0.0}
+        {
+            "day": day,
+            "of": "user",
+            "name": "ann",
+            "held": held,
+            "used": held,
+            "idle": 0.0,
+            "given_back": 900.0,
+        }
         for day, held in (("2026-03-01", 3600.0), ("2026-02-23", 1800.0), ("2026-02-22", 9e9))
     ]
     seen = Seen(document(view(share("a", idle_seconds=200.0), waiting, usage=days)))
     assert re.search(r"ann +a\.ipynb +1/2 +40 GiB +10:00 +3 min", seen.text)
     assert re.search(r"3 +ann +w\.ipynb +1/2 +It needs 40 GiB\.", seen.text)
     assert re.search(r"A100 +80 GiB +40 GiB +3 GiB +1", seen.text)
-    assert re.search(r"user ann +1\.50 +1\.50 +0\.00", seen.text), "the last seven days"
+    assert re.search(r"user ann +1\.50 +1\.50 +0\.00 +0\.50", seen.text), "the last seven days"
     older = Seen(document(view(share("a", held_since=(NOON - timedelta(days=3)).isoformat()))))
     assert "26 Feb 12:00" in older.text
+
+
+def test_processes_without_a_share_are_shown_to_administrators() -> None:
+    process = {
+        "pid": 4711,
+        "uid": 7,
+        "user": "bob",
+        "command": HOSTILE,
+        "used_bytes": {"GPU-1": 2**30, "GPU-2": None},
+        "since": (NOON - timedelta(minutes=5)).isoformat(),
+    }
+    seen = Seen(document(view(processes=[process])))
+    assert re.search(r"bob +4711 +.*script.* +1 GiB +11:55", seen.text)
+    assert not seen.tags() & {"script", "img"}
+    untold = {**process, "used_bytes": {"GPU-1": None}}
+    assert re.search(r"4711 +.* - +11:55", Seen(document(view(processes=[untold]))).text)
+    assert "Processes" not in document(view(administrator=False))
 
 
 def test_what_users_name_is_text() -> None:
     info = {"user": HOSTILE, "uid": 7, "path": HOSTILE}
     bad = share(HOSTILE, info=info, size=HOSTILE)
-    row = {"day": "2026-03-01", "of": "group", "name": HOSTILE, "held": 1.0, "used": 1, "idle": 0}
+    row = {"day": "2026-03-01", "of": "group", "name": HOSTILE}
+    row |= dict.fromkeys(("held", "used", "idle", "given_back"), 1.0)
     waiting = {**bad, "state": "waiting", "reason": HOSTILE}
     text = document(view(bad, waiting, usage=[row], notice=HOSTILE))
     plain = Seen(document(view(share("a"), {**share("b"), "state": "waiting"}, usage=[row])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
@@ -14,8 +15,11 @@ import pytest
 from broker_users import ANN, BOB, RunningBroker, User, user
 from servers import until
 
-from jupyter_gpu_share.broker.books import Books, Held
+from jupyter_gpu_share.broker.books import Books
+from jupyter_gpu_share.broker.client import BrokerClient
+from jupyter_gpu_share.broker.given_back import GivenBack, Held
 from jupyter_gpu_share.cli import main
+from jupyter_gpu_share.engines._processes import Holder, boot_id, this_process
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 HALF = Held("ann", frozenset({"staff"}), Fraction(1, 2), idle=False)
@@ -56,10 +60,84 @@ def test_what_is_held_is_counted_until_it_goes_back(tmp_path: Path) -> None:
     clock.wait(1000)
     assert amounts(made, "ann") == amounts(made, "staff") == [(30.0, 10.0)]
     assert made.rows("ann") == [
-        {"day": "2026-03-01", "of": "user", "name": "ann", "held": 40.0, "used": 30.0, "idle": 10.0}
+        {
+            "day": "2026-03-01",
+            "of": "user",
+            "name": "ann",
+            "held": 40.0,
+            "used": 30.0,
+            "idle": 10.0,
+            "given_back": 0.0,
+        }
     ]
     assert made.rows("bob") == []
     assert sum(use.gpus * (use.end - use.begin).seconds for use in made.used() if use.end) == 40
+
+
+def given_back(made: Books) -> float:
+    """GPU-seconds of all days that ann's kernels did without."""
+    return sum(row["given_back"] for row in made.rows("ann"))
+
+
+def test_what_is_given_back_is_counted_until_the_wake_is_asked_for(tmp_path: Path) -> None:
+    clock = Clock()
+    made = books(tmp_path, clock)
+    made.see({"k": HALF})
+    clock.wait(10)
+    made.given_back.add("k", HALF, this_process())
+    made.see({})
+    clock.wait(60)
+    made.see({}, waiting=["k"])
+    clock.wait(1000)
+    made.see({})  # it has left the queue
+    clock.wait(4)
+    made.see({"k": HALF})
+    clock.wait(6)
+    made.see({})  # it has ended
+    clock.wait(1000)
+    assert (amounts(made, "ann"), given_back(made)) == ([(8.0, 0.0)], 32.0)
+
+
+def test_what_is_given_back_outlives_the_broker_but_not_its_server(tmp_path: Path) -> None:
+    clock = Clock()
+    made = books(tmp_path, clock)
+    with subprocess.Popen(["sleep", "1000"]) as server:
+        made.given_back.add("goes", HALF, Holder.of(server.pid))
+        made.given_back.add("stays", HALF, this_process())
+        made.see({})
+        made.save()
+        server.kill()
+    clock.wait(10)
+    again = books(tmp_path, clock)
+    again.see({})
+    clock.wait(20)
+    assert given_back(again) == (10 + 30) / 2
+    assert again.given_back.servers == {this_process()}
+
+
+def test_kernels_of_an_earlier_boot_are_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = GivenBack(1)
+    before.add("k", HALF, this_process())
+    saved = before.to_json()
+    monkeypatch.setattr("jupyter_gpu_share.broker.given_back.boot_id", lambda: "another")
+    after = GivenBack(1)
+    after.read(saved)
+    assert not after.shares
+
+
+@pytest.mark.parametrize("content", [None, {}, {"kernels": [[]]}, {"kernels": [[1, 2, 3]]}])
+def test_a_record_of_what_is_given_back_that_cannot_be_read_is_refused(content: Any) -> None:
+    data = {"boot": boot_id(), **content} if content is not None else content
+    with pytest.raises(ValueError, match="no record"):
+        GivenBack(1).read(data)
+
+
+def test_one_user_has_so_many_kernels_given_back_and_no_more() -> None:
+    known = GivenBack(2)
+    for name in ("a", "b", "c", "a"):
+        known.add(name, HALF, this_process())
+    known.add("d", Held("bob", frozenset(), Fraction(1), idle=False), this_process())
+    assert known.shares.keys() == {"a", "b", "d"}
 
 
 @pytest.mark.parametrize("orderly", [True, False])
@@ -136,9 +214,42 @@ def test_everybody_sees_their_own_and_an_administrator_all(
     rows = json.loads(printed(capsys, "usage", "--all", "--json"))
     assert {row["name"] for row in rows} == {f"uid {ANN}", f"uid {BOB}"}
     lines = printed(capsys, "usage", "--all", "--csv").splitlines()
-    assert lines[0] == "day,of,name,held,used,idle"
+    assert lines[0] == "day,of,name,held,used,idle,given_back"
     assert len(lines) == 3
     assert printed(capsys, "usage") == "Nothing was held yet.\n"
+
+
+def test_a_kernel_that_lives_on_without_its_share_is_counted(
+    broker: RunningBroker, ann: User
+) -> None:
+    def amount() -> float:
+        return sum(row["given_back"] for row in ann.ok("GET", "/v1/usage"))
+
+    assert ann.ask("DELETE", "/v1/shares/a?lives_on=perhaps")[0] == 400
+    ann.claim("a", "1")
+    for _ in range(2):  # the first answer was lost
+        ann.ok("DELETE", "/v1/shares/a?lives_on=true")
+    until(lambda: amount() > 0, "it is counted")
+    broker.kill(signal.SIGTERM)
+    broker.start()
+    before = amount()
+    until(lambda: amount() > before, "it goes on after a restart")
+    ann.ok("DELETE", "/v1/shares/a")
+    ended = amount()
+    ann.claim("other", "1")
+    until(lambda: held(ann) > 0.1, "time goes by")
+    assert amount() == ended
+    with user(BOB, broker.socket) as bob:
+        ann.ok("DELETE", "/v1/shares/other?lives_on=true")
+        until(lambda: amount() > ended, "it is counted")
+        ann.kill()
+        root = BrokerClient(broker.socket)
+        bob.claim("b", "1")
+        count: Callable[[], float] = lambda: sum(  # noqa: E731
+            row["given_back"] for row in root.ask("GET", "/v1/admin/usage")
+        )
+        until(lambda: count() == count(), "its server's end is seen")
+        root.close()
 
 
 def printed(capsys: Any, *words: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from broker_users import ANN, RunningBroker, User
-from servers import run_server, stop_server
+from servers import run_server, stop_server, until
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.broker.client import BROKER, DEFAULT_SOCKET, BrokerClient
@@ -30,6 +30,7 @@ def test_a_server_finds_the_broker_and_needs_no_setting(
     monkeypatch.delenv("JUPYTER_DEFAULT_PROVISIONER_NAME", raising=False)
     ann.claim("hers", "1/2")
     server = run_server(tmp_path, simulate="")
+    root = BrokerClient(broker.socket)
     try:
         kernel = server.start_kernel("1/4")
         row = server.wait_for(kernel, "active")
@@ -40,11 +41,17 @@ def test_a_server_finds_the_broker_and_needs_no_setting(
         assert gpu["free_bytes"] == 20 * 2**30
         server.ok(f"gpu-share/allocations/{kernel}/release", "POST", {"lose_variables": True})
         assert ann.claim("more", "1/2")["state"] == "held"
+        until(lambda: given_back(root) > 0, "its notebook goes on")
     finally:
         stop_server(server)
-    root = BrokerClient(broker.socket)
     assert {row["kernel_id"] for row in root.ask("GET", "/v1/admin/shares")} == {"hers", "more"}
+    assert given_back(root) == given_back(root), "it has ended"
     root.close()
+
+
+def given_back(root: BrokerClient) -> float:
+    """GPU-seconds of root's kernels."""
+    return sum(row["given_back"] for row in root.ask("GET", "/v1/usage"))
 
 
 def test_root_lists_the_kernels_of_all_users(

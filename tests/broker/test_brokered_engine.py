@@ -108,6 +108,37 @@ async def test_a_share_changes_goes_and_comes_back(engine: LocalEngine, ann: Use
     assert share.devices == first.share.devices
 
 
+async def test_what_a_kernel_does_without_is_counted_until_it_holds_it_or_ends(
+    engine: LocalEngine, broker: RunningBroker
+) -> None:
+    async def goes_on() -> bool:
+        before = given_back(broker)
+        return given_back(broker) > before
+
+    await running(engine, "a", "1/4")
+    assert not await goes_on()
+    await engine.put_away("a")
+    await eventually(goes_on, "its notebook goes on")
+    await running(engine, "a", "1/4")
+    assert not await goes_on()
+    await engine.give_back("a")
+    await eventually(goes_on, "its process goes on")
+    await engine.take_back("a", lambda news: None)
+    assert not await goes_on()
+    await engine.give_back("a")
+    await engine.stop("a")
+    assert not await goes_on()
+
+
+def given_back(broker: RunningBroker) -> float:
+    """GPU-seconds that kernels did without."""
+    root = BrokerClient(broker.socket)
+    try:
+        return sum(row["given_back"] for row in root.ask("GET", "/v1/usage"))
+    finally:
+        root.close()
+
+
 async def test_while_the_broker_is_away_what_runs_goes_on_and_what_starts_waits(
     engine: LocalEngine, broker: RunningBroker, ann: User
 ) -> None:

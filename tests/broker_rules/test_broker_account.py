@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.parser import text_string_to_metric_families
 
 from jupyter_gpu_share.broker.account import Account, AccountError, Figures, Mode
-from jupyter_gpu_share.broker.account_text import COLUMNS, csv_text, prometheus_text
+from jupyter_gpu_share.broker.account_text import COLUMNS, csv_text
 
 START = datetime(2026, 11, 23, 23, 0, tzinfo=timezone.utc)
 MONDAY, TUESDAY = date(2026, 11, 23), date(2026, 11, 24)
@@ -199,24 +198,3 @@ def test_a_table_that_opens_with_any_names() -> None:
     assert tuple(rows[0]) == COLUMNS
     assert [row[2] for row in rows[1:]] == ["g", "'=cmd()", 'a,"b"\n\\', "bob"]
     assert rows[1][3:] == ["15.000", "15.000", "0.000", "0.000"]
-
-
-def samples(text: str) -> dict[tuple[str, ...], float]:
-    return {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def test_metrics_name_users_only_if_wanted() -> None:
-    text = prometheus_text(hostile())
-    assert "bob" not in text
-    name = "jupyter_gpu_share_gpu_seconds_total"
-    assert samples(text)[name, "used"] == 15.0
-    found = samples(prometheus_text(hostile(), by_user=True))
-    by_name = "jupyter_gpu_share_gpu_seconds_by_name_total"
-    assert found[by_name, "bob", "used"] == 5.0
-    assert found[by_name, 'a,"b"\n\\', "used"] == 5.0
-    assert found[by_name, "g", "used"] == 15.0
-    assert found[name, "used"] == 15.0, "groups are not counted besides"

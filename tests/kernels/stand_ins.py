@@ -67,7 +67,7 @@ class FakeEngine:
         self.held = False
         self.ended: asyncio.Event | None = None
         self.signals: list[int] = []
-        self.stops = 0
+        self.stops = self.put_aways = 0
 
     async def start(self, request: KernelRequest, report: Any) -> Running:
         self.held = True
@@ -86,6 +86,10 @@ class FakeEngine:
         if self.ended is not None:
             self.ended.set()
         self.held = self.held and keep_share
+
+    async def put_away(self, kernel_id: str) -> None:
+        self.put_aways += 1
+        await self.stop(kernel_id)
 
     async def wait(self, kernel_id: str) -> Exit:
         assert self.ended is not None

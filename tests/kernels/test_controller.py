@@ -61,6 +61,17 @@ async def test_a_stop_saves_what_waits_for_its_share_with_its_process() -> None:
         assert made.engine.signals == []
 
 
+async def test_a_kernel_whose_variables_are_saved_is_put_away_not_just_ended() -> None:
+    async with bench() as made:
+        made.keeper.kept = Kept("snapshot", ())
+        await made.launch()
+        await made.controller.release(lose_variables=False)
+        assert made.shown.share is None
+        assert made.engine.put_aways == 1
+        await made.controller.close()
+        assert made.engine.put_aways == 1
+
+
 async def test_a_share_that_went_back_is_not_shown_when_a_cell_waits_already() -> None:
     async with bench() as made:
         await made.launch()

@@ -15,6 +15,7 @@ __all__ = ["STYLE", "View", "document"]
 
 #: Days of the table of GPU-hours.
 _DAYS = 7
+_AMOUNTS = ("held", "used", "idle", "given_back")
 
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif;
@@ -42,6 +43,7 @@ class View:
     ----------
     machine, shares, usage: as the broker's routes ``machine``, ``details`` (an administrator:
         ``admin/shares``) and ``usage`` have them.
+    processes: as the route ``admin/processes`` has them; empty for who is no administrator.
     now: with a time zone, in which moments are shown.
     proof: what a form has to send, so that no other page can send it.
     notice: what became of the last thing that was asked.
@@ -53,6 +55,7 @@ class View:
     now: datetime
     proof: str
     notice: str = ""
+    processes: Sequence[Mapping[str, Any]] = ()
 
     @property
     def administrator(self) -> bool:
@@ -72,6 +75,7 @@ def document(view: View) -> str:
         _held(view),
         _waiting(view),
         _gpus(view),
+        _unshared(view),
         _hours(view),
     ]
     return (
@@ -145,13 +149,32 @@ def _gpus(view: View) -> str:
     return _table("GPUs", heads, rows, "There is no GPU.")
 
 
+def _unshared(view: View) -> str:
+    if not view.administrator:
+        return ""
+    rows = []
+    for process in view.processes:
+        used = [amount for amount in process["used_bytes"].values() if amount is not None]
+        rows.append(
+            [
+                _cell(process["user"]),
+                _number(str(process["pid"])),
+                f'<td class="free">{_text(process["command"])}</td>',
+                _number(format_bytes(sum(used)) if used else "-"),
+                _cell(_since(process["since"], view.now)),
+            ]
+        )
+    heads = ["User", "#Process", "Command", "#Memory", "Seen since"]
+    return _table("Processes without a share", heads, rows, "None.")
+
+
 def _hours(view: View) -> str:
     first = view.now.astimezone(timezone.utc).date() - timedelta(days=_DAYS - 1)
     sums: dict[tuple[str, str], list[float]] = {}
     for row in view.usage:
         if date.fromisoformat(row["day"]) >= first:
-            known = sums.setdefault((row["of"], row["name"]), [0.0, 0.0, 0.0])
-            for n, key in enumerate(("held", "used", "idle")):
+            known = sums.setdefault((row["of"], row["name"]), [0.0] * len(_AMOUNTS))
+            for n, key in enumerate(_AMOUNTS):
                 known[n] += row[key] / 3600
     order = sorted(sums.items(), key=lambda item: (item[0][0] != "user", -item[1][0], item[0][1]))
     rows = [
@@ -162,7 +185,8 @@ def _hours(view: View) -> str:
         for (kind, name), figures in order
     ]
     title = f"GPU-hours of the last {_DAYS} days, in UTC"
-    return _table(title, ["Of", "#Held", "#Used", "#Idle"], rows, "Nothing was held.")
+    heads = ["Of", "#Held", "#Used", "#Idle", "#Given back"]
+    return _table(title, heads, rows, "Nothing was held.")
 
 
 # -- parts ---------------------------------------------------------------------------------------

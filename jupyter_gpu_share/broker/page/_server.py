@@ -148,13 +148,13 @@ class _Handler(web.RequestHandler):
     async def show(self, notice: str = "", status: int = 200) -> None:
         """Answer with the page as it is now."""
         try:
-            machine, shares, usage = await in_thread(_look, self.broker)
+            machine, shares, usage, processes = await in_thread(_look, self.broker)
         except GpuShareError as error:
             self.refuse(503, str(error))
             return
         now = datetime.now().astimezone()
         self.set_status(status)
-        view = View(machine, shares, usage, now, self.own.proof, notice)
+        view = View(machine, shares, usage, now, self.own.proof, notice, processes)
         self.finish(document(view))
 
 
@@ -221,13 +221,14 @@ def _is_plain(kernel: str) -> bool:
     return kernel.isascii() and all(each.isalnum() or each in "_.:-" for each in kernel)
 
 
-def _look(broker: Path) -> tuple[Any, Any, Any]:
+def _look(broker: Path) -> tuple[Any, Any, Any, Any]:
     with closing(BrokerClient(broker)) as client:
         machine = client.ask("GET", "/v1/machine")
         everybody = machine["you"]["administrator"]
         shares = client.ask("GET", "/v1/admin/shares" if everybody else "/v1/details")
         usage = client.ask("GET", "/v1/admin/usage" if everybody else "/v1/usage")
-        return machine, shares, usage
+        processes = client.ask("GET", "/v1/admin/processes") if everybody else ()
+        return machine, shares, usage, processes
 
 
 def _ask(broker: Path, method: str, path: str, body: Any) -> None:

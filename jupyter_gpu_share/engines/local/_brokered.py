@@ -222,9 +222,21 @@ class BrokeredLedger:
         ------
         BrokerAway: ask again.
         """
+        return self._release(kernel_id, _path(kernel_id))
+
+    def give_back(self, kernel_id: str) -> bool:
+        """Release the share of a kernel that lives on without it, which the broker counts.
+
+        Raises
+        ------
+        BrokerAway: ask again.
+        """
+        return self._release(kernel_id, f"{_path(kernel_id)}?lives_on=true")
+
+    def _release(self, kernel_id: str, path: str) -> bool:
         self._asked.pop(kernel_id, None)
         self._owed.pop(kernel_id, None)
-        return bool(self._client.ask("DELETE", _path(kernel_id))["released"])
+        return bool(self._client.ask("DELETE", path)["released"])
 
     def claims(self) -> list[Claim]:
         """The claims of this user, in the order of arrival."""

@@ -203,20 +203,33 @@ class LocalEngine(LocalSettings):
 
     async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
         """See :meth:`Engine.stop <jupyter_gpu_share.engines.base.Engine.stop>`."""
+        await self._end_process(kernel_id)
+        if keep_share:
+            if kernel_id in self._kernels:
+                await self._kernels[kernel_id].wall.tear_down()
+            return
+        await self._let_go(kernel_id, lives_on=False)
+
+    async def put_away(self, kernel_id: str) -> None:
+        """See :meth:`Engine.put_away <jupyter_gpu_share.engines.base.Engine.put_away>`."""
+        await self._end_process(kernel_id)
+        await self._let_go(kernel_id, lives_on=True)
+
+    async def _end_process(self, kernel_id: str) -> None:
         kernel = self._kernels.get(kernel_id)
         if kernel is not None and kernel.process is not None:
             await kernel.process.end()
             kernel.process = None
-        if keep_share:
-            if kernel is not None:
-                await kernel.wall.tear_down()
-            return
-        self._kernels.pop(kernel_id, None)
+
+    async def _let_go(self, kernel_id: str, *, lives_on: bool) -> None:
+        """Give back what a kernel without a process has."""
+        kernel = self._kernels.pop(kernel_id, None)
         if kernel is not None and kernel.token:
             # What the kernel left running would go on using the GPU without a share.
             await self._leftovers.end(kernel.token)
         if self._ledger is not None:
-            await self._returns.give(kernel_id, kernel.wall if kernel is not None else None)
+            wall = kernel.wall if kernel is not None else None
+            await self._returns.give(kernel_id, wall, lives_on=lives_on)
 
     async def note_path(self, kernel_id: str, path: str | None) -> None:
         """See :meth:`Engine.note_path <jupyter_gpu_share.engines.base.Engine.note_path>`."""
@@ -240,7 +253,7 @@ class LocalEngine(LocalSettings):
         kernel = self._kernels.get(kernel_id)
         if kernel is not None:
             await kernel.wall.close(kernel.share)
-        await self._at_ledger(lambda ledger: ledger.release(kernel_id))
+        await self._at_ledger(lambda ledger: ledger.give_back(kernel_id))
         if kernel is not None:
             kernel.lent = True
         self._watcher.look()
@@ -263,7 +276,7 @@ class LocalEngine(LocalSettings):
             await kernel.wall.move(kernel.share)
             await self._record(kernel)
         except BaseException:
-            await to_the_end(self._returns.give(kernel_id))
+            await to_the_end(self._returns.give(kernel_id, lives_on=True))
             raise
         kernel.lent = False
         return kernel.share

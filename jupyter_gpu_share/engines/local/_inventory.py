@@ -16,7 +16,7 @@ from ._contexts import measured_contexts
 from ._gpu import Gpu
 from ._simulated import parse_simulation
 
-__all__ = ["WAY_OUT", "Inventory", "ProcessUse", "inventory", "real_use"]
+__all__ = ["WAY_OUT", "Inventory", "OpenedGpus", "ProcessUse", "all_use", "inventory", "real_use"]
 
 #: What to do on a machine without a GPU.
 WAY_OUT = say("way-out")
@@ -55,6 +55,14 @@ class ProcessUse:
 
     used: Mapping[str, int]
     utilization: float | None
+
+
+@dataclass(frozen=True)
+class OpenedGpus:
+    """What one process has of GPUs: bytes by uuid, None where not told, and whether it draws."""
+
+    used: Mapping[str, int | None]
+    draws: bool
 
 
 def inventory(simulation: str | None = None, environ: Mapping[str, str] = os.environ) -> Inventory:
@@ -164,7 +172,7 @@ def real_use(gpus: Collection[Gpu], pids: Collection[int]) -> dict[int, ProcessU
         for gpu in gpus:
             with suppress(nvml.NVMLError):  # of one that is lost nothing is known; others answer
                 handle = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
-                for process in _processes(nvml, handle):
+                for process, _ in _processes(nvml, handle):
                     if process.pid not in pids:
                         continue
                     if process.usedGpuMemory is None:
@@ -175,6 +183,32 @@ def real_use(gpus: Collection[Gpu], pids: Collection[int]) -> dict[int, ProcessU
                 for pid, share in _utilizations(nvml, handle):
                     busy[pid] = max(busy.get(pid, 0.0), share)
     return {pid: ProcessUse(row, busy.get(pid)) for pid, row in used.items() if pid not in unknown}
+
+
+def all_use(gpus: Collection[Gpu]) -> dict[int, OpenedGpus]:
+    """What all processes have of real GPUs, those that have opened one and use nothing left out.
+
+    Blocks, and knows nothing in a container, as :func:`real_use`.
+
+    Raises
+    ------
+    NoGpuError: the driver is gone.
+    """
+    found: dict[int, dict[str, int | None]] = {}
+    drawing: set[int] = set()
+    if not gpus or not counts_as_driver():
+        return {}
+    with _nvml() as nvml:
+        for gpu in gpus:
+            with suppress(nvml.NVMLError):
+                handle = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
+                for process, draws in _processes(nvml, handle):
+                    if draws:
+                        drawing.add(process.pid)
+                    if process.usedGpuMemory != 0:
+                        row, told = found.setdefault(process.pid, {}), process.usedGpuMemory
+                        row[gpu.uuid] = None if told is None else int(told)
+    return {pid: OpenedGpus(row, pid in drawing) for pid, row in found.items()}
 
 
 def _gpus_of(nvml: Any, index: int) -> list[Gpu]:
@@ -219,15 +253,16 @@ def _memory(nvml: Any, handle: Any) -> int:
         return int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
 
 
-def _processes(nvml: Any, handle: Any) -> Iterator[Any]:
+def _processes(nvml: Any, handle: Any) -> Iterator[tuple[Any, bool]]:
+    """What the driver tells of each process, and whether it draws. Some do both."""
     # The binding says in a way of its own that a driver is too old for it.
     too_old = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
-    for ask in (
-        nvml.nvmlDeviceGetComputeRunningProcesses,
-        nvml.nvmlDeviceGetGraphicsRunningProcesses,
+    for ask, draws in (
+        (nvml.nvmlDeviceGetComputeRunningProcesses, False),
+        (nvml.nvmlDeviceGetGraphicsRunningProcesses, True),
     ):
         with suppress(nvml.NVMLError, too_old):
-            yield from ask(handle)
+            yield from ((process, draws) for process in ask(handle))
 
 
 def _utilizations(nvml: Any, handle: Any) -> Iterator[tuple[int, float]]:

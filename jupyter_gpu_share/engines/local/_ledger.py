@@ -271,6 +271,10 @@ class Ledger:
             self._grant()
             return True
 
+    def give_back(self, kernel_id: str) -> bool:
+        """Release the share of a kernel that lives on without it. Only a broker counts that."""
+        return self.release(kernel_id)
+
     def sweep(self) -> list[str]:
         """Free what the dead held; the ids of their kernels."""
         with self._transaction():

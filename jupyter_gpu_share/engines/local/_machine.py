@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,10 @@ from ...allocations import Share
 from ...errors import AbsentGpuError, GpuShareError
 from ._contents import Claim
 from ._folders import make_as_open, sweep_kernel_folders
+from ._gpu import Gpu
 from ._inventory import Inventory, inventory
 from ._others import used_by_others
+from ._outsiders import Outsider, outsiders, users_of
 from ._shares import AtLedger
 from ._usage import Reader, Reading
 
@@ -36,6 +38,8 @@ class Machine:
     changed: called when there may be room for who waits.
     simulate: describes GPUs to simulate; asked once.
     simulated_dir: of what kernels note down of simulated memory; asked before each reading.
+    seen: told of the GPUs, and of all processes that use one without a share, at each look at real
+        GPUs; without it they are not looked for.
     """
 
     def __init__(
@@ -44,11 +48,13 @@ class Machine:
         changed: Callable[[], None],
         simulate: Callable[[], str],
         simulated_dir: Callable[[], Path],
+        seen: Callable[[Sequence[Gpu], Sequence[Outsider]], Awaitable[None]] | None = None,
     ) -> None:
         self._at_ledger = at_ledger
         self._changed = changed
         self._simulate = simulate
         self._simulated_dir = simulated_dir
+        self._seen = seen
         self._looking = asyncio.Lock()
         self._look_at = 0.0
         #: As it was last seen; None before the first look.
@@ -88,6 +94,7 @@ class Machine:
                 await self._look_for_others(found)
             self.known = found
             self._look_at = asyncio.get_running_loop().time() + _INTERVAL
+            await self._look_for_outsiders(found)
             return found
 
     async def follow(self) -> None:
@@ -141,6 +148,17 @@ class Machine:
             self.others = others
             await self._at_ledger(lambda ledger: ledger.set_others(others))
             self._changed()
+
+    async def _look_for_outsiders(self, found: Inventory) -> None:
+        """Nobody's share depends on it, so it stands in nobody's way."""
+        if self._seen is None or found.simulation:
+            return
+        try:
+            users = await in_thread(users_of, found.gpus)
+            claims = await self._at_ledger(lambda ledger: ledger.living())
+            await self._seen(found.gpus, await in_thread(outsiders, users, claims))
+        except GpuShareError as error:
+            _log.warning("Who uses GPUs without a share is not known now: %s", error)
 
 
 def processes_of(claims: Sequence[Claim]) -> dict[str, int]:

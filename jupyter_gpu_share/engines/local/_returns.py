@@ -40,15 +40,20 @@ class Returns:
         self._owed: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def give(self, kernel_id: str, wall: Wall | None = None) -> None:
-        """Give a kernel's share back. Where that cannot be done now, it is tried again."""
+    async def give(
+        self, kernel_id: str, wall: Wall | None = None, *, lives_on: bool = False
+    ) -> None:
+        """Give a kernel's share back. Where that cannot be done now, it is tried again.
+
+        ``lives_on``: the kernel does, without its share.
+        """
         try:
-            await self._give(kernel_id, wall)
+            await self._give(kernel_id, wall, lives_on)
         except EngineError as error:
             if self._closed:
                 return  # this process's end makes its claims free
             _log.warning("A share could not be given back yet: %s", error)
-            task = asyncio.create_task(self._give_later(kernel_id, wall))
+            task = asyncio.create_task(self._give_later(kernel_id, wall, lives_on))
             self._owed.add(task)
             task.add_done_callback(self._owed.discard)
         self._done()
@@ -62,16 +67,18 @@ class Returns:
         if owed:
             await asyncio.wait(owed)
 
-    async def _give(self, kernel_id: str, wall: Wall | None) -> None:
+    async def _give(self, kernel_id: str, wall: Wall | None, lives_on: bool) -> None:
         if wall is not None:
             await wall.tear_down()
-        await self._at_ledger(lambda ledger: ledger.release(kernel_id))
+        await self._at_ledger(
+            lambda ledger: ledger.give_back(kernel_id) if lives_on else ledger.release(kernel_id)
+        )
 
-    async def _give_later(self, kernel_id: str, wall: Wall | None) -> None:
+    async def _give_later(self, kernel_id: str, wall: Wall | None, lives_on: bool) -> None:
         while not self._runs(kernel_id):
             await asyncio.sleep(_INTERVAL)
             try:
-                await self._give(kernel_id, wall)
+                await self._give(kernel_id, wall, lives_on)
             except EngineError:
                 continue
             self._done()
