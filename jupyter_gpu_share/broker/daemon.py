@@ -21,6 +21,7 @@ from traitlets.config import LoggingConfigurable
 from ..engines._presence import SIMULATE
 from ..engines.local._machine import Machine
 from ..errors import EngineError, GpuShareError
+from ..idle import IdlePolicy
 from ._ends import Ends
 from .api import MAX_BODY, Desk, application
 from .client import DEFAULT_SOCKET
@@ -182,6 +183,7 @@ class Broker(LoggingConfigurable):
             claims_per_user=self.claims_per_user,
             limits=_limits(self.limits, self.limits_joined),
             accounts=self.accounts,
+            policy=IdlePolicy(parent=self),
             patience=timedelta(seconds=self.patience),
             changed=self._watch,
         )
