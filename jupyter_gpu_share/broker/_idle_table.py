@@ -6,7 +6,8 @@ import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
 
-from .idle import Promise, Word
+from ..engines.idle_shares import IdleShare
+from .idle import Promise
 
 __all__ = ["TABLE", "read", "write"]
 
@@ -19,12 +20,12 @@ CREATE TABLE IF NOT EXISTS idle (
 """
 
 
-def read(db: sqlite3.Connection) -> dict[str, tuple[Word, Promise | None]]:
+def read(db: sqlite3.Connection) -> dict[str, tuple[IdleShare, Promise | None]]:
     """By the claims' ``kernel_id``."""
     rows = db.execute("SELECT idle.*, kernel_id FROM idle JOIN claims USING (token)").fetchall()
     return {
         row["kernel_id"]: (
-            Word(
+            IdleShare(
                 datetime.fromisoformat(row["since"]),
                 _moment(row["keep_until"]),
                 bool(row["kept"]),
@@ -38,7 +39,7 @@ def read(db: sqlite3.Connection) -> dict[str, tuple[Word, Promise | None]]:
     }
 
 
-def write(db: sqlite3.Connection, rows: Mapping[str, tuple[Word, Promise | None]]) -> None:
+def write(db: sqlite3.Connection, rows: Mapping[str, tuple[IdleShare, Promise | None]]) -> None:
     """Put these in place of all that is there. Claims that have ended are left out."""
     db.execute("DELETE FROM idle")
     db.executemany(

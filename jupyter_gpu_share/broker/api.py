@@ -21,12 +21,11 @@ from .._threads import in_thread
 from .._version import __version__
 from ..allocations import Isolation
 from ..engines.local._contents import Holding
-from ..engines.local._wire import gpu_to_json, snapshot_to_json
+from ..engines.local._wire import gpu_to_json, idle_from_json, snapshot_to_json
 from ..errors import GpuShareError, SizeError
 from ..size import Size
 from .events import Events
 from .identity import Account, Accounts, NotProven, Peer, own_process, peer_of
-from .idle_wire import said_of
 from .reclaims import Reclaims
 from .store import NoClaim, Refused, Store
 
@@ -357,8 +356,9 @@ class _IdleShares(_Handler):
         told: Mapping[str, Any] = self.body(kernels=dict).get("kernels", {})
         if len(told) > _MAX_IDLE:
             self.refuse(400, "The request names too many kernels.")
+        now = self.desk.store.clock()
         try:
-            said = {self.kernel(kernel_id): said_of(value) for kernel_id, value in told.items()}
+            said = {self.kernel(name): idle_from_json(row, now) for name, row in told.items()}
         except ValueError as error:
             self.refuse(400, str(error), error)
         answer = await self.desk.reclaims.hear(self.account, self.peer.process, said)

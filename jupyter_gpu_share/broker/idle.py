@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 
 from ..engines._processes import Holder
 from ..engines.base import Snapshot
+from ..engines.idle_shares import IdleShare
 from ..idle import IdlePolicy
 from .claim import Claim
 from .order import asked_back
 
-__all__ = ["GRACE", "LIFETIME", "IdleShares", "Promise", "Word"]
+__all__ = ["GRACE", "LIFETIME", "IdleShares", "Promise"]
 
 #: For how long a server's word counts: it speaks again every few seconds.
 LIFETIME = timedelta(seconds=30)
@@ -23,24 +24,6 @@ LIFETIME = timedelta(seconds=30)
 GRACE = timedelta(minutes=1)
 #: Moments that servers tell as seconds from now differ by less from one word to the next.
 _JITTER = timedelta(seconds=2)
-
-
-@dataclass(frozen=True)
-class Word:
-    """What a server says of an idle kernel. Times are aware.
-
-    Attributes
-    ----------
-    since: since when nobody uses its share.
-    keep_until: until when its user was promised to keep it all the same.
-    kept: whether giving it back would keep the variables.
-    leaving: it goes back already.
-    """
-
-    since: datetime
-    keep_until: datetime | None = None
-    kept: bool = True
-    leaving: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +39,7 @@ class _Heard:
     """A word, the moment until which its user may keep the share, by whom it was said, and how
     long it counts."""
 
-    word: Word
+    word: IdleShare
     pin: datetime | None
     server: Holder
     until: datetime
@@ -79,7 +62,7 @@ class IdleShares:
 
     def restore(
         self,
-        rows: Mapping[str, tuple[Word, Promise | None]],
+        rows: Mapping[str, tuple[IdleShare, Promise | None]],
         servers: Mapping[str, Holder],
         now: datetime,
     ) -> None:
@@ -95,7 +78,7 @@ class IdleShares:
             if promise is not None and name in self._heard
         }
 
-    def rows(self) -> dict[str, tuple[Word, Promise | None]]:
+    def rows(self) -> dict[str, tuple[IdleShare, Promise | None]]:
         """What :meth:`restore` takes."""
         return {
             name: (replace(heard.word, keep_until=heard.pin), self._promises.get(name))
@@ -104,7 +87,7 @@ class IdleShares:
 
     # -- what servers say ------------------------------------------------------------------------
 
-    def hear(self, of: str, server: Holder, words: Mapping[str, Word], now: datetime) -> None:
+    def hear(self, of: str, server: Holder, words: Mapping[str, IdleShare], now: datetime) -> None:
         """A server names all of its idle kernels. One that it names no more is used again.
 
         Parameters

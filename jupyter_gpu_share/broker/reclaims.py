@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from .._threads import in_thread
 from ..engines._processes import Holder
+from ..engines.idle_shares import IdleShare
 from .identity import Account
-from .idle import Promise, Word
-from .idle_wire import Said
+from .idle import Promise
 from .store import Store, key_of
 
 __all__ = ["Answer", "Reclaims"]
@@ -37,9 +37,9 @@ class Reclaims:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._deciding = asyncio.Lock()
-        self._kept: Mapping[str, tuple[Word, Promise | None]] = {}
+        self._kept: Mapping[str, tuple[IdleShare, Promise | None]] = {}
 
-    async def hear(self, account: Account, server: Holder, said: Mapping[str, Said]) -> Answer:
+    async def hear(self, account: Account, server: Holder, said: Mapping[str, IdleShare]) -> Answer:
         """Take a server's word, and tell which of its idle shares are asked back.
 
         All users' idle kernels stand in one order, so that no more shares go than it takes,
@@ -53,14 +53,14 @@ class Reclaims:
         ------
         LedgerError
         """
-        store, now = self._store, self._store.clock()
+        store = self._store
         names = {key_of(account.uid, kernel_id): kernel_id for kernel_id in said}
         words = {
-            name: said[kernel_id].at(now)
+            name: said[kernel_id]
             for name, kernel_id in names.items()
             if store.held(name) is not None
         }
-        store.idle.hear(key_of(account.uid, ""), server, words, now)
+        store.idle.hear(key_of(account.uid, ""), server, words, store.clock())
         promises, waits = await self.decide()
         by_hand = store.orders.asked(words)
         wanted = {

@@ -13,11 +13,12 @@ from brokers import MINUTE, Clock, People, account, open_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_gpu_share.broker.idle import LIFETIME, IdleShares, Word
-from jupyter_gpu_share.broker.idle_wire import Said, said_of
+from jupyter_gpu_share.broker.idle import LIFETIME, IdleShares
 from jupyter_gpu_share.broker.limits import Limits
 from jupyter_gpu_share.broker.reclaims import Answer, Reclaims
 from jupyter_gpu_share.engines._processes import Holder
+from jupyter_gpu_share.engines.idle_shares import IdleShare
+from jupyter_gpu_share.engines.local._wire import idle_from_json, idle_to_json
 from jupyter_gpu_share.idle import IdlePolicy
 
 POLICY = IdlePolicy()
@@ -32,15 +33,21 @@ class Servers:
         self.people = people
         self.reclaims = Reclaims(people.store)
 
-    async def tell(self, user: int, **minutes: float | Said) -> Answer:
+    def idle(self, minutes: float, *, keep: float | None = None, **more: bool) -> IdleShare:
+        """A share that was unused for some minutes, and is kept for some."""
+        now = self.people.clock()
+        until = None if keep is None else now + keep * MINUTE
+        return IdleShare(now - minutes * MINUTE, until, **more)
+
+    async def tell(self, user: int, **minutes: float | IdleShare) -> Answer:
         """All idle kernels of a user, with minutes without use."""
         said = {
-            name: value if isinstance(value, Said) else Said(60 * value)
+            name: value if isinstance(value, IdleShare) else self.idle(value)
             for name, value in minutes.items()
         }
         return await self.reclaims.hear(account(user), Holder(user, "server"), said)
 
-    async def due(self, user: int, **minutes: float | Said) -> dict[str, float | None]:
+    async def due(self, user: int, **minutes: float | IdleShare) -> dict[str, float | None]:
         """Minutes until each share is due that is asked back."""
         answer = await self.tell(user, **minutes)
         return {
@@ -87,13 +94,13 @@ async def test_what_a_server_says_of_a_share_counts(tmp_path: Path) -> None:
         for user in (1, 2):
             assert await people.ask(user, "a", "1/2")
         assert not await people.ask(3, "new", "1/2")
-        assert await servers.due(1, a=Said(6000, keep_seconds=600)) == {}
-        assert await servers.due(1, a=Said(6000, kept=False)) == {}
+        assert await servers.due(1, a=servers.idle(100, keep=10)) == {}
+        assert await servers.due(1, a=servers.idle(100, kept=False)) == {}
         assert await servers.due(1, a=AFTER - 1) == {}
         assert await servers.due(2, a=20) == {"a": WARNED}
-        assert await servers.due(1, a=Said(60, leaving=True)) == {"a": 0.0}
+        assert await servers.due(1, a=servers.idle(1, leaving=True)) == {"a": 0.0}
         assert await servers.due(2, a=20) == {}, "one is enough"
-        assert await servers.due(1, a=Said(60, leaving=True), unknown=600) == {"a": 0.0}
+        assert await servers.due(1, a=servers.idle(1, leaving=True), unknown=600) == {"a": 0.0}
 
 
 async def test_the_limit_of_a_promise_to_keep_is_the_administrators(tmp_path: Path) -> None:
@@ -103,10 +110,10 @@ async def test_the_limit_of_a_promise_to_keep_is_the_administrators(tmp_path: Pa
         assert await people.ask(1, "a", "1")
         assert not await people.ask(2, "new", "1")
         for minute in range(10):
-            rest = Said(6000 + 60 * minute, keep_seconds=86400 - 60 * minute)
-            assert await servers.due(1, a=rest) == {}
+            kept = servers.idle(100 + minute, keep=1440 - minute)
+            assert await servers.due(1, a=kept) == {}
             clock.wait(1)
-        assert await servers.due(1, a=Said(6600, keep_seconds=85800)) == {"a": WARNED}
+        assert await servers.due(1, a=servers.idle(110, keep=1430)) == {"a": WARNED}
 
 
 async def test_a_promise_stands_while_its_server_says_nothing_and_over_a_restart(
@@ -180,8 +187,8 @@ async def test_shares_of_those_whose_hours_are_used_up_go_first(tmp_path: Path) 
 def test_another_server_of_a_user_does_not_take_back_what_one_says() -> None:
     shares, now = IdleShares(POLICY), Clock()()
     one, other = Holder(1, "one"), Holder(2, "other")
-    shares.hear("1/", one, {"1/a": Word(now)}, now)
-    shares.hear("1/", other, {"1/b": Word(now)}, now)
+    shares.hear("1/", one, {"1/a": IdleShare(now)}, now)
+    shares.hear("1/", other, {"1/b": IdleShare(now)}, now)
     shares.hear("11/", one, {}, now)
     assert shares.since(now).keys() == {"1/a", "1/b"}
     shares.hear("1/", one, {}, now)
@@ -199,13 +206,19 @@ def test_another_server_of_a_user_does_not_take_back_what_one_says() -> None:
 )
 def test_what_makes_no_sense_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="The field kernels has"):
-        said_of(value)
+        idle_from_json(value, Clock()())
 
 
-def test_times_beyond_all_dates_are_as_good_as_for_ever() -> None:
-    assert said_of({"idle_seconds": 1e300, "keep_seconds": 1e300}).at(Clock()()).since.year > 1990
-    assert said_of(-5).idle_seconds == 0
-    assert said_of(7.5) == Said(7.5)
+def test_what_is_told_of_an_idle_share_is_read_again() -> None:
+    now = Clock()()
+    share = IdleShare(now - 7 * MINUTE, now + MINUTE, kept=False, leaving=True)
+    assert idle_from_json(idle_to_json(share, now), now + 2 * MINUTE) == IdleShare(
+        now - 5 * MINUTE, now + 3 * MINUTE, kept=False, leaving=True
+    )
+    assert idle_from_json(60.0, now) == IdleShare(now - MINUTE), "of the version before"
+    for_ever = idle_from_json({"idle_seconds": 1e300, "keep_seconds": 1e300}, now)
+    assert for_ever.since < now < (for_ever.keep_until or now)
+    assert idle_from_json(-5, now) == IdleShare(now)
 
 
 # -- against a naive model -------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from ...errors import LedgerError
 from ...size import Size
 from .._places import here
 from .._processes import Holder
+from ..idle_shares import AskedBack, IdleShare
 from . import _views
 from ._contents import Claim, Contents, Holding, LedgerSnapshot, dead_of, place_of
 from ._gpu import Gpu
@@ -294,7 +295,7 @@ class Ledger:
         with self._errors():
             return self._living().snapshot()
 
-    def wanted(self, idle: Mapping[str, float]) -> frozenset[str] | None:
+    def wanted(self, idle: Mapping[str, IdleShare]) -> Mapping[str, AskedBack] | None:
         """None: each server decides for itself, by :meth:`snapshot`, whose idle share goes."""
         return None
 
