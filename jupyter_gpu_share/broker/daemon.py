@@ -242,7 +242,7 @@ class Broker(LoggingConfigurable):
         self._server = server
         self._tasks += [
             asyncio.create_task(self._machine.follow(), name="look at the GPUs"),
-            asyncio.create_task(self._sweep(), name="look for the dead"),
+            asyncio.create_task(self._sweep(desk), name="look for the dead"),
         ]
         self._watch()
 
@@ -268,7 +268,7 @@ class Broker(LoggingConfigurable):
         """What others left of a GPU, or a new GPU, is room for who waits."""
         self._looking.set()
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, desk: Desk) -> None:
         while True:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._looking.wait(), _SWEEP_INTERVAL)
@@ -278,6 +278,7 @@ class Broker(LoggingConfigurable):
                 await self.store.sweep()
                 if told:
                     await self.store.grant()
+                await desk.reclaims.take(self._machine.certain)
             except GpuShareError as error:
                 _log.error("%s", error)
 

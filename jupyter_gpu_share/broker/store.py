@@ -320,6 +320,24 @@ class Store:
         claim = self._find(name)
         return claim if claim is not None and claim.held else None
 
+    async def take(self, claim: Claim, left: Size) -> bool:
+        """Leave so much of its share to a claim, and tell; False where that has changed."""
+        name = claim.kernel_id
+
+        def work(ledger: RankedLedger) -> bool:
+            now = self.held(name)
+            if now is None or (now.token, now.size) != (claim.token, claim.size):
+                return False
+            if left.is_none:
+                return ledger.release(name)
+            return ledger.change(name, left, now.info) is not None
+
+        taken = await self.at_ledger(work)
+        if taken:
+            told = {"kernel_id": kernel_of(claim), "left": str(left)}
+            self._events.publish(uid_of_claim(claim), "taken", told)
+        return taken
+
     def idle_claims(
         self, ledger: RankedLedger
     ) -> tuple[LedgerSnapshot | None, list[LimitedClaim], frozenset[str]]:

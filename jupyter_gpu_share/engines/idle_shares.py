@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from ..size import Size
+
 __all__ = ["AskedBack", "IdleShare"]
 
 
@@ -18,12 +20,14 @@ class IdleShare:
     keep_until: until when its user was promised to keep it all the same.
     kept: whether giving it back would keep the variables.
     leaving: it goes back already.
+    size: that is held, where the one who tells knows it.
     """
 
     since: datetime
     keep_until: datetime | None = None
     kept: bool = True
     leaving: bool = False
+    size: Size | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class AskedBack:
     Attributes
     ----------
     due: when it goes if it stays unused, whatever its user's rule; None: by that rule.
+    taken: it was taken already, or all that was not in use, as it was not given back in time.
     """
 
     due: datetime | None = None
+    taken: bool = False

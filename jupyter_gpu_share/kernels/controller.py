@@ -280,6 +280,9 @@ class Controller(RelayEvents):
 
     def wanted_by_others(self, asked: AskedBack | None) -> None:
         """Somebody waits for a share that this one's return makes room for; None: nobody."""
+        if asked is not None and asked.taken and not self._details.taken:
+            self._details.taken = True
+            self._show()
         if self.rule.wanted(asked, _now()):
             self._decide()
 

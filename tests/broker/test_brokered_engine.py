@@ -213,6 +213,28 @@ async def test_what_was_promised_of_an_idle_share_stands_while_the_broker_is_awa
     assert rows["a"]["idle_seconds"] > 3600
 
 
+async def test_a_server_hears_that_a_share_was_taken(
+    engine: LocalEngine, broker: RunningBroker
+) -> None:
+    await running(engine, "a", "1/4")
+    share = IdleShare(datetime.now(timezone.utc))
+    assert await engine.wanted({"a": share, "unknown": share}) == {}
+    await engine.change("a", Size.parse("1/2"))
+    assert await engine.wanted({"a": replace(share, leaving=True)}) == {}, (
+        "it has what it asked for"
+    )
+    root = BrokerClient(broker.socket)  # the engine's user, too
+    for taken in (("POST", "/v1/shares/a/change", {"size": "1GiB"}), ("DELETE", "/v1/shares/a")):
+        root.ask(*taken)
+        assert await engine.wanted({}) == {}
+        asked = await engine.wanted({"a": share})
+        assert asked is not None
+        assert asked["a"].taken
+    root.close()
+    await engine.give_back("a")
+    assert await engine.wanted({"a": share}) == {}, "it knows that it holds nothing"
+
+
 async def test_the_users_own_settings_do_not_lead_past_the_broker(
     engine: LocalEngine, broker: RunningBroker, tmp_path: Path
 ) -> None:

@@ -257,7 +257,7 @@ class BrokeredLedger:
         and then: many servers have idle kernels, and most of the time nobody waits. While it is
         away what it has asked for stands, as it does for the broker.
         """
-        told = self._idle
+        told, idle = self._idle, self._with_sizes(idle)
         fresh = monotonic() < told.at + _IDLE_INTERVAL
         if not self._hear().wanted() and not told.waiting and told.idle == idle and fresh:
             return told.wanted
@@ -273,8 +273,15 @@ class BrokeredLedger:
             )
             for kernel_id, seconds in answer["wanted"].items()
         }
+        wanted |= {str(kernel_id): AskedBack(now, taken=True) for kernel_id in answer["taken"]}
         self._idle = _Told(dict(idle), monotonic(), wanted, bool(answer["waiting"]))
         return wanted
+
+    def _with_sizes(self, idle: Mapping[str, IdleShare]) -> dict[str, IdleShare]:
+        """Each with the size that is held of all that this process knows: the broker may hold it
+        to be another. (Only here nothing can change in between.)"""
+        sizes = {key: each.claim.size for key, each in self._asked.items() if each.claim.held}
+        return {key: replace(share, size=sizes.get(key)) for key, share in idle.items()}
 
     def has_dead(self) -> bool:
         """The broker sees the ends of processes."""
@@ -382,7 +389,7 @@ class _Listener:
                         last = number
                         if kind == "reset":
                             self._reset.set()
-                        if kind in ("reset", "wanted"):
+                        if kind in ("reset", "wanted", "taken"):
                             self._wanted.set()
                         self._news.set()
                 finally:

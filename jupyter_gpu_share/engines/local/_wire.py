@@ -87,6 +87,7 @@ def idle_to_json(share: IdleShare, now: datetime) -> dict[str, Any]:
         "keep_seconds": None if keep is None else max((keep - now).total_seconds(), 0.0),
         "kept": share.kept,
         "leaving": share.leaving,
+        "size": None if share.size is None else str(share.size),
     }
 
 
@@ -95,7 +96,7 @@ def idle_from_json(row: Any, now: datetime) -> IdleShare:
 
     Raises
     ------
-    ValueError: it is something else.
+    ValueError, SizeError: it is something else.
     """
     data = row if isinstance(row, Mapping) else {"idle_seconds": row}
     if not data.keys() <= _IDLE:
@@ -103,12 +104,15 @@ def idle_from_json(row: Any, now: datetime) -> IdleShare:
     kept, leaving = data.get("kept", True), data.get("leaving", False)
     if {type(kept), type(leaving)} != {bool}:
         raise ValueError("The field kernels has what is neither true nor false.")
-    keep = data.get("keep_seconds")
+    keep, size = data.get("keep_seconds"), data.get("size")
+    if not isinstance(size, str | None):
+        raise ValueError("The field kernels has what is no size.")  # noqa: TRY004 - as the others
     return IdleShare(
         since=now - _span(data.get("idle_seconds")),
         keep_until=None if keep is None else now + _span(keep),
         kept=kept,
         leaving=leaving,
+        size=None if size is None else Size.parse(size),
     )
 
 
@@ -173,7 +177,7 @@ def snapshot_from_json(data: Mapping[str, Any] | None) -> LedgerSnapshot | None:
     )
 
 
-_IDLE = frozenset({"idle_seconds", "keep_seconds", "kept", "leaving"})
+_IDLE = frozenset({"idle_seconds", "keep_seconds", "kept", "leaving", "size"})
 #: Seconds: more is as good as for ever, and no date goes over.
 _LONGEST = 1e9
 _GPU = ("uuid", "model", "index", "memory_bytes", "profile", "parent", "simulated")
