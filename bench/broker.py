@@ -13,12 +13,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 from jupyter_gpu_share.broker.client import BrokerAway, BrokerClient
 from jupyter_gpu_share.engines._processes import this_process
+from jupyter_gpu_share.engines.idle_shares import IdleShare
 from jupyter_gpu_share.engines.local._brokered import BrokeredLedger
 from jupyter_gpu_share.engines.local._inventory import inventory
 from jupyter_gpu_share.engines.local._ledger import Ledger
@@ -118,11 +120,12 @@ def _another_user(number: int, server: BrokeredLedger) -> Iterator[None]:
 
 def _look(servers: list[BrokeredLedger]) -> None:
     """For some seconds what each server does every two."""
+    idle = IdleShare(datetime.now(timezone.utc) - timedelta(minutes=1))
     end = time.monotonic() + _SECONDS
     while (begun := time.monotonic()) < end:
         for number, server in enumerate(servers):
             server.follow()
-            server.wanted({f"{number}-{kernel}": 60.0 for kernel in range(_KERNELS)})
+            server.wanted({f"{number}-{kernel}": idle for kernel in range(_KERNELS)})
         time.sleep(max(0.0, begun + _LOOK - time.monotonic()))
 
 

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from http import HTTPStatus
-from math import isfinite
 from typing import Any, NoReturn, TypeVar, cast
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -23,12 +22,13 @@ from .._threads import in_thread
 from .._version import __version__
 from ..allocations import Isolation
 from ..engines.local._contents import Holding
-from ..engines.local._wire import gpu_to_json, snapshot_to_json
+from ..engines.local._wire import gpu_to_json, idle_from_json, snapshot_to_json
 from ..errors import GpuShareError, SizeError
 from ..size import Size
 from .events import Events
 from .identity import Account, Accounts, NotProven, Peer, own_process, peer_of
 from .metrics import Machine, metrics_text
+from .reclaims import Reclaims
 from .store import NoClaim, Refused, Store
 
 __all__ = ["MAX_BODY", "Desk", "application"]
@@ -41,8 +41,6 @@ MAX_BODY = 64 * 1024
 _AT_ONCE = 32
 #: Seconds between two signs of life of a stream of events.
 _HEARTBEAT = 15.0
-#: Seconds that a server's word about its idle kernels counts: it looks again every few seconds.
-_IDLE_LIFETIME = 30.0
 _MAX_IDLE = 1000
 _KERNEL_ID = re.compile(r"[\w.:-]{1,200}", re.ASCII)
 _TOKEN = re.compile(r"[0-9a-f]{32}")
@@ -71,6 +69,9 @@ class Desk:
     unshared: Callable[[], list[dict[str, Any]]] = list
     by_user: bool = False
     under_way: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.reclaims = Reclaims(self.store)
 
     async def gpus(self) -> list[dict[str, Any]]:
         """The GPUs as the API tells them, with what is taken of each."""
@@ -382,17 +383,16 @@ class _Queue(_Handler):
 class _IdleShares(_Handler):
     @_told
     async def put(self) -> None:
-        idle: Mapping[str, Any] = self.body(kernels=dict).get("kernels", {})
-        if len(idle) > _MAX_IDLE:
+        told: Mapping[str, Any] = self.body(kernels=dict).get("kernels", {})
+        if len(told) > _MAX_IDLE:
             self.refuse(400, "The request names too many kernels.")
-        for kernel_id, age in idle.items():
-            self.kernel(kernel_id)
-            if isinstance(age, bool) or not isinstance(age, int | float) or not isfinite(age):
-                self.refuse(400, "The field kernels has what is no number of seconds.")
-        wanted, waiting = await self.desk.store.wanted(
-            self.account, self.peer.process, idle, _IDLE_LIFETIME
-        )
-        self.answer({"wanted": wanted, "waiting": waiting})
+        now = self.desk.store.clock()
+        try:
+            said = {self.kernel(name): idle_from_json(row, now) for name, row in told.items()}
+        except ValueError as error:
+            self.refuse(400, str(error), error)
+        answer = await self.desk.reclaims.hear(self.account, self.peer.process, said)
+        self.answer(vars(answer))
 
 
 class _Usage(_Handler):

@@ -25,6 +25,7 @@ from ..engines.local._gpu import Gpu
 from ..engines.local._machine import Machine
 from ..engines.local._outsiders import Outsider
 from ..errors import EngineError, GpuShareError
+from ..idle import IdlePolicy
 from ._ends import Ends
 from .api import MAX_BODY, Desk, application
 from .client import DEFAULT_SOCKET
@@ -252,6 +253,7 @@ class Broker(LoggingConfigurable):
             claims_per_user=self.claims_per_user,
             limits=_limits(self.limits, self.limits_joined),
             accounts=self.accounts,
+            policy=IdlePolicy(parent=self),
             patience=timedelta(seconds=self.patience),
             changed=self._watch,
         )
@@ -332,7 +334,7 @@ class Broker(LoggingConfigurable):
             self._metrics = MetricsPort(self.metrics_port, desk.metrics, token)
         self._tasks += [
             asyncio.create_task(self._machine.follow(), name="look at the GPUs"),
-            asyncio.create_task(self._sweep(), name="look for the dead"),
+            asyncio.create_task(self._sweep(desk), name="look for the dead"),
         ]
         self._watch()
 
@@ -365,7 +367,7 @@ class Broker(LoggingConfigurable):
         """What others left of a GPU, or a new GPU, is room for who waits."""
         self._looking.set()
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, desk: Desk) -> None:
         while True:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._looking.wait(), _SWEEP_INTERVAL)
@@ -375,6 +377,7 @@ class Broker(LoggingConfigurable):
                 await self.store.sweep()
                 if told:
                     await self.store.grant()
+                await desk.reclaims.take(self._machine.certain)
             except GpuShareError as error:
                 _log.error("%s", error)
 

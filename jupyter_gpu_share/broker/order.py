@@ -175,39 +175,59 @@ def passed_by(line: Iterable[str], granted: Mapping[str, bool]) -> frozenset[str
 
 
 def asked_back(
-    snapshot: Snapshot,
+    snapshot: Snapshot | None,
     held: Iterable[Claim],
     policy: IdlePolicy,
     now: datetime,
     *,
     asked: Mapping[str, datetime],
     spent: frozenset[str] = frozenset(),
+    leaving: frozenset[str] = frozenset(),
+    ordered: frozenset[str] = frozenset(),
+    vain: frozenset[str] = frozenset(),
 ) -> dict[str, datetime]:
     """Which idle shares go for those who wait, and when each is taken if its user does not return.
 
     Only as many as it takes, in sets that suffice; see :func:`chosen
-    <jupyter_gpu_share.kernels.reclaim.chosen>`. Those that were asked back before come first, then
-    those of users whose hours are used up, then those that nobody has used for longest. A share
-    that is used again, kept, or no longer needed is not among them: its promise is over.
+    <jupyter_gpu_share.kernels.reclaim.chosen>`. Those that go anyway come first, then those that
+    were asked back before, those of users whose hours are used up, and those that nobody has used
+    for longest. A share that is used again, kept, or no longer needed is not among them: its
+    promise is over.
 
     Parameters
     ----------
-    snapshot: who waits, in the order of :func:`line`, and what would serve them.
+    snapshot: who waits, in the order of :func:`line`, and what would serve them; None: nobody.
     held: the shares of all users.
     policy: the broker's own; what users have configured does not count.
     asked: since when each share that was asked back before was so, by kernel id.
     spent: kernels of users whose hours are used up; see ``Limits.spent``.
+    leaving: kernels whose servers give the share back already, by whatever rule.
+    ordered: kernels whose share an administrator asks back, whether or not somebody waits.
+    vain: kernels whose share was asked back before, and nothing came of it. They come last.
     """
     idle = [claim for claim in held if claim.held_since is not None and claim.idle_since]
     situations = {claim.kernel_id: situation_of(claim, policy, now) for claim in idle}
     ready = policy.order(situations.items())
-    ready.sort(key=lambda kernel: (kernel not in asked, kernel not in spent))  # it is stable
+    known = frozenset(ready)
+    ready += [kernel for kernel in situations if kernel in leaving - known]
+    going = leaving | ordered
+    ready.sort(  # it is stable
+        key=lambda kernel: (
+            kernel in vain,
+            kernel not in going,
+            kernel not in asked,
+            kernel not in spent,
+        )
+    )
+    wanted = chosen(snapshot, ready) if snapshot is not None else frozenset()
+    wanted |= ordered & known
     found = {}
-    wanted = chosen(snapshot, ready)
     for claim in idle:
         if claim.kernel_id in wanted:
             since = asked.get(claim.kernel_id, now)
             due = policy.taken_at(situation_of(claim, policy, now, since))
+            if due is None and claim.kernel_id in leaving:
+                due = now
             if due is not None:
                 found[claim.kernel_id] = due
     return found

@@ -12,12 +12,15 @@ from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 from pathlib import Path
 
+from ..engines.idle_shares import IdleShare
 from ..engines.local._contents import size_of
 from ..engines.local._gpu import Gpu
 from ..engines.local._ledger import Ledger
 from ..engines.local._placement import Piece
+from . import _idle_table
 from .claim import Claim
 from .demand import demand
+from .idle import Promise
 from .order import PATIENCE, line, passed_by
 
 __all__ = ["RankedLedger"]
@@ -62,6 +65,17 @@ class RankedLedger(Ledger):
     def _open(self) -> None:
         super()._open()
         self._db.execute(_TABLE)
+        self._db.execute(_idle_table.TABLE)
+
+    def idle(self) -> dict[str, tuple[IdleShare, Promise | None]]:
+        """What was last kept of idle shares, by the claims' ``kernel_id``."""
+        with self._reading():
+            return _idle_table.read(self._db)
+
+    def keep_idle(self, rows: Mapping[str, tuple[IdleShare, Promise | None]]) -> None:
+        """Keep this of idle shares in place of what was kept before."""
+        with self._transaction():
+            _idle_table.write(self._db, rows)
 
     def _line(self, rows: Sequence[sqlite3.Row], gpus: Sequence[Gpu]) -> Mapping[str, bool] | None:
         if all(row["held"] for row in rows):

@@ -6,15 +6,13 @@ nobody can guess at, a kernel of somebody else.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from time import monotonic
 from typing import Any, TypeVar
 
 from .._threads import in_thread
@@ -24,7 +22,7 @@ from ..engines.local._gpu import Gpu
 from ..engines.local._ledger import Ledger
 from ..engines.local._wire import claim_to_json
 from ..errors import GpuShareError, LedgerError
-from ..kernels.reclaim import chosen
+from ..idle import IdlePolicy
 from ..size import Size
 from ._ends import kill
 from .account import Figures, Subject
@@ -34,13 +32,14 @@ from .demand import demand
 from .events import Events
 from .given_back import Held
 from .identity import Account, Accounts
+from .idle import IdleShares
 from .limits import Limits
 from .order import PATIENCE
 from .orders import PAUSED, Orders
 from .ranked import RankedLedger
 from .waits import Waits
 
-__all__ = ["NoClaim", "Refused", "Store"]
+__all__ = ["NoClaim", "Refused", "Store", "kernel_of", "key_of", "uid_of_claim"]
 
 T = TypeVar("T")
 
@@ -55,14 +54,6 @@ class NoClaim(GpuShareError):  # noqa: N818
     """The user has no such claim."""
 
 
-@dataclass(frozen=True)
-class _Idle:
-    """What a server says of its idle kernels, and how long that counts."""
-
-    kernels: Mapping[str, float]
-    until: float
-
-
 class Store:
     """All claims of the machine. Its coroutines are for one event loop.
 
@@ -71,6 +62,7 @@ class Store:
     folder: of the ledger, made open to this user only. What is in it of earlier boots is removed.
     claims_per_user: most claims of one user, those that wait among them.
     limits, accounts: the administrator's limits, and who is in which group.
+    policy: the administrator's rules about idle shares.
     patience: for how long others may pass a claim for which there is no room.
     changed: called on the loop when claims have changed.
     clock: the time now, aware.
@@ -88,6 +80,7 @@ class Store:
         claims_per_user: int = 200,
         limits: Limits | None = None,
         accounts: Accounts | None = None,
+        policy: IdlePolicy | None = None,
         patience: timedelta = PATIENCE,
         changed: Callable[[], None] = lambda: None,
         clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
@@ -97,10 +90,12 @@ class Store:
         self._claims_per_user = claims_per_user
         self._limits = limits
         window = limits.longest_window if limits is not None else timedelta(0)
-        self._clock = clock
+        #: The time now, aware.
+        self.clock = clock
         self._patience = patience
         self._books = Books(folder, window, clock, most=claims_per_user)
-        self._orders = Orders(folder)
+        #: What administrators have asked for.
+        self.orders = Orders(folder)
         self._counted: dict[str, tuple[Claim, Held]] = {}
         #: What processes without a share are charged for.
         self._charged: Mapping[str, Held] = {}
@@ -111,14 +106,15 @@ class Store:
         # One thread: the ledger's connection belongs to it. What is checked there before a claim
         # is made still holds when it is made, as nobody else writes.
         self._desk = ThreadPoolExecutor(1, thread_name_prefix="gpu-share-broker")
-        self._ledger: Ledger | None = None
+        self._ledger: RankedLedger | None = None
         #: All claims as they are after the last change, which only this makes; in the order of
         #: arrival. Looking them up again for each request would cost more than the request.
         self._claims: Sequence[Claim] = ()
         self._told: dict[str, dict[str, Any]] = {}
         #: How long everybody waited since the broker began.
         self.waits = Waits()
-        self._idle: dict[tuple[int, Holder], _Idle] = {}
+        #: Whose shares are idle, and what was promised of them.
+        self.idle = IdleShares(policy or IdlePolicy())
         #: Who holds claims: servers and kernels, for whoever watches over their ends.
         self.processes: frozenset[Holder] = frozenset()
 
@@ -139,14 +135,16 @@ class Store:
                 "another in c.Broker.folder."
             ) from error
         self._books.open()
-        self._orders.open()
+        self.orders.open()
         self._ledger = RankedLedger(
             self._folder / name,
             user_of=lambda key: self._accounts.of(int(key.partition("/")[0])).user,
             mean=self._books.mean,
             patience=self._patience,
-            clock=self._clock,
+            clock=self.clock,
         )
+        servers = {claim.kernel_id: claim.holder for claim in self._ledger.claims()}
+        self.idle.restore(self._ledger.idle(), servers, self.clock())
 
     async def close(self) -> None:
         """Let go of the ledger. What is held stays held while its holders live."""
@@ -184,7 +182,7 @@ class Store:
         ------
         Refused
         """
-        key = _key(account.uid, kernel_id)
+        key = key_of(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> dict[str, Any]:
             others = [claim for claim in self._of(account) if claim.kernel_id != key]
@@ -213,30 +211,26 @@ class Store:
         What waits counts as what is held: it is served without a further look. Nothing comes in
         between this and the claim, as both are done in the one thread that writes.
         """
-        if self._orders.paused and self._find(key) is None:
+        if self.orders.paused and self._find(key) is None:
             return [None if size.is_none else PAUSED for size in sizes]
         if self._limits is None:
             return [None] * len(sizes)
-        gpus, used, now = ledger.gpus(), self._books.used(), self._clock()
+        gpus, used, now = ledger.gpus(), self._books.used(), self.clock()
 
-        def limited(owner: Account, name: str, size: Size) -> LimitedClaim:
-            amount, memory = demand(size, gpus)
-            return LimitedClaim(
-                user=owner.user,
-                kernel_id=name.partition("/")[2] if owner.uid == account.uid else name,
-                size=size,
-                gpus=amount,
-                memory_bytes=memory,
-                asked_at=now,
-                groups=owner.groups,
-            )
+        def shown(claim: LimitedClaim) -> LimitedClaim:
+            uid, _, name = claim.kernel_id.partition("/")
+            return replace(claim, kernel_id=name) if uid == str(account.uid) else claim
 
-        held = [
-            limited(self._accounts.of(uid_of_claim(row)), row.kernel_id, row.size)
-            for row in self._claims
-        ]
-        found = [self._limits.check(limited(account, key, size), held, used, now) for size in sizes]
+        held = [shown(self._limited(row.kernel_id, row.size, gpus, now)) for row in self._claims]
+        asked = [shown(self._limited(key, size, gpus, now)) for size in sizes]
+        found = [self._limits.check(claim, held, used, now) for claim in asked]
         return [refusal.text if refusal is not None else None for refusal in found]
+
+    def _limited(self, name: str, size: Size, gpus: Sequence[Gpu], now: datetime) -> LimitedClaim:
+        """A claim as limits and order see it, as if it were of this moment."""
+        owner = self._accounts.of(int(name.partition("/")[0]))
+        amount, memory = demand(size, gpus)
+        return LimitedClaim(owner.user, name, size, amount, memory, now, owner.groups)
 
     async def change(
         self,
@@ -253,7 +247,7 @@ class Store:
         ------
         Refused, NoClaim
         """
-        key = _key(account.uid, kernel_id)
+        key = key_of(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> dict[str, Any] | None:
             old = self._find(key)
@@ -280,7 +274,7 @@ class Store:
         ------
         NoClaim
         """
-        key = _key(account.uid, kernel_id)
+        key = key_of(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> None:
             if self._find(key) is None:
@@ -301,7 +295,7 @@ class Store:
         ----------
         server: where the kernel lives on without its share, its server; it is counted then.
         """
-        key = _key(account.uid, kernel_id)
+        key = key_of(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> bool:
             _, held = self._counted.get(key, (None, None))
@@ -325,68 +319,81 @@ class Store:
         self, account: Account, kernel_id: str | None, sizes: Sequence[Size]
     ) -> list[str | None]:
         """For each size None where it could be held at once, else why not."""
-        key = None if kernel_id is None else _key(account.uid, kernel_id)
-        asked = _key(account.uid, "") if key is None else key
+        key = None if kernel_id is None else key_of(account.uid, kernel_id)
+        asked = key_of(account.uid, "") if key is None else key
 
         def work(ledger: Ledger) -> list[str | None]:
             room = ledger.fits_each(key, sizes)
             limits = self._why_not(account, asked, sizes, ledger)
             return [limit or why for limit, why in zip(limits, room, strict=True)]
 
-        return await self._look(work)
+        return await self.look(work)
 
     async def queue(self, account: Account) -> tuple[LedgerSnapshot | None, dict[str, str]]:
         """Who waits, and the user's kernels: their ids by those in the snapshot."""
         own = {claim.kernel_id: kernel_of(claim) for claim in self._of(account)}
-        return await self._snapshot(), own
+        return await self.look(self._snapshot_of), own
 
-    async def _snapshot(self) -> LedgerSnapshot | None:
-        if all(claim.held for claim in self._claims):
-            return None
-        return await self._look(lambda ledger: ledger.snapshot())
+    def _snapshot_of(self, ledger: Ledger) -> LedgerSnapshot | None:
+        waits = any(not claim.held for claim in self._claims)
+        return ledger.snapshot() if waits else None
 
-    async def wanted(
-        self, account: Account, server: Holder, idle: Mapping[str, float], lifetime: float
-    ) -> tuple[list[str], bool]:
-        """Which of a server's idle shares are asked back for who waits, and whether anybody waits.
+    # -- of idle shares ------------------------------------------------------------------------
 
-        All users' idle kernels stand in one order, the longest idle first, so that no more shares
-        go than it takes, whoever looks first.
+    def held(self, name: str) -> Claim | None:
+        """The claim of this name, where it holds a share."""
+        claim = self._find(name)
+        return claim if claim is not None and claim.held else None
 
-        Parameters
-        ----------
-        idle: seconds without use, by kernel id, of kernels whose share may go.
-        lifetime: seconds that this counts.
+    async def take(self, claim: Claim, left: Size) -> bool:
+        """Leave so much of its share to a claim, and tell; False where that has changed."""
+        name = claim.kernel_id
+
+        def work(ledger: RankedLedger) -> bool:
+            now = self.held(name)
+            if now is None or (now.token, now.size) != (claim.token, claim.size):
+                return False
+            if left.is_none:
+                return ledger.release(name)
+            return ledger.change(name, left, now.info) is not None
+
+        taken = await self.at_ledger(work)
+        if taken:
+            told = {"kernel_id": kernel_of(claim), "left": str(left)}
+            self._events.publish(uid_of_claim(claim), "taken", told)
+        return taken
+
+    def idle_claims(
+        self, ledger: RankedLedger
+    ) -> tuple[LedgerSnapshot | None, list[LimitedClaim], frozenset[str]]:
+        """Who waits, the idle claims, and the names of those whose users' hours are used up.
+
+        For :meth:`look`.
         """
-        now = asyncio.get_running_loop().time()
-        since = {_key(account.uid, kernel_id): now - age for kernel_id, age in idle.items()}
-        self._idle[account.uid, server] = _Idle(since, now + lifetime)
-        self._idle = {key: row for key, row in self._idle.items() if row.until > now}
-        everybody: dict[str, float] = {}
-        for row in self._idle.values():
-            everybody |= row.kernels
-        order = sorted(everybody, key=lambda key: (everybody[key], key))
-
-        await self._look(lambda ledger: self._count(ledger, self._claims))
-        snapshot = await self._snapshot()
-        going = await in_thread(chosen, snapshot, order) if snapshot is not None else frozenset()
-        asked = self._orders.asked(since)
-        going |= asked
-        wanted = [kernel_id for kernel_id in idle if _key(account.uid, kernel_id) in going]
-        return wanted, snapshot is not None or bool(asked)
+        self._count(ledger, self._claims)
+        now, gpus = self.clock(), ledger.gpus()
+        idle = self.idle.since(now)
+        claims = [
+            replace(self._limited(row.kernel_id, row.size, gpus, now), held_since=now)
+            for row in self._claims
+            if row.held and row.kernel_id in idle
+        ]
+        spent: frozenset[str] = frozenset()
+        if self._limits is not None:
+            spent = self._limits.spent(claims, self._books.used(), now)
+        return self._snapshot_of(ledger), claims, spent
 
     # -- of the machine ------------------------------------------------------------------------
 
     async def gpus(self) -> tuple[list[Gpu], dict[str, Holding]]:
         """The GPUs, and what is taken of each."""
-        return await self._look(lambda ledger: (ledger.gpus(), ledger.holdings()))
+        return await self.look(lambda ledger: (ledger.gpus(), ledger.holdings()))
 
     async def everything(self, account: Account | None = None) -> list[dict[str, Any]]:
         """All claims of one or of all users, with since when they hold and are idle."""
-        held_since = await self._look(lambda ledger: self._books.held_since())
-        now = asyncio.get_running_loop().time()
-        rows = [row for row in self._idle.values() if row.until > now]
-        idle = {name: now - since for row in rows for name, since in row.kernels.items()}
+        held_since = await self.look(lambda ledger: self._books.held_since())
+        now = self.clock()
+        idle = self.idle.since(now)
         found = []
         for claim in self._claims if account is None else self._of(account):
             since = held_since.get(claim.kernel_id)
@@ -394,7 +401,9 @@ class Store:
                 {
                     **claim_to_json(claim, kernel_of(claim)),
                     "held_since": None if since is None else since.isoformat(),
-                    "idle_seconds": idle.get(claim.kernel_id),
+                    "idle_seconds": (now - idle[claim.kernel_id]).total_seconds()
+                    if claim.kernel_id in idle
+                    else None,
                 }
             )
         return found
@@ -406,17 +415,17 @@ class Store:
         ------
         NoClaim
         """
-        key = _key(uid, kernel_id)
+        key = key_of(uid, kernel_id)
         claim = self._find(key)
         if claim is None or not claim.held:
             raise NoClaim(f"User {uid} has no kernel {kernel_id} with a share.")
-        self._orders.ask_back(key)
+        self.orders.ask_back(key)
         self._events.publish(uid, "wanted", {})
 
     @property
     def paused(self) -> bool:
         """Whether an administrator has new shares refused."""
-        return self._orders.paused
+        return self.orders.paused
 
     async def pause(self, paused: bool) -> None:
         """Refuse new shares, or give them out again; kept over restarts.
@@ -425,7 +434,7 @@ class Store:
         ------
         LedgerError
         """
-        await in_thread(self._orders.pause, paused, executor=self._desk)
+        await in_thread(self.orders.pause, paused, executor=self._desk)
 
     async def end(self, uid: int, kernel_id: str) -> None:
         """End the processes of a claim, and the claim. Its server is left alone.
@@ -434,7 +443,7 @@ class Store:
         ------
         NoClaim
         """
-        key = _key(uid, kernel_id)
+        key = key_of(uid, kernel_id)
 
         def work(ledger: Ledger) -> None:
             claim = self._find(key)
@@ -452,11 +461,11 @@ class Store:
     async def usage(self, account: Account | None = None) -> list[dict[str, Any]]:
         """GPU-seconds by day: of one user, or of all users and groups."""
         user = account.user if account is not None else None
-        return await self._look(lambda ledger: self._books.rows(user))
+        return await self.look(lambda ledger: self._books.rows(user))
 
     async def totals(self) -> dict[Subject, Figures]:
         """GPU-seconds of all users and groups, which only grow."""
-        return await self._look(lambda ledger: self._books.totals())
+        return await self.look(lambda ledger: self._books.totals())
 
     async def charge(self, charged: Mapping[str, Held]) -> None:
         """What is used without a share, and goes to the account, by names that no kernel has."""
@@ -465,7 +474,7 @@ class Store:
             self._charged = charged
             self._count(ledger, self._claims)
 
-        await self._look(work)
+        await self.look(work)
 
     async def sweep(self) -> None:
         """Free what the dead held, and save the account."""
@@ -482,7 +491,7 @@ class Store:
         """Give shares to who waits, where there is room by now."""
         await self.at_ledger(lambda ledger: ledger.turns(()))
 
-    async def at_ledger(self, work: Callable[[Ledger], T]) -> T:
+    async def at_ledger(self, work: Callable[[RankedLedger], T]) -> T:
         """Do ``work``, which may change something, in the ledger's thread."""
 
         def at_desk() -> tuple[T, Sequence[Claim]]:
@@ -498,9 +507,7 @@ class Store:
 
     def _count(self, ledger: Ledger, claims: Sequence[Claim]) -> None:
         """Tell the account what is held now."""
-        now = monotonic()
-        rows = [row for row in list(self._idle.values()) if row.until > now]
-        idle = {name for row in rows for name in row.kernels}
+        idle = self.idle.since(self.clock())
         before, self._counted = self._counted, {}
         gpus: dict[str, Gpu] | None = None
         for claim in claims:
@@ -523,7 +530,7 @@ class Store:
         amount, _ = demand(claim.size, own or list(gpus.values()))
         return Held(owner.user, owner.groups, amount, idle)
 
-    async def _look(self, work: Callable[[Ledger], T]) -> T:
+    async def look(self, work: Callable[[RankedLedger], T]) -> T:
         """Do work that changes nothing but for what the dead held, which a sweep tells of."""
         return await in_thread(lambda: work(self._open_ledger()), executor=self._desk)
 
@@ -534,7 +541,7 @@ class Store:
     def _find(self, key: str) -> Claim | None:
         return next((claim for claim in self._claims if claim.kernel_id == key), None)
 
-    def _open_ledger(self) -> Ledger:
+    def _open_ledger(self) -> RankedLedger:
         if self._ledger is None:
             raise LedgerError("The broker is about to end.")
         return self._ledger
@@ -553,7 +560,8 @@ class Store:
             uid, _, kernel_id = key.partition("/")
             self._events.publish(int(uid), "ended", {"kernel_id": kernel_id})
         self._told = now
-        self._orders.keep(now)
+        self.orders.keep(now)
+        self.idle.keep({claim.kernel_id for claim in claims if claim.held})
         processes = {claim.holder for claim in claims}
         processes |= {claim.kernel for claim in claims if claim.kernel is not None}
         processes |= self._servers
@@ -562,7 +570,8 @@ class Store:
             self._changed()
 
 
-def _key(uid: int, kernel_id: str) -> str:
+def key_of(uid: int, kernel_id: str) -> str:
+    """The name of a user's kernel in the ledger."""
     return f"{uid}/{kernel_id}"
 
 

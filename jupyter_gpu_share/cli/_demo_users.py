@@ -20,7 +20,7 @@ from typing import Any
 
 from .._threads import in_thread
 from ..errors import EngineError
-from ._demo_user import DEMAND_AFTER
+from ._demo_user import DEMAND_AFTER, WARN_BEFORE
 from ._tables import allocations_table
 
 __all__ = ["User", "demo_users", "free_numbers", "play"]
@@ -92,6 +92,8 @@ def _prepare(folder: Path, share: Fraction) -> Path:
         f"c.Broker.simulate = {_GPU!r}\n"
         f'c.Broker.limits = [{{"resource": "gpus", "limit": "{share}", '
         '"scope": {"user": ["*"]}}]\n'
+        f"c.IdlePolicy.idle_after = c.IdlePolicy.warn_before = {WARN_BEFORE}\n"
+        f"c.IdlePolicy.demand_after = {DEMAND_AFTER}\n"
     )
     settings.chmod(0o644)
     return settings

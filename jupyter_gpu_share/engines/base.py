@@ -19,6 +19,7 @@ from traitlets.config import LoggingConfigurable
 from ..allocations import Allocation, QueuePosition, Share
 from ..errors import EngineError
 from ..size import Size
+from .idle_shares import AskedBack, IdleShare
 
 __all__ = [
     "Adoptable",
@@ -395,15 +396,15 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         """
         return None
 
-    async def wanted(self, idle: Mapping[str, float]) -> frozenset[str] | None:
+    async def wanted(self, idle: Mapping[str, IdleShare]) -> Mapping[str, AskedBack] | None:
         """Which of these kernels' shares are asked back, where somebody decides that for all users.
 
-        Called every ``usage_interval`` seconds with all idle kernels of this process whose share
-        may go. None: each process decides for itself, by :meth:`snapshot`.
+        Called every ``usage_interval`` seconds with all idle kernels of this process, whatever
+        their users' rules. None: each process decides for itself, by :meth:`snapshot`.
 
         Parameters
         ----------
-        idle: seconds without use, by kernel id.
+        idle: by kernel id.
 
         Raises
         ------

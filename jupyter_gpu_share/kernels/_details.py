@@ -28,6 +28,7 @@ class Details:
     progress: how far a work is that takes more than a moment.
     notice: shown in cells that wait.
     queued: whether there was no room for it at first.
+    taken: its share was taken for others, and it has got none since.
     """
 
     request: KernelRequest | None = None
@@ -50,13 +51,14 @@ class Details:
     exit_code: int | None = None
     notice: str = ""
     queued: bool = False
+    taken: bool = False
 
     def begin(self, request: KernelRequest, *, saved: bool) -> None:
         """Jupyter starts the kernel, or it is taken over with what is ``saved`` of it."""
         self.request, self.path = request, request.path
         self.exit = self.exit_code = self.queue = None
         self.reason = self.notice = ""
-        self.queued = False
+        self.queued = self.taken = False
         self.kept = Kept("snapshot", ()) if saved else Kept()
         self.rest()
 
@@ -72,12 +74,13 @@ class Details:
         here = f"GPU {self.size} is here; the kernel starts." if self.queued else ""
         self.notice = f"{here} {news.notice}".strip()
         self.queue, self.reason, self.share = None, news.notice, news.share
+        self.taken = False
         self.backend, self.style = sharing
 
     def answered(self, running: Running) -> None:
         """The kernel answers."""
         self.running, self.share = running, running.share
-        self.queue, self.queued = None, False
+        self.queue, self.queued, self.taken = None, False, False
 
     def resized(self, size: Size, share: Share | None) -> None:
         """It has another size; ``share`` where it holds that already."""

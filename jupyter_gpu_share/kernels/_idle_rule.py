@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
 from ..allocations import Kept, NextAction, State
+from ..engines.idle_shares import AskedBack
 from ..idle import History, IdlePolicy, Plan, Situation
 from ..relay import Activity
 from ..sentences import paragraph, say, words_of
@@ -27,6 +28,8 @@ _PLAN_AGAIN = 300.0
 #: Seconds: cells that follow each other sooner are one burst of work, as in the trace that the
 #: adaptive rule was learnt from.
 _SAME_WORK = 60.0
+#: A moment that is told as seconds from now differs by less from one look to the next.
+_JITTER = timedelta(seconds=2)
 #: Part of its time that a GPU is used by programs that draw a screen or keep a clock at most.
 _RESTING = 0.02
 
@@ -90,6 +93,14 @@ class _Found:
     works: bool = False
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """The share is asked back, and since when."""
+
+    since: datetime
+    asked: AskedBack
+
+
 @dataclass
 class IdleRule:
     """The rule's view of one kernel. Times are aware."""
@@ -102,7 +113,7 @@ class IdleRule:
     _began: float | None = None
     _since: datetime | None = None
     _released: datetime | None = None
-    _wanted_since: datetime | None = None
+    _wanted: _Wanted | None = None
     _kept: bool = True
     _found: _Found | None = None
     #: The share as it was when the pause began; None where the kernel works by itself.
@@ -121,7 +132,7 @@ class IdleRule:
             self._began = activity.last_sent
             self._watch(now)
         if sent or activity.busy or self._busy:
-            self._since = self._wanted_since = self._found = self._paused = None
+            self._since = self._wanted = self._found = self._paused = None
         if activity.busy:
             self._busy = True
             return
@@ -143,14 +154,14 @@ class IdleRule:
 
     def returned(self, now: datetime) -> None:
         """The kernel has its share, for the first time or again."""
-        self._released = self._found = self._wanted_since = None
+        self._released = self._found = self._wanted = None
         if not self._busy:
             self._since = now
 
     def released(self, now: datetime) -> None:
         """The share was given back, by the rule or by a person."""
         self._released = now
-        self._found = self._wanted_since = None
+        self._found = self._wanted = None
 
     def looked(self, look: Look, use: Use, now: datetime) -> None:
         """The kernel was asked, as wished."""
@@ -178,11 +189,18 @@ class IdleRule:
         if self.unused and self._since is not None and now >= self._since + idle_after:
             self._works([say("somebody-uses")], now)
 
-    def wanted(self, by_others: bool, now: datetime) -> bool:
-        """Somebody waits for a share that this one's return makes room for; True if that is new."""
-        if by_others is (self._wanted_since is not None):
+    def wanted(self, asked: AskedBack | None, now: datetime) -> bool:
+        """Somebody waits for a share that this one's return makes room for; True if that is new.
+
+        None: nobody does any more.
+        """
+        known = self._wanted
+        if asked is None or known is None:
+            self._wanted = None if asked is None else _Wanted(now, asked)
+            return asked is not None or known is not None
+        if _alike(known.asked.due, asked.due):
             return False
-        self._wanted_since = now if by_others else None
+        self._wanted = _Wanted(known.since, asked)
         return True
 
     def _works(self, what: list[str], now: datetime) -> None:
@@ -206,7 +224,7 @@ class IdleRule:
             size=size,
             group=group,
             keep_until=keep_until,
-            waiting_since=self._wanted_since,
+            waiting_since=self._wanted.since if self._wanted else None,
             kept=self._kept,
             released_at=self._released,
             shifts=self._paused.shifts if self._paused else None,
@@ -306,9 +324,29 @@ class IdleRule:
         )
 
     def _plan(self, situation: Situation) -> Plan:
-        return self.policy.plan(situation, self.history)
+        """What the user's rule says, or what was asked for all users where that is earlier.
+
+        Variables are lost by the user's rule only.
+        """
+        plan = self.policy.plan(situation, self.history)
+        due = self._wanted.asked.due if self._wanted else None
+        stays = plan.release_at is None and not situation.kept
+        if due is None or stays or situation.released_at is not None:
+            return plan
+        due = max(due, situation.now)
+        if plan.release_at is not None and plan.release_at <= due:
+            return plan
+        after = (due - situation.idle_since).total_seconds()
+        why = say("goes-for-others", after=after)
+        return replace(plan, warn_at=situation.waiting_since, release_at=due, why=why)
 
     @property
     def lose_variables(self) -> bool:
         """Whether the release that is wished for loses variables, as the administrator allows."""
         return not self._kept
+
+
+def _alike(one: datetime | None, other: datetime | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) < _JITTER

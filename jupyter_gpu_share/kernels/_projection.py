@@ -57,7 +57,7 @@ def allocation(kernel_id: str, engine: str, facts: Facts, details: Details) -> A
         state=shown,
         path=details.path,
         user=request.user,
-        reason=details.progress or details.reason,
+        reason=details.progress or _told(details),
         share=details.share if holds else None,
         used_bytes=details.used_bytes if runs else None,
         utilization=details.use.utilization if runs else None,
@@ -70,6 +70,10 @@ def allocation(kernel_id: str, engine: str, facts: Facts, details: Details) -> A
         style=details.style,
         kept=details.kept,
     )
+
+
+def _told(details: Details) -> str:
+    return paragraph(say("taken-for-others"), details.reason) if details.taken else details.reason
 
 
 def hold(facts: Facts, details: Details) -> tuple[HoldMode, str]:

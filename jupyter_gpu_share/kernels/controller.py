@@ -20,6 +20,7 @@ from typing import Any
 from .._threads import in_thread
 from ..allocations import AllocationTable, State
 from ..engines.base import Engine, Exit, KernelRequest, Running, Starting, Usage, Waiting
+from ..engines.idle_shares import AskedBack
 from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy, Situation
 from ..relay import Activity, HoldMode, Relay, RelayEvents
@@ -277,9 +278,12 @@ class Controller(RelayEvents):
         if usage.notice:
             self.relay.notify(usage.notice)
 
-    def wanted_by_others(self, wanted: bool) -> None:
-        """Whether somebody waits for a share that this one's return makes room for."""
-        if self.rule.wanted(wanted, _now()):
+    def wanted_by_others(self, asked: AskedBack | None) -> None:
+        """Somebody waits for a share that this one's return makes room for; None: nobody."""
+        if asked is not None and asked.taken and not self._details.taken:
+            self._details.taken = True
+            self._show()
+        if self.rule.wanted(asked, _now()):
             self._decide()
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..allocations import Allocation, AllocationTable, State
 from ..engines.base import Engine
+from ..engines.idle_shares import AskedBack, IdleShare
 from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy
 from ..relay import Relay
@@ -25,9 +26,6 @@ from .reclaim import chosen
 __all__ = ["Registry"]
 
 _log = logging.getLogger(__name__)
-
-#: Seconds without use that stand before all others.
-_LONGEST = 1e9
 
 
 class Registry(Mapping[str, Kernel]):
@@ -178,19 +176,21 @@ class Registry(Mapping[str, Kernel]):
 
     async def _reclaim(self, engine: Engine, kernels: Mapping[str, Kernel]) -> None:
         """Have the idle rules know which shares somebody waits for."""
-        candidates = [(key, each.situation) for key, each in kernels.items() if each.unused]
+        unused = {key: each.situation for key, each in kernels.items() if each.unused}
         # What is on its way already goes for others first; to save variables may take long.
-        leaving = [key for key, each in kernels.items() if each.leaving]
-        order = self._policy.order(candidates)
-        since = {key: each.now - each.idle_since for key, each in candidates}
-        idle = {key: since[key].total_seconds() for key in order}
-        wanted = await engine.wanted(idle | dict.fromkeys(leaving, _LONGEST))
-        if wanted is None:
-            wanted = frozenset()
-            if candidates and (snapshot := await engine.snapshot()) is not None:
-                wanted = chosen(snapshot, [*leaving, *order])
+        leaving = {key: each.situation for key, each in kernels.items() if each.leaving}
+        idle = {
+            key: IdleShare(one.idle_since, one.keep_until, one.kept, leaving=key in leaving)
+            for key, one in {**unused, **leaving}.items()
+        }
+        asked = await engine.wanted(idle)
+        if asked is None:
+            asked = {}
+            if unused and (snapshot := await engine.snapshot()) is not None:
+                order = self._policy.order(unused.items())
+                asked = dict.fromkeys(chosen(snapshot, [*leaving, *order]), AskedBack())
         for key, each in kernels.items():
-            each.wanted_by_others(key in wanted)
+            each.wanted_by_others(asked.get(key))
 
     async def outlook(self, engine: Engine) -> tuple[datetime | None, dict[str, datetime]]:
         """When the next idle share goes back, and when kernels that wait may have one, by their id.

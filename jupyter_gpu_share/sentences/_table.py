@@ -62,6 +62,7 @@ TABLE: Mapping[str, str] = {
     "goes-for-others": (
         "Somebody waits for a share; this one goes back after {after:span} without use."
     ),
+    "taken-for-others": "This share was taken for others, as it was not given back in time.",
     "goes-after": "It goes back after {after:span} without use.",
     "seldom-soon": "After {after:span} without use, a notebook seldom goes on soon.",
     "seldom-soon-here": (

@@ -61,6 +61,8 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
         'Somebody waits for a share; this one goes back after %1 without use.',
         v.span('after')
       ),
+    'taken-for-others': () =>
+      trans.__('This share was taken for others, as it was not given back in time.'),
     'goes-after': v => trans.__('It goes back after %1 without use.', v.span('after')),
     'seldom-soon': v =>
       trans.__('After %1 without use, a notebook seldom goes on soon.', v.span('after')),

@@ -99,8 +99,8 @@ def test_idle_shares_of_all_users_stand_in_one_order(ann: User, bob: User) -> No
     ann.claim("a1", "1/2")
     ann.claim("a2", "1/4")
     bob.claim("b", "1/4")
-    nothing = {"wanted": [], "waiting": False}
-    idle_of_ann, idle_of_bob = {"a1": 100.0, "a2": 50.0}, {"b": 500.0}
+    nothing = {"wanted": {}, "taken": [], "waiting": False}
+    idle_of_ann, idle_of_bob = {"a1": 1000.0, "a2": 500.0}, {"b": 5000.0}
     assert ann.ok("PUT", "/v1/idle", {"kernels": idle_of_ann}) == nothing
     assert bob.ok("PUT", "/v1/idle", {"kernels": idle_of_bob}) == nothing
     ann.claim("new", "1/4")
@@ -113,6 +113,7 @@ def test_idle_shares_of_all_users_stand_in_one_order(ann: User, bob: User) -> No
 
 def wanted(person: User, idle: dict[str, float]) -> list[str]:
     answer = person.ok("PUT", "/v1/idle", {"kernels": idle})
+    check("AskedBack", answer)
     assert answer["waiting"] is True
     return list(answer["wanted"])
 

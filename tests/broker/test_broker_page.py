@@ -274,12 +274,12 @@ def test_an_administrator_asks_a_share_back(page: Browser, ann: User, bob: User)
     ann.claim("other", "1/4")
     bob.claim("b", "1/4")
     assert page.press("release", uid=str(ANN), kernel="a")[0] == 303
-    nothing = {"wanted": [], "waiting": False}
+    nothing = {"wanted": {}, "taken": [], "waiting": False}
     assert ann.ok("PUT", "/v1/idle", {"kernels": {"other": 50.0}}) == nothing, "it is used"
     assert bob.ok("PUT", "/v1/idle", {"kernels": {"b": 900.0}}) == nothing
     for _ in range(2):
         asked = ann.ok("PUT", "/v1/idle", {"kernels": {"a": 5.0, "other": 50.0}})
-        assert asked == {"wanted": ["a"], "waiting": True}
+        assert asked == {"wanted": {"a": None}, "taken": [], "waiting": True}
     ann.ok("DELETE", "/v1/shares/a")
     ann.claim("a", "1/4")
     assert ann.ok("PUT", "/v1/idle", {"kernels": {"a": 5.0}}) == nothing, "it has gone"

@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.broker.client import BROKER, BrokerAway, BrokerClient, find_broker
 from jupyter_gpu_share.engines.base import KernelRequest, Running
+from jupyter_gpu_share.engines.idle_shares import IdleShare
 from jupyter_gpu_share.engines.local import LocalEngine
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.size import Size
@@ -209,6 +212,58 @@ async def test_a_broker_that_lost_its_record_is_not_told_what_to_believe(
         (line,) = await told()
     assert "restart that kernel" in line
     assert all_shares(broker) == {}
+
+
+async def test_what_was_promised_of_an_idle_share_stands_while_the_broker_is_away_and_after(
+    engine: LocalEngine, broker: RunningBroker, ann: User
+) -> None:
+    await running(engine, "a", "1")
+    now = datetime.now(timezone.utc)
+    share = IdleShare(now - timedelta(hours=1))
+    assert await engine.wanted({"a": share}) == {}
+    assert ann.claim("hers", "1/4")["state"] == "waiting"
+
+    async def due() -> datetime | None:
+        asked = await engine.wanted({"a": share})
+        assert asked is not None
+        return asked["a"].due if "a" in asked else None
+
+    first = await eventually(due, "it hears that somebody waits")
+    assert first is not None
+    assert timedelta(seconds=119) < first - now < timedelta(seconds=120 + PATIENCE)
+    broker.kill()
+    assert await due() is not None
+    broker.start()
+    again = await due()
+    assert again is not None
+    assert abs(again - first) < timedelta(seconds=2), "the broker knows what it has promised"
+    ann.ok("DELETE", "/v1/shares/hers")
+    assert await engine.wanted({"a": share}) == {}
+    assert await engine.wanted({"a": replace(share, kept=False)}) == {}, "told at once"
+    rows = all_shares(broker)
+    assert rows["a"]["idle_seconds"] > 3600
+
+
+async def test_a_server_hears_that_a_share_was_taken(
+    engine: LocalEngine, broker: RunningBroker
+) -> None:
+    await running(engine, "a", "1/4")
+    share = IdleShare(datetime.now(timezone.utc))
+    assert await engine.wanted({"a": share, "unknown": share}) == {}
+    await engine.change("a", Size.parse("1/2"))
+    assert await engine.wanted({"a": replace(share, leaving=True)}) == {}, (
+        "it has what it asked for"
+    )
+    root = BrokerClient(broker.socket)  # the engine's user, too
+    for taken in (("POST", "/v1/shares/a/change", {"size": "1GiB"}), ("DELETE", "/v1/shares/a")):
+        root.ask(*taken)
+        assert await engine.wanted({}) == {}
+        asked = await engine.wanted({"a": share})
+        assert asked is not None
+        assert asked["a"].taken
+    root.close()
+    await engine.give_back("a")
+    assert await engine.wanted({"a": share}) == {}, "it knows that it holds nothing"
 
 
 async def test_the_users_own_settings_do_not_lead_past_the_broker(

@@ -105,7 +105,7 @@ async def test_a_large_one_is_passed_for_its_patience_over_a_restart(tmp_path: P
 
 
 async def test_who_holds_gets_more_only_after_those_who_wait(tmp_path: Path) -> None:
-    """Growth passes nobody: else one who waits could be passed by it for ever."""
+    """Nobody grows into what is kept for one who waits, who could be passed by it for ever."""
     clock = Clock()
     async with open_store(tmp_path, clock) as people:
         assert await people.ask(1, "a", "1/2")
@@ -114,6 +114,25 @@ async def test_who_holds_gets_more_only_after_those_who_wait(tmp_path: Path) -> 
         assert await people.store.fits(account(1), "a", [more]) != [None]
         assert await people.store.change(account(1), "a", more, None, dry=False) is None
         assert await people.ask(1, "a", "3/4") is False, "asked for anew it waits, too"
+
+
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize(("size", "passes"), [("1", True), ("3/4", False), ("1/2", False)])
+async def test_who_gets_more_beside_those_who_wait_has_passed_them(
+    tmp_path: Path, anew: bool, size: str, passes: bool
+) -> None:
+    """On a GPU that is not kept for them. Else growth could go on past their patience."""
+    clock = Clock()
+    async with open_store(tmp_path, clock, "2xA100-80GB") as people:
+        assert await people.ask(1, "a", "3/4")
+        assert await people.ask(2, "b", "1/2")
+        assert not await people.ask(3, "large", "1"), "the other's GPU is kept for it"
+        if anew:
+            assert await people.ask(1, "a", size)
+        else:
+            assert await people.store.change(account(1), "a", Size.parse(size), None, dry=False)
+        clock.wait(PATIENCE / MINUTE)
+        assert await people.ask(4, "small", "1/2") is not passes
 
 
 @pytest.mark.parametrize("seed", range(2))

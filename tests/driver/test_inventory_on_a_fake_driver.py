@@ -22,16 +22,18 @@ HERE = Path(__file__).parent
 ASK = """
 import dataclasses, json, sys
 from jupyter_gpu_share.engines.local import _doctor
-from jupyter_gpu_share.engines.local._inventory import inventory, real_use
+from jupyter_gpu_share.engines.local._inventory import certain_use, inventory, real_use
 from jupyter_gpu_share.errors import NoGpuError
 try:
     found = inventory()
-    use = real_use(found.gpus, [int(pid) for pid in sys.argv[1:]])
+    pids = [int(pid) for pid in sys.argv[1:]]
+    use = real_use(found.gpus, pids)
     print(json.dumps({
         "gpus": [gpu.index for gpu in found.gpus], "driver": found.driver,
         "all": [dataclasses.asdict(gpu) for gpu in found.gpus], "troubles": found.troubles,
         "numbered": found.numbered, "in use": found.in_use,
         "use": {pid: [dict(row.used), row.utilization] for pid, row in use.items()},
+        "certain": certain_use(found.gpus, pids),
         "doctor": [finding.what for finding in _doctor.about_gpus(found)],
     }))
 except NoGpuError as error:
@@ -89,6 +91,7 @@ def test_an_old_driver_tells_no_reserve(driver: FakeDriver) -> None:
     found = ask(driver, 101)
     assert found["all"][0]["memory_bytes"] == 16 * GIB
     assert found["use"] == {}, "nor does it list processes"
+    assert found["certain"] is None
 
 
 def test_instances_of_mig_stand_for_their_gpu(driver: FakeDriver) -> None:
@@ -103,7 +106,21 @@ def test_instances_of_mig_stand_for_their_gpu(driver: FakeDriver) -> None:
 def test_of_several_processes_those_that_are_not_told_are_left_out(driver: FakeDriver) -> None:
     for pid, nbytes in ((101, 2 * GIB), (102, None), (999, GIB)):
         driver.pretend(pid, nbytes)
-    assert ask(driver, 101, 102, 103)["use"] == {"101": [{UUIDS[0]: 2 * GIB}, None]}
+    found = ask(driver, 101, 102, 103)
+    assert found["use"] == {"101": [{UUIDS[0]: 2 * GIB}, None]}
+    assert found["certain"] is None, "of one it is not known"
+
+
+def test_what_processes_use_is_certain_where_it_is_known_of_each(
+    driver: FakeDriver, program: subprocess.Popen[str]
+) -> None:
+    """One that no GPU lists uses nothing."""
+    driver.pretend(101, 2 * GIB)
+    both = {UUIDS[0]: 3 * GIB + 256 * MIB, UUIDS[1]: 0}
+    assert ask(driver, program.pid, 101, 103)["certain"] == both
+    assert ask(driver, 103)["certain"] == {UUIDS[0]: 0, UUIDS[1]: 0}
+    driver.state.gpus[1].others = 2 * GIB
+    assert ask(driver, 103)["certain"] is None, "somebody uses it who is not listed"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +163,8 @@ def test_memory_that_is_not_told_is_not_taken_for_none(
     driver: FakeDriver, program: subprocess.Popen[str]
 ) -> None:
     driver.state.told = NO_MEMORY
-    assert ask(driver, program.pid)["use"] == {}
+    found = ask(driver, program.pid)
+    assert (found["use"], found["certain"]) == ({}, None)
 
 
 def test_numbers_of_another_namespace_are_nobodys(
@@ -155,7 +173,7 @@ def test_numbers_of_another_namespace_are_nobodys(
     """A process there may have by chance the number that the driver tells of one here."""
     needs_namespaces()
     found = ask(driver, program.pid, before=APART)
-    assert found["use"] == {}
+    assert (found["use"], found["certain"]) == ({}, None)
     assert "not known" in found["doctor"][-1]
 
 

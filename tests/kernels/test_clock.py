@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
 from jupyter_gpu_share.allocations import Kept, State
+from jupyter_gpu_share.engines.idle_shares import AskedBack
 from jupyter_gpu_share.idle import IdlePolicy
 from jupyter_gpu_share.kernels._checkpoint import Look
 from jupyter_gpu_share.kernels._idle_rule import IdleRule, Use
@@ -28,6 +30,7 @@ class Clock:
     ----------
     seen: the state, and what is announced, from when on it is shown.
     released: when the share was given back; None: never.
+    lost: what a release would lose.
     """
 
     policy: IdlePolicy
@@ -35,6 +38,7 @@ class Clock:
     cells: int = 0
     seen: list[tuple[float, State | None, str]] = field(default_factory=list)
     released: float | None = None
+    lost: tuple[str, ...] = ()
     _next: float | None = None
 
     def __post_init__(self) -> None:
@@ -60,10 +64,11 @@ class Clock:
         self.rule.used(activity, self._at(self.now))
         self._decide()
 
-    def wanted(self, by_others: bool, at: float) -> None:
-        """It is seen whether somebody waits for this share."""
+    def wanted(self, by_others: bool, at: float, *, due: float | None = None) -> None:
+        """It is seen whether somebody waits for this share, and until when it has to go."""
         self.run(at)
-        if self.rule.wanted(by_others, self._at(at)):
+        asked = AskedBack(None if due is None else self._at(due)) if by_others else None
+        if self.rule.wanted(asked, self._at(at)):
             self._decide()
 
     def _decide(self) -> None:
@@ -77,7 +82,8 @@ class Clock:
             if not self.seen or self.seen[-1][1:] != (decision.state, action):
                 self.seen.append((self.now, decision.state, action))
             if decision.wish is Event.LOOK:
-                self.rule.looked(Look(kept=Kept("in-place", ())), Use(), self._at(self.now))
+                look = Look(kept=Kept("in-place", self.lost))
+                self.rule.looked(look, Use(), self._at(self.now))
                 continue
             if decision.wish is Event.UNUSED:
                 self.released = self.now
@@ -92,9 +98,9 @@ class Clock:
         return NOON + timedelta(seconds=seconds)
 
 
-def fixed(**changes: float) -> IdlePolicy:
+def fixed(**changes: Any) -> IdlePolicy:
     return IdlePolicy(
-        rule="fixed", **{"timeout": 30, "idle_after": 5, "warn_before": 10, **changes}
+        **{"rule": "fixed", "timeout": 30, "idle_after": 5, "warn_before": 10, **changes}
     )
 
 
@@ -152,6 +158,49 @@ def test_whoever_waits_again_has_the_user_warned_again() -> None:
     clock.wanted(True, at=200.0)
     clock.run(3600.0)
     assert clock.released == 210.0
+
+
+@pytest.mark.parametrize("rule", ["never", "demand", "fixed"])
+def test_a_share_that_is_due_for_all_users_goes_then_whatever_its_users_rule(rule: str) -> None:
+    clock = Clock(fixed(rule=rule, timeout=3600, demand_after=1800))
+    clock.wanted(True, at=100.0, due=160.0)
+    clock.wanted(True, at=102.0, due=160.9)
+    clock.run(159.0)
+    assert clock.seen[-1] == (100.0, State.IDLE, "release"), (
+        "it is announced as soon as it is asked"
+    )
+    clock.run(3600.0)
+    assert clock.released == 160.0, "the moment that was promised first"
+
+
+def test_a_share_whose_own_rule_gives_it_earlier_does_not_wait_until_it_is_due() -> None:
+    clock = Clock(fixed(timeout=120))
+    clock.wanted(True, at=100.0, due=160.0)
+    clock.run(3600.0)
+    assert clock.released == 120.0
+
+
+def test_a_due_share_stays_that_is_used_or_not_asked_for_any_more() -> None:
+    used, left = Clock(fixed(rule="never")), Clock(fixed(rule="never"))
+    for clock in (used, left):
+        clock.wanted(True, at=100.0, due=160.0)
+    used.cell(150.0)
+    left.wanted(False, at=150.0)
+    for clock in (used, left):
+        clock.run(7200.0)
+        assert clock.released is None
+    used.wanted(True, at=7300.0, due=7200.0)
+    assert used.released == 7300.0, "a promise that was over meanwhile"
+
+
+def test_variables_are_lost_by_the_users_own_rule_only() -> None:
+    clock = Clock(fixed(rule="never"), lost=("model",))
+    clock.wanted(True, at=100.0, due=160.0)
+    clock.run(1000.0)
+    assert clock.released is None
+    assert not clock.rule.situation(
+        clock._at(1000.0), size=Size.parse("1/4"), group="", keep_until=None
+    ).kept
 
 
 def test_pauses_between_cells_of_a_millisecond_are_learnt() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from stand_ins import Bench, bench
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import Kept, State
+from jupyter_gpu_share.engines.idle_shares import AskedBack
 from jupyter_gpu_share.errors import GpuShareError, NotPossible
 from jupyter_gpu_share.kernels._works import Task, Told, Works
 from jupyter_gpu_share.kernels.facts import Event, Phase, Work
@@ -176,6 +178,25 @@ async def test_a_cell_of_a_widget_does_not_have_the_kernel_asked_again_and_again
             await eventually(lambda: made.controller.facts.work is None, "it is left")
             await asyncio.sleep(0)
         assert made.keeper.looks == 1
+
+
+async def test_a_share_that_was_taken_goes_at_once_and_the_reason_says_so() -> None:
+    why = "This share was taken for others, as it was not given back in time."
+    async with bench() as made:
+        made.policy.set_trait("idle_after", 0.01)
+        await made.launch()
+        made.controller.activity(made.relay.activity)
+        await eventually(lambda: made.controller.unused, "it is idle")
+        now = datetime.now(timezone.utc)
+        made.controller.wanted_by_others(AskedBack(now, taken=True))
+        assert made.shown.reason.startswith(why)
+        await until(made, Phase.RELEASED)
+        assert made.shown.reason.startswith(f"{why} The variables are kept")
+        made.controller.tell(Event.CELL)
+        await until(made, Phase.RUNNING)
+        assert why not in made.shown.reason
+        made.controller.wanted_by_others(AskedBack(now + timedelta(hours=1)))
+        assert why not in made.shown.reason
 
 
 async def test_a_launch_that_is_refused_changes_nothing() -> None:

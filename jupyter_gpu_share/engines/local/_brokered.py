@@ -7,10 +7,12 @@ who starts is asked again until it answers, and what it has to be told is told t
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,10 +22,11 @@ from ...errors import EngineError, LedgerError
 from ...size import Size
 from .._places import here
 from .._processes import Holder
+from ..idle_shares import AskedBack, IdleShare
 from ._contents import Claim, Holding, LedgerSnapshot
 from ._gpu import Gpu
 from ._ledger import claim_is_gone
-from ._wire import claim_from_json, holding_from_json, snapshot_from_json
+from ._wire import claim_from_json, holding_from_json, idle_to_json, snapshot_from_json
 
 __all__ = ["BrokeredLedger"]
 
@@ -45,6 +48,16 @@ class _Asked:
     sent: bool = False
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What the broker was last told of idle kernels, when, and what it answered."""
+
+    idle: Mapping[str, IdleShare] = field(default_factory=dict)
+    at: float = -math.inf
+    wanted: Mapping[str, AskedBack] = field(default_factory=dict)
+    waiting: bool = False
+
+
 class BrokeredLedger:
     """The shares of one server's kernels, kept by the broker. For one thread, like a ledger.
 
@@ -64,8 +77,7 @@ class BrokeredLedger:
         self._lost: set[str] = set()
         self._try_at = 0.0
         self._listener: _Listener | None = None
-        #: What it was last told of idle kernels: which, when, and whether somebody waited then.
-        self._idle: tuple[frozenset[str], float, bool] = (frozenset(), 0.0, False)
+        self._idle = _Told()
 
     @property
     def counts_others(self) -> bool:
@@ -250,26 +262,38 @@ class BrokeredLedger:
         """What is held and who waits, others' kernels without their names."""
         return snapshot_from_json(self._client.ask("GET", "/v1/queue"))
 
-    def wanted(self, idle: Mapping[str, float]) -> frozenset[str]:
+    def wanted(self, idle: Mapping[str, IdleShare]) -> Mapping[str, AskedBack]:
         """Which of these idle kernels' shares the broker asks back, for others who wait.
 
-        It is asked where there are others than before, while somebody waits, and now and then: many
-        servers have idle kernels, and most of the time nobody waits.
-
-        Parameters
-        ----------
-        idle: seconds without use, by kernel id.
+        It is told where there is something else to say than before, while somebody waits, and now
+        and then: many servers have idle kernels, and most of the time nobody waits. While it is
+        away what it has asked for stands, as it does for the broker.
         """
-        named, told_at, waiting = self._idle
-        fresh = monotonic() < told_at + _IDLE_INTERVAL
-        if not self._hear().wanted() and not waiting and named == idle.keys() and fresh:
-            return frozenset()
+        told, idle = self._idle, self._with_sizes(idle)
+        fresh = monotonic() < told.at + _IDLE_INTERVAL
+        if not self._hear().wanted() and not told.waiting and told.idle == idle and fresh:
+            return told.wanted
+        now = datetime.now(timezone.utc)
+        rows = {kernel_id: idle_to_json(share, now) for kernel_id, share in idle.items()}
         try:
-            answer = self._client.ask("PUT", "/v1/idle", {"kernels": dict(idle)})
+            answer = self._client.ask("PUT", "/v1/idle", {"kernels": rows})
         except BrokerAway:
-            return frozenset()
-        self._idle = frozenset(idle), monotonic(), bool(answer["waiting"])
-        return frozenset(answer["wanted"])
+            return {key: asked for key, asked in told.wanted.items() if key in idle}
+        wanted = {
+            str(kernel_id): AskedBack(
+                None if seconds is None else now + timedelta(seconds=float(seconds))
+            )
+            for kernel_id, seconds in answer["wanted"].items()
+        }
+        wanted |= {str(kernel_id): AskedBack(now, taken=True) for kernel_id in answer["taken"]}
+        self._idle = _Told(dict(idle), monotonic(), wanted, bool(answer["waiting"]))
+        return wanted
+
+    def _with_sizes(self, idle: Mapping[str, IdleShare]) -> dict[str, IdleShare]:
+        """Each with the size that is held of all that this process knows: the broker may hold it
+        to be another. (Only here nothing can change in between.)"""
+        sizes = {key: each.claim.size for key, each in self._asked.items() if each.claim.held}
+        return {key: replace(share, size=sizes.get(key)) for key, share in idle.items()}
 
     def has_dead(self) -> bool:
         """The broker sees the ends of processes."""
@@ -377,7 +401,7 @@ class _Listener:
                         last = number
                         if kind == "reset":
                             self._reset.set()
-                        if kind in ("reset", "wanted"):
+                        if kind in ("reset", "wanted", "taken"):
                             self._wanted.set()
                         self._news.set()
                 finally:

@@ -34,6 +34,7 @@ from ..base import (
     Usage,
     Waiting,
 )
+from ..idle_shares import AskedBack, IdleShare
 from . import _doctor
 from ._brokered import BrokeredLedger
 from ._contents import Holding
@@ -444,7 +445,7 @@ class LocalEngine(LocalSettings):
             return None
         return await self._at_ledger(lambda ledger: ledger.snapshot())
 
-    async def wanted(self, idle: Mapping[str, float]) -> frozenset[str] | None:
+    async def wanted(self, idle: Mapping[str, IdleShare]) -> Mapping[str, AskedBack] | None:
         """See :meth:`Engine.wanted <jupyter_gpu_share.engines.base.Engine.wanted>`."""
         if self._ledger is None:
             return None

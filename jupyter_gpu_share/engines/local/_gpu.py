@@ -27,3 +27,8 @@ class Gpu:
     profile: str | None = None
     parent: str | None = None
     simulated: bool = False
+
+    @property
+    def little_bytes(self) -> int:
+        """Bytes in use that nobody is asked about: the screen of a workstation, contexts."""
+        return max(2**30, self.memory_bytes // 16)

@@ -211,6 +211,46 @@ def all_use(gpus: Collection[Gpu]) -> dict[int, OpenedGpus]:
     return {pid: OpenedGpus(row, pid in drawing) for pid, row in found.items()}
 
 
+def certain_use(gpus: Collection[Gpu], pids: Collection[int]) -> dict[str, int] | None:
+    """Bytes by uuid that processes use together; None where it is not known of each of them.
+
+    A process that no GPU lists uses nothing, as long as what each lists explains what is in use of
+    it. Blocks for as long as the driver takes.
+
+    Raises
+    ------
+    NoGpuError: the driver is gone.
+    """
+    total: dict[str, int] = {}
+    if not gpus or not counts_as_driver():
+        return None
+    with _nvml() as nvml:
+        for gpu in gpus:
+            try:
+                used = _all_processes(nvml, gpu)
+            except (nvml.NVMLError, _too_old(nvml)):
+                return None
+            if used is None:
+                return None
+            total[gpu.uuid] = sum(used[pid] for pid in used.keys() & set(pids))
+    return total
+
+
+def _all_processes(nvml: Any, gpu: Gpu) -> dict[int, int] | None:
+    """Bytes of a GPU by process; None where the driver does not tell of all of them."""
+    handle = nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
+    listed = list(nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    with suppress(nvml.NVMLError_NotSupported):  # it draws nothing
+        listed += nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
+    used: dict[int, int] = {}
+    for process in listed:
+        if process.usedGpuMemory is None:
+            return None
+        used[process.pid] = max(used.get(process.pid, 0), int(process.usedGpuMemory))
+    in_use = gpu.memory_bytes - int(nvml.nvmlDeviceGetMemoryInfo(handle).free)
+    return used if in_use - sum(used.values()) <= gpu.little_bytes else None
+
+
 def _gpus_of(nvml: Any, index: int) -> list[Gpu]:
     """The GPU itself, or its MIG instances where it is split into some."""
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -255,14 +295,18 @@ def _memory(nvml: Any, handle: Any) -> int:
 
 def _processes(nvml: Any, handle: Any) -> Iterator[tuple[Any, bool]]:
     """What the driver tells of each process, and whether it draws. Some do both."""
-    # The binding says in a way of its own that a driver is too old for it.
-    too_old = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
     for ask, draws in (
         (nvml.nvmlDeviceGetComputeRunningProcesses, False),
         (nvml.nvmlDeviceGetGraphicsRunningProcesses, True),
     ):
-        with suppress(nvml.NVMLError, too_old):
+        with suppress(nvml.NVMLError, _too_old(nvml)):
             yield from ((process, draws) for process in ask(handle))
+
+
+def _too_old(nvml: Any) -> type[Exception]:
+    """The binding says in a way of its own that a driver is too old for it."""
+    found: type[Exception] = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
+    return found
 
 
 def _utilizations(nvml: Any, handle: Any) -> Iterator[tuple[int, float]]:

@@ -20,6 +20,7 @@ from ...errors import LedgerError
 from ...size import Size
 from .._places import here
 from .._processes import Holder
+from ..idle_shares import AskedBack, IdleShare
 from . import _views
 from ._contents import Claim, Contents, Holding, LedgerSnapshot, dead_of, place_of
 from ._gpu import Gpu
@@ -151,10 +152,11 @@ class Ledger:
                 self._grant()
                 return self._only(self._claims_of({kernel_id}), kernel_id)
             pieces: tuple[Piece, ...] | None = () if size.is_none else None
+            own = self._pieces(old["token"]) if old is not None else ()
             if old is not None and old["held"] and not size.is_none:
                 seen = [gpu for gpu in self._seen_here() if not only or gpu.uuid in only]
                 served = self._contents().serve(hold=True)
-                pieces = place_anew(size, seen, self._pieces(old["token"]), served)
+                pieces = place_anew(size, seen, own, served)
             if old is not None:
                 self._remove(old["token"])
             token = token or uuid4().hex
@@ -175,6 +177,8 @@ class Ledger:
             if pieces is not None:
                 self._hold(token, pieces)
             self._grant()
+            if pieces is not None:
+                self._grown(token, own, pieces)
             return self._only(self._claims_of({kernel_id}), kernel_id)
 
     def turn(self, kernel_id: str) -> Claim:
@@ -241,6 +245,7 @@ class Ledger:
             by_uuid = {piece.uuid: piece for piece in new}
             self._hold(row["token"], [by_uuid[piece.uuid] for piece in pieces])
             self._grant()
+            self._grown(row["token"], pieces, new)
             return self._only(self._claims_of({kernel_id}), kernel_id)
 
     def record_kernel(self, kernel_id: str, process: Holder) -> None:
@@ -298,7 +303,7 @@ class Ledger:
         with self._errors():
             return self._living().snapshot()
 
-    def wanted(self, idle: Mapping[str, float]) -> frozenset[str] | None:
+    def wanted(self, idle: Mapping[str, IdleShare]) -> Mapping[str, AskedBack] | None:
         """None: each server decides for itself, by :meth:`snapshot`, whose idle share goes."""
         return None
 
@@ -373,6 +378,11 @@ class Ledger:
             for token, pieces in granted.items():
                 self._hold(token, pieces)
             self._served([row["token"] for row in contents.waiting], granted)
+
+    def _grown(self, token: str, before: Sequence[Piece], now: tuple[Piece, ...]) -> None:
+        """One that holds a share holds another in its place; who waits still was passed by more."""
+        if sum(each.memory_bytes for each in now) > sum(each.memory_bytes for each in before):
+            self._served([*(row["token"] for row in self._waiting()), token], {token: now})
 
     def _line(self, rows: Sequence[sqlite3.Row], gpus: Sequence[Gpu]) -> Mapping[str, bool] | None:
         """Tokens of those that wait in the order in which they are served, and whether room is held

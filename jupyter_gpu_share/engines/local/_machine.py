@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +114,16 @@ class Machine:
             found = self.known  # of lost GPUs nothing is known, which their kernels are told
         reader = Reader(found, self._simulated_dir())
         return await in_thread(reader.read, running)
+
+    async def certain(self, roots: Collection[int]) -> Mapping[str, int] | None:
+        """Bytes by uuid that processes use with all that belong to them; None: not known.
+
+        Raises
+        ------
+        NoGpuError, LedgerError
+        """
+        reader = Reader(await self.gpus(), self._simulated_dir())
+        return await in_thread(reader.certain, roots)
 
     def news(self, share: Share, reading: Reading) -> str:
         """A line for the notebook about the GPUs of its share; empty: all is well."""

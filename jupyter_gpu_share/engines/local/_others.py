@@ -10,8 +10,6 @@ from ._usage import Reading
 
 __all__ = ["used_by_others"]
 
-_GIB = 2**30
-
 
 def used_by_others(
     gpus: Iterable[Gpu],
@@ -21,8 +19,8 @@ def used_by_others(
 ) -> dict[str, int]:
     """Bytes by uuid of GPUs that somebody uses without a share.
 
-    Little of it is left out, up to a sixteenth and at least 1 GiB: the screen of a workstation, and
-    the contexts of kernels. Where it is not known what a kernel uses, it may be all that it holds.
+    Little of it is left out, up to ``Gpu.little_bytes``. Where it is not known what a kernel uses,
+    it may be all that it holds.
 
     Parameters
     ----------
@@ -37,8 +35,4 @@ def used_by_others(
             held = piece.memory_bytes
             own = held if by_gpu is None else min(held, by_gpu.get(piece.uuid, 0))
             left[piece.uuid] = left.get(piece.uuid, 0) - own
-    return {
-        gpu.uuid: left[gpu.uuid]
-        for gpu in gpus
-        if left.get(gpu.uuid, 0) > max(_GIB, gpu.memory_bytes // 16)
-    }
+    return {gpu.uuid: left[gpu.uuid] for gpu in gpus if left.get(gpu.uuid, 0) > gpu.little_bytes}

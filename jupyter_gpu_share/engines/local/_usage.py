@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._inventory import Inventory, ProcessUse, real_use
+from ._inventory import Inventory, ProcessUse, certain_use, real_use
 from ._simulated import SimulatedUse, simulated_use
 
 __all__ = ["Reader", "Reading", "process_trees"]
@@ -61,6 +61,21 @@ class Reader:
         for name, pid in kernels.items():
             result[name] = _sum_real([real[p] for p in trees[pid] if p in real])
         return result
+
+    def certain(self, roots: Collection[int]) -> Mapping[str, int] | None:
+        """Bytes by uuid that processes use with all that belong to them; None where it is not
+        known of each of them. Blocks on the driver or the disk.
+
+        Raises
+        ------
+        NoGpuError: the driver is gone.
+        """
+        everyone = {pid for tree in process_trees(roots).values() for pid in tree}
+        if self._found.simulation:
+            return _by_gpu(
+                use.used for use in simulated_use(self._simulated_dir, everyone).values()
+            )
+        return certain_use(self._found.gpus, everyone)
 
 
 def _sum_real(uses: Collection[ProcessUse]) -> Reading:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any
 
 from ...size import Size
 from .._places import here
 from .._processes import Holder
 from ..base import Waiter
+from ..idle_shares import IdleShare
 from ._contents import Claim, Holding, LedgerSnapshot
 from ._gpu import Gpu
 from ._placement import Piece, Queue, Wish
@@ -19,6 +22,8 @@ __all__ = [
     "gpu_from_json",
     "gpu_to_json",
     "holding_from_json",
+    "idle_from_json",
+    "idle_to_json",
     "snapshot_from_json",
     "snapshot_to_json",
 ]
@@ -72,6 +77,43 @@ def holding_from_json(row: Mapping[str, Any]) -> Holding:
     held, other = int(row["held_bytes"]), int(row["other_bytes"])
     free = int(row.get("free_bytes", max(0, int(row["memory_bytes"]) - held - other)))
     return Holding(held, int(row["kernels"]), other, free)
+
+
+def idle_to_json(share: IdleShare, now: datetime) -> dict[str, Any]:
+    """An idle share. Clocks are not compared: times are seconds from now."""
+    keep = share.keep_until
+    return {
+        "idle_seconds": (now - share.since).total_seconds(),
+        "keep_seconds": None if keep is None else max((keep - now).total_seconds(), 0.0),
+        "kept": share.kept,
+        "leaving": share.leaving,
+        "size": None if share.size is None else str(share.size),
+    }
+
+
+def idle_from_json(row: Any, now: datetime) -> IdleShare:
+    """The same read again. Servers of the version before tell the seconds without use alone.
+
+    Raises
+    ------
+    ValueError, SizeError: it is something else.
+    """
+    data = row if isinstance(row, Mapping) else {"idle_seconds": row}
+    if not data.keys() <= _IDLE:
+        raise ValueError("The field kernels has a field that is not known.")
+    kept, leaving = data.get("kept", True), data.get("leaving", False)
+    if {type(kept), type(leaving)} != {bool}:
+        raise ValueError("The field kernels has what is neither true nor false.")
+    keep, size = data.get("keep_seconds"), data.get("size")
+    if not isinstance(size, str | None):
+        raise ValueError("The field kernels has what is no size.")  # noqa: TRY004 - as the others
+    return IdleShare(
+        since=now - _span(data.get("idle_seconds")),
+        keep_until=None if keep is None else now + _span(keep),
+        kept=kept,
+        leaving=leaving,
+        size=None if size is None else Size.parse(size),
+    )
 
 
 def snapshot_to_json(
@@ -135,7 +177,16 @@ def snapshot_from_json(data: Mapping[str, Any] | None) -> LedgerSnapshot | None:
     )
 
 
+_IDLE = frozenset({"idle_seconds", "keep_seconds", "kept", "leaving", "size"})
+#: Seconds: more is as good as for ever, and no date goes over.
+_LONGEST = 1e9
 _GPU = ("uuid", "model", "index", "memory_bytes", "profile", "parent", "simulated")
+
+
+def _span(seconds: Any) -> timedelta:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not isfinite(seconds):
+        raise ValueError("The field kernels has what is no number of seconds.")
+    return timedelta(seconds=min(max(seconds, 0), _LONGEST))
 
 
 def _only(names: Any) -> frozenset[str] | None:

@@ -1,0 +1,197 @@
+"""Whose shares are idle, as users' servers say, and what was promised to whoever has one.
+
+Pure but for what it remembers: the time is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from ..engines._processes import Holder
+from ..engines.base import Snapshot
+from ..engines.idle_shares import IdleShare
+from ..idle import IdlePolicy
+from .claim import Claim
+from .order import asked_back
+
+__all__ = ["GRACE", "LIFETIME", "IdleShares", "Promise"]
+
+#: For how long a server's word counts: it speaks again every few seconds.
+LIFETIME = timedelta(seconds=30)
+#: After its promise is over a share is left to its server for so long, and then taken.
+GRACE = timedelta(minutes=1)
+#: Moments that servers tell as seconds from now differ by less from one word to the next.
+_JITTER = timedelta(seconds=2)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A share that is asked back: since when, and until when its server has time to give it."""
+
+    asked: datetime
+    due: datetime
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A word, the moment until which its user may keep the share, by whom it was said, and how
+    long it counts."""
+
+    word: IdleShare
+    pin: datetime | None
+    server: Holder
+    until: datetime
+
+
+class IdleShares:
+    """The idle shares of all users. Kernels are named as in the ledger, user before kernel.
+
+    Parameters
+    ----------
+    policy: the administrator's rules; what users have configured does not count.
+    """
+
+    def __init__(self, policy: IdlePolicy) -> None:
+        self._policy = policy
+        self._heard: Mapping[str, _Heard] = {}
+        self._promises: Mapping[str, Promise] = {}
+        #: Shares that nothing came of when they were taken; others are asked before them.
+        self._vain: frozenset[str] = frozenset()
+
+    def restore(
+        self,
+        rows: Mapping[str, tuple[IdleShare, Promise | None]],
+        servers: Mapping[str, Holder],
+        now: datetime,
+    ) -> None:
+        """Go on with what an earlier broker heard and promised."""
+        self._heard = {
+            name: _Heard(word, word.keep_until, servers[name], now + LIFETIME)
+            for name, (word, _) in rows.items()
+            if name in servers
+        }
+        self._promises = {
+            name: promise
+            for name, (_, promise) in rows.items()
+            if promise is not None and name in self._heard
+        }
+
+    def rows(self) -> dict[str, tuple[IdleShare, Promise | None]]:
+        """What :meth:`restore` takes."""
+        return {
+            name: (replace(heard.word, keep_until=heard.pin), self._promises.get(name))
+            for name, heard in self._heard.items()
+        }
+
+    # -- what servers say ------------------------------------------------------------------------
+
+    def hear(self, of: str, server: Holder, words: Mapping[str, IdleShare], now: datetime) -> None:
+        """A server names all of its idle kernels. One that it names no more is used again.
+
+        Parameters
+        ----------
+        of: with what the names of the user's kernels begin.
+        words: by name, of kernels that hold a share.
+        """
+        until = now + LIFETIME
+        heard = {
+            name: each
+            for name, each in self._heard.items()
+            if not (each.server == server and name.startswith(of))
+        }
+        for name, word in words.items():
+            heard[name] = self._again(self._heard.get(name), _Heard(word, None, server, until), now)
+        self._heard = heard
+        self._forget(heard)
+
+    def _again(self, known: _Heard | None, new: _Heard, now: datetime) -> _Heard:
+        """A word beside the one before it: what it says again is as it was."""
+        if known is not None and abs(known.word.since - new.word.since) < _JITTER:
+            new = replace(new, word=replace(new.word, since=known.word.since))
+        keep = new.word.keep_until
+        before = known.word.keep_until if known is not None else None
+        if known is not None and keep and before and abs(keep - before) < _JITTER:
+            # Else a moment far away would always be within the limit, counted from now.
+            return replace(new, word=replace(new.word, keep_until=before), pin=known.pin)
+        pin = None if keep is None else min(keep, now + self._policy.longest_keep)
+        return replace(new, pin=pin)
+
+    def keep(self, there: Collection[str]) -> None:
+        """Forget shares that are not held any more."""
+        if not self._heard.keys() <= set(there):
+            self._heard = {name: each for name, each in self._heard.items() if name in there}
+            self._forget(self._heard)
+
+    def _forget(self, left: Mapping[str, object]) -> None:
+        self._promises = {name: each for name, each in self._promises.items() if name in left}
+        self._vain &= frozenset(left)
+
+    def since(self, now: datetime) -> dict[str, datetime]:
+        """Since when shares are idle, by name: those of which word was heard a moment ago, and
+        those that were asked back and of which nothing was heard since."""
+        return {
+            name: each.word.since
+            for name, each in self._heard.items()
+            if each.until > now or name in self._promises
+        }
+
+    # -- what is decided -------------------------------------------------------------------------
+
+    def decide(
+        self,
+        snapshot: Snapshot | None,
+        claims: Collection[Claim],
+        now: datetime,
+        *,
+        spent: frozenset[str] = frozenset(),
+        ordered: frozenset[str] = frozenset(),
+    ) -> Mapping[str, Promise]:
+        """Ask back what those who wait need; the promises that hold now, by name.
+
+        Parameters
+        ----------
+        claims: that are held.
+        spent, ordered: see :func:`asked_back <jupyter_gpu_share.broker.order.asked_back>`.
+        """
+        since = self.since(now)
+        idle = [
+            replace(
+                claim,
+                idle_since=since[claim.kernel_id],
+                keep_until=self._heard[claim.kernel_id].pin,
+                kept=self._heard[claim.kernel_id].word.kept,
+            )
+            for claim in claims
+            if claim.kernel_id in since
+        ]
+        due = asked_back(
+            snapshot,
+            idle,
+            self._policy,
+            now,
+            asked={name: each.asked for name, each in self._promises.items()},
+            spent=spent,
+            leaving=frozenset(name for name in since if self._heard[name].word.leaving),
+            ordered=ordered,
+            vain=self._vain,
+        )
+        found = {}
+        for name, moment in due.items():
+            known = self._promises.get(name)
+            found[name] = Promise(
+                known.asked if known is not None else now,
+                min(known.due, moment) if known is not None else moment,
+            )
+        self._promises = found
+        return found
+
+    def overdue(self, now: datetime) -> frozenset[str]:
+        """Shares that their servers should have given back long since."""
+        return frozenset(name for name, each in self._promises.items() if each.due + GRACE <= now)
+
+    def tried(self, name: str) -> None:
+        """A share was taken, or could not be: its promise is over."""
+        self._promises = {key: each for key, each in self._promises.items() if key != name}
+        self._vain |= {name} & self._heard.keys()
