@@ -20,11 +20,16 @@ __all__ = ["PageHandler", "headers"]
 _log = logging.getLogger(__name__)
 
 
-def headers(images: str = "'none'") -> Mapping[str, str]:
-    """Headers of all answers: no script runs, and no other site shows or sends the page."""
+def headers(loaded: str = "") -> Mapping[str, str]:
+    """Headers of all answers: no script runs, and no other site shows or sends the page.
+
+    Parameters
+    ----------
+    loaded: what else may be loaded, as directives of the content's policy.
+    """
     return {
         "Content-Security-Policy": (
-            f"default-src 'none'; style-src 'self'; img-src {images}; form-action 'self'; "
+            f"default-src 'none'; style-src 'self'; {loaded}form-action 'self'; "
             "frame-ancestors 'none'; base-uri 'none'"
         ),
         "X-Content-Type-Options": "nosniff",
