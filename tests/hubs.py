@@ -76,7 +76,7 @@ sys.stdin.read()
 
 _CONFIGURATION = """
 import os
-from jupyter_gpu_share.broker.hub import add_page
+from jupyter_gpu_share.broker.hub import share_gpus
 
 told = {told!r}
 c = get_config()
@@ -92,12 +92,12 @@ c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = told["proxy"]
 c.ConfigurableHTTPProxy.auth_token = told["proxy_token"]
 c.Spawner.cmd = [told["bin"] + "/jupyterhub-singleuser"]
-c.Spawner.environment = {{"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"}}
+c.Spawner.environment = {{}}
 c.Spawner.http_timeout = c.Spawner.start_timeout = 120
 c.JupyterHub.services = [{{"name": "tests", "api_token": told["token"]}}]
 scopes = ["admin:users", "admin:servers", "access:servers", "tokens"]
 c.JupyterHub.load_roles = [{{"name": "tests", "services": ["tests"], "scopes": scopes}}]
-add_page(c, administrators=told["administrators"], url=told["page"])
+share_gpus(c, administrators=told["administrators"], url=told["page"])
 {more}
 # Where these tests were told to find the package, if they were.
 for environment in (c.Spawner.environment, *(

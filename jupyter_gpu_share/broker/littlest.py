@@ -1,5 +1,4 @@
-"""Plugin of The Littlest JupyterHub: the package for all users, shares for all their programs,
-and the page.
+"""Plugin of The Littlest JupyterHub: the package and shares for all users, and the page.
 
 TLJH loads it by the entry point ``tljh`` in the Hub's environment; ``pluggy`` is there with it.
 """
@@ -10,7 +9,7 @@ from typing import Any
 
 from pluggy import HookimplMarker
 
-from .hub import add_page
+from .hub import share_gpus
 
 __all__ = ["tljh_custom_jupyterhub_config", "tljh_extra_user_pip_packages"]
 
@@ -25,12 +24,8 @@ def tljh_extra_user_pip_packages() -> list[str]:
 
 @_hook
 def tljh_custom_jupyterhub_config(c: Any) -> None:
-    """Called by TLJH when the Hub starts. Papermill and consoles in terminals have shares, too.
-
-    The Hub's administrators are those of the page.
-    """
-    c.Spawner.environment.update({"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"})
-    add_page(c, administrators=_users(c.Authenticator.admin_users), account="jupyter-{name}")
+    """Called by TLJH when the Hub starts. Its administrators are those of the page."""
+    share_gpus(c, administrators=_users(c.Authenticator.admin_users), account="jupyter-{name}")
 
 
 def _users(set_there: Any) -> list[str]:

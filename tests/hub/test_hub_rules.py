@@ -9,7 +9,7 @@ import pytest
 from tornado import web
 from traitlets.config import Config
 
-from jupyter_gpu_share.broker.hub import ADMINISTRATOR, Service, add_page
+from jupyter_gpu_share.broker.hub import ADMINISTRATOR, Service, share_gpus
 from jupyter_gpu_share.broker.hub._routes import own_part
 from jupyter_gpu_share.broker.hub._visitors import HubAway, Visitor, Visitors
 from jupyter_gpu_share.broker.page import Seen
@@ -171,8 +171,10 @@ def configured(c: Config) -> Any:
 
 def test_a_configuration_with_nothing_else() -> None:
     c = Config()
-    add_page(c, administrators=["cat"], groups=["staff"], account="jupyter-{name}")
+    share_gpus(c, administrators=["cat"], groups=["staff"], account="jupyter-{name}")
     hub = configured(c)
+    environment = c.Spawner.environment.get_value({})
+    assert environment == {"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"}
     (service,) = hub.services
     assert service["command"][1:] == ["page", "--hub", "--account", "jupyter-{name}"]
     assert Path(service["command"][0]).name == "jupyter-gpu-share"
@@ -189,7 +191,7 @@ def test_what_was_configured_before_stays() -> None:
     c.JupyterHub.services = [{"name": "other"}]
     c.JupyterHub.load_roles = [{"name": "user", "scopes": ["self", "shares!user"]}, {"name": "x"}]
     c.JupyterHub.custom_scopes = {"custom:other": {"description": "x"}}
-    add_page(c)
+    share_gpus(c)
     hub = configured(c)
     assert [service["name"] for service in hub.services] == ["other", "gpu-share"]
     assert set(hub.custom_scopes) == {"custom:other", ADMINISTRATOR}

@@ -1,4 +1,4 @@
-"""What the Hub's configuration needs for the page. Loaded by the Hub."""
+"""What the Hub's configuration needs for shares and for the page. Loaded by the Hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ADMINISTRATOR", "add_page"]
+__all__ = ["ADMINISTRATOR", "share_gpus"]
 
 #: The scope of who sees and ends the kernels of all users.
 ADMINISTRATOR = "custom:gpu-share:admin"
@@ -18,17 +18,17 @@ _URL = "http://127.0.0.1:1014"
 _USER = {"name": "user", "scopes": ["self"]}
 
 
-def add_page(
+def share_gpus(
     c: Any,
     administrators: Iterable[str] = (),
     groups: Iterable[str] = (),
     account: str = "{name}",
     url: str = _URL,
 ) -> None:
-    """Have the Hub start the page, and all users see their own shares there.
+    """Have all programs of users on shares, and the page among the Hub's services.
 
-    Called at the end of ``jupyterhub_config.py``: what sets roles or services anew after it takes
-    the page away.
+    Called at the end of ``jupyterhub_config.py``: what sets roles, services or the environment of
+    servers anew after it takes that away. Papermill and consoles in terminals have shares, too.
 
     Parameters
     ----------
@@ -38,6 +38,7 @@ def add_page(
     account: the name that a user of the Hub has on this machine.
     url: where the page listens. Where the Hub is not root's, name a port above 1023.
     """
+    c.Spawner.environment.update({"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"})
     access = f"access:services!service={_NAME}"
     command = [str(Path(sys.executable).parent / "jupyter-gpu-share"), "page", "--hub"]
     c.JupyterHub.services.append(
