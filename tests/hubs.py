@@ -68,7 +68,7 @@ for number, path in enumerate(map(Path, needed)):
 for parent in {parent for parent, _ in reached.values()}:
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", parent)
 for path, (_, kept) in reached.items():
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     mount("--bind", kept, path)
 print("ready", flush=True)
 sys.stdin.read()
@@ -179,6 +179,15 @@ class RunningHub:
         self._processes["hub"].kill()
         self._processes.pop("hub").wait(PATIENCE)
         until(lambda: not self._page_answers(), "the page ends with the Hub")
+
+    @contextmanager
+    def slow_broker(self) -> Iterator[None]:
+        """A broker that takes requests, and answers when the block ends."""
+        self._processes["broker"].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._processes["broker"].send_signal(signal.SIGCONT)
 
     def wait(self) -> None:
         """Wait for its programs, which have been ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import select
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,6 +83,33 @@ def test_who_is_not_let_in(hub: RunningHub, users: dict[str, User]) -> None:
         status, text = press(hub, token, "end", ANN)
         assert (status, text) == (403, "This did not come from the page; open it again.\n")
     assert set(hub.claims()) == {f"of-{ANN}", f"of-{BOB}"}
+
+
+@pytest.mark.slow
+def test_one_visitor_does_not_keep_others_out(hub: RunningHub) -> None:
+    """All visitors are one to the broker, so the page bounds each of them."""
+    address = urlsplit(hub.page)
+    ann, bob = ({"Authorization": f"token {hub.token(name)}"} for name in (ANN, BOB))
+    opened = []
+
+    def ask(headers: dict[str, str]) -> http.client.HTTPConnection:
+        opened.append(http.client.HTTPConnection(address.netloc, timeout=PATIENCE))
+        opened[-1].request("GET", address.path, headers=headers)
+        return opened[-1]
+
+    def answered(connection: http.client.HTTPConnection) -> bool:
+        return bool(select.select([connection.sock], [], [], 0)[0])
+
+    with hub.slow_broker():
+        many = [ask(ann) for _ in range(7)]
+        until(lambda: sum(map(answered, many)) == 3, "the rest is refused")
+        other = ask(bob)
+    statuses = sorted(connection.getresponse().status for connection in many)
+    assert statuses == [200] * 4 + [429] * 3
+    assert other.getresponse().status == 200
+    assert ask(ann).getresponse().status == 200
+    for connection in opened:
+        connection.close()
 
 
 @pytest.mark.slow

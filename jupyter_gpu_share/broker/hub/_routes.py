@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jupyterhub.services.auth import HubOAuthCallbackHandler, HubOAuthenticated
 from tornado import web
@@ -22,8 +24,12 @@ from ._visitors import HubAway, Visitor, Visitors
 
 __all__ = ["application", "own_part"]
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
+#: Requests of one visitor for which the broker is asked at once. To it, all are this process's.
+_AT_ONCE = 4
 #: For the Hub's style sheet and logo.
 _LOADED = "img-src 'self' data:; font-src 'self'; "
 #: After the Hub's style sheet and the page's own. The Hub's scripts, which make its pages dark, are
@@ -50,7 +56,7 @@ def application(broker: Path, auth: Any, visitors: Visitors) -> web.Application:
     visitors: who they are, as ``auth`` says.
     """
     at, known = auth.base_url, {"auth": auth}
-    given = {**known, "broker": broker, "visitors": visitors}
+    given = {**known, "broker": broker, "visitors": visitors, "under_way": Counter()}
     return web.Application(
         [
             (at, _Page, given),
@@ -90,11 +96,14 @@ def own_part(seen: Seen, visitor: Visitor) -> Seen:
 class _Handler(HubOAuthenticated, PageHandler):
     visitor: Visitor
 
-    def initialize(self, auth: Any, broker: Path, visitors: Visitors) -> None:
+    def initialize(
+        self, auth: Any, broker: Path, visitors: Visitors, under_way: Counter[str]
+    ) -> None:
         self.hub_auth = auth
         self.broker = broker
         self.home = auth.base_url
         self._visitors = visitors
+        self._under_way = under_way
 
     def set_default_headers(self) -> None:
         for name, value in headers(_LOADED).items():
@@ -119,6 +128,20 @@ class _Handler(HubOAuthenticated, PageHandler):
         """Answer somebody who is not known."""
         self.refuse(403, "This did not come from the page; open it again.")
 
+    async def in_bounds(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """Do what asks the broker, if the visitor does not have much of it under way."""
+        name = self.visitor.name
+        if self._under_way[name] >= _AT_ONCE:
+            self.refuse(429, "You have too many requests under way; wait for their answers.")
+            return None
+        self._under_way[name] += 1
+        try:
+            return await work()
+        finally:
+            self._under_way[name] -= 1
+            if not self._under_way[name]:
+                del self._under_way[name]
+
     def view(self, seen: Seen, now: datetime, notice: str) -> View:
         own = own_part(seen, self.visitor)
         hub = self.hub_auth.hub_prefix
@@ -137,7 +160,7 @@ class _Page(_Handler):
         self.redirect(self.get_login_url())
 
     async def get(self) -> None:
-        await self.show()
+        await self.in_bounds(self.show)
 
 
 class _Do(_Handler):
@@ -145,7 +168,7 @@ class _Do(_Handler):
         if not self.visitor.administrator:
             self.refuse(403, "Only an administrator may do that.")
             return
-        done = await self.press()
+        done = await self.in_bounds(self.press)
         if done is not None:
             _log.info("%s of the Hub asked for %s %s", self.visitor.name, done.method, done.path)
 
