@@ -1,4 +1,4 @@
-"""Plugin of The Littlest JupyterHub: the package for all users, and shares for all their programs.
+"""Plugin of The Littlest JupyterHub: the package and shares for all users, and the page.
 
 TLJH loads it by the entry point ``tljh`` in the Hub's environment; ``pluggy`` is there with it.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from pluggy import HookimplMarker
+
+from .hub import share_gpus
 
 __all__ = ["tljh_custom_jupyterhub_config", "tljh_extra_user_pip_packages"]
 
@@ -22,5 +24,10 @@ def tljh_extra_user_pip_packages() -> list[str]:
 
 @_hook
 def tljh_custom_jupyterhub_config(c: Any) -> None:
-    """Called by TLJH when the Hub starts. Papermill and consoles in terminals have shares, too."""
-    c.Spawner.environment.update({"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"})
+    """Called by TLJH when the Hub starts. Its administrators are those of the page."""
+    share_gpus(c, administrators=_users(c.Authenticator.admin_users), account="jupyter-{name}")
+
+
+def _users(set_there: Any) -> list[str]:
+    """Names in a setting; none where nobody has set it."""
+    return sorted(set_there) if isinstance(set_there, set | list) else []

@@ -242,6 +242,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NUMBER",
         help="The port of 127.0.0.1 to use. Default: any that is free.",
     )
+    page.add_argument(
+        "--hub", action="store_true", help="Be a service of the JupyterHub that starts this."
+    )
+    page.add_argument(
+        "--account",
+        default="{name}",
+        metavar="PATTERN",
+        help="With --hub: the name on this machine of the Hub's user {name}, like jupyter-{name}.",
+    )
 
     demo = add("demo", _demo, "Run a notebook on three kernels that share one GPU, and watch.")
     demo.add_argument(
@@ -553,8 +562,10 @@ async def _broker(arguments: argparse.Namespace) -> int:
 
 
 async def _page(arguments: argparse.Namespace) -> int:
-    from ._page import show_page
+    from ._page import serve_hub, show_page
 
+    if arguments.hub:
+        return await serve_hub(arguments.account)
     return await show_page(arguments.port)
 
 

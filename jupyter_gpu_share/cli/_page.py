@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from pathlib import Path
+
 from ._brokers import broker_socket
 
-__all__ = ["show_page"]
+__all__ = ["serve_hub", "show_page"]
 
 
 async def show_page(port: int) -> int:
@@ -24,4 +28,23 @@ async def show_page(port: int) -> int:
         )
 
     await serve(socket, port, told)
+    return 0
+
+
+async def serve_hub(account: str) -> int:
+    """Show the page as a service of the Hub that started it, until it is told to end.
+
+    Raises
+    ------
+    EngineError: no Hub has started it, or the page cannot listen.
+    """
+    from ..broker.client import DEFAULT_SOCKET, find_broker
+    from ..broker.hub import Service, serve
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    # JupyterHub's part tells of each visit there.
+    logging.getLogger("tornado").setLevel(logging.ERROR)
+    service = Service.of(os.environ)
+    # A service that ends is started again at once: where there is no broker, the page says so.
+    await serve(find_broker() or Path(DEFAULT_SOCKET), service, account)
     return 0

@@ -17,7 +17,8 @@ from jupyter_gpu_share.cli import _examine, _examine_page
 from jupyter_gpu_share.cli._examine_page import about_page, of_application, of_extension, supported
 from jupyter_gpu_share.cli._tables import findings_text
 from jupyter_gpu_share.engines.base import Finding
-from jupyter_gpu_share.engines.local._doctor import about_no_gpu
+from jupyter_gpu_share.engines.local import LocalEngine
+from jupyter_gpu_share.engines.local._doctor import about_hub, about_no_gpu
 from jupyter_gpu_share.engines.local._inventory import WAY_OUT
 from jupyter_gpu_share.errors import AbsentGpuError, NoGpuError, NotPossible
 
@@ -56,6 +57,21 @@ def test_a_description_of_gpus_that_is_wrong_is_not_blamed_on_the_driver() -> No
     absent = about_no_gpu(AbsentGpuError(f"There is none. {WAY_OUT}"))
     assert absent.what == "There is none."
     assert "JUPYTER_GPU_SHARE_SIMULATE=2xA100-80GB" in str(absent.fix)
+
+
+async def test_a_hub_without_a_broker_is_told(
+    one_gpu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUPYTERHUB_USER", raising=False)
+    monkeypatch.delenv("JUPYTER_GPU_SHARE_BROKER", raising=False)
+    engine = LocalEngine()
+    before = await engine.diagnose()
+    monkeypatch.setenv("JUPYTERHUB_USER", "ann")
+    after = await engine.diagnose()
+    await engine.close()
+    (told,) = about_hub({"JUPYTERHUB_USER": "ann"})
+    assert [one for one in after if one not in before] == [told]
+    assert "no broker keeps this machine's shares" in told.what
 
 
 # -- JupyterLab ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from ..._text import one_line
 from ...size import format_bytes
 
-__all__ = ["STYLE", "View", "document"]
+__all__ = ["STYLE", "Frame", "View", "document"]
 
 #: Days of the table of GPU-hours.
 _DAYS = 7
@@ -36,6 +36,24 @@ button, summary { cursor: pointer; font: inherit; }
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Where the page is shown.
+
+    Attributes
+    ----------
+    home: path of the page; its other routes are below it.
+    proof: name of the field in which a form sends the view's ``proof``.
+    styles: paths of style sheets before the page's own.
+    header: HTML above the page.
+    """
+
+    home: str = "/"
+    proof: str = "proof"
+    styles: Sequence[str] = ()
+    header: str = ""
+
+
+@dataclass(frozen=True)
 class View:
     """What is shown.
 
@@ -56,6 +74,7 @@ class View:
     proof: str
     notice: str = ""
     processes: Sequence[Mapping[str, Any]] = ()
+    frame: Frame = Frame()
 
     @property
     def administrator(self) -> bool:
@@ -69,7 +88,7 @@ def document(view: View) -> str:
     who = f"{_text(view.machine['you']['user'])}, {view.now:%d %b %Y, %H:%M}"
     parts = [
         f"<h1>{title}</h1>",
-        f'<p>{who}. <a href="/">Look again</a></p>',
+        f'<p>{who}. <a href="{_text(view.frame.home)}">Look again</a></p>',
         f'<p role="alert">{_text(view.notice)}</p>' if view.notice else "",
         _pause(view),
         _held(view),
@@ -78,11 +97,15 @@ def document(view: View) -> str:
         _unshared(view),
         _hours(view),
     ]
+    styles = "".join(
+        f'<link rel="stylesheet" href="{_text(each)}">'
+        for each in (*view.frame.styles, f"{view.frame.home}style.css")
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{title}</title><link rel="stylesheet" href="/style.css"></head>\n'
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
+        f"<title>{title}</title>{styles}</head>\n"
+        f"<body>{view.frame.header}<main>{''.join(parts)}</main></body></html>\n"
     )
 
 
@@ -209,7 +232,7 @@ def _table(title: str, heads: Iterable[str], rows: Sequence[Sequence[str]], none
 
 
 def _form(view: View, do: str, label: str, name: str = "", share: Any = None) -> str:
-    fields = {"proof": view.proof, "do": do}
+    fields = {view.frame.proof: view.proof, "do": do}
     if share is not None:
         fields |= {"uid": str(share["info"]["uid"]), "kernel": share["kernel_id"]}
     hidden = "".join(
@@ -217,8 +240,8 @@ def _form(view: View, do: str, label: str, name: str = "", share: Any = None) ->
         for key, value in fields.items()
     )
     return (
-        f'<form method="post" action="/do">{hidden}<button>{_text(label)}{_hidden(name)}'
-        "</button></form>"
+        f'<form method="post" action="{_text(view.frame.home)}do">{hidden}'
+        f"<button>{_text(label)}{_hidden(name)}</button></form>"
     )
 
 

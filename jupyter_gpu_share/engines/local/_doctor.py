@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ __all__ = [
     "about_broker",
     "about_contexts",
     "about_gpus",
+    "about_hub",
     "about_ledger",
     "about_mps",
     "about_no_broker",
@@ -141,6 +143,20 @@ def about_ledger(path: Path, claims: Sequence[Claim], *, common: bool) -> Findin
     whose = "of several users" if common else "of this user"
     waiting = len(claims) - held
     return Finding("ok", f"Ledger {whose}: {held} shares held, {waiting} waiting ({path}).")
+
+
+def about_hub(environ: Mapping[str, str] = os.environ) -> list[Finding]:
+    """That a JupyterHub's users are held to nothing where no broker is."""
+    if not environ.get("JUPYTERHUB_USER"):
+        return []
+    return [
+        Finding(
+            "warning",
+            "This is a server of a JupyterHub, and no broker keeps this machine's shares: users "
+            "set their own limits.",
+            "Have the administrator start one: jupyter gpu-share broker",
+        )
+    ]
 
 
 def about_broker(path: Path, user: str, claims: Sequence[Claim]) -> Finding:

