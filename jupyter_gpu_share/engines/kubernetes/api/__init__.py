@@ -29,6 +29,7 @@ from ._resources import (
     SLICES,
     Resource,
 )
+from ._waiting import within
 from ._watch import Change, Health, Watch
 
 __all__ = [
@@ -60,4 +61,5 @@ __all__ = [
     "Unreachable",
     "Untrusted",
     "Watch",
+    "within",
 ]
