@@ -141,17 +141,18 @@ async def part(
     WouldLoseError: more would be lost than is allowed. The kernel is as it was.
     """
     allowed.check(found)
-    keeper, engine = context.keeper, context.engine
+    keeper = context.keeper
     how = found.kept.how
     if how == "in-place":
         tell(Event.COMMITS)
         async with following(context.say, "moving-away"):
             await keeper.vacate()
+        leaving = asyncio.ensure_future(_give_back(context))
         try:
-            await engine.give_back(context.kernel_id)
-        except BaseException:
-            await to_the_end(keeper.resume())
-            raise
+            await to_the_end(leaving)
+        except asyncio.CancelledError:
+            if leaving.cancelled() or leaving.exception() is not None:
+                raise
         pause.stays = True
         return Left(process=True, kept=found.kept)
     if how == "snapshot":
@@ -169,6 +170,16 @@ async def part(
     except GpuShareError as error:  # tried again before the next start
         _log.warning("A kernel that was saved could not be ended properly: %s", error)
     return Left(process=False, kept=found.kept)
+
+
+async def _give_back(context: WorkContext) -> None:
+    """Give the share back, or have the process on its GPU as it was, which is not cut short."""
+    try:
+        await context.engine.give_back(context.kernel_id)
+    except BaseException:
+        # It says so only where the share is still held.
+        await context.keeper.resume()
+        raise
 
 
 async def _end(context: WorkContext) -> None:

@@ -113,6 +113,10 @@ TABLE: Mapping[str, str] = {
         "The scheduler {scheduler} has said nothing about the kernel's pod yet. If this lasts, "
         "tell the administrator that it may not run."
     ),
+    "outcome-unknown": (
+        "The cluster has not answered yet what became of the kernel's last change. Its share is "
+        "asked for when that is known."
+    ),
     "node-prepares": (
         "The node {node} is still preparing the kernel's container: it pulls the image, or mounts "
         "volumes."

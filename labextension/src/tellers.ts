@@ -153,6 +153,10 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
         "The scheduler %1 has said nothing about the kernel's pod yet. If this lasts, tell the administrator that it may not run.",
         v.text('scheduler')
       ),
+    'outcome-unknown': () =>
+      trans.__(
+        "The cluster has not answered yet what became of the kernel's last change. Its share is asked for when that is known."
+      ),
     'node-prepares': v =>
       trans.__(
         "The node %1 is still preparing the kernel's container: it pulls the image, or mounts volumes.",

@@ -18,6 +18,7 @@ from waiting import eventually
 from jupyter_gpu_share.allocations import State
 from jupyter_gpu_share.engines.base import Waiting
 from jupyter_gpu_share.engines.kubernetes._annotation import Annotation
+from jupyter_gpu_share.engines.kubernetes._writes import Writes
 from jupyter_gpu_share.engines.kubernetes.backends import kai_pods
 from jupyter_gpu_share.errors import EngineError, GpuShareError, NotPossible
 from jupyter_gpu_share.runtime import Runtime
@@ -250,12 +251,12 @@ async def test_a_server_that_takes_over_trusts_no_share_that_was_not_made_sure_o
     # As a server leaves it that is killed after it has written the share.
     path = f"/api/v1/namespaces/{namespace}/pods/{name}"
     cluster.api.patch(path, {"metadata": {"annotations": {"gpu-fraction": whole}}})
-    other = Annotation((await the_engine())._cluster, name)
+    other = Annotation((await the_engine())._cluster, name, Writes())
     await call(other.adopt())
     assert other.lent
     assert amount(pod_of(objects, one)) <= 2
     assert await call(other.grow()) is None
-    again = Annotation((await the_engine())._cluster, name)
+    again = Annotation((await the_engine())._cluster, name, Writes())
     await call(again.adopt())
     assert not again.lent
     assert pod_of(objects, one)["metadata"]["annotations"]["gpu-fraction"] == whole
@@ -458,7 +459,7 @@ async def test_a_server_that_takes_over_undoes_growth_that_was_not_made_sure_of(
     notes = {"gpu-fraction": "0.74925", **kai_pods.resizing(pod)}
     path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"
     cluster.api.patch(path, {"metadata": {"annotations": notes}})
-    other = Annotation((await the_engine())._cluster, pod["metadata"]["name"])
+    other = Annotation((await the_engine())._cluster, pod["metadata"]["name"], Writes())
     await call(other.adopt())
     assert not other.lent
     after = pod_of(objects, one)["metadata"]["annotations"]

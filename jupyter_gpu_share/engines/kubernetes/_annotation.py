@@ -11,28 +11,27 @@ which takes a moment.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from ..._threads import to_the_end
 from ...allocations import QueuePosition, Share
 from ...errors import EngineError
 from ...size import Size, format_bytes
 from ..base import Report, Waiting
 from ._cluster import Cluster, Object
-from .api import PODS, QUEUES, Conflict, Forbidden, KubernetesError, NotFound
+from ._waits import Until, until_known
+from ._writes import Writes
+from .api import PODS, QUEUES, Conflict, Forbidden, NotFound
 from .backends import LET_READ, KaiBackend, dig, trimmed
 from .backends import kai_pods as kai
 from .backends.kai_queues import parent_of, without_room
 
 __all__ = ["Annotation", "Refused"]
-
-_log = logging.getLogger(__name__)
-
-Until = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 #: Seconds between two looks for room, and at most after others were faster several times.
 _PAUSE, _LONGEST_PAUSE = 1.0, 15.0
@@ -63,15 +62,20 @@ class Annotation:
     Parameters
     ----------
     kernel: name of the kernel's pod, which has its place.
+    writes: those to the pod.
+
+    Attributes
+    ----------
+    lent: whether the share was given back, if perhaps not yet for sure.
     """
 
-    def __init__(self, cluster: Cluster, kernel: str) -> None:
+    def __init__(self, cluster: Cluster, kernel: str, writes: Writes) -> None:
         if not isinstance(cluster.backend, KaiBackend):
             raise EngineError("Style 'annotation' needs the backend kai.")
         self._cluster = cluster
         self._backend: KaiBackend = cluster.backend
         self._name = kernel
-        self._undoing: set[asyncio.Task[None]] = set()
+        self._writes = writes
         self._random = random.Random()  # noqa: S311 - jitter
         self.lent = False
 
@@ -91,30 +95,53 @@ class Annotation:
     async def drop(self) -> None:
         """Give the share back. The kernel's pod stays as it is. Idempotent.
 
+        Where the cluster does not answer, that goes on in the background, and is not turned back.
+
         Raises
         ------
-        EngineError: it could not be taken again, as nobody would know whether there is room.
+        EngineError: it is still held. It could not be taken again, as nobody would know whether
+            there is room, or the change was refused.
         """
-        pod = await self._pod()
-        total = self._total(pod)
-        if not self.lent:
-            await self._others(pod)
-            if await self._queues(pod) is None:
-                raise EngineError(
-                    "The share of a running kernel cannot be given back: this server may not see "
-                    "what its queue holds, so it could not be taken again. The administrator runs: "
-                    f"{LET_READ}"
-                )
-        await self._change(lambda pod: kai.shrink(pod, total))
+        lent, self.lent = self.lent, True
+        try:
+            await self._writes.insist(self._give_back, refusable=not lent)
+        except EngineError:
+            self.lent = False
+            raise
+
+    async def withdraw(self) -> None:
+        """Hold nothing, whatever has come of an attempt to take the share again."""
         self.lent = True
+        await self._writes.insist(self._give_back)
+
+    async def _give_back(self) -> None:
+        with suppress(NotFound):  # nothing counts for a pod that is gone
+            pod = await self._pod()
+            total = self._total(pod)
+            if not kai.given_back(pod):
+                await self._check_seen(pod)
+            await self._change(lambda pod: kai.shrink(pod, total))
+
+    async def _check_seen(self, pod: Object) -> None:
+        """Refuse what could not be taken again, as nobody would know whether there is room."""
+        await self._others(pod)
+        if await self._queues(pod) is None:
+            raise EngineError(
+                "The share of a running kernel cannot be given back: this server may not see what "
+                "its queue holds, so it could not be taken again. The administrator runs: "
+                f"{LET_READ}"
+            )
 
     async def retake(self, report: Report, until: Until) -> None:
         """Hold the share again, waiting until its GPU has room.
+
+        What the cluster has not answered yet is waited for first.
 
         Raises
         ------
         EngineError: the pod has ended, or what others hold cannot be seen any more.
         """
+        await until_known(self._writes, report, until)
         told: Waiting | None = None
         pause = _PAUSE
         while (refused := await self.grow()) is not None:
@@ -124,11 +151,12 @@ class Annotation:
                 report(news)
             pause = min(pause * 2, _LONGEST_PAUSE) if refused.late else _PAUSE
             await self._wait(pause * self._random.uniform(0.5, 1.5), until)
+            await until_known(self._writes, report, until)
 
     async def grow(self) -> Refused | None:
         """Take the share again if its GPU has room now; None if that is done.
 
-        Whatever happens in between, the share is given back before this ends otherwise.
+        Whatever happens in between, the share is on its way back before this ends otherwise.
 
         Raises
         ------
@@ -142,7 +170,7 @@ class Annotation:
             reason = await self._without_room(kai.original(pod), beside=pod)
             if reason is not None:
                 # An answer may have been lost that said it was written.
-                await self._undo()
+                await self.withdraw()
                 return Refused(reason)
             try:
                 await self._patch(pod, kai.restore(pod))
@@ -150,7 +178,7 @@ class Annotation:
             except Conflict:
                 continue
             except BaseException:
-                await self._undo()
+                await to_the_end(self.withdraw())
                 raise
         else:
             return Refused("The kernel's pod is changed all the time; the share waits.")
@@ -161,9 +189,9 @@ class Annotation:
                 self.lent = False
                 return None
         except BaseException:
-            await self._undo()
+            await to_the_end(self.withdraw())
             raise
-        await self._undo()
+        await self.withdraw()
         return Refused(reason, late=True)
 
     # -- another size ------------------------------------------------------------------------
@@ -200,29 +228,29 @@ class Annotation:
         larger, total = kai.noted(pod, notes), self._total(pod)
         before, after = kai.amount_of(pod, total), kai.amount_of(larger, total)
         if self.lent or (before is not None and after is not None and after <= before):
-            await self._patch(pod, {**notes, **words})
+            # Nothing is used of what goes: it is written however long that takes.
+            await self._writes.insist(
+                lambda: self._change(lambda _: {**notes, **words}), refusable=True
+            )
             return
         if (reason := await self._without_room(larger, beside=pod)) is not None:
             raise EngineError(reason)
+        unsettled = {**notes, **kai.resizing(pod)}
+        was = {key: _noted(pod, key) for key in {**unsettled, **words}}
         try:
-            await self._patch(pod, {**notes, **kai.resizing(pod)})
+            await self._change(lambda _: unsettled)
             if (reason := await self._looked_twice(larger)) is not None:
                 raise EngineError(f"Others were faster. {reason}")
             await self._change(lambda _: {**kai.settled(), **words})
         except BaseException:
-            await self._for_sure(lambda: self._change(kai.unresized))
+            undo = self._writes.insist(lambda: self._change(lambda _: was))
+            await to_the_end(undo)
             raise
 
     def _resized(self, pod: Object, held: Size, size: Size) -> dict[str, Any] | None:
         total = self._total(pod)
         amount = self._backend.amount_on(size, total) if size.count == held.count else None
         return kai.resized(pod, amount, total) if amount is not None else None
-
-    async def close(self) -> None:
-        """Let go of what is not done yet; the pod is about to go."""
-        for task in list(self._undoing):
-            task.cancel()
-        await asyncio.gather(*self._undoing, return_exceptions=True)
 
     # -- the GPU -----------------------------------------------------------------------------
 
@@ -325,6 +353,7 @@ class Annotation:
         await self._cluster.api.patch(PODS, self._name, body, self._cluster.namespace)
 
     async def _change(self, notes: Callable[[Object], Object]) -> None:
+        """Have annotations on the pod, whatever else changes of it meanwhile."""
         for _ in range(_TRIES):
             pod = await self._pod()
             try:
@@ -336,29 +365,6 @@ class Annotation:
                 raise EngineError(f"The kernel's share cannot be given back: {error}.") from error
         raise EngineError("The kernel's pod is changed all the time; try again.")
 
-    async def _undo(self) -> None:
-        """Give back what was taken."""
-        await self._for_sure(self.drop)
-
-    async def _for_sure(self, undo: Callable[[], Awaitable[None]]) -> None:
-        """Undo something, however long that takes, and though the caller gives up."""
-        task = asyncio.create_task(self._undone(undo), name="give a share back")
-        self._undoing.add(task)
-        task.add_done_callback(self._undoing.discard)
-        await asyncio.shield(task)
-
-    async def _undone(self, undo: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await undo()
-            except NotFound:
-                return
-            except (EngineError, KubernetesError) as error:
-                _log.warning("A share could not be given back yet: %s", error)
-                await asyncio.sleep(_PAUSE)
-            else:
-                return
-
     async def _wait(self, seconds: float, until: Until) -> None:
         """Let time pass, unless the pod ends meanwhile."""
         ended = asyncio.ensure_future(until(lambda: None))
@@ -369,3 +375,8 @@ class Annotation:
         finally:
             ended.cancel()
             await asyncio.gather(ended, return_exceptions=True)
+
+
+def _noted(pod: Object, key: str) -> Any:
+    """An annotation of anybody's; None where the pod has it not."""
+    return dig(pod, "metadata", "annotations", key)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
+from ..._threads import to_the_end
 from ...allocations import Allocation, QueuePosition, Share, State
 from ...errors import EngineError, GpuShareError, NoGpuError, SizeError
 from ...sentences import say
@@ -24,6 +25,7 @@ from ..base import (
     Snapshot,
     Usage,
     Waiter,
+    Waiting,
 )
 from . import _doctor
 from . import _failures as failures
@@ -36,15 +38,14 @@ from ._pods import connection_of
 from ._settings import KubernetesSettings
 from ._snapshot import ClusterSnapshot, without
 from ._sweeper import Sweeper
-from .api import PODS, SECRETS, Forbidden, KubernetesError, NotFound
+from .api import PODS, SECRETS, Conflict, Forbidden, NotFound
 from .api import Change as ObjectChange
 from .backends import Facts
 
 __all__ = ["KubernetesEngine"]
 
-#: Seconds that ending a kernel may hold up its caller while the API does not answer.
-_DELETE_PATIENCE = 5.0
-_RETRY = 2.0
+#: Seconds that closing waits for an API that does not answer.
+_CLOSE_PATIENCE = 5.0
 
 
 class KubernetesEngine(KubernetesSettings):
@@ -60,7 +61,8 @@ class KubernetesEngine(KubernetesSettings):
         #: Kernels whose pod waits for a place: they are told of every change of the queue.
         self._waiting: set[str] = set()
         self._sweeper: Sweeper | None = None
-        self._owed: set[asyncio.Task[None]] = set()
+        #: Kernels that were ended, if perhaps not yet for sure.
+        self._leaving: set[PodKernel] = set()
 
     # -- the cluster -------------------------------------------------------------------------
 
@@ -76,7 +78,7 @@ class KubernetesEngine(KubernetesSettings):
                 cluster = Cluster(self, self._changed)
                 try:
                     await cluster.open()
-                    self._sweeper = Sweeper(cluster, lambda: set(self._kernels))
+                    self._sweeper = Sweeper(cluster, self._runs)
                     await self._sweeper.start()
                 except BaseException:
                     await cluster.close()
@@ -84,9 +86,16 @@ class KubernetesEngine(KubernetesSettings):
                 self._cluster = cluster
             return self._cluster
 
+    def _runs(self, pod: Object) -> bool:
+        """Whether a pod is of a kernel that this process runs."""
+        kernel = self._kernels.get(annotation(pod, "kernel-id"))
+        return kernel is not None and kernel.owns(pod)
+
     def _changed(self, change: ObjectChange) -> None:
         kernel_id = annotation(change.new or change.old, "kernel-id")
         if kernel := self._kernels.get(kernel_id):
+            if change.old is None:
+                kernel.appeared(change.name)
             kernel.note(change.old if change.new is None else None)
         for other in self._waiting - {kernel_id}:
             if waiter := self._kernels.get(other):
@@ -102,40 +111,52 @@ class KubernetesEngine(KubernetesSettings):
             try:
                 return await kernel.restart(request, report)
             except BaseException:
-                await asyncio.shield(self.stop(request.kernel_id))
+                await to_the_end(self.stop(request.kernel_id))
                 raise
         if kernel is not None:
             await self.stop(request.kernel_id)
+        await self._left(request.kernel_id, report)
         kernel = self._kernels[request.kernel_id] = PodKernel(cluster, request)
         self._waiting.add(request.kernel_id)
         try:
-            if name := await self._earlier(cluster, request):
-                return await kernel.adopt(name, report)
+            if (pod := await self._earlier(cluster, request)) is not None:
+                name, before = pod["metadata"]["name"], annotation(pod, "instance")
+                return await kernel.adopt(name, before, report)
             return await kernel.start(report)
         except BaseException as error:
             if isinstance(error, GpuShareError) and kernel.link is not None:
                 words = await kernel.last_words()
                 if words:
                     self.log.warning("Kernel %s printed last:\n%s", request.kernel_id, words)
-            await asyncio.shield(self.stop(request.kernel_id))
+            await to_the_end(self.stop(request.kernel_id))
             raise
         finally:
             self._waiting.discard(request.kernel_id)
 
-    async def _earlier(self, cluster: Cluster, request: KernelRequest) -> str | None:
-        """Name of a pod in which the kernel runs already, with the keys of the request."""
+    async def _left(self, kernel_id: str, report: Report) -> None:
+        """Wait until the cluster has told that earlier pods of the kernel are to end."""
+        for kernel in [each for each in self._leaving if each.request.kernel_id == kernel_id]:
+            if kernel.writes.pending:
+                report(Waiting(QueuePosition(1, 1), say("outcome-unknown")))
+            await kernel.writes.settled()
+
+    async def _earlier(self, cluster: Cluster, request: KernelRequest) -> Object | None:
+        """A pod in which the kernel runs already, with the keys of the request.
+
+        The process whose it is has ended, or is this one, which has let go of it.
+        """
         for name, pod in list(cluster.pods.objects.items()):
             if (
                 annotation(pod, "kernel-id") != request.kernel_id
-                or not _adoptable(pod, cluster.server)
-                or annotation(pod, "instance") == cluster.instance
+                or not self._adoptable(pod, cluster)
                 or size_of(pod) != request.size
+                or not await self._ownerless(pod, cluster)
             ):
                 continue
             try:
                 secret = await cluster.api.get(SECRETS, name, cluster.namespace)
                 if connection_of(secret, "").key == request.key:
-                    return name
+                    return pod
             except (Forbidden, NotFound, ValueError):
                 continue
         return None
@@ -160,27 +181,10 @@ class KubernetesEngine(KubernetesSettings):
             await kernel.end_process()
             return
         self._kernels.pop(kernel_id, None)
+        self._leaving.add(kernel)
         await kernel.unlink()
-        if kernel.made:
-            await self._delete(kernel)
-
-    async def _delete(self, kernel: PodKernel) -> None:
-        """Delete the pod; what belongs to it goes with it. Tried again until it is done."""
-        task = asyncio.create_task(self._delete_for_sure(kernel), name="delete a pod")
-        self._owed.add(task)
-        task.add_done_callback(self._owed.discard)
-        await asyncio.wait({task}, timeout=_DELETE_PATIENCE)
-
-    async def _delete_for_sure(self, kernel: PodKernel) -> None:
-        cluster = kernel.cluster
-        while True:
-            try:
-                await cluster.api.delete(PODS, kernel.name, cluster.namespace, grace=1)
-            except KubernetesError as error:
-                self.log.warning("A kernel's pod could not be deleted yet: %s", error)
-                await asyncio.sleep(_RETRY)
-            else:
-                return
+        await kernel.delete()
+        self._leaving = {each for each in self._leaving if each.made}
 
     async def note_path(self, kernel_id: str, path: str | None) -> None:
         """See :meth:`Engine.note_path <jupyter_gpu_share.engines.base.Engine.note_path>`."""
@@ -196,7 +200,7 @@ class KubernetesEngine(KubernetesSettings):
 
     async def give_back(self, kernel_id: str) -> None:
         """See :meth:`Engine.give_back <jupyter_gpu_share.engines.base.Engine.give_back>`."""
-        await self._holder(kernel_id).drop()
+        await to_the_end(self._holder(kernel_id).drop())
 
     async def take_back(self, kernel_id: str, report: Report) -> Share:
         """See :meth:`Engine.take_back <jupyter_gpu_share.engines.base.Engine.take_back>`."""
@@ -206,7 +210,7 @@ class KubernetesEngine(KubernetesSettings):
         try:
             await holder.retake(report, kernel.until)
         except BaseException:
-            await asyncio.shield(holder.drop())
+            await to_the_end(holder.withdraw())
             raise
         finally:
             self._waiting.discard(kernel_id)
@@ -349,12 +353,20 @@ class KubernetesEngine(KubernetesSettings):
         found = []
         for pod in list(cluster.pods.objects.values()):
             kernel_id = annotation(pod, "kernel-id")
-            if not _adoptable(pod, cluster.server) or kernel_id in self._kernels:
+            if not self._adoptable(pod, cluster) or kernel_id in self._kernels:
                 continue
-            if await self._sweeper_of().owner_alive(pod):
+            if not await self._ownerless(pod, cluster):
                 continue
             if not self.adopt:
-                await cluster.api.delete(PODS, pod["metadata"]["name"], cluster.namespace, grace=1)
+                with suppress(Conflict):  # it has changed, and is looked at again
+                    await cluster.api.delete(
+                        PODS,
+                        pod["metadata"]["name"],
+                        cluster.namespace,
+                        grace=1,
+                        uid=pod["metadata"]["uid"],
+                        version=pod["metadata"]["resourceVersion"],
+                    )
                 continue
             try:
                 secret = await cluster.api.get(SECRETS, pod["metadata"]["name"], cluster.namespace)
@@ -375,9 +387,15 @@ class KubernetesEngine(KubernetesSettings):
             )
         return found
 
-    def _sweeper_of(self) -> Sweeper:
+    def _adoptable(self, pod: Object, cluster: Cluster) -> bool:
+        name = pod["metadata"]["name"]
+        return _adoptable(pod, cluster.server) and all(name != each.name for each in self._leaving)
+
+    async def _ownerless(self, pod: Object, cluster: Cluster) -> bool:
+        """Whether no process runs the kernel of a pod that this one does not run."""
         assert self._sweeper is not None
-        return self._sweeper
+        mine = annotation(pod, "instance") == cluster.instance
+        return mine or not await self._sweeper.owner_alive(pod)
 
     async def diagnose(self) -> list[Finding]:
         """See :meth:`Engine.diagnose <jupyter_gpu_share.engines.base.Engine.diagnose>`."""
@@ -390,12 +408,9 @@ class KubernetesEngine(KubernetesSettings):
     async def close(self) -> None:
         """See :meth:`Engine.close <jupyter_gpu_share.engines.base.Engine.close>`."""
         await asyncio.gather(*(self.stop(kernel_id) for kernel_id in list(self._kernels)))
-        if self._owed:
-            await asyncio.wait(self._owed, timeout=_DELETE_PATIENCE)
-        for task in list(self._owed):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        if leaving := [kernel.writes for kernel in self._leaving]:
+            await asyncio.gather(*(writes.settled(_CLOSE_PATIENCE) for writes in leaving))
+            await asyncio.gather(*(writes.close() for writes in leaving))
         if self._sweeper is not None:
             await self._sweeper.close()
         if self._cluster is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal as signals
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -14,36 +14,30 @@ from uuid import uuid4
 
 import zmq
 
+from ..._threads import to_the_end
 from ...allocations import Isolation, QueuePosition, Share
 from ...errors import CommandNotFoundError, EngineError, KernelStartError
 from ...sentences import paragraph, say
 from ...size import Size
 from .._caps import limits_of
-from .._hash_seed import HASH_SEED
 from .._supervisor import Supervisor
 from ..base import Change, Connection, Exit, KernelRequest, Report, Running, Starting
 from . import _failures as failures
 from ._annotation import Annotation
 from ._cluster import Cluster, Object
-from ._command import command_of, flags_of
+from ._command import command_of
 from ._environment import kernel_environment, share_environment
 from ._lease import Lease
-from ._link import AgentLink, AgentState, Owned
-from ._names import PREFIX, annotation, object_name
+from ._link import AgentLink, AgentState
+from ._making import image_of, make
+from ._names import PART, PREFIX, annotation, label, object_name
 from ._overlooked import ask_again
-from ._pods import (
-    AGENT_PORT,
-    PORTS,
-    Labels,
-    PodPlan,
-    claim_body,
-    connection_of,
-    owner,
-    pod_body,
-    secret_body,
-)
+from ._ownership import TAKEN_OVER, claim_pod, delete_own, taken_over
+from ._pods import AGENT_PORT, Labels, connection_of, owner
 from ._waits import PATIENCE, Wait
-from .api import CLAIMS, PODS, SECRETS, AlreadyExists, Conflict, KubernetesError
+from ._writes import PATIENCE as WRITE_PATIENCE
+from ._writes import Writes
+from .api import PODS, SECRETS, KubernetesError
 from .backends import Rendered, dig, named
 
 __all__ = ["PodKernel"]
@@ -80,8 +74,11 @@ class PodKernel:
         self.rendered = Rendered()
         #: True from the first attempt to create anything until all of it was deleted.
         self.made = False
+        #: Those to the objects of the kernel.
+        self.writes = Writes(self._wrote)
         self._claims: dict[str, str] = {}
-        self._uid = ""
+        self._uid = self._version = ""  # of the pod, and when it came to be this process's
+        self._lost = False  # to another process of this server
         self._run = ""
         self._changed = asyncio.Event()
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -100,6 +97,9 @@ class PodKernel:
         pod = self.cluster.pod(self.name)
         cause = None
         if pod is not None:
+            self._lost |= bool(self._version) and taken_over(
+                pod, self.cluster.instance, self._version
+            )
             cause = failures.end_of(pod, None)
         elif gone is not None and self._is_own(gone):
             cause = failures.end_of(None, gone)
@@ -113,6 +113,20 @@ class PodKernel:
             last = pod or gone
             words = self.cluster.backend.reclaimed(last) if last and cause.kind == "deleted" else ""
             self._end(Exit(cause.code, words or cause.text))
+        if self._lost:
+            self._end(Exit(-signals.SIGKILL, TAKEN_OVER))
+        self._changed.set()
+
+    def appeared(self, name: str) -> None:
+        """An object of the kernel's is new in the cluster."""
+        if self.lease is not None and not self._lost:
+            self.lease.appeared(name)
+
+    def owns(self, pod: Object) -> bool:
+        """Whether a pod with this kernel's id is one of its own, or of no earlier one."""
+        return label(pod, PART) != "kernel" or pod["metadata"]["name"] == self.name
+
+    def _wrote(self) -> None:
         self._changed.set()
 
     def _is_own(self, gone: Object) -> bool:
@@ -156,6 +170,7 @@ class PodKernel:
         return (
             self.link is not None
             and self._vacating is None
+            and not self._lost
             and pod is not None
             and failures.end_of(pod, None) is None
             and not pod["metadata"].get("deletionTimestamp")
@@ -177,14 +192,32 @@ class PodKernel:
             self.rendered = backend.render(size, facts)
             self.cluster.refresh_soon()
         self.made = True
+        names = [claim.name for claim in self.rendered.claims]
+        self._claims = {name: f"{self.name}-{name}" for name in names}
         pod = await self._make()
         if self.cluster.settings.style == "lease" and not size.is_none:
-            self.lease = Lease(self.cluster, self.request, self._labels(), owner(pod))
+            self.lease = self._new_lease(pod)
             await self.lease.acquire(self.name, report, self.until)
         await self._placed(report)
         if self.cluster.settings.style == "annotation" and not size.is_none:
-            self.annotation = Annotation(self.cluster, self.name)
+            self.annotation = Annotation(self.cluster, self.name, self.writes)
         return await self._run_kernel(await self._up(report))
+
+    async def _make(self) -> Object:
+        labels = self._labels()
+        made = await self.writes.once(
+            lambda: make(self.cluster, self.request, self.name, self.rendered, self._claims, labels)
+        )
+        self.connection = made.connection
+        self._owns(made.pod)
+        return made.pod
+
+    def _owns(self, pod: Object) -> None:
+        meta = pod["metadata"]
+        self._uid, self._version = meta["uid"], meta["resourceVersion"]
+
+    def _new_lease(self, pod: Object) -> Lease:
+        return Lease(self.cluster, self.request, self.writes, self._labels(), owner(pod))
 
     async def restart(self, request: KernelRequest, report: Report) -> Running:
         """Start a kernel again in the pod that is there, with the share that it has there.
@@ -201,17 +234,21 @@ class PodKernel:
         report(Starting(self.share))
         return await self._run_kernel(self.connection.ip)
 
-    async def adopt(self, name: str, report: Report) -> Running:
+    async def adopt(self, name: str, before: str, report: Report) -> Running:
         """Take over a pod of an earlier process of this server, and the kernel that runs in it.
+
+        Parameters
+        ----------
+        before: the process whose it was, which has ended.
 
         Raises
         ------
         EngineError: it is held by a process that is alive, or is no kernel's pod.
         """
         self.name = name
-        pod, before = await self._claim_pod()
+        pod = await self.writes.once(lambda: claim_pod(self.cluster, name, before))
         self.made = True
-        self._uid = pod.get("metadata", {}).get("uid", "")
+        self._owns(pod)
         secret = await self.cluster.api.get(SECRETS, self.name, self.cluster.namespace)
         address: str = pod.get("status", {}).get("podIP", "")
         try:
@@ -220,15 +257,17 @@ class PodKernel:
             raise EngineError(f"The kernel cannot be taken over: {error}.") from error
         prefix = f"{self.name}-"
         self._claims = {name.removeprefix(prefix): name for name in self.cluster.own_claims(prefix)}
+        lease = None
         if self.cluster.settings.style == "lease" and not self.request.size.is_none:
-            self.lease = Lease(self.cluster, self.request, self._labels(), owner(pod))
+            lease = self._new_lease(pod)
         if self.cluster.settings.style == "annotation" and not self.request.size.is_none:
-            self.annotation = Annotation(self.cluster, self.name)
+            self.annotation = Annotation(self.cluster, self.name, self.writes)
             await self.annotation.adopt()
         # Before anything that may take long: the pod ends if it hears of no server.
         state = await self._linked(self.connection).greet(before)
-        if self.lease is not None:
-            await self.lease.adopt(self.name)
+        if lease is not None:
+            await lease.adopt(self.name)
+            self.lease = lease  # it knows what is its own
         if self.holder is not None and self.holder.lent:
             await self.holder.retake(report, self.until)
         if not self._take_share():
@@ -241,139 +280,8 @@ class PodKernel:
         # Its server may have ended after it moved the kernel off the GPU, or back onto it.
         return replace(self._running(), away=self.holder is not None)
 
-    async def _claim_pod(self) -> tuple[Object, str]:
-        """Write on the pod that it is this process's now; returns it, and whose it was.
-
-        Raises
-        ------
-        Owned: another process of this server was faster.
-        """
-        api, space = self.cluster.api, self.cluster.namespace
-        before = annotation(self.cluster.pod(self.name), "instance")
-        while True:
-            pod = await api.get(PODS, self.name, space)
-            whose = annotation(pod, "instance")
-            if whose == self.cluster.instance:
-                return pod, before  # it was written, though the answer was lost
-            if whose != before:
-                raise Owned("Another Jupyter server of the same name runs this kernel.")
-            change = {
-                "metadata": {
-                    "resourceVersion": pod["metadata"]["resourceVersion"],
-                    "annotations": {PREFIX + "instance": self.cluster.instance},
-                }
-            }
-            try:
-                return await api.patch(PODS, self.name, change, space), before
-            except Conflict:
-                continue  # something else of it has changed meanwhile
-
     def _labels(self) -> Labels:
         return Labels(self.cluster.server, self.request.kernel_id, uuid4().hex)
-
-    async def _make(self) -> Object:
-        """Create the pod, then what belongs to it: it all goes when the pod goes.
-
-        The pod is scheduled once its claims exist, and its container starts once the Secret does.
-        """
-        settings, request = self.cluster.settings, self.request
-        leased = settings.style == "lease" and not request.size.is_none
-        names = [claim.name for claim in self.rendered.claims]
-        self._claims = {name: f"{self.name}-{name}" for name in names}
-        labels = self._labels()
-        plan = PodPlan(
-            name=self.name,
-            labels=labels,
-            image=self._image(),
-            files=self.cluster.files,
-            size=request.size,
-            rendered=self.rendered if not request.size.is_none else _without_gpu(),
-            python=settings.python,
-            flags=flags_of(request.argv),
-            hash_seed=request.env.get(HASH_SEED, ""),
-            pull_policy=settings.image_pull_policy,
-            service_account=settings.service_account,
-            cpu=settings.cpu,
-            memory=settings.memory,
-            memory_limit=settings.memory_limit,
-            deadline=settings.longest_life,
-            working_dir=settings.working_dir,
-            claims=self._claims,
-            patches=settings.additions,
-            notes={
-                "kernel_name": request.kernel_name,
-                "path": request.path or "",
-                "user": request.user or "",
-                "backend": self.cluster.backend.name,
-                "style": settings.style,
-                "instance": self.cluster.instance,
-            },
-        )
-        try:
-            body = pod_body(plan)
-        except ValueError as error:
-            raise EngineError(
-                f"A setting of c.KubernetesEngine cannot be used: {error}."
-            ) from error
-        pod = await self._create(PODS, body)
-        self._uid = pod["metadata"]["uid"]
-        mine = owner(pod)
-        self.connection = self._new_connection("")
-        secret = secret_body(
-            self.name, labels, self.connection, watchdog=settings.watchdog, owned_by=mine
-        )
-        work: list[Awaitable[Object]] = [self._create(SECRETS, secret)]
-        if not leased:
-            work += [
-                self._create(
-                    CLAIMS,
-                    claim_body(self._claims[claim.name], labels, claim.spec, owned_by=mine),
-                )
-                for claim in self.rendered.claims
-            ]
-        await asyncio.gather(*work)
-        return pod
-
-    async def _create(self, resource: Any, body: Object) -> Object:
-        try:
-            return await self.cluster.api.create(resource, body, self.cluster.namespace)
-        except AlreadyExists as error:
-            raise KernelStartError(
-                f"Kubernetes still has the {resource.kind} of an earlier kernel with this id; try "
-                "again in a moment."
-            ) from error
-        except KubernetesError as error:
-            if "violates PodSecurity" in error.detail or "denied" in error.detail:
-                raise KernelStartError(
-                    f"The cluster's rules do not allow the kernel's pod: {error.detail}. Tell the "
-                    "administrator."
-                ) from error
-            raise
-
-    def _image(self) -> str:
-        settings = self.cluster.settings
-        image: str = settings.images.get(self.request.kernel_name, settings.image)
-        if not image:
-            raise EngineError(
-                "No image is set for kernels; the administrator sets c.KubernetesEngine.image to "
-                "one that has ipykernel."
-            )
-        return image
-
-    def _new_connection(self, ip: str) -> Connection:
-        keys: tuple[str | None, str | None] = None, None
-        if self.cluster.settings.encrypt:
-            public, secret = zmq.curve_keypair()
-            keys = public.decode(), secret.decode()
-        return Connection(
-            transport="tcp",
-            ip=ip,
-            ports=PORTS,
-            key=self.request.key,
-            signature_scheme=self.request.signature_scheme,
-            curve_publickey=keys[0],
-            curve_secretkey=keys[1],
-        )
 
     # -- waiting for a place -----------------------------------------------------------------
 
@@ -533,9 +441,10 @@ class PodKernel:
         if state is None or state.run != self._run or not state.exit_why:
             return
         if state.exit_code == _NO_COMMAND:
+            image = image_of(self.cluster.settings, self.request)
             raise CommandNotFoundError(
-                f"The kernel's command {argv[0]!r} is not in the image {self._image()}. The "
-                "administrator names one that has it in c.KubernetesEngine.images."
+                f"The kernel's command {argv[0]!r} is not in the image {image}. The administrator "
+                "names one that has it in c.KubernetesEngine.images."
             )
 
     def _running(self) -> Running:
@@ -588,10 +497,15 @@ class PodKernel:
     async def change(self, size: Size) -> Share:
         """Hold another size. What is written on the pod is never more than what is held.
 
+        What the cluster does not answer goes on in the background: nothing of it is more than the
+        kernel may use, and whatever is asked of its share next waits for that.
+
         Raises
         ------
         EngineError, KubernetesError: it holds what it held.
         """
+        if not await self.writes.settled(WRITE_PATIENCE):
+            raise EngineError(say("outcome-unknown"))
         planned = await self.planned(size)
         if planned is None:
             raise EngineError(say("no-room", size=size))
@@ -609,18 +523,21 @@ class PodKernel:
     async def _change_leases(self, lease: Lease, share: Share, size: Size, words: Object) -> None:
         _, leases = await lease.planned(share, size)
         if lease.lent:
-            await self._annotate(words)
+            await self._note_for_sure(words)
             lease.size = size
             return
         if leases is None:
             raise EngineError("Its GPU has no room for both sizes at once.")
         await lease.extend(leases, self.until)
         try:
-            await self._annotate(words)
+            await self._note_for_sure(words)
         except BaseException:
-            await asyncio.shield(lease.retract(leases))
+            await to_the_end(lease.retract(leases))
             raise
         await lease.settle(size, leases)
+
+    async def _note_for_sure(self, words: Object) -> None:
+        await self.writes.insist(lambda: self._annotate(words), refusable=True)
 
     async def note_path(self, path: str | None) -> None:
         """Have whoever takes the kernel over know where its notebook is now."""
@@ -646,15 +563,25 @@ class PodKernel:
     async def unlink(self) -> None:
         """Have the pod end by itself, and stop talking to it."""
         link, self.link = self.link, None
-        if self.holder is not None:
-            await self.holder.close()
+        self.writes.give_up()  # what is not done yet goes with the pod
         if self._vacating is not None:
             await asyncio.gather(self._vacating, return_exceptions=True)
         if link is not None:
-            with suppress(zmq.ZMQError):
-                await link.quit()
+            if not self._lost:
+                with suppress(zmq.ZMQError):
+                    await link.quit()
             await link.close()
         self._end(Exit(-signals.SIGKILL, say("was-shut-down")))
+
+    async def delete(self) -> None:
+        """Delete the pod, however long that takes; what belongs to it goes with it."""
+
+        async def write() -> None:
+            await delete_own(self.cluster, self.name)
+            self.made = False
+
+        if self.made:
+            await self.writes.insist(write)
 
     async def last_words(self, lines: int = 10) -> str:
         """What the kernel printed last; empty where that cannot be read."""
@@ -666,11 +593,6 @@ class PodKernel:
 def size_of(pod: Object) -> Size:
     """The size that a pod was made for."""
     return Size.parse(annotation(pod, "size") or "0")
-
-
-def _without_gpu() -> Rendered:
-    """Images of NVIDIA ask for all GPUs; a kernel without a share gets none."""
-    return Rendered(env={"NVIDIA_VISIBLE_DEVICES": "void"})
 
 
 def _at(connection: Connection, ip: str) -> Connection:

@@ -8,12 +8,12 @@ and be of another size. One that has grown can be made up of several leases.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+from ..._threads import to_the_end
 from ...allocations import QueuePosition, Share
 from ...errors import EngineError
 from ...size import Size
@@ -23,22 +23,17 @@ from ._cluster import Cluster, Object
 from ._lease_plan import LeaseChange, exactly, least_change
 from ._names import UNDISTURBED, object_name
 from ._pods import Labels, claim_body
-from ._waits import Wait
-from .api import CLAIMS, PODS, KubernetesError
+from ._waits import Until, Wait, until_known
+from ._writes import PATIENCE, Writes, unsure
+from .api import CLAIMS, PODS, KubernetesError, within
 from .backends import DraBackend
 
 __all__ = ["Lease"]
-
-_log = logging.getLogger(__name__)
-
-Until = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 #: Seconds that a lease may live longer than the kernel: the kernel's end is what is told.
 _LONGER = 300
 #: Seconds that one more lease is waited for. The scheduler is asked once again within them.
 _PATIENCE = 20.0
-#: Seconds that a lease which is not needed any more may hold up a caller, and between two tries.
-_DROP_PATIENCE, _PAUSE = 5.0, 1.0
 
 
 class Lease:
@@ -46,6 +41,7 @@ class Lease:
 
     Parameters
     ----------
+    writes: those to the kernel's objects.
     labels: of the kernel's objects.
     owned_by: reference to the kernel's pod: the lease goes with it.
     """
@@ -54,6 +50,7 @@ class Lease:
         self,
         cluster: Cluster,
         request: KernelRequest,
+        writes: Writes,
         labels: Labels,
         owned_by: Mapping[str, Any],
     ) -> None:
@@ -62,6 +59,7 @@ class Lease:
         self._cluster = cluster
         self._backend: DraBackend = cluster.backend
         self.size = request.size
+        self._writes = writes
         self._labels = labels
         self._owner = owned_by
         self._base = object_name(cluster.server, request.kernel_id, "lease")
@@ -70,8 +68,6 @@ class Lease:
         self.device: tuple[str, str] | None = None
         self._held: set[str] = set()  # names of all leases, also of one that is asked for
         self._seen: set[str] = set()  # those that were seen: their pods with their allocations
-        self._dropping: set[str] = set()
-        self._dropped: set[asyncio.Task[None]] = set()
 
     @property
     def claim_names(self) -> set[str]:
@@ -80,7 +76,7 @@ class Lease:
 
     @property
     def lent(self) -> bool:
-        """Whether the share was given back, or never held."""
+        """Whether the share was given back, if perhaps not yet for sure, or never held."""
         return not self._held
 
     async def adopt(self, kernel: str) -> None:
@@ -106,7 +102,7 @@ class Lease:
 
         ``gone`` is an object that was deleted just now.
         """
-        for name in self._held - self._dropping:
+        for name in self._held:
             pod = self._cluster.pod(name)
             if (
                 pod is not None
@@ -136,13 +132,49 @@ class Lease:
             self.device = await self._allocated(report, until)
 
     async def drop(self) -> None:
-        """Give the share back. The kernel's pod stays as it is."""
-        await self._delete(self._held)
+        """Give the share back. The kernel's pod stays as it is.
+
+        Where the cluster does not answer, that goes on in the background, and is not turned back.
+
+        Raises
+        ------
+        KubernetesError: it was refused. The cluster says that the share is still held.
+        """
+        names, seen = set(self._held), set(self._seen)
+        try:
+            await self._let_go(names, refusable=True)
+        except KubernetesError:
+            if not await self._in_place(names):
+                await self._let_go(names)
+                return
+            self._held |= names
+            self._seen |= seen
+            raise
+
+    async def withdraw(self) -> None:
+        """Hold nothing, whatever has come of an attempt to take the share again."""
+        await self._let_go(self._held)
 
     async def retake(self, report: Report, until: Until) -> None:
-        """Hold the share again, on the device that the kernel's pod has."""
+        """Hold the share again, on the device that the kernel's pod has.
+
+        What the cluster has not answered yet is waited for first.
+        """
+        await until_known(self._writes, report, until)
+        if self._held:
+            if await self._in_place(self._held):
+                return
+            await self._let_go(self._held)
         await self._post(self.device, self.size)
         await self._allocated(report, until)
+
+    def appeared(self, name: str) -> None:
+        """An object is new in the cluster. A lease that nobody waits for any more is let go.
+
+        Its creation was given up before it was answered, and came to pass all the same.
+        """
+        if name.startswith(f"{self._base}-") and name not in self._held:
+            self._writes.begin(lambda: self._delete({name}))
 
     # -- another size ------------------------------------------------------------------------
 
@@ -181,17 +213,17 @@ class Lease:
         """
         if not change.add:
             return
-        await self._post(self.device, Size(memory=change.add))
-        added = self.name
+        before = set(self._held)
         try:
-            await asyncio.wait_for(self._allocated(lambda news: None, until), _PATIENCE)
+            await self._post(self.device, Size(memory=change.add))
+            await within(_PATIENCE, self._allocated(lambda news: None, until))
         except asyncio.TimeoutError as error:
-            await asyncio.shield(self._let_go({added}))
+            await to_the_end(self._let_go(self._held - before))
             raise EngineError(
                 "Others were faster: its GPU has no room for that any more."
             ) from error
         except BaseException:
-            await asyncio.shield(self._let_go({added}))
+            await to_the_end(self._let_go(self._held - before))
             raise
 
     async def settle(self, size: Size, change: LeaseChange) -> None:
@@ -204,48 +236,56 @@ class Lease:
         if change.add:
             await self._let_go({self.name})
 
-    async def close(self) -> None:
-        """Let go of what is not done yet; the kernel's pod, and all leases with it, is to go."""
-        for task in list(self._dropped):
-            task.cancel()
-        await asyncio.gather(*self._dropped, return_exceptions=True)
-
     # -- the objects -------------------------------------------------------------------------
 
-    async def _let_go(self, names: Iterable[str]) -> None:
-        """Delete leases, however long that takes; the caller goes on after a moment."""
+    async def _let_go(self, names: Iterable[str], *, refusable: bool = False) -> None:
+        """Delete leases, however long that takes; the caller goes on after a moment.
+
+        Raises
+        ------
+        KubernetesError: it is ``refusable``, and was refused.
+        """
         names = set(names)
         self._held -= names
         self._seen -= names
-        if not names:
-            return
-        task = asyncio.create_task(self._delete_for_sure(names), name="delete leases")
-        self._dropped.add(task)
-        task.add_done_callback(self._dropped.discard)
-        await asyncio.wait({task}, timeout=_DROP_PATIENCE)
-
-    async def _delete_for_sure(self, names: set[str]) -> None:
-        while True:
-            try:
-                await self._delete(names)
-            except KubernetesError as error:
-                _log.warning("A lease could not be deleted yet: %s", error)
-                await asyncio.sleep(_PAUSE)
-            else:
-                return
+        if names:
+            await self._writes.insist(lambda: self._delete(names), refusable=refusable)
 
     async def _delete(self, names: Iterable[str]) -> None:
+        """Delete leases: first the pods, whose end gives the share back.
+
+        Raises
+        ------
+        KubernetesError: it was not done, or only in part.
+        """
         names, space, api = set(names), self._cluster.namespace, self._cluster.api
-        self._dropping |= names
-        try:
-            await asyncio.gather(
-                *(api.delete(PODS, name, space, grace=0) for name in names),
-                *(api.delete(CLAIMS, name, space) for name in names),
+        for resource, grace in ((PODS, 0), (CLAIMS, None)):
+            tried = await asyncio.gather(
+                *(api.delete(resource, name, space, grace=grace) for name in names),
+                return_exceptions=True,
             )
-            self._held -= names
-        finally:
-            self._dropping -= names
-            self._seen -= names
+            if failed := [each for each in tried if isinstance(each, BaseException)]:
+                raise max(failed, key=unsure)  # what may have been done matters most
+
+    async def _in_place(self, names: Iterable[str]) -> bool:
+        """Whether the cluster says that leases are held, and not about to end."""
+        space, api = self._cluster.namespace, self._cluster.api
+
+        async def look(name: str) -> bool:
+            pod, claim = await asyncio.gather(
+                api.get(PODS, name, space), api.get(CLAIMS, name, space)
+            )
+            leaving = any(each["metadata"].get("deletionTimestamp") for each in (pod, claim))
+            ended = failures.end_of(pod, None) is not None
+            return not leaving and not ended and self._backend.device_of(claim) is not None
+
+        async def look_at_all() -> bool:
+            return all(await asyncio.gather(*(look(name) for name in names)))
+
+        try:
+            return await within(PATIENCE, look_at_all())
+        except (KubernetesError, asyncio.TimeoutError):
+            return False
 
     async def _post(self, device: tuple[str, str] | None, size: Size) -> None:
         """Create a lease: a claim, and a pod that has it reserved."""
@@ -254,10 +294,12 @@ class Lease:
         self._held.add(self.name)
         labels = replace(self._labels, attempt=uuid4().hex)
         claim = claim_body(self.name, labels, spec, owned_by=self._owner, part="lease")
-        await asyncio.gather(
-            self._cluster.api.create(PODS, self._pod(labels), self._cluster.namespace),
-            self._cluster.api.create(CLAIMS, claim, self._cluster.namespace),
-        )
+        pod, api, space = self._pod(labels), self._cluster.api, self._cluster.namespace
+
+        async def create() -> None:
+            await asyncio.gather(api.create(PODS, pod, space), api.create(CLAIMS, claim, space))
+
+        await self._writes.once(create)
 
     async def _claim_for(self, kernel: str) -> None:
         """Give the kernel's pod access to the device of the lease."""
@@ -265,7 +307,8 @@ class Lease:
         spec = self._backend.admin_spec(self.device, self._cluster.facts)
         labels = replace(self._labels, attempt=uuid4().hex)
         body = claim_body(f"{kernel}-gpu", labels, spec, owned_by=self._owner)
-        await self._cluster.api.create(CLAIMS, body, self._cluster.namespace)
+        api, space = self._cluster.api, self._cluster.namespace
+        await self._writes.once(lambda: api.create(CLAIMS, body, space))
 
     def _pod(self, labels: Labels) -> Object:
         settings = self._cluster.settings

@@ -84,7 +84,9 @@ async def _post_anew(cluster: Cluster, claim: Object) -> bool:
         )
     except KubernetesError as error:
         _log.debug("A claim was not posted anew: %s", error)
-        return False
+        if not error.unsure:
+            return False
+        # It may be gone. It is put back, or found as it was.
     kept = ("name", "labels", "annotations", "ownerReferences")
     body: Object = {
         "apiVersion": CLAIMS.api_version,

@@ -2,7 +2,8 @@
 
 Each server process says by a Lease that it is alive. A pod that runs ends itself when no server is
 heard; one that never came to run has no agent to do that, and is deleted when its server's Lease
-has run out. So is what remains of pods that have ended.
+has run out: when it was not seen to change for as long as it is valid. So is what remains of pods
+that have ended.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
-from typing import Any
+from datetime import datetime, timezone
 
 from .._processes import Holder, boot_id, this_process
 from . import _failures as failures
 from ._cluster import Cluster, Object
 from ._names import MANAGED, PART, PREFIX, SERVER, annotation, label, selector
-from .api import LEASES, PODS, AlreadyExists, Forbidden, KubernetesError, NotFound
+from ._observed import Observed
+from .api import LEASES, PODS, AlreadyExists, Conflict, Forbidden, KubernetesError, NotFound
 
 __all__ = ["Sweeper"]
 
@@ -38,12 +39,14 @@ class Sweeper:
 
     Parameters
     ----------
-    own: the ids of the kernels that this process runs.
+    own: whether a pod is of a kernel that this process runs.
     """
 
-    def __init__(self, cluster: Cluster, own: Callable[[], set[str]]) -> None:
+    def __init__(self, cluster: Cluster, own: Callable[[Object], bool]) -> None:
         self._cluster = cluster
         self._own = own
+        #: The Leases of server processes.
+        self.signs = Observed()
         self._task: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._interval = cluster.settings.sweep_interval
@@ -112,7 +115,10 @@ class Sweeper:
                 await api.create(LEASES, body, space)
 
     async def owner_alive(self, pod: Object) -> bool:
-        """Whether the process that made a pod still renews its Lease, or may."""
+        """Whether the process whose a pod is still renews its Lease, or may.
+
+        Of one that was not looked at before that is not known until its Lease could have run out.
+        """
         instance = annotation(pod, "instance")
         if instance == self._cluster.instance:
             return True
@@ -123,7 +129,13 @@ class Sweeper:
             return False
         except Forbidden:
             return True
-        return not _run_out(lease) and not _known_dead(lease)
+        return not self._run_out(lease) and not _known_dead(lease)
+
+    def _run_out(self, lease: Object, grace: float = 0.0) -> bool:
+        spec = lease.get("spec") or {}
+        sign = (lease["metadata"]["uid"], spec.get("holderIdentity"), spec.get("renewTime"))
+        valid = float(spec.get("leaseDurationSeconds") or 0)
+        return self.signs.age(lease["metadata"]["name"], sign) > valid + grace
 
     # -- sweeping ----------------------------------------------------------------------------
 
@@ -144,17 +156,16 @@ class Sweeper:
         ------
         KubernetesError
         """
-        own = self._own()
         alive: dict[str, bool] = {}
         for pod in list(self._cluster.pods.objects.values()):
-            if annotation(pod, "kernel-id") in own and label(pod, SERVER) == self._cluster.server:
+            if label(pod, SERVER) == self._cluster.server and self._own(pod):
                 continue
             if pod["metadata"].get("deletionTimestamp"):
                 continue
             phase = (pod.get("status") or {}).get("phase")
             instance = annotation(pod, "instance")
             ended = failures.end_of(pod, None) is not None
-            if ended or (phase == "Pending" and _settled(pod)):
+            if ended or phase == "Pending":
                 if instance not in alive:
                     alive[instance] = await self.owner_alive(pod)
                 if not alive[instance] or instance == self._cluster.instance:
@@ -165,26 +176,37 @@ class Sweeper:
         meta = pod["metadata"]
         try:
             await self._cluster.api.delete(
-                PODS, meta["name"], self._cluster.namespace, grace=1, uid=meta["uid"]
+                PODS,
+                meta["name"],
+                self._cluster.namespace,
+                grace=1,
+                uid=meta["uid"],
+                version=meta["resourceVersion"],
             )
             _log.info("Removed the pod %s of a server that is gone", meta["name"])
         except Forbidden:
             _log.debug("The pod %s belongs to another server", meta["name"])
+        except Conflict:
+            _log.debug("The pod %s has changed, and is judged anew", meta["name"])
 
     async def _sweep_leases(self) -> None:
         query = {"labelSelector": selector(part="server")}
         leases: list[Object] = []
         with suppress(Forbidden):
             leases, _ = await self._cluster.api.list(LEASES, self._cluster.namespace, **query)
+            self.signs.keep([lease["metadata"]["name"] for lease in leases])
         for lease in leases:
+            meta = lease["metadata"]
             # A while longer than it is valid: its pods are judged by it.
-            if _run_out(lease, 2 * self._interval) and not self._has_pods(lease):
-                with suppress(Forbidden):  # another server's
+            over = self._run_out(lease, 2 * self._interval) or _known_dead(lease)
+            if over and not self._has_pods(lease):
+                with suppress(Forbidden, Conflict):  # another server's, or renewed just now
                     await self._cluster.api.delete(
                         LEASES,
-                        lease["metadata"]["name"],
+                        meta["name"],
                         self._cluster.namespace,
-                        uid=lease["metadata"]["uid"],
+                        uid=meta["uid"],
+                        version=meta["resourceVersion"],
                     )
 
     def _has_pods(self, lease: Object) -> bool:
@@ -213,22 +235,6 @@ def _known_dead(lease: Object) -> bool:
         return here and not Holder(int(told["pid"]), told["start"]).alive
     except (KeyError, TypeError, ValueError):
         return False
-
-
-def _settled(pod: Object) -> bool:
-    """Old enough that whoever made it would have gone on with it."""
-    created = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
-    return datetime.now(timezone.utc) - created > timedelta(seconds=10)
-
-
-def _run_out(lease: Object, grace: float = 0.0) -> bool:
-    spec: dict[str, Any] = lease.get("spec") or {}
-    try:
-        renewed = datetime.fromisoformat(spec["renewTime"].replace("Z", "+00:00"))
-    except (KeyError, ValueError):
-        return True
-    valid = timedelta(seconds=float(spec.get("leaseDurationSeconds") or 0) + grace)
-    return datetime.now(timezone.utc) > renewed + valid
 
 
 def _timestamp(moment: datetime) -> str:

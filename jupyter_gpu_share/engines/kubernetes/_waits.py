@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from ...allocations import QueuePosition
 from ...sentences import say
 from ..base import Report, Waiting
 from . import _failures as failures
+from ._writes import Writes
 from .backends import Backend, Object
 
-__all__ = ["PATIENCE", "Wait"]
+__all__ = ["PATIENCE", "Until", "Wait", "until_known"]
+
+#: Waits until a look finds something, looking at every change of a kernel's objects.
+Until = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 #: Seconds without a word about a pod after which that itself is told. Whoever waits looks at least
 #: that often.
@@ -55,3 +60,10 @@ class Wait:
         return say(
             "scheduler-silent", scheduler=pod["spec"].get("schedulerName", "default-scheduler")
         )
+
+
+async def until_known(writes: Writes, report: Report, until: Until) -> None:
+    """Wait until the cluster has told what became of each write, and tell of that wait."""
+    if writes.pending:
+        report(Waiting(QueuePosition(1, 1), say("outcome-unknown")))
+        await until(lambda: None if writes.pending else True)

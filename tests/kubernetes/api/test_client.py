@@ -30,9 +30,9 @@ from scripted import (
 )
 from waiting import eventually
 
-from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
 from jupyter_gpu_share.engines.kubernetes._link import Owned
 from jupyter_gpu_share.engines.kubernetes._names import PREFIX
+from jupyter_gpu_share.engines.kubernetes._ownership import claim_pod
 from jupyter_gpu_share.engines.kubernetes.api import (
     PODS,
     AlreadyExists,
@@ -257,19 +257,28 @@ async def test_a_change_is_merged(server: ScriptedServer, api: KubeApi) -> None:
     assert kinds == {"application/merge-patch+json"}
 
 
+@pytest.mark.parametrize(("first", "unsure"), [(lose, True), (refuse(429), False)])
+async def test_what_may_have_been_done_by_an_earlier_attempt_is_unsure(
+    server: ScriptedServer, api: KubeApi, first: Any, unsure: bool
+) -> None:
+    server.put("a")
+    server.then("patch", first)
+    server.then("patch", refuse(409))
+    with pytest.raises(Conflict) as caught:
+        await api.patch(PODS, "a", {"metadata": {"labels": {"x": "y"}}}, NAMESPACE)
+    assert caught.value.unsure is unsure
+
+
 async def test_a_pod_that_was_taken_although_no_answer_came(
     server: ScriptedServer, api: KubeApi
 ) -> None:
     """The patch names a version, so that its repetition is a conflict; nobody else was faster."""
     note = PREFIX + "instance"
     server.put("a", {"metadata": {"name": "a", "annotations": {note: "before"}}})
-    cluster: Any = SimpleNamespace(
-        api=api, namespace=NAMESPACE, instance="mine", pod=lambda name: server.pods[name]
-    )
-    kernel: Any = SimpleNamespace(cluster=cluster, name="a")
+    cluster: Any = SimpleNamespace(api=api, namespace=NAMESPACE, instance="mine")
     server.then("patch", lose)
-    taken, before = await PodKernel._claim_pod(kernel)
-    assert (taken["metadata"]["annotations"], before) == ({note: "mine"}, "before")
+    taken = await claim_pod(cluster, "a", "before")
+    assert taken["metadata"]["annotations"] == {note: "mine"}
 
     async def others(server: ScriptedServer, call: Any, line: Any) -> bool:
         server.pods["a"]["metadata"]["annotations"][note] = "theirs"
@@ -279,7 +288,7 @@ async def test_a_pod_that_was_taken_although_no_answer_came(
     cluster.instance = "later"
     server.then("patch", others)
     with pytest.raises(Owned):
-        await PodKernel._claim_pod(kernel)
+        await claim_pod(cluster, "a", "mine")
 
 
 # -- lists -----------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from ._resources import (
     SLICES,
     Resource,
 )
+from ._waiting import within
 from ._watch import Change, Health, Watch
 
 __all__ = [
@@ -62,4 +63,5 @@ __all__ = [
     "Unreachable",
     "Untrusted",
     "Watch",
+    "within",
 ]

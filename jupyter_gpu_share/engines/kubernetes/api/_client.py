@@ -22,6 +22,7 @@ from ._errors import (
     Expired,
     Forbidden,
     Invalid,
+    KubernetesError,
     NotFound,
     QuotaExceeded,
     ServerTrouble,
@@ -374,8 +375,19 @@ class KubeApi:
         """Repeat what failed for a reason that may pass.
 
         Everything that is asked here may be asked twice: names are given by us, changes are
-        merged, and what is deleted stays so.
+        merged, and what is deleted stays so. The error at the end is ``unsure`` where any attempt
+        was.
         """
+        unsure = False
+
+        async def tried() -> T:
+            nonlocal unsure
+            try:
+                return await attempt()
+            except KubernetesError as error:
+                unsure = error.unsure = unsure or error.unsure
+                raise
+
         end = time.monotonic() + (self._patience if patience is None else patience)
         pause = _FIRST_PAUSE
         renewed = troubled = False
@@ -383,7 +395,7 @@ class KubeApi:
             await self._access.open()
             began = time.monotonic()
             try:
-                return await attempt()
+                return await tried()
             except (Unauthorized, Untrusted):
                 # A token or an authority that was renewed on disk, or that a plugin gives anew.
                 if renewed:

@@ -31,7 +31,15 @@ _LONGEST = 500
 
 
 class KubernetesError(EngineError):
-    """The Kubernetes API did not do what was asked. ``detail`` has its own words."""
+    """The Kubernetes API did not do what was asked. ``detail`` has its own words.
+
+    Attributes
+    ----------
+    unsure: what was asked may have been done all the same, by this attempt or an earlier one of the
+        same call.
+    """
+
+    unsure = False
 
     def __init__(self, text: str, *, detail: str = "", retry_after: float | None = None) -> None:
         super().__init__(text)
@@ -42,9 +50,13 @@ class KubernetesError(EngineError):
 class Unreachable(KubernetesError):
     """No answer: the network, TLS, or a time-out. What was asked may have been done."""
 
+    unsure = True
+
 
 class Untrusted(Unreachable):
-    """The certificate of what answers is not accepted."""
+    """The certificate of what answers is not accepted. Nothing was asked of it."""
+
+    unsure = False
 
 
 class Unauthorized(KubernetesError):
@@ -85,6 +97,8 @@ class TooManyRequests(KubernetesError):
 
 class ServerTrouble(KubernetesError):
     """The API server has a problem of its own (5xx). What was asked may have been done."""
+
+    unsure = True
 
 
 def error_of(

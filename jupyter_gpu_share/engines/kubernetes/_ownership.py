@@ -1,0 +1,78 @@
+"""Whose a kernel's pod is. That is written on it, and only as it was read last.
+
+A process that was taken for dead may go on: it was stopped, or its network was. So a name is no
+proof of what belongs to whom, and what a process owned once it does not own for ever.
+"""
+
+from __future__ import annotations
+
+from ._cluster import Cluster, Object
+from ._link import Owned
+from ._names import PREFIX, annotation
+from .api import PODS, Conflict, NotFound
+
+__all__ = ["TAKEN_OVER", "claim_pod", "delete_own", "taken_over"]
+
+TAKEN_OVER = "Another Jupyter server of the same name runs this kernel."
+
+
+async def claim_pod(cluster: Cluster, name: str, before: str) -> Object:
+    """Write on a pod that it is this process's now; the pod as it is then.
+
+    Parameters
+    ----------
+    before: the process whose it was, which has ended.
+
+    Raises
+    ------
+    Owned: another process of this server was faster.
+    KubernetesError
+    """
+    api, space = cluster.api, cluster.namespace
+    while True:
+        pod = await api.get(PODS, name, space)
+        whose = annotation(pod, "instance")
+        if whose == cluster.instance:
+            return pod  # it was written, though the answer was lost
+        if whose != before:
+            raise Owned(TAKEN_OVER)
+        change = {
+            "metadata": {
+                "resourceVersion": pod["metadata"]["resourceVersion"],
+                "annotations": {PREFIX + "instance": cluster.instance},
+            }
+        }
+        try:
+            return await api.patch(PODS, name, change, space)
+        except Conflict:
+            continue  # something else of it has changed meanwhile
+
+
+async def delete_own(cluster: Cluster, name: str) -> None:
+    """Delete a pod, unless it is gone or another process has it by now.
+
+    Raises
+    ------
+    KubernetesError
+    """
+    api, space = cluster.api, cluster.namespace
+    while True:
+        try:
+            pod = await api.get(PODS, name, space)
+        except NotFound:
+            return
+        if annotation(pod, "instance") != cluster.instance:
+            return
+        meta = pod["metadata"]
+        uid, version = meta["uid"], meta["resourceVersion"]
+        try:
+            await api.delete(PODS, name, space, grace=1, uid=uid, version=version)
+        except Conflict:
+            continue
+        return
+
+
+def taken_over(pod: Object, instance: str, since: str) -> bool:
+    """Whether a pod that was a process's at the version ``since`` is another's now."""
+    later = int(pod["metadata"]["resourceVersion"]) > int(since)  # numbers that count on
+    return later and annotation(pod, "instance") != instance

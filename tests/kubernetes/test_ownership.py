@@ -1,0 +1,192 @@
+"""Two processes of one name never both own a kernel, whatever their clocks say."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from unanswered import Store
+from waiting import PATIENCE
+
+from jupyter_gpu_share.engines.kubernetes import _sweeper
+from jupyter_gpu_share.engines.kubernetes._engine import KubernetesEngine
+from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
+from jupyter_gpu_share.engines.kubernetes._link import Owned
+from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER
+from jupyter_gpu_share.engines.kubernetes._ownership import claim_pod, delete_own
+from jupyter_gpu_share.engines.kubernetes._sweeper import Sweeper
+from jupyter_gpu_share.engines.kubernetes.api import LEASES, PODS, SECRETS
+from jupyter_gpu_share.size import Size
+
+pytestmark = pytest.mark.timeout(PATIENCE)
+
+NAME = "gpu-share-k"
+SETTINGS = SimpleNamespace(sweep_interval=60.0)
+
+
+async def put_pod(store: Store, owner: str, phase: str = "Pending") -> None:
+    notes = {"kernel-id": "k-1", "instance": owner, "size": "1/4"}
+    meta = {
+        "name": NAME,
+        "labels": {SERVER: "alice", PART: "kernel"},
+        "annotations": {PREFIX + key: value for key, value in notes.items()},
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    }
+    pod = {"metadata": meta, "status": {"phase": phase, "podIP": "10.0.0.1"}}
+    await store.create(PODS, pod, "team")
+
+
+class Process:
+    """A server process: its sign of life, and what it thinks of others', by clocks of its own."""
+
+    def __init__(self, store: Store, instance: str, skew: float = 0.0) -> None:
+        self.cluster = store.cluster(instance=instance, settings=SETTINGS)
+        self.sweeper = Sweeper(self.cluster, lambda pod: False)
+        self.now = 0.0
+        self.sweeper.signs.clock = lambda: self.now
+        self.skew = timedelta(seconds=skew)
+
+    async def renew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Say that it lives, with the time that its clock shows."""
+        wall = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=self.now) + self.skew
+        with monkeypatch.context() as patch:
+            patch.setattr(_sweeper, "datetime", SimpleNamespace(now=lambda zone: wall))
+            patch.setattr(_sweeper, "_this_process", lambda: "{}")
+            await self.sweeper._renew()
+
+
+@pytest.mark.parametrize("skew", [-90.0, 0.0, 90.0])
+async def test_a_server_whose_clock_is_another_is_alive_while_it_renews(
+    skew: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    alice, bob = Process(store, "a" * 32, skew), Process(store, "b" * 32)
+    await put_pod(store, "a" * 32)
+    for second in range(0, 600, 20):
+        alice.now = bob.now = float(second)
+        await alice.renew(monkeypatch)
+        await bob.sweeper.sweep()
+        assert NAME in store.of(PODS), f"deleted after {second} s"
+    # It is silent now. It is dead when its Lease was not seen to change for as long as it is valid.
+    bob.now += 60.0
+    await bob.sweeper.sweep()
+    assert NAME in store.of(PODS)
+    bob.now += 1.0
+    await bob.sweeper.sweep()
+    assert NAME not in store.of(PODS)
+    assert store.of(LEASES), "it may have pods that were not seen yet"
+    bob.now += 120.0
+    await bob.sweeper.sweep()
+    assert not store.of(LEASES)
+
+
+async def test_a_pod_that_was_taken_over_meanwhile_is_not_swept() -> None:
+    store = Store()
+    bob = Process(store, "b" * 32)
+    await put_pod(store, "a" * 32)
+    seen = dict(store.of(PODS))
+    store.objects["pods", NAME] = json.loads(json.dumps(seen[NAME]))
+    store.touch(NAME, instance="c" * 32)
+    bob.cluster.pods = SimpleNamespace(objects=seen)  # a moment old
+    await bob.sweeper.sweep()
+    assert NAME in store.of(PODS)
+
+
+@pytest.mark.parametrize("fails", [(), ((0, "lost"),), ((1, "lost"),)])
+async def test_of_two_that_take_a_kernel_over_one_gets_it(fails: Any) -> None:
+    store = Store()
+    await put_pod(store, "dead")
+    store.count(*fails)
+
+    async def claim(instance: str) -> Any:
+        cluster = store.cluster(instance=instance)
+        try:
+            return await claim_pod(cluster, NAME, "dead")
+        except Owned:
+            return None
+        except Exception:  # no answer: it looks again, as a server does
+            return await claim_pod(cluster, NAME, "dead")
+
+    got = await asyncio.gather(claim("bob"), claim("carol"), return_exceptions=True)
+    owner = store.note(NAME, "instance")
+    mine = [pod for pod in got if isinstance(pod, dict)]
+    assert [pod["metadata"]["annotations"][PREFIX + "instance"] for pod in mine] == [owner]
+
+
+async def test_a_kernel_of_a_process_that_is_alive_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither when it starts at the same time nor when a watch is a moment old."""
+    store = Store()
+    alice, bob = Process(store, "a" * 32), Process(store, "b" * 32)
+    await put_pod(store, "a" * 32, "Running")
+    await alice.renew(monkeypatch)
+    wire = {"key": "K", "signature_scheme": "hmac-sha256"}
+    wire |= {f"{channel}_port": 1 for channel in ("shell", "iopub", "stdin", "control", "hb")}
+    data = {"connection.json": base64.b64encode(json.dumps(wire).encode()).decode()}
+    await store.create(SECRETS, {"metadata": {"name": NAME}, "data": data}, "team")
+    engine: Any = KubernetesEngine()
+    engine._sweeper = bob.sweeper
+    request: Any = SimpleNamespace(kernel_id="k-1", key=b"K", size=Size.parse("1/4"))
+    assert await engine._earlier(bob.cluster, request) is None
+    bob.now = 61.0
+    found = await engine._earlier(bob.cluster, request)
+    assert found["metadata"]["name"] == NAME
+    with pytest.raises(Owned):
+        await claim_pod(bob.cluster, NAME, "another that is dead")
+
+
+async def test_a_kernel_that_another_process_took_over_is_its_alone() -> None:
+    store = Store()
+    cluster = store.cluster(SimpleNamespace(reclaimed=lambda pod: ""))
+    request: Any = SimpleNamespace(kernel_id="k-1")
+    one = PodKernel(cluster, request)
+    one.name, one.made = NAME, True
+    await put_pod(store, "dead", "Running")
+    late = json.loads(json.dumps(store.of(PODS)[NAME]))
+    one._owns(await claim_pod(cluster, NAME, "dead"))
+    said: list[str] = []
+
+    async def quit_() -> None:
+        said.append("quit")
+
+    one.link = SimpleNamespace(quit=quit_, close=lambda: asyncio.sleep(0))  # type: ignore[assignment]
+    # The watch may be behind: it shows whose the pod was.
+    now, store.objects["pods", NAME] = store.objects["pods", NAME], late
+    one.note()
+    assert one.alive
+    store.objects["pods", NAME] = now
+    one.note()
+    assert one.alive
+    store.touch(NAME, instance="carol")
+    one.note()
+    assert not one.alive
+    assert "Another Jupyter server" in (await one.ended()).reason
+    await one.unlink()
+    await one.delete()
+    assert said == []
+    assert store.note(NAME, "instance") == "carol"
+
+
+async def test_an_own_pod_is_deleted_though_it_changes_all_the_time() -> None:
+    store = Store()
+    await put_pod(store, "mine", "Running")
+    read = store.get
+    changes = 3
+
+    async def changed(*where: Any) -> Any:
+        nonlocal changes
+        found = await read(*where)
+        if changes:
+            changes -= 1
+            store.touch(NAME, path="elsewhere")
+        return found
+
+    store.get = changed  # type: ignore[method-assign]
+    await delete_own(store.cluster(), NAME)
+    assert not store.of(PODS)
