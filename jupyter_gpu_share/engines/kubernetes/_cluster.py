@@ -100,11 +100,11 @@ class Cluster:
         self.server = self.settings.server_name or await self._own_name()
         if server_name(self.server) != self.server:
             self.server = server_name(self.server)
-        self.facts = Facts(groups=groups)
+        self.facts = Facts(groups=groups, placement=self.settings.placement)
         if self.settings.backend == "auto":
             await self.refresh(_STALE_GPUS, slices=True)
         self.backend = self._choose()
-        self._reads = self.backend.reads
+        self._reads = self.backend.reads | self.backend.uses
         await self.refresh(_STALE_GPUS, slices=True)
         period = self.settings.watch_period
         self.pods = Watch(

@@ -298,6 +298,7 @@ class PodKernel:
             memory_limit=settings.memory_limit,
             deadline=settings.longest_life,
             working_dir=settings.working_dir,
+            tolerations=settings.tolerations,
             claims=self._claims,
             patches=settings.additions,
             notes={

@@ -25,7 +25,7 @@ from ._names import UNDISTURBED, object_name
 from ._pods import Labels, claim_body
 from ._waits import Wait
 from .api import CLAIMS, PODS, KubernetesError
-from .backends import DraBackend
+from .backends import GPU_TOLERATION, DraBackend
 
 __all__ = ["Lease"]
 
@@ -307,7 +307,7 @@ class Lease:
             ("activeDeadlineSeconds", life + _LONGER if life else None),
             ("serviceAccountName", settings.service_account),
             ("nodeSelector", dict(settings.node_selector)),
-            ("tolerations", list(settings.tolerations)),
+            ("tolerations", [*settings.tolerations, GPU_TOLERATION]),
         ):
             if value:
                 spec[key] = value

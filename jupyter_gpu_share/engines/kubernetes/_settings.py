@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from traitlets import Bool, CaselessStrEnum, Dict, Float, Integer, List, Unicode
 
 from ...errors import EngineError
 from ..base import Engine
 from ._environment import ALLOWED
+
+if TYPE_CHECKING:
+    from .backends import Placement
 
 __all__ = ["KubernetesSettings"]
 
@@ -305,11 +308,12 @@ class KubernetesSettings(Engine):
         Dict(),
         config=True,
         help="""
-        Taints of nodes that kernels tolerate, as in a pod's spec. Default: none.
+        Taints of nodes that kernels tolerate, as in a pod's spec. Those with a GPU tolerate
+        ``nvidia.com/gpu`` in any case. Default: none.
 
         ::
 
-            c.KubernetesEngine.tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+            c.KubernetesEngine.tolerations = [{"key": "team", "operator": "Exists"}]
         """,
     )
     pod_patch = Dict(
@@ -418,6 +422,22 @@ class KubernetesSettings(Engine):
     )
 
     @property
+    def placement(self) -> Placement:
+        """Where kernels with a GPU go by these settings.
+
+        Raises
+        ------
+        EngineError: ``pod_patch`` cannot be merged.
+        """
+        from ._merge import merge
+        from .backends import GPU_TOLERATION, Placement
+
+        spec: Mapping[str, Any] = {"tolerations": [*self.tolerations, GPU_TOLERATION]}
+        for part in self.additions:
+            spec = merge(spec, part.get("spec") or {})
+        return Placement(spec.get("nodeSelector") or {}, spec.get("tolerations") or [])
+
+    @property
     def additions(self) -> tuple[Mapping[str, Any], ...]:
         """The administrator's settings as patches of the pod, one laid over the other.
 
@@ -438,7 +458,6 @@ class KubernetesSettings(Engine):
         parts = {
             "volumes": list(self.volumes),
             "nodeSelector": dict(self.node_selector),
-            "tolerations": list(self.tolerations),
             "containers": [container] if len(container) > 1 else [],
         }
         spec = {key: value for key, value in parts.items() if value}

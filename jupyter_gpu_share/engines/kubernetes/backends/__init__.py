@@ -12,11 +12,13 @@ from ._dra import DraBackend
 from ._hami import HamiBackend
 from ._kai import KaiBackend
 from ._mig import MigBackend
-from ._nodes import LET_READ, asks_for_gpus, trimmed
+from ._nodes import LET_READ, asks_for_gpus, nodes_apart, trimmed
+from ._usable import GPU_TOLERATION, Placement
 
 __all__ = [
     "BACKENDS",
     "CONTAINER",
+    "GPU_TOLERATION",
     "LET_READ",
     "Backend",
     "Claim",
@@ -27,12 +29,14 @@ __all__ = [
     "KaiBackend",
     "MigBackend",
     "Object",
+    "Placement",
     "Rendered",
     "asks_for_gpus",
     "detect",
     "dig",
     "make_backend",
     "named",
+    "nodes_apart",
     "trimmed",
 ]
 

@@ -7,7 +7,7 @@ granted, and tells what there is and why something does not fit. It does no I/O.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from ....allocations import Share
 from ....errors import EngineError
 from ....size import Size
 from ...base import Capacity, Finding
+from ._usable import GPU_TOLERATION, Placement, away, barred
 
 __all__ = ["CONTAINER", "Backend", "Claim", "Facts", "Object", "Rendered", "dig", "named"]
 
@@ -23,6 +24,9 @@ Object = Mapping[str, Any]
 
 #: The kernel's container: others may stand before it and beside it in its pod.
 CONTAINER = "kernel"
+
+
+_FOR_GPUS = Placement(tolerations=(GPU_TOLERATION,))
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Facts:
     pods: those that ask for GPUs and have not ended, of all namespaces that may be read, without
         what says nothing about GPUs.
     missing: kinds that could not be read for want of rights, in the API's plural.
+    placement: where kernels may go by the administrator's settings.
     """
 
     groups: frozenset[str] = frozenset()
@@ -45,6 +50,17 @@ class Facts:
     claims: Sequence[Object] = ()
     pods: Sequence[Object] = ()
     missing: frozenset[str] = frozenset()
+    placement: Placement = _FOR_GPUS
+
+    @property
+    def barred(self) -> frozenset[str]:
+        """Names of the nodes that kernels never go to."""
+        return _names(node for node in self.nodes if barred(node, self.placement))
+
+    @property
+    def away(self) -> frozenset[str]:
+        """Names of the nodes on which nothing starts now."""
+        return _names(node for node in self.nodes if away(node, self.placement))
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,8 @@ class Backend(ABC):
     options: ClassVar[Mapping[str, str]] = {}
     #: What of :class:`Facts` it works with, in the API's plural; nothing else needs to be read.
     reads: ClassVar[frozenset[str]]
+    #: What it uses besides where it may be read; without it nothing is taken for unknown.
+    uses: ClassVar[frozenset[str]] = frozenset()
     #: Whether it gives nothing but whole GPUs, replicas or MIG instances, none of which is parted.
     whole: ClassVar[bool] = False
 
@@ -185,6 +203,10 @@ class Backend(ABC):
     @abstractmethod
     def examine(self, facts: Facts) -> list[Finding]:
         """What ``doctor`` says: what the cluster can do, what is missing, the command to fix it."""
+
+
+def _names(objects: Iterable[Object]) -> frozenset[str]:
+    return frozenset(dig(each, "metadata", "name", default="") for each in objects)
 
 
 def named(rows: Sequence[Object] | None, name: str = CONTAINER) -> Object | None:

@@ -9,7 +9,7 @@ never rounded down, and nothing is with MPS, where a replica ends in a wall.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -29,9 +29,11 @@ from ._nodes import (
     asked,
     capacities,
     gpu_nodes,
+    kept_out,
     left,
     limits_of,
     nodes_unread,
+    open_nodes,
     separating,
     unnamed,
 )
@@ -128,7 +130,8 @@ class DevicePluginBackend(Backend):
 
     def render(self, size: Size, facts: Facts) -> Rendered:
         """See :meth:`Backend.render`."""
-        kinds = self._kinds(facts)
+        nodes = open_nodes(facts)
+        kinds = self._kinds(nodes)
         if not kinds:
             return self._blind(size, facts)
         chosen = self._choose(size, kinds)
@@ -141,11 +144,7 @@ class DevicePluginBackend(Backend):
         names = {kind.node.name for kind in chosen}
         selector = separating(
             [kind.node for kind in chosen],
-            [
-                node
-                for node in gpu_nodes(facts)
-                if best.resource in node.offered and node.name not in names
-            ],
+            [node for node in nodes if best.resource in node.offered and node.name not in names],
         )
         sizes = {kind.slice for kind in chosen}
         return Rendered(
@@ -209,12 +208,13 @@ class DevicePluginBackend(Backend):
     def _blind(self, size: Size, facts: Facts) -> Rendered:
         """What to ask for where no node is known: as the options say."""
         if "nodes" not in facts.missing:
-            if any(SHARED_GPU in node.offered for node in gpu_nodes(facts)):
+            if any(SHARED_GPU in node.offered for node in open_nodes(facts)):
                 raise NoGpuError(
                     f"{size} cannot be reckoned: the nodes do not say in how many parts their GPUs "
                     f"are shared. {_LABEL_HELP}."
                 )
-            raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {self._what}.")
+            what = self._what + kept_out(facts)
+            raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {what}.")
         replicas = self._replicas or 1
         node = GpuNode(
             name="",
@@ -252,7 +252,7 @@ class DevicePluginBackend(Backend):
         kind = next(
             (
                 kind
-                for kind in self._kinds(facts)
+                for kind in self._kinds(gpu_nodes(facts))
                 if kind.node.name == name and kind.resource == resource
             ),
             None,
@@ -270,7 +270,7 @@ class DevicePluginBackend(Backend):
     def capacity(self, facts: Facts) -> list[Capacity]:
         """See :meth:`Backend.capacity`. One entry for each whole GPU, and for each replica."""
         found = []
-        for kind in self._kinds(facts):
+        for kind in self._kinds(open_nodes(facts)):
             what = kind.resource.rpartition("/")[2]
             number = kind.node.offered[kind.resource]
             held = asked(facts, kind.node.name, kind.resource)
@@ -279,7 +279,7 @@ class DevicePluginBackend(Backend):
 
     def room(self, size: Size, facts: Facts) -> int:
         """See :meth:`Backend.room`."""
-        kinds = self._kinds(facts)
+        kinds = self._kinds(open_nodes(facts))
         if not kinds:
             return 0
         # GPUs of one kernel are on one node.
@@ -298,7 +298,7 @@ class DevicePluginBackend(Backend):
         """See :meth:`Backend.examine`."""
         if "nodes" in facts.missing:
             return [nodes_unread("how GPUs are shared is not known")]
-        kinds = self._kinds(facts)
+        kinds = self._kinds(gpu_nodes(facts))
         if not kinds:
             return [
                 Finding(
@@ -337,12 +337,12 @@ class DevicePluginBackend(Backend):
             findings.append(PODS_UNREAD)
         return findings
 
-    def _kinds(self, facts: Facts) -> list[_Kind]:
-        """What the nodes offer; MIG instances are another backend's."""
+    def _kinds(self, nodes: Iterable[GpuNode]) -> list[_Kind]:
+        """What nodes offer; MIG instances are another backend's."""
         wanted = [self._resource] if self._resource else [GPU, SHARED_GPU]
         return [
             _Kind(node, resource, replicas, node.memory or self._memory)
-            for node in gpu_nodes(facts)
+            for node in nodes
             for resource in wanted
             if resource in node.offered and not (resource == GPU and node.profile)
             if (replicas := self._replicas_of(node, resource))

@@ -14,6 +14,7 @@ from ...base import Capacity, Finding
 from ._base import Backend, Claim, Facts, Object, Rendered, dig
 from ._nodes import a_model
 from ._quantity import format_quantity, parse_quantity
+from ._usable import DeviceKey, blocked, current
 
 __all__ = ["DraBackend"]
 
@@ -80,6 +81,7 @@ class DraBackend(Backend):
     reads: ClassVar[frozenset[str]] = frozenset(
         {"deviceclasses", "resourceslices", "resourceclaims"}
     )
+    uses: ClassVar[frozenset[str]] = frozenset({"nodes"})
 
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
         chosen = self.accept(options)
@@ -123,7 +125,10 @@ class DraBackend(Backend):
         ------
         NoGpuError
         """
-        gpus = [gpu for gpu in self._gpus(facts) if device in (None, gpu.key)]
+        if device is None:
+            gpus = self._open(facts)
+        else:
+            gpus = [gpu for gpu in self._gpus(facts) if gpu.key == device]
         memory: int | None
         if size.profile is not None:
             request, memory, note = self._instance(size, gpus, facts)
@@ -312,6 +317,8 @@ class DraBackend(Backend):
         gpu = self._by_key(facts).get(device)
         if gpu is None or "resourceclaims" in facts.missing:
             return None
+        if device in self._shut(facts):
+            return 0
         return gpu.memory - sum(self.held_on(claim, device, facts) for claim in facts.claims)
 
     def amount_on(self, size: Size, device: tuple[str, str], facts: Facts) -> int | None:
@@ -350,7 +357,7 @@ class DraBackend(Backend):
         """See :meth:`Backend.capacity`."""
         taken: dict[tuple[str, str], int] = {}
         kernels: dict[tuple[str, str], int] = {}
-        known = self._by_key(facts)
+        known, shut = self._by_key(facts), self._shut(facts)
         for _, result in _results(facts.claims, self.driver):
             if result.get("adminAccess"):
                 continue
@@ -363,12 +370,12 @@ class DraBackend(Backend):
                 model=gpu.model,
                 node=gpu.node,
                 memory_bytes=gpu.memory,
-                free_bytes=max(0, gpu.memory - taken.get(gpu.key, 0)),
+                free_bytes=(0 if gpu.key in shut else max(0, gpu.memory - taken.get(gpu.key, 0))),
                 profile=gpu.profile,
                 simulated=gpu.simulated,
                 kernels=kernels.get(gpu.key, 0),
             )
-            for gpu in self._gpus(facts)
+            for gpu in self._open(facts)
         ]
 
     def explain(self, message: str) -> str | None:
@@ -432,17 +439,32 @@ class DraBackend(Backend):
     def _gpus(self, facts: Facts) -> list[_Gpu]:
         return list(self._by_key(facts).values())
 
+    def _open(self, facts: Facts) -> list[_Gpu]:
+        """GPUs on nodes that kernels may go to."""
+        barred = facts.barred
+        return [gpu for gpu in self._gpus(facts) if gpu.node not in barred]
+
+    def _shut(self, facts: Facts) -> frozenset[DeviceKey]:
+        """GPUs of which no further claim gets anything now."""
+        held = {
+            (result["pool"], result["device"])
+            for _, result in _results(facts.claims, self.driver)
+            if not result.get("adminAccess")
+        }
+        away = facts.away
+        on_nodes = {gpu.key for gpu in self._gpus(facts) if gpu.node in away}
+        return blocked(current(facts.slices, self.driver), held) | on_nodes
+
     def _by_key(self, facts: Facts) -> dict[tuple[str, str], _Gpu]:
         """GPUs by pool and name. Slices are read once: every kernel of a list asks for them."""
         if facts.slices is not self._slices:
             self._slices = facts.slices
-            self._known = {gpu.key: gpu for item in facts.slices for gpu in self._of_slice(item)}
+            slices = current(facts.slices, self.driver)
+            self._known = {gpu.key: gpu for item in slices for gpu in self._of_slice(item)}
         return self._known
 
     def _of_slice(self, item: Object) -> Iterator[_Gpu]:
         spec = item.get("spec") or {}
-        if spec.get("driver") != self.driver:
-            return
         for device in spec.get("devices") or []:
             capacity = dig(device, "capacity", self.capacity_name)
             if capacity is None:

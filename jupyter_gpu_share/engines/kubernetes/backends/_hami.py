@@ -116,7 +116,7 @@ class HamiBackend(Backend):
 
     def render(self, size: Size, facts: Facts) -> Rendered:
         """See :meth:`Backend.render`."""
-        gpus = _gpus(facts)
+        gpus = _open(facts)
         if size.profile is not None:
             raise NoGpuError(
                 f"{size} cannot be had: HAMi gives memory, and picks MIG profiles itself. Ask in "
@@ -195,6 +195,7 @@ class HamiBackend(Backend):
 
     def capacity(self, facts: Facts) -> list[Capacity]:
         """See :meth:`Backend.capacity`."""
+        away = facts.away
         taken: dict[str, int] = {}
         kernels: dict[str, int] = {}
         for pod in facts.pods:
@@ -207,10 +208,10 @@ class HamiBackend(Backend):
                 model=gpu.model,
                 node=gpu.node,
                 memory_bytes=gpu.memory,
-                free_bytes=max(0, gpu.memory - taken.get(gpu.uuid, 0)),
+                free_bytes=(0 if gpu.node in away else max(0, gpu.memory - taken.get(gpu.uuid, 0))),
                 kernels=kernels.get(gpu.uuid, 0),
             )
-            for gpu in _gpus(facts)
+            for gpu in _open(facts)
         ]
 
     def explain(self, message: str) -> str | None:
@@ -237,6 +238,12 @@ class HamiBackend(Backend):
         if "pods" in facts.missing:
             findings.append(PODS_UNREAD)
         return findings
+
+
+def _open(facts: Facts) -> list[_Gpu]:
+    """Those on nodes that kernels may go to."""
+    barred = facts.barred
+    return [gpu for gpu in _gpus(facts) if gpu.node not in barred]
 
 
 def _gpus(facts: Facts) -> list[_Gpu]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import ClassVar
 
@@ -20,9 +20,11 @@ from ._nodes import (
     GpuNode,
     capacities,
     gpu_nodes,
+    kept_out,
     limits_of,
     mig_resource,
     nodes_unread,
+    open_nodes,
     profile_in,
     unnamed,
 )
@@ -118,9 +120,10 @@ class KaiBackend(Backend):
         """See :meth:`Backend.render`."""
         if size.profile is not None:
             return self._rendered(limits={self._mig(size, facts): str(size.count)})
-        nodes = _nodes(facts)
+        nodes = _parted(open_nodes(facts))
         if not nodes and "nodes" not in facts.missing:
-            raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {GPU}.")
+            what = GPU + kept_out(facts)
+            raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {what}.")
         if size.is_whole and self.style != "annotation":
             wholes = {node.memory for node in nodes if node.memory}
             memory = max(wholes) if len(wholes) == 1 else None
@@ -204,7 +207,7 @@ class KaiBackend(Backend):
             )
         assert size.profile is not None
         resource = mig_resource(size.profile)
-        there = {name for node in gpu_nodes(facts) for name in node.offered}
+        there = {name for node in open_nodes(facts) for name in node.offered}
         if resource not in there and "nodes" not in facts.missing:
             found = sorted(f"mig-{profile}" for name in there if (profile := profile_in(name)))
             instead = f"; there are {', '.join(found)}" if found else ""
@@ -269,7 +272,7 @@ class KaiBackend(Backend):
     def capacity(self, facts: Facts) -> list[Capacity]:
         """See :meth:`Backend.capacity`. One entry for each shared GPU, and for each other one."""
         found = []
-        for node in gpu_nodes(facts):
+        for node in open_nodes(facts):
             pods = [pod for pod in facts.pods if dig(pod, "spec", "nodeName") == node.name]
             total = _counted(node) // MIB
             groups = sorted({group for pod in pods for group in kai.groups_of(pod)})
@@ -281,7 +284,7 @@ class KaiBackend(Backend):
                         model=node.model,
                         node=node.name,
                         memory_bytes=total * MIB,
-                        free_bytes=max(0, total * MIB - taken),
+                        free_bytes=0 if node.away else max(0, total * MIB - taken),
                         kernels=sum(
                             group in kai.groups_of(pod) and not kai.is_reservation(pod)
                             for pod in pods
@@ -373,7 +376,7 @@ class KaiBackend(Backend):
         if "nodes" in facts.missing:
             findings.append(nodes_unread("how much memory a fraction is, is not known"))
             return findings
-        nodes = _nodes(facts)
+        nodes = _parted(gpu_nodes(facts))
         plural = "node offers" if len(nodes) == 1 else "nodes offer"
         queue = f"queue {self._queue}, priority {self._priority or 'train'}"
         findings.append(
@@ -462,9 +465,9 @@ def _never(found: re.Match[str] | None) -> bool:
     return found is not None and Fraction(found["asked"]) > Fraction(found["bound"])
 
 
-def _nodes(facts: Facts) -> list[GpuNode]:
-    """Nodes with GPUs that KAI may split."""
-    return [node for node in gpu_nodes(facts) if GPU in node.offered and node.profile is None]
+def _parted(nodes: Iterable[GpuNode]) -> list[GpuNode]:
+    """Those with GPUs that KAI may split."""
+    return [node for node in nodes if GPU in node.offered and node.profile is None]
 
 
 def _counted(node: GpuNode) -> int:

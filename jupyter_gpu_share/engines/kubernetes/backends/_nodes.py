@@ -14,6 +14,7 @@ from ....allocations import Device
 from ...base import Capacity, Finding
 from ._base import Facts, Object, dig
 from ._quantity import parse_quantity
+from ._usable import away, barred
 
 __all__ = [
     "GPU",
@@ -27,10 +28,13 @@ __all__ = [
     "asks_for_gpus",
     "capacities",
     "gpu_nodes",
+    "kept_out",
     "left",
     "limits_of",
     "mig_resource",
+    "nodes_apart",
     "nodes_unread",
+    "open_nodes",
     "profile_in",
     "separating",
     "trimmed",
@@ -75,6 +79,8 @@ class GpuNode:
     replicas: of each; 1 where they are not shared.
     sharing: ``none``, ``time-slicing`` or ``mps``.
     offered: what the node offers, by name of the extended resource; those with none are left out.
+    barred: why kernels never go there, after the node's name; empty where they may.
+    away: why none starts there now, in the same way.
     """
 
     name: str
@@ -86,6 +92,8 @@ class GpuNode:
     sharing: str
     offered: Mapping[str, int]
     labels: Mapping[str, str]
+    barred: str = ""
+    away: str = ""
 
     def number(self, label: str) -> int:
         """An integer among the labels, without the prefix ``nvidia.com/``; 0 if it is not there."""
@@ -94,11 +102,16 @@ class GpuNode:
 
 def gpu_nodes(facts: Facts) -> list[GpuNode]:
     """The nodes that offer GPUs or MIG instances as extended resources."""
-    found = (_gpu_node(node) for node in facts.nodes)
+    found = (_gpu_node(node, facts) for node in facts.nodes)
     return [node for node in found if node.offered]
 
 
-def _gpu_node(node: Object) -> GpuNode:
+def open_nodes(facts: Facts) -> list[GpuNode]:
+    """Those of them that kernels may go to, now or another time."""
+    return [node for node in gpu_nodes(facts) if not node.barred]
+
+
+def _gpu_node(node: Object, facts: Facts) -> GpuNode:
     labels: Mapping[str, str] = dig(node, "metadata", "labels", default={})
     amounts = dig(node, "status", "allocatable", default={})
     offered = {
@@ -125,6 +138,8 @@ def _gpu_node(node: Object) -> GpuNode:
         sharing=sharing,
         offered=offered,
         labels=labels,
+        barred=barred(node, facts.placement),
+        away=away(node, facts.placement),
     )
 
 
@@ -161,6 +176,12 @@ def a_model(model: str) -> str:
         return "a GPU"
     short = " ".join(words[:2]) if words[0] in _FAMILIES else words[0]
     return f"an {short}" if short[0] in "AEFHILMNORSX" else f"a {short}"
+
+
+def kept_out(facts: Facts) -> str:
+    """Why what a node offers is not for kernels, the end of a sentence; empty if there is none."""
+    apart = next((node for node in gpu_nodes(facts) if node.barred), None)
+    return f" to kernels: {apart.name} {apart.barred}" if apart is not None else ""
 
 
 def separating(chosen: Sequence[GpuNode], others: Iterable[GpuNode]) -> dict[str, str]:
@@ -206,12 +227,35 @@ def capacities(
             model=node.model,
             node=node.name,
             memory_bytes=memory,
-            free_bytes=0 if index < held else memory,
+            free_bytes=0 if index < held or node.away else memory,
             profile=profile,
             kernels=1 if index < held else 0,
         )
         for index in range(number)
     ]
+
+
+def nodes_apart(facts: Facts) -> list[Finding]:
+    """What ``doctor`` says of nodes with GPUs that kernels cannot use, or not now."""
+    with_gpus = {node.name for node in gpu_nodes(facts)}
+    with_gpus |= {dig(item, "spec", "nodeName") for item in facts.slices}
+    found = []
+    for node in facts.nodes:
+        name = dig(node, "metadata", "name", default="")
+        if name not in with_gpus:
+            continue
+        if why := barred(node, facts.placement):
+            fix = "c.KubernetesEngine.tolerations, c.KubernetesEngine.node_selector"
+            found.append(Finding("note", f"No kernel goes to {name}: it {why}.", fix))
+        elif why := away(node, facts.placement):
+            found.append(
+                Finding(
+                    "warning",
+                    f"No kernel starts on {name} now: it {why}.",
+                    f"kubectl describe node {name}",
+                )
+            )
+    return found
 
 
 def nodes_unread(consequence: str) -> Finding:
@@ -246,8 +290,8 @@ def asked(facts: Facts, node: str, resource: str) -> int:
 
 
 def left(facts: Facts, node: GpuNode, resource: str) -> int:
-    """How much of an extended resource a node has left; below 0 where pods hold more."""
-    return node.offered[resource] - asked(facts, node.name, resource)
+    """How much of an extended resource a pod can have of a node now."""
+    return 0 if node.away else node.offered[resource] - asked(facts, node.name, resource)
 
 
 def asks_for_gpus(pod: Object) -> bool:
