@@ -269,6 +269,7 @@ class Lease:
 
     def _pod(self, labels: Labels) -> Object:
         settings = self._cluster.settings
+        where = self._backend.placement(self.asked, self._cluster.facts)
         metadata = labels.metadata(
             self.name, "lease", size=str(self.asked), instance=self._cluster.instance
         )
@@ -306,8 +307,8 @@ class Lease:
         for key, value in (
             ("activeDeadlineSeconds", life + _LONGER if life else None),
             ("serviceAccountName", settings.service_account),
-            ("nodeSelector", dict(settings.node_selector)),
-            ("tolerations", [*settings.tolerations, GPU_TOLERATION]),
+            ("nodeSelector", {**where.node_selector, **settings.node_selector}),
+            ("tolerations", [*settings.tolerations, *where.tolerations, GPU_TOLERATION]),
         ):
             if value:
                 spec[key] = value
@@ -323,7 +324,7 @@ class Lease:
         return self._backend.device_of(claim) if claim is not None else None
 
     async def _allocated(self, report: Report, until: Until) -> tuple[str, str]:
-        wait = Wait(self._backend, report, self._place)
+        wait = Wait(self._backend, report, self._place, self._cluster.autoscaler.words)
 
         def look() -> tuple[str, str] | None:
             device = self._device_of(self.name)

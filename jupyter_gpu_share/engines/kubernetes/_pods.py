@@ -263,7 +263,7 @@ def pod_body(plan: PodPlan) -> Object:
 
 def _tolerations(plan: PodPlan) -> list[Object]:
     """The administrator's; of a pod with a GPU, also of the taint that nodes with GPUs have."""
-    own = [dict(one) for one in plan.tolerations]
+    own = [dict(one) for one in (*plan.tolerations, *plan.rendered.tolerations)]
     return own if plan.size.is_none else [*own, dict(GPU_TOLERATION)]
 
 

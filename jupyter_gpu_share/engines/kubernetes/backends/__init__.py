@@ -11,8 +11,10 @@ from ._device_plugin import DevicePluginBackend
 from ._dra import DraBackend
 from ._hami import HamiBackend
 from ._kai import KaiBackend
+from ._kinds import Kind
 from ._mig import MigBackend
 from ._nodes import LET_READ, asks_for_gpus, nodes_apart, trimmed
+from ._undecided import UndecidedBackend
 from ._usable import GPU_TOLERATION, Placement
 
 __all__ = [
@@ -27,10 +29,12 @@ __all__ = [
     "Facts",
     "HamiBackend",
     "KaiBackend",
+    "Kind",
     "MigBackend",
     "Object",
     "Placement",
     "Rendered",
+    "UndecidedBackend",
     "asks_for_gpus",
     "detect",
     "dig",

@@ -19,9 +19,9 @@ from ....errors import EngineError, NoGpuError, SizeError
 from ....size import Size, format_bytes, parse_bytes
 from ...base import Capacity, Finding
 from ._base import Backend, Facts, Object, Rendered, dig
+from ._labels import MIB
 from ._nodes import (
     GPU,
-    MIB,
     PODS_UNREAD,
     SHARED_GPU,
     GpuNode,
@@ -34,7 +34,8 @@ from ._nodes import (
     limits_of,
     nodes_unread,
     open_nodes,
-    separating,
+    placement_for,
+    possible_nodes,
     unnamed,
 )
 
@@ -130,7 +131,7 @@ class DevicePluginBackend(Backend):
 
     def render(self, size: Size, facts: Facts) -> Rendered:
         """See :meth:`Backend.render`."""
-        nodes = open_nodes(facts)
+        nodes = possible_nodes(facts)
         kinds = self._kinds(nodes)
         if not kinds:
             return self._blind(size, facts)
@@ -142,14 +143,16 @@ class DevicePluginBackend(Backend):
                 f"one kernel on different GPUs. Ask for {_one(size)}."
             )
         names = {kind.node.name for kind in chosen}
-        selector = separating(
+        placement = placement_for(
             [kind.node for kind in chosen],
             [node for node in nodes if best.resource in node.offered and node.name not in names],
+            lambda node: left(facts, node, best.resource) >= size.count,
         )
         sizes = {kind.slice for kind in chosen}
         return Rendered(
             limits={best.resource: str(size.count)},
-            node_selector=selector,
+            node_selector=placement.node_selector,
+            tolerations=placement.tolerations,
             runtime_class=self._runtime_class,
             memory_bytes=best.slice if len(sizes) == 1 and best.memory else None,
             note="" if _exact(size, best) else f"{_one(size)} becomes {best.words}.",
@@ -279,7 +282,7 @@ class DevicePluginBackend(Backend):
 
     def room(self, size: Size, facts: Facts) -> int:
         """See :meth:`Backend.room`."""
-        kinds = self._kinds(open_nodes(facts))
+        kinds = self._kinds(possible_nodes(facts))
         if not kinds:
             return 0
         # GPUs of one kernel are on one node.
@@ -350,9 +353,7 @@ class DevicePluginBackend(Backend):
 
     def _replicas_of(self, node: GpuNode, resource: str) -> int | None:
         """In how many parts a GPU is offered; None: not known."""
-        if node.number("gpu.replicas"):
-            return node.replicas
-        return self._replicas or (None if resource == SHARED_GPU else 1)
+        return node.replicas or self._replicas or (None if resource == SHARED_GPU else 1)
 
     @property
     def _what(self) -> str:

@@ -13,21 +13,22 @@ from ....size import Size, format_bytes
 from ...base import Capacity, Finding
 from . import kai_pods as kai
 from ._base import CONTAINER, Backend, Facts, Object, Rendered, dig, named
+from ._kinds import placement_among
+from ._labels import MIB, Told, mig_resource, profile_in
 from ._nodes import (
     GPU,
     LET_READ,
-    MIB,
     GpuNode,
     capacities,
     gpu_nodes,
     kept_out,
     limits_of,
-    mig_resource,
     nodes_unread,
     open_nodes,
-    profile_in,
+    possible_nodes,
     unnamed,
 )
+from ._usable import Placement
 
 __all__ = ["KaiBackend"]
 
@@ -119,15 +120,17 @@ class KaiBackend(Backend):
     def render(self, size: Size, facts: Facts) -> Rendered:
         """See :meth:`Backend.render`."""
         if size.profile is not None:
-            return self._rendered(limits={self._mig(size, facts): str(size.count)})
-        nodes = _parted(open_nodes(facts))
+            limits = {self._mig(size, facts): str(size.count)}
+            return self._rendered(self._placement(size, facts), limits)
+        nodes = _parted(possible_nodes(facts))
         if not nodes and "nodes" not in facts.missing:
             what = GPU + kept_out(facts)
             raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {what}.")
         if size.is_whole and self.style != "annotation":
             wholes = {node.memory for node in nodes if node.memory}
             memory = max(wholes) if len(wholes) == 1 else None
-            return self._rendered(limits={GPU: str(size.count)}, memory_bytes=memory)
+            limits = {GPU: str(size.count)}
+            return self._rendered(self._placement(size, facts), limits, memory_bytes=memory)
         if size.memory is not None and nodes and not any(node.memory for node in nodes):
             raise NoGpuError(
                 f"{size} cannot be had: no node of this cluster says how much memory its GPUs "
@@ -137,6 +140,7 @@ class KaiBackend(Backend):
         if size.count > 1:
             notes[kai.NUMBER] = str(size.count)
         return self._rendered(
+            self._placement(size, facts),
             annotations=notes,
             # Where KAI's webhook does not choose the name, binding needs one.
             own_names={_CONFIG_MAP: "-gpu"},
@@ -146,6 +150,7 @@ class KaiBackend(Backend):
 
     def _rendered(
         self,
+        placement: Placement,
         limits: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
         own_names: Mapping[str, str] | None = None,
@@ -157,11 +162,31 @@ class KaiBackend(Backend):
             annotations=annotations or {},
             own_names=own_names or {},
             labels={self._queue_label: self._queue},
+            node_selector=placement.node_selector,
+            tolerations=placement.tolerations,
             scheduler=self._scheduler,
             priority_class=self._priority or None,
             runtime_class=self._runtime_class or None,
             memory_bytes=memory_bytes,
             note=note,
+        )
+
+    def _placement(self, size: Size, facts: Facts) -> Placement:
+        """Where the pod goes. Of the nodes that are there, KAI knows which will do."""
+
+        def holds(model: Told | GpuNode, memory: int) -> bool:
+            return model.profile == size.profile and (size.memory or 0) <= memory
+
+        if size.profile is not None:
+            resource = mig_resource(size.profile)
+            there = any(resource in node.offered for node in open_nodes(facts))
+        else:
+            there = any(holds(node, _counted(node)) for node in _parted(open_nodes(facts)))
+        return placement_among(
+            facts.kinds,
+            facts.coming,
+            lambda kind: holds(kind.told, kai.counted(kind.told.memory // MIB) * MIB),
+            there=there,
         )
 
     def _amounts(self, size: Size, memories: set[int]) -> tuple[dict[str, str], int | None, str]:
@@ -207,7 +232,7 @@ class KaiBackend(Backend):
             )
         assert size.profile is not None
         resource = mig_resource(size.profile)
-        there = {name for node in open_nodes(facts) for name in node.offered}
+        there = {name for node in possible_nodes(facts) for name in node.offered}
         if resource not in there and "nodes" not in facts.missing:
             found = sorted(f"mig-{profile}" for name in there if (profile := profile_in(name)))
             instead = f"; there are {', '.join(found)}" if found else ""

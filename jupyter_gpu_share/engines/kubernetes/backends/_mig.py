@@ -19,9 +19,9 @@ from ....errors import NoGpuError
 from ....size import Size, format_bytes
 from ...base import Capacity, Finding
 from ._base import Backend, Facts, Object, Rendered, dig
+from ._labels import MIB, mig_resource, profile_in
 from ._nodes import (
     GPU,
-    MIB,
     PODS_UNREAD,
     GpuNode,
     a_model,
@@ -31,11 +31,10 @@ from ._nodes import (
     kept_out,
     left,
     limits_of,
-    mig_resource,
     nodes_unread,
     open_nodes,
-    profile_in,
-    separating,
+    placement_for,
+    possible_nodes,
     unnamed,
 )
 
@@ -112,15 +111,21 @@ class MigBackend(Backend):
         names = {kind.node.name for kind in chosen}
         others = [
             node
-            for node in open_nodes(facts)
+            for node in possible_nodes(facts)
             if best.resource in node.offered and node.name not in names
         ]
         memory = {kind.memory for kind in chosen}
         exact = best.profile == size.profile if size.profile else size.is_whole and not best.profile
         one = Size(size.fraction, size.memory, size.profile)
+        placement = placement_for(
+            [kind.node for kind in chosen],
+            others,
+            lambda node: left(facts, node, best.resource) >= size.count,
+        )
         return Rendered(
             limits={best.resource: str(size.count)},
-            node_selector=separating([kind.node for kind in chosen], others),
+            node_selector=placement.node_selector,
+            tolerations=placement.tolerations,
             runtime_class=self._runtime_class,
             memory_bytes=best.memory if len(memory) == 1 else None,
             note="" if exact else f"{one} becomes {best.words}.",
@@ -133,7 +138,7 @@ class MigBackend(Backend):
         ------
         NoGpuError
         """
-        kinds = _kinds(open_nodes(facts))
+        kinds = _kinds(possible_nodes(facts))
         if size.profile is not None:
             fitting = [kind for kind in kinds if kind.profile == size.profile]
         elif size.memory is not None:
