@@ -281,8 +281,8 @@ class Lease:
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 0,
             "securityContext": {
+                # Which user is the image's matter, or that of OpenShift, which allows no other.
                 "runAsNonRoot": True,
-                "runAsUser": 65535,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [

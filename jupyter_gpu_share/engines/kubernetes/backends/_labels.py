@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
-__all__ = ["MIB", "PREFIX", "Told", "mig_resource", "number_in", "profile_in", "told_by"]
+__all__ = ["MIB", "PREFIX", "TELLING", "Told", "mig_resource", "number_in", "profile_in", "told_by"]
 
 MIB = 2**20
 PREFIX = "nvidia.com/"
@@ -21,6 +21,19 @@ _PROFILE = re.compile(r"((?:\d+c\.)?\d+g\.\d+gb)(?:[.+](?!shared$)(.+))?", re.AS
 _GKE, _KARPENTER = "cloud.google.com/", "karpenter.k8s.aws/instance-gpu-"
 #: What GKE calls a strategy, by what NVIDIA does.
 _GKE_SHARING = {"time-sharing": "time-slicing", "mps": "mps"}
+#: Labels by which nodes with GPUs are told apart.
+TELLING = (
+    *(
+        PREFIX + end
+        for end in ("gpu.replicas", "gpu.sharing-strategy", "gpu.memory", "gpu.product")
+    ),
+    _GKE + "gke-accelerator",
+    _GKE + "gke-gpu-sharing-strategy",
+    _GKE + "gke-max-shared-clients-per-gpu",
+    _GKE + "gke-gpu-partition-size",
+    _KARPENTER + "name",
+    _KARPENTER + "count",
+)
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,8 @@ def _kinds(nodes: Iterable[GpuNode]) -> list[_Kind]:
         for resource in node.offered:
             label = resource.removeprefix("nvidia.com/")
             profile = node.profile if resource == GPU else profile_in(resource)
-            if node.number(f"{label}.replicas") > 1:
+            shared = node.replicas if resource == GPU else node.number(f"{label}.replicas")
+            if shared > 1:
                 continue
             if profile is not None:
                 told = node.memory if resource == GPU else node.number(f"{label}.memory") * MIB

@@ -15,7 +15,7 @@ from ....allocations import Device
 from ...base import Capacity, Finding
 from ._base import Facts, Object, dig
 from ._kinds import Kind, kind_of
-from ._labels import PREFIX, Told, mig_resource, number_in, profile_in, told_by
+from ._labels import PREFIX, TELLING, Told, mig_resource, number_in, profile_in, told_by
 from ._quantity import parse_quantity
 from ._usable import Placement, away, barred
 
@@ -157,7 +157,7 @@ def _coming(kind: Kind) -> GpuNode:
 
 def _as_told(told: Told, *, offered: Mapping[str, int], **fields: Any) -> GpuNode:
     replicas, sharing, units = told.replicas, told.sharing, offered.get(GPU, 0)
-    if not replicas and told.count and units > told.count and units % told.count == 0:
+    if not replicas and told.count and units and units % told.count == 0:
         replicas = units // told.count
     if not sharing and (SHARED_GPU in offered or replicas):
         sharing = "time-slicing" if SHARED_GPU in offered or replicas > 1 else "none"
@@ -193,13 +193,9 @@ def separating(chosen: Sequence[GpuNode], others: Iterable[GpuNode]) -> dict[str
 
     Empty where there are no others. Where no labels tell them apart, the first node alone.
     """
-    names = [
-        PREFIX + label
-        for label in ("gpu.replicas", "gpu.sharing-strategy", "gpu.memory", "gpu.product")
-    ]
     rest = list(others)
-    for number in range(len(names) + 1):
-        for some in combinations(names, number):
+    for number in range(len(TELLING) + 1):
+        for some in combinations(TELLING, number):
             wanted = {name: chosen[0].labels.get(name, "") for name in some}
             told = all(wanted.values()) and all(_has(node, wanted) for node in chosen)
             if told and not any(_has(node, wanted) for node in rest):
