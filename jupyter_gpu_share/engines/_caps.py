@@ -62,10 +62,17 @@ def framework_caps(
 
     Parameters
     ----------
-    memory_bytes, fraction: of one GPU.
+    memory_bytes, fraction: of one GPU; no bytes where only the fraction is known.
     base: the environment of the kernel, where the user may have asked for less.
     measured: what CUDA's context takes, where that is known.
     """
+    if not memory_bytes:
+        # Nothing else can be told: the others count in bytes.
+        return {
+            **_xla_fraction(fraction, base),
+            "XLA_PYTHON_CLIENT_PREALLOCATE": base.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false"),
+            "TF_FORCE_GPU_ALLOW_GROWTH": base.get("TF_FORCE_GPU_ALLOW_GROWTH", "true"),
+        }
     whole = int(memory_bytes / fraction) if fraction > 0 else memory_bytes
     cap = memory_bytes - context_bytes(memory_bytes, whole, measured)
     caps = {

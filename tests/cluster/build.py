@@ -192,12 +192,16 @@ def build_simdra(shop: Workshop, out: Path) -> None:
     shop.go_build(out / "simdra", ".", cwd=HERE / "simdra")
 
 
+#: The user is that of Kubernetes' own pause image.
+_PAUSE_CONFIG = {"Entrypoint": ["/pause"], "User": "65535:65535"}
+
+
 def build_pause(shop: Workshop, out: Path) -> None:
     """The sandbox image: one static program."""
     root = shop.folder / "root"
     root.mkdir()
     shop.run("gcc", "-static", "-O2", "-o", root / "pause", HERE / "pause" / "pause.c")
-    images.pack(root, images.PAUSE, {"Entrypoint": ["/pause"]}, out / "image.tar")
+    images.pack(root, images.PAUSE, _PAUSE_CONFIG, out / "image.tar")
 
 
 def build_kernel(shop: Workshop, out: Path) -> None:
@@ -252,7 +256,13 @@ PARTS = {
             (CONTAINERD, CONTAINERD_TAGS, *CONTAINERD_PROGRAMS, KWOK, *STAGES),
         ),
         Part("simdra", "the driver of simulated GPUs", build_simdra, (), _SIMDRA),
-        Part("pause", "the sandbox image", build_pause, (_IMAGES,), (HERE / "pause" / "pause.c",)),
+        Part(
+            "pause",
+            "the sandbox image",
+            build_pause,
+            (_IMAGES, str(_PAUSE_CONFIG)),
+            (HERE / "pause" / "pause.c",),
+        ),
         Part("kernel", "the kernel image", build_kernel, (_IMAGES,)),
     )
 }

@@ -94,6 +94,23 @@ def test_other_devices_of_tensorflow_are_left_as_they_are(frameworks: Path) -> N
     assert said(run(code, frameworks)) == "('cpu0', 40000)"
 
 
+def test_a_share_without_known_bytes_is_held_to_its_fraction(frameworks: Path) -> None:
+    """Labels of some clouds tell how many share a GPU, and not how much memory it has."""
+    unknown = {
+        "JUPYTER_GPU_SHARE_MEMORY_BYTES": "0",
+        "JUPYTER_GPU_SHARE_FRACTION": "1/4",
+        "JUPYTER_GPU_SHARE_ISOLATION": "framework",
+    }
+    code = "import torch; c = torch.cuda; c.init(); c.set_per_process_memory_fraction(0.9)\n"
+    code += "import tensorflow; print(c.calls, tensorflow.config.limits)"
+    assert said(run(code, frameworks, **unknown)) == (
+        "[(0.25, 0), (0.25, 1), (0.9, 1), (0.25, 1)] []"
+    )
+    unknown["JUPYTER_GPU_SHARE_ISOLATION"] = "none"
+    code = "import torch; c = torch.cuda; c.init(); print(c.calls)"
+    assert said(run(code, frameworks, **unknown)) == "[]"
+
+
 def test_a_lower_fraction_of_a_cell_is_kept_in_pytorch(frameworks: Path) -> None:
     """Whenever it is set, and whatever the share becomes; no other is above the cap."""
     code = "import torch; c = torch.cuda\n"

@@ -173,6 +173,7 @@ POD: dict[str, Any] = {
             },
         ],
         "resourceClaims": [{"name": "gpu", "resourceClaimName": f"{NAME}-gpu"}],
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
     },
 }
 
@@ -278,7 +279,7 @@ def test_settings_and_a_patch_are_laid_over_the_pod_one_after_the_other() -> Non
         volumes=[{"name": "cache", "emptyDir": {}}],
         volume_mounts=[{"name": "cache", "mountPath": "/cache"}],
         node_selector={"pool": "interactive", "zone": "a"},
-        tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        tolerations=[{"key": "team", "operator": "Exists"}],
         pod_patch={
             "spec": {
                 "enableServiceLinks": None,
@@ -289,10 +290,13 @@ def test_settings_and_a_patch_are_laid_over_the_pod_one_after_the_other() -> Non
             }
         },
     )
-    pod = body(patches=engine.additions)
+    pod = body(patches=engine.additions, tolerations=engine.tolerations)
     assert "enableServiceLinks" not in pod["spec"], "the patch can take away what we have set"
     assert pod["spec"]["nodeSelector"] == {"pool": "interactive"}
-    assert pod["spec"]["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert pod["spec"]["tolerations"] == [
+        {"key": "team", "operator": "Exists"},
+        {"key": "nvidia.com/gpu", "operator": "Exists"},
+    ]
     assert pod["spec"]["volumes"] == [*POD["spec"]["volumes"], {"name": "cache", "emptyDir": {}}]
     assert kernel(pod)["env"] == [*kernel(POD)["env"], {"name": "HF_HOME", "value": "/cache"}]
     assert kernel(pod)["volumeMounts"][2:] == [{"name": "cache", "mountPath": "/cache"}]

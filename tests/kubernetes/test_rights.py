@@ -18,7 +18,12 @@ def test_the_doctor_looks_for_the_rights_that_the_roles_grant() -> None:
     (shared,) = documents("components/shared/role.yaml")
     assert rights(shared) == needed
     base, _ = documents("base/role.yaml")
-    more = {("get", "secrets"), ("get", "pods/log"), ("get", "persistentvolumeclaims")}
+    more = {
+        ("get", "secrets"),
+        ("get", "pods/log"),
+        ("get", "persistentvolumeclaims"),
+        ("list", "events"),
+    }
     assert rights(base) == needed | more
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jupyter_gpu_share.allocations import Isolation
+from jupyter_gpu_share.engines._caps import framework_caps
 from jupyter_gpu_share.engines.local._enforcement import (
     MpsStatus,
     environment,
@@ -77,6 +78,12 @@ def test_framework_caps() -> None:
     assert env["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert env["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
     assert env["CUPY_GPU_MEMORY_LIMIT"] == env["JUPYTER_GPU_SHARE_CAP_BYTES"] == str(19 * GIB)
+
+
+def test_without_known_bytes_only_what_goes_by_fractions_is_told() -> None:
+    caps = framework_caps(0, Fraction(1, 4), {})
+    assert caps["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.250000"
+    assert not {"CUPY_GPU_MEMORY_LIMIT", "JUPYTER_GPU_SHARE_CAP_BYTES"} & caps.keys()
 
 
 def test_a_third_is_never_rounded_up() -> None:

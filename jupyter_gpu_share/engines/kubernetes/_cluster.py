@@ -17,7 +17,9 @@ from uuid import uuid4
 
 import zmq.asyncio
 
-from ...errors import EngineError
+from ...errors import EngineError, NoGpuError
+from ...size import Size
+from ._autoscaler import Autoscaler
 from ._names import PART, SERVER, label, selector, server_name
 from ._pods import files_body
 from ._settings import KubernetesSettings
@@ -37,7 +39,15 @@ from .api import (
     Resource,
     Watch,
 )
-from .backends import Backend, Facts, asks_for_gpus, make_backend, trimmed
+from .backends import (
+    Backend,
+    Facts,
+    Rendered,
+    UndecidedBackend,
+    asks_for_gpus,
+    make_backend,
+    trimmed,
+)
 from .backends import detect as detect_backends
 
 __all__ = ["Cluster", "Object"]
@@ -78,6 +88,7 @@ class Cluster:
         self.files = ""
         self.facts = Facts()
         self.backend: Backend
+        self.autoscaler: Autoscaler
         self.zmq = zmq.asyncio.Context()
         self.pods: Watch
         self.claims: Watch | None = None
@@ -100,23 +111,18 @@ class Cluster:
         self.server = self.settings.server_name or await self._own_name()
         if server_name(self.server) != self.server:
             self.server = server_name(self.server)
-        self.facts = Facts(groups=groups)
-        if self.settings.backend == "auto":
-            await self.refresh(_STALE_GPUS, slices=True)
-        self.backend = self._choose()
-        self._reads = self.backend.reads
+        self.autoscaler = Autoscaler(self.api, self.namespace)
+        settings = self.settings
+        self.facts = Facts(groups=groups, placement=settings.placement, kinds=settings.declared)
+        if settings.backend == "auto":
+            await self._read_old(_STALE_GPUS, slices=True)
+        await self._decide()
         await self.refresh(_STALE_GPUS, slices=True)
         period = self.settings.watch_period
         self.pods = Watch(
             self.api, PODS, self.namespace, self._changed, selector=selector(), period=period
         )
         self.pods.start()
-        if CLAIMS.api_version in groups and self.backend.name == "dra":
-            self.claims = Watch(
-                self.api, CLAIMS, self.namespace, self._changed, selector=selector(), period=period
-            )
-            self.claims.start()
-            await self.claims.synced()
         await self.pods.synced()
         await self._put_files()
 
@@ -129,6 +135,8 @@ class Cluster:
         for watch in (getattr(self, "pods", None), self.claims):
             if watch is not None:
                 await watch.close()
+        if hasattr(self, "autoscaler"):
+            await self.autoscaler.close()
         await self.api.close()
         self.zmq.destroy(linger=100)
 
@@ -155,20 +163,35 @@ class Cluster:
         settings, wanted = self.settings, self.settings.backend
         if wanted == "auto":
             found = detect_backends(self.facts)
-            # Whoever may not read ResourceSlices is told by the backend what that costs.
-            wanted = found[0] if found else "dra"
-            if not found and "resourceslices" not in self.facts.missing:
-                if "nodes" in self.facts.missing:
-                    raise EngineError(
-                        "How GPUs are shared in the cluster cannot be seen: this server may not "
-                        "read nodes. Set c.KubernetesEngine.backend, or have the administrator "
-                        "apply etc/kubernetes/overlays/cluster-read-pods."
-                    )
-                raise EngineError(
-                    "No way to share GPUs was found in the cluster. `jupyter gpu-share doctor` "
-                    "says what was looked for; c.KubernetesEngine.backend names one anyway."
-                )
+            if found:
+                wanted = found[0]
+            elif "resourceslices" in self.facts.missing:
+                wanted = "dra"  # it tells what the missing right costs
+            else:
+                return UndecidedBackend()
         return make_backend(wanted, settings.backend_options, settings.style)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing has shown yet how the cluster splits its GPUs."""
+        return isinstance(self.backend, UndecidedBackend)
+
+    async def _decide(self) -> None:
+        """Choose the backend, and have what it reads."""
+        self.backend = self._choose()
+        self._reads = self.backend.reads | self.backend.uses
+        dra = self.backend.name == "dra" and CLAIMS.api_version in self.facts.groups
+        if dra and self.claims is None:
+            self.claims = Watch(
+                self.api,
+                CLAIMS,
+                self.namespace,
+                self._changed,
+                selector=selector(),
+                period=self.settings.watch_period,
+            )
+            self.claims.start()
+            await self.claims.synced()
 
     async def _put_files(self) -> None:
         """Have the kernel-side files in the namespace; they are shared by all of its servers."""
@@ -192,7 +215,29 @@ class Cluster:
         Raises
         ------
         KubernetesError
+        EngineError: the backend that is found now cannot be used with the settings.
         """
+        await self._read_old(stale, slices=slices)
+        if self.undecided:
+            await self._decide()
+            await self._read_old(stale, slices=slices)
+        return self.facts
+
+    async def render(self, size: Size) -> Rendered:
+        """What a pod of this size asks for. A refusal counts only by what was read just now.
+
+        Raises
+        ------
+        NoGpuError: no GPU of this cluster could ever hold the size.
+        KubernetesError, EngineError
+        """
+        try:
+            return self.backend.render(size, self.facts)
+        except NoGpuError:
+            facts = await self.refresh(0.0, slices=True)
+            return self.backend.render(size, facts)
+
+    async def _read_old(self, stale: float, *, slices: bool) -> None:
         kinds = {} if slices else {what: (*place, stale) for what, place in _HOLDERS.items()}
         age = max(stale, _STALE_NODES)
         kinds |= {what: (*place, age) for what, place in _GPUS.items()}
@@ -222,7 +267,6 @@ class Cluster:
                 changes[key] = result
             self._read[key] = now
         self.facts = replace(self.facts, missing=frozenset(missing), **changes)
-        return self.facts
 
     async def _list(self, resource: Resource) -> list[Object]:
         if resource is PODS:
@@ -238,7 +282,7 @@ class Cluster:
             self._refreshing = asyncio.create_task(self._refresh_quietly())
 
     async def _refresh_quietly(self) -> None:
-        with suppress(KubernetesError):
+        with suppress(KubernetesError, EngineError):
             await self.refresh(_STALE_GPUS, slices=True)
 
     # -- what the watches know ---------------------------------------------------------------

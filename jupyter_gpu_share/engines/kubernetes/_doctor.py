@@ -20,6 +20,7 @@ from .api import (
     Resource,
     Unauthorized,
 )
+from .backends import nodes_apart
 
 __all__ = ["examine", "how_to_reach"]
 
@@ -49,6 +50,7 @@ async def examine(cluster: Cluster) -> list[Finding]:
     with suppress(KubernetesError):  # told above
         await cluster.refresh()
     findings += cluster.backend.examine(cluster.facts)
+    findings += nodes_apart(cluster.facts)
     findings += await _about_style(cluster)
     findings += _about_pods(cluster)
     return findings

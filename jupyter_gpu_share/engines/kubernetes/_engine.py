@@ -338,7 +338,7 @@ class KubernetesEngine(KubernetesSettings):
         """See :attr:`Engine.sharing <jupyter_gpu_share.engines.base.Engine.sharing>`."""
         if self._cluster is None:
             return None, None
-        return self._cluster.backend.name, self.style
+        return None if self._cluster.undecided else self._cluster.backend.name, self.style
 
     @property
     def place(self) -> str:

@@ -187,9 +187,8 @@ class PodKernel:
         """
         size = self.request.size
         self._report = report
-        backend, facts = self.cluster.backend, self.cluster.facts
         if not size.is_none:
-            self.rendered = backend.render(size, facts)
+            self.rendered = await self.cluster.render(size)
             self.cluster.refresh_soon()
         self.made = True
         names = [claim.name for claim in self.rendered.claims]
@@ -287,7 +286,7 @@ class PodKernel:
 
     async def _placed(self, report: Report) -> None:
         """Wait until the pod has its place and its share is known."""
-        wait = Wait(self.cluster.backend, report, self._place)
+        wait = Wait(self.cluster.backend, report, self._place, self.cluster.autoscaler.words)
 
         def look() -> bool | None:
             pod = self.cluster.pod(self.name)

@@ -26,7 +26,7 @@ from ._pods import Labels, claim_body
 from ._waits import Until, Wait, until_known
 from ._writes import PATIENCE, Writes, unsure
 from .api import CLAIMS, PODS, KubernetesError, within
-from .backends import DraBackend
+from .backends import GPU_TOLERATION, DraBackend
 
 __all__ = ["Lease"]
 
@@ -312,6 +312,7 @@ class Lease:
 
     def _pod(self, labels: Labels) -> Object:
         settings = self._cluster.settings
+        where = self._backend.placement(self.asked, self._cluster.facts)
         metadata = labels.metadata(
             self.name, "lease", size=str(self.asked), instance=self._cluster.instance
         )
@@ -323,8 +324,8 @@ class Lease:
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 0,
             "securityContext": {
+                # Which user is the image's matter, or that of OpenShift, which allows no other.
                 "runAsNonRoot": True,
-                "runAsUser": 65535,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [
@@ -349,8 +350,8 @@ class Lease:
         for key, value in (
             ("activeDeadlineSeconds", life + _LONGER if life else None),
             ("serviceAccountName", settings.service_account),
-            ("nodeSelector", dict(settings.node_selector)),
-            ("tolerations", list(settings.tolerations)),
+            ("nodeSelector", {**where.node_selector, **settings.node_selector}),
+            ("tolerations", [*settings.tolerations, *where.tolerations, GPU_TOLERATION]),
         ):
             if value:
                 spec[key] = value
@@ -366,7 +367,7 @@ class Lease:
         return self._backend.device_of(claim) if claim is not None else None
 
     async def _allocated(self, report: Report, until: Until) -> tuple[str, str]:
-        wait = Wait(self._backend, report, self._place)
+        wait = Wait(self._backend, report, self._place, self._cluster.autoscaler.words)
 
         def look() -> tuple[str, str] | None:
             device = self._device_of(self.name)

@@ -69,6 +69,7 @@ async def make(
         memory_limit=settings.memory_limit,
         deadline=settings.longest_life,
         working_dir=settings.working_dir,
+        tolerations=settings.tolerations,
         claims=claims,
         patches=settings.additions,
         notes={

@@ -30,7 +30,7 @@ from ._names import (
     label_value,
     note,
 )
-from .backends import CONTAINER, Rendered
+from .backends import CONTAINER, GPU_TOLERATION, Rendered
 
 __all__ = [
     "AGENT_PORT",
@@ -112,6 +112,7 @@ class PodPlan:
     python: the interpreter in the image that runs the agent, and ipykernel.
     flags: of the interpreter, such as ``-Xfrozen_modules=off``.
     hash_seed: of the kernel's Python. The agent has it too: only then can it become the kernel.
+    tolerations: taints of nodes that the pod tolerates, besides that of GPUs where it has one.
     deadline: seconds after which the pod ends whatever happens; 0 for never.
     notes: for the annotations: ``size``, ``path``, ``user``, ``kernel_name`` and the like.
     patches: the administrator's additions, strategic merge patches in the order to lay them on.
@@ -139,6 +140,7 @@ class PodPlan:
     memory_limit: str = ""
     deadline: int = 0
     working_dir: str = ""
+    tolerations: Sequence[Mapping[str, Any]] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
     patches: Sequence[Mapping[str, Any]] = ()
@@ -231,6 +233,7 @@ def pod_body(plan: PodPlan) -> Object:
         ("priorityClassName", rendered.priority_class),
         ("runtimeClassName", rendered.runtime_class),
         ("nodeSelector", dict(rendered.node_selector)),
+        ("tolerations", _tolerations(plan)),
     ):
         if value:
             spec[key] = value
@@ -256,6 +259,12 @@ def pod_body(plan: PodPlan) -> Object:
         ) from error
     check_pod(merged, pod)
     return merged
+
+
+def _tolerations(plan: PodPlan) -> list[Object]:
+    """The administrator's; of a pod with a GPU, also of the taint that nodes with GPUs have."""
+    own = [dict(one) for one in (*plan.tolerations, *plan.rendered.tolerations)]
+    return own if plan.size.is_none else [*own, dict(GPU_TOLERATION)]
 
 
 def owner(obj: Mapping[str, Any]) -> Object:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from traitlets import Bool, CaselessStrEnum, Dict, Float, Integer, List, Unicode
+from traitlets import (
+    Bool,
+    CaselessStrEnum,
+    Dict,
+    Float,
+    Integer,
+    List,
+    TraitError,
+    Unicode,
+    validate,
+)
 
 from ...errors import EngineError
 from ..base import Engine
 from ._environment import ALLOWED
+
+if TYPE_CHECKING:
+    from .backends import Kind, Placement
 
 __all__ = ["KubernetesSettings"]
 
@@ -305,11 +318,30 @@ class KubernetesSettings(Engine):
         Dict(),
         config=True,
         help="""
-        Taints of nodes that kernels tolerate, as in a pod's spec. Default: none.
+        Taints of nodes that kernels tolerate, as in a pod's spec. Those with a GPU tolerate
+        ``nvidia.com/gpu`` in any case. Default: none.
 
         ::
 
-            c.KubernetesEngine.tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+            c.KubernetesEngine.tolerations = [{"key": "team", "operator": "Exists"}]
+        """,
+    )
+    kinds = List(
+        Dict(),
+        config=True,
+        help="""
+        Kinds of nodes with GPUs that the cluster can have, whether or not one is there now: what an
+        autoscaler brings is refused to nobody. Each is a dict of ``memory`` of a GPU and optionally
+        ``model``, ``gpus`` of a node (1), ``sharing`` by NVIDIA's device plugin (``none``,
+        ``time-slicing``, ``mps``, ``mig``), ``replicas`` of each GPU, MIG ``profile``,
+        ``node_selector``, ``tolerations`` and ``most`` such nodes. What nodes with those labels do
+        not tell of themselves is taken from it. Default: none.
+
+        ::
+
+            c.KubernetesEngine.kinds = [
+                {"model": "A100", "memory": "80GiB", "sharing": "time-slicing", "replicas": 4,
+                 "node_selector": {"pool": "a100"}, "most": 8}]
         """,
     )
     pod_patch = Dict(
@@ -417,6 +449,36 @@ class KubernetesSettings(Engine):
         """,
     )
 
+    @validate("kinds")
+    def _validate_kinds(self, proposal: dict[str, Any]) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = proposal["value"]
+        try:
+            _kinds(entries)
+        except EngineError as error:
+            raise TraitError(str(error)) from error
+        return entries
+
+    @property
+    def declared(self) -> list[Kind]:
+        """The kinds of nodes that the cluster can have."""
+        return _kinds(self.kinds)
+
+    @property
+    def placement(self) -> Placement:
+        """Where kernels with a GPU go by these settings.
+
+        Raises
+        ------
+        EngineError: ``pod_patch`` cannot be merged.
+        """
+        from ._merge import merge
+        from .backends import GPU_TOLERATION, Placement
+
+        spec: Mapping[str, Any] = {"tolerations": [*self.tolerations, GPU_TOLERATION]}
+        for part in self.additions:
+            spec = merge(spec, part.get("spec") or {})
+        return Placement(spec.get("nodeSelector") or {}, spec.get("tolerations") or [])
+
     @property
     def additions(self) -> tuple[Mapping[str, Any], ...]:
         """The administrator's settings as patches of the pod, one laid over the other.
@@ -438,7 +500,6 @@ class KubernetesSettings(Engine):
         parts = {
             "volumes": list(self.volumes),
             "nodeSelector": dict(self.node_selector),
-            "tolerations": list(self.tolerations),
             "containers": [container] if len(container) > 1 else [],
         }
         spec = {key: value for key, value in parts.items() if value}
@@ -448,3 +509,9 @@ class KubernetesSettings(Engine):
         except TypeError as error:
             raise EngineError(f"c.KubernetesEngine.pod_patch cannot be merged: {error}.") from error
         return own, self.pod_patch
+
+
+def _kinds(entries: Sequence[Mapping[str, Any]]) -> list[Kind]:
+    from .backends import Kind
+
+    return [Kind.parse(number, entry) for number, entry in enumerate(entries)]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ...allocations import QueuePosition
-from ...sentences import say
+from ...sentences import paragraph, say
 from ..base import Report, Waiting
 from . import _failures as failures
 from ._writes import Writes
@@ -30,12 +30,18 @@ class Wait:
     ----------
     report: called with what is new.
     place: the kernel's place in the queue.
+    autoscaler: what the autoscaler says of a pod; empty for nothing.
     """
 
     def __init__(
-        self, backend: Backend, report: Report, place: Callable[[], QueuePosition]
+        self,
+        backend: Backend,
+        report: Report,
+        place: Callable[[], QueuePosition],
+        autoscaler: Callable[[Object], str] = lambda pod: "",
     ) -> None:
         self._backend = backend
+        self._autoscaler = autoscaler
         self._report = report
         self._place = place
         self._clock = asyncio.get_running_loop().time
@@ -52,7 +58,8 @@ class Wait:
     def _reason(self, pod: Object) -> str | None:
         node = pod["spec"].get("nodeName")
         if not node and (words := failures.unschedulable(pod)) is not None:
-            return self._backend.explain(words) or failures.no_place(words)
+            why = self._backend.explain(words) or failures.no_place(words)
+            return paragraph(why, self._autoscaler(pod))
         if self._clock() < self._end:
             return None
         if node:

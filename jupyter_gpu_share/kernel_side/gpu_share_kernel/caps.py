@@ -16,9 +16,9 @@ _MIB = 2**20
 def install():
     """Have the caps put in as the frameworks are imported. Idempotent.
 
-    Nothing is capped where it is not known how much memory the share is.
+    Where it is not known how much memory the share is, PyTorch and JAX are held to its fraction.
     """
-    wanted = granted_bytes() > 0 or "JUPYTER_GPU_SHARE_VISIBLE" in os.environ
+    wanted = granted_bytes() > 0 or part() < 1 or "JUPYTER_GPU_SHARE_VISIBLE" in os.environ
     if wanted and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -26,6 +26,14 @@ def install():
 def granted_bytes():
     """Bytes of memory on each GPU of the share."""
     return int(os.environ["JUPYTER_GPU_SHARE_MEMORY_BYTES"])
+
+
+def part():
+    """The part of each GPU that the share is, where its bytes are not known; else 1."""
+    if granted_bytes() > 0 or os.environ.get("JUPYTER_GPU_SHARE_ISOLATION") != "framework":
+        return 1.0
+    above, _, below = os.environ.get("JUPYTER_GPU_SHARE_FRACTION", "1").partition("/")
+    return int(above) / int(below or 1) or 1.0
 
 
 def cap_bytes():
@@ -80,7 +88,7 @@ class _Loader:
         self._loader.exec_module(module)
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
-        if granted_bytes() <= 0:
+        if granted_bytes() <= 0 and part() >= 1:
             return
         try:
             self._cap(module)
@@ -125,7 +133,8 @@ def _cap_torch(cuda):
 
     # PyTorch keeps what is asked of it before CUDA is there, and does it then.
     cuda._lazy_call(set_fractions)
-    _watch()
+    if granted_bytes() > 0:
+        _watch()
 
 
 #: Fractions that the user has asked PyTorch for, by the number of the GPU.
@@ -133,6 +142,8 @@ _asked_of_torch = {}  # type: dict[int, float]
 
 
 def _most_of_torch(cuda, device):
+    if granted_bytes() <= 0:
+        return part()
     return min(1.0, cap_bytes() / cuda.get_device_properties(device).total_memory)
 
 
@@ -174,6 +185,8 @@ def _given_to_torch(cuda, device):
 
 def _cap_cupy(cupy):
     """It reads its limit itself."""
+    if granted_bytes() <= 0:
+        return
     _told_to_cupy.clear()
     _told_to_cupy[None] = _limit_of_cupy()
     _watch()
@@ -212,6 +225,8 @@ def _cap_tensorflow(tensorflow):
     of most notebooks, which tell it, do nothing then. Devices that a cell makes itself have no more
     together.
     """
+    if granted_bytes() <= 0:
+        return
     config = tensorflow.config
     limit = cap_bytes() // _MIB
     capped = config.list_physical_devices("GPU")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -141,9 +142,17 @@ def test_renamed_replicas_are_asked_for_by_their_name() -> None:
     assert not rendered.node_selector
 
 
-def test_without_labels_only_whole_gpus_are_certain() -> None:
-    assert ask("1", SHAPES.unlabelled).limits == {"nvidia.com/gpu": "1"}
-    assert ask("1/2", SHAPES.unlabelled).note == "1/2 becomes a whole GPU."
+def test_without_labels_nothing_is_taken_for_a_whole_gpu() -> None:
+    for size in ("1", "1/2"):
+        rendered = ask(size, SHAPES.unlabelled)
+        assert rendered.limits == {"nvidia.com/gpu": "1"}
+        assert rendered.note == (
+            f"{size} becomes one nvidia.com/gpu, and whether others use the same GPU is not known."
+        )
+    with pytest.raises(NoGpuError, match=r"a GPU of its own is not known. Ask for 1\."):
+        ask("2x1", SHAPES.unlabelled)
+    assert ask("1/2", SHAPES.unlabelled, replicas="1").note == "1/2 becomes a whole GPU."
+    assert ask("2x1", SHAPES.unlabelled, replicas="1").limits == {"nvidia.com/gpu": "2"}
     with pytest.raises(NoGpuError, match="do not say how much memory"):
         ask("10GiB", SHAPES.unlabelled)
     with pytest.raises(NoGpuError, match="in how many parts"):
@@ -156,7 +165,10 @@ def test_without_labels_only_whole_gpus_are_certain() -> None:
 def test_a_server_that_may_not_read_nodes_goes_by_its_options() -> None:
     blind = Facts(missing=frozenset({"nodes"}))
     size = Size.parse("1/8")
-    assert BACKEND.render(size, blind).note == "1/8 becomes a whole GPU."
+    assert "whether others use the same GPU is not known" in BACKEND.render(size, blind).note
+    assert DevicePluginBackend({"replicas": "1"}).render(size, blind).note == (
+        "1/8 becomes a whole GPU."
+    )
     told = DevicePluginBackend({"resource": "nvidia.com/gpu.shared", "replicas": "4"})
     rendered = told.render(size, blind)
     assert rendered.limits == {"nvidia.com/gpu.shared": "1"}
@@ -224,6 +236,30 @@ def test_a_placed_pod_has_the_part_that_its_node_gives(
     assert "unnamed" in device.uuid
 
 
+@pytest.mark.parametrize(
+    ("size", "memory", "share"),
+    [
+        ("1/4", "", (0, Fraction(1, 4), Isolation.FRAMEWORK)),
+        ("1/4", "80GiB", (20 * GIB, Fraction(1, 4), Isolation.FRAMEWORK)),
+        ("10GiB", "80GiB", (10 * GIB, Fraction(1, 8), Isolation.FRAMEWORK)),
+        ("1", "80GiB", (80 * GIB, Fraction(1), Isolation.NONE)),
+    ],
+)
+@pytest.mark.parametrize("seen", [True, False])
+def test_of_a_gpu_that_others_may_use_a_kernel_is_held_to_what_it_asked_for(
+    size: str, memory: str, share: Any, seen: bool
+) -> None:
+    backend = DevicePluginBackend({"memory": memory} if memory else {})
+    pod = renamed(SHAPES.pod, "one", **{"gpu-share.jupyter.org/size": size})
+    pod["spec"]["nodeName"] = "bare"
+    known = facts(SHAPES.unlabelled) if seen else Facts(missing=frozenset({"nodes"}))
+    granted = backend.granted(pod, [], known)
+    assert granted is not None
+    assert (granted.memory_bytes, granted.fraction, granted.isolation) == share
+    assert backend.render(Size.parse(size), known).memory_bytes == (share[0] or None)
+    assert not any(gpu.memory_bytes for gpu in backend.capacity(known))
+
+
 def test_nothing_is_granted_before_the_pod_has_a_place() -> None:
     pod = SHAPES.pod
     del pod["spec"]["nodeName"]
@@ -269,10 +305,11 @@ def test_the_scheduler_is_understood() -> None:
 
 def test_doctor_says_what_each_node_offers_and_what_is_missing() -> None:
     told = BACKEND.examine(facts(SHAPES.slices4, SHAPES.unlabelled))
-    assert [finding.level for finding in told] == ["ok", "ok", "warning", "note"]
+    assert [finding.level for finding in told] == ["ok", "ok", "warning", "warning", "note"]
     assert "8 times nvidia.com/gpu: 1 of 4 time slices of an A100" in told[0].what
     assert "bare" in told[2].what
     assert "GPU feature discovery" in str(told[2].fix)
+    assert "How the GPUs of bare are shared is not known" in told[3].what
     (nothing,) = BACKEND.examine(Facts())
     assert nothing.level == "error"
     (unread,) = BACKEND.examine(Facts(missing=frozenset({"nodes"})))

@@ -11,12 +11,16 @@ from ._device_plugin import DevicePluginBackend
 from ._dra import DraBackend
 from ._hami import HamiBackend
 from ._kai import KaiBackend
+from ._kinds import Kind
 from ._mig import MigBackend
-from ._nodes import LET_READ, asks_for_gpus, trimmed
+from ._nodes import LET_READ, asks_for_gpus, nodes_apart, trimmed
+from ._undecided import UndecidedBackend
+from ._usable import GPU_TOLERATION, Placement
 
 __all__ = [
     "BACKENDS",
     "CONTAINER",
+    "GPU_TOLERATION",
     "LET_READ",
     "Backend",
     "Claim",
@@ -25,14 +29,18 @@ __all__ = [
     "Facts",
     "HamiBackend",
     "KaiBackend",
+    "Kind",
     "MigBackend",
     "Object",
+    "Placement",
     "Rendered",
+    "UndecidedBackend",
     "asks_for_gpus",
     "detect",
     "dig",
     "make_backend",
     "named",
+    "nodes_apart",
     "trimmed",
 ]
 

@@ -7,7 +7,8 @@ granted, and tells what there is and why something does not fit. It does no I/O.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,6 +16,8 @@ from ....allocations import Share
 from ....errors import EngineError
 from ....size import Size
 from ...base import Capacity, Finding
+from ._kinds import Kind, kind_of
+from ._usable import GPU_TOLERATION, Placement, away, barred
 
 __all__ = ["CONTAINER", "Backend", "Claim", "Facts", "Object", "Rendered", "dig", "named"]
 
@@ -23,6 +26,9 @@ Object = Mapping[str, Any]
 
 #: The kernel's container: others may stand before it and beside it in its pod.
 CONTAINER = "kernel"
+
+
+_FOR_GPUS = Placement(tolerations=(GPU_TOLERATION,))
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Facts:
     pods: those that ask for GPUs and have not ended, of all namespaces that may be read, without
         what says nothing about GPUs.
     missing: kinds that could not be read for want of rights, in the API's plural.
+    placement: where kernels may go by the administrator's settings.
+    kinds: of nodes that the cluster can have, as the administrator declares them.
     """
 
     groups: frozenset[str] = frozenset()
@@ -45,6 +53,30 @@ class Facts:
     claims: Sequence[Object] = ()
     pods: Sequence[Object] = ()
     missing: frozenset[str] = frozenset()
+    placement: Placement = _FOR_GPUS
+    kinds: Sequence[Kind] = ()
+
+    def placement_on(self, node: Object) -> Placement:
+        """Where a kernel may go that is to go to this node: it tolerates what its kind needs."""
+        kind = kind_of(dig(node, "metadata", "labels", default={}), self.kinds)
+        return self.placement + kind.placement if kind is not None else self.placement
+
+    @property
+    def barred(self) -> frozenset[str]:
+        """Names of the nodes that kernels never go to."""
+        return _names(node for node in self.nodes if barred(node, self.placement_on(node)))
+
+    @property
+    def away(self) -> frozenset[str]:
+        """Names of the nodes on which nothing starts now."""
+        return _names(node for node in self.nodes if away(node, self.placement_on(node)))
+
+    @property
+    def coming(self) -> list[Kind]:
+        """Declared kinds of which one more node may come."""
+        labels = [dig(node, "metadata", "labels", default={}) for node in self.nodes]
+        there = Counter(kind_of(each, self.kinds) for each in labels)
+        return [kind for kind in self.kinds if kind.most is None or there[kind] < kind.most]
 
 
 @dataclass(frozen=True)
@@ -66,6 +98,7 @@ class Rendered:
     claims: ResourceClaims to be made; the kernel's container uses each of them.
     scheduler, priority_class, runtime_class: names for the pod's spec, where not the default.
     env: plain environment of the kernel's container that the sharing machinery needs.
+    tolerations: taints of nodes that the pod tolerates, besides the administrator's.
     memory_bytes: on each GPU, where that is certain before the pod is placed.
     note: what was rounded, a sentence for the user; empty where the size is exact.
     """
@@ -75,6 +108,7 @@ class Rendered:
     own_names: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Object] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     scheduler: str | None = None
@@ -105,6 +139,8 @@ class Backend(ABC):
     options: ClassVar[Mapping[str, str]] = {}
     #: What of :class:`Facts` it works with, in the API's plural; nothing else needs to be read.
     reads: ClassVar[frozenset[str]]
+    #: What it uses besides where it may be read; without it nothing is taken for unknown.
+    uses: ClassVar[frozenset[str]] = frozenset()
     #: Whether it gives nothing but whole GPUs, replicas or MIG instances, none of which is parted.
     whole: ClassVar[bool] = False
 
@@ -185,6 +221,10 @@ class Backend(ABC):
     @abstractmethod
     def examine(self, facts: Facts) -> list[Finding]:
         """What ``doctor`` says: what the cluster can do, what is missing, the command to fix it."""
+
+
+def _names(objects: Iterable[Object]) -> frozenset[str]:
+    return frozenset(dig(each, "metadata", "name", default="") for each in objects)
 
 
 def named(rows: Sequence[Object] | None, name: str = CONTAINER) -> Object | None:

@@ -21,5 +21,13 @@ BACKENDS: dict[str, type[Backend]] = {
 
 
 def detect(facts: Facts) -> tuple[str, ...]:
-    """Names of the backends that the cluster offers, the best first."""
-    return tuple(name for name, backend in BACKENDS.items() if backend.offered(facts))
+    """Names of the backends that the cluster offers, the best first.
+
+    Where nothing is there yet, those by which declared kinds of nodes would be split.
+    """
+    found = tuple(name for name, backend in BACKENDS.items() if backend.offered(facts))
+    if found or not facts.kinds:
+        return found
+    whole = all(kind.told.replicas == 1 for kind in facts.kinds)
+    partitioned = any(kind.told.profile for kind in facts.kinds)
+    return (("mig" if whole and partitioned else "device-plugin"),)

@@ -9,19 +9,20 @@ never rounded down, and nothing is with MPS, where a replica ends in a wall.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from ....allocations import Isolation, Share
+from ....allocations import Device, Isolation, Share
 from ....errors import EngineError, NoGpuError, SizeError
 from ....size import Size, format_bytes, parse_bytes
 from ...base import Capacity, Finding
+from .._names import annotation
 from ._base import Backend, Facts, Object, Rendered, dig
+from ._labels import MIB
 from ._nodes import (
     GPU,
-    MIB,
     PODS_UNREAD,
     SHARED_GPU,
     GpuNode,
@@ -29,10 +30,13 @@ from ._nodes import (
     asked,
     capacities,
     gpu_nodes,
+    kept_out,
     left,
     limits_of,
     nodes_unread,
-    separating,
+    open_nodes,
+    placement_for,
+    possible_nodes,
     unnamed,
 )
 
@@ -43,7 +47,8 @@ _WORDS = {"time-slicing": "time slices", "mps": "MPS replicas"}
 _TWO = Fraction(3, 2)
 _LABEL_HELP = (
     "Install GPU feature discovery (it comes with NVIDIA's GPU operator), or say it in "
-    'c.KubernetesEngine.backend_options = {"replicas": "4", "memory": "80GiB"}'
+    'c.KubernetesEngine.backend_options = {"replicas": "4", "memory": "80GiB"}, or by '
+    "kind of node in c.KubernetesEngine.kinds"
 )
 
 
@@ -55,6 +60,8 @@ class _Kind:
     resource: str
     replicas: int
     memory: int
+    #: Whether it is known that so many share a GPU.
+    known: bool = True
 
     @property
     def shared(self) -> bool:
@@ -73,6 +80,8 @@ class _Kind:
     def words(self) -> str:
         """One of them, for people."""
         total = format_bytes(self.memory)
+        if not self.known:
+            return f"one {self.resource}, and whether others use the same GPU is not known"
         if not self.shared:
             return f"a whole GPU ({total})" if self.memory else "a whole GPU"
         what = _WORDS.get(self.node.sharing, "replicas")
@@ -92,8 +101,8 @@ class DevicePluginBackend(Backend):
             "the nodes offer."
         ),
         "replicas": (
-            "Replicas of each GPU, for nodes without the label nvidia.com/gpu.replicas. Default 1 "
-            "for nvidia.com/gpu: GPUs are not shared."
+            "Replicas of each GPU, for nodes whose labels do not tell; 1: GPUs are not shared. "
+            "Default: not known."
         ),
         "memory": (
             "Memory of each GPU, such as 80GiB, for nodes without the label nvidia.com/gpu.memory. "
@@ -128,41 +137,51 @@ class DevicePluginBackend(Backend):
 
     def render(self, size: Size, facts: Facts) -> Rendered:
         """See :meth:`Backend.render`."""
-        kinds = self._kinds(facts)
+        nodes = possible_nodes(facts)
+        kinds = self._kinds(nodes)
         if not kinds:
             return self._blind(size, facts)
         chosen = self._choose(size, kinds)
         best = chosen[0]
+        if size.count > 1 and not best.known:
+            raise NoGpuError(self._not_apart(size, best))
         if best.shared and size.count > 1:
             raise NoGpuError(
                 f"{size} cannot be had: the cluster cannot put {_WORDS.get(best.node.sharing)} of "
                 f"one kernel on different GPUs. Ask for {_one(size)}."
             )
         names = {kind.node.name for kind in chosen}
-        selector = separating(
+        placement = placement_for(
             [kind.node for kind in chosen],
-            [
-                node
-                for node in gpu_nodes(facts)
-                if best.resource in node.offered and node.name not in names
-            ],
+            [node for node in nodes if best.resource in node.offered and node.name not in names],
+            lambda node: left(facts, node, best.resource) >= size.count,
         )
-        sizes = {kind.slice for kind in chosen}
+        sizes = {_bytes_of(size, kind) for kind in chosen}
         return Rendered(
             limits={best.resource: str(size.count)},
-            node_selector=selector,
+            node_selector=placement.node_selector,
+            tolerations=placement.tolerations,
             runtime_class=self._runtime_class,
-            memory_bytes=best.slice if len(sizes) == 1 and best.memory else None,
+            memory_bytes=sizes.pop() if len(sizes) == 1 and best.memory else None,
             note="" if _exact(size, best) else f"{_one(size)} becomes {best.words}.",
         )
 
     def _choose(self, size: Size, kinds: Sequence[_Kind]) -> list[_Kind]:
         """The kinds that a size becomes, which are all the same to it.
 
+        Those come first of which it is known how they are split.
+
         Raises
         ------
         NoGpuError
         """
+        known = [kind for kind in kinds if kind.known]
+        unknown = [kind for kind in kinds if not kind.known]
+        if known and unknown:
+            try:
+                return self._choose(size, known)
+            except NoGpuError:
+                return self._choose(size, unknown)
         if size.profile is not None:
             raise NoGpuError(
                 f"{size} cannot be had: the backend device-plugin gives whole GPUs and replicas of "
@@ -209,12 +228,26 @@ class DevicePluginBackend(Backend):
     def _blind(self, size: Size, facts: Facts) -> Rendered:
         """What to ask for where no node is known: as the options say."""
         if "nodes" not in facts.missing:
-            if any(SHARED_GPU in node.offered for node in gpu_nodes(facts)):
+            if any(SHARED_GPU in node.offered for node in open_nodes(facts)):
                 raise NoGpuError(
                     f"{size} cannot be reckoned: the nodes do not say in how many parts their GPUs "
                     f"are shared. {_LABEL_HELP}."
                 )
-            raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {self._what}.")
+            what = self._what + kept_out(facts)
+            raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {what}.")
+        (chosen,) = self._choose(size, [self._unseen])
+        if size.count > 1 and not chosen.known:
+            raise NoGpuError(self._not_apart(size, chosen))
+        return Rendered(
+            limits={chosen.resource: str(size.count)},
+            runtime_class=self._runtime_class,
+            memory_bytes=_bytes_of(size, chosen) or None,
+            note="" if _exact(size, chosen) else f"{_one(size)} becomes {chosen.words}.",
+        )
+
+    @property
+    def _unseen(self) -> _Kind:
+        """What the options tell of nodes that cannot be read."""
         replicas = self._replicas or 1
         node = GpuNode(
             name="",
@@ -227,13 +260,13 @@ class DevicePluginBackend(Backend):
             offered={},
             labels={},
         )
-        kind = _Kind(node, self._resource or GPU, replicas, self._memory)
-        (chosen,) = self._choose(size, [kind])
-        return Rendered(
-            limits={chosen.resource: str(size.count)},
-            runtime_class=self._runtime_class,
-            memory_bytes=chosen.slice or None,
-            note="" if _exact(size, chosen) else f"{_one(size)} becomes {chosen.words}.",
+        known = self._replicas is not None
+        return _Kind(node, self._resource or GPU, replicas, self._memory, known)
+
+    def _not_apart(self, size: Size, kind: _Kind) -> str:
+        return (
+            f"{size} cannot be had: whether each {kind.resource} is a GPU of its own is not known. "
+            f"Ask for {_one(size)}. {_LABEL_HELP}."
         )
 
     # -- reading -----------------------------------------------------------------------------
@@ -252,16 +285,20 @@ class DevicePluginBackend(Backend):
         kind = next(
             (
                 kind
-                for kind in self._kinds(facts)
+                for kind in self._kinds(gpu_nodes(facts))
                 if kind.node.name == name and kind.resource == resource
             ),
             None,
         )
-        if kind is None:
+        if kind is None and self._replicas is not None:
             devices = unnamed(name, "GPU", number)
-            return Share(devices, 0, Fraction(1, self._replicas or 1), Isolation.NONE)
+            return Share(devices, 0, Fraction(1, self._replicas), Isolation.NONE)
+        kind = kind or self._unseen
+        devices = unnamed(name, kind.node.model, number)
+        if not kind.known:
+            return _as_asked(pod, kind, devices)
         return Share(
-            unnamed(name, kind.node.model, number),
+            devices,
             kind.slice,
             kind.part,
             _isolation(kind),
@@ -270,16 +307,17 @@ class DevicePluginBackend(Backend):
     def capacity(self, facts: Facts) -> list[Capacity]:
         """See :meth:`Backend.capacity`. One entry for each whole GPU, and for each replica."""
         found = []
-        for kind in self._kinds(facts):
+        for kind in self._kinds(open_nodes(facts)):
             what = kind.resource.rpartition("/")[2]
             number = kind.node.offered[kind.resource]
             held = asked(facts, kind.node.name, kind.resource)
-            found += capacities(kind.node, what, kind.slice, number, held)
+            memory = kind.slice if kind.known else 0
+            found += capacities(kind.node, what, memory, number, held)
         return found
 
     def room(self, size: Size, facts: Facts) -> int:
         """See :meth:`Backend.room`."""
-        kinds = self._kinds(facts)
+        kinds = self._kinds(possible_nodes(facts))
         if not kinds:
             return 0
         # GPUs of one kernel are on one node.
@@ -298,7 +336,7 @@ class DevicePluginBackend(Backend):
         """See :meth:`Backend.examine`."""
         if "nodes" in facts.missing:
             return [nodes_unread("how GPUs are shared is not known")]
-        kinds = self._kinds(facts)
+        kinds = self._kinds(gpu_nodes(facts))
         if not kinds:
             return [
                 Finding(
@@ -324,6 +362,15 @@ class DevicePluginBackend(Backend):
                     _LABEL_HELP,
                 )
             )
+        if unknown := sorted({kind.node.name for kind in kinds if not kind.known}):
+            findings.append(
+                Finding(
+                    "warning",
+                    f"How the GPUs of {', '.join(unknown)} are shared is not known: a kernel there "
+                    "is held to its part by caps alone, and none counts as alone on its GPU.",
+                    _LABEL_HELP,
+                )
+            )
         if any(kind.shared and kind.node.sharing == "time-slicing" for kind in kinds):
             findings.append(
                 Finding(
@@ -337,26 +384,29 @@ class DevicePluginBackend(Backend):
             findings.append(PODS_UNREAD)
         return findings
 
-    def _kinds(self, facts: Facts) -> list[_Kind]:
-        """What the nodes offer; MIG instances are another backend's."""
+    def _kinds(self, nodes: Iterable[GpuNode]) -> list[_Kind]:
+        """What nodes offer; MIG instances are another backend's."""
         wanted = [self._resource] if self._resource else [GPU, SHARED_GPU]
         return [
-            _Kind(node, resource, replicas, node.memory or self._memory)
-            for node in gpu_nodes(facts)
+            _Kind(node, resource, replicas or 1, node.memory or self._memory, replicas > 0)
+            for node in nodes
             for resource in wanted
             if resource in node.offered and not (resource == GPU and node.profile)
-            if (replicas := self._replicas_of(node, resource))
+            if (replicas := self._replicas_of(node)) or resource != SHARED_GPU
         ]
 
-    def _replicas_of(self, node: GpuNode, resource: str) -> int | None:
-        """In how many parts a GPU is offered; None: not known."""
-        if node.number("gpu.replicas"):
-            return node.replicas
-        return self._replicas or (None if resource == SHARED_GPU else 1)
+    def _replicas_of(self, node: GpuNode) -> int:
+        """In how many parts a GPU is offered; 0: not known."""
+        return node.replicas or self._replicas or 0
 
     @property
     def _what(self) -> str:
         return self._resource or f"{GPU} or {SHARED_GPU}"
+
+
+def _bytes_of(size: Size, kind: _Kind) -> int:
+    """What a size is of a kind. Where it is not known who else is there, no more than was asked."""
+    return kind.slice if kind.known else size.bytes_of(kind.memory)
 
 
 def _isolation(kind: _Kind) -> Isolation:
@@ -365,7 +415,18 @@ def _isolation(kind: _Kind) -> Isolation:
     return Isolation.MPS if kind.node.sharing == "mps" else Isolation.FRAMEWORK
 
 
+def _as_asked(pod: Object, kind: _Kind, devices: tuple[Device, ...]) -> Share:
+    """A share of a GPU of which it is not known who else uses it: what was asked for, capped."""
+    size = _one(Size.parse(annotation(pod, "size") or "1"))
+    memory = size.bytes_of(kind.memory)
+    fraction = size.fraction or Fraction(memory, kind.memory or memory)
+    whole = fraction == 1
+    return Share(devices, memory, fraction, Isolation.NONE if whole else Isolation.FRAMEWORK)
+
+
 def _exact(size: Size, kind: _Kind) -> bool:
+    if not kind.known:
+        return False
     if size.memory is not None:
         return size.memory == kind.slice
     return (size.fraction or Fraction(1)) == kind.part

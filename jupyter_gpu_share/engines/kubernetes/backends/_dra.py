@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -12,8 +12,11 @@ from ....errors import NoGpuError
 from ....size import Size, format_bytes
 from ...base import Capacity, Finding
 from ._base import Backend, Claim, Facts, Object, Rendered, dig
+from ._dra_gpus import Gpu, gpus_of, gpus_to_come
+from ._kinds import placement_among
 from ._nodes import a_model
 from ._quantity import format_quantity, parse_quantity
+from ._usable import DeviceKey, Placement, blocked, current
 
 __all__ = ["DraBackend"]
 
@@ -22,43 +25,6 @@ _REQUEST, _CLAIM = "gpu", "gpu"
 #: So many alternatives may a request have.
 _ALTERNATIVES = 8
 _GROUP = "resource.k8s.io/v1"
-
-
-@dataclass(frozen=True)
-class _Gpu:
-    """A device of a ResourceSlice."""
-
-    pool: str
-    name: str
-    node: str
-    uuid: str
-    model: str
-    memory: int
-    minimum: int
-    step: int
-    shared: bool
-    profile: str | None
-    simulated: bool
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.pool, self.name
-
-    def rounded(self, amount: int) -> int:
-        """The least amount that the device gives out and that holds ``amount``."""
-        if amount <= self.minimum or self.step <= 0:
-            return max(amount, self.minimum)
-        steps = -((self.minimum - amount) // self.step)
-        return self.minimum + steps * self.step
-
-    def part(self, fraction: Fraction) -> int:
-        """Bytes that stand for a fraction: rounded down, so that three thirds fit."""
-        if fraction == 1:
-            return self.memory
-        amount = int(self.memory * fraction)
-        if self.step > 0 and amount > self.minimum:
-            amount = self.minimum + (amount - self.minimum) // self.step * self.step
-        return max(amount, self.minimum)
 
 
 class DraBackend(Backend):
@@ -80,6 +46,7 @@ class DraBackend(Backend):
     reads: ClassVar[frozenset[str]] = frozenset(
         {"deviceclasses", "resourceslices", "resourceclaims"}
     )
+    uses: ClassVar[frozenset[str]] = frozenset({"nodes"})
 
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
         chosen = self.accept(options)
@@ -88,7 +55,7 @@ class DraBackend(Backend):
         self.mig_class = chosen.get("mig_class", "mig.nvidia.com")
         self.capacity_name = chosen.get("capacity", "memory")
         self._slices: Sequence[Object] = ()
-        self._known: dict[tuple[str, str], _Gpu] = {}
+        self._known: dict[tuple[str, str], Gpu] = {}
 
     @classmethod
     def offered(cls, facts: Facts) -> bool:
@@ -108,7 +75,26 @@ class DraBackend(Backend):
                 f"{size} cannot be had in style lease: only a share of one GPU can be given back."
             )
         spec, memory, note = self.claim_spec(size, facts)
-        return Rendered(claims=(Claim(_CLAIM, spec),), memory_bytes=memory, note=note)
+        placement = self.placement(size, facts)
+        return Rendered(
+            claims=(Claim(_CLAIM, spec),),
+            node_selector=placement.node_selector,
+            tolerations=placement.tolerations,
+            memory_bytes=memory,
+            note=note,
+        )
+
+    def placement(self, size: Size, facts: Facts) -> Placement:
+        """Where a pod with such a claim goes; of the nodes that are there, the claim tells."""
+        needed = size.memory or 0
+        return placement_among(
+            facts.kinds,
+            facts.coming,
+            lambda kind: kind.told.profile == size.profile and kind.told.memory >= needed,
+            there=any(
+                gpu.profile == size.profile and gpu.memory >= needed for gpu in self._open(facts)
+            ),
+        )
 
     def claim_spec(
         self, size: Size, facts: Facts, device: tuple[str, str] | None = None
@@ -123,7 +109,10 @@ class DraBackend(Backend):
         ------
         NoGpuError
         """
-        gpus = [gpu for gpu in self._gpus(facts) if device in (None, gpu.key)]
+        if device is None:
+            gpus = [*self._open(facts), *gpus_to_come(facts.coming, self._open(facts))]
+        else:
+            gpus = [gpu for gpu in self._gpus(facts) if gpu.key == device]
         memory: int | None
         if size.profile is not None:
             request, memory, note = self._instance(size, gpus, facts)
@@ -159,7 +148,7 @@ class DraBackend(Backend):
         return {"devices": {"requests": [{"name": _REQUEST, "exactly": exactly}]}}
 
     def _portion(
-        self, size: Size, gpus: Sequence[_Gpu], facts: Facts
+        self, size: Size, gpus: Sequence[Gpu], facts: Facts
     ) -> tuple[dict[str, Any], int | None, str]:
         whole = [gpu for gpu in gpus if gpu.profile is None]
         if not whole:
@@ -186,14 +175,14 @@ class DraBackend(Backend):
             note = "" if amount == size.memory else _becomes(size, amount, fitting[0])
             return {"name": _REQUEST, "exactly": self._exactly(size, amount)}, amount, note
         fraction = size.fraction or Fraction(1)
-        kinds: dict[int, list[_Gpu]] = {}
+        kinds: dict[int, list[Gpu]] = {}
         for gpu in usable:
             kinds.setdefault(gpu.memory, []).append(gpu)
         # The smallest kind first: what needs a large one may come later.
         ordered = sorted(kinds.items())[:_ALTERNATIVES]
         parts = [
-            (self._exactly(size, group[0].part(fraction), shared=group[0].shared), memory, group[0])
-            for memory, group in ordered
+            (self._exactly(size, group[0].part(fraction), shared=_amount_told(group, size)), group)
+            for _, group in ordered
         ]
         amount = ordered[0][1][0].part(fraction)
         note = ""
@@ -202,8 +191,8 @@ class DraBackend(Backend):
         if len(parts) == 1:
             return {"name": _REQUEST, "exactly": parts[0][0]}, amount, note
         alternatives = []
-        for number, (part, memory, _) in enumerate(parts):
-            part["selectors"] = [self._of_memory(memory)]
+        for number, (part, group) in enumerate(parts):
+            part["selectors"] = [self._of_memory(group[0])]
             alternatives.append({"name": f"kind-{number}", **part})
         return {"name": _REQUEST, "firstAvailable": alternatives}, None, note
 
@@ -218,7 +207,7 @@ class DraBackend(Backend):
         return part
 
     def _instance(
-        self, size: Size, gpus: Sequence[_Gpu], facts: Facts
+        self, size: Size, gpus: Sequence[Gpu], facts: Facts
     ) -> tuple[dict[str, Any], int | None, str]:
         fitting = [gpu for gpu in gpus if gpu.profile == size.profile]
         if not fitting and "resourceslices" not in facts.missing:
@@ -235,11 +224,18 @@ class DraBackend(Backend):
         memory = min((gpu.memory for gpu in fitting), default=None)
         return {"name": _REQUEST, "exactly": part}, memory, ""
 
-    def _of_memory(self, memory: int) -> dict[str, Any]:
+    def _of_memory(self, gpu: Gpu) -> dict[str, Any]:
         name = f'device.capacity["{self.driver}"].{self.capacity_name}'
-        return {"cel": {"expression": f'{name}.compareTo(quantity("{memory}")) == 0'}}
+        expression = f'{name}.compareTo(quantity("{gpu.memory}")) == 0'
+        if gpu.coming:
+            least, most = gpu.memory * 19 // 20, gpu.memory * 21 // 20
+            expression = (
+                f'{name}.compareTo(quantity("{least}")) >= 0 && '
+                f'{name}.compareTo(quantity("{most}")) <= 0'
+            )
+        return {"cel": {"expression": expression}}
 
-    def _selector(self, gpus: Sequence[_Gpu], device: tuple[str, str]) -> dict[str, Any]:
+    def _selector(self, gpus: Sequence[Gpu], device: tuple[str, str]) -> dict[str, Any]:
         uuid = next((gpu.uuid for gpu in gpus if gpu.key == device), device[1])
         return {"cel": {"expression": f'device.attributes["{self.driver}"].uuid == "{uuid}"'}}
 
@@ -283,7 +279,7 @@ class DraBackend(Backend):
         fraction = Fraction(memory, total) if total else Fraction(0)
         return Share(devices, memory, fraction, isolation, simulated)
 
-    def _consumed(self, result: Object, gpu: _Gpu | None) -> int:
+    def _consumed(self, result: Object, gpu: Gpu | None) -> int:
         """Bytes that an allocation takes of its device: all of it, if it is not shared."""
         taken = dig(result, "consumedCapacity", self.capacity_name)
         if taken is not None:
@@ -312,6 +308,8 @@ class DraBackend(Backend):
         gpu = self._by_key(facts).get(device)
         if gpu is None or "resourceclaims" in facts.missing:
             return None
+        if device in self._shut(facts):
+            return 0
         return gpu.memory - sum(self.held_on(claim, device, facts) for claim in facts.claims)
 
     def amount_on(self, size: Size, device: tuple[str, str], facts: Facts) -> int | None:
@@ -350,7 +348,7 @@ class DraBackend(Backend):
         """See :meth:`Backend.capacity`."""
         taken: dict[tuple[str, str], int] = {}
         kernels: dict[tuple[str, str], int] = {}
-        known = self._by_key(facts)
+        known, shut = self._by_key(facts), self._shut(facts)
         for _, result in _results(facts.claims, self.driver):
             if result.get("adminAccess"):
                 continue
@@ -363,12 +361,12 @@ class DraBackend(Backend):
                 model=gpu.model,
                 node=gpu.node,
                 memory_bytes=gpu.memory,
-                free_bytes=max(0, gpu.memory - taken.get(gpu.key, 0)),
+                free_bytes=(0 if gpu.key in shut else max(0, gpu.memory - taken.get(gpu.key, 0))),
                 profile=gpu.profile,
                 simulated=gpu.simulated,
                 kernels=kernels.get(gpu.key, 0),
             )
-            for gpu in self._gpus(facts)
+            for gpu in self._open(facts)
         ]
 
     def explain(self, message: str) -> str | None:
@@ -429,52 +427,42 @@ class DraBackend(Backend):
         ]
         return findings
 
-    def _gpus(self, facts: Facts) -> list[_Gpu]:
+    def _gpus(self, facts: Facts) -> list[Gpu]:
         return list(self._by_key(facts).values())
 
-    def _by_key(self, facts: Facts) -> dict[tuple[str, str], _Gpu]:
+    def _open(self, facts: Facts) -> list[Gpu]:
+        """GPUs on nodes that kernels may go to."""
+        barred = facts.barred
+        return [gpu for gpu in self._gpus(facts) if gpu.node not in barred]
+
+    def _shut(self, facts: Facts) -> frozenset[DeviceKey]:
+        """GPUs of which no further claim gets anything now."""
+        held = {
+            (result["pool"], result["device"])
+            for _, result in _results(facts.claims, self.driver)
+            if not result.get("adminAccess")
+        }
+        away = facts.away
+        on_nodes = {gpu.key for gpu in self._gpus(facts) if gpu.node in away}
+        return blocked(current(facts.slices, self.driver), held) | on_nodes
+
+    def _by_key(self, facts: Facts) -> dict[tuple[str, str], Gpu]:
         """GPUs by pool and name. Slices are read once: every kernel of a list asks for them."""
         if facts.slices is not self._slices:
             self._slices = facts.slices
-            self._known = {gpu.key: gpu for item in facts.slices for gpu in self._of_slice(item)}
+            found = gpus_of(facts.slices, self.driver, self.capacity_name)
+            self._known = {gpu.key: gpu for gpu in found}
         return self._known
 
-    def _of_slice(self, item: Object) -> Iterator[_Gpu]:
-        spec = item.get("spec") or {}
-        if spec.get("driver") != self.driver:
-            return
-        for device in spec.get("devices") or []:
-            capacity = dig(device, "capacity", self.capacity_name)
-            if capacity is None:
-                continue
-            policy = dig(capacity, "requestPolicy", "validRange", default={})
-            profile = _attribute(device, self.driver, "profile")
-            uuid = str(_attribute(device, self.driver, "uuid") or device["name"])
-            yield _Gpu(
-                pool=dig(spec, "pool", "name", default=""),
-                name=device["name"],
-                node=spec.get("nodeName") or "",
-                uuid=uuid,
-                model=str(_attribute(device, self.driver, "productName") or "GPU"),
-                memory=parse_quantity(capacity["value"]),
-                minimum=parse_quantity(policy.get("min", 0)),
-                step=parse_quantity(policy.get("step", 0)),
-                shared=bool(device.get("allowMultipleAllocations")),
-                profile=str(profile) if profile else None,
-                simulated=bool(_attribute(device, self.driver, "simulated"))
-                or uuid.startswith("SIM-"),
-            )
+
+def _amount_told(gpus: Sequence[Gpu], size: Size) -> bool:
+    """Whether a claim says how much. One for all of a GPU that is to come does not: it has all."""
+    return gpus[0].shared and not (size.is_whole and gpus[0].coming)
 
 
 def _soft(memory: int, total: int) -> Isolation:
     """What keeps a kernel to a part of a device that knows no borders itself."""
     return Isolation.NONE if memory >= total else Isolation.FRAMEWORK
-
-
-def _attribute(device: Object, driver: str, name: str) -> Any:
-    attributes = device.get("attributes") or {}
-    value = attributes.get(name) or attributes.get(f"{driver}/{name}") or {}
-    return next(iter(value.values()), None)
 
 
 def _results(claims: Sequence[Object], driver: str) -> Iterator[tuple[Object, Object]]:
@@ -484,6 +472,6 @@ def _results(claims: Sequence[Object], driver: str) -> Iterator[tuple[Object, Ob
                 yield claim, result
 
 
-def _becomes(size: Size, amount: int, gpu: _Gpu) -> str:
+def _becomes(size: Size, amount: int, gpu: Gpu) -> str:
     model = a_model(gpu.model)
     return f"{size} becomes {format_bytes(amount)} of {model} ({format_bytes(gpu.memory)})."

@@ -18,7 +18,9 @@ from ....errors import EngineError, NoGpuError
 from ....size import Size, format_bytes
 from ...base import Capacity, Finding
 from ._base import Backend, Facts, Object, Rendered, dig
-from ._nodes import MIB, PODS_UNREAD, nodes_unread
+from ._kinds import placement_among
+from ._labels import MIB
+from ._nodes import PODS_UNREAD, nodes_unread
 
 __all__ = ["HamiBackend"]
 
@@ -116,7 +118,8 @@ class HamiBackend(Backend):
 
     def render(self, size: Size, facts: Facts) -> Rendered:
         """See :meth:`Backend.render`."""
-        gpus = _gpus(facts)
+        there = _open(facts)
+        gpus = [*there, *_coming(facts)]
         if size.profile is not None:
             raise NoGpuError(
                 f"{size} cannot be had: HAMi gives memory, and picks MIG profiles itself. Ask in "
@@ -159,8 +162,17 @@ class HamiBackend(Backend):
                 note = f"{size} becomes {percent} % of a GPU."
         if self._limit_cores and part is not None:
             limits[self._cores] = str(max(1, int(part * 100)))
+        needed = size.memory or 0
+        placement = placement_among(
+            facts.kinds,
+            facts.coming,
+            lambda kind: kind.told.memory >= needed,
+            there=any(gpu.memory >= needed for gpu in there),
+        )
         return Rendered(
             limits=limits,
+            node_selector=placement.node_selector,
+            tolerations=placement.tolerations,
             scheduler=self._scheduler,
             runtime_class=self._runtime_class,
             memory_bytes=memory,
@@ -195,6 +207,7 @@ class HamiBackend(Backend):
 
     def capacity(self, facts: Facts) -> list[Capacity]:
         """See :meth:`Backend.capacity`."""
+        away = facts.away
         taken: dict[str, int] = {}
         kernels: dict[str, int] = {}
         for pod in facts.pods:
@@ -207,10 +220,10 @@ class HamiBackend(Backend):
                 model=gpu.model,
                 node=gpu.node,
                 memory_bytes=gpu.memory,
-                free_bytes=max(0, gpu.memory - taken.get(gpu.uuid, 0)),
+                free_bytes=(0 if gpu.node in away else max(0, gpu.memory - taken.get(gpu.uuid, 0))),
                 kernels=kernels.get(gpu.uuid, 0),
             )
-            for gpu in _gpus(facts)
+            for gpu in _open(facts)
         ]
 
     def explain(self, message: str) -> str | None:
@@ -237,6 +250,21 @@ class HamiBackend(Backend):
         if "pods" in facts.missing:
             findings.append(PODS_UNREAD)
         return findings
+
+
+def _open(facts: Facts) -> list[_Gpu]:
+    """Those on nodes that kernels may go to."""
+    barred = facts.barred
+    return [gpu for gpu in _gpus(facts) if gpu.node not in barred]
+
+
+def _coming(facts: Facts) -> list[_Gpu]:
+    """One of each declared kind of which a node may still come."""
+    return [
+        _Gpu("", "", kind.told.model or "GPU", kind.told.memory, "hami-core")
+        for kind in facts.coming
+        if kind.told.profile is None
+    ]
 
 
 def _gpus(facts: Facts) -> list[_Gpu]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import ClassVar
 
@@ -13,19 +13,22 @@ from ....size import Size, format_bytes
 from ...base import Capacity, Finding
 from . import kai_pods as kai
 from ._base import CONTAINER, Backend, Facts, Object, Rendered, dig, named
+from ._kinds import placement_among
+from ._labels import MIB, Told, mig_resource, profile_in
 from ._nodes import (
     GPU,
     LET_READ,
-    MIB,
     GpuNode,
     capacities,
     gpu_nodes,
+    kept_out,
     limits_of,
-    mig_resource,
     nodes_unread,
-    profile_in,
+    open_nodes,
+    possible_nodes,
     unnamed,
 )
+from ._usable import Placement
 
 __all__ = ["KaiBackend"]
 
@@ -117,14 +120,17 @@ class KaiBackend(Backend):
     def render(self, size: Size, facts: Facts) -> Rendered:
         """See :meth:`Backend.render`."""
         if size.profile is not None:
-            return self._rendered(limits={self._mig(size, facts): str(size.count)})
-        nodes = _nodes(facts)
+            limits = {self._mig(size, facts): str(size.count)}
+            return self._rendered(self._placement(size, facts), limits)
+        nodes = _parted(possible_nodes(facts))
         if not nodes and "nodes" not in facts.missing:
-            raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {GPU}.")
+            what = GPU + kept_out(facts)
+            raise NoGpuError(f"{size} cannot be had: no node of this cluster offers {what}.")
         if size.is_whole and self.style != "annotation":
             wholes = {node.memory for node in nodes if node.memory}
             memory = max(wholes) if len(wholes) == 1 else None
-            return self._rendered(limits={GPU: str(size.count)}, memory_bytes=memory)
+            limits = {GPU: str(size.count)}
+            return self._rendered(self._placement(size, facts), limits, memory_bytes=memory)
         if size.memory is not None and nodes and not any(node.memory for node in nodes):
             raise NoGpuError(
                 f"{size} cannot be had: no node of this cluster says how much memory its GPUs "
@@ -134,6 +140,7 @@ class KaiBackend(Backend):
         if size.count > 1:
             notes[kai.NUMBER] = str(size.count)
         return self._rendered(
+            self._placement(size, facts),
             annotations=notes,
             # Where KAI's webhook does not choose the name, binding needs one.
             own_names={_CONFIG_MAP: "-gpu"},
@@ -143,6 +150,7 @@ class KaiBackend(Backend):
 
     def _rendered(
         self,
+        placement: Placement,
         limits: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
         own_names: Mapping[str, str] | None = None,
@@ -154,11 +162,31 @@ class KaiBackend(Backend):
             annotations=annotations or {},
             own_names=own_names or {},
             labels={self._queue_label: self._queue},
+            node_selector=placement.node_selector,
+            tolerations=placement.tolerations,
             scheduler=self._scheduler,
             priority_class=self._priority or None,
             runtime_class=self._runtime_class or None,
             memory_bytes=memory_bytes,
             note=note,
+        )
+
+    def _placement(self, size: Size, facts: Facts) -> Placement:
+        """Where the pod goes. Of the nodes that are there, KAI knows which will do."""
+
+        def holds(model: Told | GpuNode, memory: int) -> bool:
+            return model.profile == size.profile and (size.memory or 0) <= memory
+
+        if size.profile is not None:
+            resource = mig_resource(size.profile)
+            there = any(resource in node.offered for node in open_nodes(facts))
+        else:
+            there = any(holds(node, _counted(node)) for node in _parted(open_nodes(facts)))
+        return placement_among(
+            facts.kinds,
+            facts.coming,
+            lambda kind: holds(kind.told, kai.counted(kind.told.memory // MIB) * MIB),
+            there=there,
         )
 
     def _amounts(self, size: Size, memories: set[int]) -> tuple[dict[str, str], int | None, str]:
@@ -204,7 +232,7 @@ class KaiBackend(Backend):
             )
         assert size.profile is not None
         resource = mig_resource(size.profile)
-        there = {name for node in gpu_nodes(facts) for name in node.offered}
+        there = {name for node in possible_nodes(facts) for name in node.offered}
         if resource not in there and "nodes" not in facts.missing:
             found = sorted(f"mig-{profile}" for name in there if (profile := profile_in(name)))
             instead = f"; there are {', '.join(found)}" if found else ""
@@ -274,7 +302,7 @@ class KaiBackend(Backend):
     def capacity(self, facts: Facts) -> list[Capacity]:
         """See :meth:`Backend.capacity`. One entry for each shared GPU, and for each other one."""
         found = []
-        for node in gpu_nodes(facts):
+        for node in open_nodes(facts):
             pods = [pod for pod in facts.pods if dig(pod, "spec", "nodeName") == node.name]
             total = _counted(node) // MIB
             groups = sorted({group for pod in pods for group in kai.groups_of(pod)})
@@ -286,7 +314,7 @@ class KaiBackend(Backend):
                         model=node.model,
                         node=node.name,
                         memory_bytes=total * MIB,
-                        free_bytes=max(0, total * MIB - taken),
+                        free_bytes=0 if node.away else max(0, total * MIB - taken),
                         kernels=sum(
                             group in kai.groups_of(pod) and not kai.is_reservation(pod)
                             for pod in pods
@@ -387,7 +415,7 @@ class KaiBackend(Backend):
         if "nodes" in facts.missing:
             findings.append(nodes_unread("how much memory a fraction is, is not known"))
             return findings
-        nodes = _nodes(facts)
+        nodes = _parted(gpu_nodes(facts))
         plural = "node offers" if len(nodes) == 1 else "nodes offer"
         queue = f"queue {self._queue}, priority {self._priority or 'train'}"
         findings.append(
@@ -485,9 +513,9 @@ def _never(found: re.Match[str] | None) -> bool:
     return found is not None and Fraction(found["asked"]) > Fraction(found["bound"])
 
 
-def _nodes(facts: Facts) -> list[GpuNode]:
-    """Nodes with GPUs that KAI may split."""
-    return [node for node in gpu_nodes(facts) if GPU in node.offered and node.profile is None]
+def _parted(nodes: Iterable[GpuNode]) -> list[GpuNode]:
+    """Those with GPUs that KAI may split."""
+    return [node for node in nodes if GPU in node.offered and node.profile is None]
 
 
 def _counted(node: GpuNode) -> int:

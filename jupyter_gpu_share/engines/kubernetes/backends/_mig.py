@@ -9,7 +9,7 @@ plugin offers replicas are left out, as nothing keeps the memory of these apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -19,21 +19,22 @@ from ....errors import NoGpuError
 from ....size import Size, format_bytes
 from ...base import Capacity, Finding
 from ._base import Backend, Facts, Object, Rendered, dig
+from ._labels import MIB, mig_resource, profile_in
 from ._nodes import (
     GPU,
-    MIB,
     PODS_UNREAD,
     GpuNode,
     a_model,
     asked,
     capacities,
     gpu_nodes,
+    kept_out,
     left,
     limits_of,
-    mig_resource,
     nodes_unread,
-    profile_in,
-    separating,
+    open_nodes,
+    placement_for,
+    possible_nodes,
     unnamed,
 )
 
@@ -97,7 +98,7 @@ class MigBackend(Backend):
     @classmethod
     def offered(cls, facts: Facts) -> bool:
         """Whether a node offers MIG instances."""
-        return any(kind.profile for kind in _kinds(facts))
+        return any(kind.profile for kind in _kinds(gpu_nodes(facts)))
 
     # -- asking ------------------------------------------------------------------------------
 
@@ -110,15 +111,21 @@ class MigBackend(Backend):
         names = {kind.node.name for kind in chosen}
         others = [
             node
-            for node in gpu_nodes(facts)
+            for node in possible_nodes(facts)
             if best.resource in node.offered and node.name not in names
         ]
         memory = {kind.memory for kind in chosen}
         exact = best.profile == size.profile if size.profile else size.is_whole and not best.profile
         one = Size(size.fraction, size.memory, size.profile)
+        placement = placement_for(
+            [kind.node for kind in chosen],
+            others,
+            lambda node: left(facts, node, best.resource) >= size.count,
+        )
         return Rendered(
             limits={best.resource: str(size.count)},
-            node_selector=separating([kind.node for kind in chosen], others),
+            node_selector=placement.node_selector,
+            tolerations=placement.tolerations,
             runtime_class=self._runtime_class,
             memory_bytes=best.memory if len(memory) == 1 else None,
             note="" if exact else f"{one} becomes {best.words}.",
@@ -131,7 +138,7 @@ class MigBackend(Backend):
         ------
         NoGpuError
         """
-        kinds = _kinds(facts)
+        kinds = _kinds(possible_nodes(facts))
         if size.profile is not None:
             fitting = [kind for kind in kinds if kind.profile == size.profile]
         elif size.memory is not None:
@@ -140,7 +147,7 @@ class MigBackend(Backend):
             fraction = size.fraction or Fraction(1)
             fitting = [kind for kind in kinds if kind.part is not None and kind.part >= fraction]
         if not fitting:
-            raise NoGpuError(_nothing(size, kinds))
+            raise NoGpuError(_nothing(size, kinds, facts))
         best = min(fitting, key=lambda kind: kind.order)
         return [
             kind
@@ -169,7 +176,7 @@ class MigBackend(Backend):
         name, limits = dig(pod, "spec", "nodeName"), limits_of(pod)
         if not name or not limits:
             return None
-        for kind in _kinds(facts):
+        for kind in _kinds(gpu_nodes(facts)):
             if kind.node.name == name and kind.resource in limits:
                 isolation = Isolation.HARDWARE if kind.profile else Isolation.NONE
                 devices = unnamed(name, kind.node.model, limits[kind.resource])
@@ -183,7 +190,7 @@ class MigBackend(Backend):
     def capacity(self, facts: Facts) -> list[Capacity]:
         """See :meth:`Backend.capacity`. One entry for each instance."""
         found = []
-        for kind in _kinds(facts):
+        for kind in _kinds(open_nodes(facts)):
             what = f"mig-{kind.profile}" if kind.profile else "gpu"
             number = kind.node.offered[kind.resource]
             held = asked(facts, kind.node.name, kind.resource)
@@ -208,7 +215,7 @@ class MigBackend(Backend):
         """See :meth:`Backend.examine`."""
         if "nodes" in facts.missing:
             return [nodes_unread("only MIG profiles can be asked for")]
-        kinds = [kind for kind in _kinds(facts) if kind.profile]
+        kinds = [kind for kind in _kinds(gpu_nodes(facts)) if kind.profile]
         if not kinds:
             return [
                 Finding(
@@ -239,14 +246,15 @@ class MigBackend(Backend):
         return findings
 
 
-def _kinds(facts: Facts) -> list[_Kind]:
+def _kinds(nodes: Iterable[GpuNode]) -> list[_Kind]:
     """What each node offers, replicas left out."""
     found = []
-    for node in gpu_nodes(facts):
+    for node in nodes:
         for resource in node.offered:
             label = resource.removeprefix("nvidia.com/")
             profile = node.profile if resource == GPU else profile_in(resource)
-            if node.number(f"{label}.replicas") > 1:
+            shared = node.replicas if resource == GPU else node.number(f"{label}.replicas")
+            if shared > 1:
                 continue
             if profile is not None:
                 told = node.memory if resource == GPU else node.number(f"{label}.memory") * MIB
@@ -282,9 +290,11 @@ def _slices(profile: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _nothing(size: Size, kinds: Sequence[_Kind]) -> str:
+def _nothing(size: Size, kinds: Sequence[_Kind], facts: Facts) -> str:
     if not kinds:
-        return f"{size} cannot be had: no node of this cluster offers MIG instances."
+        what = "MIG instances" + kept_out(facts)
+        return f"{size} cannot be had: no node of this cluster offers {what}."
+
     there = sorted({f"mig-{kind.profile}" for kind in kinds if kind.profile})
     if size.memory is not None:
         largest = max(kinds, key=lambda kind: kind.memory)

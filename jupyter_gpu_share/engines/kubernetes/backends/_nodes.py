@@ -6,19 +6,22 @@ The labels are those of NVIDIA's GPU feature discovery; without it only numbers 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 from ....allocations import Device
 from ...base import Capacity, Finding
 from ._base import Facts, Object, dig
+from ._kinds import Kind, kind_of
+from ._labels import PREFIX, TELLING, Told, mig_resource, number_in, profile_in, told_by
 from ._quantity import parse_quantity
+from ._usable import Placement, away, barred
 
 __all__ = [
     "GPU",
     "LET_READ",
-    "MIB",
     "PODS_UNREAD",
     "SHARED_GPU",
     "GpuNode",
@@ -27,17 +30,19 @@ __all__ = [
     "asks_for_gpus",
     "capacities",
     "gpu_nodes",
+    "kept_out",
     "left",
     "limits_of",
-    "mig_resource",
+    "nodes_apart",
     "nodes_unread",
-    "profile_in",
+    "open_nodes",
+    "placement_for",
+    "possible_nodes",
     "separating",
     "trimmed",
     "unnamed",
 ]
 
-MIB = 2**20
 #: Lets a Jupyter server read nodes, and the pods of all namespaces.
 LET_READ = "kubectl apply -k etc/kubernetes/overlays/cluster-read-pods"
 #: What ``doctor`` says where pods of other namespaces may not be read.
@@ -47,15 +52,10 @@ PODS_UNREAD = Finding(
 #: Extended resources of NVIDIA's device plugin: whole GPUs or replicas of them, and replicas where
 #: the plugin is told to rename them.
 GPU, SHARED_GPU = "nvidia.com/gpu", "nvidia.com/gpu.shared"
-_PREFIX = "nvidia.com/"
-_MIG_RESOURCE = _PREFIX + "mig-"
 _HOSTNAME = "kubernetes.io/hostname"
-_VENDORS = {"NVIDIA", "Tesla", "GeForce"}
+_VENDORS = {"NVIDIA", "Tesla", "TESLA", "GeForce"}
 #: Names of families, which say little without the next word.
 _FAMILIES = {"RTX", "GTX", "Quadro", "TITAN"}
-_MIG = re.compile(r"-MIG-(.+)")
-#: ``1g.10gb``, ``1c.3g.20gb`` and what a label or a resource has in place of ``1g.10gb+me``.
-_PROFILE = re.compile(r"((?:\d+c\.)?\d+g\.\d+gb)(?:[.+](?!shared$)(.+))?", re.ASCII)
 #: Annotations that ask for a share, by the schedulers that read them.
 _ASKING = ("gpu-fraction", "gpu-memory", "nvidia.com/container.", "hami.io/vgpu-devices")
 _TELLING = (*_ASKING, "run.ai/", "received-resource-type")
@@ -72,9 +72,12 @@ class GpuNode:
     profile: of the MIG instances that ``nvidia.com/gpu`` stands for (strategy ``single``).
     memory: bytes of each GPU, or of each such instance; 0 if unknown.
     count: number of GPUs, or of such instances; 0 if unknown.
-    replicas: of each; 1 where they are not shared.
-    sharing: ``none``, ``time-slicing`` or ``mps``.
+    replicas: of each; 1 where they are not shared, 0 if unknown.
+    sharing: ``none``, ``time-slicing`` or ``mps``; empty if unknown.
     offered: what the node offers, by name of the extended resource; those with none are left out.
+    barred: why kernels never go there, after the node's name; empty where they may.
+    away: why none starts there now, in the same way.
+    kind: that the administrator has declared, if it is of one.
     """
 
     name: str
@@ -86,19 +89,38 @@ class GpuNode:
     sharing: str
     offered: Mapping[str, int]
     labels: Mapping[str, str]
+    barred: str = ""
+    away: str = ""
+    kind: Kind | None = None
+
+    @property
+    def coming(self) -> bool:
+        """Whether it is not there, but may come."""
+        return not self.name
 
     def number(self, label: str) -> int:
         """An integer among the labels, without the prefix ``nvidia.com/``; 0 if it is not there."""
-        return _number(self.labels, label)
+        return number_in(self.labels, PREFIX + label)
 
 
 def gpu_nodes(facts: Facts) -> list[GpuNode]:
     """The nodes that offer GPUs or MIG instances as extended resources."""
-    found = (_gpu_node(node) for node in facts.nodes)
+    found = (_gpu_node(node, facts) for node in facts.nodes)
     return [node for node in found if node.offered]
 
 
-def _gpu_node(node: Object) -> GpuNode:
+def open_nodes(facts: Facts) -> list[GpuNode]:
+    """Those of them that kernels may go to, now or another time."""
+    return [node for node in gpu_nodes(facts) if not node.barred]
+
+
+def possible_nodes(facts: Facts) -> list[GpuNode]:
+    """Those that kernels may go to, and of each declared kind one that may still come."""
+    there = open_nodes(facts)
+    return [*there, *(_coming(kind) for kind in facts.coming)]
+
+
+def _gpu_node(node: Object, facts: Facts) -> GpuNode:
     labels: Mapping[str, str] = dig(node, "metadata", "labels", default={})
     amounts = dig(node, "status", "allocatable", default={})
     offered = {
@@ -107,51 +129,48 @@ def _gpu_node(node: Object) -> GpuNode:
         if name in (GPU, SHARED_GPU) or profile_in(name)
         if (number := parse_quantity(amount)) > 0
     }
-    product = labels.get(_PREFIX + "gpu.product", "")
-    instance = _MIG.search(product.removesuffix("-SHARED"))
-    replicas = max(1, _number(labels, "gpu.replicas"))
-    sharing = labels.get(_PREFIX + "gpu.sharing-strategy", "")
-    if not sharing:
-        # Older versions tell of replicas only, and know of time-slicing only.
-        shared = replicas > 1 or product.endswith("-SHARED") or SHARED_GPU in offered
-        sharing = "time-slicing" if shared else "none"
-    return GpuNode(
+    kind = kind_of(labels, facts.kinds)
+    told = told_by(labels) | (kind.told if kind is not None else Told())
+    return _as_told(
+        told,
         name=dig(node, "metadata", "name", default=""),
-        model=_MIG.sub("", product.removesuffix("-SHARED")) or "GPU",
-        profile=profile_in(instance[1]) if instance else None,
-        memory=_bytes(_number(labels, "gpu.memory")),
-        count=_number(labels, "gpu.count"),
-        replicas=replicas,
-        sharing=sharing,
         offered=offered,
         labels=labels,
+        kind=kind,
+        barred=barred(node, facts.placement_on(node)),
+        away=away(node, facts.placement_on(node)),
     )
 
 
-def _number(labels: Mapping[str, str], label: str) -> int:
-    text = labels.get(_PREFIX + label, "")
-    return int(text) if text.isdecimal() else 0
+def _coming(kind: Kind) -> GpuNode:
+    told = kind.told
+    resource = mig_resource(told.profile) if told.profile else GPU
+    return _as_told(
+        replace(told, profile=None),
+        name="",
+        offered={resource: told.count * told.replicas},
+        labels=kind.placement.node_selector,
+        kind=kind,
+        away="is not there yet",
+    )
 
 
-def _bytes(label: int) -> int:
-    """The label is in MiB; some versions have written bytes."""
-    return label if label >= 2**20 else label * MIB
-
-
-def profile_in(text: str) -> str | None:
-    """The MIG profile that a resource such as ``nvidia.com/mig-1g.10gb``, or a label, names.
-
-    With the sign that names have neither here nor there: ``1g.10gb+me`` for ``1g.10gb.me``.
-    """
-    match = _PROFILE.fullmatch(text.removeprefix(_MIG_RESOURCE))
-    if match is None:
-        return None
-    return f"{match[1]}+{match[2]}" if match[2] else match[1]
-
-
-def mig_resource(profile: str) -> str:
-    """The extended resource of a profile."""
-    return _MIG_RESOURCE + profile.replace("+", ".")
+def _as_told(told: Told, *, offered: Mapping[str, int], **fields: Any) -> GpuNode:
+    replicas, sharing, units = told.replicas, told.sharing, offered.get(GPU, 0)
+    if not replicas and told.count and units and units % told.count == 0:
+        replicas = units // told.count
+    if not sharing and (SHARED_GPU in offered or replicas):
+        sharing = "time-slicing" if SHARED_GPU in offered or replicas > 1 else "none"
+    return GpuNode(
+        model=told.model or "GPU",
+        profile=told.profile,
+        memory=told.memory,
+        count=told.count,
+        replicas=replicas,
+        sharing=sharing,
+        offered=offered,
+        **fields,
+    )
 
 
 def a_model(model: str) -> str:
@@ -163,24 +182,51 @@ def a_model(model: str) -> str:
     return f"an {short}" if short[0] in "AEFHILMNORSX" else f"a {short}"
 
 
+def kept_out(facts: Facts) -> str:
+    """Why what a node offers is not for kernels, the end of a sentence; empty if there is none."""
+    apart = next((node for node in gpu_nodes(facts) if node.barred), None)
+    return f" to kernels: {apart.name} {apart.barred}" if apart is not None else ""
+
+
 def separating(chosen: Sequence[GpuNode], others: Iterable[GpuNode]) -> dict[str, str]:
     """The fewest labels that all of ``chosen`` have, and none of ``others`` has.
 
     Empty where there are no others. Where no labels tell them apart, the first node alone.
     """
-    names = [
-        _PREFIX + label
-        for label in ("gpu.replicas", "gpu.sharing-strategy", "gpu.memory", "gpu.product")
-    ]
     rest = list(others)
-    for number in range(len(names) + 1):
-        for some in combinations(names, number):
+    for number in range(len(TELLING) + 1):
+        for some in combinations(TELLING, number):
             wanted = {name: chosen[0].labels.get(name, "") for name in some}
             told = all(wanted.values()) and all(_has(node, wanted) for node in chosen)
             if told and not any(_has(node, wanted) for node in rest):
                 return wanted
     first = chosen[0]
     return {_HOSTNAME: first.labels.get(_HOSTNAME, first.name)}
+
+
+def placement_for(
+    chosen: Sequence[GpuNode], others: Iterable[GpuNode], free: Callable[[GpuNode], bool]
+) -> Placement:
+    """Where a pod goes that any of ``chosen`` will do for, and none of ``others``.
+
+    Nodes of one declared kind are told by what was declared of it: an autoscaler knows no other
+    labels of nodes that are not there. Where several kinds will do, one that is free comes first,
+    then one of which a node may come.
+    """
+    groups: dict[Kind | None, list[GpuNode]] = {}
+    for node in chosen:
+        groups.setdefault(node.kind, []).append(node)
+    best = min(
+        groups,
+        key=lambda kind: (
+            not any(free(node) for node in groups[kind]),
+            not any(node.coming for node in groups[kind]),
+        ),
+    )
+    if best is not None:
+        return best.placement
+    rest = [node for kind, nodes in groups.items() if kind is not None for node in nodes]
+    return Placement(separating(groups[None], [each for each in (*others, *rest) if each.name]))
 
 
 def _has(node: GpuNode, labels: Mapping[str, str]) -> bool:
@@ -206,12 +252,35 @@ def capacities(
             model=node.model,
             node=node.name,
             memory_bytes=memory,
-            free_bytes=0 if index < held else memory,
+            free_bytes=0 if index < held or node.away else memory,
             profile=profile,
             kernels=1 if index < held else 0,
         )
         for index in range(number)
     ]
+
+
+def nodes_apart(facts: Facts) -> list[Finding]:
+    """What ``doctor`` says of nodes with GPUs that kernels cannot use, or not now."""
+    with_gpus = {node.name for node in gpu_nodes(facts)}
+    with_gpus |= {dig(item, "spec", "nodeName") for item in facts.slices}
+    found = []
+    for node in facts.nodes:
+        name = dig(node, "metadata", "name", default="")
+        if name not in with_gpus:
+            continue
+        if why := barred(node, facts.placement_on(node)):
+            fix = "c.KubernetesEngine.tolerations, c.KubernetesEngine.node_selector"
+            found.append(Finding("note", f"No kernel goes to {name}: it {why}.", fix))
+        elif why := away(node, facts.placement_on(node)):
+            found.append(
+                Finding(
+                    "warning",
+                    f"No kernel starts on {name} now: it {why}.",
+                    f"kubectl describe node {name}",
+                )
+            )
+    return found
 
 
 def nodes_unread(consequence: str) -> Finding:
@@ -227,11 +296,11 @@ def limits_of(pod: Object) -> dict[str, int]:
     total: dict[str, int] = {}
     for container in dig(pod, "spec", "containers", default=[]):
         for name, amount in dig(container, "resources", "limits", default={}).items():
-            if name.startswith(_PREFIX):
+            if name.startswith(PREFIX):
                 total[name] = total.get(name, 0) + parse_quantity(amount)
     for container in dig(pod, "spec", "initContainers", default=[]):
         for name, amount in dig(container, "resources", "limits", default={}).items():
-            if name.startswith(_PREFIX):
+            if name.startswith(PREFIX):
                 total[name] = max(total.get(name, 0), parse_quantity(amount))
     return total
 
@@ -246,8 +315,8 @@ def asked(facts: Facts, node: str, resource: str) -> int:
 
 
 def left(facts: Facts, node: GpuNode, resource: str) -> int:
-    """How much of an extended resource a node has left; below 0 where pods hold more."""
-    return node.offered[resource] - asked(facts, node.name, resource)
+    """How much of an extended resource a pod can have of a node now."""
+    return 0 if node.away else node.offered[resource] - asked(facts, node.name, resource)
 
 
 def asks_for_gpus(pod: Object) -> bool:

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 from ._base import Object, dig, named
-from ._nodes import MIB
+from ._labels import MIB
 from ._quantity import parse_quantity
 
 __all__ = [

@@ -1,0 +1,179 @@
+"""What an autoscaler says of a pod that waits. The words are those of the autoscalers' sources.
+
+Cluster Autoscaler: processors/status/eventing_scale_up_processor.go; Karpenter:
+pkg/controllers/provisioning/scheduling/events.go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from waiting import PATIENCE
+
+from jupyter_gpu_share.allocations import QueuePosition
+from jupyter_gpu_share.engines.base import Waiting
+from jupyter_gpu_share.engines.kubernetes import _autoscaler
+from jupyter_gpu_share.engines.kubernetes._autoscaler import Autoscaler, told_by
+from jupyter_gpu_share.engines.kubernetes._waits import Wait
+from jupyter_gpu_share.engines.kubernetes.api import Forbidden, KubernetesError
+
+pytestmark = pytest.mark.timeout(PATIENCE)
+
+BRINGS = "The cluster's autoscaler brings a node for it, which takes some minutes."
+POD: dict[str, Any] = {
+    "metadata": {"uid": "u-1"},
+    "spec": {},
+    "status": {
+        "conditions": [
+            {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available."}
+        ]
+    },
+}
+
+
+def event(reason: str, message: str, at: str = "2026-11-29T10:00:00Z") -> dict[str, Any]:
+    return {"reason": reason, "message": message, "lastTimestamp": at}
+
+
+TRIGGERED = event(
+    "TriggeredScaleUp",
+    "pod triggered scale-up: [{projects/p/zones/z/instanceGroups/a 0->1 (max: 8)}]",
+)
+REFUSED = event(
+    "NotTriggerScaleUp",
+    "pod didn't trigger scale-up: 2 Insufficient nvidia.com/gpu",
+    "2026-11-29T10:01:00Z",
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (TRIGGERED, BRINGS),
+        (event("Nominated", "Pod should schedule on: nodeclaim/gpu-x7k2p"), BRINGS),
+        (
+            REFUSED,
+            "The cluster's autoscaler brings no node for it: 2 Insufficient nvidia.com/gpu.",
+        ),
+        (
+            event(
+                "NotTriggerScaleUp",
+                "pod didn't trigger scale-up: max total nodes in cluster reached",
+            ),
+            "The cluster's autoscaler brings no node for it: max total nodes in cluster reached.",
+        ),
+        (
+            event("FailedScheduling", 'Failed to schedule pod, incompatible with nodepool "gpu"'),
+            'The cluster\'s autoscaler brings no node for it: incompatible with nodepool "gpu".',
+        ),
+        (event("FailedScheduling", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."), ""),
+        (event("Pulled", "Container image already present"), ""),
+        ({}, ""),
+    ],
+)
+def test_events_are_told_in_words(said: dict[str, Any], words: str) -> None:
+    assert told_by([said]) == words
+
+
+def test_what_was_said_last_counts() -> None:
+    assert "no node" in told_by([TRIGGERED, REFUSED])
+    assert "no node" in told_by([REFUSED, TRIGGERED])
+    again = {**TRIGGERED, "series": {"lastObservedTime": "2026-11-29T10:02:00.000000Z"}}
+    assert told_by([REFUSED, again]) == BRINGS
+
+
+class Api:
+    """Answers with Events, or fails."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.trouble: KubernetesError | None = None
+        self.asked: list[str] = []
+        self.answered = asyncio.Event()
+
+    async def list_once(self, resource: Any, namespace: str, **query: str) -> Any:
+        self.asked.append(query["fieldSelector"])
+        self.answered.set()
+        if self.trouble is not None:
+            raise self.trouble
+        return self.events, "1"
+
+
+async def read(one: Autoscaler) -> None:
+    """Until what is being read was read."""
+    await asyncio.gather(*one._reading.values())
+
+
+async def test_the_wait_says_what_the_autoscaler_does() -> None:
+    api: Any = Api()
+    one = Autoscaler(api, "notebooks")
+    clock = [0.0]
+    one._clock = lambda: clock[0]
+    told: list[Waiting] = []
+    backend: Any = SimpleNamespace(explain=lambda words: "All GPUs that fit are in use.")
+    wait = Wait(backend, told.append, lambda: QueuePosition(1, 1), one.words)
+    api.events = [TRIGGERED]
+    wait.tell(POD)
+    assert told[-1].reason == "All GPUs that fit are in use."
+    await read(one)
+    wait.tell(POD)
+    assert told[-1].reason == f"All GPUs that fit are in use. {BRINGS}"
+    assert api.asked == ["involvedObject.uid=u-1"], "what was read just now is not read again"
+    api.events = [TRIGGERED, REFUSED]
+    clock[0] = _autoscaler._AGAIN
+    wait.tell(POD)
+    await read(one)
+    wait.tell(POD)
+    assert "no node for it" in str(told[-1].reason)
+    await one.close()
+
+
+async def test_who_may_not_read_events_asks_once() -> None:
+    api: Any = Api()
+    api.trouble = Forbidden("no")
+    one = Autoscaler(api, "notebooks")
+    clock = [0.0]
+    one._clock = lambda: clock[0]
+    for clock[0] in (0.0, 100.0, 200.0):
+        assert one.words(POD) == ""
+        await read(one)
+    assert len(api.asked) == 1
+
+
+async def test_an_answer_that_does_not_come_is_asked_for_again() -> None:
+    api: Any = Api()
+    api.trouble = KubernetesError("away")
+    one = Autoscaler(api, "notebooks")
+    clock = [0.0]
+    one._clock = lambda: clock[0]
+    one.words(POD)
+    await read(one)
+    api.trouble, api.events = None, [TRIGGERED]
+    clock[0] = _autoscaler._AGAIN
+    one.words(POD)
+    await read(one)
+    assert one.words(POD) == BRINGS
+    # What nobody asks for is not kept.
+    clock[0] = _autoscaler._AGAIN + _autoscaler._FORGET
+    one.words({"metadata": {"uid": "u-2"}})
+    await read(one)
+    assert set(one._known) == {"u-2"}
+
+
+async def test_reading_ends_with_the_cluster() -> None:
+    api: Any = Api()
+    never = asyncio.Event()
+
+    async def stuck(*args: Any, **query: str) -> None:
+        api.answered.set()
+        await never.wait()
+
+    api.list_once = stuck
+    one = Autoscaler(api, "notebooks")
+    one.words(POD)
+    await api.answered.wait()
+    await one.close()
+    assert not one._reading

@@ -1,0 +1,99 @@
+"""A server that starts while there is no GPU: what it knows grows with the cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
+from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
+from jupyter_gpu_share.engines.kubernetes.api import Forbidden, Resource
+from jupyter_gpu_share.engines.kubernetes.backends import Facts
+from jupyter_gpu_share.errors import NoGpuError
+from jupyter_gpu_share.size import Size
+
+SHAPES = json.loads(
+    Path(__file__).with_name("backends").joinpath("shapes", "device_plugin.json").read_text("utf-8")
+)
+QUARTER = Size.parse("1/4")
+
+
+class Growing(Cluster):
+    """A cluster whose nodes are a list."""
+
+    def __init__(self, settings: KubernetesEngine, *nodes: Any, forbidden: bool = False) -> None:
+        self.settings = settings
+        self.facts = Facts(
+            groups=frozenset({"v1"}), placement=settings.placement, kinds=settings.declared
+        )
+        self.nodes = list(nodes)
+        self.forbidden = forbidden
+        self.claims = None
+        self._read = {}
+        self._reads = frozenset({"nodes", "resourceslices", "deviceclasses"})
+
+    async def _list(self, resource: Resource) -> list[Any]:
+        if resource.plural == "nodes" and self.forbidden:
+            raise Forbidden("no")
+        return list(self.nodes) if resource.plural == "nodes" else []
+
+    async def begin(self) -> None:
+        """What `open` does of all this."""
+        await self._read_old(120.0, slices=True)
+        await self._decide()
+
+    def later(self) -> None:
+        """What was read is not used any more."""
+        self._read.clear()
+
+
+async def test_what_comes_after_the_server_is_found_when_it_is_asked_for() -> None:
+    cluster = Growing(KubernetesEngine())
+    await cluster.begin()
+    assert cluster.undecided
+    assert cluster.backend.capacity(cluster.facts) == []
+    with pytest.raises(NoGpuError, match="No way to share GPUs was found"):
+        await cluster.render(QUARTER)
+    cluster.nodes.append(SHAPES["slices4"])
+    cluster.later()
+    assert (await cluster.render(QUARTER)).limits == {"nvidia.com/gpu": "1"}
+    assert cluster.backend.name == "device-plugin"
+    assert cluster.backend.room(QUARTER, await cluster.refresh()) == 8
+
+
+async def test_a_server_that_may_read_no_nodes_starts_and_says_so_later() -> None:
+    cluster = Growing(KubernetesEngine(), forbidden=True)
+    await cluster.begin()
+    with pytest.raises(NoGpuError, match="may not read nodes"):
+        await cluster.render(QUARTER)
+    (finding,) = cluster.backend.examine(cluster.facts)
+    assert finding.level == "error"
+
+
+async def test_a_refusal_counts_only_by_what_is_there_now() -> None:
+    cluster = Growing(KubernetesEngine(), SHAPES["mps10"])
+    await cluster.begin()
+    cluster.nodes.append(SHAPES["slices4"])
+    with pytest.raises(NoGpuError):
+        await cluster.render(Size.parse("20GiB"))
+    cluster.later()
+    assert (await cluster.render(Size.parse("20GiB"))).note == ""
+
+
+async def test_declared_kinds_need_nothing_that_is_there() -> None:
+    kind = {"memory": "80GiB", "sharing": "mps", "replicas": 4, "node_selector": {"pool": "a"}}
+    for forbidden in (False, True):
+        cluster = Growing(KubernetesEngine(kinds=[kind]), forbidden=forbidden)
+        await cluster.begin()
+        assert not cluster.undecided
+        assert (await cluster.render(QUARTER)).node_selector == {"pool": "a"}
+
+
+@pytest.mark.parametrize("style", ["pod", "lease", "annotation"])
+async def test_no_style_keeps_the_server_from_starting(style: str) -> None:
+    cluster = Growing(KubernetesEngine(style=style))
+    await cluster.begin()
+    assert cluster.undecided
