@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from jupyter_gpu_share.cli import main
-from jupyter_gpu_share.cli._main import _parser
+from jupyter_gpu_share.cli._parser import make_parser
 
 
 def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """The command itself and each of its commands, by name."""
-    parser = _parser()
+    parser = make_parser()
     yield "", parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
-from jupyter_gpu_share.cli import _demo, _listing, _main, main
+from jupyter_gpu_share.cli import _commands, _demo, _listing, _main, main
 from jupyter_gpu_share.cli._unexpected import in_a_line
 
 KINDS = [
@@ -163,7 +163,7 @@ def test_no_command_ends_in_a_traceback(
     async def fail(_: Any) -> int:
         raise error
 
-    monkeypatch.setattr(_main, f"_{arguments[0]}", fail)
+    monkeypatch.setattr(_commands, f"run_{arguments[0]}", fail)
     assert says in refused(run(*arguments))
     with pytest.raises(type(error)):
         main(["--debug", *arguments])

@@ -15,7 +15,7 @@ from shapes import Shapes, facts
 from traitlets import TraitType
 
 from jupyter_gpu_share.broker.daemon import Broker
-from jupyter_gpu_share.cli._main import _parser
+from jupyter_gpu_share.cli._parser import make_parser
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._environment import _RESERVED, kernel_environment
 from jupyter_gpu_share.engines.kubernetes._restricted import _VOLUMES
@@ -138,7 +138,7 @@ def test_every_target_of_make_is_there(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCS, ids=ids(DOCS))
 def test_every_command_is_there(path: Path) -> None:
-    (commands,) = (action.choices for action in _parser()._actions if action.choices)
+    (commands,) = (action.choices for action in make_parser()._actions if action.choices)
     text = path.read_text("utf-8")
     told = re.findall(r"(?:`|^|\$ )jupyter gpu-share ([a-z]+)", text, re.MULTILINE)
     assert set(told) <= set(commands or ())
