@@ -9,7 +9,8 @@ import pytest
 from tornado import web
 from traitlets.config import Config
 
-from jupyter_gpu_share.broker.hub import ADMINISTRATOR, Service, share_gpus
+from jupyter_gpu_share.broker.hub import ADMINISTRATOR, LITTLEST, Service, share_gpus
+from jupyter_gpu_share.broker.hub._accounts import account_of
 from jupyter_gpu_share.broker.hub._routes import own_part
 from jupyter_gpu_share.broker.hub._visitors import HubAway, Visitor, Visitors
 from jupyter_gpu_share.broker.page import Seen
@@ -105,6 +106,17 @@ async def test_who_visits() -> None:
     assert found == Visitor("root", "root", None, administrator=False, allowed=False)
     hub.answer = None
     assert await visit(hub) is None
+
+
+def test_users_of_the_littlest_jupyterhub() -> None:
+    """As its ``tljh/normalize.py`` names them: no name of a user's choice is that of another."""
+    assert account_of(LITTLEST, "ann") == "jupyter-ann"
+    assert account_of(LITTLEST, "a" * 17) == "jupyter-" + "a" * 17
+    assert account_of(LITTLEST, "a" * 18) != "jupyter-" + "a" * 18
+    short = account_of(LITTLEST, "ann.of.the.mountains@example.org")
+    assert short == "jupyter-ann.of.the.mountai-17b66"
+    assert account_of(LITTLEST, short.removeprefix("jupyter-")) != short
+    assert account_of("x-{name}", "{name}{tljh}") == "x-{name}{tljh}"
 
 
 def test_all_users_are_not_one() -> None:
