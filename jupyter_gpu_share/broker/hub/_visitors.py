@@ -19,8 +19,8 @@ __all__ = ["FRESH", "HubAway", "Visitor", "Visitors"]
 
 #: Seconds that the Hub's word about a token counts.
 FRESH = 20
-#: Seconds that it counts while the Hub does not answer.
-_GRACE = 120.0
+#: Seconds that it counts beyond that while the Hub does not answer: two minutes in all.
+_GRACE = 120.0 - FRESH
 #: Seconds for the Hub's answer.
 _PATIENCE = 10.0
 #: Tokens that are known at once; the oldest is forgotten.
