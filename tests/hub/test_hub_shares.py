@@ -19,6 +19,10 @@ def test_a_kernel_holds_a_share_as_its_user(hub: RunningHub) -> None:
     code = "import os; print(os.environ['JUPYTERHUB_API_TOKEN'])"
     status, text = fetch(hub.page, token=servers[0].run_cell(kernels[0], code))
     assert (status, text) == (403, "The Hub does not allow you this page; ask its administrator.\n")
+    doctor = "import subprocess; print(subprocess.getoutput('jupyter-gpu-share doctor'))"
+    found = servers[0].run_cell(kernels[0], doctor)
+    assert f"{ANN} holds 2, and 0 wait" in found
+    assert "Kernels of every kernelspec start on a share" in found
     hub.ok("DELETE", f"/users/{ANN}/servers/two")
     until(lambda: hub.claims() == {kernels[0]: (ANN, "held")}, "what the other held is free")
     hub.ok("DELETE", f"/users/{ANN}/server")
