@@ -9,7 +9,7 @@ from typing import Any
 
 from pluggy import HookimplMarker
 
-from .hub import share_gpus
+from .hub import LITTLEST, share_gpus
 
 __all__ = ["tljh_custom_jupyterhub_config", "tljh_extra_user_pip_packages"]
 
@@ -25,7 +25,7 @@ def tljh_extra_user_pip_packages() -> list[str]:
 @_hook
 def tljh_custom_jupyterhub_config(c: Any) -> None:
     """Called by TLJH when the Hub starts. Its administrators are those of the page."""
-    share_gpus(c, administrators=_users(c.Authenticator.admin_users), account="jupyter-{name}")
+    share_gpus(c, administrators=_users(c.Authenticator.admin_users), account=LITTLEST)
 
 
 def _users(set_there: Any) -> list[str]:

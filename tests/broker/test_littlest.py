@@ -57,12 +57,12 @@ def test_all_programs_of_users_have_shares(
 
 @pytest.mark.parametrize("names", [None, {"cat", "ann"}])
 def test_the_hub_has_the_page(plugins: pluggy.PluginManager, names: set[str] | None) -> None:
-    """TLJH's users are jupyter-NAME on the machine; its administrators are the page's."""
+    """TLJH's administrators are the page's."""
     c = Config()
     if names is not None:
         c.Authenticator.admin_users = names
     plugins.hook.tljh_custom_jupyterhub_config(c=c)
     (service,) = c.JupyterHub.services.get_value([])
-    assert service["command"][-2:] == ["--account", "jupyter-{name}"]
+    assert service["command"][-2:] == ["--account", "{tljh}"]
     *_, role = c.JupyterHub.load_roles.get_value([])
     assert role["users"] == sorted(names or [])

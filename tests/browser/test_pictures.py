@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from broker_users import user
+from hubs import ANN, BOB, CAT, UIDS, running_hub
 from labs import write_notebook
 from pages import (
     Heard,
@@ -30,6 +33,8 @@ from PIL import Image  # matplotlib brings it
 from playwright.sync_api import Page, expect
 from pretending import gpu, moment, pretend, row, share, thirty
 from servers import Server
+
+from jupyter_gpu_share.broker.client import DEFAULT_SOCKET
 
 ROOT = Path(__file__).parents[2]
 #: All pictures, to be looked at, and those that the docs show: kept only when that is asked for.
@@ -314,3 +319,21 @@ def test_a_notebook_with_its_share_and_the_sidebar(lab: Server, page: Page) -> N
     page.screenshot(path=picture)
     assert picture.stat().st_size > 10_000
     make_small(picture)
+
+
+def test_the_machine_behind_a_hub(page: Page) -> None:
+    with running_hub() as hub, ExitStack() as stack:
+        entered = (user(UIDS[name], Path(DEFAULT_SOCKET), *hub.inside) for name in (ANN, BOB))
+        ann, bob = (stack.enter_context(each) for each in entered)
+        ann.claim("a", "1/2", info={"path": "course/train.ipynb"})
+        bob.claim("b", "1/4", info={"path": "eda.ipynb"})
+        bob.ok("PUT", "/v1/idle", {"kernels": {"b": 700.0}})
+        bob.claim("c", "1/2", info={"path": "segment.ipynb"})
+        page.set_extra_http_headers({"Authorization": f"token {hub.token(CAT)}"})
+        page.set_viewport_size({"width": 800, "height": 700})
+        page.goto(hub.page)
+        expect(page.get_by_text("It needs 40 GiB of one GPU")).to_be_visible()
+        in_time(page, _DRAWN)
+        DOCS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=DOCS / "hub-page.png")
+        make_small(DOCS / "hub-page.png")

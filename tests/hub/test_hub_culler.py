@@ -15,7 +15,7 @@ from servers import until
 _CULLER = f"""
 program = {str(Path(sys.prefix) / "bin" / "jupyterhub-idle-culler")!r}
 c.JupyterHub.services.append(
-    {{"name": "culler", "command": [program, "--timeout=20", "--cull-every=1"]}}
+    {{"name": "culler", "command": [program, "--timeout=30", "--cull-every=1"]}}
 )
 scopes = ["list:users", "read:users:activity", "read:servers", "delete:servers"]
 c.JupyterHub.load_roles.append({{"name": "culler", "scopes": scopes, "services": ["culler"]}})

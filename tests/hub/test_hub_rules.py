@@ -9,9 +9,10 @@ import pytest
 from tornado import web
 from traitlets.config import Config
 
-from jupyter_gpu_share.broker.hub import ADMINISTRATOR, Service, share_gpus
+from jupyter_gpu_share.broker.hub import ADMINISTRATOR, LITTLEST, Service, share_gpus
+from jupyter_gpu_share.broker.hub._accounts import account_of
 from jupyter_gpu_share.broker.hub._routes import own_part
-from jupyter_gpu_share.broker.hub._visitors import HubAway, Visitor, Visitors
+from jupyter_gpu_share.broker.hub._visitors import FRESH, HubAway, Visitor, Visitors
 from jupyter_gpu_share.broker.page import Seen
 from jupyter_gpu_share.cli import main
 from jupyter_gpu_share.errors import EngineError
@@ -107,24 +108,36 @@ async def test_who_visits() -> None:
     assert await visit(hub) is None
 
 
+def test_users_of_the_littlest_jupyterhub() -> None:
+    """As its ``tljh/normalize.py`` names them: no name of a user's choice is that of another."""
+    assert account_of(LITTLEST, "ann") == "jupyter-ann"
+    assert account_of(LITTLEST, "a" * 17) == "jupyter-" + "a" * 17
+    assert account_of(LITTLEST, "a" * 18) != "jupyter-" + "a" * 18
+    short = account_of(LITTLEST, "ann.of.the.mountains@example.org")
+    assert short == "jupyter-ann.of.the.mountai-17b66"
+    assert account_of(LITTLEST, short.removeprefix("jupyter-")) != short
+    assert account_of("x-{name}", "{name}{tljh}") == "x-{name}{tljh}"
+
+
 def test_all_users_are_not_one() -> None:
     with pytest.raises(EngineError, match="all users of the Hub would be one"):
         Visitors(Hub(), "root", ADMINISTRATOR)
 
 
 async def test_while_the_hub_is_away_who_is_known_goes_on_for_two_minutes() -> None:
+    """Its last word may be one that was kept for a while."""
     hub, clock = Hub(), Clock()
     visitors = Visitors(hub, "{name}", ADMINISTRATOR, clock)
     request: Any = None
     known = await visitors.of(request)
     hub.answer = web.HTTPError(500)
-    clock.now = 119.0
+    clock.now = 120.0 - FRESH - 1
     assert await visitors.of(request) == known
     hub.token = "another"
     with pytest.raises(HubAway, match="The Hub does not answer"):
         await visitors.of(request)
     hub.token = "token"
-    clock.now = 121.0
+    clock.now = 120.0 - FRESH + 1
     with pytest.raises(HubAway):
         await visitors.of(request)
 

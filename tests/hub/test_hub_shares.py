@@ -15,6 +15,14 @@ def test_a_kernel_holds_a_share_as_its_user(hub: RunningHub) -> None:
     told = servers[0].run_cell(kernels[0], "import os; print(os.getuid())")
     assert told == str(UIDS[ANN])
     assert hub.claims() == dict.fromkeys(kernels, (ANN, "held"))
+    # What runs in a notebook has its server's token, which opens no page.
+    code = "import os; print(os.environ['JUPYTERHUB_API_TOKEN'])"
+    status, text = fetch(hub.page, token=servers[0].run_cell(kernels[0], code))
+    assert (status, text) == (403, "The Hub does not allow you this page; ask its administrator.\n")
+    doctor = "import subprocess; print(subprocess.getoutput('jupyter-gpu-share doctor'))"
+    found = servers[0].run_cell(kernels[0], doctor)
+    assert f"{ANN} holds 2, and 0 wait" in found
+    assert "Kernels of every kernelspec start on a share" in found
     hub.ok("DELETE", f"/users/{ANN}/servers/two")
     until(lambda: hub.claims() == {kernels[0]: (ANN, "held")}, "what the other held is free")
     hub.ok("DELETE", f"/users/{ANN}/server")

@@ -35,7 +35,8 @@ def share_gpus(
     c: the Hub's configuration.
     administrators, groups: the Hub's names of users, and of groups, who see and end the kernels of
         all users.
-    account: the name that a user of the Hub has on this machine.
+    account: the name that the Hub's user ``{name}`` has on this machine; ``{tljh}`` where The
+        Littlest JupyterHub makes the users.
     url: where the page listens. Where the Hub is not root's, name a port above 1023.
     """
     c.Spawner.environment.update({"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"})

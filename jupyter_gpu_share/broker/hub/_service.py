@@ -79,7 +79,7 @@ async def serve(broker: Path, service: Service, account: str) -> None:
     Parameters
     ----------
     broker: its socket.
-    account: the name that a user of the Hub has on this machine, with ``{name}`` in it.
+    account: the name that the Hub's user ``{name}`` has on this machine, or ``{tljh}``.
 
     Raises
     ------

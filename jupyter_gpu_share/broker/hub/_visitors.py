@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import pwd
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -14,13 +13,14 @@ from tornado import web
 
 from ..._threads import in_thread
 from ...errors import EngineError
+from ._accounts import account_of, checked, entry_of
 
 __all__ = ["FRESH", "HubAway", "Visitor", "Visitors"]
 
 #: Seconds that the Hub's word about a token counts.
 FRESH = 20
-#: Seconds that it counts while the Hub does not answer.
-_GRACE = 120.0
+#: Seconds that it counts beyond that while the Hub does not answer: two minutes in all.
+_GRACE = 120.0 - FRESH
 #: Seconds for the Hub's answer.
 _PATIENCE = 10.0
 #: Tokens that are known at once; the oldest is forgotten.
@@ -56,21 +56,20 @@ class Visitors:
     Parameters
     ----------
     auth: asks the Hub; a ``HubOAuth``.
-    account: the name that a user of the Hub has on this machine, with ``{name}`` in it.
+    account: a pattern of accounts.
     administrator: the scope of administrators.
     clock: seconds.
+
+    Raises
+    ------
+    EngineError: the pattern does not tell users apart.
     """
 
     def __init__(
         self, auth: Any, account: str, administrator: str, clock: Callable[[], float] = monotonic
     ) -> None:
-        if "{name}" not in account:
-            raise EngineError(
-                f"The account {account!r} has no {{name}} in it, so all users of the Hub would be "
-                "one; name it after --account, like jupyter-{name}."
-            )
         self._auth = auth
-        self._account = account
+        self._account = checked(account)
         self._administrator = administrator
         self._clock = clock
         self._known: dict[str, tuple[float, Visitor]] = {}
@@ -113,8 +112,8 @@ class Visitors:
 
     async def _visitor(self, model: dict[str, Any]) -> Visitor:
         name, is_user = model["name"], model.get("kind") == "user"
-        account = self._account.replace("{name}", name)
-        found = await in_thread(_entry, account) if is_user else None
+        account = account_of(self._account, name)
+        found = await in_thread(entry_of, account) if is_user else None
         return Visitor(
             name=name,
             user=found.pw_name if found else account,
@@ -122,10 +121,3 @@ class Visitors:
             administrator=is_user and self._administrator in model["scopes"],
             allowed=is_user and bool(self._auth.check_scopes(self._auth.access_scopes, model)),
         )
-
-
-def _entry(account: str) -> pwd.struct_passwd | None:
-    try:
-        return pwd.getpwnam(account)
-    except (KeyError, ValueError):
-        return None
