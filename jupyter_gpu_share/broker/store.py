@@ -43,6 +43,9 @@ __all__ = ["NoClaim", "Refused", "Store", "kernel_of", "key_of", "uid_of_claim"]
 
 T = TypeVar("T")
 
+#: Seconds that a look at processes without a share counts; a driver may fall silent after it.
+_CHARGE_LIFETIME = 30.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -97,8 +100,8 @@ class Store:
         #: What administrators have asked for.
         self.orders = Orders(folder)
         self._counted: dict[str, tuple[Claim, Held]] = {}
-        #: What processes without a share are charged for.
-        self._charged: Mapping[str, Held] = {}
+        #: What processes without a share are charged for, and until when that counts.
+        self._charged: tuple[Mapping[str, Held], float] = {}, 0.0
         #: Of kernels whose share is given back.
         self._servers: frozenset[Holder] = frozenset()
         self._accounts = accounts or Accounts()
@@ -468,10 +471,13 @@ class Store:
         return await self.look(lambda ledger: self._books.totals())
 
     async def charge(self, charged: Mapping[str, Held]) -> None:
-        """What is used without a share, and goes to the account, by names that no kernel has."""
+        """What is used without a share, and goes to the account, by names that no kernel has.
+
+        It counts until the next time, or for as long as it can be true without one.
+        """
 
         def work(ledger: Ledger) -> None:
-            self._charged = charged
+            self._charged = charged, monotonic() + _CHARGE_LIFETIME
             self._count(ledger, self._claims)
 
         await self.look(work)
@@ -521,7 +527,8 @@ class Store:
             self._counted[name] = claim, held
         waiting = {claim.kernel_id for claim in claims if not claim.held}
         own = {name: held for name, (_, held) in self._counted.items()}
-        self._books.see({**self._charged, **own}, waiting)
+        charged, until = self._charged
+        self._books.see({**charged, **own} if now < until else own, waiting)
         self._servers = self._books.given_back.servers
 
     def _held(self, claim: Claim, gpus: Mapping[str, Gpu], *, idle: bool) -> Held:

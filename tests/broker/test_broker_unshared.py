@@ -22,7 +22,7 @@ from waiting import PATIENCE
 from jupyter_gpu_share.broker._ends import kill
 from jupyter_gpu_share.broker.client import BROKER, BrokerClient
 from jupyter_gpu_share.broker.identity import Accounts
-from jupyter_gpu_share.broker.unshared import Unshared
+from jupyter_gpu_share.broker.unshared import LEAST_GRACE, Unshared
 from jupyter_gpu_share.cli import main
 from jupyter_gpu_share.engines._processes import Holder
 from jupyter_gpu_share.engines.local._gpu import Gpu
@@ -165,16 +165,16 @@ def start(common: Path, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def program(driver: FakeDriver) -> Iterator[Callable[..., int]]:
+def program(driver: FakeDriver) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Runs a program of a user that uses a GPU."""
     with ExitStack() as stack:
 
-        def run(uid: int, nbytes: int, gpu: int = 0) -> int:
+        def run(uid: int, nbytes: int, gpu: int = 0) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(["sleep", "999"], user=uid)
             stack.callback(process.wait, PATIENCE)
             stack.callback(process.kill)
             driver.pretend(process.pid, nbytes, gpu)
-            return process.pid
+            return process
 
         yield run
 
@@ -183,21 +183,21 @@ def processes(root: BrokerClient) -> dict[int, Any]:
     return {row["pid"]: row for row in root.ask("GET", "/v1/admin/processes")}
 
 
-def test_processes_without_a_share_are_shown_counted_charged_and_ended(
+def test_processes_without_a_share_are_shown_counted_and_charged(
     start: Start,
-    program: Callable[..., int],
-    driver: FakeDriver,
+    program: Callable[..., subprocess.Popen[bytes]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     of_bob, of_root = program(BOB, 12 * GIB), program(0, 2 * GIB, 1)
-    broker = start("c.Broker.charge_unshared = True", "c.Broker.end_unshared_after = 15")
+    broker = start("c.Broker.charge_unshared = True")
     root = BrokerClient(broker.socket)
     with user(ANN, broker.socket) as ann:
         found = processes(root)
-        assert found.keys() == {of_bob, of_root}
-        assert (found[of_bob]["user"], found[of_bob]["command"]) == (f"uid {BOB}", "sleep")
-        assert found[of_bob]["used_bytes"] == {UUIDS[0]: 12 * GIB}
+        assert found.keys() == {of_bob.pid, of_root.pid}
+        row = found[of_bob.pid]
+        assert (row["user"], row["command"]) == (f"uid {BOB}", "sleep")
+        assert row["used_bytes"] == {UUIDS[0]: 12 * GIB}
         assert ann.ask("GET", "/v1/admin/processes")[0] == 403
 
         assert ann.claim("a", "1/2")["pieces"][0]["uuid"] == UUIDS[1], "the other one has room"
@@ -211,21 +211,26 @@ def test_processes_without_a_share_are_shown_counted_charged_and_ended(
             rows = root.ask("GET", "/v1/admin/usage")
             return sum(row["used"] for row in rows if row["name"] == f"uid {BOB}")
 
-        until(lambda: charged() > 1, "it goes to the account")
-
-        def ended() -> bool:
-            return not Holder.of(of_bob).alive
-
-        until(ended, "it is ended")
-        until(lambda: processes(root).keys() == {of_root}, "root's is not")
-        assert Holder.of(of_root).alive
-        assert "it is ended in 15 s" in broker.log.read_text()
+        until(lambda: charged() > 0.1, "it goes to the account")
+        of_bob.kill()
+        of_bob.wait(PATIENCE)
+        until(lambda: processes(root).keys() == {of_root.pid}, "its end is seen")
         until(lambda: charged() == charged(), "it costs nothing any more")
     root.close()
 
 
+def test_processes_without_a_share_are_ended(
+    start: Start, program: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    of_bob, of_root = program(BOB, GIB), program(0, GIB)
+    broker = start(f"c.Broker.end_unshared_after = {LEAST_GRACE}")
+    until(lambda: of_bob.poll() == -signal.SIGTERM, "it is ended")
+    assert of_root.poll() is None, "root's is not"
+    assert "has no share; it is ended in 15 s" in broker.log.read_text()
+
+
 def test_what_a_kernel_starts_has_its_share(
-    start: Start, program: Callable[..., int], driver: FakeDriver
+    start: Start, program: Callable[..., subprocess.Popen[bytes]], driver: FakeDriver
 ) -> None:
     broker = start()
     root = BrokerClient(broker.socket)
@@ -244,7 +249,7 @@ def test_what_a_kernel_starts_has_its_share(
             driver.pretend(marked.pid, GIB)
             without = program(BOB, GIB, 1)
             until(lambda: processes(root), "it is looked for")
-            assert processes(root).keys() == {without}
+            assert processes(root).keys() == {without.pid}
         finally:
             marked.kill()
             marked.wait(PATIENCE)

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
@@ -16,10 +17,10 @@ from waiting import PATIENCE
 
 from jupyter_gpu_share.engines._places import here
 from jupyter_gpu_share.engines._processes import CLAIM_VARIABLE, Holder, this_process
-from jupyter_gpu_share.engines.local import _machine, _usage
+from jupyter_gpu_share.engines.local import _inventory, _machine, _usage
 from jupyter_gpu_share.engines.local._contents import Claim
 from jupyter_gpu_share.engines.local._gpu import Gpu
-from jupyter_gpu_share.engines.local._inventory import Inventory, OpenedGpus
+from jupyter_gpu_share.engines.local._inventory import Inventory, OpenedGpus, all_use
 from jupyter_gpu_share.engines.local._ledger import Ledger
 from jupyter_gpu_share.engines.local._machine import Machine
 from jupyter_gpu_share.engines.local._outsiders import Outsider, outsiders
@@ -118,3 +119,38 @@ async def test_who_cannot_be_looked_for_stands_in_nobodys_way(
     assert "is not known now: The driver does not answer." in caplog.text
     assert ledger.claim("k", Size.parse("1"), this_process(), {}).held
     ledger.close()
+
+
+class Nvml:
+    """Tells which processes compute and which draw; numbers of bytes by process."""
+
+    NVMLError = RuntimeError
+
+    def __init__(self, computes: dict[int, int | None], draws: dict[int, int | None]) -> None:
+        self._lists = computes, draws
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        if uuid == "GPU-lost":
+            raise RuntimeError(uuid)
+        return uuid
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=p, usedGpuMemory=n) for p, n in self._lists[0].items()]
+
+    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=p, usedGpuMemory=n) for p, n in self._lists[1].items()]
+
+
+def test_what_draws_is_told_from_what_only_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml({1: 10, 2: None, 3: 0, 4: 20}, {4: 20, 5: 30})
+    monkeypatch.setattr(_inventory, "_nvml", lambda: nullcontext(nvml))
+    monkeypatch.setattr(_inventory, "counts_as_driver", lambda: True)
+    gpus = [Gpu(uuid, "A100", 0, 2**30) for uuid in ("GPU-lost", "GPU-1")]
+    assert all_use(gpus) == {
+        1: OpenedGpus({"GPU-1": 10}, draws=False),
+        2: OpenedGpus({"GPU-1": None}, draws=False),
+        4: OpenedGpus({"GPU-1": 20}, draws=True),
+        5: OpenedGpus({"GPU-1": 30}, draws=True),
+    }
+    monkeypatch.setattr(_inventory, "counts_as_driver", lambda: False)
+    assert all_use(gpus) == {}, "the driver's numbers mean other processes here"
