@@ -159,13 +159,14 @@ def test_a_visitor_sees_their_own() -> None:
     you = {"uid": 0, "user": "root", "administrator": True}
     shares = [{"info": {"uid": uid, "user": "ann"}} for uid in (7, 8)]
     usage = [{"of": of, "name": name} for of in ("user", "group") for name in ("ann", "bob")]
-    seen = Seen({"you": you, "gpus": []}, shares, usage)
+    processes = [{"uid": 7}]
+    seen = Seen({"you": you, "gpus": []}, shares, usage, processes)
     ann = Visitor("ann", "ann", 7, administrator=False, allowed=True)
     own = own_part(seen, ann)
-    assert own.shares == [shares[0]] and own.usage == [usage[0]]
+    assert own.shares == [shares[0]] and own.usage == [usage[0]] and not own.processes
     assert own.machine["you"] == {"uid": 7, "user": "ann", "administrator": False}
     every = own_part(seen, Visitor("cat", "cat", None, administrator=True, allowed=True))
-    assert (every.shares, every.usage) == (shares, usage)
+    assert (every.shares, every.usage, every.processes) == (shares, usage, processes)
     # What the broker shows to others than administrators is this process's own.
     small = Seen({"you": {**you, "user": "www", "administrator": False}, "gpus": []}, shares, usage)
     with pytest.raises(EngineError, match="The page runs as www"):
