@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from .._threads import in_thread
@@ -528,7 +529,7 @@ class Store:
         waiting = {claim.kernel_id for claim in claims if not claim.held}
         own = {name: held for name, (_, held) in self._counted.items()}
         charged, until = self._charged
-        self._books.see({**charged, **own} if now < until else own, waiting)
+        self._books.see({**charged, **own} if monotonic() < until else own, waiting)
         self._servers = self._books.given_back.servers
 
     def _held(self, claim: Claim, gpus: Mapping[str, Gpu], *, idle: bool) -> Held:
