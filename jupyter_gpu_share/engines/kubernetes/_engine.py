@@ -32,7 +32,7 @@ from ._cluster import Cluster, Object
 from ._kernel import PodKernel, size_of
 from ._lease import Lease
 from ._names import PART, SERVER, annotation, label
-from ._pods import connection_of
+from ._pods import address_of, connection_of
 from ._settings import KubernetesSettings
 from ._snapshot import ClusterSnapshot, without
 from ._sweeper import Sweeper
@@ -409,7 +409,7 @@ def _adoptable(pod: Object, server: str) -> bool:
         and label(pod, SERVER) == server
         and not pod["metadata"].get("deletionTimestamp")
         and (pod.get("status") or {}).get("phase") == "Running"
-        and bool((pod.get("status") or {}).get("podIP"))
+        and bool(address_of(pod))
     )
 
 

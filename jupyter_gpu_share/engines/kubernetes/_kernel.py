@@ -36,6 +36,7 @@ from ._pods import (
     PORTS,
     Labels,
     PodPlan,
+    address_of,
     claim_body,
     connection_of,
     owner,
@@ -212,7 +213,7 @@ class PodKernel:
         self.made = True
         self._uid = pod.get("metadata", {}).get("uid", "")
         secret = await self.cluster.api.get(SECRETS, self.name, self.cluster.namespace)
-        address: str = pod.get("status", {}).get("podIP", "")
+        address = address_of(pod)
         try:
             self.connection = connection_of(secret, address)
         except ValueError as error:
@@ -443,7 +444,7 @@ class PodKernel:
     def _address(self) -> str | None:
         pod = self.cluster.pod(self.name) or {}
         running = dig(named(dig(pod, "status", "containerStatuses")), "state", "running")
-        ip: str = dig(pod, "status", "podIP", default="")
+        ip = address_of(pod)
         return ip if ip and running is not None else None
 
     async def until(self, look: Callable[[], Any]) -> Any:
