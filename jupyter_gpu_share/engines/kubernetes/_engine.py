@@ -327,7 +327,7 @@ class KubernetesEngine(KubernetesSettings):
         if size.is_none:
             return ""
         cluster = await self._opened()
-        return cluster.backend.render(size, cluster.facts).note
+        return cluster.backend.render(size, cluster.facts_for(size)).note
 
     @property
     def sharing(self) -> tuple[str | None, str | None]:
@@ -418,6 +418,7 @@ def _why_not(cluster: Cluster, size: Size, facts: Facts) -> str | None:
     if size.is_none:
         return None
     try:
+        facts = cluster.facts_for(size, facts)
         cluster.backend.render(size, facts)
         room = cluster.backend.room(size, facts)
     except NoGpuError as error:

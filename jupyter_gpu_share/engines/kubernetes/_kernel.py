@@ -287,7 +287,9 @@ class PodKernel:
             image=self._image(),
             files=self.cluster.files,
             size=request.size,
-            rendered=self.rendered if not request.size.is_none else _without_gpu(),
+            rendered=settings.profile(request.size).on(
+                self.rendered if not request.size.is_none else _without_gpu()
+            ),
             python=settings.python,
             flags=flags_of(request.argv),
             hash_seed=request.env.get(HASH_SEED, ""),
@@ -353,7 +355,9 @@ class PodKernel:
 
     def _image(self) -> str:
         settings = self.cluster.settings
-        image: str = settings.images.get(self.request.kernel_name, settings.image)
+        image: str = settings.profile(self.request.size).image or settings.images.get(
+            self.request.kernel_name, settings.image
+        )
         if not image:
             raise EngineError(
                 "No image is set for kernels; the administrator sets c.KubernetesEngine.image to "
