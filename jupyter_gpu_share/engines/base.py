@@ -366,6 +366,11 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         EngineError, NoGpuError
         """
 
+    @property
+    def memory_to_come(self) -> Sequence[int]:
+        """Bytes of each kind of GPU that is not there and may come: bounds on sizes hold on it."""
+        return ()
+
     @abstractmethod
     async def allocations(self) -> list[Allocation]:
         """All kernels on this engine's GPUs, those of other servers included."""

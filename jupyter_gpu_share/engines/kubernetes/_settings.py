@@ -476,6 +476,11 @@ class KubernetesSettings(Engine):
             raise TraitError(str(error)) from error
         return entries
 
+    @property
+    def memory_to_come(self) -> list[int]:
+        """Bytes of a GPU, or of a MIG instance, of each declared kind of nodes."""
+        return [kind.told.memory for kind in self.declared]
+
     @validate("sizes")
     def _validate_sizes(self, proposal: dict[str, Any]) -> dict[str, Any]:
         entries: dict[str, Any] = proposal["value"]
