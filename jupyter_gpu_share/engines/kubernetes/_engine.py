@@ -320,6 +320,7 @@ class KubernetesEngine(KubernetesSettings):
                 for kernel_id, kernel in self._kernels.items()
             },
             only=only,
+            placements={size: profile.placement for size, profile in self.profiles.items()},
         )
 
     async def rounding(self, size: Size) -> str:

@@ -497,11 +497,16 @@ class KubernetesSettings(Engine):
                     )
         return entries
 
+    @property
+    def profiles(self) -> Mapping[Size, Profile]:
+        """What sizes bring besides their shares, of those that bring anything."""
+        return _profiles(self.sizes, self.declared)
+
     def profile(self, size: Size) -> Profile:
         """What a size brings besides its share."""
         from ._profiles import Profile
 
-        return _profiles(self.sizes, self.declared).get(size, Profile())
+        return self.profiles.get(size, Profile())
 
     @property
     def declared(self) -> list[Kind]:
