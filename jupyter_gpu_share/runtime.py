@@ -23,7 +23,7 @@ from traitlets.config import Config, LoggingConfigurable
 
 from ._threads import in_thread
 from .allocations import Allocation, AllocationTable, Kept, State
-from .errors import GpuShareError, NotPossible
+from .errors import GpuShareError, NotPossible, SizeNotAllowed
 from .idle import IdlePolicy
 from .sentences import say, words_of
 from .size import Offer, RequestStore, Size, SizeChoices, SizePolicy
@@ -346,8 +346,14 @@ class Runtime(LoggingConfigurable):
             # Which GPU it will be is not known yet: the bounds hold on every one.
             known = await self.capacity() if gpus is None else gpus
             for memory in {*(gpu.memory_bytes for gpu in known), *await self._memory_to_come()}:
-                self.policy.check_on(size, memory)
-                self.policy.check_total(size, others, memory)
+                if memory:
+                    self.policy.check_on(size, memory)
+                    self.policy.check_total(size, others, memory)
+                elif size.fraction is not None:  # no other size goes to such a GPU
+                    raise SizeNotAllowed(
+                        f"{size} cannot be held against the limits here: how much memory a GPU has "
+                        "is not known. Ask for an amount, such as 10GiB, or tell the administrator."
+                    )
 
     async def _memory_to_come(self) -> Sequence[int]:
         async def work() -> Sequence[int]:

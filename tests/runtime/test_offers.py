@@ -60,3 +60,22 @@ async def test_bounds_hold_on_gpus_that_are_still_to_come(monkeypatch: pytest.Mo
     offers = {str(offer.size): why for offer, why in await runtime.offers()}
     assert offers["1/2"] is None
     assert offers["1"] is not None
+
+
+@pytest.mark.parametrize("limits", [{"maximum": "40GiB"}, {"max_total": "40GiB"}])
+@pytest.mark.usefixtures("one_gpu")
+async def test_a_bound_that_cannot_be_reckoned_holds(
+    limits: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes of some clouds do not tell how much memory their GPUs have."""
+    runtime = Runtime.instance()
+    monkeypatch.setattr(LocalEngine, "memory_to_come", [0])
+    for size in ("1/4", "1", "10GiB"):
+        await runtime.admit(None, Size.parse(size))
+    for name, text in limits.items():
+        setattr(runtime.policy, name, text)
+    with pytest.raises(SizeNotAllowed, match="is not known"):
+        await runtime.admit(None, Size.parse("1/4"))
+    await runtime.admit(None, Size.parse("10GiB"))
+    runtime.policy.max_total, runtime.policy.maximum = "2", "1/2"
+    await runtime.admit(None, Size.parse("10GiB"))
