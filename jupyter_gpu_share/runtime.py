@@ -23,7 +23,7 @@ from traitlets.config import Config, LoggingConfigurable
 
 from ._threads import in_thread
 from .allocations import Allocation, AllocationTable, Kept, State
-from .errors import GpuShareError, NotPossible
+from .errors import GpuShareError, NotPossible, SizeNotAllowed
 from .idle import IdlePolicy
 from .sentences import say, words_of
 from .size import Offer, RequestStore, Size, SizeChoices, SizePolicy
@@ -344,9 +344,22 @@ class Runtime(LoggingConfigurable):
         self.policy.check_total(size, others)
         if self.policy.needs_capacity(size, others):
             # Which GPU it will be is not known yet: the bounds hold on every one.
-            for gpu in await self.capacity() if gpus is None else gpus:
-                self.policy.check_on(size, gpu.memory_bytes)
-                self.policy.check_total(size, others, gpu.memory_bytes)
+            known = await self.capacity() if gpus is None else gpus
+            for memory in {*(gpu.memory_bytes for gpu in known), *await self._memory_to_come()}:
+                if memory:
+                    self.policy.check_on(size, memory)
+                    self.policy.check_total(size, others, memory)
+                elif size.fraction is not None:  # no other size goes to such a GPU
+                    raise SizeNotAllowed(
+                        f"{size} cannot be held against the limits here: how much memory a GPU has "
+                        "is not known. Ask for an amount, such as 10GiB, or tell the administrator."
+                    )
+
+    async def _memory_to_come(self) -> Sequence[int]:
+        async def work() -> Sequence[int]:
+            return (await self.engine()).memory_to_come
+
+        return await self.call(work())
 
     def _others(self, kernel_id: str | None) -> list[tuple[Size, int | None]]:
         """Size and bytes of what the other kernels of this process hold or ask for."""

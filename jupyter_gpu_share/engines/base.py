@@ -63,8 +63,22 @@ class Connection:
 
     def url(self, channel: str) -> str:
         """The ZeroMQ endpoint of a channel."""
+        return self.endpoint(self.ports[channel])
+
+    def endpoint(self, port: int) -> str:
+        """The ZeroMQ endpoint of a port; a socket for one of IPv6 has to be told of that first."""
         separator = ":" if self.transport == "tcp" else "-"
-        return f"{self.transport}://{self.ip}{separator}{self.ports[channel]}"
+        return f"{self.transport}://{self.host}{separator}{port}"
+
+    @property
+    def host(self) -> str:
+        """The address as it stands before a port."""
+        return f"[{self.ip}]" if self.is_ipv6 else self.ip
+
+    @property
+    def is_ipv6(self) -> bool:
+        """Whether the address is one of IPv6."""
+        return self.transport == "tcp" and ":" in self.ip
 
 
 @dataclass(frozen=True)
@@ -360,6 +374,11 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         ------
         EngineError, NoGpuError
         """
+
+    @property
+    def memory_to_come(self) -> Sequence[int]:
+        """Bytes of each kind of GPU that is not there and may come: bounds on sizes hold on it."""
+        return ()
 
     @abstractmethod
     async def allocations(self) -> list[Allocation]:

@@ -82,6 +82,7 @@ def bind_fronts(wanted: Connection) -> tuple[dict[str, Socket], Connection]:
         for name in CHANNELS:
             front = fronts[name] = context().socket(_FRONT[name])
             front.linger = 1000
+            front.ipv6 = wanted.is_ipv6
             if name == "iopub":
                 # Every subscription travels to the kernel, which welcomes each.
                 front.xpub_verbose = 1
@@ -110,9 +111,9 @@ def bind_fronts(wanted: Connection) -> tuple[dict[str, Socket], Connection]:
 def _bind(front: Socket, where: Connection, port: int, taken: Mapping[str, int]) -> int:
     if where.transport == "tcp":
         if port:
-            _bind_again(front, f"tcp://{where.ip}:{port}")
+            _bind_again(front, where.endpoint(port))
             return port
-        return front.bind_to_random_port(f"tcp://{where.ip}")
+        return front.bind_to_random_port(f"tcp://{where.host}")
     free = (n for n in count(1) if n not in taken.values() and not _path(where, n).exists())
     port = port or next(free)
     front.bind(f"ipc://{where.ip}-{port}")
@@ -172,6 +173,7 @@ def connect_backs(back: Connection) -> dict[str, Socket]:
         for name in BACKS:
             socket = backs[name] = context().socket(_BACK[name])
             socket.linger = 0
+            socket.ipv6 = back.is_ipv6
             # A kernel that is stopped reads nothing, and whoever has no room to send waits for it:
             # neither a carrier nor the relay's own thread could be ended then.
             socket.sndhwm = 0

@@ -15,10 +15,10 @@ from waiting import PATIENCE
 
 from jupyter_gpu_share.allocations import QueuePosition
 from jupyter_gpu_share.engines.base import Waiting
-from jupyter_gpu_share.engines.kubernetes import _autoscaler
+from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _autoscaler, _doctor
 from jupyter_gpu_share.engines.kubernetes._autoscaler import Autoscaler, told_by
 from jupyter_gpu_share.engines.kubernetes._waits import Wait
-from jupyter_gpu_share.engines.kubernetes.api import Forbidden, KubernetesError
+from jupyter_gpu_share.engines.kubernetes.api import EVENTS, Forbidden, KubernetesError, Resource
 
 pytestmark = pytest.mark.timeout(PATIENCE)
 
@@ -177,3 +177,21 @@ async def test_reading_ends_with_the_cluster() -> None:
     await api.answered.wait()
     await one.close()
     assert not one._reading
+
+
+@pytest.mark.parametrize("kinds", [[], [{"memory": "80GiB"}]])
+@pytest.mark.parametrize("may", [True, False])
+async def test_doctor_tells_a_missing_right_to_whom_it_concerns(
+    kinds: list[Any], may: bool
+) -> None:
+    async def allowed(verb: str, resource: Resource, *where: str) -> bool:
+        return resource is not EVENTS or may
+
+    cluster: Any = SimpleNamespace(
+        settings=KubernetesEngine(kinds=kinds),
+        namespace="notebooks",
+        backend=SimpleNamespace(name="device-plugin"),
+        api=SimpleNamespace(allowed=allowed),
+    )
+    told = [finding.what for finding in await _doctor._about_rights(cluster)]
+    assert any("may not read Events" in what for what in told) is (bool(kinds) and not may)

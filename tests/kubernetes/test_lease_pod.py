@@ -20,21 +20,30 @@ LABELS = Labels("alice", "k-1", "attempt-1")
 
 
 def test_a_lease_and_a_kernel_wait_for_the_same_nodes() -> None:
-    engine = KubernetesEngine(kinds=[KIND], tolerations=[TEAM], node_selector={"zone": "a"})
+    engine = KubernetesEngine(
+        kinds=[KIND],
+        tolerations=[TEAM],
+        node_selector={"zone": "a"},
+        sizes={"1/4": {"node_selector": {"disk": "fast"}}},
+    )
     backend = DraBackend()
     facts = Facts(kinds=engine.declared)
     cluster: Any = SimpleNamespace(
-        backend=backend, facts=facts, settings=engine, server="alice", instance="i"
+        backend=backend,
+        facts_for=lambda size: facts,
+        settings=engine,
+        server="alice",
+        instance="i",
     )
     size = Size.parse("1/4")
     request: Any = SimpleNamespace(kernel_id="k-1", size=size)
     lease = Lease(cluster, request, LABELS, {"name": "kernel"})._pod(LABELS)
     kernel = body(
-        rendered=backend.render(size, facts),
+        rendered=engine.profile(size).on(backend.render(size, facts)),
         tolerations=engine.tolerations,
         patches=engine.additions,
     )
     for pod in (lease, kernel):
-        assert pod["spec"]["nodeSelector"] == {"zone": "a", "pool": "a100"}
+        assert pod["spec"]["nodeSelector"] == {"zone": "a", "pool": "a100", "disk": "fast"}
         assert pod["spec"]["tolerations"] == [TEAM, POOL, GPU_TOLERATION]
         assert UNDISTURBED.items() <= pod["metadata"]["annotations"].items()

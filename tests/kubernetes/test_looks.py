@@ -18,7 +18,7 @@ class Known(Cluster):
     """What the watches know of a cluster that is not there."""
 
     def __init__(self, backend: Backend, pods: list[Any], claims: list[Any]) -> None:
-        self.settings: Any = SimpleNamespace(style="pod")
+        self.settings = KubernetesEngine(style="pod")
         self.backend = backend
         self.facts = Facts()
         self.namespace, self.server = "notebooks", "alice"

@@ -38,6 +38,7 @@ FILES = [
             "farewell",
             "interrupts",
             "limits",
+            "over_ipv6",
             "readings",
             "simulated",
             "snapshot/__init__",

@@ -232,10 +232,16 @@ class Cluster:
         KubernetesError, EngineError
         """
         try:
-            return self.backend.render(size, self.facts)
+            return self.backend.render(size, self.facts_for(size))
         except NoGpuError:
-            facts = await self.refresh(0.0, slices=True)
-            return self.backend.render(size, facts)
+            await self.refresh(0.0, slices=True)
+            return self.backend.render(size, self.facts_for(size))
+
+    def facts_for(self, size: Size, facts: Facts | None = None) -> Facts:
+        """What is known, for kernels of a size: they may go to some nodes only."""
+        facts = facts or self.facts
+        placement = facts.placement + self.settings.profile(size).placement
+        return replace(facts, placement=placement)
 
     async def _read_old(self, stale: float, *, slices: bool) -> None:
         kinds = {} if slices else {what: (*place, stale) for what, place in _HOLDERS.items()}

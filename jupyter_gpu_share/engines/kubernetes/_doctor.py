@@ -10,6 +10,7 @@ from ._cluster import Cluster
 from .api import (
     CLAIMS,
     CONFIG_MAPS,
+    EVENTS,
     LEASES,
     NAMESPACES,
     PODS,
@@ -125,6 +126,15 @@ async def _about_rights(cluster: Cluster) -> list[Finding]:
                 "This server may not read Secrets: when it is started again, it cannot take over "
                 "kernels that run. Where several servers share a namespace it has to be so.",
                 "c.KubernetesEngine.adopt = False  # they are ended at once",
+            )
+        )
+    if cluster.settings.kinds and not await cluster.api.allowed("list", EVENTS, cluster.namespace):
+        found.append(
+            Finding(
+                "note",
+                "This server may not read Events: what an autoscaler says of kernels that wait is "
+                "not shown.",
+                _APPLY,
             )
         )
     if not await cluster.api.allowed("get", PODS, cluster.namespace, "log"):

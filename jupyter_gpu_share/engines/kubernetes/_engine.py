@@ -34,7 +34,7 @@ from ._cluster import Cluster, Object
 from ._kernel import PodKernel, size_of
 from ._lease import Lease
 from ._names import PART, SERVER, annotation, label
-from ._pods import connection_of
+from ._pods import address_of, connection_of
 from ._settings import KubernetesSettings
 from ._snapshot import ClusterSnapshot, without
 from ._sweeper import Sweeper
@@ -324,6 +324,7 @@ class KubernetesEngine(KubernetesSettings):
                 for kernel_id, kernel in self._kernels.items()
             },
             only=only,
+            placements={size: profile.placement for size, profile in self.profiles.items()},
         )
 
     async def rounding(self, size: Size) -> str:
@@ -331,7 +332,7 @@ class KubernetesEngine(KubernetesSettings):
         if size.is_none:
             return ""
         cluster = await self._opened()
-        return cluster.backend.render(size, cluster.facts).note
+        return cluster.backend.render(size, cluster.facts_for(size)).note
 
     @property
     def sharing(self) -> tuple[str | None, str | None]:
@@ -424,7 +425,7 @@ def _adoptable(pod: Object, server: str) -> bool:
         and label(pod, SERVER) == server
         and not pod["metadata"].get("deletionTimestamp")
         and (pod.get("status") or {}).get("phase") == "Running"
-        and bool((pod.get("status") or {}).get("podIP"))
+        and bool(address_of(pod))
     )
 
 
@@ -433,6 +434,7 @@ def _why_not(cluster: Cluster, size: Size, facts: Facts) -> str | None:
     if size.is_none:
         return None
     try:
+        facts = cluster.facts_for(size, facts)
         cluster.backend.render(size, facts)
         room = cluster.backend.room(size, facts)
     except NoGpuError as error:

@@ -33,7 +33,7 @@ from ._making import image_of, make
 from ._names import PART, PREFIX, annotation, label, object_name
 from ._overlooked import ask_again
 from ._ownership import TAKEN_OVER, claim_pod, delete_own, taken_over
-from ._pods import AGENT_PORT, Labels, connection_of, owner
+from ._pods import AGENT_PORT, Labels, address_of, connection_of, owner
 from ._waits import PATIENCE, Wait
 from ._writes import PATIENCE as WRITE_PATIENCE
 from ._writes import Writes
@@ -249,7 +249,7 @@ class PodKernel:
         self.made = True
         self._owns(pod)
         secret = await self.cluster.api.get(SECRETS, self.name, self.cluster.namespace)
-        address: str = pod.get("status", {}).get("podIP", "")
+        address = address_of(pod)
         try:
             self.connection = connection_of(secret, address)
         except ValueError as error:
@@ -350,7 +350,7 @@ class PodKernel:
     def _address(self) -> str | None:
         pod = self.cluster.pod(self.name) or {}
         running = dig(named(dig(pod, "status", "containerStatuses")), "state", "running")
-        ip: str = dig(pod, "status", "podIP", default="")
+        ip = address_of(pod)
         return ip if ip and running is not None else None
 
     async def until(self, look: Callable[[], Any]) -> Any:

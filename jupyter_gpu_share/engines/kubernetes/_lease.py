@@ -289,7 +289,8 @@ class Lease:
 
     async def _post(self, device: tuple[str, str] | None, size: Size) -> None:
         """Create a lease: a claim, and a pod that has it reserved."""
-        spec, _, _ = self._backend.claim_spec(size, self._cluster.facts, device)
+        facts = self._cluster.facts_for(self.size)
+        spec, _, _ = self._backend.claim_spec(size, facts, device)
         self.name, self.asked = f"{self._base}-{uuid4().hex[:8]}", size
         self._held.add(self.name)
         labels = replace(self._labels, attempt=uuid4().hex)
@@ -312,7 +313,8 @@ class Lease:
 
     def _pod(self, labels: Labels) -> Object:
         settings = self._cluster.settings
-        where = self._backend.placement(self.asked, self._cluster.facts)
+        facts = self._cluster.facts_for(self.size)
+        where = settings.profile(self.size).placement + self._backend.placement(self.asked, facts)
         metadata = labels.metadata(
             self.name, "lease", size=str(self.asked), instance=self._cluster.instance
         )

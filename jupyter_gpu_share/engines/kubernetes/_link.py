@@ -93,7 +93,7 @@ class AgentLink:
     ) -> None:
         self.state: AgentState | None = None
         self._connection = connection
-        self._address = f"tcp://{connection.ip}:{port}"
+        self._address = connection.endpoint(port)
         self._instance = instance
         self._renewal = renewal
         self._changed = changed
@@ -109,6 +109,7 @@ class AgentLink:
         """Connect, and renew the pod's life from now on."""
         socket = self._socket = context.socket(zmq.DEALER)
         socket.linger = 0
+        socket.ipv6 = self._connection.is_ipv6
         socket.maxmsgsize = _LONGEST_MESSAGE
         socket.reconnect_ivl = _RECONNECT_MS
         socket.reconnect_ivl_max = _RECONNECT_MAX_MS

@@ -58,7 +58,9 @@ async def make(
         image=image_of(settings, request),
         files=cluster.files,
         size=request.size,
-        rendered=rendered if not request.size.is_none else _without_gpu(),
+        rendered=settings.profile(request.size).on(
+            rendered if not request.size.is_none else _without_gpu()
+        ),
         python=settings.python,
         flags=flags_of(request.argv),
         hash_seed=request.env.get(HASH_SEED, ""),
@@ -108,7 +110,9 @@ def image_of(settings: KubernetesSettings, request: KernelRequest) -> str:
     ------
     EngineError: there is none.
     """
-    image: str = settings.images.get(request.kernel_name, settings.image)
+    image: str = settings.profile(request.size).image or settings.images.get(
+        request.kernel_name, settings.image
+    )
     if not image:
         raise EngineError(
             "No image is set for kernels; the administrator sets c.KubernetesEngine.image to one "

@@ -65,7 +65,7 @@ async def _has_room(cluster: Cluster, size: Size) -> bool:
     if cluster.backend.reads & facts.missing:
         return False  # this server may not see what is free
     try:
-        return cluster.backend.room(size, facts) >= size.count
+        return cluster.backend.room(size, cluster.facts_for(size, facts)) >= size.count
     except NoGpuError:
         return False
 

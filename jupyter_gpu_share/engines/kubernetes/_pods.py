@@ -30,13 +30,14 @@ from ._names import (
     label_value,
     note,
 )
-from .backends import CONTAINER, GPU_TOLERATION, Rendered
+from .backends import CONTAINER, GPU_TOLERATION, Rendered, dig
 
 __all__ = [
     "AGENT_PORT",
     "PORTS",
     "Labels",
     "PodPlan",
+    "address_of",
     "claim_body",
     "connection_of",
     "files_body",
@@ -265,6 +266,13 @@ def _tolerations(plan: PodPlan) -> list[Object]:
     """The administrator's; of a pod with a GPU, also of the taint that nodes with GPUs have."""
     own = [dict(one) for one in (*plan.tolerations, *plan.rendered.tolerations)]
     return own if plan.size.is_none else [*own, dict(GPU_TOLERATION)]
+
+
+def address_of(pod: Mapping[str, Any]) -> str:
+    """Where a pod is reached: over IPv4, on which kernels listen, if it has that; empty before."""
+    first: str = dig(pod, "status", "podIP", default="")
+    known = [dig(each, "ip", default="") for each in dig(pod, "status", "podIPs", default=[])]
+    return next((ip for ip in known if ip and ":" not in ip), first)
 
 
 def owner(obj: Mapping[str, Any]) -> Object:

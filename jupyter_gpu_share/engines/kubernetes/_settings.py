@@ -22,6 +22,8 @@ from ..base import Engine
 from ._environment import ALLOWED
 
 if TYPE_CHECKING:
+    from ...size import Size
+    from ._profiles import Profile
     from .backends import Kind, Placement
 
 __all__ = ["KubernetesSettings"]
@@ -344,6 +346,22 @@ class KubernetesSettings(Engine):
                  "node_selector": {"pool": "a100"}, "most": 8}]
         """,
     )
+    sizes = Dict(
+        key_trait=Unicode(),
+        value_trait=Dict(),
+        config=True,
+        help="""
+        What a size brings besides its share: an ``image`` before all others, a ``node_selector``
+        and ``tolerations`` besides those of all kernels, and the ``model`` of a declared kind of
+        nodes, to which it goes. Default: nothing.
+
+        ::
+
+            c.KubernetesEngine.sizes = {
+                "1": {"model": "A100"},
+                "0": {"image": "quay.io/jupyter/scipy-notebook", "node_selector": {"pool": "cpu"}}}
+        """,
+    )
     pod_patch = Dict(
         config=True,
         help="""
@@ -459,6 +477,38 @@ class KubernetesSettings(Engine):
         return entries
 
     @property
+    def memory_to_come(self) -> list[int]:
+        """Bytes of a GPU, or of a MIG instance, of each declared kind of nodes."""
+        return [kind.told.memory for kind in self.declared]
+
+    @validate("sizes")
+    def _validate_sizes(self, proposal: dict[str, Any]) -> dict[str, Any]:
+        entries: dict[str, Any] = proposal["value"]
+        try:
+            known = _profiles(entries, self.declared)
+        except EngineError as error:
+            raise TraitError(str(error)) from error
+        for size, profile in known.items():
+            for name, value in profile.placement.node_selector.items():
+                if self.node_selector.get(name, value) != value:
+                    raise TraitError(
+                        f"c.KubernetesEngine.sizes, {size}: c.KubernetesEngine.node_selector says "
+                        f"something else of {name}."
+                    )
+        return entries
+
+    @property
+    def profiles(self) -> Mapping[Size, Profile]:
+        """What sizes bring besides their shares, of those that bring anything."""
+        return _profiles(self.sizes, self.declared)
+
+    def profile(self, size: Size) -> Profile:
+        """What a size brings besides its share."""
+        from ._profiles import Profile
+
+        return self.profiles.get(size, Profile())
+
+    @property
     def declared(self) -> list[Kind]:
         """The kinds of nodes that the cluster can have."""
         return _kinds(self.kinds)
@@ -515,3 +565,11 @@ def _kinds(entries: Sequence[Mapping[str, Any]]) -> list[Kind]:
     from .backends import Kind
 
     return [Kind.parse(number, entry) for number, entry in enumerate(entries)]
+
+
+def _profiles(
+    entries: Mapping[str, Mapping[str, Any]], kinds: Sequence[Kind]
+) -> Mapping[Size, Profile]:
+    from ._profiles import profiles
+
+    return profiles(entries, kinds)

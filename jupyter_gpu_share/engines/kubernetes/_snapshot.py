@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import NoGpuError
 from ...size import Size
 from ..base import Capacity, Waiter
-from .backends import Backend, Facts
+from .backends import Backend, Facts, Placement
 
 __all__ = ["ClusterSnapshot", "without"]
 
@@ -25,6 +25,7 @@ class ClusterSnapshot:
     Attributes
     ----------
     only: uuids of the only GPUs that will do, by the place in ``waiting``, where that is known.
+    placements: where kernels of a size go, besides what holds for all.
     held: names of the pods and claims that hold shares, by kernel id.
     """
 
@@ -34,6 +35,7 @@ class ClusterSnapshot:
     namespace: str
     held: Mapping[str, frozenset[str]]
     only: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    placements: Mapping[Size, Placement] = field(default_factory=dict)
     _known: dict[frozenset[str], frozenset[int]] = field(default_factory=dict, compare=False)
 
     def served(self, freed: Collection[str]) -> frozenset[int]:
@@ -43,7 +45,7 @@ class ClusterSnapshot:
         names = frozenset().union(*(self.held.get(kernel, frozenset()) for kernel in freed))
         if names not in self._known:
             facts = without(self.facts, self.namespace, names)
-            place = _Wholes(self.backend, facts) if self.backend.whole else _Parts(facts, self)
+            place = _Wholes(facts, self) if self.backend.whole else _Parts(facts, self)
             self._known[names] = frozenset(
                 n
                 for n, waiter in enumerate(self.waiting)
@@ -53,10 +55,15 @@ class ClusterSnapshot:
 
     def _can(self, size: Size, facts: Facts) -> bool:
         try:
-            self.backend.render(size, facts)
+            self.backend.render(size, self.facts_for(size, facts))
         except NoGpuError:
             return False
         return True
+
+    def facts_for(self, size: Size, facts: Facts) -> Facts:
+        """What is known, for kernels of a size."""
+        own = self.placements.get(size)
+        return facts if own is None else replace(facts, placement=facts.placement + own)
 
 
 class _Parts:
@@ -66,9 +73,14 @@ class _Parts:
         self._gpus: list[Capacity] = snapshot.backend.capacity(facts)
         self._free = [gpu.free_bytes for gpu in self._gpus]
         self._only = snapshot.only
+        self._facts = facts
+        self._snapshot = snapshot
 
     def take(self, index: int, size: Size) -> bool:
         only = self._only.get(index)
+        if only is None and size in self._snapshot.placements:
+            facts = self._snapshot.facts_for(size, self._facts)
+            only = frozenset(gpu.uuid for gpu in self._snapshot.backend.capacity(facts))
         room = sorted(
             (self._free[n], n, need)
             for n, gpu in enumerate(self._gpus)
@@ -86,16 +98,18 @@ class _Parts:
 class _Wholes:
     """GPUs, replicas or MIG instances that are taken as they are, counted by their resource."""
 
-    def __init__(self, backend: Backend, facts: Facts) -> None:
-        self._backend = backend
+    def __init__(self, facts: Facts, snapshot: ClusterSnapshot) -> None:
+        self._backend = snapshot.backend
         self._facts = facts
+        self._snapshot = snapshot
         self._taken: dict[str, int] = {}
 
     def take(self, index: int, size: Size) -> bool:
         # All that a kernel asks for here is a number of one resource.
-        (resource,) = self._backend.render(size, self._facts).limits
+        facts = self._snapshot.facts_for(size, self._facts)
+        (resource,) = self._backend.render(size, facts).limits
         taken = self._taken.get(resource, 0)
-        if self._backend.room(size, self._facts) - taken < size.count:
+        if self._backend.room(size, facts) - taken < size.count:
             return False
         self._taken[resource] = taken + size.count
         return True

@@ -26,7 +26,7 @@ import subprocess
 import tempfile
 import time
 
-from gpu_share_kernel import farewell, readings
+from gpu_share_kernel import farewell, over_ipv6, readings
 from gpu_share_kernel.zygote import Zygote, module_of, survives_fork
 
 __all__ = ["Agent", "main"]
@@ -107,6 +107,8 @@ class Agent:
 
         self._zmq = zmq
         self._socket = self._listen()
+        if self._settings["ip"] == "0.0.0.0":  # noqa: S104 - compared, not bound
+            over_ipv6.serve(self._ports())
         # Its poller knows that a ZeroMQ descriptor tells of changes only.
         poller = zmq.Poller()
         for source in (self._socket, self._bell[0], self.zygote.sock.fileno()):
@@ -147,6 +149,13 @@ class Agent:
             socket.curve_secretkey = self._settings["curve_secretkey"].encode()
         socket.bind("tcp://%s:%d" % (self._settings["ip"], self._settings["port"]))
         return socket
+
+    def _ports(self):
+        """Where the agent listens, and the kernel will."""
+        with open(os.path.join(self.folder, "connection.json")) as file:
+            wire = json.load(file)
+        kernel = [port for name, port in sorted(wire.items()) if name.endswith("_port")]
+        return [self._settings["port"], *kernel]
 
     def _deadline(self):
         return self._ending[0][0] if self._ending else self._heard + self.watchdog

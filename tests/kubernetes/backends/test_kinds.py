@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shapes import GIB, Shapes
+from shapes import GIB, MIB, Shapes
 from traitlets import TraitError
 
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
@@ -227,3 +227,7 @@ def test_a_kind_that_makes_no_sense_is_refused_at_the_start(entry: Any, words: s
         KubernetesEngine(kinds=[SLICED, entry])
     assert str(refused.value).startswith("c.KubernetesEngine.kinds, entry 2")
     assert "\n" not in str(refused.value)
+
+
+def test_bounds_on_sizes_know_what_may_come() -> None:
+    assert KubernetesEngine(kinds=[A100, PARTED]).memory_to_come == [80 * GIB, 9856 * MIB]

@@ -14,6 +14,7 @@ from jupyter_gpu_share.engines.kubernetes.backends import (
     DevicePluginBackend,
     DraBackend,
     Facts,
+    Placement,
 )
 from jupyter_gpu_share.kernels.reclaim import chosen
 from jupyter_gpu_share.size import Size
@@ -22,7 +23,11 @@ DRA, PLUGIN = Shapes("dra"), Shapes("device_plugin")
 
 
 def snapshot(
-    backend: Backend, known: Facts, *waiting: str, only: Mapping[int, frozenset[str]] | None = None
+    backend: Backend,
+    known: Facts,
+    *waiting: str,
+    only: Mapping[int, frozenset[str]] | None = None,
+    pools: Mapping[str, str] | None = None,
 ) -> ClusterSnapshot:
     """Every pod and claim is a kernel's of its name, in the namespace of the first."""
     objects = [*known.pods, *known.claims]
@@ -33,6 +38,9 @@ def snapshot(
         namespace=objects[0]["metadata"]["namespace"],
         held={each["metadata"]["name"]: frozenset({each["metadata"]["name"]}) for each in objects},
         only=only or {},
+        placements={
+            Size.parse(size): Placement({"pool": pool}) for size, pool in (pools or {}).items()
+        },
     )
 
 
@@ -90,3 +98,37 @@ def test_what_others_hold_under_the_same_names_stays() -> None:
     other["metadata"]["namespace"] = "others"
     known = Facts(claims=[mine, other])
     assert without(known, mine["metadata"]["namespace"], {"a"}).claims == [other]
+
+
+def test_who_goes_to_some_nodes_only_is_not_served_by_others() -> None:
+    """In parts of GPUs, and in replicas."""
+    names = ("node-1", "node-2")
+    nodes = [
+        {"metadata": {"name": name, "labels": {"pool": name}}, "spec": {}, "status": {}}
+        for name in names
+    ]
+    on_two = claims("e", "f")
+    for claim in on_two:
+        (result,) = claim["status"]["allocation"]["devices"]["results"]
+        result["pool"] = "node-2"
+    held = [*claims("a", "b", "c", "d"), *claims("g", "h", "i", "j", device="gpu-1"), *on_two]
+    known = Facts(nodes=nodes, slices=[DRA.shared80, DRA.shared40], claims=held)
+    found = snapshot(DraBackend(), known, "20GiB")
+    assert chosen(found, ["a", "e"]) == {"a"}
+    found = snapshot(DraBackend(), known, "20GiB", pools={"20GiB": "node-2"})
+    assert chosen(found, ["a", "e"]) == {"e"}
+
+    one, two = PLUGIN.slices4, PLUGIN.slices4
+    pods = []
+    for node, name in ((one, "one"), (two, "two")):
+        node["metadata"]["name"] = node["metadata"]["labels"]["pool"] = name
+        for number in range(8):
+            pod = renamed(PLUGIN.pod, f"{name}-{number}")
+            pod["spec"] = {**pod["spec"], "nodeName": name}
+            pods.append(pod)
+    known = facts(one, two, pods=pods)
+    found = snapshot(DevicePluginBackend(), known, "1/4")
+    assert found.served({"one-1"}) == {0}
+    found = snapshot(DevicePluginBackend(), known, "1/4", pools={"1/4": "two"})
+    assert found.served({"one-1"}) == frozenset()
+    assert found.served({"two-1"}) == {0}

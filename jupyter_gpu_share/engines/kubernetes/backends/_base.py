@@ -76,7 +76,12 @@ class Facts:
         """Declared kinds of which one more node may come."""
         labels = [dig(node, "metadata", "labels", default={}) for node in self.nodes]
         there = Counter(kind_of(each, self.kinds) for each in labels)
-        return [kind for kind in self.kinds if kind.most is None or there[kind] < kind.most]
+        return [
+            kind
+            for kind in self.kinds
+            if (kind.most is None or there[kind] < kind.most)
+            and self.placement.agrees(kind.placement)
+        ]
 
 
 @dataclass(frozen=True)

@@ -311,8 +311,7 @@ class DevicePluginBackend(Backend):
             what = kind.resource.rpartition("/")[2]
             number = kind.node.offered[kind.resource]
             held = asked(facts, kind.node.name, kind.resource)
-            memory = kind.slice if kind.known else 0
-            found += capacities(kind.node, what, memory, number, held)
+            found += capacities(kind.node, what, kind.slice, number, held)
         return found
 
     def room(self, size: Size, facts: Facts) -> int:

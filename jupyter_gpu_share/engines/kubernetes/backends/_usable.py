@@ -53,6 +53,13 @@ class Placement:
             [*self.tolerations, *(one for one in other.tolerations if one not in self.tolerations)],
         )
 
+    def agrees(self, other: Placement) -> bool:
+        """Whether a node can have the labels that both ask for."""
+        return all(
+            self.node_selector.get(name, value) == value
+            for name, value in other.node_selector.items()
+        )
+
     def selects(self, labels: Mapping[str, str]) -> bool:
         """Whether a node with these labels has all that are asked for."""
         return all(labels.get(name) == value for name, value in self.node_selector.items())
@@ -72,7 +79,7 @@ def barred(node: Object, placement: Placement) -> str:
     """Why pods never go to a node, after its name in a sentence; empty where they may."""
     labels = (node.get("metadata") or {}).get("labels") or {}
     if not placement.selects(labels):
-        return "has not the labels of c.KubernetesEngine.node_selector"
+        return "has not the labels that they ask for"
     taint = next((key for key in placement.untolerated(node) if not _PASSING.fullmatch(key)), None)
     return f"has the taint {taint}, which kernels do not tolerate" if taint is not None else ""
 
