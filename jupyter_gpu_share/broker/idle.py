@@ -187,6 +187,11 @@ class IdleShares:
         self._promises = found
         return found
 
+    @property
+    def promises(self) -> Mapping[str, Promise]:
+        """Those that were last decided, by name."""
+        return self._promises
+
     def overdue(self, now: datetime) -> frozenset[str]:
         """Shares that their servers should have given back long since."""
         return frozenset(name for name, each in self._promises.items() if each.due + GRACE <= now)
