@@ -21,16 +21,16 @@ from jupyter_gpu_share.kernels._idle_rule import _AGAIN
 
 pytestmark = pytest.mark.slow
 
-#: Seconds: too long for a test; the broker's clock is moved by hand.
-WARNED = 600.0
+#: Seconds: too long for a test; the broker's clock is moved by hand then.
+_LONG = 600.0
 
 
 class World:
     """One simulated GPU, a broker in this process, a server, and another that asks for a share."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warned: float) -> None:
         socket = folder / "broker.sock"
-        rules = {"idle_after": 0.0, "demand_after": 0.0, "warn_before": WARNED}
+        rules = {"idle_after": 0.0, "demand_after": 0.0, "warn_before": warned}
         self.broker = Broker(
             config=Config(IdlePolicy=rules),
             socket=str(socket),
@@ -79,17 +79,16 @@ class World:
         assert await self.cell("print(x)") == "[42]"
         assert (await self.allocation())["share"] is not None
 
-    def passes(self, time: timedelta) -> None:
-        real = self.broker.store.clock
-        self.broker.store.clock = lambda: real() + time
-
 
 @pytest.fixture
 async def world(
-    tmp_path: Path, jupyter_dirs: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    jupyter_dirs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[World]:
     monkeypatch.setenv(BROKER, str(tmp_path / "broker.sock"))
-    made = World(tmp_path)
+    made = World(tmp_path, request.param)
     try:
         await made.start(jupyter_dirs)
         yield made
@@ -97,11 +96,11 @@ async def world(
         await made.close()
 
 
+@pytest.mark.parametrize("world", [5.0], indirect=True, ids=["soon"])
 async def test_the_administrators_rules_win_over_a_users_never(world: World) -> None:
     await world.promised()
     row = await eventually(_announced(world), "its user is warned")
-    assert row["reason"].partition("Somebody waits for a share; this one goes back after")[1]
-    world.passes(timedelta(seconds=WARNED))
+    assert "Somebody waits for a share; this one goes back after" in row["reason"]
     await eventually(world.served, "who waited has it")
     row = await world.allocation()
     assert (row["state"], row["reason"]) == (
@@ -111,11 +110,13 @@ async def test_the_administrators_rules_win_over_a_users_never(world: World) -> 
     await world.back()
 
 
+@pytest.mark.parametrize("world", [_LONG], indirect=True, ids=["later"])
 async def test_a_server_that_hangs_loses_the_share_and_hears_of_it(world: World) -> None:
     await world.promised()
     assert world.server is not None
     world.server.process.send_signal(signal.SIGSTOP)
-    world.passes(timedelta(seconds=WARNED) + GRACE)
+    real, time = world.broker.store.clock, timedelta(seconds=_LONG) + GRACE
+    world.broker.store.clock = lambda: real() + time
     await eventually(world.served, "who waited has it")
     world.server.process.send_signal(signal.SIGCONT)
 

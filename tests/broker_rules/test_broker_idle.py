@@ -144,6 +144,34 @@ async def test_a_promise_stands_while_its_server_says_nothing_and_over_a_restart
         assert people.store.idle.rows().keys() == {"70002/a"}
 
 
+async def test_a_share_that_was_used_between_two_words_is_promised_anew(tmp_path: Path) -> None:
+    clock = Clock()
+    async with open_store(tmp_path, clock) as people:
+        servers = Servers(people)
+        assert await people.ask(1, "a", "1")
+        assert not await people.ask(2, "new", "1")
+        assert await servers.due(1, a=AFTER) == {"a": WARNED}
+        clock.wait(AFTER + 1)
+        assert await servers.due(1, a=AFTER) == {"a": WARNED}, "its time was over, but for a cell"
+
+
+async def test_what_is_heard_while_it_is_decided_counts(tmp_path: Path) -> None:
+    """The decision is made beside what goes on."""
+    clock = Clock()
+    async with open_store(tmp_path, clock) as people:
+        servers = Servers(people)
+        assert await people.ask(1, "a", "1")
+        assert not await people.ask(2, "new", "1")
+        await servers.tell(1, a=30)
+        shares = people.store.idle
+        snapshot, claims, _ = await people.store.look(people.store.idle_claims)
+        decided = shares.decide(snapshot, claims, clock())
+        assert decided.keys() == {"70001/a"}
+        shares.hear("70001/", Holder(1, "server"), {}, clock())
+        shares.promise(decided)
+        assert shares.promises == {}
+
+
 async def test_a_word_counts_for_a_while(tmp_path: Path) -> None:
     clock = Clock()
     async with open_store(tmp_path, clock) as people:

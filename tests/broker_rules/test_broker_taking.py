@@ -61,6 +61,7 @@ class Machine:
     def __init__(self, people: People) -> None:
         self.people = people
         self.reclaims = Reclaims(people.store)
+        self.since = people.clock() - 30 * MINUTE
         self.used: Mapping[str, int] | None = {}
         self.asked: list[Collection[int]] = []
 
@@ -73,13 +74,14 @@ class Machine:
         assert (await self.tell()).wanted == {"a": pytest.approx(WARNED * 60)}
 
     async def tell(self, *, used: bool = False, size: str | None = None) -> Answer:
-        since = self.people.clock() - 30 * MINUTE
-        share = IdleShare(since, size=None if size is None else Size.parse(size))
+        if used:
+            self.since = self.people.clock() - 10 * MINUTE
+        share = IdleShare(self.since, size=None if size is None else Size.parse(size))
         return await self.reclaims.hear(account(1), this_process(), {} if used else {"a": share})
 
     async def other(self, name: str) -> set[str]:
         """Another user tells of a kernel that is idle for less long; whether it is asked back."""
-        share = IdleShare(self.people.clock() - 10 * MINUTE)
+        share = IdleShare(self.people.clock() - 9 * MINUTE)
         answer = await self.reclaims.hear(account(3), this_process(), {name: share})
         return set(answer.wanted)
 
