@@ -37,11 +37,15 @@ class Promise:
 
 @dataclass(frozen=True)
 class _Heard:
-    """A word, the moment until which its user may keep the share, by whom it was said, and how
-    long it counts."""
+    """A word, by whom it was said, and how long it counts.
+
+    Attributes
+    ----------
+    word: with ``keep_until`` as far as the administrator allows; ``keep``: as it was said.
+    """
 
     word: IdleShare
-    pin: datetime | None
+    keep: datetime | None
     server: Holder
     until: datetime
 
@@ -83,10 +87,7 @@ class IdleShares:
 
     def rows(self) -> dict[str, tuple[IdleShare, Promise | None]]:
         """What :meth:`restore` takes."""
-        return {
-            name: (replace(heard.word, keep_until=heard.pin), self._promises.get(name))
-            for name, heard in self._heard.items()
-        }
+        return {name: (heard.word, self._promises.get(name)) for name, heard in self._heard.items()}
 
     # -- what servers say ------------------------------------------------------------------------
 
@@ -106,24 +107,24 @@ class IdleShares:
         }
         used = set()
         for name, word in words.items():
-            known, new = self._heard.get(name), _Heard(word, None, server, until)
-            heard[name] = self._again(known, new, now)
+            known = self._heard.get(name)
+            heard[name] = _Heard(self._again(known, word, now), word.keep_until, server, until)
             if known is not None and heard[name].word.since > known.word.since:
                 used.add(name)  # between two words; nothing was heard of it
         self._heard = heard
         self._forget(heard.keys() - used)
 
-    def _again(self, known: _Heard | None, new: _Heard, now: datetime) -> _Heard:
+    def _again(self, known: _Heard | None, word: IdleShare, now: datetime) -> IdleShare:
         """A word beside the one before it: what it says again is as it was."""
-        if known is not None and abs(known.word.since - new.word.since) < _JITTER:
-            new = replace(new, word=replace(new.word, since=known.word.since))
-        keep = new.word.keep_until
-        before = known.word.keep_until if known is not None else None
-        if known is not None and keep and before and abs(keep - before) < _JITTER:
+        since, keep = word.since, word.keep_until
+        if known is not None and abs(known.word.since - since) < _JITTER:
+            since = known.word.since
+        if known is not None and keep and known.keep and abs(keep - known.keep) < _JITTER:
             # Else a moment far away would always be within the limit, counted from now.
-            return replace(new, word=replace(new.word, keep_until=before), pin=known.pin)
-        pin = None if keep is None else min(keep, now + self._policy.longest_keep)
-        return replace(new, pin=pin)
+            keep = known.word.keep_until
+        elif keep is not None:
+            keep = min(keep, now + self._policy.longest_keep)
+        return replace(word, since=since, keep_until=keep)
 
     def keep(self, there: Collection[str]) -> None:
         """Forget shares that are not held any more."""
@@ -169,7 +170,7 @@ class IdleShares:
             replace(
                 claim,
                 idle_since=counts[claim.kernel_id].word.since,
-                keep_until=counts[claim.kernel_id].pin,
+                keep_until=counts[claim.kernel_id].word.keep_until,
                 kept=counts[claim.kernel_id].word.kept,
             )
             for claim in claims
