@@ -6,6 +6,7 @@ Pure but for what it remembers: the time is told.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -36,17 +37,23 @@ class Promise:
 
 @dataclass(frozen=True)
 class _Heard:
-    """A word, the moment until which its user may keep the share, by whom it was said, and how
-    long it counts."""
+    """A word, by whom it was said, and how long it counts.
+
+    Attributes
+    ----------
+    word: with ``keep_until`` as far as the administrator allows; ``keep``: as it was said.
+    """
 
     word: IdleShare
-    pin: datetime | None
+    keep: datetime | None
     server: Holder
     until: datetime
 
 
 class IdleShares:
     """The idle shares of all users. Kernels are named as in the ledger, user before kernel.
+
+    All methods but :meth:`decide` are for one thread.
 
     Parameters
     ----------
@@ -80,10 +87,7 @@ class IdleShares:
 
     def rows(self) -> dict[str, tuple[IdleShare, Promise | None]]:
         """What :meth:`restore` takes."""
-        return {
-            name: (replace(heard.word, keep_until=heard.pin), self._promises.get(name))
-            for name, heard in self._heard.items()
-        }
+        return {name: (heard.word, self._promises.get(name)) for name, heard in self._heard.items()}
 
     # -- what servers say ------------------------------------------------------------------------
 
@@ -101,40 +105,43 @@ class IdleShares:
             for name, each in self._heard.items()
             if not (each.server == server and name.startswith(of))
         }
+        used = set()
         for name, word in words.items():
-            heard[name] = self._again(self._heard.get(name), _Heard(word, None, server, until), now)
+            known = self._heard.get(name)
+            heard[name] = _Heard(self._again(known, word, now), word.keep_until, server, until)
+            if known is not None and heard[name].word.since > known.word.since:
+                used.add(name)  # between two words; nothing was heard of it
         self._heard = heard
-        self._forget(heard)
+        self._forget(heard.keys() - used)
 
-    def _again(self, known: _Heard | None, new: _Heard, now: datetime) -> _Heard:
+    def _again(self, known: _Heard | None, word: IdleShare, now: datetime) -> IdleShare:
         """A word beside the one before it: what it says again is as it was."""
-        if known is not None and abs(known.word.since - new.word.since) < _JITTER:
-            new = replace(new, word=replace(new.word, since=known.word.since))
-        keep = new.word.keep_until
-        before = known.word.keep_until if known is not None else None
-        if known is not None and keep and before and abs(keep - before) < _JITTER:
+        since, keep = word.since, word.keep_until
+        if known is not None and abs(known.word.since - since) < _JITTER:
+            since = known.word.since
+        if known is not None and keep and known.keep and abs(keep - known.keep) < _JITTER:
             # Else a moment far away would always be within the limit, counted from now.
-            return replace(new, word=replace(new.word, keep_until=before), pin=known.pin)
-        pin = None if keep is None else min(keep, now + self._policy.longest_keep)
-        return replace(new, pin=pin)
+            keep = known.word.keep_until
+        elif keep is not None:
+            keep = min(keep, now + self._policy.longest_keep)
+        return replace(word, since=since, keep_until=keep)
 
     def keep(self, there: Collection[str]) -> None:
         """Forget shares that are not held any more."""
         if not self._heard.keys() <= set(there):
             self._heard = {name: each for name, each in self._heard.items() if name in there}
-            self._forget(self._heard)
+            self._forget(self._heard.keys())
 
-    def _forget(self, left: Mapping[str, object]) -> None:
+    def _forget(self, left: AbstractSet[str]) -> None:
         self._promises = {name: each for name, each in self._promises.items() if name in left}
-        self._vain &= frozenset(left)
+        self._vain &= left
 
     def since(self, now: datetime) -> dict[str, datetime]:
         """Since when shares are idle, by name: those of which word was heard a moment ago, and
         those that were asked back and of which nothing was heard since."""
         return {
-            name: each.word.since
-            for name, each in self._heard.items()
-            if each.until > now or name in self._promises
+            name: self._heard[name].word.since
+            for name in _counting(self._heard, self._promises, now)
         }
 
     # -- what is decided -------------------------------------------------------------------------
@@ -148,44 +155,56 @@ class IdleShares:
         spent: frozenset[str] = frozenset(),
         ordered: frozenset[str] = frozenset(),
     ) -> Mapping[str, Promise]:
-        """Ask back what those who wait need; the promises that hold now, by name.
+        """What is to be promised so that those who wait get what they need, by name.
+
+        It changes nothing, and may be called in any thread.
 
         Parameters
         ----------
         claims: that are held.
         spent, ordered: see :func:`asked_back <jupyter_gpu_share.broker.order.asked_back>`.
         """
-        since = self.since(now)
+        heard, promises = self._heard, self._promises
+        counts = {name: heard[name] for name in _counting(heard, promises, now)}
         idle = [
             replace(
                 claim,
-                idle_since=since[claim.kernel_id],
-                keep_until=self._heard[claim.kernel_id].pin,
-                kept=self._heard[claim.kernel_id].word.kept,
+                idle_since=counts[claim.kernel_id].word.since,
+                keep_until=counts[claim.kernel_id].word.keep_until,
+                kept=counts[claim.kernel_id].word.kept,
             )
             for claim in claims
-            if claim.kernel_id in since
+            if claim.kernel_id in counts
         ]
         due = asked_back(
             snapshot,
             idle,
             self._policy,
             now,
-            asked={name: each.asked for name, each in self._promises.items()},
+            asked={name: each.asked for name, each in promises.items()},
             spent=spent,
-            leaving=frozenset(name for name in since if self._heard[name].word.leaving),
+            leaving=frozenset(name for name, each in counts.items() if each.word.leaving),
             ordered=ordered,
             vain=self._vain,
         )
         found = {}
         for name, moment in due.items():
-            known = self._promises.get(name)
+            known = promises.get(name)
             found[name] = Promise(
                 known.asked if known is not None else now,
                 min(known.due, moment) if known is not None else moment,
             )
-        self._promises = found
         return found
+
+    def promise(self, decided: Mapping[str, Promise]) -> None:
+        """Have these promises hold, but for shares that are used since they were decided."""
+        self._promises = decided
+        self._forget(self._heard.keys())
+
+    @property
+    def promises(self) -> Mapping[str, Promise]:
+        """Those that hold, by name."""
+        return self._promises
 
     def overdue(self, now: datetime) -> frozenset[str]:
         """Shares that their servers should have given back long since."""
@@ -195,3 +214,9 @@ class IdleShares:
         """A share was taken, or could not be: its promise is over."""
         self._promises = {key: each for key, each in self._promises.items() if key != name}
         self._vain |= {name} & self._heard.keys()
+
+
+def _counting(
+    heard: Mapping[str, _Heard], promises: Mapping[str, Promise], now: datetime
+) -> list[str]:
+    return [name for name, each in heard.items() if each.until > now or name in promises]

@@ -118,7 +118,7 @@ class Reclaims:
                 continue
             left = left_of(claim, used)
             if left is None:
-                _log.warning("Kernel %s does not give its share back, and uses it: it stays", name)
+                _log.warning("Kernel %s keeps its share, all of which may be in use", name)
             elif await store.take(claim, left):
                 _log.warning(
                     "Kernel %s did not give its share of %s back in time; %s is left to it",
@@ -139,12 +139,12 @@ class Reclaims:
             def decide() -> Mapping[str, Promise]:
                 return store.idle.decide(snapshot, claims, now, spent=spent, ordered=ordered)
 
-            promises = await in_thread(decide)
+            store.idle.promise(await in_thread(decide))
             rows = store.idle.rows()
             if rows != self._kept:
                 await store.look(lambda ledger: ledger.keep_idle(rows))
                 self._kept = rows
-            return promises, snapshot is not None
+            return store.idle.promises, snapshot is not None
 
 
 def _processes_of(claim: Claim) -> set[int]:

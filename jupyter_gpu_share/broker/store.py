@@ -219,22 +219,31 @@ class Store:
             return [None if size.is_none else PAUSED for size in sizes]
         if self._limits is None:
             return [None] * len(sizes)
-        gpus, used, now = ledger.gpus(), self._books.used(), self.clock()
+        used, now = self._books.used(), self.clock()
 
         def shown(claim: LimitedClaim) -> LimitedClaim:
             uid, _, name = claim.kernel_id.partition("/")
             return replace(claim, kernel_id=name) if uid == str(account.uid) else claim
 
-        held = [shown(self._limited(row.kernel_id, row.size, gpus, now)) for row in self._claims]
-        asked = [shown(self._limited(key, size, gpus, now)) for size in sizes]
+        rows = [(row.kernel_id, row.size) for row in self._claims]
+        everything = self._limited([*rows, *((key, size) for size in sizes)], ledger, now)
+        held = [shown(claim) for claim in everything[: len(rows)]]
+        asked = [shown(claim) for claim in everything[len(rows) :]]
         found = [self._limits.check(claim, held, used, now) for claim in asked]
         return [refusal.text if refusal is not None else None for refusal in found]
 
-    def _limited(self, name: str, size: Size, gpus: Sequence[Gpu], now: datetime) -> LimitedClaim:
-        """A claim as limits and order see it, as if it were of this moment."""
-        owner = self._accounts.of(int(name.partition("/")[0]))
-        amount, memory = demand(size, gpus)
-        return LimitedClaim(owner.user, name, size, amount, memory, now, owner.groups)
+    def _limited(
+        self, rows: Sequence[tuple[str, Size]], ledger: Ledger, now: datetime
+    ) -> list[LimitedClaim]:
+        """Claims as limits and order see them, as if they were of this moment."""
+        gpus = ledger.gpus()
+        amounts = {size: demand(size, gpus) for size in {size for _, size in rows}}
+        found = []
+        for name, size in rows:
+            owner = self._accounts.of(int(name.partition("/")[0]))
+            claim = LimitedClaim(owner.user, name, size, *amounts[size], now, owner.groups)
+            found.append(claim)
+        return found
 
     async def change(
         self,
@@ -375,17 +384,18 @@ class Store:
         For :meth:`look`.
         """
         self._count(ledger, self._claims)
-        now, gpus = self.clock(), ledger.gpus()
+        now, snapshot = self.clock(), self._snapshot_of(ledger)
         idle = self.idle.since(now)
-        claims = [
-            replace(self._limited(row.kernel_id, row.size, gpus, now), held_since=now)
-            for row in self._claims
-            if row.held and row.kernel_id in idle
+        if snapshot is None and not self.orders.asked(idle):
+            return None, [], frozenset()  # as it is most of the time
+        rows = [
+            (row.kernel_id, row.size) for row in self._claims if row.held and row.kernel_id in idle
         ]
+        claims = [replace(each, held_since=now) for each in self._limited(rows, ledger, now)]
         spent: frozenset[str] = frozenset()
         if self._limits is not None:
             spent = self._limits.spent(claims, self._books.used(), now)
-        return self._snapshot_of(ledger), claims, spent
+        return snapshot, claims, spent
 
     # -- of the machine ------------------------------------------------------------------------
 

@@ -195,12 +195,14 @@ class IdleRule:
         None: nobody does any more.
         """
         known = self._wanted
-        if asked is None or known is None:
-            self._wanted = None if asked is None else _Wanted(now, asked)
-            return asked is not None or known is not None
-        if _alike(known.asked.due, asked.due):
+        if asked is None:
+            self._wanted = None
+            return known is not None
+        if asked.taken and (known is None or not known.asked.taken):
+            self._found = None  # whatever kept it before, it is gone
+        elif known is not None and _alike(known.asked.due, asked.due):
             return False
-        self._wanted = _Wanted(known.since, asked)
+        self._wanted = _Wanted(known.since if known is not None else now, asked)
         return True
 
     def _works(self, what: list[str], now: datetime) -> None:
@@ -331,7 +333,7 @@ class IdleRule:
         plan = self.policy.plan(situation, self.history)
         due = self._wanted.asked.due if self._wanted else None
         stays = plan.release_at is None and not situation.kept
-        if due is None or stays or situation.released_at is not None:
+        if due is None or stays:
             return plan
         due = max(due, situation.now)
         if plan.release_at is not None and plan.release_at <= due:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,12 @@ def kernel() -> Iterator[subprocess.Popen[bytes]]:
 async def test_a_share_is_taken_from_a_server_that_says_nothing(
     broker: Broker, kernel: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = BrokerClient(Path(broker.socket))
+    def ask_now(*request: Any) -> Any:
+        with closing(BrokerClient(Path(broker.socket))) as client:
+            return client.ask(*request)
 
     async def ask(*request: Any) -> Any:
-        return await in_thread(client.ask, *request)
+        return await in_thread(ask_now, *request)
 
     idle = {"kernels": {"a": {"idle_seconds": 3600, "size": "1"}}}
     await ask("PUT", "/v1/shares/a", {"size": "1"})
@@ -68,4 +71,3 @@ async def test_a_share_is_taken_from_a_server_that_says_nothing(
     assert (await ask("PUT", "/v1/idle", idle))["taken"] == ["a"]
     kinds = [event.kind for event in broker.events._kept if event.uid == os.getuid()]
     assert "taken" in kinds
-    client.close()

@@ -101,6 +101,7 @@ async def test_what_a_server_says_of_a_share_counts(tmp_path: Path) -> None:
         assert await servers.due(1, a=servers.idle(1, leaving=True)) == {"a": 0.0}
         assert await servers.due(2, a=20) == {}, "one is enough"
         assert await servers.due(1, a=servers.idle(1, leaving=True), unknown=600) == {"a": 0.0}
+        assert people.store.idle.rows().keys() == {"70001/a", "70002/a"}
 
 
 async def test_the_limit_of_a_promise_to_keep_is_the_administrators(tmp_path: Path) -> None:
@@ -126,6 +127,7 @@ async def test_a_promise_stands_while_its_server_says_nothing_and_over_a_restart
         assert await people.ask(2, "a", "1/2")
         assert not await people.ask(3, "new", "1/2")
         assert await servers.due(1, a=30) == {"a": WARNED}
+        promises = people.store.idle.promises
         clock.wait(1)
     async with open_store(tmp_path, clock) as people:
         servers = Servers(people)
@@ -134,11 +136,40 @@ async def test_a_promise_stands_while_its_server_says_nothing_and_over_a_restart
         assert await servers.due(1, a=31.5) == {"a": WARNED - 1.5}
         clock.wait(LIFETIME / MINUTE)
         assert await servers.due(2, a=61) == {}, "though nothing was heard of it"
+        assert people.store.idle.promises == promises
         rows = await people.rows()
         assert rows["1/a"]["idle_seconds"] == pytest.approx(60 * 32)
         await people.end(1, "a")
         assert await people.holding() == {"2/a", "3/new"}
         assert people.store.idle.rows().keys() == {"70002/a"}
+
+
+async def test_a_share_that_was_used_between_two_words_is_promised_anew(tmp_path: Path) -> None:
+    clock = Clock()
+    async with open_store(tmp_path, clock) as people:
+        servers = Servers(people)
+        assert await people.ask(1, "a", "1")
+        assert not await people.ask(2, "new", "1")
+        assert await servers.due(1, a=AFTER) == {"a": WARNED}
+        clock.wait(AFTER + 1)
+        assert await servers.due(1, a=AFTER) == {"a": WARNED}, "its time was over, but for a cell"
+
+
+async def test_what_is_heard_while_it_is_decided_counts(tmp_path: Path) -> None:
+    """The decision is made beside what goes on."""
+    clock = Clock()
+    async with open_store(tmp_path, clock) as people:
+        servers = Servers(people)
+        assert await people.ask(1, "a", "1")
+        assert not await people.ask(2, "new", "1")
+        await servers.tell(1, a=30)
+        shares = people.store.idle
+        snapshot, claims, _ = await people.store.look(people.store.idle_claims)
+        decided = shares.decide(snapshot, claims, clock())
+        assert decided.keys() == {"70001/a"}
+        shares.hear("70001/", Holder(1, "server"), {}, clock())
+        shares.promise(decided)
+        assert shares.promises == {}
 
 
 async def test_a_word_counts_for_a_while(tmp_path: Path) -> None:

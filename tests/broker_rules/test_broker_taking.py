@@ -13,7 +13,7 @@ from jupyter_gpu_share.broker.idle import GRACE
 from jupyter_gpu_share.broker.reclaims import Answer, Reclaims
 from jupyter_gpu_share.broker.taking import left_of
 from jupyter_gpu_share.engines._places import here
-from jupyter_gpu_share.engines._processes import this_process
+from jupyter_gpu_share.engines._processes import Holder, this_process
 from jupyter_gpu_share.engines.idle_shares import IdleShare
 from jupyter_gpu_share.engines.local._contents import Claim
 from jupyter_gpu_share.engines.local._placement import Piece
@@ -61,6 +61,7 @@ class Machine:
     def __init__(self, people: People) -> None:
         self.people = people
         self.reclaims = Reclaims(people.store)
+        self.since = people.clock() - 30 * MINUTE
         self.used: Mapping[str, int] | None = {}
         self.asked: list[Collection[int]] = []
 
@@ -73,9 +74,16 @@ class Machine:
         assert (await self.tell()).wanted == {"a": pytest.approx(WARNED * 60)}
 
     async def tell(self, *, used: bool = False, size: str | None = None) -> Answer:
-        since = self.people.clock() - 30 * MINUTE
-        share = IdleShare(since, size=None if size is None else Size.parse(size))
+        if used:
+            self.since = self.people.clock() - 10 * MINUTE
+        share = IdleShare(self.since, size=None if size is None else Size.parse(size))
         return await self.reclaims.hear(account(1), this_process(), {} if used else {"a": share})
+
+    async def other(self, name: str) -> set[str]:
+        """Another user tells of a kernel that is idle for less long; whether it is asked back."""
+        share = IdleShare(self.people.clock() - 9 * MINUTE)
+        answer = await self.reclaims.hear(account(3), this_process(), {name: share})
+        return set(answer.wanted)
 
     async def take(self, minutes: float = LATE) -> set[str]:
         """Who holds a share some minutes later."""
@@ -130,15 +138,15 @@ async def test_what_is_not_known_or_all_in_use_is_not_taken_and_others_are_asked
         machine.used = used
         held = {"1/a", "3/b", "3/c"}
         assert await machine.take() == held
-        share = IdleShare(people.clock() - 10 * MINUTE)
-        answer = await machine.reclaims.hear(account(3), this_process(), {"b": share})
-        assert answer.wanted.keys() == {"b"}
+        assert (await machine.tell()).wanted.keys() == {"a"}, "nobody else is idle"
+        assert await machine.other("b") == {"b"}
         assert (await machine.tell()).wanted == {}, "nothing would come of it"
         await machine.tell(used=True)
         await people.end(3, "b")
         assert await people.holding() == {"1/a", "3/c", "2/new"}
         assert not await people.ask(2, "more", "1/4")
-        assert (await machine.tell()).wanted.keys() == {"a"}, "it was used since"
+        await machine.tell()
+        assert await machine.other("c") == set(), "the first was used since"
 
 
 async def test_a_share_is_not_taken_that_is_used_again_or_that_nobody_needs(tmp_path: Path) -> None:
@@ -167,10 +175,15 @@ async def test_what_is_told_while_the_gpu_is_asked_counts(tmp_path: Path) -> Non
         assert await people.holding() == {"1/a"}
 
 
-async def test_of_a_kernel_without_a_process_nothing_is_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize("process", [None, Holder(2**30, "1")])
+async def test_of_a_kernel_whose_process_is_not_there_nothing_is_known(
+    tmp_path: Path, process: Holder | None
+) -> None:
+    """Its number may be another's at any time."""
     async with open_store(tmp_path, Clock()) as people:
         machine = Machine(people)
         assert await people.ask(1, "a", "1")
+        await people.store.note(account(1), "a", process=process, info=None)
         assert not await people.ask(2, "new", "1/4")
         await machine.tell()
         assert await machine.take() == {"1/a"}

@@ -10,6 +10,7 @@ import pytest
 
 from jupyter_gpu_share.allocations import Kept, State
 from jupyter_gpu_share.engines.idle_shares import AskedBack
+from jupyter_gpu_share.errors import GpuShareError
 from jupyter_gpu_share.idle import IdlePolicy
 from jupyter_gpu_share.kernels._checkpoint import Look
 from jupyter_gpu_share.kernels._idle_rule import IdleRule, Use
@@ -64,10 +65,12 @@ class Clock:
         self.rule.used(activity, self._at(self.now))
         self._decide()
 
-    def wanted(self, by_others: bool, at: float, *, due: float | None = None) -> None:
+    def wanted(
+        self, by_others: bool, at: float, *, due: float | None = None, taken: bool = False
+    ) -> None:
         """It is seen whether somebody waits for this share, and until when it has to go."""
         self.run(at)
-        asked = AskedBack(None if due is None else self._at(due)) if by_others else None
+        asked = AskedBack(None if due is None else self._at(due), taken) if by_others else None
         if self.rule.wanted(asked, self._at(at)):
             self._decide()
 
@@ -191,6 +194,18 @@ def test_a_due_share_stays_that_is_used_or_not_asked_for_any_more() -> None:
         assert clock.released is None
     used.wanted(True, at=7300.0, due=7200.0)
     assert used.released == 7300.0, "a promise that was over meanwhile"
+
+
+def test_a_share_that_was_taken_is_left_at_once_though_it_could_not_be_before() -> None:
+    stays, goes = Clock(fixed()), Clock(fixed())
+    for clock in (stays, goes):
+        clock.run(25.0)
+        clock.rule.refused(GpuShareError("It does not answer."), clock._at(25.0))
+        clock.wanted(True, at=30.0, due=40.0)
+        assert clock.released is None
+    stays.wanted(True, at=40.0, due=40.0)
+    goes.wanted(True, at=40.0, due=40.0, taken=True)
+    assert (stays.released, goes.released) == (None, 40.0)
 
 
 def test_variables_are_lost_by_the_users_own_rule_only() -> None:

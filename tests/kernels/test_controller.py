@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import signal
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from stand_ins import Bench, bench
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import Kept, State
+from jupyter_gpu_share.engines.base import Running, Starting
 from jupyter_gpu_share.engines.idle_shares import AskedBack
 from jupyter_gpu_share.errors import GpuShareError, NotPossible
+from jupyter_gpu_share.kernels._details import Details
 from jupyter_gpu_share.kernels._works import Task, Told, Works
 from jupyter_gpu_share.kernels.facts import Event, Phase, Work
 from jupyter_gpu_share.relay import Activity
@@ -197,6 +201,16 @@ async def test_a_share_that_was_taken_goes_at_once_and_the_reason_says_so() -> N
         assert why not in made.shown.reason
         made.controller.wanted_by_others(AskedBack(now + timedelta(hours=1)))
         assert why not in made.shown.reason
+
+
+def test_what_is_told_of_a_share_that_was_taken_ends_with_the_next() -> None:
+    share: Any = None
+    request: Any = SimpleNamespace(path=None)
+    starting, answering, anew = Details(taken=True), Details(taken=True), Details(taken=True)
+    starting.starts(Starting(share), (None, None))
+    answering.answered(Running(share, share))
+    anew.begin(request, saved=False)
+    assert not any(each.taken for each in (starting, answering, anew))
 
 
 async def test_a_launch_that_is_refused_changes_nothing() -> None:

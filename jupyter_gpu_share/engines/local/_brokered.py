@@ -401,7 +401,7 @@ class _Listener:
                         last = number
                         if kind == "reset":
                             self._reset.set()
-                        if kind in ("reset", "wanted", "taken"):
+                        if kind in ("reset", "wanted"):
                             self._wanted.set()
                         self._news.set()
                 finally:
