@@ -227,6 +227,44 @@ async def test_a_lease_more_is_held_or_gone(store: Store, number: int, outcome: 
     assert held(store) == set(store.of(CLAIMS)) == before
 
 
+@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("number", range(5))
+async def test_what_is_held_and_noted_is_what_is_believed_after_a_change(
+    store: Store, number: int, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One lease takes the place of another: two are created, the size is noted, two deleted."""
+    lease, until = await leased(store)
+    before = lease.claim_names
+    meta = {"name": "k", "annotations": {"gpu-share.jupyter.org/size": "1/4"}}
+    await store.create(PODS, {"metadata": meta}, "team")
+
+    async def planned(share: Any, size: Size) -> Any:
+        return share, LeaseChange(frozenset(), 2**30)
+
+    async def note() -> None:
+        words = {"metadata": {"annotations": {"gpu-share.jupyter.org/size": "1/8"}}}
+
+        async def write() -> None:
+            await store.patch(PODS, "k", words, "team")
+
+        await until.writes.insist(write, refusable=True)
+
+    monkeypatch.setattr(lease, "planned", planned)
+    store.count((number, outcome))
+    share: Any = object()
+    believed = "1/8"
+    try:
+        await lease.change(share, Size.parse("1/8"), note, until)
+    except EngineError:
+        believed = "1/4"
+    await until.writes.settled()
+    assert store.note("k", "size") == believed
+    assert (lease.claim_names == before) is (believed == "1/4")
+    assert held(store) == lease.claim_names == set(store.of(CLAIMS))
+    assert set(store.of(PODS)) == {"k", *lease.claim_names}
+    assert len(store.writes) > number
+
+
 # -- style annotation ------------------------------------------------------------------------------
 
 

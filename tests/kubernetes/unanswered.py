@@ -12,6 +12,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
+from jupyter_gpu_share.allocations import QueuePosition
 from jupyter_gpu_share.engines.kubernetes._names import PREFIX
 from jupyter_gpu_share.engines.kubernetes.api import (
     CLAIMS,
@@ -63,7 +64,7 @@ class Store:
             claims=_Watched(self, CLAIMS),
             pods=_Watched(self, PODS),
             pod=lambda name: self.of(PODS).get(name),
-            waiting=list,
+            place=lambda name: QueuePosition(1, 1),
             own_names=lambda prefix: set(),
             **more,
         )
