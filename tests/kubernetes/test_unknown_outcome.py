@@ -69,12 +69,17 @@ class Dra(DraBackend):
     def claim_spec(self, size: Any, facts: Any, device: Any) -> Any:
         return {}, None, None
 
+    def held_on(self, claim: Any, device: Any, facts: Any) -> int:
+        return 2**30
+
+    def amount_on(self, size: Any, device: Any, facts: Any) -> int:
+        return 2**30
+
     def device_of(self, claim: Any) -> tuple[str, str] | None:
         return ("node", "gpu-0") if claim["status"] else None
 
 
-async def leased(store: Store) -> tuple[Lease, Until]:
-    """A kernel that holds a lease."""
+def new_lease(store: Store) -> tuple[Lease, Until]:
     settings = SimpleNamespace(
         lease_image="pause",
         image_pull_policy="Never",
@@ -89,6 +94,12 @@ async def leased(store: Store) -> tuple[Lease, Until]:
     cluster = store.cluster(Dra(), settings=settings)
     lease = Lease(cluster, request, until.writes, labels, {"name": "k", "uid": "u"})
     lease.device = ("node", "gpu-0")
+    return lease, until
+
+
+async def leased(store: Store) -> tuple[Lease, Until]:
+    """A kernel that holds a lease."""
+    lease, until = new_lease(store)
     await lease.retake(nothing_told, until)
     assert not lease.lent
     assert held(store) == lease.claim_names
@@ -171,6 +182,22 @@ async def test_a_wake_waits_for_the_truth_of_the_release(
     await waking
     assert held(store) == lease.claim_names
     assert not held(store) & before
+
+
+async def test_who_takes_a_kernel_over_reads_its_share_back(store: Store) -> None:
+    lease, _ = await leased(store)
+    other, until = new_lease(store)
+    await other.adopt("k")
+    assert other.claim_names == lease.claim_names
+    del store.objects["pods", lease.name]
+    assert other.taken_away() is not None
+    # As it is when the server before has ended while it gave the share back.
+    late, until = new_lease(store)
+    assert held(store)
+    await late.adopt("k")
+    assert late.lent
+    await until.writes.settled()
+    nothing_left(store)
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)

@@ -65,7 +65,11 @@ class Store:
             pods=_Watched(self, PODS),
             pod=lambda name: self.of(PODS).get(name),
             place=lambda name: QueuePosition(1, 1),
-            own_names=lambda prefix: set(),
+            own_names=lambda prefix: {n for _, n in self.objects if n.startswith(prefix)},
+            own_claims=lambda prefix: {
+                n: each for n, each in self.of(CLAIMS).items() if n.startswith(prefix)
+            },
+            refresh=lambda: asyncio.sleep(0),
             **more,
         )
 

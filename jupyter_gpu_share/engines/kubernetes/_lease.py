@@ -94,6 +94,10 @@ class Lease:
             wanted = self._backend.amount_on(self.size, device, facts)
             enough = exactly(amounts, wanted) if wanted is not None else None
             self._held = set(held if enough is None else enough)
+            if await self._in_place(self._held):
+                self._seen = set(self._held)
+            else:
+                self._held = set()  # what is left of it is let go, and it is taken again
         # Also what nobody waits for any more.
         await self._let_go(self._cluster.own_names(f"{self._base}-") - self._held)
 
