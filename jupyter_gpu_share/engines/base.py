@@ -474,13 +474,18 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
     async def give_back(self, kernel_id: str) -> None:
         """Give back the share of a kernel that goes on living.
 
-        The caller has made sure that the kernel's process holds no memory of the GPU.
+        The caller has made sure that the kernel's process holds no memory of the GPU. Where it is
+        not known for long what became of it, this returns: it goes on, and is not turned back.
 
         Raises
         ------
-        EngineError: that cannot be done; the share is still held.
+        EngineError: that cannot be done; it is known that the share is still held.
         """
         raise EngineError("The kernel's share is part of its process; it cannot be given back.")
+
+    def unanswered(self, kernel_id: str) -> bool:
+        """Whether it is not known yet that a share which the kernel gave back is free."""
+        return False
 
     async def take_back(self, kernel_id: str, report: Report) -> Share:
         """Hold the share again for a kernel that gave it back, waiting as long as it takes.

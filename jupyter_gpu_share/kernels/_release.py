@@ -32,10 +32,12 @@ class Left:
     ----------
     process: whether it lives on.
     kept: how its state is kept.
+    unanswered: whether it is not known yet that the share is free.
     """
 
     process: bool
     kept: Kept
+    unanswered: bool = False
 
 
 class WouldLoseError(NotPossible):
@@ -154,7 +156,8 @@ async def part(
             if leaving.cancelled() or leaving.exception() is not None:
                 raise
         pause.stays = True
-        return Left(process=True, kept=found.kept)
+        unanswered = context.engine.unanswered(context.kernel_id)
+        return Left(process=True, kept=found.kept, unanswered=unanswered)
     if how == "snapshot":
         async with following(context.say, "saving", keeper.written):
             lost = await keeper.save(note, lose=allowed.given)
@@ -169,7 +172,8 @@ async def part(
         await to_the_end(_end(context))
     except GpuShareError as error:  # tried again before the next start
         _log.warning("A kernel that was saved could not be ended properly: %s", error)
-    return Left(process=False, kept=found.kept)
+    unanswered = context.engine.unanswered(context.kernel_id)
+    return Left(process=False, kept=found.kept, unanswered=unanswered)
 
 
 async def _give_back(context: WorkContext) -> None:

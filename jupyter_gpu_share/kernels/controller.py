@@ -24,7 +24,7 @@ from ..engines.idle_shares import AskedBack
 from ..errors import GpuShareError, NotPossible
 from ..idle import IdlePolicy, Situation
 from ..relay import Activity, HoldMode, Relay, RelayEvents
-from ..sentences import say, words_of
+from ..sentences import paragraph, say, words_of
 from ..size import Size
 from . import _projection as projection
 from ._checkpoint import Look
@@ -389,6 +389,9 @@ class Controller(RelayEvents):
             details.without_share()
         elif (reason := projection.reason(told.event, before, facts, details)) is not None:
             details.reason = reason
+        left = result.left if isinstance(result, Resized) else result
+        if isinstance(left, Left) and left.unanswered and phase is Phase.RELEASED:
+            details.reason = paragraph(details.reason, say("share-not-confirmed"))
         if not self.answers:
             details.rest()
         self._note_for_rule(told, before)

@@ -113,6 +113,9 @@ TABLE: Mapping[str, str] = {
         "The scheduler {scheduler} has said nothing about the kernel's pod yet. If this lasts, "
         "tell the administrator that it may not run."
     ),
+    "share-not-confirmed": (
+        "The cluster had not confirmed by then that the share is free; it is asked until it does."
+    ),
     "outcome-unknown": (
         "The cluster has not answered yet what became of the kernel's last change. Its share is "
         "asked for when that is known."

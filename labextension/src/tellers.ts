@@ -153,6 +153,10 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
         "The scheduler %1 has said nothing about the kernel's pod yet. If this lasts, tell the administrator that it may not run.",
         v.text('scheduler')
       ),
+    'share-not-confirmed': () =>
+      trans.__(
+        'The cluster had not confirmed by then that the share is free; it is asked until it does.'
+      ),
     'outcome-unknown': () =>
       trans.__(
         "The cluster has not answered yet what became of the kernel's last change. Its share is asked for when that is known."

@@ -68,6 +68,7 @@ class FakeEngine:
         self.ended: asyncio.Event | None = None
         self.signals: list[int] = []
         self.stops = self.put_aways = 0
+        self.unsure = False
 
     async def start(self, request: KernelRequest, report: Any) -> Running:
         self.held = True
@@ -108,6 +109,9 @@ class FakeEngine:
     async def give_back(self, kernel_id: str) -> None:
         await self.gates("give_back")
         self.held = False
+
+    def unanswered(self, kernel_id: str) -> bool:
+        return self.unsure
 
     async def take_back(self, kernel_id: str, report: Any) -> Share:
         await self.gates("take_back")

@@ -122,6 +122,37 @@ async def test_what_is_shown_is_held_when_a_release_is_cut_short(event: Event) -
         assert (made.shown.share is not None) is made.engine.held
 
 
+@pytest.mark.parametrize("kept", [Kept("in-place", ()), Kept("snapshot", ())])
+async def test_a_share_that_may_not_be_free_yet_is_told(kept: Kept) -> None:
+    async with bench() as made:
+        await made.launch()
+        made.keeper.kept = kept
+        made.engine.unsure = True
+        await made.controller.release(lose_variables=False)
+        await until(made, Phase.RELEASED)
+        assert "had not confirmed by then" in made.shown.reason
+        made.engine.unsure = False
+        made.controller.tell(Event.CELL)
+        await until(made, Phase.RUNNING)
+        await made.controller.release(lose_variables=False)
+        assert "confirmed" not in made.shown.reason
+
+
+async def test_a_share_that_is_being_given_back_is_not_turned_back() -> None:
+    """Only one that is known to be held lets the process move back onto its GPU."""
+    async with bench() as made:
+        await made.launch()
+        made.keeper.kept = Kept("in-place", ())
+        gate = made.gates.close("give_back")
+        releasing = asyncio.ensure_future(made.controller.release(lose_variables=False))
+        releasing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await eventually(lambda: "give_back" in made.gates.reached, "it is being given back")
+        made.controller.tell(Event.KILL)
+        gate.set()
+        await until(made, Phase.OFF)
+        assert "resume" not in made.gates.reached
+
+
 async def test_variables_that_nobody_keeps_do_not_come_back_from_an_older_file() -> None:
     async with bench() as made:
         await made.launch()

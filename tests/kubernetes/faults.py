@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from notebooks import LONG, Notebook
-from proxy import Proxy
 from rounds import ROUNDS, SEED
 from traitlets.config import Config
 from waiting import eventually
@@ -63,7 +62,7 @@ class World:
     cluster: Any
     namespace: str
     config: Config
-    proxy: Proxy
+    proxy: Any
     account: str
     rng: random.Random = field(default_factory=random.Random)
     notebooks: list[Notebook] = field(default_factory=list)
@@ -121,7 +120,7 @@ class World:
             for pod in self.objects("pods")
             if not pod["metadata"].get("deletionTimestamp")
         }
-        for claim, result in self._granted():
+        for claim, result in self.granted():
             amount = result["consumedCapacity"]["memory"]
             bytes_ = int(amount.removesuffix("Gi")) * GIB
             held[result["device"]] = held.get(result["device"], 0) + bytes_
@@ -132,7 +131,8 @@ class World:
         assert all(amount <= GPU_BYTES for amount in held.values()), held
         assert len(kernels) == len(set(kernels)), "a kernel holds two shares"
 
-    def _granted(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    def granted(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Each claim of the whole cluster with what it was given of a device."""
         claims = self.cluster.api.get("/apis/resource.k8s.io/v1/resourceclaims")["items"]
         for claim in claims:
             allocation = claim.get("status", {}).get("allocation", {})
@@ -179,7 +179,7 @@ def account(cluster: Any, namespace: str) -> Path:
     return found
 
 
-def through(proxy: Proxy, kubeconfig: Path, folder: Path) -> Path:
+def through(proxy: Any, kubeconfig: Path, folder: Path) -> Path:
     """The kubeconfig with the proxy's address."""
     text = re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{proxy.port}", kubeconfig.read_text())
     path = folder / "proxied.kubeconfig"

@@ -48,7 +48,7 @@ class Process:
         self.cluster = store.cluster(instance=instance, settings=SETTINGS)
         self.sweeper = Sweeper(self.cluster, lambda pod: False)
         self.now = 0.0
-        self.sweeper.signs.clock = lambda: self.now
+        self.sweeper.signs.clock = self.sweeper.pending.clock = lambda: self.now
         self.skew = timedelta(seconds=skew)
 
     async def renew(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,21 @@ async def test_a_pod_that_was_taken_over_meanwhile_is_not_swept() -> None:
     store.touch(NAME, instance="c" * 32)
     bob.cluster.pods = SimpleNamespace(objects=seen)  # a moment old
     await bob.sweeper.sweep()
+    bob.now = 11.0
+    await bob.sweeper.sweep()
     assert NAME in store.of(PODS)
+
+
+async def test_a_pod_of_a_server_that_has_just_ended_is_left_to_who_takes_it_over() -> None:
+    store = Store()
+    bob = Process(store, "b" * 32)
+    await put_pod(store, "a" * 32)
+    for bob.now in (0.0, 9.0):
+        await bob.sweeper.sweep()
+        assert NAME in store.of(PODS)
+    bob.now = 11.0
+    await bob.sweeper.sweep()
+    assert NAME not in store.of(PODS)
 
 
 @pytest.mark.parametrize("fails", [(), ((0, "lost"),), ((1, "lost"),)])

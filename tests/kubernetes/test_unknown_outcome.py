@@ -69,12 +69,17 @@ class Dra(DraBackend):
     def claim_spec(self, size: Any, facts: Any, device: Any) -> Any:
         return {}, None, None
 
+    def held_on(self, claim: Any, device: Any, facts: Any) -> int:
+        return 2**30
+
+    def amount_on(self, size: Any, device: Any, facts: Any) -> int:
+        return 2**30
+
     def device_of(self, claim: Any) -> tuple[str, str] | None:
         return ("node", "gpu-0") if claim["status"] else None
 
 
-async def leased(store: Store) -> tuple[Lease, Until]:
-    """A kernel that holds a lease."""
+def new_lease(store: Store) -> tuple[Lease, Until]:
     settings = SimpleNamespace(
         lease_image="pause",
         image_pull_policy="Never",
@@ -89,6 +94,12 @@ async def leased(store: Store) -> tuple[Lease, Until]:
     cluster = store.cluster(Dra(), settings=settings)
     lease = Lease(cluster, request, until.writes, labels, {"name": "k", "uid": "u"})
     lease.device = ("node", "gpu-0")
+    return lease, until
+
+
+async def leased(store: Store) -> tuple[Lease, Until]:
+    """A kernel that holds a lease."""
+    lease, until = new_lease(store)
     await lease.retake(nothing_told, until)
     assert not lease.lent
     assert held(store) == lease.claim_names
@@ -173,6 +184,22 @@ async def test_a_wake_waits_for_the_truth_of_the_release(
     assert not held(store) & before
 
 
+async def test_who_takes_a_kernel_over_reads_its_share_back(store: Store) -> None:
+    lease, _ = await leased(store)
+    other, until = new_lease(store)
+    await other.adopt("k")
+    assert other.claim_names == lease.claim_names
+    del store.objects["pods", lease.name]
+    assert other.taken_away() is not None
+    # As it is when the server before has ended while it gave the share back.
+    late, until = new_lease(store)
+    assert held(store)
+    await late.adopt("k")
+    assert late.lent
+    await until.writes.settled()
+    nothing_left(store)
+
+
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("number", range(2))
 async def test_a_wake_that_fails_holds_nothing(store: Store, number: int, outcome: str) -> None:
@@ -225,6 +252,44 @@ async def test_a_lease_more_is_held_or_gone(store: Store, number: int, outcome: 
     assert lease.claim_names == before
     await until.writes.settled()
     assert held(store) == set(store.of(CLAIMS)) == before
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("number", range(5))
+async def test_what_is_held_and_noted_is_what_is_believed_after_a_change(
+    store: Store, number: int, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One lease takes the place of another: two are created, the size is noted, two deleted."""
+    lease, until = await leased(store)
+    before = lease.claim_names
+    meta = {"name": "k", "annotations": {"gpu-share.jupyter.org/size": "1/4"}}
+    await store.create(PODS, {"metadata": meta}, "team")
+
+    async def planned(share: Any, size: Size) -> Any:
+        return share, LeaseChange(frozenset(), 2**30)
+
+    async def note() -> None:
+        words = {"metadata": {"annotations": {"gpu-share.jupyter.org/size": "1/8"}}}
+
+        async def write() -> None:
+            await store.patch(PODS, "k", words, "team")
+
+        await until.writes.insist(write, refusable=True)
+
+    monkeypatch.setattr(lease, "planned", planned)
+    store.count((number, outcome))
+    share: Any = object()
+    believed = "1/8"
+    try:
+        await lease.change(share, Size.parse("1/8"), note, until)
+    except EngineError:
+        believed = "1/4"
+    await until.writes.settled()
+    assert store.note("k", "size") == believed
+    assert (lease.claim_names == before) is (believed == "1/4")
+    assert held(store) == lease.claim_names == set(store.of(CLAIMS))
+    assert set(store.of(PODS)) == {"k", *lease.claim_names}
+    assert len(store.writes) > number
 
 
 # -- style annotation ------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
+from jupyter_gpu_share.allocations import QueuePosition
 from jupyter_gpu_share.engines.kubernetes._names import PREFIX
 from jupyter_gpu_share.engines.kubernetes.api import (
     CLAIMS,
@@ -63,8 +64,12 @@ class Store:
             claims=_Watched(self, CLAIMS),
             pods=_Watched(self, PODS),
             pod=lambda name: self.of(PODS).get(name),
-            waiting=list,
-            own_names=lambda prefix: set(),
+            place=lambda name: QueuePosition(1, 1),
+            own_names=lambda prefix: {n for _, n in self.objects if n.startswith(prefix)},
+            own_claims=lambda prefix: {
+                n: each for n, each in self.of(CLAIMS).items() if n.startswith(prefix)
+            },
+            refresh=lambda: asyncio.sleep(0),
             **more,
         )
 

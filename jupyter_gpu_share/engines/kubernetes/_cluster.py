@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import zmq.asyncio
 
+from ...allocations import QueuePosition
 from ...errors import EngineError, NoGpuError
 from ...size import Size
 from ._autoscaler import Autoscaler
@@ -336,6 +337,12 @@ class Cluster:
             and (pod.get("status") or {}).get("phase", "Pending") == "Pending"
         ]
         return [name for _, name in sorted(pods)]
+
+    def place(self, name: str) -> QueuePosition:
+        """A pod's place in that queue; the last one where it is not seen there yet."""
+        waiting = self.waiting()
+        position = waiting.index(name) + 1 if name in waiting else len(waiting) + 1
+        return QueuePosition(position, max(len(waiting), position))
 
 
 def _about_gpus(pod: Object) -> Object | None:

@@ -202,6 +202,13 @@ class KubernetesEngine(KubernetesSettings):
         """See :meth:`Engine.give_back <jupyter_gpu_share.engines.base.Engine.give_back>`."""
         await to_the_end(self._holder(kernel_id).drop())
 
+    def unanswered(self, kernel_id: str) -> bool:
+        """See :meth:`Engine.unanswered <jupyter_gpu_share.engines.base.Engine.unanswered>`."""
+        kernels = [*self._kernels.values(), *self._leaving]
+        return any(
+            kernel.writes.pending for kernel in kernels if kernel.request.kernel_id == kernel_id
+        )
+
     async def take_back(self, kernel_id: str, report: Report) -> Share:
         """See :meth:`Engine.take_back <jupyter_gpu_share.engines.base.Engine.take_back>`."""
         holder = self._holder(kernel_id)

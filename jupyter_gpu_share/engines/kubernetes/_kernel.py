@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import zmq
 
-from ..._threads import to_the_end
-from ...allocations import Isolation, QueuePosition, Share
+from ...allocations import Isolation, Share
 from ...errors import CommandNotFoundError, EngineError, KernelStartError
 from ...sentences import paragraph, say
 from ...size import Size
@@ -24,6 +24,7 @@ from .._supervisor import Supervisor
 from ..base import Change, Connection, Exit, KernelRequest, Report, Running, Starting
 from . import _failures as failures
 from ._annotation import Annotation
+from ._attention import Attention
 from ._cluster import Cluster, Object
 from ._command import command_of
 from ._environment import kernel_environment, share_environment
@@ -47,8 +48,6 @@ _log = logging.getLogger(__name__)
 _END_PATIENCE = 5.0
 #: Seconds that the cluster has to tell why a pod was ended.
 _CAUSE_PATIENCE = 30.0
-#: Seconds in the queue after which the scheduler is asked again, where there seems to be room.
-_LOOK_AGAIN = PATIENCE
 #: By the agent's word, the image has not the kernel's command; the code that shells give.
 _NO_COMMAND = 127
 
@@ -74,17 +73,22 @@ class PodKernel:
         self.rendered = Rendered()
         #: True from the first attempt to create anything until all of it was deleted.
         self.made = False
+        self._attention = Attention(
+            pod=lambda: cluster.pod(self.name),
+            ended=lambda: self._ended.result() if self._ended.done() else None,
+            tell=self._hindered,
+            ask_again=self._ask_again,
+            patience=lambda: cluster.settings.image_patience,
+        )
         #: Those to the objects of the kernel.
-        self.writes = Writes(self._wrote)
+        self.writes = Writes(self._attention.rouse)
         self._claims: dict[str, str] = {}
         self._uid = self._version = ""  # of the pod, and when it came to be this process's
         self._lost = False  # to another process of this server
         self._run = ""
-        self._changed = asyncio.Event()
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._vacating: asyncio.Future[None] | None = None
         self._report: Report | None = None  # of the start that is under way
-        self._hindered: float | None = None  # since when, by the loop's clock
 
     # -- what is told ------------------------------------------------------------------------
 
@@ -115,7 +119,7 @@ class PodKernel:
             self._end(Exit(cause.code, words or cause.text))
         if self._lost:
             self._end(Exit(-signals.SIGKILL, TAKEN_OVER))
-        self._changed.set()
+        self._attention.rouse()
 
     def appeared(self, name: str) -> None:
         """An object of the kernel's is new in the cluster."""
@@ -125,9 +129,6 @@ class PodKernel:
     def owns(self, pod: Object) -> bool:
         """Whether a pod with this kernel's id is one of its own, or of no earlier one."""
         return label(pod, PART) != "kernel" or pod["metadata"]["name"] == self.name
-
-    def _wrote(self) -> None:
-        self._changed.set()
 
     def _is_own(self, gone: Object) -> bool:
         """Whether it is the pod. The watch may tell of its end before its creation is answered."""
@@ -143,7 +144,7 @@ class PodKernel:
                 asyncio.get_running_loop().call_later(_CAUSE_PATIENCE, self._end, ended)
             else:
                 self._end(ended)
-        self._changed.set()
+        self._attention.rouse()
 
     def _end(self, ended: Exit) -> None:
         if not self._ended.done():
@@ -286,7 +287,8 @@ class PodKernel:
 
     async def _placed(self, report: Report) -> None:
         """Wait until the pod has its place and its share is known."""
-        wait = Wait(self.cluster.backend, report, self._place, self.cluster.autoscaler.words)
+        place = partial(self.cluster.place, self.name)
+        wait = Wait(self.cluster.backend, report, place, self.cluster.autoscaler.words)
 
         def look() -> bool | None:
             pod = self.cluster.pod(self.name)
@@ -306,12 +308,6 @@ class PodKernel:
             self._take_share()
         assert self.share is not None
         report(Starting(self.share, self.rendered.note))
-
-    def _place(self, name: str = "") -> QueuePosition:
-        waiting = self.cluster.waiting()
-        own = name or self.name
-        position = waiting.index(own) + 1 if own in waiting else len(waiting) + 1
-        return QueuePosition(position, max(len(waiting), position))
 
     def _take_share(self) -> bool:
         """Read from the claims what was granted. False while that is not known."""
@@ -335,8 +331,8 @@ class PodKernel:
 
         def look() -> str | None:
             nonlocal told
-            address = self._address()
             pod = self.cluster.pod(self.name) or {}
+            address = _running_at(pod)
             if address is None and clock() >= slow and not told and not failures.hindrance(pod):
                 told = True
                 assert self.share is not None
@@ -347,12 +343,6 @@ class PodKernel:
         address: str = await self.until(look)
         return address
 
-    def _address(self) -> str | None:
-        pod = self.cluster.pod(self.name) or {}
-        running = dig(named(dig(pod, "status", "containerStatuses")), "state", "running")
-        ip = address_of(pod)
-        return ip if ip and running is not None else None
-
     async def until(self, look: Callable[[], Any]) -> Any:
         """Wait until ``look`` gives something, looking at every change.
 
@@ -360,45 +350,14 @@ class PodKernel:
         ------
         KernelStartError: the pod has ended, or will not come up.
         """
-        clock, pause = asyncio.get_running_loop().time, _LOOK_AGAIN
-        overdue = clock() + pause
-        told = ""
-        while True:
-            self._changed.clear()
-            if self._ended.done():
-                raise KernelStartError(f"The kernel could not start. {self._ended.result().reason}")
-            pod = self.cluster.pod(self.name)
-            end = overdue
-            if pod is not None and (cause := failures.hindrance(pod)):
-                end = min(overdue, self._hindered_until(cause))
-                if cause.text != told and self.share is not None and self._report is not None:
-                    told = cause.text
-                    again = paragraph(cause.text, say("node-tries-again"))
-                    self._report(Starting(self.share, again))
-            found = look()
-            if found is not None:
-                return found
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), max(0.0, end - clock()))
-            if clock() >= overdue:
-                if await self._ask_again():
-                    pause *= 2
-                overdue = clock() + pause
+        return await self._attention.until(look)
 
-    def _hindered_until(self, cause: failures.Cause) -> float:
-        """Until when the node may try again, by the loop's clock.
-
-        Raises
-        ------
-        KernelStartError: there is no sense in it, or it was tried for long enough.
-        """
-        clock = asyncio.get_running_loop().time
-        if self._hindered is None:
-            self._hindered = clock()
-        end = self._hindered + self.cluster.settings.image_patience
-        if not cause.passing or clock() >= end:
-            raise KernelStartError(cause.text)
-        return end
+    def _hindered(self, why: str) -> bool:
+        """Tell of what the node tries again. False where nobody listens yet."""
+        if self.share is None or self._report is None:
+            return False
+        self._report(Starting(self.share, paragraph(why, say("node-tries-again"))))
+        return True
 
     async def _ask_again(self) -> bool:
         """Have the scheduler look again at what it may have overlooked. True where it was asked."""
@@ -511,29 +470,14 @@ class PodKernel:
         # Who takes the kernel over goes by it.
         words = {PREFIX + "size": str(size)}
         if self.lease is not None:
-            await self._change_leases(self.lease, planned.share, size, words)
+            note = partial(self._note_for_sure, words)
+            await self.lease.change(planned.share, size, note, self.until)
         elif self.annotation is not None:
             await self.annotation.change(self.request.size, size, words)
         self.request = replace(self.request, size=size)
         self.share = planned.share
         self.supervisor = Supervisor(self.share.memory_bytes * len(self.share.devices))
         return self.share
-
-    async def _change_leases(self, lease: Lease, share: Share, size: Size, words: Object) -> None:
-        _, leases = await lease.planned(share, size)
-        if lease.lent:
-            await self._note_for_sure(words)
-            lease.size = size
-            return
-        if leases is None:
-            raise EngineError("Its GPU has no room for both sizes at once.")
-        await lease.extend(leases, self.until)
-        try:
-            await self._note_for_sure(words)
-        except BaseException:
-            await to_the_end(lease.retract(leases))
-            raise
-        await lease.settle(size, leases)
 
     async def _note_for_sure(self, words: Object) -> None:
         await self.writes.insist(lambda: self._annotate(words), refusable=True)
@@ -592,6 +536,13 @@ class PodKernel:
 def size_of(pod: Object) -> Size:
     """The size that a pod was made for."""
     return Size.parse(annotation(pod, "size") or "0")
+
+
+def _running_at(pod: Object) -> str | None:
+    """Where the kernel's container is reached; None while it does not run."""
+    running = dig(named(dig(pod, "status", "containerStatuses")), "state", "running")
+    ip = address_of(pod)
+    return ip if ip and running is not None else None
 
 
 def _at(connection: Connection, ip: str) -> Connection:

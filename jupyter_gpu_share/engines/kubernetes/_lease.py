@@ -8,13 +8,14 @@ and be of another size. One that has grown can be made up of several leases.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from ..._threads import to_the_end
-from ...allocations import QueuePosition, Share
+from ...allocations import Share
 from ...errors import EngineError
 from ...size import Size
 from ..base import KernelRequest, Report
@@ -94,6 +95,10 @@ class Lease:
             wanted = self._backend.amount_on(self.size, device, facts)
             enough = exactly(amounts, wanted) if wanted is not None else None
             self._held = set(held if enough is None else enough)
+            if await self._in_place(self._held):
+                self._seen = set(self._held)
+            else:
+                self._held = set()  # what is left of it is let go, and it is taken again
         # Also what nobody waits for any more.
         await self._let_go(self._cluster.own_names(f"{self._base}-") - self._held)
 
@@ -203,6 +208,35 @@ class Lease:
         if change is None and free is not None and free + sum(amounts.values()) < wanted:
             return None, None
         return share, change
+
+    async def change(
+        self, share: Share, size: Size, note: Callable[[], Awaitable[None]], until: Until
+    ) -> None:
+        """Hold another size, or have the next share be of it.
+
+        Parameters
+        ----------
+        share: as it was planned.
+        note: writes the size where whoever takes the kernel over reads it.
+
+        Raises
+        ------
+        EngineError, KubernetesError: it holds what it held.
+        """
+        _, change = await self.planned(share, size)
+        if self.lent:
+            await note()
+            self.size = size
+            return
+        if change is None:
+            raise EngineError("Its GPU has no room for both sizes at once.")
+        await self.extend(change, until)
+        try:
+            await note()
+        except BaseException:
+            await to_the_end(self.retract(change))
+            raise
+        await self.settle(size, change)
 
     async def extend(self, change: LeaseChange, until: Until) -> None:
         """Hold what a change adds, and still all else.
@@ -369,7 +403,8 @@ class Lease:
         return self._backend.device_of(claim) if claim is not None else None
 
     async def _allocated(self, report: Report, until: Until) -> tuple[str, str]:
-        wait = Wait(self._backend, report, self._place, self._cluster.autoscaler.words)
+        place = partial(self._cluster.place, self.name)
+        wait = Wait(self._backend, report, place, self._cluster.autoscaler.words)
 
         def look() -> tuple[str, str] | None:
             device = self._device_of(self.name)
@@ -393,8 +428,3 @@ class Lease:
 
         refused: bool = await until(look)
         return refused
-
-    def _place(self) -> QueuePosition:
-        waiting = self._cluster.waiting()
-        position = waiting.index(self.name) + 1 if self.name in waiting else len(waiting) + 1
-        return QueuePosition(position, max(len(waiting), position))

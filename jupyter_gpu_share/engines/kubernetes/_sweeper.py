@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 #: A server is taken for dead after this many renewals that did not come.
 _MISSED = 3
 _LONGEST_RENEWAL = 20.0
+#: Seconds after which whoever made a pod, or takes its kernel over, would have gone on with it.
+_SETTLED = 10.0
 #: Annotation of a Lease: the process that renews it.
 _PROCESS = PREFIX + "process"
 
@@ -45,8 +47,8 @@ class Sweeper:
     def __init__(self, cluster: Cluster, own: Callable[[Object], bool]) -> None:
         self._cluster = cluster
         self._own = own
-        #: The Leases of server processes.
-        self.signs = Observed()
+        #: The Leases of server processes, and pods that wait.
+        self.signs, self.pending = Observed(), Observed()
         self._task: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._interval = cluster.settings.sweep_interval
@@ -157,7 +159,9 @@ class Sweeper:
         KubernetesError
         """
         alive: dict[str, bool] = {}
-        for pod in list(self._cluster.pods.objects.values()):
+        pods = list(self._cluster.pods.objects.values())
+        self.pending.keep([pod["metadata"]["uid"] for pod in pods])
+        for pod in pods:
             if label(pod, SERVER) == self._cluster.server and self._own(pod):
                 continue
             if pod["metadata"].get("deletionTimestamp"):
@@ -165,12 +169,15 @@ class Sweeper:
             phase = (pod.get("status") or {}).get("phase")
             instance = annotation(pod, "instance")
             ended = failures.end_of(pod, None) is not None
-            if ended or phase == "Pending":
+            if ended or (phase == "Pending" and self._settled(pod)):
                 if instance not in alive:
                     alive[instance] = await self.owner_alive(pod)
                 if not alive[instance] or instance == self._cluster.instance:
                     await self._delete(pod)
         await self._sweep_leases()
+
+    def _settled(self, pod: Object) -> bool:
+        return self.pending.age(pod["metadata"]["uid"], None) > _SETTLED
 
     async def _delete(self, pod: Object) -> None:
         meta = pod["metadata"]
