@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,15 @@ from waiting import PATIENCE, eventually
 from jupyter_gpu_share.allocations import Device, Isolation, Share
 from jupyter_gpu_share.engines._processes import CLAIM_VARIABLE
 from jupyter_gpu_share.engines.base import Exit
+from jupyter_gpu_share.engines.local import LocalEngine
 from jupyter_gpu_share.engines.local._returns import Returns
 from jupyter_gpu_share.engines.local._walls import Wall
-from jupyter_gpu_share.errors import CommandNotFoundError, EngineError, KernelStartError
+from jupyter_gpu_share.errors import (
+    CommandNotFoundError,
+    EngineError,
+    KernelStartError,
+    LedgerError,
+)
 from jupyter_gpu_share.limiter import client
 
 TOKEN = "f" * 32
@@ -101,6 +108,35 @@ async def test_a_share_is_held_while_something_is_left_that_nobody_ends(
     assert released == [True]
     await eventually(lambda: len(looks) == 2, "who waits is told")
     await returns.close()
+
+
+class Recorded(Wall):
+    """One that only notes what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("", TOKEN, SHARE)
+        self.limits: list[int] = []
+
+    async def move(self, share: Share) -> None:
+        self.limits.append(share.memory_bytes)
+
+    async def close(self, share: Share) -> None:
+        self.limits.append(0)
+
+
+async def test_a_share_that_could_not_be_given_back_is_let_through_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine, wall = LocalEngine(), Recorded()
+    engine._kernels["k"] = SimpleNamespace(wall=wall, share=SHARE)  # type: ignore[assignment]
+
+    async def at_ledger(work: Any) -> Any:
+        raise LedgerError("The disk is full.")
+
+    monkeypatch.setattr(engine, "_at_ledger", at_ledger)
+    with pytest.raises(LedgerError):
+        await engine.give_back("k")
+    assert wall.limits == [0, SHARE.memory_bytes]
 
 
 async def test_what_is_owed_is_tried_no_more_when_all_ends(wall: Wall, left: object) -> None:

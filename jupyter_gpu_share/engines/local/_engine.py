@@ -254,7 +254,12 @@ class LocalEngine(LocalSettings):
         kernel = self._kernels.get(kernel_id)
         if kernel is not None:
             await kernel.wall.close(kernel.share)
-        await self._at_ledger(lambda ledger: ledger.give_back(kernel_id))
+        try:
+            await self._at_ledger(lambda ledger: ledger.give_back(kernel_id))
+        except GpuShareError:  # it is still held, and its process comes back to it
+            if kernel is not None:
+                await to_the_end(kernel.wall.move(kernel.share))
+            raise
         if kernel is not None:
             kernel.lent = True
         self._watcher.look()
