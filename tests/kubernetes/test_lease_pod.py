@@ -11,6 +11,7 @@ from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._lease import Lease
 from jupyter_gpu_share.engines.kubernetes._names import UNDISTURBED
 from jupyter_gpu_share.engines.kubernetes._pods import Labels
+from jupyter_gpu_share.engines.kubernetes._writes import Writes
 from jupyter_gpu_share.engines.kubernetes.backends import GPU_TOLERATION, DraBackend, Facts
 from jupyter_gpu_share.size import Size
 
@@ -37,7 +38,7 @@ def test_a_lease_and_a_kernel_wait_for_the_same_nodes() -> None:
     )
     size = Size.parse("1/4")
     request: Any = SimpleNamespace(kernel_id="k-1", size=size)
-    lease = Lease(cluster, request, LABELS, {"name": "kernel"})._pod(LABELS)
+    lease = Lease(cluster, request, Writes(), LABELS, {"name": "kernel"})._pod(LABELS)
     kernel = body(
         rendered=engine.profile(size).on(backend.render(size, facts)),
         tolerations=engine.tolerations,

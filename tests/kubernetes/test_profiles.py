@@ -14,7 +14,8 @@ from traitlets import TraitError
 
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
-from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
+from jupyter_gpu_share.engines.kubernetes._making import image_of, make
+from jupyter_gpu_share.engines.kubernetes._pods import Labels
 from jupyter_gpu_share.engines.kubernetes.backends import (
     GPU_TOLERATION,
     DevicePluginBackend,
@@ -51,17 +52,15 @@ def in_pool(name: str, shape: str) -> Any:
     return node
 
 
-def image_of(engine: KubernetesEngine, size: Size) -> str:
-    cluster: Any = SimpleNamespace(settings=engine)
-    kernel = PodKernel.__new__(PodKernel)
-    kernel.cluster, kernel.request = cluster, SimpleNamespace(size=size, kernel_name="r")  # type: ignore[assignment]
-    return kernel._image()
+def image(engine: KubernetesEngine, size: Size) -> str:
+    request: Any = SimpleNamespace(size=size, kernel_name="r")
+    return image_of(engine, request)
 
 
 def test_a_size_is_the_same_however_it_is_written() -> None:
     engine = KubernetesEngine(image="all:1", images={"r": "r:1"}, sizes={"0.25": {"image": "q:1"}})
-    assert image_of(engine, QUARTER) == image_of(engine, Size.parse("25%")) == "q:1"
-    assert image_of(engine, WHOLE) == "r:1"
+    assert image(engine, QUARTER) == image(engine, Size.parse("25%")) == "q:1"
+    assert image(engine, WHOLE) == "r:1"
 
 
 def test_a_size_goes_to_its_own_nodes_with_what_they_need() -> None:
@@ -107,7 +106,7 @@ async def test_the_pod_that_is_made_has_what_its_size_brings() -> None:
         key=b"k",
         signature_scheme="hmac-sha256",
     )
-    await PodKernel(cluster, request)._make()
+    await make(cluster, request, "k", Rendered(), {}, Labels("alice", "k-1", "attempt"))
     spec = made[0]["spec"]
     assert spec["containers"][0]["image"] == "cpu:1"
     assert (spec["nodeSelector"], spec["tolerations"]) == ({"pool": "cpu"}, [POOL])

@@ -13,7 +13,7 @@ from unanswered import OUTCOMES, Store
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.base import Waiting
-from jupyter_gpu_share.engines.kubernetes import _writes
+from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _writes
 from jupyter_gpu_share.engines.kubernetes._annotation import Annotation
 from jupyter_gpu_share.engines.kubernetes._lease import Lease
 from jupyter_gpu_share.engines.kubernetes._lease_plan import LeaseChange
@@ -80,14 +80,7 @@ class Dra(DraBackend):
 
 
 def new_lease(store: Store) -> tuple[Lease, Until]:
-    settings = SimpleNamespace(
-        lease_image="pause",
-        image_pull_policy="Never",
-        longest_life=None,
-        service_account="",
-        node_selector={},
-        tolerations=[],
-    )
+    settings = KubernetesEngine(lease_image="pause", image_pull_policy="Never")
     until = Until(store)
     request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
     labels = Labels("alice", "k-1", "attempt")
@@ -299,9 +292,6 @@ class Kai(KaiBackend):
     """One GPU that nobody else is on."""
 
     settle = 0.0
-
-    def __init__(self) -> None:
-        """Without options."""
 
     def total(self, pod: Any, facts: Any) -> int:
         return TOTAL

@@ -22,6 +22,7 @@ from jupyter_gpu_share.engines.kubernetes.api import (
     NotFound,
     Unreachable,
 )
+from jupyter_gpu_share.engines.kubernetes.backends import Facts
 
 __all__ = ["OUTCOMES", "Store"]
 
@@ -59,7 +60,9 @@ class Store:
             instance=instance,
             namespace="team",
             backend=backend,
-            facts=None,
+            facts=Facts(),
+            facts_for=lambda size: Facts(),
+            autoscaler=SimpleNamespace(words=lambda pod: ""),
             api=self,
             claims=_Watched(self, CLAIMS),
             pods=_Watched(self, PODS),
