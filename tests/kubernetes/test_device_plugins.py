@@ -161,7 +161,8 @@ async def test_an_instance_is_scheduled_read_back_and_counted(
     ("backend", "read"),
     [
         ("auto", {"nodes", "resourceslices", "deviceclasses", "resourceclaims"}),
-        ("dra", {"resourceslices", "deviceclasses", "resourceclaims"}),
+        # Whether nodes are usable; where it may not read them, it goes without.
+        ("dra", {"nodes", "resourceslices", "deviceclasses", "resourceclaims"}),
         ("kai", {"nodes", "pods", "resourceslices"}),
         ("hami", {"nodes", "pods"}),
         ("device-plugin", {"nodes", "pods"}),

@@ -37,15 +37,15 @@ def serve(ports):
             continue
         listening.append(listener)
     if listening:
-        _start(_accept, listening)
+        waiting = selectors.DefaultSelector()
+        for listener in listening:
+            waiting.register(listener, selectors.EVENT_READ, listener)
+        _start(_accept, waiting)
     return listening
 
 
-def _accept(listening):
+def _accept(waiting):
     room = threading.BoundedSemaphore(_MOST)
-    waiting = selectors.DefaultSelector()
-    for listener in listening:
-        waiting.register(listener, selectors.EVENT_READ, listener)
     while True:
         for key, _ in waiting.select():
             try:
