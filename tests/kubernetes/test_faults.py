@@ -386,9 +386,24 @@ async def test_a_quota_that_is_used_up_is_told_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("turn", TURNS)
-async def test_a_kernel_that_no_node_can_take_waits_and_says_why(turn: int, world: World) -> None:
-    log = world.round("unschedulable", turn, STYLES[turn % 2])
+async def test_a_kernel_that_no_node_can_take_is_refused_and_says_why(
+    turn: int, world: World
+) -> None:
+    log = world.round("no node can take it", turn, STYLES[turn % 2])
     one = world.make(node_selector={"no": "such-node"})
+    with pytest.raises(GpuShareError, match="has not the labels that they ask for") as caught:
+        await one.start()
+    log.told = str(caught.value)
+    await world.nothing_left(log)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+async def test_a_kernel_whose_nodes_may_still_come_waits_and_says_why(
+    turn: int, world: World
+) -> None:
+    log = world.round("unschedulable", turn, STYLES[turn % 2])
+    pool = {"no": "such-node"}
+    one = world.make(node_selector=pool, kinds=[{"memory": "80GiB", "node_selector": pool}])
     one.config.GpuShareProvisioner.queue_patience = 0.5
     await one.start()
     await eventually(lambda: one.allocation.queue is not None, "the reason is known", LONG)

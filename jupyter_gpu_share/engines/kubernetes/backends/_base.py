@@ -62,9 +62,13 @@ class Facts:
         return self.placement + kind.placement if kind is not None else self.placement
 
     @property
-    def barred(self) -> frozenset[str]:
-        """Names of the nodes that kernels never go to."""
-        return _names(node for node in self.nodes if barred(node, self.placement_on(node)))
+    def barred(self) -> Mapping[str, str]:
+        """Why kernels never go to a node, after its name in a sentence; those alone, by name."""
+        found = {
+            dig(node, "metadata", "name", default=""): barred(node, self.placement_on(node))
+            for node in self.nodes
+        }
+        return {name: why for name, why in found.items() if why}
 
     @property
     def away(self) -> frozenset[str]:

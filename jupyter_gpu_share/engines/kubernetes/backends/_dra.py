@@ -246,7 +246,10 @@ class DraBackend(Backend):
                 "ResourceSlices. Ask in GiB, or have the administrator apply "
                 "etc/kubernetes/overlays/cluster-read."
             )
-        return f"{size} cannot be had: no GPU of this cluster is offered by {self.driver}."
+        barred = facts.barred
+        apart = next((gpu.node for gpu in self._gpus(facts) if gpu.node in barred), None)
+        why = f" to kernels: {apart} {barred[apart]}" if apart is not None else ""
+        return f"{size} cannot be had: no GPU of this cluster is offered by {self.driver}{why}."
 
     # -- reading -----------------------------------------------------------------------------
 
