@@ -22,7 +22,7 @@ from typing import Any
 
 from installed import ROOT
 from mounts import needs_mounts
-from servers import until
+from servers import TOKEN, Server, start, until
 from waiting import PATIENCE
 
 from jupyter_gpu_share.broker.client import DEFAULT_SOCKET, BrokerAway, BrokerClient
@@ -147,6 +147,79 @@ class Machine:
             return bool(self.ask_broker("GET", "/v1/machine"))
         except BrokerAway:
             return False
+
+
+class Person:
+    """A user of a machine.
+
+    Parameters
+    ----------
+    name: of the user.
+    more: of their environment.
+    """
+
+    def __init__(self, machine: Machine, name: str, more: Mapping[str, str] | None = None) -> None:
+        self.machine, self.name, self._more = machine, name, dict(more or {})
+        self.home = machine.folder / "home" / name
+
+    def make(self, name: str) -> None:
+        """Make a folder in their home."""
+        folder = self.home / name
+        folder.mkdir()
+        os.chown(folder, UIDS[self.name], _GROUP)
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file in their home."""
+        path = self.home / name
+        for parent in reversed([each for each in path.parents if not each.exists()]):
+            self.make(str(parent.relative_to(self.home)))
+        path.write_text(text)
+        os.chown(path, UIDS[self.name], _GROUP)
+        return path
+
+    def environment(self, **own: str) -> dict[str, str]:
+        """A user's, as docs/shared-machine.md sets it up."""
+        plain = plain_environment()
+        for name in ("CUDA_VISIBLE_DEVICES", "TMPDIR", "IPYTHONDIR"):
+            plain.pop(name, None)
+        given = {
+            "HOME": str(self.home),
+            "USER": self.name,
+            "LOGNAME": self.name,
+            "JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner",
+        }
+        return {**plain, **given, **self._more, **own}
+
+    def command(self, *words: str | Path) -> list[str]:
+        """A command of the user's, in their home."""
+        inside = list(self.machine.inside)
+        inside[inside.index(f"--wd={self.machine.folder}")] = f"--wd={self.home}"
+        return [*inside, *as_user(self.name), *map(str, words)]
+
+    def start(self, *words: str | Path, typed: str = "", **own: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            self.command(*words),
+            env=self.environment(**own),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdin is not None
+        process.stdin.write(typed)
+        process.stdin.flush()
+        return process
+
+    def server(self, name: str, **own: str) -> Server:
+        """A Jupyter server of the user's, which writes into a folder of that name."""
+        folder = self.home / name
+        for each in ("", "/runtime", "/work"):
+            self.make(name + each)
+        own = {**own, "JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
+        options = ("--no-browser", "--ServerApp.port=0", "--ServerApp.ip=127.0.0.1")
+        command = self.command(sys.executable, "-m", "jupyter_server", *options)
+        env = self.environment(JUPYTER_TOKEN=TOKEN, **own)
+        return start(command, folder, env)
 
 
 def plain_environment() -> dict[str, str]:

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import servers
 from driver.fake_driver import GIB, UUIDS, FakeDriver, libraries
 from installed import ROOT
-from machines import BOB, COMMAND, UIDS, Machine, as_user, plain_environment, running_machine
-from servers import Server, stop_server, until
+from machines import BOB, COMMAND, Machine, Person, running_machine
+from servers import stop_server, until
 from waiting import PATIENCE
 
 from jupyter_gpu_share.broker.client import BrokerAway, BrokerClient
@@ -43,28 +42,14 @@ while not (home / "go").exists() and time.monotonic() < end:
 """
 
 
-class Bob:
+class Bob(Person):
     """A user with settings of their own, who runs programs."""
 
     def __init__(self, machine: Machine, driver: FakeDriver) -> None:
-        self.machine, self.driver = machine, driver
-        self.home = machine.folder / "home" / BOB
-        (self.home / "ran").mkdir()
-        self.own(self.home / "ran")
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "driver")])
+        super().__init__(machine, BOB, {**driver.env, "PYTHONPATH": paths})
+        self.make("ran")
         self.own_broker = self.home / "run" / "broker.sock"
-
-    def own(self, *paths: Path) -> None:
-        for path in paths:
-            os.chown(path, UIDS[BOB], path.stat().st_gid)
-
-    def write(self, name: str, text: str) -> Path:
-        path = self.home / name
-        for parent in reversed([each for each in path.parents if not each.exists()]):
-            parent.mkdir()
-            self.own(parent)
-        path.write_text(text)
-        self.own(path)
-        return path
 
     def configure(self, text: str) -> None:
         """Say something in every file of settings that a program of Jupyter's may read."""
@@ -73,52 +58,6 @@ class Bob:
             self.write(f".jupyter/jupyter_{name}.py", text)
         self.write(".jupyter/broker_config.py", text)
         self.write(".config/jupyter-gpu-share/broker_config.py", text)
-
-    def environment(self, **own: str) -> dict[str, str]:
-        plain = plain_environment()
-        paths = [str(ROOT), str(ROOT / "tests" / "driver"), plain.get("PYTHONPATH", "")]
-        given = {
-            "HOME": str(self.home),
-            "USER": BOB,
-            "LOGNAME": BOB,
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner",
-        }
-        for name in ("CUDA_VISIBLE_DEVICES", "TMPDIR", "IPYTHONDIR"):
-            plain.pop(name, None)
-        return {**plain, **self.driver.env, **given, **own}
-
-    def command(self, *words: str | Path) -> list[str]:
-        """A command of the user's, in their home."""
-        inside = list(self.machine.inside)
-        inside[inside.index(f"--wd={self.machine.folder}")] = f"--wd={self.home}"
-        return [*inside, *as_user(BOB), *map(str, words)]
-
-    def start(self, *words: str | Path, typed: str = "", **own: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            self.command(*words),
-            env=self.environment(**own),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert process.stdin is not None
-        process.stdin.write(typed)
-        process.stdin.flush()
-        return process
-
-    def server(self, name: str, **own: str) -> Server:
-        """A Jupyter server of the user's, which writes into a folder of that name."""
-        folder = self.home / name
-        for each in (folder, folder / "runtime", folder / "work"):
-            each.mkdir()
-            self.own(each)
-        own = {**own, "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "CLIENT": name}
-        options = ("--no-browser", "--ServerApp.port=0", "--ServerApp.ip=127.0.0.1")
-        command = self.command(sys.executable, "-m", "jupyter_server", *options)
-        env = self.environment(JUPYTER_TOKEN=servers.TOKEN, **own)
-        return servers.start(command, folder, env)
 
     def ran(self) -> set[str]:
         return {path.name for path in (self.home / "ran").iterdir()}
@@ -178,7 +117,6 @@ def test_own_settings_do_not_widen_a_limit_however_kernels_are_started(
         "c.Broker.limits = []\n"
     )
     config = bob.write("own.py", f"c.Broker.folder = {str(bob.home / 'state')!r}\n")
-    bob.own(config)
     elsewhere = {
         "JUPYTER_GPU_SHARE_BROKER": str(bob.own_broker),
         "JUPYTER_GPU_SHARE_SIZE": "3/8",
@@ -196,7 +134,10 @@ def test_own_settings_do_not_widen_a_limit_however_kernels_are_started(
         own_broker = bob.start(*COMMAND, "broker", "--config", config, "--socket", bob.own_broker)
         stack.callback(_end, own_broker)
         until(lambda: _answers(bob.own_broker), "the user's own broker answers")
-        both = [bob.server("one", **elsewhere), bob.server("two", **usual)]
+        both = [
+            bob.server("one", CLIENT="one", **elsewhere),
+            bob.server("two", CLIENT="two", **usual),
+        ]
         for server in both:
             stack.callback(stop_server, server)
         starts = {}
