@@ -105,7 +105,7 @@ class Machine:
         more = {"JUPYTER_GPU_SHARE_SIMULATE": simulate} if simulate else {}
         command = [*COMMAND, "broker", "--config", str(configuration)]
         self._start("broker", command, {**more, **(environment or {})})
-        until(self._broker_answers, f"the broker answers; see {self.folder}")
+        until(lambda: self.reachable, f"the broker answers; see {self.folder}")
 
     def stop_broker(self) -> None:
         """End the broker in good order; what runs goes on."""
@@ -142,7 +142,9 @@ class Machine:
         rows = self.ask_broker("GET", "/v1/admin/shares")
         return {row["kernel_id"]: (row["info"]["user"], row["state"]) for row in rows}
 
-    def _broker_answers(self) -> bool:
+    @property
+    def reachable(self) -> bool:
+        """Whether the broker answers."""
         try:
             return bool(self.ask_broker("GET", "/v1/machine"))
         except BrokerAway:
@@ -160,7 +162,7 @@ class Person:
 
     def __init__(self, machine: Machine, name: str, more: Mapping[str, str] | None = None) -> None:
         self.machine, self.name, self._more = machine, name, dict(more or {})
-        self.home = machine.folder / "home" / name
+        self.home, self.uid = machine.folder / "home" / name, UIDS[name]
 
     def make(self, name: str) -> None:
         """Make a folder in their home."""
