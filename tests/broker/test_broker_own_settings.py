@@ -142,7 +142,9 @@ def test_own_settings_do_not_widen_a_limit_however_kernels_are_started(
             stack.callback(stop_server, server)
         starts = {}
         for name, server in zip(("one", "two"), both, strict=True):
-            starts[name] = pool.submit(server.fetch, "api/kernels", "POST", {"name": "python3"})
+            starts[name] = pool.submit(
+                server.fetch, "api/kernels", "POST", {"name": "python3"}, patience=4 * PATIENCE
+            )  # all start at once
         clients = {
             "papermill": bob.start(
                 BIN / "papermill",
@@ -163,7 +165,7 @@ def test_own_settings_do_not_widen_a_limit_however_kernels_are_started(
             stack.callback(_end, process)
         told = {}
         for name, server in zip(("one", "two"), both, strict=True):
-            status, answer = starts[name].result(3 * PATIENCE)
+            status, answer = starts[name].result(5 * PATIENCE)
             if status == 201:
                 pool.submit(server.run_cell, answer["id"], CELL)
             else:
