@@ -78,6 +78,7 @@ class Machine:
     def __init__(self, folder: Path, namespace: int) -> None:
         self.folder = folder
         self._namespace = namespace
+        self.socket = DEFAULT_SOCKET  #: the broker's, as its configuration names it
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -133,7 +134,7 @@ class Machine:
 
     def ask_broker(self, method: str, path: str, body: Any = None) -> Any:
         """The broker's answer to root."""
-        socket = Path(f"/proc/{self._namespace}/root{DEFAULT_SOCKET}")
+        socket = Path(f"/proc/{self._namespace}/root{self.socket}")
         with closing(BrokerClient(socket)) as client:
             return client.ask(method, path, body)
 

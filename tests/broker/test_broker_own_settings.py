@@ -226,6 +226,27 @@ def test_what_is_used_past_the_broker_is_seen_and_not_given_out(bob: Bob, machin
     until(lambda: unshared(machine) == [], "they are gone")
 
 
+def test_a_broker_that_only_a_variable_names(machine: Machine, driver: FakeDriver) -> None:
+    """Nothing holds who leaves the variable out, but what they use is seen."""
+    machine.socket = "/run/elsewhere/broker.sock"
+    where = f"c.Broker.socket = {machine.socket!r}"
+    machine.start_broker(LIMIT, where, simulate="", environment=driver.env)
+    bob = Bob(machine, driver)
+    run = [BIN / "jupyter", "run", "--kernel=python3", bob.write("script.py", CELL)]
+    size = {"JUPYTER_GPU_SHARE_SIZE": "1"}
+    with ExitStack() as stack:
+        named = bob.start(*run, CLIENT="named", JUPYTER_GPU_SHARE_BROKER=machine.socket, **size)
+        stack.callback(_end, named)
+        until(lambda: bob.ran() == {"named"}, "it runs", 4 * PATIENCE)
+        assert list(machine.claims().values()) == [(BOB, "held")]
+        assert unshared(machine) == []
+        stack.callback(_end, bob.start(*run, CLIENT="left out", **size))
+        until(lambda: bob.ran() == {"named", "left out"}, "it runs", 4 * PATIENCE)
+        until(lambda: [user for user, _ in unshared(machine)] == [BOB], "it is seen")
+        assert list(machine.claims().values()) == [(BOB, "held")]
+        bob.write("go", "")
+
+
 def _answers(path: Path) -> bool:
     try:
         with closing(BrokerClient(path)) as client:
