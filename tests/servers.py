@@ -62,6 +62,7 @@ class Server:
         *,
         token: str | None = OWN,
         headers: dict[str, str] | None = None,
+        patience: float = PATIENCE,
     ) -> tuple[int, Any]:
         """Status and decoded body, whatever the status is."""
         sent = dict(headers or {})
@@ -71,7 +72,7 @@ class Server:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         request = Request(self.url + path, method=method, data=data, headers=sent)
         try:
-            with urlopen(request, timeout=PATIENCE) as answer:
+            with urlopen(request, timeout=patience) as answer:
                 text, status = answer.read(), answer.status
         except HTTPError as error:
             text, status = error.read(), error.code

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ...broker.client import BrokerClient, find_broker
+from ...broker.client import BROKER, DEFAULT_SOCKET, BrokerClient, find_broker
 
 __all__ = ["Home", "find_home"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,9 @@ class Home:
 def find_home(simulate: str) -> Home:
     """The machine's broker where there is one, else the user's own ledger. Blocks.
 
-    Who simulates GPUs other than the broker's has nothing to do with it.
+    Who simulates GPUs other than the broker's has nothing to do with it. The environment may name
+    another broker, but none that shares out real GPUs where the machine has one at its usual place:
+    they would be given out twice.
 
     Parameters
     ----------
@@ -43,12 +50,18 @@ def find_home(simulate: str) -> Home:
     path = find_broker()
     if path is None:
         return Home(None, simulate)
-    client = BrokerClient(path)
-    try:
-        told = client.ask("GET", "/v1/machine")
-    finally:
-        client.close()
+    told = _ask(path)
+    usual = Path(DEFAULT_SOCKET)
+    if not told["simulation"] and path != usual and usual.exists():
+        _log.warning("%s names %s, but this machine's broker is on %s.", BROKER, path, usual)
+        path, told = usual, _ask(usual)
     simulation = str(told["simulation"])
     if simulate and simulate != simulation:
         return Home(None, simulate)
     return Home(path, simulation, str(told["you"]["user"]))
+
+
+def _ask(path: Path) -> Any:
+    """What a broker tells of its machine and of who asks."""
+    with closing(BrokerClient(path)) as client:
+        return client.ask("GET", "/v1/machine")
