@@ -175,6 +175,17 @@ def test_what_a_process_has_with_it_is_saved_before_the_server_ends(
     assert "True [1, 2, 3]" in second.run_cell(kernel_id, LOOK)
 
 
+def test_a_stop_that_is_broken_off_saves_it_all_the_same(start: Start) -> None:
+    """A second SIGINT ends the server's loop at once, and the kernels as the process ends."""
+    first = start(in_place=True)
+    kernel_id = released(first, "in-place", COMPUTE)
+    first.process.send_signal(signal.SIGINT)
+    until(lambda: "Shutting down" in first.log.read_text(), "the stop has begun")
+    stop_server(first, signal.SIGINT)
+    second, _ = takes_over(start, kernel_id)
+    assert "True [1, 2, 3]" in second.run_cell(kernel_id, LOOK)
+
+
 def test_what_cannot_be_saved_before_the_server_ends_is_logged(start: Start) -> None:
     first = start(in_place=True)
     released(first, "in-place", f"{COMPUTE}; numbers = (n for n in range(3))")
