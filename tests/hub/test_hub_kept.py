@@ -72,7 +72,7 @@ def test_a_user_stops_their_server(hub: RunningHub) -> None:
     busy = ann.open_notebook("busy.ipynb")
     assert hub.claims() == {busy: (ANN, "held")}
     hub.stop_server(ANN)
-    assert "Of work.ipynb is lost: generator `numbers`" in hub.logs()
+    assert "Of other.ipynb is lost: generator `numbers`" in hub.logs()
     until(lambda: not hub.claims(), "all is free")
 
     bob = hub.server(BOB)
