@@ -145,6 +145,11 @@ class Runtime(LoggingConfigurable):
             from .kernels.found_out import file_of, read
             from .kernels.registry import Registry
 
+            with self._instance_lock:
+                if type(self)._instance is self:
+                    # Relays close when the process ends: kernels have to end before that, and
+                    # what was loaded last is called first. A second call does nothing.
+                    _at_exit(type(self).clear_instance)
             self.idle_policy.calibration = read(file_of())
             self._kernels = Registry(self.table, self.idle_policy, self._loop, self._cull)
         return self._kernels
@@ -533,7 +538,7 @@ class Runtime(LoggingConfigurable):
 
 
 def _at_exit(work: Callable[[], None]) -> None:
-    """Have something done when this process ends."""
+    """Have something done when this process ends, before all that it was told so far."""
     atexit.register(work)
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:

@@ -117,11 +117,21 @@ class RunningHub(Machine):
         until(lambda: self.ask("GET", "")[0] == 200, f"the Hub answers; see {self.folder}", 120)
         until(self._page_answers, "the page answers", 120)
 
+    def stop(self) -> None:
+        """Stop the Hub in good order: it stops users' servers, and the page ends with it."""
+        self._processes["hub"].terminate()
+        self._processes.pop("hub").wait(2 * PATIENCE)
+
     def kill(self) -> None:
         """Kill the Hub; its proxy and users' servers go on, and the page ends by itself."""
         self._processes["hub"].kill()
         self._processes.pop("hub").wait(PATIENCE)
         until(lambda: not self._page_answers(), "the page ends with the Hub")
+
+    def kill_broker(self) -> None:
+        """Kill the broker; its record stays."""
+        self._processes["broker"].kill()
+        self._processes.pop("broker").wait(PATIENCE)
 
     @contextmanager
     def slow_broker(self) -> Iterator[None]:
@@ -158,6 +168,19 @@ class RunningHub(Machine):
         url = f"{self.url}user/{user}/{name}{'/' if name else ''}"
         home, log = self.folder / "home" / user, self.folder / "hub.log"
         return Server(url, home, self._processes["hub"], log, token)
+
+    def stop_server(self, user: str) -> None:
+        """Stop a user's server, as they do on the Hub's page."""
+        self.ok("DELETE", f"/users/{user}/server")
+        until(lambda: self.stopped(user), f"{user}'s server stops")
+
+    def stopped(self, user: str) -> bool:
+        """Whether a user has no server, and can start one."""
+        return not self.ok("GET", f"/users/{user}")["servers"]
+
+    def process_of(self, user: str) -> int:
+        """The number of the process of a user's running server."""
+        return int(self.ok("GET", f"/users/{user}")["servers"][""]["state"]["pid"])
 
     def ready(self, user: str, name: str = "") -> bool:
         """Whether a user's server runs, as the Hub sees it."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -98,6 +99,18 @@ class Server:
         found = self.ok("api/kernels", "POST", model)
         assert found["id"] == kernel_id
         return kernel_id
+
+    def open_notebook(self, path: str) -> str:
+        """Write an empty notebook and start its kernel as JupyterLab does; the kernel's id."""
+        content = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        model = {"type": "notebook", "format": "json", "content": content}
+        self.ok(f"api/contents/{path}", "PUT", model)
+        wanted = {"path": path, "name": path, "type": "notebook", "kernel": {"name": "python3"}}
+        return str(self.ok("api/sessions", "POST", wanted)["kernel"]["id"])
+
+    def notebooks(self) -> dict[str, str]:
+        """The kernels of all notebooks that have one, by path."""
+        return {each["path"]: each["kernel"]["id"] for each in self.ok("api/sessions")}
 
     def kernels(self) -> list[str]:
         """Ids of the kernels; none while jupyter_server starts one, and cannot tell of it."""
@@ -198,7 +211,9 @@ def start(command: list[str], folder: Path, env: dict[str, str]) -> Server:
     work.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=work, env=env, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, cwd=work, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
     end = time.monotonic() + 3 * PATIENCE  # many may start at once
     while True:
         for info in (folder / "runtime").glob("jpserver-*.json"):
@@ -238,9 +253,9 @@ def _import_path() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def stop_server(server: Server) -> None:
+def stop_server(server: Server, number: int = signal.SIGTERM) -> None:
     """End the server and its kernels."""
-    server.process.terminate()
+    server.process.send_signal(number)
     try:
         server.process.wait(PATIENCE)
     except subprocess.TimeoutExpired:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -15,7 +16,7 @@ from .._configuration import from_files
 from .._version import __version__
 from ..engines.base import Finding
 from ..errors import AbsentGpuError, GpuShareError
-from ..server._default import PROVISIONER, chosen_elsewhere, has_gpus
+from ..server._default import DEFAULT_PROVISIONER, PROVISIONER, chosen_elsewhere, has_gpus
 from ._examine_page import about_page
 from ._servers import Server, ask, name_of, running_servers
 
@@ -95,11 +96,11 @@ def _kernels(config: Config, gpus: bool | None) -> Iterator[Finding]:
     names = [name for name, one in stanzas.items() if one.get("provisioner_name") == PROVISIONER]
     if names:
         yield Finding("ok", f"Kernelspecs with a size: {', '.join(sorted(names))}.")
-    elif specs:
+    elif specs and os.environ.get(DEFAULT_PROVISIONER) != PROVISIONER:
         yield Finding(
             "note",
             "No kernelspec has a size. Programs that start kernels without a Jupyter server, such "
-            "as papermill, need one.",
+            f"as papermill, need one, or {DEFAULT_PROVISIONER}={PROVISIONER} in their environment.",
             "jupyter gpu-share install --user",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -22,7 +23,7 @@ from ._handler import ELSEWHERE, ON_SHARE, RUNTIME, SHOW_QUEUE
 from ._handlers import ROUTES
 from ._metrics import Metrics
 from ._paths import NotebookPaths
-from ._stopping import settle_restarts, settle_starts, stop_restarters
+from ._stopping import settle_restarts, settle_starts, stop_on_interrupt, stop_restarters
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -117,6 +118,7 @@ class GpuShareApp(ExtensionApp):
         """
         if self.settings[ELSEWHERE] is not None:
             return  # there is no kernel here to tell of, and none to take over
+        stop_on_interrupt(partial(serverapp.stop, from_signal=True))
         runtime = self.runtime  # made here, so that what happens to the first kernel is told
         self._paths = NotebookPaths(serverapp, runtime)
         runtime.end_kernel = self._end_kernel

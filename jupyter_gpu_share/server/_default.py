@@ -16,10 +16,17 @@ from ..broker.client import find_broker
 from ..engines._presence import SIMULATE, driver_is_installed
 from ..errors import EngineError
 
-__all__ = ["PROVISIONER", "DefaultProvisioner", "chosen_elsewhere", "has_gpus"]
+__all__ = [
+    "DEFAULT_PROVISIONER",
+    "PROVISIONER",
+    "DefaultProvisioner",
+    "chosen_elsewhere",
+    "has_gpus",
+]
 
 PROVISIONER = "gpu-share-provisioner"
-_VARIABLE = KernelProvisionerFactory.default_provisioner_name_env
+#: The variable that names a default provisioner to servers and to all other programs.
+DEFAULT_PROVISIONER = KernelProvisionerFactory.default_provisioner_name_env
 
 
 def chosen_elsewhere(config: Any) -> str | None:
@@ -29,8 +36,8 @@ def chosen_elsewhere(config: Any) -> str | None:
     ----------
     config: of the server, as traitlets has it.
     """
-    if os.environ.get(_VARIABLE):
-        return f"{_VARIABLE}={os.environ[_VARIABLE]}"
+    if os.environ.get(DEFAULT_PROVISIONER):
+        return f"{DEFAULT_PROVISIONER}={os.environ[DEFAULT_PROVISIONER]}"
     section = config.get("KernelProvisionerFactory", {})
     if name := section.get("default_provisioner_name"):
         return f"c.KernelProvisionerFactory.default_provisioner_name = {name!r}"

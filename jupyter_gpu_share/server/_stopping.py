@@ -1,14 +1,35 @@
-"""The parts of an orderly stop that jupyter_client leaves undone. See ``docs/upstream.md``."""
+"""The parts of an orderly stop that Jupyter leaves undone. See ``docs/upstream.md``."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["settle_restarts", "settle_starts", "stop_restarters"]
+__all__ = ["settle_restarts", "settle_starts", "stop_on_interrupt", "stop_restarters"]
 
 #: Seconds between two looks whether a restart is over.
 _LOOK = 0.02
+
+
+def stop_on_interrupt(stop: Callable[[], None]) -> None:
+    """Have a server that runs without a terminal stop on SIGINT as it does on SIGTERM.
+
+    jupyter_server does nothing about it there: its loop breaks off, and neither extensions nor
+    kernels are stopped. A Hub sends SIGINT first. A second one breaks off as before. Where somebody
+    has a handler of their own, or the server is not on the main thread, nothing changes.
+    """
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    if not on_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+
+    def once(*_: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+
+    signal.signal(signal.SIGINT, once)
 
 
 def stop_restarters(manager: Any) -> None:

@@ -153,6 +153,42 @@ def test_the_default_provisioner(
     assert says in found.what
 
 
+SIZED = {"kernel_provisioner": {"provisioner_name": "gpu-share-provisioner"}}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "chosen", "level", "says"),
+    [
+        (SIZED, "", "ok", "Kernelspecs with a size: python3."),
+        ({}, "", "note", "papermill, need one, or JUPYTER_DEFAULT_PROVISIONER_NAME=gpu-share-prov"),
+        ({}, "local-provisioner", "note", "need one, or JUPYTER_DEFAULT_PROVISIONER_NAME="),
+        ({}, "gpu-share-provisioner", None, ""),
+    ],
+)
+def test_programs_without_a_server(
+    monkeypatch: pytest.MonkeyPatch,
+    metadata: dict[str, Any],
+    chosen: str,
+    level: str | None,
+    says: str,
+) -> None:
+    """Their kernels are on a share by their kernelspec, or by the variable."""
+    spec = {"argv": ["python"], "metadata": metadata}
+
+    class Manager:
+        def find_kernel_specs(self) -> dict[str, str]:
+            return {"python3": ""}
+
+        def get_all_specs(self) -> dict[str, Any]:
+            return {"python3": {"spec": spec}}
+
+    monkeypatch.setattr(_examine, "KernelSpecManager", Manager)
+    monkeypatch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", chosen)
+    found = [each for each in _examine._kernels(Config(), True) if " a size" in each.what]
+    assert [each.level for each in found] == ([level] if level else [])
+    assert all(says in each.what for each in found)
+
+
 @pytest.mark.parametrize(
     ("status", "specs", "level", "says"),
     [

@@ -32,8 +32,14 @@ def hub() -> Iterator[RunningHub]:
 
 @pytest.mark.slow
 def test_a_share_that_nobody_gives_back_comes_back_with_the_culled_server(hub: RunningHub) -> None:
-    """The user keeps it; the server is idle to the Hub, whose culler knows nothing of shares."""
+    """The user keeps it; the server is idle to the Hub, whose culler knows nothing of shares.
+
+    What the server's other kernels have kept is in the user's next one.
+    """
     bob = hub.server(BOB)
+    released = bob.open_notebook("work.ipynb")
+    assert bob.run_cell(released, "x = 42") == ""
+    bob.ok(f"gpu-share/allocations/{released}/release", "POST", {})
     kept = bob.start_kernel("1")
     until_late = (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat()
     bob.ok(f"gpu-share/allocations/{kept}", "PATCH", {"keep_until": until_late})
@@ -46,3 +52,7 @@ def test_a_share_that_nobody_gives_back_comes_back_with_the_culled_server(hub: R
     ann.wait_for(waiting, "active")
     assert hub.claims() == {waiting: (ANN, "held")}
     assert hub.ready(ANN)
+    until(lambda: hub.stopped(BOB), "bob's server has ended")
+    bob = hub.server(BOB)
+    until(lambda: bob.notebooks() == {"work.ipynb": released}, "the next server takes it over")
+    assert "42" in bob.run_cell(released, "print(x)")

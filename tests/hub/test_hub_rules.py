@@ -189,6 +189,7 @@ def test_a_configuration_with_nothing_else() -> None:
     hub = configured(c)
     environment = c.Spawner.environment.get_value({})
     assert environment == {"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"}
+    assert c.SystemdSpawner.unit_extra_properties.get_value({}) == {"KillMode": "mixed"}
     (service,) = hub.services
     assert service["command"][1:] == ["page", "--hub", "--account", "jupyter-{name}"]
     assert Path(service["command"][0]).name == "jupyter-gpu-share"
@@ -205,10 +206,19 @@ def test_what_was_configured_before_stays() -> None:
     c.JupyterHub.services = [{"name": "other"}]
     c.JupyterHub.load_roles = [{"name": "user", "scopes": ["self", "shares!user"]}, {"name": "x"}]
     c.JupyterHub.custom_scopes = {"custom:other": {"description": "x"}}
+    c.SystemdSpawner.unit_extra_properties = {"LimitNOFILE": "4096"}
     share_gpus(c)
+    assert c.SystemdSpawner.unit_extra_properties == {"LimitNOFILE": "4096", "KillMode": "mixed"}
     hub = configured(c)
     assert [service["name"] for service in hub.services] == ["other", "gpu-share"]
     assert set(hub.custom_scopes) == {"custom:other", ADMINISTRATOR}
     user, *others = hub.load_roles
     assert user == {"name": "user", "scopes": ["self", "shares!user", ACCESS]}
     assert [role["name"] for role in others] == ["x", "gpu-share-admin"]
+
+
+def test_how_units_end_is_the_administrators_choice() -> None:
+    c = Config()
+    c.SystemdSpawner.unit_extra_properties = {"KillMode": "control-group"}
+    share_gpus(c)
+    assert c.SystemdSpawner.unit_extra_properties == {"KillMode": "control-group"}

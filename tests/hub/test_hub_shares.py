@@ -23,6 +23,7 @@ def test_a_kernel_holds_a_share_as_its_user(hub: RunningHub) -> None:
     found = servers[0].run_cell(kernels[0], doctor)
     assert f"{ANN} holds 2, and 0 wait" in found
     assert "Kernels of every kernelspec start on a share" in found
+    assert "No kernelspec has a size" not in found
     hub.ok("DELETE", f"/users/{ANN}/servers/two")
     until(lambda: hub.claims() == {kernels[0]: (ANN, "held")}, "what the other held is free")
     hub.ok("DELETE", f"/users/{ANN}/server")

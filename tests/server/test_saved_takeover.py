@@ -161,16 +161,28 @@ def test_the_notebook_goes_on_after_a_stop_in_good_order(start: Start) -> None:
 
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["unused", "used"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_a_process_has_with_it_is_saved_before_the_server_ends(
-    start: Start, gpu: bool
+    start: Start, number: signal.Signals, gpu: bool
 ) -> None:
     first = start(in_place=True)
     memory = "from gpu_share_kernel import simulated; m = simulated.allocate('10GiB')"
     kernel_id = released(first, "in-place", f"{COMPUTE}\n{memory if gpu else ''}")
     assert left(first) == []
-    stop_server(first)
+    stop_server(first, number)
     second, row = takes_over(start, kernel_id)
     assert row["kept"]["how"] == "snapshot"
+    assert "True [1, 2, 3]" in second.run_cell(kernel_id, LOOK)
+
+
+def test_a_stop_that_is_broken_off_saves_it_all_the_same(start: Start) -> None:
+    """A second SIGINT ends the server's loop at once, and the kernels as the process ends."""
+    first = start(in_place=True)
+    kernel_id = released(first, "in-place", COMPUTE)
+    first.process.send_signal(signal.SIGINT)
+    until(lambda: "Shutting down" in first.log.read_text(), "the stop has begun")
+    stop_server(first, signal.SIGINT)
+    second, _ = takes_over(start, kernel_id)
     assert "True [1, 2, 3]" in second.run_cell(kernel_id, LOOK)
 
 

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import pytest
 from servers import TOKEN, Server, run_server, until
 from waiting import PATIENCE
+
+from jupyter_gpu_share.server._stopping import stop_on_interrupt
 
 #: Seconds that a stop may take, on a machine that does other work too.
 BOUND = 15.0
@@ -247,3 +250,50 @@ def test_starts_of_other_provisioners_do_not_keep_the_server(
     assert took < BOUND
     assert "Kernel does not exist" not in stopping.server.log.read_text()
     until(lambda: not stopping.processes(), f"nothing runs: {stopping.processes()}")
+
+
+@pytest.fixture
+def interrupts() -> Iterator[Callable[[Any], Any]]:
+    """Sets what this process does about SIGINT, as ``signal.signal`` does, until the test ends."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_second_interrupt_breaks_off(interrupts: Callable[[Any], Any]) -> None:
+    interrupts(signal.default_int_handler)
+    stops: list[str] = []
+    stop_on_interrupt(lambda: stops.append("stop"))
+    signal.raise_signal(signal.SIGINT)
+    assert stops == ["stop"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert stops == ["stop"]
+
+
+@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
+def test_what_others_do_about_interrupts_stays(
+    interrupts: Callable[[Any], Any], theirs: Any
+) -> None:
+    interrupts(theirs)
+    stop_on_interrupt(lambda: pytest.fail("it is stopped"))
+    assert interrupts(signal.SIG_DFL) is theirs
+
+
+def test_beside_the_main_thread_interrupts_are_left_alone(
+    interrupts: Callable[[Any], Any],
+) -> None:
+    interrupts(signal.default_int_handler)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            stop_on_interrupt(lambda: None)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not errors
+    assert interrupts(signal.SIG_DFL) is signal.default_int_handler

@@ -16,6 +16,9 @@ _NAME = "gpu-share"
 _URL = "http://127.0.0.1:1014"
 #: What the Hub's role ``user`` has where nobody has changed it.
 _USER = {"name": "user", "scopes": ["self"]}
+#: By default systemd signals all processes of a server at once, and kernels would be gone before
+#: their server can save their variables.
+_UNIT = {"KillMode": "mixed"}
 
 
 def share_gpus(
@@ -26,6 +29,8 @@ def share_gpus(
     url: str = _URL,
 ) -> None:
     """Have all programs of users on shares, and the page among the Hub's services.
+
+    SystemdSpawner's units get ``KillMode=mixed`` where they have none.
 
     Called at the end of ``jupyterhub_config.py``: what sets roles, services or the environment of
     servers anew after it takes that away. Papermill and consoles in terminals have shares, too.
@@ -40,6 +45,11 @@ def share_gpus(
     url: where the page listens. Where the Hub is not root's, name a port above 1023.
     """
     c.Spawner.environment.update({"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"})
+    properties = c.SystemdSpawner.unit_extra_properties
+    if isinstance(properties, dict):
+        c.SystemdSpawner.unit_extra_properties = {**_UNIT, **properties}
+    else:  # nobody has set it so far
+        properties.update(_UNIT)
     access = f"access:services!service={_NAME}"
     command = [str(Path(sys.executable).parent / "jupyter-gpu-share"), "page", "--hub"]
     c.JupyterHub.services.append(
