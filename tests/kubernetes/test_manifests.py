@@ -263,7 +263,7 @@ async def test_doctor_finds_nothing_missing_and_names_what_is(
         ("create", "deployments"),
         ("get", "namespaces"),
         ("patch", "namespaces"),
-        ("list", "events"),
+        ("watch", "events"),
     ],
 )
 def test_a_server_may_not(verb: str, resource: str, jupyter: Account) -> None:
