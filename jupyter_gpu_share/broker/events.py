@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -36,7 +37,8 @@ class Events:
         self._name = uuid4().hex[:12]
         self._kept: deque[Event] = deque(maxlen=_KEPT)
         self._number = 0
-        self._news = asyncio.Event()
+        #: What readers wait for, by the user whom they read for.
+        self._news: dict[int, asyncio.Event] = {}
 
     @property
     def number(self) -> int:
@@ -47,8 +49,9 @@ class Events:
         """Tell the user ``uid`` of something; None: everybody."""
         self._number += 1
         self._kept.append(Event(self._number, uid, kind, data))
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        for reader in [uid] if uid is not None else list(self._news):
+            if (news := self._news.pop(reader, None)) is not None:
+                news.set()
 
     def resumed(self, last_id: str | None) -> int | None:
         """The number of the event with this id; None where what came after it is not known.
@@ -69,13 +72,12 @@ class Events:
         while True:
             if number < self._number - len(self._kept):
                 return self._number, None
-            found = [
-                each for each in self._kept if each.number > number and each.uid in (uid, None)
-            ]
+            new = islice(reversed(self._kept), self._number - number)
+            found = [each for each in new if each.uid in (uid, None)][::-1]
             number = self._number
             if found:
                 return number, found
-            await self._news.wait()
+            await self._news.setdefault(uid, asyncio.Event()).wait()
 
     def text(self, number: int, kind: str, data: dict[str, Any]) -> str:
         """An event as server-sent events have it."""

@@ -115,6 +115,8 @@ class Store:
         #: arrival. Looking them up again for each request would cost more than the request.
         self._claims: Sequence[Claim] = ()
         self._told: dict[str, dict[str, Any]] = {}
+        #: The claims that these were made of. One that has not changed is the same object.
+        self._known: Mapping[str, Claim] = {}
         #: How long everybody waited since the broker began.
         self.waits = Waits()
         #: Whose shares are idle, and what was promised of them.
@@ -532,7 +534,8 @@ class Store:
                 continue
             name = claim.kernel_id
             known, held = before.get(name, (None, None))
-            if held is None or known != claim or held.idle != (name in idle):
+            changed = known is not claim and known != claim
+            if held is None or changed or held.idle != (name in idle):
                 gpus = {gpu.uuid: gpu for gpu in ledger.gpus()} if gpus is None else gpus
                 held = self._held(claim, gpus, idle=name in idle)
             self._counted[name] = claim, held
@@ -567,12 +570,18 @@ class Store:
     def _tell(self, claims: Sequence[Claim]) -> None:
         """Publish what is new since this was last called."""
         self.waits.see(claims)
-        now = {claim.kernel_id: claim_to_json(claim, kernel_of(claim)) for claim in claims}
+        before, self._known = self._known, {claim.kernel_id: claim for claim in claims}
+        now = {
+            name: self._told[name]
+            if before.get(name) is claim
+            else claim_to_json(claim, kernel_of(claim))
+            for name, claim in self._known.items()
+        }
         waited = {key for key, row in self._told.items() if row["state"] == "waiting"}
         if any(row["state"] == "waiting" and key not in waited for key, row in now.items()):
             self._events.publish(None, "wanted", {})
         for key, row in now.items():
-            if self._told.get(key) != row:
+            if self._told.get(key) is not row and self._told.get(key) != row:
                 self._events.publish(int(key.partition("/")[0]), "share", row)
         for key in self._told.keys() - now.keys():
             uid, _, kernel_id = key.partition("/")
