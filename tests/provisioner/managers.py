@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from jupyter_client.asynchronous import AsyncKernelClient
@@ -90,6 +91,14 @@ def state(manager: AsyncKernelManager) -> State | None:
 async def active(manager: AsyncKernelManager) -> None:
     """A cell's output can be here a moment before the state is noted."""
     await eventually(lambda: state(manager) is State.ACTIVE, "the kernel counts as active")
+
+
+async def running(client: AsyncKernelClient, folder: Path, code: str) -> asyncio.Future[str]:
+    """A cell whose own code has begun: an interrupt that comes before that stops nothing of it."""
+    mark = folder / "runs"
+    cell = asyncio.ensure_future(run(client, f"open({str(mark)!r}, 'w').close()\n{code}"))
+    await eventually(mark.exists, "the cell runs")
+    return cell
 
 
 async def interrupted(manager: AsyncKernelManager, cell: asyncio.Future[str]) -> str:

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managers import GIB, Kernels, active, controller, free, free_is, interrupted, run, state
+from managers import (
+    GIB,
+    Kernels,
+    active,
+    controller,
+    free,
+    free_is,
+    interrupted,
+    run,
+    running,
+    state,
+)
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
@@ -182,23 +193,21 @@ async def test_interrupt_gives_up_waiting_and_a_cell_asks_again(kernels: Kernels
     assert (await asyncio.wait_for(again, PATIENCE)).endswith("2")
 
 
-async def test_interrupt_by_message(kernels: Kernels) -> None:
+async def test_interrupt_by_message(kernels: Kernels, tmp_path: Path) -> None:
     manager = kernels.manager()
     spec = manager.kernel_spec
     assert spec is not None
     spec.interrupt_mode = "message"
     await manager.start_kernel(env={**os.environ, "JUPYTER_GPU_SHARE_SIZE": "1/4"})
     client = await kernels.client(manager)
-    cell = asyncio.ensure_future(run(client, "import time\ntime.sleep(99)"))
-    await eventually(lambda: controller(manager).busy, "the cell runs")
+    cell = await running(client, tmp_path, "import time\ntime.sleep(99)")
     assert "KeyboardInterrupt" in await interrupted(manager, cell)
 
 
-async def test_a_running_cell_is_never_released(kernels: Kernels) -> None:
+async def test_a_running_cell_is_never_released(kernels: Kernels, tmp_path: Path) -> None:
     manager = await kernels.start("1/2")
     client = await kernels.client(manager)
-    cell = asyncio.ensure_future(run(client, "input_seen = 1\nimport time\ntime.sleep(99)"))
-    await eventually(lambda: controller(manager).busy, "the cell runs")
+    cell = await running(client, tmp_path, "input_seen = 1\nimport time\ntime.sleep(99)")
     with pytest.raises(NotPossible, match="cell"):
         await Runtime.instance().release(manager.kernel_id, lose_variables=True)
     await interrupted(manager, cell)
