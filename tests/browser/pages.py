@@ -181,6 +181,17 @@ def assert_accessible(page: Page, selector: str, *, ignore: tuple[str, ...] = ()
     assert not found["violations"], violations_in_words(found["violations"])
 
 
+def assert_readable(page: Page) -> None:
+    """Hold a whole page against them, light and dark, at widths at which it has to fit."""
+    for width in (1280, 800):
+        page.set_viewport_size({"width": width, "height": 900})
+        wider = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert wider <= 0, f"at {width} px it has to be scrolled sideways"
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            assert_accessible(page, "html")
+
+
 def violations_in_words(violations: list[dict[str, Any]]) -> str:
     """One paragraph for each rule: what it wants, and every element that breaks it."""
     lines = []
