@@ -79,9 +79,10 @@ def _measure(pid: int, path: Path, own: Ledger) -> list[Row]:
                 _claim(server, f"{number}-{kernel}")
             for kernel in range(_KERNELS):
                 _claim(own, f"{number}-{kernel}")
-        _look(servers)
+        idle = IdleShare(datetime.now(timezone.utc) - timedelta(minutes=1))
+        _look(servers, idle)
         before = _seconds_of(pid)
-        _look(servers)
+        _look(servers, idle)
         busy = 100 * (_seconds_of(pid) - before) / _SECONDS
         alone, brokered = [], []
         for _ in range(_CLAIMS):  # by turns: the machine is noisy
@@ -118,9 +119,8 @@ def _another_user(number: int, server: BrokeredLedger) -> Iterator[None]:
             os.seteuid(0)
 
 
-def _look(servers: list[BrokeredLedger]) -> None:
-    """For some seconds what each server does every two."""
-    idle = IdleShare(datetime.now(timezone.utc) - timedelta(minutes=1))
+def _look(servers: list[BrokeredLedger], idle: IdleShare) -> None:
+    """For some seconds what each server does every two. None of its kernels is used meanwhile."""
     end = time.monotonic() + _SECONDS
     while (begun := time.monotonic()) < end:
         for number, server in enumerate(servers):
