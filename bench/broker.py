@@ -19,7 +19,7 @@ from statistics import median
 from time import perf_counter
 
 from jupyter_gpu_share.broker.client import BrokerAway, BrokerClient
-from jupyter_gpu_share.engines._processes import this_process
+from jupyter_gpu_share.engines._processes import this_boot, this_process
 from jupyter_gpu_share.engines.idle_shares import IdleShare
 from jupyter_gpu_share.engines.local._brokered import BrokeredLedger
 from jupyter_gpu_share.engines.local._inventory import inventory
@@ -51,7 +51,7 @@ def rows() -> list[Row]:
         with subprocess.Popen([*command, "--socket", str(path)]) as process:
             try:
                 _wait_for(path)
-                return _measure(process.pid, path, Ledger(folder / "ledger.db"))
+                return _measure(process.pid, path, Ledger(folder / this_boot() / "ledger.db"))
             finally:
                 process.terminate()
 

@@ -16,7 +16,7 @@ from fractions import Fraction
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.limits import Limits
-from jupyter_gpu_share.broker.order import Turn, asked_back, line, serve
+from jupyter_gpu_share.broker.order import Turn, asked_back, gpus_by_user, line, serve
 from jupyter_gpu_share.broker.standing import Standing
 from jupyter_gpu_share.engines.base import Waiter
 from jupyter_gpu_share.idle import History, IdlePolicy, Situation
@@ -209,7 +209,8 @@ class Run:
         moment, held = moment_of(now), self.held()
         waiting = [user.claim for user in self.queue.values()]
         if self.mode == "broker":
-            turns = line(waiting, held, lambda who: self.standing.mean(who, moment), moment)
+            has = gpus_by_user(held)
+            turns = line(waiting, has, lambda who: self.standing.mean(who, moment), moment)
         else:  # first come, first served, and room is held
             order = sorted(waiting, key=lambda each: (each.asked_at, each.user))
             turns = [Turn(claim, overdue=True) for claim in order]

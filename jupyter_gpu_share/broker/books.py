@@ -106,19 +106,30 @@ class Books:
             seen[name] = Mode.IDLE if each.idle else Mode.USED, each
         if seen == self._seen:
             return
-        now = self._clock()
-        before = self._account.open_kernels if self._seen is None else self._seen.keys()
-        for name in before - seen.keys():
+        now, before = self._clock(), self._seen
+        gone = (self._account.open_kernels if before is None else before.keys()) - seen.keys()
+        for name in gone:
             self._account.end(name, now)
-        for name, (mode, each) in seen.items():
-            if self._seen is None or self._seen.get(name) != (mode, each):
-                self._account.change(
-                    name, mode, now, user=each.user, groups=each.groups, gpus=each.gpus
-                )
+        changed = [
+            (name, each)
+            for name, each in seen.items()
+            if before is None or before.get(name) != each
+        ]
+        for name, (mode, each) in changed:
+            self._account.change(
+                name, mode, now, user=each.user, groups=each.groups, gpus=each.gpus
+            )
         self._seen, self._dirty = seen, True
-        sums = dict.fromkeys(self._standing.holders, Fraction(0))
+        users = {each.user for _, (_, each) in changed}
+        if before is None:
+            users |= self._standing.holders
+        else:
+            users |= {before[name][1].user for name in before.keys() - seen.keys()}
+            users |= {before[name][1].user for name, _ in changed if name in before}
+        sums = dict.fromkeys(users, Fraction(0))
         for each in held.values():
-            sums[each.user] = sums.get(each.user, Fraction(0)) + each.gpus
+            if each.user in sums:
+                sums[each.user] += each.gpus
         for user, gpus in sums.items():
             self._standing.hold(user, float(gpus), now)
 

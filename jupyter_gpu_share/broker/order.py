@@ -18,7 +18,17 @@ from ..idle import IdlePolicy, Situation
 from ..kernels.reclaim import chosen
 from .claim import Claim
 
-__all__ = ["PATIENCE", "Room", "Served", "Turn", "asked_back", "line", "passed_by", "serve"]
+__all__ = [
+    "PATIENCE",
+    "Room",
+    "Served",
+    "Turn",
+    "asked_back",
+    "gpus_by_user",
+    "line",
+    "passed_by",
+    "serve",
+]
 
 #: For how long others may pass a claim for which there is no room yet.
 PATIENCE = timedelta(minutes=10)
@@ -67,9 +77,17 @@ class Served:
     limited: frozenset[str]
 
 
+def gpus_by_user(held: Iterable[Claim]) -> dict[str, float]:
+    """The GPUs that each user holds."""
+    found: dict[str, float] = {}
+    for claim in held:
+        found[claim.user] = found.get(claim.user, 0.0) + float(claim.gpus)
+    return found
+
+
 def line(
     waiting: Iterable[Claim],
-    held: Iterable[Claim],
+    held: Mapping[str, float],
     mean: Callable[[str], float],
     now: datetime,
     patience: timedelta = PATIENCE,
@@ -82,12 +100,10 @@ def line(
     Parameters
     ----------
     waiting: those of the same moment in the order of arrival.
-    held: the shares of all users.
+    held: the GPUs that each user holds.
     mean: the GPUs that a user held of late, as ``Standing.mean`` has them.
     """
-    has: dict[str, float] = {}
-    for claim in held:
-        has[claim.user] = has.get(claim.user, 0.0) + float(claim.gpus)
+    has = dict(held)
     arrived = sorted(waiting, key=lambda claim: claim.asked_at)  # it is stable
     place = {claim.kernel_id: number for number, claim in enumerate(arrived)}
     overdue = _overdue(arrived, now, patience)

@@ -82,26 +82,31 @@ class RankedLedger(Ledger):
             return None
         passed = dict(self._db.execute("SELECT token, since FROM passed").fetchall())
         amounts: dict[str, tuple[Fraction, int]] = {}
-        held: list[Claim] = []
+        held: dict[str, float] = {}
         waiting: list[Claim] = []
         last = datetime.min.replace(tzinfo=timezone.utc)
         for row in rows:
-            size = size_of(row)
+            size, user = size_of(row), self._user_of(row["kernel_id"])
             if row["size"] not in amounts:
                 amounts[row["size"]] = demand(size, gpus)
+            amount, memory = amounts[row["size"]]
+            if row["held"]:
+                held[user] = held.get(user, 0.0) + float(amount)
+                continue
             # In the order of arrival, also where the clock was set back.
             last = max(last, datetime.fromisoformat(row["since"]))
             since = passed.get(row["token"])
-            claim = Claim(
-                user=self._user_of(row["kernel_id"]),
-                kernel_id=row["token"],
-                size=size,
-                gpus=amounts[row["size"]][0],
-                memory_bytes=amounts[row["size"]][1],
-                asked_at=last,
-                passed_since=None if since is None else datetime.fromisoformat(since),
+            waiting.append(
+                Claim(
+                    user=user,
+                    kernel_id=row["token"],
+                    size=size,
+                    gpus=amount,
+                    memory_bytes=memory,
+                    asked_at=last,
+                    passed_since=None if since is None else datetime.fromisoformat(since),
+                )
             )
-            (held if row["held"] else waiting).append(claim)
         now = self._clock()
         turns = line(waiting, held, lambda user: self._mean(user, now), now, self._patience)
         return {turn.claim.kernel_id: turn.overdue for turn in turns}

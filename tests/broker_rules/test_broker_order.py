@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.limits import Limits, Use
-from jupyter_gpu_share.broker.order import PATIENCE, Turn, asked_back, line, serve
+from jupyter_gpu_share.broker.order import PATIENCE, Turn, asked_back, gpus_by_user, line, serve
 from jupyter_gpu_share.broker.standing import HALF_LIFE, Standing
 from jupyter_gpu_share.engines.base import Waiter
 from jupyter_gpu_share.idle import IdlePolicy
@@ -47,7 +47,7 @@ def nothing(user: str) -> float:
 
 
 def order(waiting: Sequence[Claim], have: Sequence[Claim] = (), minute: float = 0) -> list[str]:
-    return [turn.claim.kernel_id for turn in line(waiting, have, nothing, at(minute))]
+    return [turn.claim.kernel_id for turn in line(waiting, gpus_by_user(have), nothing, at(minute))]
 
 
 class Floor:
@@ -90,7 +90,7 @@ def test_what_was_held_of_late_counts_and_fades() -> None:
     assert standing.mean("ann", at(0) - HALF_LIFE) == pytest.approx(1.0), "a clock that goes back"
     now = at(0) + HALF_LIFE
     waiting = [claim("ann", "a", minute=0), claim("bob", "b", minute=1)]
-    turns = line(waiting, [], lambda user: standing.mean(user, now), now)
+    turns = line(waiting, {}, lambda user: standing.mean(user, now), now)
     assert [turn.claim.kernel_id for turn in turns] == ["b", "a"]
 
 
@@ -132,24 +132,24 @@ def test_small_ones_pass_a_large_one_for_its_patience() -> None:
     assert gpus.take(Size.parse("1/2"))
     assert gpus.take(Size.parse("3/4"))
     large, small = claim("ann", "large", "2x1"), claim("bob", "small", "1/4", minute=1)
-    turns = line([large, small], [], nothing, at(1))
+    turns = line([large, small], {}, nothing, at(1))
     found = serve(turns, [], Floor(gpus.copy()))
     assert [each.kernel_id for each in found.granted] == ["small"]
     assert found.passed == {"large"}
     passed = replace(large, passed_since=at(1))
-    early = line([passed, small], [], nothing, at(1) + PATIENCE - MINUTE)
+    early = line([passed, small], {}, nothing, at(1) + PATIENCE - MINUTE)
     assert not any(turn.overdue for turn in early)
-    late = line([passed, small], [], nothing, at(1) + PATIENCE)
+    late = line([passed, small], {}, nothing, at(1) + PATIENCE)
     assert late[0] == Turn(passed, overdue=True)
     assert serve(late, [], Floor(gpus.copy())).granted == (), "room is held on both"
 
 
 def test_one_that_was_passed_for_long_comes_before_those_who_have_less() -> None:
     large = claim("ann", "large", "2x1", passed_since=at(0))
-    turns = line([large, claim("bob", "b")], [held("ann", "x", "1")], nothing, at(30))
+    turns = line([large, claim("bob", "b")], gpus_by_user([held("ann", "x", "1")]), nothing, at(30))
     assert [turn.claim.kernel_id for turn in turns] == ["large", "b"]
     two = [large, claim("ann", "second", "2x1", passed_since=at(1))]
-    assert [turn.overdue for turn in line(two, [], nothing, at(60))] == [True, False]
+    assert [turn.overdue for turn in line(two, {}, nothing, at(60))] == [True, False]
 
 
 def test_nobody_is_passed_by_who_needs_no_gpu_or_because_of_a_limit() -> None:
@@ -159,11 +159,11 @@ def test_nobody_is_passed_by_who_needs_no_gpu_or_because_of_a_limit() -> None:
     def allowed(asked: Claim, have: Sequence[Claim]) -> bool:
         return limits.check(asked, have, (), at(0)) is None
 
-    found = serve(line(waiting, [], nothing, at(2)), [], Floor(Gpus(1)), allowed)
+    found = serve(line(waiting, {}, nothing, at(2)), [], Floor(Gpus(1)), allowed)
     assert [each.kernel_id for each in found.granted] == ["none", "e"]
     assert (found.passed, found.limited) == (frozenset(), {"over"})
     waiting = [claim("eve", "e", "1", 2), claim("bob", "none", "0", 3)]
-    full = serve(line(waiting, [], nothing, at(3)), [], Floor(Gpus(0)), allowed)
+    full = serve(line(waiting, {}, nothing, at(3)), [], Floor(Gpus(0)), allowed)
     assert [each.kernel_id for each in full.granted] == ["none"]
     assert full.passed == frozenset()
 
@@ -172,7 +172,7 @@ def test_limits_see_what_was_granted_a_moment_ago() -> None:
     limits = Limits([{"resource": "gpus", "limit": "1/2", "scope": {"user": ["*"]}}])
     waiting = [claim("ann", f"a{n}") for n in range(4)]
     found = serve(
-        line(waiting, [], nothing, at(0)),
+        line(waiting, {}, nothing, at(0)),
         [],
         Floor(Gpus(1)),
         lambda asked, have: limits.check(asked, have, (), at(0)) is None,
@@ -215,7 +215,7 @@ class Simulation:
         moment = at(self.now)
         turns = line(
             self.waiting.values(),
-            self.held.values(),
+            gpus_by_user(self.held.values()),
             lambda user: self.standing.mean(user, moment),
             moment,
         )
@@ -372,7 +372,7 @@ def test_the_administrators_rules_win() -> None:
 )
 def test_everybody_is_in_line_once(asks: list[tuple[str, str]]) -> None:
     waiting = [claim(user, f"{user}{n}", size, n) for n, (user, size) in enumerate(asks)]
-    turns = line(waiting, [], nothing, at(60))
+    turns = line(waiting, {}, nothing, at(60))
     assert sorted(turn.claim.kernel_id for turn in turns) == sorted(c.kernel_id for c in waiting)
     gpus = Gpus(2)
     found = serve(turns, [], Floor(gpus))

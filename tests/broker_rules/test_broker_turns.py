@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyter_gpu_share.broker.claim import Claim
-from jupyter_gpu_share.broker.order import PATIENCE, line, serve
+from jupyter_gpu_share.broker.order import PATIENCE, gpus_by_user, line, serve
 from jupyter_gpu_share.broker.standing import HALF_LIFE, Standing
 from jupyter_gpu_share.engines.local import _ledger
 from jupyter_gpu_share.size import Size
@@ -193,7 +193,7 @@ class Model:
         now = clock()
         turns = line(
             self.waiting.values(),
-            self.held.values(),
+            gpus_by_user(self.held.values()),
             lambda user: self.standing.mean(user, now),
             now,
         )

@@ -299,21 +299,22 @@ def dead_of(rows: Iterable[sqlite3.Row]) -> list[sqlite3.Row]:
     Each process and place is looked up once, and all processes of the machine are looked through
     at most once, however many claims there are.
     """
-    known: dict[Holder, bool] = {}
+    known: dict[tuple[int, str], bool] = {}
 
     def alive(pid: int, start_time: str) -> bool:
-        process = Holder(pid, start_time)
+        process = pid, start_time
         if process not in known:
-            known[process] = process.alive
+            known[process] = Holder(pid, start_time).alive
         return known[process]
 
-    places: dict[Place, tuple[bool, bool]] = {}
+    places: dict[Any, tuple[bool, bool]] = {}
     dead, doubtful = [], []
     for row in rows:
-        place = place_of(row)
-        if place not in places:
-            places[place] = place.has_ended, place.is_here
-        has_ended, is_here = places[place]
+        where = row["boot"], row["namespace"], row["host"], row["machine"]
+        if where not in places or not row["namespace"]:
+            place = place_of(row)
+            places[where] = place.has_ended, place.is_here
+        has_ended, is_here = places[where]
         if has_ended:
             dead.append(row)  # process numbers and start times begin anew with each boot
         elif not is_here or alive(row["pid"], row["start_time"]):

@@ -26,6 +26,7 @@ from ._contents import Claim, Contents, Holding, LedgerSnapshot, dead_of, place_
 from ._gpu import Gpu
 from ._ledger_file import connect, file_identity, in_words
 from ._placement import Piece, place_anew
+from ._tables import TablesReader, gpus_of
 
 __all__ = ["Claim", "Ledger", "claim_is_gone"]
 
@@ -98,7 +99,7 @@ class Ledger:
     def gpus(self) -> list[Gpu]:
         """The GPUs that are present."""
         with self._reading():
-            return [gpu for gpu, present in self._all_gpus() if present]
+            return [gpu for gpu, present in gpus_of(self._db) if present]
 
     def used(self) -> dict[str, int]:
         """Bytes held, by uuid."""
@@ -326,25 +327,6 @@ class Ledger:
 
     # -- inside a transaction ----------------------------------------------------------------
 
-    def _all_gpus(self) -> list[tuple[Gpu, bool]]:
-        """All that ever were here, and whether they are."""
-        rows = self._db.execute("SELECT * FROM gpus ORDER BY position, uuid").fetchall()
-        return [
-            (
-                Gpu(
-                    uuid=row["uuid"],
-                    model=row["model"],
-                    index=row["position"],
-                    memory_bytes=row["memory_bytes"],
-                    profile=row["profile"],
-                    parent=row["parent"],
-                    simulated=bool(row["simulated"]),
-                ),
-                bool(row["present"]),
-            )
-            for row in rows
-        ]
-
     def _whose(self, holder: Holder) -> tuple[str | int, ...]:
         """Boot, namespace, host, machine, number, start time, and viewer."""
         return (*_views.whose(holder), self._viewer)
@@ -357,7 +339,7 @@ class Ledger:
         return [gpu for gpu in self.gpus() if gpu.uuid in own]
 
     def _sweep(self) -> list[str]:
-        rows = self._db.execute("SELECT * FROM claims").fetchall()
+        rows = self._tables.read().rows
         for row in rows:
             if not row["namespace"] and place_of(row).is_here:  # of the version before
                 place = here()
@@ -434,28 +416,18 @@ class Ledger:
     # -- the whole of it ---------------------------------------------------------------------
 
     def _contents(self) -> Contents:
-        """All there is, in a query for each table. Inside a transaction: it is of one moment."""
-        pieces: dict[str, tuple[Piece, ...]] = {}
-        for row in self._db.execute(
-            "SELECT token, uuid, memory_bytes FROM pieces ORDER BY token, place"
-        ):
-            pieces[row["token"]] = (
-                *pieces.get(row["token"], ()),
-                Piece(row["uuid"], row["memory_bytes"]),
-            )
-        rows = self._db.execute("SELECT * FROM claims ORDER BY arrival").fetchall()
-        views, others = _views.read(self._db)
-        known = self._all_gpus()
-        gpus = [gpu for gpu, present in known if present]
+        """All there is. Inside a transaction: it is of one moment."""
+        tables = self._tables.read()
+        gpus = [gpu for gpu, present in tables.gpus if present]
         return Contents(
             gpus,
-            rows,
-            pieces,
-            views,
+            tables.rows,
+            tables.pieces,
+            tables.views,
             self._viewer,
-            others,
-            {gpu.uuid: gpu.parent for gpu, _ in known},
-            self._line(rows, gpus),
+            tables.others,
+            {gpu.uuid: gpu.parent for gpu, _ in tables.gpus},
+            self._line(tables.rows, gpus),
         )
 
     def _look(self) -> Contents:
@@ -479,6 +451,7 @@ class Ledger:
         # is only made now is opened once more at the first use.
         identity = file_identity(self._path)
         self._db = connect(self._path, self._timeout)
+        self._tables = TablesReader(self._db)
         if self._gpus is not None:
             with self._atomic():
                 _views.write(self._db, self._viewer, self._gpus, self._others)
@@ -487,22 +460,15 @@ class Ledger:
 
     def _note_own(self) -> None:
         """Keep in mind what this server's kernels hold and wait for."""
-        rows = self._db.execute(
-            "SELECT * FROM claims WHERE viewer = ? ORDER BY arrival", (self._viewer,)
-        ).fetchall()
-        pieces: dict[str, list[Piece]] = {row["token"]: [] for row in rows}
-        for token, uuid, amount in self._db.execute(
-            "SELECT token, uuid, pieces.memory_bytes FROM pieces JOIN claims USING (token) "
-            "WHERE viewer = ? ORDER BY place",
-            (self._viewer,),
-        ):
-            pieces[token].append(Piece(uuid, amount))
-        self._own = [(row, tuple(pieces[row["token"]])) for row in rows]
-        self._own_gpus = self._db.execute(
-            "SELECT * FROM gpus WHERE uuid IN "
-            "(SELECT uuid FROM pieces JOIN claims USING (token) WHERE viewer = ?)",
-            (self._viewer,),
-        ).fetchall()
+        tables = self._tables.read()
+        self._own = [
+            (row, tables.pieces.get(row["token"], ()))
+            for row in tables.rows
+            if row["viewer"] == self._viewer
+        ]
+        held = {piece.uuid for _, pieces in self._own for piece in pieces}
+        gpus = self._db.execute("SELECT * FROM gpus").fetchall()
+        self._own_gpus = [row for row in gpus if row["uuid"] in held]
 
     def _write_own(self) -> None:
         """Write the claims of this server into a file that took the place of the one they were in.
@@ -558,6 +524,7 @@ class Ledger:
             yield
             self._db.execute("COMMIT")
         except BaseException:
+            self._tables.forget()
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import LedgerError
-from .._processes import this_boot
+from .._processes import boot_id, this_boot
 
 __all__ = ["connect", "file_identity", "in_words"]
 
@@ -216,7 +216,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     # fsync, and after one of the machine a new boot begins a new file. A common folder has one file
     # for all boots: it has to be whole after a power cut.
     db.execute("PRAGMA journal_mode = TRUNCATE")
-    one_boot = path.parent.name == this_boot()
+    one_boot = path.parent.name == this_boot() or boot_id() in path.name
     db.execute(f"PRAGMA synchronous = {'OFF' if one_boot else 'FULL'}")
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("BEGIN IMMEDIATE")
