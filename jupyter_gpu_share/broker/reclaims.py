@@ -16,7 +16,8 @@ from ..engines.local._contents import Claim
 from ..size import Size
 from .identity import Account
 from .idle import Promise
-from .store import Store, key_of
+from .names import key_of
+from .store import Store
 from .taking import left_of
 
 __all__ = ["Answer", "InUse", "Reclaims"]

@@ -1,7 +1,6 @@
 """Who holds what on this machine: the ledger that only the broker can read.
 
-A kernel is known here by its user and by the id that the user gave it. So nobody can name, and
-nobody can guess at, a kernel of somebody else.
+A kernel is known here by its user and by the id that the user gave it; see :mod:`.names`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from time import monotonic
 from typing import Any, TypeVar
 
 from .._threads import in_thread
@@ -29,23 +27,23 @@ from ._ends import kill
 from .account import Figures, Subject
 from .books import Books
 from .claim import Claim as LimitedClaim
-from .demand import demand
+from .counting import Counting
 from .events import Events
 from .given_back import Held
 from .identity import Account, Accounts
 from .idle import IdleShares
+from .limiting import Limiting
 from .limits import Limits
+from .names import kernel_of, key_of, uid_of, uid_of_claim
+from .news import News
 from .order import PATIENCE
 from .orders import PAUSED, Orders
 from .ranked import RankedLedger
 from .waits import Waits
 
-__all__ = ["NoClaim", "Refused", "Store", "kernel_of", "key_of", "uid_of_claim"]
+__all__ = ["NoClaim", "Refused", "Store"]
 
 T = TypeVar("T")
-
-#: Seconds that a look at processes without a share counts; a driver may fall silent after it.
-_CHARGE_LIFETIME = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +90,6 @@ class Store:
         self._folder = folder
         self._events = events
         self._claims_per_user = claims_per_user
-        self._limits = limits
         window = limits.longest_window if limits is not None else timedelta(0)
         #: The time now, aware.
         self.clock = clock
@@ -100,11 +97,6 @@ class Store:
         self._books = Books(folder, window, clock, most=claims_per_user)
         #: What administrators have asked for.
         self.orders = Orders(folder)
-        self._counted: dict[str, tuple[Claim, Held]] = {}
-        #: What processes without a share are charged for, and until when that counts.
-        self._charged: tuple[Mapping[str, Held], float] = {}, 0.0
-        #: Of kernels whose share is given back.
-        self._servers: frozenset[Holder] = frozenset()
         self._accounts = accounts or Accounts()
         self._changed = changed
         # One thread: the ledger's connection belongs to it. What is checked there before a claim
@@ -114,13 +106,13 @@ class Store:
         #: All claims as they are after the last change, which only this makes; in the order of
         #: arrival. Looking them up again for each request would cost more than the request.
         self._claims: Sequence[Claim] = ()
-        self._told: dict[str, dict[str, Any]] = {}
-        #: The claims that these were made of. One that has not changed is the same object.
-        self._known: Mapping[str, Claim] = {}
         #: How long everybody waited since the broker began.
         self.waits = Waits()
         #: Whose shares are idle, and what was promised of them.
         self.idle = IdleShares(policy or IdlePolicy())
+        self._counting = Counting(self._books, self._accounts, self.idle, clock)
+        self._limiting = Limiting(limits, self._accounts, self._books, clock)
+        self._news = News(events)
         #: Who holds claims: servers and kernels, for whoever watches over their ends.
         self.processes: frozenset[Holder] = frozenset()
 
@@ -144,7 +136,7 @@ class Store:
         self.orders.open()
         self._ledger = RankedLedger(
             self._folder / name,
-            user_of=lambda key: self._accounts.of(int(key.partition("/")[0])).user,
+            user_of=lambda key: self._accounts.of(uid_of(key)).user,
             mean=self._books.mean,
             patience=self._patience,
             clock=self.clock,
@@ -212,40 +204,13 @@ class Store:
     def _why_not(
         self, account: Account, key: str, sizes: Sequence[Size], ledger: Ledger
     ) -> list[str | None]:
-        """The one place where the administrator's limits are asked. None: they allow the size.
+        """None: the administrator allows the size.
 
-        What waits counts as what is held: it is served without a further look. Nothing comes in
-        between this and the claim, as both are done in the one thread that writes.
+        Nothing comes in between this and the claim, as both are done in the one thread that writes.
         """
         if self.orders.paused and self._find(key) is None:
             return [None if size.is_none else PAUSED for size in sizes]
-        if self._limits is None:
-            return [None] * len(sizes)
-        used, now = self._books.used(), self.clock()
-
-        def shown(claim: LimitedClaim) -> LimitedClaim:
-            uid, _, name = claim.kernel_id.partition("/")
-            return replace(claim, kernel_id=name) if uid == str(account.uid) else claim
-
-        rows = [(row.kernel_id, row.size) for row in self._claims]
-        everything = self._limited([*rows, *((key, size) for size in sizes)], ledger, now)
-        held = [shown(claim) for claim in everything[: len(rows)]]
-        asked = [shown(claim) for claim in everything[len(rows) :]]
-        found = [self._limits.check(claim, held, used, now) for claim in asked]
-        return [refusal.text if refusal is not None else None for refusal in found]
-
-    def _limited(
-        self, rows: Sequence[tuple[str, Size]], ledger: Ledger, now: datetime
-    ) -> list[LimitedClaim]:
-        """Claims as limits and order see them, as if they were of this moment."""
-        gpus = ledger.gpus()
-        amounts = {size: demand(size, gpus) for size in {size for _, size in rows}}
-        found = []
-        for name, size in rows:
-            owner = self._accounts.of(int(name.partition("/")[0]))
-            claim = LimitedClaim(owner.user, name, size, *amounts[size], now, owner.groups)
-            found.append(claim)
-        return found
+        return self._limiting.why_not(account, key, sizes, self._claims, ledger.gpus())
 
     async def change(
         self,
@@ -313,7 +278,7 @@ class Store:
         key = key_of(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> bool:
-            _, held = self._counted.get(key, (None, None))
+            held = self._counting.held(key)
             if server is not None and held is not None:
                 self._books.given_back.add(key, held, server)
             elif server is None and self._find(key) is None:
@@ -385,7 +350,7 @@ class Store:
 
         For :meth:`look`.
         """
-        self._count(ledger, self._claims)
+        self._counting.count(ledger, self._claims)
         now, snapshot = self.clock(), self._snapshot_of(ledger)
         idle = self.idle.since(now)
         if snapshot is None and not self.orders.asked(idle):
@@ -393,11 +358,9 @@ class Store:
         rows = [
             (row.kernel_id, row.size) for row in self._claims if row.held and row.kernel_id in idle
         ]
-        claims = [replace(each, held_since=now) for each in self._limited(rows, ledger, now)]
-        spent: frozenset[str] = frozenset()
-        if self._limits is not None:
-            spent = self._limits.spent(claims, self._books.used(), now)
-        return snapshot, claims, spent
+        limited = self._limiting.claims(rows, ledger.gpus(), now)
+        claims = [replace(each, held_since=now) for each in limited]
+        return snapshot, claims, self._limiting.spent(claims, now)
 
     # -- of the machine ------------------------------------------------------------------------
 
@@ -490,8 +453,8 @@ class Store:
         """
 
         def work(ledger: Ledger) -> None:
-            self._charged = charged, monotonic() + _CHARGE_LIFETIME
-            self._count(ledger, self._claims)
+            self._counting.charge(charged)
+            self._counting.count(ledger, self._claims)
 
         await self.look(work)
 
@@ -517,39 +480,12 @@ class Store:
             ledger = self._open_ledger()
             result = work(ledger)
             self._claims = claims = ledger.claims()
-            self._count(ledger, claims)
+            self._counting.count(ledger, claims)
             return result, claims
 
         result, claims = await in_thread(at_desk, executor=self._desk)
         self._tell(claims)
         return result
-
-    def _count(self, ledger: Ledger, claims: Sequence[Claim]) -> None:
-        """Tell the account what is held now."""
-        idle = self.idle.since(self.clock())
-        before, self._counted = self._counted, {}
-        gpus: dict[str, Gpu] | None = None
-        for claim in claims:
-            if not claim.held or claim.size.is_none:
-                continue
-            name = claim.kernel_id
-            known, held = before.get(name, (None, None))
-            changed = known is not claim and known != claim
-            if held is None or changed or held.idle != (name in idle):
-                gpus = {gpu.uuid: gpu for gpu in ledger.gpus()} if gpus is None else gpus
-                held = self._held(claim, gpus, idle=name in idle)
-            self._counted[name] = claim, held
-        waiting = {claim.kernel_id for claim in claims if not claim.held}
-        own = {name: held for name, (_, held) in self._counted.items()}
-        charged, until = self._charged
-        self._books.see({**charged, **own} if monotonic() < until else own, waiting)
-        self._servers = self._books.given_back.servers
-
-    def _held(self, claim: Claim, gpus: Mapping[str, Gpu], *, idle: bool) -> Held:
-        owner = self._accounts.of(uid_of_claim(claim))
-        own = [gpus[piece.uuid] for piece in claim.pieces if piece.uuid in gpus]
-        amount, _ = demand(claim.size, own or list(gpus.values()))
-        return Held(owner.user, owner.groups, amount, idle)
 
     async def look(self, work: Callable[[RankedLedger], T]) -> T:
         """Do work that changes nothing but for what the dead held, which a sweep tells of."""
@@ -568,53 +504,22 @@ class Store:
         return self._ledger
 
     def _tell(self, claims: Sequence[Claim]) -> None:
-        """Publish what is new since this was last called."""
+        """Let everybody know of what is new since this was last called."""
         self.waits.see(claims)
-        before, self._known = self._known, {claim.kernel_id: claim for claim in claims}
-        now = {
-            name: self._told[name]
-            if before.get(name) is claim
-            else claim_to_json(claim, kernel_of(claim))
-            for name, claim in self._known.items()
-        }
-        waited = {key for key, row in self._told.items() if row["state"] == "waiting"}
-        if any(row["state"] == "waiting" and key not in waited for key, row in now.items()):
-            self._events.publish(None, "wanted", {})
-        for key, row in now.items():
-            if self._told.get(key) is not row and self._told.get(key) != row:
-                self._events.publish(int(key.partition("/")[0]), "share", row)
-        for key in self._told.keys() - now.keys():
-            uid, _, kernel_id = key.partition("/")
-            self._events.publish(int(uid), "ended", {"kernel_id": kernel_id})
-        self._told = now
-        self.orders.keep(now)
+        self._news.tell(claims)
+        self.orders.keep({claim.kernel_id for claim in claims})
         self.idle.keep({claim.kernel_id for claim in claims if claim.held})
         processes = {claim.holder for claim in claims}
         processes |= {claim.kernel for claim in claims if claim.kernel is not None}
-        processes |= self._servers
+        processes |= self._counting.servers
         if processes != self.processes:
             self.processes = frozenset(processes)
             self._changed()
 
 
-def key_of(uid: int, kernel_id: str) -> str:
-    """The name of a user's kernel in the ledger."""
-    return f"{uid}/{kernel_id}"
-
-
 def _signed(info: Mapping[str, Any], account: Account) -> dict[str, Any]:
     """What is told of a kernel, with whose it is: that is never told by a request."""
     return {**info, "user": account.user, "uid": account.uid}
-
-
-def uid_of_claim(claim: Claim) -> int:
-    """Whose it is."""
-    return int(claim.kernel_id.partition("/")[0])
-
-
-def kernel_of(claim: Claim) -> str:
-    """The kernel's id as its user knows it."""
-    return claim.kernel_id.partition("/")[2]
 
 
 def _make_private(folder: Path) -> None:

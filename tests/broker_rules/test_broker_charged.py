@@ -9,9 +9,10 @@ from time import monotonic
 import pytest
 from brokers import Clock, People, account, open_store
 
-from jupyter_gpu_share.broker import store
+from jupyter_gpu_share.broker import counting
 from jupyter_gpu_share.broker.given_back import Held
 from jupyter_gpu_share.broker.limits import Limits
+from jupyter_gpu_share.broker.store import Refused
 
 USER = account(1).user
 HALF = {"process 7 1": Held(USER, frozenset(), Fraction(1, 2), idle=False)}
@@ -44,7 +45,7 @@ async def test_it_ends_where_nobody_can_look_any_more(
         await people.store.charge(HALF)
         clock.wait(10)
         await people.store.sweep()
-        monkeypatch.setattr(store, "monotonic", lambda: monotonic() + 31)
+        monkeypatch.setattr(counting, "monotonic", lambda: monotonic() + 31)
         await people.store.sweep()
         clock.wait(100)
         await people.store.sweep()
@@ -59,7 +60,7 @@ async def test_limits_of_hours_know_it(tmp_path: Path) -> None:
         assert await people.ask(1, "a", "1/8"), "the hour is not over"
         await people.end(1, "a")
         clock.wait(2)
-        with pytest.raises(store.Refused, match="GPU-hours"):
+        with pytest.raises(Refused, match="GPU-hours"):
             await people.ask(1, "a", "1/8")
         assert await people.ask(2, "b", "1"), "others' hours are not over"
 

@@ -1,0 +1,94 @@
+"""The one place where the administrator's limits are asked about claims of the ledger.
+
+For the one thread that the ledger belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from ..engines.local._contents import Claim
+from ..engines.local._gpu import Gpu
+from ..size import Size
+from .books import Books
+from .claim import Claim as LimitedClaim
+from .demand import demand
+from .identity import Account, Accounts
+from .limits import Limits
+from .names import uid_of
+
+__all__ = ["Limiting"]
+
+
+class Limiting:
+    """Sees claims as limits and order see them.
+
+    Parameters
+    ----------
+    limits: None: there are none.
+    clock: the time now, aware.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None,
+        accounts: Accounts,
+        books: Books,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._limits = limits
+        self._accounts = accounts
+        self._books = books
+        self._clock = clock
+
+    def why_not(
+        self,
+        account: Account,
+        key: str,
+        sizes: Sequence[Size],
+        claims: Sequence[Claim],
+        gpus: Sequence[Gpu],
+    ) -> list[str | None]:
+        """For each size that a kernel may ask for, why the limits do not allow it, or None.
+
+        What waits counts as what is held: it is served without a further look.
+
+        Parameters
+        ----------
+        key: the kernel's name in the ledger.
+        claims: all that there are; one of the same kernel counts for nothing beside the new one.
+        """
+        if self._limits is None:
+            return [None] * len(sizes)
+        used, now = self._books.used(), self._clock()
+
+        def shown(claim: LimitedClaim) -> LimitedClaim:
+            uid, _, name = claim.kernel_id.partition("/")
+            return replace(claim, kernel_id=name) if uid == str(account.uid) else claim
+
+        rows = [(row.kernel_id, row.size) for row in claims]
+        everything = self.claims([*rows, *((key, size) for size in sizes)], gpus, now)
+        held = [shown(claim) for claim in everything[: len(rows)]]
+        asked = [shown(claim) for claim in everything[len(rows) :]]
+        found = [self._limits.check(claim, held, used, now) for claim in asked]
+        return [refusal.text if refusal is not None else None for refusal in found]
+
+    def spent(self, claims: Sequence[LimitedClaim], now: datetime) -> frozenset[str]:
+        """The names of those claims whose users' hours are used up."""
+        if self._limits is None:
+            return frozenset()
+        return self._limits.spent(claims, self._books.used(), now)
+
+    def claims(
+        self, rows: Sequence[tuple[str, Size]], gpus: Sequence[Gpu], now: datetime
+    ) -> list[LimitedClaim]:
+        """Claims by name and size, as if they were of this moment."""
+        amounts = {size: demand(size, gpus) for size in {size for _, size in rows}}
+        found = []
+        for name, size in rows:
+            owner = self._accounts.of(uid_of(name))
+            claim = LimitedClaim(owner.user, name, size, *amounts[size], now, owner.groups)
+            found.append(claim)
+        return found
