@@ -138,11 +138,14 @@ class Server:
         content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
         content |= {"user_expressions": {}, "stop_on_error": True}
         message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
-        told = ""
+        told, end = "", time.monotonic() + 4 * PATIENCE
         try:
             socket.send(json.dumps({**message, "channel": "shell"}))
             while True:
+                assert time.monotonic() < end, f"no answer to {code!r}; it printed {told!r}"
                 answer = json.loads(socket.recv())
+                if answer["content"].get("execution_state") == "dead":
+                    raise AssertionError(f"the kernel died of {code!r}; it printed {told!r}")
                 if answer["parent_header"].get("msg_id") != header["msg_id"]:
                     continue
                 kind, body = answer["msg_type"], answer["content"]
