@@ -75,7 +75,9 @@ class Administrator:
 
     def install(self) -> None:
         """Stands for pip."""
-        self.run(f"mkdir -p {INSTALLED} && cp {self.tools}/jupyter-gpu-share {INSTALLED}/")
+        shared = "/opt/jupyter-gpu-share/share/jupyter-gpu-share"
+        self.run(f"mkdir -p {INSTALLED} {shared} && cp -r {ROOT}/etc {shared}/")
+        self.run(f"cp {self.tools}/jupyter-gpu-share {INSTALLED}/")
 
     def _tool(self, name: str, text: str) -> None:
         (self.tools / name).write_text(text)
