@@ -37,6 +37,7 @@ from .idle import IdleShares
 from .limits import Limits
 from .order import PATIENCE
 from .orders import PAUSED, Orders
+from .promised import promised
 from .ranked import RankedLedger
 from .waits import Waits
 
@@ -420,6 +421,7 @@ class Store:
                     "idle_seconds": (now - idle[claim.kernel_id]).total_seconds()
                     if claim.kernel_id in idle
                     else None,
+                    **promised(claim, self.idle, self._claims, account.uid if account else None),
                 }
             )
         return found
