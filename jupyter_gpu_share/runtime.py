@@ -390,10 +390,13 @@ class Runtime(LoggingConfigurable):
         root: folder of notebooks, which both have.
         """
         from .engines.base import Adoptable
-        from .kernels.saved import take_over
+        from .kernels.saved import sweep, take_over
 
         async def work() -> list[Adoptable]:
             lifetime = self.idle_policy.snapshot_lifetime
+            if not lifetime:  # what an earlier one has left under other rules goes
+                await in_thread(sweep, self.kept_folder, lifetime)
+                return []
             notes = await in_thread(take_over, self.kept_folder, root, lifetime)
             return [
                 Adoptable(
@@ -406,9 +409,18 @@ class Runtime(LoggingConfigurable):
                 for note in notes
             ]
 
-        if not self.idle_policy.snapshot_lifetime:
-            return []
         return await self.call(work())
+
+    def not_taken(self, kernel_id: str, why: str) -> None:
+        """A kernel whose saved variables were taken over could not be begun: its notebook says it.
+
+        Parameters
+        ----------
+        why: a sentence.
+        """
+        from .kernels.saved import not_taken
+
+        not_taken(self.kept_folder, kernel_id, why)
 
     async def rounding(self, size: Size) -> str:
         """What a size becomes here, a sentence for the user; empty where it is exact.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ __all__ = [
     "BrokerClient",
     "BrokerRefused",
     "find_broker",
+    "which_broker",
 ]
+
+_log = logging.getLogger(__name__)
 
 #: Names the broker's socket in the environment.
 BROKER = "JUPYTER_GPU_SHARE_BROKER"
@@ -64,6 +68,27 @@ def find_broker(environ: Mapping[str, str] = os.environ) -> Path | None:
             f"{BROKER}={named!r} is no path of a socket; write it like {DEFAULT_SOCKET}."
         )
     return Path(text)
+
+
+def which_broker() -> Path | None:
+    """The socket of the broker that counts for this process; None where there is none. Blocks.
+
+    The environment may name another one than the machine's, but none that shares out real GPUs
+    where the machine has one at its usual place: they would be given out twice.
+
+    Raises
+    ------
+    BrokerAway: the one that is named does not answer now.
+    EngineError
+    """
+    path, usual = find_broker(), Path(DEFAULT_SOCKET)
+    if path is None or path == usual or not usual.exists():
+        return path
+    with closing(BrokerClient(path)) as client:
+        if client.ask("GET", "/v1/machine")["simulation"]:
+            return path
+    _log.warning("%s names %s, but this machine's broker is on %s.", BROKER, path, usual)
+    return usual
 
 
 class BrokerClient:

@@ -14,6 +14,7 @@ from ..engines._processes import Holder
 from ..engines.base import Snapshot
 from ..engines.idle_shares import IdleShare
 from ..idle import IdlePolicy
+from ..kernels.reclaim import whose_turn
 from .claim import Claim
 from .order import asked_back
 
@@ -29,10 +30,17 @@ _JITTER = timedelta(seconds=2)
 
 @dataclass(frozen=True)
 class Promise:
-    """A share that is asked back: since when, and until when its server has time to give it."""
+    """A share that is asked back: since when, and until when its server has time to give it.
+
+    Attributes
+    ----------
+    to: names of those who wait, and get no share without this one; none where an administrator
+        asks it back.
+    """
 
     asked: datetime
     due: datetime
+    to: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -187,12 +195,14 @@ class IdleShares:
             ordered=ordered,
             vain=self._vain,
         )
+        to = whose_turn(snapshot, due) if snapshot is not None else {}
         found = {}
         for name, moment in due.items():
             known = promises.get(name)
             found[name] = Promise(
                 known.asked if known is not None else now,
                 min(known.due, moment) if known is not None else moment,
+                to.get(name, frozenset()),
             )
         return found
 
@@ -205,6 +215,11 @@ class IdleShares:
     def promises(self) -> Mapping[str, Promise]:
         """Those that hold, by name."""
         return self._promises
+
+    def kept_until(self, name: str) -> datetime | None:
+        """Until when a user was promised to keep an idle share; None: they were not."""
+        heard = self._heard.get(name)
+        return heard.word.keep_until if heard is not None else None
 
     def overdue(self, now: datetime) -> frozenset[str]:
         """Shares that their servers should have given back long since."""

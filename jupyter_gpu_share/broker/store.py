@@ -38,6 +38,7 @@ from .names import kernel_of, key_of, uid_of, uid_of_claim
 from .news import News
 from .order import PATIENCE
 from .orders import PAUSED, Orders
+from .promised import promised
 from .ranked import RankedLedger
 from .waits import Waits
 
@@ -383,6 +384,7 @@ class Store:
                     "idle_seconds": (now - idle[claim.kernel_id]).total_seconds()
                     if claim.kernel_id in idle
                     else None,
+                    **promised(claim, self.idle, self._claims, account.uid if account else None),
                 }
             )
         return found

@@ -27,15 +27,15 @@ async def ask_broker(without: str, *paths: str) -> list[Any]:
 
 
 def broker_socket(without: str) -> Path:
-    """The socket of this machine's broker; for ``without`` see :func:`ask_broker`.
+    """The socket of the broker that counts for servers, too; for ``without`` see above. Blocks.
 
     Raises
     ------
-    EngineError: there is none.
+    EngineError: there is none, or the one that the environment names is away.
     """
-    from ..broker.client import find_broker
+    from ..broker.client import which_broker
 
-    socket = find_broker()
+    socket = which_broker()
     if socket is None:
         raise EngineError(
             f"There is no broker on this machine, and without one {without}. An administrator "

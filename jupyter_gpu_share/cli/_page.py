@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ._brokers import broker_socket
+from ._servers import aside
 
 __all__ = ["serve_hub", "show_page"]
 
@@ -20,7 +21,7 @@ async def show_page(port: int) -> int:
     """
     from ..broker.page import serve
 
-    socket = broker_socket("there is nothing to show")
+    socket = await aside(broker_socket, "there is nothing to show")
 
     def told(address: str) -> None:
         print(
@@ -38,7 +39,7 @@ async def serve_hub(account: str) -> int:
     ------
     EngineError: no Hub has started it, or the page cannot listen.
     """
-    from ..broker.client import DEFAULT_SOCKET, find_broker
+    from ..broker.client import DEFAULT_SOCKET, BrokerAway, find_broker, which_broker
     from ..broker.hub import Service, serve
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
@@ -46,5 +47,9 @@ async def serve_hub(account: str) -> int:
     logging.getLogger("tornado").setLevel(logging.ERROR)
     service = Service.of(os.environ)
     # A service that ends is started again at once: where there is no broker, the page says so.
-    await serve(find_broker() or Path(DEFAULT_SOCKET), service, account)
+    try:
+        socket = await aside(which_broker)
+    except BrokerAway:
+        socket = find_broker()
+    await serve(socket or Path(DEFAULT_SOCKET), service, account)
     return 0

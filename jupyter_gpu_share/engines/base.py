@@ -272,6 +272,8 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
     name: ClassVar[str]
     #: Whether kernels see the files of this process under the same paths.
     shares_files: ClassVar[bool] = False
+    #: Whether its kernels end with the process that started them, however that ends.
+    ends_with_server: ClassVar[bool] = False
     #: Whether the utilisation that it reads is the kernel's own; else the whole GPU's.
     own_utilization: ClassVar[bool] = False
 

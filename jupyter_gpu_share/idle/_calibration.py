@@ -24,9 +24,12 @@ _LOWEST, _HIGHEST = -4.0, 12.0
 #: Of so many bursts the part that waited is known; fewer say little.
 _MEMORY, _FEW = 20_000.0, 200.0
 #: By how much that part may be off before the price is pulled, too, and how much of the aim more.
-_TOLERATED, _TOLERATED_PART = 0.002, 0.03
+_TOLERATED, _TOLERATED_PART = 0.002, 0.01
 #: How much it is pulled for what is beyond, and at most.
 _PULL, _LONGEST_PULL = 500.0, 4.0
+#: What part of the pull stays with each burst. A pull alone needs waits that are off, the more the
+#: further the price is off. It is little, as a pause tells of its wait only once it is over.
+_STAYS = 0.0001
 #: Having waited too little for long is no reason to wait too much for long.
 _CREDIT = 0.004
 _AIMS = 64
@@ -84,11 +87,11 @@ class Watch:
             self._counted = _MEMORY
         self._excess = max(self._excess, -_CREDIT * self._counted)
         step = _STEADY
-        step = _STEADY
         if self._total**2 > _DOUBT**2 * self._chance * self._counted:
             quick = _QUICK if self._total > 0 else _QUICK_BELOW
             step = max(quick * math.pow(1.0 + self.seen / _SETTLING, _FADE), step)
-        self._level = min(max(self._level + step * error, _LOWEST), _HIGHEST)
+        moved = step * error + _STAYS * (self.shift - self._level)
+        self._level = min(max(self._level + moved, _LOWEST), _HIGHEST)
         self._settle()
 
     def _settle(self) -> None:

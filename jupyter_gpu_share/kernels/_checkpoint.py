@@ -19,12 +19,14 @@ from typing import Any
 from .._threads import in_thread, to_the_end
 from ..allocations import Kept
 from ..engines.base import Engine
-from ..errors import GpuShareError, NotPossible
+from ..errors import EngineError, GpuShareError, NotPossible
 from ..idle import IdlePolicy
 from ..relay import Activity, Relay
 from ..sentences import say, words_of
 from ..size import format_bytes
+from . import _lost
 from ._encryption import missing
+from ._lost import LOST, Lost
 from ._questions import LONG, Questions, amount, rows, text, texts
 from ._transfer import Transfer
 from ._unrestored import Aside, Loss, losses
@@ -34,9 +36,11 @@ from .saved import (
     file_name,
     forget,
     forget_parts,
+    losses_of,
     make_folder,
     settle,
     sweep,
+    was_told,
 )
 
 __all__ = ["Keeper", "Look"]
@@ -343,6 +347,7 @@ class Keeper:
             if note is not None:
                 await in_thread(note.write, self._file, digest)
             await in_thread(settle, partial, self._file)
+            await self.rests_no_more()
             self._digest, self._promised = digest, True
             return lost
         except GpuShareError as error:
@@ -443,13 +448,54 @@ class Keeper:
         """Remove the files of which something did not come back."""
         await in_thread(self._aside.forget)
 
+    # -- what is lost ------------------------------------------------------------------------
+
+    async def rests(self, note: Note | None) -> None:
+        """The process is about to live on without its share.
+
+        Should its server be killed meanwhile, the next kernel of the notebook says what is lost.
+        """
+        if note is not None and self._engine.ends_with_server:
+            await self.note_loss(note, _lost.rests())
+
+    async def rests_no_more(self) -> None:
+        """It has its share again, or its variables are saved."""
+        with suppress(OSError):
+            await in_thread(self._file.with_suffix(LOST).unlink)
+
+    async def note_loss(self, note: Note, line: str) -> None:
+        """Have the next server's kernel of the notebook tell its user a line."""
+        if note.path is None:
+            return
+        lost = Lost(note.root, note.path, line)
+        try:
+            folder = await in_thread(make_folder, self._file.parent)
+            self._file = folder / self._file.name
+            await in_thread(lost.write, self._file)
+        except (OSError, EngineError) as error:
+            _log.warning("What %s may lose cannot be noted: %s", note.path, error)
+
+    async def say_losses(self, note: Note) -> None:
+        """Have the first cell of a new kernel say what earlier ones of its notebook have lost."""
+        if note.path is None:
+            return
+        where = (self._file.parent, note.root, note.path, self._lifetime)
+        try:
+            for told, line in await in_thread(losses_of, *where):
+                await self._kernel.ask("say", line=line)
+                await in_thread(was_told, told)
+        except (OSError, GpuShareError) as error:
+            _log.warning("What %s has lost is not said: %s", note.path, error)
+
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
         self._promised, self._digest = False, ""
         forget(self._file)
 
     async def renote(self, note: Note) -> None:
-        """Have the next server know of another size, where variables are saved."""
+        """Have the next server know of another size or path, where variables are kept."""
+        if await in_thread(lambda: os.path.lexists(self._file.with_suffix(LOST))):
+            await self.rests(note)
         if await in_thread(lambda: self.has_snapshot):
             with suppress(NotOursError):  # told when it is to be loaded
                 await in_thread(lambda: note.write(self._file, self._expected()))

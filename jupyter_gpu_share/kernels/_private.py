@@ -1,4 +1,4 @@
-"""Files that are this user's alone: how they are made, opened and found unsafe.
+"""Files that are this user's alone: how they are made, opened, sealed and found unsafe.
 
 A folder in common (``/scratch/kept``) is full of other people's files, and of links to anywhere.
 What is opened here is looked at once it is open, so that it cannot be another one by then.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hmac
+import json
 import logging
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,15 @@ from jupyter_core.paths import jupyter_data_dir
 
 from ..errors import EngineError
 
-__all__ = ["UnsafeFileError", "common_folder", "folders", "new_file", "open_file", "user_key"]
+__all__ = [
+    "UnsafeFileError",
+    "common_folder",
+    "folders",
+    "new_file",
+    "open_file",
+    "seal",
+    "user_key",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -152,6 +163,17 @@ def user_key(folder: Path | None = None) -> bytes:
             "lost then."
         )
     return bytes(key)
+
+
+def seal(purpose: bytes, content: dict[str, Any]) -> str:
+    """What only this user's servers can write below plain data, in hexadecimal digits.
+
+    Raises
+    ------
+    UnsafeFileError, OSError: see :func:`user_key`.
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hmac.new(user_key(), purpose + text.encode(), sha256).hexdigest()
 
 
 def _make_key(path: Path) -> None:

@@ -12,7 +12,8 @@ from .._threads import in_thread, to_the_end
 from ..allocations import Kept
 from ..engines.base import Report, Running, Starting
 from ..errors import GpuShareError, NotPossible
-from ..sentences import paragraph, say
+from ..sentences import paragraph, say, words_of
+from . import _lost
 from ._checkpoint import Look
 from ._context import Pause, WorkContext, paused, relayed
 from ._progress import following
@@ -149,7 +150,7 @@ async def part(
         tell(Event.COMMITS)
         async with following(context.say, "moving-away"):
             await keeper.vacate()
-        leaving = asyncio.ensure_future(_give_back(context))
+        leaving = asyncio.ensure_future(_give_back(context, note))
         try:
             await to_the_end(leaving)
         except asyncio.CancelledError:
@@ -176,13 +177,15 @@ async def part(
     return Left(process=False, kept=found.kept, unanswered=unanswered)
 
 
-async def _give_back(context: WorkContext) -> None:
+async def _give_back(context: WorkContext, note: Note | None) -> None:
     """Give the share back, or have the process on its GPU as it was, which is not cut short."""
     try:
+        await context.keeper.rests(note)
         await context.engine.give_back(context.kernel_id)
     except BaseException:
         # It says so only where the share is still held.
         await context.keeper.resume()
+        await context.keeper.rests_no_more()
         raise
 
 
@@ -216,6 +219,7 @@ async def _move_back(context: WorkContext) -> None:
     except BaseException:
         await _stay_away(context)
         raise
+    await context.keeper.rests_no_more()
 
 
 async def _stay_away(context: WorkContext) -> None:
@@ -235,15 +239,16 @@ async def save(context: WorkContext, note: Note | None) -> None:
     """Save what a process has with it that lives on without its share, before it ends.
 
     It takes the share again where that is free at once and something of it was on the GPU. What
-    cannot be saved in time is logged.
+    cannot be saved in time is logged, and the next kernel of the notebook says it.
     """
     if note is None or not context.keeper.outlives or await has_snapshot(context):
         return
     try:
         await asyncio.wait_for(_save(context, note), _SAVING)
     except (GpuShareError, asyncio.TimeoutError) as error:
-        why = str(error) or f"it took longer than {_SAVING:g} s"
+        why = words_of(error) or f"it took longer than {_SAVING:g} s"
         _log.warning("The variables of %s are lost: %s", note.path or note.kernel_id, why)
+        await context.keeper.note_loss(note, _lost.not_saved(why))
 
 
 async def _save(context: WorkContext, note: Note) -> None:

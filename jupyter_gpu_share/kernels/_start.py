@@ -12,6 +12,7 @@ from ..errors import GpuShareError, KernelStartError
 from ..sentences import say, words_of
 from ._context import WorkContext, relayed
 from ._progress import following
+from .saved import Note
 
 __all__ = ["free", "meet", "start", "stop"]
 
@@ -23,12 +24,21 @@ _ABSENT = (
 
 
 async def start(
-    context: WorkContext, request: KernelRequest, report: Report, *, again: bool
+    context: WorkContext,
+    request: KernelRequest,
+    report: Report,
+    *,
+    again: bool,
+    note: Note | None,
 ) -> Running:
     """Get a share and a process for a kernel, and put it behind the relay.
 
     However it ends other than by returning, no share is held and no process runs; what was saved
     for the kernel is still there if it is wanted ``again``.
+
+    Parameters
+    ----------
+    note: of which notebook it is: one that starts anew says what was lost of it before.
 
     Raises
     ------
@@ -43,7 +53,7 @@ async def start(
         raise KernelStartError(say("variables-gone"))
     running = await engine.start(request, report)
     try:
-        present = await _attach(context, running, again=again)
+        present = await _attach(context, running, again=again, note=note)
     except BaseException:
         await to_the_end(_undo(context))
         raise
@@ -59,7 +69,9 @@ async def _undo(context: WorkContext) -> None:
     await context.engine.stop(context.kernel_id)
 
 
-async def _attach(context: WorkContext, running: Running, *, again: bool) -> bool:
+async def _attach(
+    context: WorkContext, running: Running, *, again: bool, note: Note | None
+) -> bool:
     """Put a new process behind the relay, with the variables that were kept for it.
 
     Whether this package's files are there in it. They are told to be ready, so that what the
@@ -72,6 +84,8 @@ async def _attach(context: WorkContext, running: Running, *, again: bool) -> boo
     if running.away:
         await keeper.resume()
     if running.away or not (again and await in_thread(lambda: keeper.has_snapshot)):
+        if present and note is not None and not again:
+            await keeper.say_losses(note)
         await relayed(relay.resume())
         return present
     try:

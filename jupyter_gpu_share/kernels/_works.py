@@ -12,7 +12,7 @@ from ..engines.base import Exit, KernelRequest, Starting, Waiting
 from ..errors import GpuShareError, NotPossible
 from ..sentences import say
 from ..size import Size
-from . import _release, _resize, _start
+from . import _lost, _release, _resize, _start
 from ._context import CellRunsError, WorkContext
 from ._details import Details
 from .facts import Event, Facts, Then, Work
@@ -180,7 +180,7 @@ def work_of(
 
     async def start() -> Told:
         assert request is not None
-        running = await _start.start(context, request, report, again=facts.again)
+        running = await _start.start(context, request, report, again=facts.again, note=note())
         return Told(Event.ANSWERED, result=running)
 
     async def wake() -> Told:
@@ -237,18 +237,21 @@ def work_of(
         return Told(Event.DONE, result=told.size)
 
     async def stop() -> Told:
-        await _start.stop(
-            context,
-            keep_share=keeps_share,
-            keep_variables=_are_kept(told.event, facts, known(), context),
-        )
+        await end(keep_share=keeps_share)
         return Told(Event.DONE)
 
     async def park() -> Told:
         await _release.save(context, note())
-        kept = _are_kept(told.event, facts, known(), context)
-        await _start.stop(context, keep_share=False, keep_variables=kept)
+        await end(keep_share=False)
         return Told(Event.DONE)
+
+    async def end(*, keep_share: bool) -> None:
+        kept = _are_kept(told.event, facts, known(), context)
+        goes = facts.again and not kept  # only a stop leaves it to the next server
+        lost = goes and (facts.work is Work.PARK or await _release.has_snapshot(context))
+        await _start.stop(context, keep_share=keep_share, keep_variables=kept)
+        if lost and (noted := note()) is not None:
+            await context.keeper.note_loss(noted, _lost.not_kept())
 
     async def free() -> Told:
         await _start.free(context)

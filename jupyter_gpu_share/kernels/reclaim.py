@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..engines.base import Snapshot
 
-__all__ = ["chosen"]
+__all__ = ["chosen", "whose_turn"]
 
 
 def chosen(snapshot: Snapshot, idle: Sequence[str]) -> frozenset[str]:
@@ -41,6 +41,24 @@ def chosen(snapshot: Snapshot, idle: Sequence[str]) -> frozenset[str]:
         if index in served:
             promised.add(index)
     return frozenset(_needed(snapshot, freed, idle, promised))
+
+
+def whose_turn(snapshot: Snapshot, going: Collection[str]) -> dict[str, frozenset[str]]:
+    """For whom each of the kernels goes: ids of those who wait, and get nothing without it.
+
+    Parameters
+    ----------
+    going: ids of all kernels whose shares go.
+    """
+    served = snapshot.served(going)
+    return {
+        kernel: frozenset(
+            name
+            for index in served - snapshot.served([each for each in going if each != kernel])
+            if (name := snapshot.waiting[index].kernel_id) is not None
+        )
+        for kernel in going
+    }
 
 
 def _needed(

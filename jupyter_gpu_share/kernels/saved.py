@@ -20,7 +20,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -30,8 +30,9 @@ from typing import Any
 from ..engines._processes import this_process
 from ..errors import EngineError, SizeError
 from ..size import Size
-from . import _owners
-from ._private import UnsafeFileError, common_folder, folders, new_file, open_file, user_key
+from . import _lost, _owners
+from ._lost import LOST, Lost
+from ._private import UnsafeFileError, common_folder, folders, new_file, open_file, seal
 
 __all__ = [
     "NotOursError",
@@ -41,10 +42,13 @@ __all__ = [
     "forget_parts",
     "kept_folder",
     "leave",
+    "losses_of",
     "make_folder",
+    "not_taken",
     "settle",
     "sweep",
     "take_over",
+    "was_told",
 ]
 
 _log = logging.getLogger(__name__)
@@ -57,12 +61,24 @@ _PURPOSE = b"jupyter-gpu-share: whose saved variables are\0"
 _DIGEST = re.compile("[0-9a-f]{64}")
 #: Folders of this process that had to get another name, since somebody else has taken theirs.
 _elsewhere: dict[Path, Path] = {}
-#: What was told of already: it is looked at often.
+#: What was told of already, in the log and in a notebook: it is looked at often.
 _told: set[Path] = set()
+_told_there: set[Path] = set()
+#: Why kernels of this process could not be begun whose variables it has taken over, by their file.
+_not_taken: dict[Path, str] = {}
 
 
 class NotOursError(EngineError):
-    """What is written beside saved variables is not what a server of this user has written."""
+    """What is written beside saved variables is not what a server of this user has written.
+
+    Attributes
+    ----------
+    whose: ``root`` and ``path`` of the notebook, where one has written that for certain.
+    """
+
+    def __init__(self, why: str, whose: Mapping[str, Any] | None = None) -> None:
+        super().__init__(why)
+        self.whose = dict(whose or {})
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ class Note:
         EngineError, OSError
         """
         content = {"format": _FORMAT, "digest": digest, **asdict(self)}
-        content["seal"] = _seal(content)
+        content["seal"] = seal(_PURPOSE, content)
         partial = kept.with_suffix(".note")
         with new_file(partial) as file:
             file.write(json.dumps(content).encode())
@@ -110,12 +126,14 @@ class Note:
         try:
             with open_file(kept.with_suffix(NOTE)) as file:
                 found = json.loads(file.read(2**20))
-            version, seal = found["format"], found.pop("seal")
+            version, told = found["format"], found.pop("seal")
+            ours = isinstance(told, str) and hmac.compare_digest(
+                told.encode(), seal(_PURPOSE, found).encode()
+            )
             if version != _FORMAT:
-                raise NotOursError(f"it is of version {version!r} of the format, not {_FORMAT}")
-            if not isinstance(seal, str) or not hmac.compare_digest(
-                seal.encode(), _seal(found).encode()
-            ):
+                why = f"it is of version {version!r} of the format, not {_FORMAT}"
+                raise NotOursError(why, found if ours else {})
+            if not ours:
                 raise NotOursError("its seal is not of this user's servers")
             digest, _ = found.pop("digest"), found.pop("format")
             note = cls(**found)
@@ -133,11 +151,6 @@ class Note:
         if not _DIGEST.fullmatch(digest):
             raise NotOursError("what says whose it is is damaged")
         return note, digest
-
-
-def _seal(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hmac.new(user_key(), _PURPOSE + text.encode(), sha256).hexdigest()
 
 
 def file_name(kernel_id: str) -> str:
@@ -201,12 +214,15 @@ def _take_over(folder: Path, root: str, lifetime: float) -> list[Note]:
         try:
             note.write(mine, digest)
             kept.rename(mine)
-        except OSError:  # somebody else was faster, or it cannot be had
+        except OSError as error:  # somebody else was faster, or it cannot be had
             if not mine.exists():
                 forget(mine)
+            if os.path.lexists(kept):
+                _log.warning("Saved variables cannot be taken over: %s: %s", kept, error.strerror)
             continue
-        with suppress(OSError):
-            kept.with_suffix(NOTE).unlink()
+        for path in (kept.with_suffix(NOTE), kept.with_suffix(LOST)):
+            with suppress(OSError):
+                path.unlink()
         taken.append(note)
     return taken
 
@@ -218,23 +234,83 @@ def _sound(kept: Path) -> tuple[Note, str]:
     ------
     NotOursError
     """
+    whose: Mapping[str, Any] = {}
     try:
         found = Note.beside(kept)
+        whose = asdict(found[0])
         open_file(kept).close()
-    except (UnsafeFileError, NotOursError) as error:
+    except (OSError, UnsafeFileError, NotOursError) as error:
+        if isinstance(error, FileNotFoundError):  # somebody else has just taken it
+            raise NotOursError("it is gone") from error
+        if isinstance(error, NotOursError):
+            whose = error.whose
+        why = f"{error.strerror}" if isinstance(error, OSError) else str(error).rstrip(".")
         if kept not in _told:
             _told.add(kept)
-            why = str(error).rstrip(".")
             _log.warning("Saved variables are left alone: %s: %s", kept, why)
-        raise NotOursError(str(error)) from error
-    except OSError as error:
-        raise NotOursError(f"{error.strerror}") from error
+        raise NotOursError(why, whose) from error
     return found
 
 
+def losses_of(folder: Path, root: str, path: str, lifetime: float) -> list[tuple[Path, str]]:
+    """What a notebook has lost since its last kernel, for the first that starts anew.
+
+    Parameters
+    ----------
+    folder: this process's.
+    root: folder of notebooks; ``path``: of the notebook, within that.
+    lifetime: seconds for which saved variables may wait for another server.
+
+    Returns
+    -------
+    list: each with the line for its user, and what :func:`was_told` takes once that was told.
+    """
+    found = []
+    for dead in _dead(folder):
+        for note in sorted(dead.glob("*" + LOST)):
+            lost = Lost.read(note)
+            if lost is not None and (lost.root, lost.path) == (root, path):
+                found.append((note, lost.line))
+        for kept in sorted(dead.glob("*" + KEPT)):
+            line = _line_of(kept, root, path) if kept not in _told_there else ""
+            if line and lifetime:
+                found.append((kept, line))
+    for kept, why in list(_not_taken.items()):
+        with suppress(NotOursError):
+            whose, _ = _sound(kept)
+            if (whose.root, whose.path) == (root, path):
+                found.append((kept, _lost.not_taken(kept, why)))
+    return found
+
+
+def _line_of(kept: Path, root: str, path: str) -> str:
+    """What is said of a file that nobody has taken over, where it is of that notebook."""
+    try:
+        note, _ = _sound(kept)
+    except NotOursError as error:
+        ours = (error.whose.get("root"), error.whose.get("path")) == (root, path)
+        return _lost.left_alone(kept, str(error)) if ours else ""
+    return _lost.waits() if (note.root, note.path) == (root, path) else ""
+
+
+def was_told(path: Path) -> None:
+    """A notebook was told of what :func:`losses_of` has found."""
+    if path.suffix == LOST:
+        with suppress(OSError):
+            path.unlink()
+    else:  # it stays, and is told of once by each server
+        _told_there.add(path)
+        _not_taken.pop(path, None)
+
+
+def not_taken(folder: Path, kernel_id: str, why: str) -> None:
+    """The kernel of variables that this process has taken over could not be begun."""
+    _not_taken[folder / file_name(kernel_id)] = why
+
+
 def forget(kept: Path) -> None:
-    """Remove a file of variables, whose it is, and what was left in the middle of a save."""
-    for path in (kept, kept.with_suffix(NOTE)):
+    """Remove a file of variables, whose it is, what is lost, and what a save has left."""
+    for path in (kept, kept.with_suffix(NOTE), kept.with_suffix(LOST)):
         with suppress(OSError):
             path.unlink()
     forget_parts(kept)
@@ -272,6 +348,12 @@ def sweep(folder: Path, lifetime: float) -> None:
                     if kept.name not in waiting:
                         where = found.path or found.kernel_id
                         _log.warning("The variables of %s waited too long and are forgotten", where)
+                if kept.name not in waiting:
+                    _leave_word(kept, lifetime)
+        for lost in dead.glob("*" + LOST):
+            with suppress(OSError):
+                if now - lost.lstat().st_mtime <= _lost.lasts(lifetime):
+                    waiting.add(lost.name)
         if not waiting:
             shutil.rmtree(dead, ignore_errors=True)
             continue
@@ -279,6 +361,20 @@ def sweep(folder: Path, lifetime: float) -> None:
             if path.name not in waiting and not _owners.is_mark(path):
                 with suppress(OSError):
                     path.unlink()
+
+
+def _leave_word(kept: Path, lifetime: float) -> None:
+    """Have the notebook say that its variables waited too long."""
+    whose: Mapping[str, Any]
+    try:
+        whose = asdict(_sound(kept)[0])
+    except NotOursError as error:
+        whose = error.whose
+    root, path = whose.get("root"), whose.get("path")
+    if isinstance(root, str) and isinstance(path, str):
+        line = _lost.too_old(kept.lstat().st_mtime, lifetime)
+        with suppress(EngineError):
+            Lost(root, path, line).write(kept)
 
 
 def _dead(folder: Path) -> Iterator[Path]:

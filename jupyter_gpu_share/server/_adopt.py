@@ -58,6 +58,8 @@ async def _adopt_all(serverapp: Any, runtime: Runtime, found: list[Adoptable]) -
             there = kernel.kernel_id in serverapp.kernel_manager
             text = "is here, without its notebook" if there else "could not be taken over"
             _log.warning("Kernel %s %s: %s", kernel.kernel_id, text, error)
+            if kernel.saved and not there:
+                runtime.not_taken(kernel.kernel_id, str(error))
         else:
             where = kernel.path or "no notebook"
             _log.info("Took over kernel %s of %s", kernel.kernel_id, where)

@@ -188,6 +188,12 @@ def test_own_settings_do_not_widen_a_limit_however_kernels_are_started(
         with closing(BrokerClient(bob.own_broker)) as root:
             assert root.ask("GET", "/v1/admin/shares") == []
         assert not own.exists(), "no ledger of their own"
+        counted = bob.start(*COMMAND, "usage", **elsewhere)
+        stack.callback(_end, counted)
+        until(lambda: counted.poll() is not None, "the command ends", PATIENCE)
+        assert counted.stdout is not None
+        # Their servers' broker counts, not the one that holds nothing.
+        assert f"user {BOB}" in counted.stdout.read()
         assert unshared(machine) == [], "all that is used is of a share"
         bob.write("go", "")
     until(lambda: machine.claims() == {}, "what has ended holds nothing")

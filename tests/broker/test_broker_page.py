@@ -27,6 +27,7 @@ from jupyter_gpu_share.broker.page._html import View, document
 from jupyter_gpu_share.cli import main
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+GOES = "It goes at 12:05 unless it is used."
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[2J&amp;\u202e'
 
 # -- what it shows -------------------------------------------------------------------------------
@@ -43,6 +44,9 @@ def share(kernel: str, **other: Any) -> dict[str, Any]:
         "info": {"user": "ann", "uid": 7, "path": f"{kernel}.ipynb"},
         "held_since": (NOON - timedelta(hours=2)).isoformat(),
         "idle_seconds": None,
+        "keep_until": None,
+        "promise": None,
+        "room_at": None,
         **other,
     }
 
@@ -109,6 +113,53 @@ def test_it_shows_what_is_held_who_waits_and_what_was_held() -> None:
     assert "26 Feb 12:00" in older.text
 
 
+def promise(*waiting: dict[str, Any], due: int = 5) -> dict[str, Any]:
+    """A promise that is due in some minutes."""
+    moment = NOON + timedelta(minutes=due)
+    asked, taken = NOON - timedelta(minutes=1), moment + timedelta(minutes=1)
+    times = {"asked": asked, "due": moment, "taken": taken}
+    return {**{name: each.isoformat() for name, each in times.items()}, "for": list(waiting)}
+
+
+def waiter(user: str | None, path: str | None = None) -> dict[str, Any]:
+    kernel_id = "0123456789ab" if user else None
+    return {"uid": 8, "user": user, "kernel_id": kernel_id, "path": path, "size": "1/2"}
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({}, ""),
+        (
+            {"promise": promise(waiter("bob", "b.ipynb"))},
+            f"bob's b.ipynb (1/2) waits for it. {GOES}",
+        ),
+        (
+            {"promise": promise(waiter("b"), waiter(None))},
+            f"b's 01234567 (1/2) and another user's kernel (1/2) wait for it. {GOES}",
+        ),
+        (
+            {"promise": promise(waiter("bob"), due=-1)},
+            "bob's 01234567 (1/2) waits for it. It was due at 11:59, and is taken at 12:00.",
+        ),
+        ({"promise": promise()}, f"It is asked back. {GOES}"),
+        ({"keep_until": (NOON + timedelta(hours=1)).isoformat()}, "Kept until 13:00, used or not."),
+        ({"keep_until": NOON.isoformat()}, ""),
+    ],
+)
+def test_what_becomes_of_an_idle_share_is_said(told: dict[str, Any], words: str) -> None:
+    text = " ".join(Seen(document(view(share("a", idle_seconds=200.0, **told)))).text.split())
+    found = re.search(r"10:00 3 min\. (.*?) Ask back", text)
+    assert (found.group(1) if found else "") == words
+
+
+def test_who_waits_sees_when_idle_shares_go_for_it() -> None:
+    at = (NOON + timedelta(minutes=5)).isoformat()
+    waiting = share("w", state="waiting", reason="It needs 40 GiB.", room_at=at)
+    text = Seen(document(view(waiting, administrator=False))).text
+    assert "It needs 40 GiB. Idle shares go for it at 12:05 unless they are used." in text
+
+
 def test_processes_without_a_share_are_shown_to_administrators() -> None:
     process = {
         "pid": 4711,
@@ -128,7 +179,8 @@ def test_processes_without_a_share_are_shown_to_administrators() -> None:
 
 def test_what_users_name_is_text() -> None:
     info = {"user": HOSTILE, "uid": 7, "path": HOSTILE}
-    bad = share(HOSTILE, info=info, size=HOSTILE)
+    named = {**waiter(HOSTILE, HOSTILE), "size": HOSTILE}
+    bad = share(HOSTILE, info=info, size=HOSTILE, promise=promise(named))
     row = {"day": "2026-03-01", "of": "group", "name": HOSTILE}
     row |= dict.fromkeys(("held", "used", "idle", "given_back"), 1.0)
     waiting = {**bad, "state": "waiting", "reason": HOSTILE}

@@ -13,7 +13,7 @@ from brokers import MINUTE, Clock, People, account, open_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_gpu_share.broker.idle import LIFETIME, IdleShares
+from jupyter_gpu_share.broker.idle import GRACE, LIFETIME, IdleShares
 from jupyter_gpu_share.broker.limits import Limits
 from jupyter_gpu_share.broker.reclaims import Answer, Reclaims
 from jupyter_gpu_share.engines._processes import Holder
@@ -67,6 +67,40 @@ async def test_the_longest_idle_of_all_users_goes_whoever_speaks_first(tmp_path:
         assert await servers.due(1) == {}, "she runs a cell"
         assert await servers.due(2, a=30) == {"a": WARNED}
         assert (await servers.tell(1)).waiting
+
+
+async def test_everybody_sees_what_was_promised_and_only_administrators_to_whom(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    async with open_store(tmp_path, clock) as people:
+        servers = Servers(people)
+        for user in (1, 2):
+            assert await people.ask(user, "a", "1/2")
+        assert not await people.ask(3, "whole", "1")
+        assert await servers.due(1, a=30) == {}
+        assert await servers.due(2, a=40) == {"a": WARNED}
+        told, seen = clock() + WARNED * MINUTE, people.store.everything
+        rows = {each["kernel_id"] + each["info"]["user"][-1]: each for each in await seen()}
+        whose = {"uid": 70003, "user": "uid 70003", "kernel_id": "whole"}
+        whose |= {"path": "n.ipynb", "size": "1"}
+        for name in ("a1", "a2"):
+            promise = rows[name]["promise"]
+            assert promise["for"] == [whose]
+            assert promise["due"] == told.isoformat() == rows["whole3"]["room_at"]
+            assert promise["taken"] == (told + GRACE).isoformat()
+            assert rows[name]["room_at"] is None
+        assert rows["whole3"]["promise"] is None
+        (own,) = await seen(account(1))
+        nobody = {**dict.fromkeys(whose), "size": "1"}
+        assert own["promise"] == {**rows["a1"]["promise"], "for": [nobody]}
+        (waits,) = await seen(account(3))
+        assert waits["room_at"] == told.isoformat()
+        await servers.tell(1)  # she runs a cell
+        assert not any(row["promise"] or row["room_at"] for row in await seen())
+        await servers.tell(1, a=servers.idle(30, keep=60))
+        (own,) = await seen(account(1))
+        assert (own["promise"], own["keep_until"]) == (None, (clock() + 60 * MINUTE).isoformat())
 
 
 async def test_shares_of_several_users_go_in_sets_or_not_at_all(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ from waiting import PATIENCE
 from jupyter_gpu_share.broker.client import BROKER, BrokerAway, BrokerClient
 
 COMMAND = "import sys; from jupyter_gpu_share.cli import main; sys.exit(main(sys.argv[1:]))"
+LONG = "course/week-01/a-long-name-of-a-notebook-that-trains.ipynb"
+#: How many lines an element has.
+LINES = "each => Math.round(each.offsetHeight / parseFloat(getComputedStyle(each).lineHeight))"
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">.ipynb"
 
 
@@ -65,7 +68,7 @@ def claims(tmp_path: Path) -> Iterator[tuple[BrokerClient, str]]:
 def test_the_machines_page(claims: tuple[BrokerClient, str], page: Page, heard: Heard) -> None:
     client, address = claims
     for kernel, size, path in (
-        ("a", "1/2", "course/week-01/a-long-name-of-a-notebook-that-trains.ipynb"),
+        ("a", "1/2", LONG),
         ("b", "1/4", HOSTILE),
         ("c", "1/2", "waits.ipynb"),
     ):
@@ -78,8 +81,16 @@ def test_the_machines_page(claims: tuple[BrokerClient, str], page: Page, heard: 
     expect(page.get_by_role("cell", name=HOSTILE, exact=True)).to_be_visible()
     expect(page).to_have_title("GPU shares of all users")
     expect(page.get_by_text("It needs 40 GiB of one GPU")).to_be_visible()
+    expect(page.get_by_text("'s waits.ipynb (1/2) waits for it. It goes at")).to_be_visible()
+    expect(page.get_by_text("Idle shares go for it at")).to_be_visible()
     assert_readable(page)
     page.set_viewport_size({"width": 800, "height": 900})
+    # A name is in one piece, or broken at its folders; what is too wide scrolls in its own box.
+    for name, lines in (("waits.ipynb", 1), (LONG, 3)):
+        cell = page.get_by_role("cell", name=name, exact=True).locator(".name")
+        assert cell.evaluate(LINES) <= lines, name
+    box = page.get_by_role("region", name="Held")
+    assert box.evaluate("each => each.scrollWidth > each.clientWidth")
     row = page.get_by_role("row").filter(has_text="trains.ipynb")
     row.get_by_text("End…").click()
     row.get_by_role("button", name="End it: its variables are lost").click()

@@ -157,13 +157,18 @@ async def test_who_was_refused_is_forgotten() -> None:
 def test_a_visitor_sees_their_own() -> None:
     """By number and kind: a group or another user may be named alike."""
     you = {"uid": 0, "user": "root", "administrator": True}
-    shares = [{"info": {"uid": uid, "user": "ann"}} for uid in (7, 8)]
+    waiting = [{"uid": 8, "user": "bob", "size": "1"}, {"uid": 7, "user": "ann", "size": "2"}]
+    promise = {"due": "soon", "for": waiting}
+    shares = [{"info": {"uid": uid, "user": "ann"}, "promise": promise} for uid in (7, 8)]
     usage = [{"of": of, "name": name} for of in ("user", "group") for name in ("ann", "bob")]
     processes = [{"uid": 7}]
     seen = Seen({"you": you, "gpus": []}, shares, usage, processes)
     ann = Visitor("ann", "ann", 7, administrator=False, allowed=True)
     own = own_part(seen, ann)
-    assert own.shares == [shares[0]] and own.usage == [usage[0]] and not own.processes
+    (share,) = own.shares
+    nobody = {"uid": None, "user": None, "size": "1"}
+    assert share == {**shares[0], "promise": {"due": "soon", "for": [nobody, waiting[1]]}}
+    assert own.usage == [usage[0]] and not own.processes
     assert own.machine["you"] == {"uid": 7, "user": "ann", "administrator": False}
     every = own_part(seen, Visitor("cat", "cat", None, administrator=True, allowed=True))
     assert (every.shares, every.usage, every.processes) == (shares, usage, processes)

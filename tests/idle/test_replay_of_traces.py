@@ -402,7 +402,11 @@ def test_shares_lie_on_different_gpus_and_never_above_them() -> None:
 
 
 def test_with_gpus_for_all_it_comes_to_the_same_as_alone() -> None:
-    sessions = people(20)
+    # At one moment a pause may begin before or after another one tells of its wait.
+    sessions = [
+        [Burst(burst.begin + number / 100, burst.end + number / 100, burst.size) for burst in each]
+        for number, each in enumerate(people(20))
+    ]
     for policy in (fixed(5), IdlePolicy()):
         (alone,) = replay(sessions, [policy])
         shared = replay_shared(sessions, policy, 20, wake=0)

@@ -269,3 +269,16 @@ def test_where_there_are_no_subshells_none_are_made(asked: Asked) -> None:
         "found = [subshells.make(Old(), ['a']), subshells.make(None, None)]"
     )
     assert asked.session.value("found") == [[], []]
+
+
+async def test_a_line_is_shown_above_the_next_cell_and_no_other(asked: Asked) -> None:
+    """Before any cell there is nothing under which a page would show it."""
+    assert asked.ask("say", line="It is lost.") == {"result": None}
+    assert asked.ask("signs")["result"]
+    cells = [asked.run(code) for code in ("", "print('here')", "print('there')")]
+    told = [
+        (cells.index(each["parent_header"]["msg_id"]), each["content"]["text"])
+        for each in asked.heard
+        if each["msg_type"] == "stream"
+    ]
+    assert told == [(1, "It is lost.\n"), (1, "here\n"), (2, "there\n")]

@@ -190,6 +190,10 @@ class FakeKeeper:
         self.moved = 0
         self.language = ""
         self.looks = 0
+        #: Whether a word lies there of what is lost if the server is killed now.
+        self.rests_noted = False
+        #: What the next server's kernel of the notebook says.
+        self.lines: list[str] = []
         #: What only reading back finds.
         self.does_not_return: tuple[str, ...] = ()
 
@@ -228,6 +232,18 @@ class FakeKeeper:
         pass
 
     async def renote(self, note: Any) -> None:
+        pass
+
+    async def rests(self, note: Any) -> None:
+        self.rests_noted = True
+
+    async def rests_no_more(self) -> None:
+        self.rests_noted = False
+
+    async def note_loss(self, note: Any, line: str) -> None:
+        self.lines.append(line)
+
+    async def say_losses(self, note: Any) -> None:
         pass
 
     def discard(self) -> None:

@@ -14,7 +14,7 @@ from jupyter_gpu_share.engines.base import Waiter
 from jupyter_gpu_share.engines.local._contents import LedgerSnapshot
 from jupyter_gpu_share.engines.local._gpu import Gpu
 from jupyter_gpu_share.engines.local._placement import Piece, Queue, Wish, place
-from jupyter_gpu_share.kernels.reclaim import chosen
+from jupyter_gpu_share.kernels.reclaim import chosen, whose_turn
 from jupyter_gpu_share.size import Size
 
 GIB = 2**30
@@ -67,6 +67,15 @@ HALVES = [("a", "1/2"), ("b", "1/2")]
 
 def test_two_idle_halves_go_for_one_that_waits_for_a_whole() -> None:
     assert chosen(machine(1, HALVES, ["1"]), ["b", "a"]) == {"a", "b"}
+
+
+def test_each_goes_for_those_who_get_nothing_without_it() -> None:
+    whole = machine(1, HALVES, ["1"])
+    assert whose_turn(whole, ["a", "b"]) == {"a": {"w0"}, "b": {"w0"}}
+    held = [*HALVES, ("c", "1/2"), ("d", "1/2")]
+    assert whose_turn(machine(2, held, ["1/2", "1/2"]), ["a"]) == {"a": {"w0"}}
+    assert whose_turn(machine(1, HALVES, ["1"]), ["a"]) == {"a": frozenset()}
+    assert whose_turn(machine(1, HALVES, ["1"]), []) == {}
 
 
 def test_none_goes_where_even_all_are_not_enough() -> None:

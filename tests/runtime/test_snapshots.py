@@ -349,10 +349,14 @@ def test_what_is_too_old_or_nobodys_is_swept(tmp_path: Path, mine: Path) -> None
     partial.write_bytes(b"half")
     os.utime(old, (time.time() - 100,) * 2)
     sweep(mine, 60)
-    left = {new.name, new.with_suffix(".json").name, "owner"}
+    word = old.with_suffix(".lost").name
+    left = {new.name, new.with_suffix(".json").name, word, "owner"}
     assert {path.name for path in new.parent.iterdir()} == left
     assert not orphan.exists()
     os.utime(new, (time.time() - 100,) * 2)
+    sweep(mine, 60)
+    assert {path.name for path in new.parent.iterdir()} == {word, "owner"}
+    os.utime(new.with_name(word), (time.time() - 8 * 86400,) * 2)
     sweep(mine, 60)
     assert not new.parent.exists()
     assert mine.exists()

@@ -70,6 +70,14 @@ def released(server: Server, how: str, code: str, size: str = "1/2") -> str:
     return kernel_id
 
 
+def said(server: Server, path: str = "work.ipynb") -> str:
+    """What a new kernel of a notebook says above what its first cell prints."""
+    for session in server.ok("api/sessions"):
+        if session["path"] == path:
+            server.ok(f"api/sessions/{session['id']}", "DELETE")
+    return server.run_cell(server.open_notebook(path), "pass")
+
+
 def takes_over(start: Start, kernel_id: str) -> tuple[Server, Any]:
     """The next server, once it has the kernel; and the kernel's allocation."""
     server = start()
@@ -78,6 +86,15 @@ def takes_over(start: Start, kernel_id: str) -> tuple[Server, Any]:
 
 
 def left(server: Server) -> list[Path]:
+    """What is kept; not the words about what is lost."""
+    return [path for path in _files(server) if path.suffix != ".lost"]
+
+
+def words(server: Server) -> list[Path]:
+    return [path for path in _files(server) if path.suffix == ".lost"]
+
+
+def _files(server: Server) -> list[Path]:
     found = (server.folder.parent / "data" / "gpu-share" / "kept").glob("*/*/*")
     return sorted(path for path in found if path.name not in ("owner", "left"))
 
@@ -145,8 +162,10 @@ def test_where_the_administrator_wants_none_they_are_swept(start: Start) -> None
     before = left(first)
     kill(first)
     second = start("--IdlePolicy.snapshot_lifetime=0")
-    saved(second)
-    assert not set(before) & set(left(second))
+    until(lambda: left(second) == [], "they are removed")
+    assert before
+    assert "are removed" in said(second)
+    assert said(second) == "", "it is said once"
 
 
 def test_the_notebook_goes_on_after_a_stop_in_good_order(start: Start) -> None:
@@ -203,8 +222,99 @@ def test_a_kernel_that_holds_its_share_ends_with_its_server(start: Start) -> Non
     assert start().kernels() == []
 
 
-def test_where_the_administrator_wants_none_a_stop_leaves_none(start: Start) -> None:
-    first = start("--IdlePolicy.snapshot_lifetime=0")
-    saved(first)
+@pytest.mark.parametrize("how", ["snapshot", "in-place"])
+def test_where_the_administrator_wants_none_a_stop_leaves_none(start: Start, how: str) -> None:
+    none = "--IdlePolicy.snapshot_lifetime=0"
+    first = start(none, in_place=how == "in-place")
+    released(first, how, COMPUTE)
     stop_server(first)
     assert left(first) == []
+    second = start(none)
+    told = second.run_cell(second.open_notebook("work.ipynb"), LOOK)
+    assert "none are kept for the next one" in told and "NameError" in told
+
+
+def test_what_lived_on_in_a_server_that_is_killed_is_said_once(start: Start) -> None:
+    first = start(in_place=True)
+    released(first, "in-place", COMPUTE)
+    (word,) = words(first)
+    assert word.stat().st_mode & 0o777 == 0o600
+    kill(first)
+    second = start(in_place=True)
+    assert said(second, "other.ipynb") == ""
+    anew = second.open_notebook("work.ipynb")
+    told = second.run_cell(anew, LOOK)
+    assert "were held" in told and "Run its cells again." in told and "NameError" in told
+    assert second.run_cell(anew, "pass") == ""
+    assert words(second) == []
+    assert said(second) == "", "it is said once"
+
+
+def test_nothing_is_said_of_what_came_back_or_was_ended(start: Start) -> None:
+    first = start(in_place=True)
+    wakes = released(first, "in-place", COMPUTE)
+    assert "True [1, 2, 3]" in first.run_cell(wakes, LOOK)
+    until(lambda: words(first) == [], "the word goes")
+    first.ok(f"gpu-share/allocations/{wakes}/release", "POST")
+    assert len(words(first)) == 1
+    first.ok(f"api/kernels/{wakes}", "DELETE")
+    assert words(first) == []
+    released(first, "in-place", COMPUTE)
+    stop_server(first)
+    assert words(first) == [], "its variables are saved"
+
+
+def test_a_notebook_that_is_renamed_meanwhile_says_it_under_its_new_name(start: Start) -> None:
+    first = start(in_place=True)
+    released(first, "in-place", COMPUTE)
+    (session,) = first.ok("api/sessions")
+    first.ok(f"api/sessions/{session['id']}", "PATCH", {"path": "new.ipynb", "name": "new.ipynb"})
+
+    def renamed() -> bool:
+        (row,) = first.ok("gpu-share/allocations")
+        return bool(row["path"] == "new.ipynb")
+
+    until(renamed, "the kernel has the new path")
+    kill(first)
+    second = start()
+    assert said(second) == ""
+    assert "were held" in said(second, "new.ipynb")
+
+
+def test_what_could_not_be_saved_in_a_stop_is_said_by_the_next_server(start: Start) -> None:
+    first = start("--IdlePolicy.snapshot_limit=1000", in_place=True)
+    released(first, "in-place", "large = bytes(100_000)")
+    stop_server(first)
+    assert left(first) == []
+    second = start()
+    told = said(second)
+    assert "could not be saved when its server stopped" in told and "at most 1000 B" in told
+
+
+def test_what_is_saved_and_cannot_be_trusted_is_said_in_its_notebook(start: Start) -> None:
+    first = start()
+    saved(first)
+    kill(first)
+    (kept,) = (path for path in left(first) if path.suffix == ".kept")
+    kept.chmod(0o644)
+    second = start()
+    told = said(second)
+    assert "are not loaded" in told and kept.name in told and "open to others" in told
+    assert kept.exists()
+    assert said(second) == "", "it is said once"
+
+
+def test_what_cannot_be_begun_again_is_said_in_its_notebook(start: Start) -> None:
+    """Its size is no longer allowed, say."""
+    first = start()
+    kernel_id = saved(first)
+    kill(first)
+    for choice in (first.folder.parent / "data" / "gpu-share" / "sizes").rglob("*"):
+        choice.unlink()  # the new kernel is to have the usual size
+    second = start("--SizePolicy.max_total=1/4")
+    until(lambda: "could not be taken over" in second.log.read_text(), "it was tried")
+    told = said(second)
+    assert "were not taken over" in told and "1/4" in told
+    kill(second)
+    third, _ = takes_over(start, kernel_id)
+    assert "True [1, 2, 3]" in third.run_cell(kernel_id, LOOK)

@@ -20,6 +20,7 @@ from tornado import web
 
 from ...errors import EngineError
 from ..page import STYLE, Frame, PageHandler, Seen, View, headers
+from ..promised import own_view
 from ._visitors import HubAway, Visitor, Visitors
 
 __all__ = ["application", "own_part"]
@@ -88,7 +89,11 @@ def own_part(seen: Seen, visitor: Visitor) -> Seen:
     name = ("user", visitor.user)
     return Seen(
         machine,
-        [share for share in seen.shares if share["info"]["uid"] == visitor.uid],
+        [
+            own_view(share, visitor.uid)
+            for share in seen.shares
+            if visitor.uid is not None and share["info"]["uid"] == visitor.uid
+        ],
         [row for row in seen.usage if (row["of"], row["name"]) == name],
     )
 

@@ -26,7 +26,9 @@ caption { font-weight: 600; padding: 1.5rem 0 .5rem; text-align: left; }
 th, td { border-bottom: 1px solid #8888; padding: .3rem .6rem .3rem 0; text-align: left;
   vertical-align: top; }
 th { white-space: nowrap; }
-td.free { overflow-wrap: anywhere; min-width: 8rem; }
+td.words { min-width: 12rem; }
+.box { overflow-x: auto; position: relative; }
+.name { max-width: 18rem; overflow-wrap: anywhere; width: max-content; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 form, details { display: inline-block; }
 button, summary { cursor: pointer; font: inherit; }
@@ -130,7 +132,7 @@ def _held(view: View) -> str:
             _cell(share["size"]),
             _cell(format_bytes(memory) if memory else "-"),
             _cell(_since(share["held_since"], view.now)),
-            _cell(_idle(share["idle_seconds"])),
+            f'<td class="words">{_text(_unused(share, view.now))}</td>',
         ]
         if view.administrator:
             name = f"{_notebook(share)} of {share['info'].get('user')}"
@@ -151,12 +153,48 @@ def _waiting(view: View) -> str:
             _cell(str(share["queue"]["position"])),
             *_whose(view, share),
             _cell(share["size"]),
-            _cell(share["reason"]),
+            f'<td class="words">{_text(_room(share, view.now))}</td>',
         ]
         for share in view.shares
         if share["state"] == "waiting"
     ]
     return _table("Waiting", ["Place", *_heads(view), "Size", "What for"], rows, "Nobody.")
+
+
+def _unused(share: Mapping[str, Any], now: datetime) -> str:
+    becomes = _promise(share, now)
+    return f"{_idle(share['idle_seconds'])}{'. ' if becomes else ''}{becomes}"
+
+
+def _promise(share: Mapping[str, Any], now: datetime) -> str:
+    """Who gets an idle share, and until when its user may keep it; empty: nobody waits for it."""
+    promise, keep = share["promise"], share["keep_until"]
+    if promise is None:
+        kept = keep is not None and datetime.fromisoformat(keep) > now
+        return f"Kept until {_since(keep, now)}, used or not." if kept else ""
+    waiting = [
+        f"{each['user']}'s {_name(each)} ({each['size']})"
+        if each["user"] is not None
+        else f"another user's kernel ({each['size']})"
+        for each in promise["for"]
+    ]
+    if not waiting:  # an administrator asks for it
+        whose = "It is asked back."
+    else:
+        whose = f"{' and '.join(waiting)} {'waits' if len(waiting) == 1 else 'wait'} for it."
+    taken = _since(promise["taken"], now)
+    if datetime.fromisoformat(promise["due"]) > now:
+        return f"{whose} It goes at {_since(promise['due'], now)} unless it is used."
+    return f"{whose} It was due at {_since(promise['due'], now)}, and is taken at {taken}."
+
+
+def _room(share: Mapping[str, Any], now: datetime) -> str:
+    """What a kernel waits for, and when it may have that."""
+    at = share["room_at"]
+    if at is None:
+        return str(share["reason"])
+    room = f"Idle shares go for it at {_since(at, now)} unless they are used."
+    return f"{share['reason']} {room}".strip()
 
 
 def _gpus(view: View) -> str:
@@ -180,9 +218,9 @@ def _unshared(view: View) -> str:
         used = [amount for amount in process["used_bytes"].values() if amount is not None]
         rows.append(
             [
-                _cell(process["user"]),
+                _named(process["user"]),
                 _number(str(process["pid"])),
-                f'<td class="free">{_text(process["command"])}</td>',
+                _named(process["command"]),
                 _number(format_bytes(sum(used)) if used else "-"),
                 _cell(_since(process["since"], view.now)),
             ]
@@ -202,7 +240,7 @@ def _hours(view: View) -> str:
     order = sorted(sums.items(), key=lambda item: (item[0][0] != "user", -item[1][0], item[0][1]))
     rows = [
         [
-            f'<td class="free">{_text(f"{kind} {name}")}</td>',
+            _named(f"{kind} {name}"),
             *(_number(f"{hours:.2f}") for hours in figures),
         ]
         for (kind, name), figures in order
@@ -226,8 +264,10 @@ def _table(title: str, heads: Iterable[str], rows: Sequence[Sequence[str]], none
     )
     body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
     return (
+        # What does not fit is scrolled in its own box, with the keyboard too.
+        f'<div class="box" role="region" tabindex="0" aria-label="{_text(title)}">'
         f"<table><caption>{_text(title)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -255,12 +295,16 @@ def _heads(view: View) -> list[str]:
 
 
 def _whose(view: View, share: Mapping[str, Any]) -> list[str]:
-    user = [_cell(str(share["info"].get("user", "-")))] if view.administrator else []
-    return [*user, f'<td class="free">{_text(_notebook(share))}</td>']
+    user = [_named(str(share["info"].get("user", "-")))] if view.administrator else []
+    return [*user, _named(_notebook(share))]
 
 
 def _notebook(share: Mapping[str, Any]) -> str:
-    return str(share["info"].get("path") or share["kernel_id"][:8])
+    return _name({**share, "path": share["info"].get("path")})
+
+
+def _name(kernel: Mapping[str, Any]) -> str:
+    return str(kernel["path"] or kernel["kernel_id"][:8])
 
 
 def _since(moment: str | None, now: datetime) -> str:
@@ -279,6 +323,11 @@ def _idle(seconds: float | None) -> str:
 
 def _cell(text: str) -> str:
     return f"<td>{_text(text)}</td>"
+
+
+def _named(text: str) -> str:
+    """Somebody's name for something: of any length, and in one piece where it is not too long."""
+    return f'<td><div class="name">{_text(text).replace("/", "/<wbr>")}</div></td>'
 
 
 def _number(text: str) -> str:

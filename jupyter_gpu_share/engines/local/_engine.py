@@ -91,6 +91,7 @@ class LocalEngine(LocalSettings):
 
     name: ClassVar[str] = "local"
     shares_files: ClassVar[bool] = True
+    ends_with_server: ClassVar[bool] = True
     own_utilization: ClassVar[bool] = True
 
     def __init__(self, **kwargs: Any) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ...broker.client import BROKER, DEFAULT_SOCKET, BrokerClient, find_broker
+from ...broker.client import BrokerClient, which_broker
 
 __all__ = ["Home", "find_home"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,9 +30,8 @@ class Home:
 def find_home(simulate: str) -> Home:
     """The machine's broker where there is one, else the user's own ledger. Blocks.
 
-    Who simulates GPUs other than the broker's has nothing to do with it. The environment may name
-    another broker, but none that shares out real GPUs where the machine has one at its usual place:
-    they would be given out twice.
+    Who simulates GPUs other than the broker's has nothing to do with it. Which broker counts, see
+    :func:`which_broker <jupyter_gpu_share.broker.client.which_broker>`.
 
     Parameters
     ----------
@@ -47,21 +42,12 @@ def find_home(simulate: str) -> Home:
     BrokerAway: there is one, and it does not answer now. That is no reason to do without it.
     EngineError
     """
-    path = find_broker()
+    path = which_broker()
     if path is None:
         return Home(None, simulate)
-    told = _ask(path)
-    usual = Path(DEFAULT_SOCKET)
-    if not told["simulation"] and path != usual and usual.exists():
-        _log.warning("%s names %s, but this machine's broker is on %s.", BROKER, path, usual)
-        path, told = usual, _ask(usual)
+    with closing(BrokerClient(path)) as client:
+        told = client.ask("GET", "/v1/machine")
     simulation = str(told["simulation"])
     if simulate and simulate != simulation:
         return Home(None, simulate)
     return Home(path, simulation, str(told["you"]["user"]))
-
-
-def _ask(path: Path) -> Any:
-    """What a broker tells of its machine and of who asks."""
-    with closing(BrokerClient(path)) as client:
-        return client.ask("GET", "/v1/machine")

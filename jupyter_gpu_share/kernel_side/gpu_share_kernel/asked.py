@@ -169,8 +169,22 @@ def _subshells(ids):
     return subshells.make(_kernel(), ids)
 
 
+def _say(line):
+    """Show a line above what the next cell prints: before any cell there is no place for one."""
+    import sys
+
+    events = _kernel().shell.events
+
+    def tell(_info=None):
+        events.unregister("pre_run_cell", tell)
+        print(line, file=sys.stderr, flush=True)
+
+    events.register("pre_run_cell", tell)
+
+
 _WORK = {
     "present": _present,
+    "say": _say,
     "subshells": _subshells,
     "signs": _signs,
     "survey": _survey,

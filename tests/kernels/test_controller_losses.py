@@ -1,0 +1,114 @@
+"""While a process lives on without its share, a word of it lies there, and at no other time."""
+
+from __future__ import annotations
+
+import pytest
+from stand_ins import Bench, bench
+from waiting import eventually
+
+from jupyter_gpu_share.allocations import Kept
+from jupyter_gpu_share.errors import GpuShareError
+from jupyter_gpu_share.kernels.facts import Event, Phase
+
+
+async def until(made: Bench, phase: Phase) -> None:
+    await eventually(
+        lambda: made.controller.facts.phase is phase and made.controller.facts.work is None,
+        f"the kernel is {phase.name}",
+    )
+
+
+async def test_the_word_comes_before_the_share_goes_and_leaves_with_the_wake() -> None:
+    async with bench() as made:
+        await made.launch()
+        gate = made.gates.close("give_back")
+        made.controller.tell(Event.RELEASE)
+        await eventually(lambda: "give_back" in made.gates.reached, "it is being given back")
+        assert made.keeper.rests_noted
+        gate.set()
+        await until(made, Phase.RELEASED)
+        assert made.keeper.rests_noted
+        made.controller.tell(Event.CELL)
+        await until(made, Phase.RUNNING)
+        assert not made.keeper.rests_noted
+
+
+async def test_a_share_that_could_not_be_given_back_leaves_no_word() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.gates.fails.add("give_back")
+        with pytest.raises(GpuShareError):
+            await made.controller.release(lose_variables=False)
+        assert made.engine.held
+        assert not made.keeper.rests_noted
+
+
+async def test_a_way_back_that_fails_leaves_the_word() -> None:
+    async with bench() as made:
+        await made.launch()
+        await made.controller.release(lose_variables=False)
+        made.gates.fails.add("relay.resume")
+        made.controller.tell(Event.CELL)
+        await until(made, Phase.RELEASED)
+        assert made.keeper.rests_noted
+
+
+@pytest.mark.parametrize("how", ["in-place", "snapshot"])
+@pytest.mark.parametrize("outlives", [True, False])
+async def test_what_a_stop_does_not_keep_is_said_by_the_next_server(
+    how: str, outlives: bool
+) -> None:
+    async with bench() as made:
+        await made.launch()
+        made.keeper.kept = Kept(how, ())
+        made.keeper.outlives = outlives
+        await made.controller.release(lose_variables=False)
+        await made.controller.close(park=True)
+        assert made.keeper.has_snapshot is outlives
+        assert ["none are kept" in line for line in made.keeper.lines] == [True] * (not outlives)
+
+
+async def test_what_cannot_be_saved_in_a_stop_is_said_with_its_reason() -> None:
+    async with bench() as made:
+        await made.launch()
+        await made.controller.release(lose_variables=False)
+        made.gates.fails.add("save")
+        await made.controller.close(park=True)
+        (line,) = made.keeper.lines
+        assert "save fails" in line
+
+
+@pytest.mark.parametrize("park", [True, False])
+async def test_a_kernel_with_its_share_loses_nothing_that_was_kept(park: bool) -> None:
+    async with bench() as made:
+        await made.launch()
+        made.keeper.outlives = False
+        made.keeper.has_snapshot = True  # of before, as it could not be removed
+        await made.controller.close(park=park)
+        assert made.keeper.lines == []
+
+
+async def test_one_whose_start_was_given_up_has_nothing_to_lose() -> None:
+    async with bench() as made:
+        await made.launch()
+        gate = made.gates.close("stop")
+        made.controller.tell(Event.RESTART)
+        assert made.engine.ended is not None
+        made.engine.ended.set()  # in its own way
+        await eventually(lambda: "stop" in made.gates.reached, "it is being ended")
+        await made.launch(patience=0)
+        made.controller.tell(Event.INTERRUPT)
+        gate.set()
+        await until(made, Phase.RELEASED)
+        made.keeper.outlives = False
+        await made.controller.close(park=True)
+        assert made.keeper.lines == []
+
+
+async def test_an_end_that_somebody_wants_is_no_loss() -> None:
+    async with bench() as made:
+        await made.launch()
+        await made.controller.release(lose_variables=False)
+        made.controller.tell(Event.END)
+        await made.controller.close()
+        assert made.keeper.lines == []
