@@ -10,8 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import zmq.asyncio
 from unanswered import Store
-from waiting import PATIENCE
+from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.kubernetes import _sweeper
 from jupyter_gpu_share.engines.kubernetes._engine import KubernetesEngine
@@ -21,6 +22,7 @@ from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER
 from jupyter_gpu_share.engines.kubernetes._ownership import claim_pod, delete_own
 from jupyter_gpu_share.engines.kubernetes._sweeper import Sweeper
 from jupyter_gpu_share.engines.kubernetes.api import LEASES, PODS, SECRETS
+from jupyter_gpu_share.errors import KernelStartError
 from jupyter_gpu_share.size import Size
 
 pytestmark = pytest.mark.timeout(PATIENCE)
@@ -39,6 +41,13 @@ async def put_pod(store: Store, owner: str, phase: str = "Pending") -> None:
     }
     pod = {"metadata": meta, "status": {"phase": phase, "podIP": "10.0.0.1"}}
     await store.create(PODS, pod, "team")
+
+
+async def put_secret(store: Store) -> None:
+    wire = {"key": "K", "signature_scheme": "hmac-sha256"}
+    wire |= {f"{channel}_port": 1 for channel in ("shell", "iopub", "stdin", "control", "hb")}
+    data = {"connection.json": base64.b64encode(json.dumps(wire).encode()).decode()}
+    await store.create(SECRETS, {"metadata": {"name": NAME}, "data": data}, "team")
 
 
 class Process:
@@ -140,10 +149,7 @@ async def test_a_kernel_of_a_process_that_is_alive_is_not_taken(
     alice, bob = Process(store, "a" * 32), Process(store, "b" * 32)
     await put_pod(store, "a" * 32, "Running")
     await alice.renew(monkeypatch)
-    wire = {"key": "K", "signature_scheme": "hmac-sha256"}
-    wire |= {f"{channel}_port": 1 for channel in ("shell", "iopub", "stdin", "control", "hb")}
-    data = {"connection.json": base64.b64encode(json.dumps(wire).encode()).decode()}
-    await store.create(SECRETS, {"metadata": {"name": NAME}, "data": data}, "team")
+    await put_secret(store)
     engine: Any = KubernetesEngine()
     engine._sweeper = bob.sweeper
     request: Any = SimpleNamespace(kernel_id="k-1", key=b"K", size=Size.parse("1/4"))
@@ -153,6 +159,66 @@ async def test_a_kernel_of_a_process_that_is_alive_is_not_taken(
     assert found["metadata"]["name"] == NAME
     with pytest.raises(Owned):
         await claim_pod(bob.cluster, NAME, "another that is dead")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_kernel_that_was_let_go_of_is_not_found_again_while_its_pod_ends(
+    gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that is run right after a release meets a watch that is behind it."""
+    store = Store()
+    bob = Process(store, "b" * 32)
+    await put_pod(store, "b" * 32, "Running")
+    await put_secret(store)
+    before = json.loads(json.dumps(store.of(PODS)))
+    bob.cluster.pods = SimpleNamespace(objects=before)
+    engine: Any = KubernetesEngine()
+    engine._sweeper = bob.sweeper
+
+    async def opened() -> Any:
+        return bob.cluster
+
+    monkeypatch.setattr(engine, "_opened", opened)
+    request: Any = SimpleNamespace(kernel_id="k-1", key=b"K", size=Size.parse("1/4"))
+    assert await engine._earlier(bob.cluster, request) is not None
+    assert [each.kernel_id for each in await engine.adoptable()] == ["k-1"]
+    if gone:
+        del store.objects["pods", NAME]
+    else:
+        store.objects["pods", NAME]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert await engine._earlier(bob.cluster, request) is None
+    assert await engine.adoptable() == []
+
+
+async def test_a_pod_that_is_about_to_end_is_not_taken_over() -> None:
+    store = Store()
+    await put_pod(store, "dead", "Running")
+    store.objects["pods", NAME]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    with pytest.raises(KernelStartError, match="was deleted in the cluster"):
+        await claim_pod(store.cluster(), NAME, "dead")
+
+
+async def test_a_pod_that_ends_before_it_answers_who_takes_it_over_is_not_waited_for() -> None:
+    store = Store()
+    context = zmq.asyncio.Context()
+    settings = SimpleNamespace(renewal=1.0, style="pod")
+    backend = SimpleNamespace(reclaimed=lambda pod: "")
+    cluster = store.cluster(backend, zmq=context, settings=settings)
+    await put_pod(store, "dead", "Running")
+    store.objects["pods", NAME]["status"]["podIP"] = "127.0.0.1"  # where no agent is
+    await put_secret(store)
+    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
+    one = PodKernel(cluster, request)
+    taking = asyncio.ensure_future(one.adopt(NAME, "dead", lambda news: None))
+    try:
+        await eventually(lambda: one.link is not None or taking.done(), "the agent is asked")
+        one.note(store.objects.pop(("pods", NAME)))
+        with pytest.raises(KernelStartError, match="was deleted in the cluster"):
+            await taking
+    finally:
+        taking.cancel()
+        await one.unlink()
+        context.destroy(linger=0)
 
 
 async def test_a_kernel_that_another_process_took_over_is_its_alone() -> None:

@@ -402,8 +402,14 @@ class KubernetesEngine(KubernetesSettings):
     async def _ownerless(self, pod: Object, cluster: Cluster) -> bool:
         """Whether no process runs the kernel of a pod that this one does not run."""
         assert self._sweeper is not None
-        mine = annotation(pod, "instance") == cluster.instance
-        return mine or not await self._sweeper.owner_alive(pod)
+        if annotation(pod, "instance") != cluster.instance:
+            return not await self._sweeper.owner_alive(pod)
+        # This one has let go of it, and may have deleted it: the watch can be behind that.
+        try:
+            now = await cluster.api.get(PODS, pod["metadata"]["name"], cluster.namespace)
+        except NotFound:
+            return False
+        return self._adoptable(now, cluster)
 
     async def diagnose(self) -> list[Finding]:
         """See :meth:`Engine.diagnose <jupyter_gpu_share.engines.base.Engine.diagnose>`."""
