@@ -20,6 +20,7 @@ from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
 from jupyter_gpu_share.engines.kubernetes._link import Owned
 from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER
 from jupyter_gpu_share.engines.kubernetes._ownership import claim_pod, delete_own
+from jupyter_gpu_share.engines.kubernetes._pods import owner
 from jupyter_gpu_share.engines.kubernetes._sweeper import Sweeper
 from jupyter_gpu_share.engines.kubernetes.api import LEASES, PODS, SECRETS
 from jupyter_gpu_share.errors import KernelStartError
@@ -31,15 +32,16 @@ NAME = "gpu-share-k"
 SETTINGS = SimpleNamespace(sweep_interval=60.0)
 
 
-async def put_pod(store: Store, owner: str, phase: str = "Pending") -> None:
-    notes = {"kernel-id": "k-1", "instance": owner, "size": "1/4"}
+async def put_pod(store: Store, instance: str, phase: str = "Pending") -> None:
+    notes = {"kernel-id": "k-1", "instance": instance, "size": "1/4"}
     meta = {
         "name": NAME,
         "labels": {SERVER: "alice", PART: "kernel"},
         "annotations": {PREFIX + key: value for key, value in notes.items()},
         "creationTimestamp": "2026-01-01T00:00:00Z",
     }
-    pod = {"metadata": meta, "status": {"phase": phase, "podIP": "10.0.0.1"}}
+    kind = {"apiVersion": "v1", "kind": "Pod"}
+    pod = {**kind, "metadata": meta, "status": {"phase": phase, "podIP": "10.0.0.1"}}
     await store.create(PODS, pod, "team")
 
 
@@ -108,6 +110,27 @@ async def test_a_pod_that_was_taken_over_meanwhile_is_not_swept() -> None:
     assert NAME in store.of(PODS)
 
 
+async def test_what_holds_a_share_is_whose_the_kernel_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says who has made it. While its image cannot be had, it waits, and holds the share."""
+    store = Store()
+    bob, carol = Process(store, "b" * 32), Process(store, "c" * 32)
+    await put_pod(store, "c" * 32, "Running")
+    kernel = store.of(PODS)[NAME]
+    lease = json.loads(json.dumps(kernel))
+    lease["metadata"] |= {"name": "lease", "uid": "u-lease", "ownerReferences": [owner(kernel)]}
+    lease["metadata"]["annotations"][PREFIX + "instance"] = "dead"
+    lease["status"]["phase"] = "Pending"
+    store.objects["pods", "lease"] = lease
+    for second in range(0, 120, 20):
+        bob.now = carol.now = float(second)
+        await carol.renew(monkeypatch)
+        await bob.sweeper.sweep()
+        assert "lease" in store.of(PODS), f"deleted after {second} s"
+    bob.now += 61.0  # carol is silent
+    await bob.sweeper.sweep()
+    assert "lease" not in store.of(PODS)
+
+
 async def test_a_pod_of_a_server_that_has_just_ended_is_left_to_who_takes_it_over() -> None:
     store = Store()
     bob = Process(store, "b" * 32)
@@ -136,9 +159,9 @@ async def test_of_two_that_take_a_kernel_over_one_gets_it(fails: Any) -> None:
             return await claim_pod(cluster, NAME, "dead")
 
     got = await asyncio.gather(claim("bob"), claim("carol"), return_exceptions=True)
-    owner = store.note(NAME, "instance")
+    told = store.note(NAME, "instance")
     mine = [pod for pod in got if isinstance(pod, dict)]
-    assert [pod["metadata"]["annotations"][PREFIX + "instance"] for pod in mine] == [owner]
+    assert [pod["metadata"]["annotations"][PREFIX + "instance"] for pod in mine] == [told]
 
 
 async def test_a_kernel_of_a_process_that_is_alive_is_not_taken(
