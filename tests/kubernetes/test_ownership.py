@@ -14,6 +14,7 @@ import zmq.asyncio
 from unanswered import Store
 from waiting import PATIENCE, eventually
 
+from jupyter_gpu_share.engines.base import KernelRequest
 from jupyter_gpu_share.engines.kubernetes import _sweeper
 from jupyter_gpu_share.engines.kubernetes._engine import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
@@ -182,6 +183,31 @@ async def test_a_kernel_of_a_process_that_is_alive_is_not_taken(
     assert found["metadata"]["name"] == NAME
     with pytest.raises(Owned):
         await claim_pod(bob.cluster, NAME, "another that is dead")
+
+
+async def test_a_kernel_that_another_took_over_since_it_was_found_is_not_started_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store()
+    alice, bob = Process(store, "a" * 32), Process(store, "b" * 32)
+    await put_pod(store, "dead", "Running")
+    await put_secret(store)
+    engine: Any = KubernetesEngine()
+    engine._sweeper = bob.sweeper
+
+    async def opened() -> Any:
+        return bob.cluster
+
+    monkeypatch.setattr(engine, "_opened", opened)
+    assert [each.kernel_id for each in await engine.adoptable()] == ["k-1"]
+    await alice.renew(monkeypatch)
+    store.touch(NAME, instance="a" * 32)
+    size = Size.parse("1/4")
+    request = KernelRequest("k-1", "python3", size, argv=["python3"], env={}, key=b"K")
+    with pytest.raises(Owned):
+        await engine.start(request, lambda news: None)
+    assert list(store.of(PODS)) == [NAME]
+    assert store.note(NAME, "instance") == "a" * 32
 
 
 @pytest.mark.parametrize("gone", [False, True])
