@@ -33,6 +33,11 @@ The answer that is lost is that of each write in a kernel's life in turn: start,
 changes of size, end, in both styles; after half of them nothing is answered for 6.5 s. Whenever a
 kernel was told to be on a GPU, the cluster had given it its share.
 
+The servers whose clocks are 90 s apart are processes of one name on hosts of their own. While both
+live, each keeps the kernel that it runs and the one that waits for a GPU. When one is killed, of
+two others, 90 s ahead and 90 s behind, one takes the kernel over, after as long as the Lease of the
+dead one is valid (6 s) by its own monotonic clock.
+
 Besides, it runs 1,000 random schedules of twelve steps on kernels of one machine, eight at a time
 on GPUs for which they partly compete: cells of 1 ms to 3 s, alone and three at once, releases,
 wakes, looks at what a release or a change of size would keep, changes of size, interrupts,
@@ -48,9 +53,10 @@ cells to the same.
 
 At 200 random instants it kills the kernel while its variables are saved or brought back, the
 process that reads them back, or the server, and starts the next server. Afterwards the variables
-were there once and whole; or the share had not been given back, and whoever asked was told: the
-kernel had died with what it had, or, with its server, a kernel that held its share. No part of a
-file was left. And it draws 2,000 graphs of objects, which come back with the same sharing.
+were there once and whole; or the share had not been given back, and whoever asked for that was
+told: the kernel had died with what it had, or, with its server, a kernel that held its share. No
+part of a file was left. And it draws 2,000 graphs of objects, which come back with the same
+sharing.
 
 | fault | rounds | instants | what the user is told | empty after (median, longest) |
 |---|---|---|---|---|
