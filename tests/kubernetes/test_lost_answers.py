@@ -98,6 +98,11 @@ async def tried(work: Any) -> str:
     return ""
 
 
+def story(one: Notebook) -> str:
+    """What has happened to the kernel, for whoever looks for the cause of a failure."""
+    return " > ".join(Runtime.instance().kernels.find(one.kernel_id)._story)
+
+
 async def look(one: Notebook) -> None:
     """Run a cell that finds what there was; a wake that failed is asked for once again."""
     answers = []
@@ -105,7 +110,7 @@ async def look(one: Notebook) -> None:
         try:
             answers.append(await one.run(LOOK))
         except TimeoutError:
-            answers.append(f"no answer; {one.allocation}")
+            answers.append(f"no answer; {one.allocation}; {story(one)}")
         if "[1] 5" in answers[-1]:
             return
     raise AssertionError(answers)
