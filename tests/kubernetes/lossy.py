@@ -22,15 +22,20 @@ _HOP = {"Content-Length", "Transfer-Encoding", "Connection", "Host"}
 class LossyProxy:
     """Passes requests on over TLS, and answers without it.
 
+    Parameters
+    ----------
+    host: where it listens, of the loopback addresses of this machine.
+
     Attributes
     ----------
-    port: where it listens, on loopback.
+    port: where it listens.
     writes: those of kernels' objects that were done since :meth:`lose`, as method and path.
     lost: the one whose answer was lost; empty before.
     """
 
-    def __init__(self, target: str, authority: Path) -> None:
+    def __init__(self, target: str, authority: Path, host: str = "127.0.0.1") -> None:
         self.port = 0
+        self._host = host
         self.writes: list[str] = []
         self.lost = ""
         self._target = target
@@ -51,7 +56,7 @@ class LossyProxy:
             app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, self._host, 0)
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster._host import has_ipv6
 from cluster.fixtures import CLUSTER_MARKS
+from lossy import LossyProxy
 from notebooks import LONG, Notebook
+from traitlets.config import Config
 from waiting import eventually
 
 from jupyter_gpu_share.runtime import Runtime
@@ -30,10 +35,29 @@ def kinds_of(pod: dict[str, Any]) -> list[str]:
     return ["IPv6" if ":" in ip else "IPv4" for ip in ips]
 
 
+@pytest.fixture
+async def api_over_ipv6(cluster: Any, config: Config, tmp_path: Path) -> AsyncIterator[None]:
+    """The server reaches the API server by an address of IPv6."""
+    proxy = await LossyProxy(cluster.api_url, cluster.authority, "::1").start()
+    path = tmp_path / "ipv6.kubeconfig"
+    own = cluster.kubeconfig.read_text()
+    path.write_text(re.sub(r"https://127\.0\.0\.1:\d+", f"http://[::1]:{proxy.port}", own))
+    config.KubernetesEngine.kubeconfig = str(path)
+    yield
+    await asyncio.to_thread(Runtime.clear_instance)
+    await proxy.close()
+
+
 @pytest.mark.parametrize("style", ["pod", "lease"])
 @pytest.mark.parametrize("network", KINDS)
 async def test_a_kernel_starts_answers_leaves_its_share_and_takes_it_back(
-    network: str, style: str, cluster: Any, namespace: str, notebook: Make, objects: Objects
+    network: str,
+    style: str,
+    cluster: Any,
+    namespace: str,
+    api_over_ipv6: None,
+    notebook: Make,
+    objects: Objects,
 ) -> None:
     label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
     cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
