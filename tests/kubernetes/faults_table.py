@@ -18,7 +18,7 @@ HEAD = """# What happens when something goes wrong
 
 `make faults` does each of these things to kernels on the real one-node cluster of the tests, at
 random instants from a fixed seed, half of them in style `lease` where both styles are concerned.
-The table says how often: a whole run of 20 rounds takes about an hour and a half. After every round
+The table says how often: a whole run of 20 rounds takes more than two hours. After every round
 no pod, Secret, claim or lease of the kernels was left, and no GPU had given out more than it has; a
 round in which that does not hold fails the run.
 
