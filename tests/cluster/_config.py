@@ -40,6 +40,17 @@ _CLIENT_CERTIFICATE = (
     *("-pkeyopt", "ec_paramgen_curve:prime256v1"),
     *("-subj", "/O=system:masters/CN=apiserver-kubelet-client"),
 )
+#: The network of pods that ask for none.
+POD_NETWORK = "ipv4"
+#: Networks, each of a runtime class of that name: pods' addresses, with the host's own of each.
+NETWORKS = {
+    POD_NETWORK: {_host.REAL_PODS: _host.BRIDGE_ADDRESS},
+    "ipv6": {_host.PODS_6: _host.GATEWAY_6},
+    "dual": {
+        _host.DUAL_PODS: _host.DUAL_GATEWAY,
+        _host.DUAL_PODS_6: _host.DUAL_GATEWAY_6,
+    },
+}
 #: Requests per second and at once: measurements shall not meet a client's own limit.
 QPS, BURST = 200, 400
 #: Room for tests with many kernels at once; the pods' network has 253 addresses.
@@ -180,11 +191,13 @@ class Layout:
 
     def write(self) -> None:
         """Write every file that the programs read, but for kubeconfigs."""
-        for name in ("pki", "cni", "cdi", "logs", "programs", "accounts"):
+        for name in ("pki", "cdi", "logs", "programs", "accounts"):
             (self.run / name).mkdir(parents=True, exist_ok=True)
         self._write_keys()
         self._write_json("audit-policy.json", _AUDIT_POLICY)
-        self._write_json("cni/10-pods.conflist", self._cni())
+        for name, ranges in NETWORKS.items():
+            (self.run / name).mkdir(exist_ok=True)
+            self._write_json(f"{name}/10-pods.conflist", self._cni(name, ranges))
         self._write_json("kubelet.json", self._kubelet())
         (self.run / "containerd.toml").write_text(self._containerd())
 
@@ -207,21 +220,23 @@ class Layout:
         ]
         (self.run / "pki" / "tokens.csv").write_text("".join(lines))
 
-    def _cni(self) -> dict[str, object]:
+    def _cni(self, name: str, ranges: dict[str, str]) -> dict[str, object]:
         bridge = {
             "type": "bridge",
             "bridge": _host.BRIDGE,
-            "isGateway": True,
+            # The bridge has its addresses already. With IPv6 it would have the machine forward
+            # packets, which then takes no default route from a router's advertisement any more.
+            "isGateway": name == POD_NETWORK,
             "ipMasq": False,
             "hairpinMode": True,
             "ipam": {
                 "type": "host-local",
                 "dataDir": f"{self.run}/addresses",
-                "ranges": [[{"subnet": _host.REAL_PODS, "gateway": _host.BRIDGE_ADDRESS}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
+                "ranges": [[{"subnet": pods, "gateway": gate}] for pods, gate in ranges.items()],
+                "routes": [{"dst": "::/0" if ":" in pods else "0.0.0.0/0"} for pods in ranges],
             },
         }
-        return {"cniVersion": "1.0.0", "name": self.identity, "plugins": [bridge]}
+        return {"cniVersion": "1.0.0", "name": f"{self.identity}-{name}", "plugins": [bridge]}
 
     def _kubelet(self) -> dict[str, object]:
         return {
@@ -254,6 +269,7 @@ class Layout:
 
     def _containerd(self) -> str:
         run = self.run
+        runtimes = "".join(_RUNTIME.format(name=name, folder=run / name) for name in NETWORKS)
         return f"""version = 3
 root = "{run}/containerd"
 state = "{run}/state"
@@ -275,11 +291,18 @@ state = "{run}/state"
 
 [plugins."io.containerd.cri.v1.runtime".cni]
   bin_dirs = ["/usr/lib/cni"]
-  conf_dir = "{run}/cni"
+  conf_dir = "{run}/{POD_NETWORK}"
 
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+[plugins."io.containerd.cri.v1.runtime".containerd]
+  default_runtime_name = "{POD_NETWORK}"
+{runtimes}"""
+
+
+_RUNTIME = """
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{name}]
   runtime_type = "io.containerd.runc.v2"
-  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+  cni_conf_dir = "{folder}"
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{name}.options]
     SystemdCgroup = false
 """
 

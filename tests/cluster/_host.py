@@ -22,6 +22,10 @@ REAL_PODS = "10.244.0.0/24"
 KWOK_PODS = "10.244.128.0/17"
 SERVICES = "10.96.0.0/24"
 ALL_PODS = "10.244.0.0/16"
+#: Pods of the runtime classes ``ipv6`` and ``dual`` have addresses of these; nothing routes them.
+PODS_6, GATEWAY_6 = "fd6a:7570:7974::/64", "fd6a:7570:7974::1"
+DUAL_PODS, DUAL_GATEWAY = "10.244.1.0/24", "10.244.1.1"
+DUAL_PODS_6, DUAL_GATEWAY_6 = "fd6a:7570:7974:1::/64", "fd6a:7570:7974:1::1"
 #: The node's own address, on the loopback interface: no other machine and no route is involved.
 NODE_ADDRESS = "10.244.127.1"
 #: Set by us: a bridge that is not given one takes its lowest port's, and changes it whenever a pod
@@ -52,6 +56,12 @@ def check_ports(ports: dict[int, str]) -> None:
                 ) from err
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has IPv6, without which pods cannot have it either."""
+    switch = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+    return switch.exists() and switch.read_text().strip() == "0"
+
+
 def prepare_network() -> None:
     """Make the bridge, and routes that let no packet for a pod or a service leave the machine."""
     # Left there if the process that used it was killed.
@@ -62,8 +72,17 @@ def prepare_network() -> None:
     _ip("address", "replace", f"{NODE_ADDRESS}/32", "dev", "lo")
     if BRIDGE not in {name for _, name in socket.if_nameindex()}:
         _ip("link", "add", BRIDGE, "address", _BRIDGE_MAC, "type", "bridge")
-    prefix = REAL_PODS.partition("/")[2]
-    _ip("address", "replace", f"{BRIDGE_ADDRESS}/{prefix}", "dev", BRIDGE)
+    for address, pods in (
+        (BRIDGE_ADDRESS, REAL_PODS),
+        (GATEWAY_6, PODS_6),
+        (DUAL_GATEWAY, DUAL_PODS),
+        (DUAL_GATEWAY_6, DUAL_PODS_6),
+    ):
+        prefix, is_ipv6 = pods.partition("/")[2], ":" in address
+        # Nobody else has it: it need not be found out first.
+        nodad = ["nodad"] if is_ipv6 else []
+        if has_ipv6() or not is_ipv6:
+            _ip("address", "replace", f"{address}/{prefix}", "dev", BRIDGE, *nodad)
     _ip("link", "set", BRIDGE, "up")
 
 

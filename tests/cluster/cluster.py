@@ -36,6 +36,8 @@ _LONGEST_SOCKET = "kubelet/plugins_registry/gpu.nvidia.com-reg.sock"
 class Cluster:
     """One node, its control plane, and simulated GPUs of 80 GiB; everything on loopback.
 
+    Pods of the runtime classes ``ipv6`` and ``dual`` have an address of IPv6 alone, or one of each.
+
     The names of programs are ``etcd``, ``containerd``, ``apiserver``, ``kcm``, ``scheduler``,
     ``kubelet`` and ``simdra``. Errors are `ClusterError`, with the end of the log concerned.
     """
@@ -152,6 +154,7 @@ class Cluster:
                     self.start(name, wait=False)
                 self._create_device_class()
                 self._let_nodes_read_claims()
+                self._create_runtime_classes()
             for name in ("kcm", "scheduler", "kubelet"):
                 self._wait(name)
             self.start("simdra")
@@ -226,6 +229,12 @@ class Cluster:
                 "spec": {"selectors": [{"cel": {"expression": expression}}]},
             },
         )
+
+    def _create_runtime_classes(self) -> None:
+        # Pods choose their network by them.
+        for name in _config.NETWORKS:
+            body = {"metadata": {"name": name}, "handler": name}
+            self.api.create("/apis/node.k8s.io/v1/runtimeclasses", body)
 
     def _let_nodes_read_claims(self) -> None:
         # The API server lets a node read the claims of its pods a moment after the pod is bound. A

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import World, account, through
 from manifests import (  # noqa: F401
     another_namespace,
     cluster_read,
@@ -15,6 +17,7 @@ from manifests import (  # noqa: F401
     two_servers,
 )
 from notebooks import Notebook
+from proxy import Proxy
 from servers import Server, run_server, stop_server
 from traitlets.config import Config
 
@@ -71,12 +74,37 @@ def objects(cluster: Any, namespace: str) -> Callable[[str], list[dict[str, Any]
 
 
 @pytest.fixture
-def start(cluster: Any, namespace: str, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts servers of one user, one after the other."""
-    running: list[Server] = []
-    folder = tmp_path / "alice"
+async def world(
+    cluster: Any, namespace: str, config: Config, tmp_path: Path
+) -> AsyncIterator[World]:
+    """A server's view of the cluster through a proxy, with the rights of a ServiceAccount."""
+    proxy = await Proxy(6443).start()
+    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
+    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
+    own = account(cluster, namespace)
+    config.KubernetesEngine.kubeconfig = str(through(proxy, own, tmp_path))
+    config.KubernetesEngine.watch_period = 3.0
+    config.KubernetesEngine.sweep_interval = 5.0
+    found = World(cluster, namespace, config, proxy, "alice")
+    yield found
+    cluster.restore()
+    await found.close()
+    await proxy.hang_up()
+    # Before the server's side ends: a connection that was just begun would wait for an answer, and
+    # outlive the loop that closes it.
+    await proxy.close()
+    await asyncio.to_thread(Runtime.clear_instance)
+    cluster.api.delete(f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/read-{namespace}")
+    cluster.api.delete(f"/apis/rbac.authorization.k8s.io/v1/clusterroles/read-{namespace}")
 
-    def run(**settings: Any) -> Server:
+
+@pytest.fixture
+def start(cluster: Any, namespace: str, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers of one user; ``prefix`` is a command that runs the one after it."""
+    running: list[Server] = []
+
+    def run(home: str = "alice", prefix: tuple[str, ...] = (), **settings: Any) -> Server:
+        folder = tmp_path / home
         traits = {
             "kubeconfig": str(cluster.kubeconfig),
             "namespace": namespace,
@@ -93,7 +121,9 @@ def start(cluster: Any, namespace: str, tmp_path: Path) -> Iterator[Callable[...
             f"--{name if '.' in name else f'KubernetesEngine.{name}'}={value}"
             for name, value in traits.items()
         ]
-        server = run_server(folder, "--GpuShareProvisioner.engine=kubernetes", *arguments)
+        server = run_server(
+            folder, "--GpuShareProvisioner.engine=kubernetes", *arguments, prefix=prefix
+        )
         running.append(server)
         return server
 

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,11 +22,26 @@ from rounds import ROUNDS, SEED
 from traitlets.config import Config
 from waiting import eventually
 
-__all__ = ["ROUNDS", "SEED", "STYLES", "TURNS", "Log", "World", "account", "processes", "through"]
+__all__ = [
+    "ROUNDS",
+    "SEED",
+    "START",
+    "STYLES",
+    "TURNS",
+    "Log",
+    "World",
+    "account",
+    "kill_agent",
+    "processes",
+    "through",
+]
 
 #: Of faults that meet both styles of holding a share, by turns.
 TURNS = range(max(2, ROUNDS))
 STYLES = ("pod", "lease")
+#: Seconds within which a start is hit; one takes about 0.7 s, and what comes later meets a kernel
+#: that runs.
+START = 1.0
 #: File that gets a line of JSON for every round.
 LOG = os.environ.get("JUPYTER_GPU_SHARE_FAULT_LOG", "")
 GIB = 2**30
@@ -199,3 +215,12 @@ def processes(pod: dict[str, Any], mark: str) -> list[int]:
         except OSError:
             continue
     return sorted(found)
+
+
+async def kill_agent(world: World, one: Notebook) -> None:
+    """The first process of the pod is killed from outside."""
+    pod = await world.pod()
+    pids = await eventually(
+        lambda: processes(pod, "gpu_share_kernel.agent"), "the agent runs", LONG
+    )
+    os.kill(pids[0], signal.SIGKILL)

@@ -18,7 +18,7 @@ HEAD = """# What happens when something goes wrong
 
 `make faults` does each of these things to kernels on the real one-node cluster of the tests, at
 random instants from a fixed seed, half of them in style `lease` where both styles are concerned.
-The table says how often: a whole run of 20 rounds takes about an hour and a half. After every round
+The table says how often: a whole run of 20 rounds takes more than two hours. After every round
 no pod, Secret, claim or lease of the kernels was left, and no GPU had given out more than it has; a
 round in which that does not hold fails the run.
 
@@ -32,6 +32,11 @@ told that the node could not make the container, and the next start works.
 The answer that is lost is that of each write in a kernel's life in turn: start, release, wake, two
 changes of size, end, in both styles; after half of them nothing is answered for 6.5 s. Whenever a
 kernel was told to be on a GPU, the cluster had given it its share.
+
+The servers whose clocks are 90 s apart are processes of one name on hosts of their own. While both
+live, each keeps the kernel that it runs and the one that waits for a GPU. When one is killed, of
+two others, 90 s ahead and 90 s behind, one takes the kernel over, after as long as the Lease of the
+dead one is valid (6 s) by its own monotonic clock.
 
 Besides, it runs 1,000 random schedules of twelve steps on kernels of one machine, eight at a time
 on GPUs for which they partly compete: cells of 1 ms to 3 s, alone and three at once, releases,
@@ -48,9 +53,10 @@ cells to the same.
 
 At 200 random instants it kills the kernel while its variables are saved or brought back, the
 process that reads them back, or the server, and starts the next server. Afterwards the variables
-were there once and whole; or the share had not been given back, and whoever asked was told: the
-kernel had died with what it had, or, with its server, a kernel that held its share. No part of a
-file was left. And it draws 2,000 graphs of objects, which come back with the same sharing.
+were there once and whole; or the share had not been given back, and whoever asked for that was
+told: the kernel had died with what it had, or, with its server, a kernel that held its share. No
+part of a file was left. And it draws 2,000 graphs of objects, which come back with the same
+sharing.
 
 | fault | rounds | instants | what the user is told | empty after (median, longest) |
 |---|---|---|---|---|

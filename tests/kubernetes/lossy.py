@@ -6,8 +6,10 @@ nothing is answered and nothing is passed on, as in a brown-out.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -22,15 +24,22 @@ _HOP = {"Content-Length", "Transfer-Encoding", "Connection", "Host"}
 class LossyProxy:
     """Passes requests on over TLS, and answers without it.
 
+    Parameters
+    ----------
+    host: where it listens, of the loopback addresses of this machine.
+
     Attributes
     ----------
-    port: where it listens, on loopback.
+    port: where it listens.
+    behind: seconds by which what is watched comes late.
     writes: those of kernels' objects that were done since :meth:`lose`, as method and path.
     lost: the one whose answer was lost; empty before.
     """
 
-    def __init__(self, target: str, authority: Path) -> None:
+    def __init__(self, target: str, authority: Path, host: str = "127.0.0.1") -> None:
         self.port = 0
+        self._host = host
+        self.behind = 0.0
         self.writes: list[str] = []
         self.lost = ""
         self._target = target
@@ -51,7 +60,7 @@ class LossyProxy:
             app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, self._host, 0)
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self
@@ -90,7 +99,8 @@ class LossyProxy:
             kept = {key: value for key, value in found.headers.items() if key not in _HOP}
             answer = web.StreamResponse(status=found.status, headers=kept)
             await answer.prepare(request)
-            async for data in found.content.iter_any():
+            late = self.behind if "watch" in request.query else 0.0
+            async for data in _later(found.content.iter_any(), late):
                 await answer.write(data)
             await answer.write_eof()
             return answer
@@ -105,6 +115,32 @@ class LossyProxy:
             return False
         self.lost = what
         return True
+
+
+async def _later(source: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
+    """What comes, in its order, each piece so many seconds after it came."""
+    clock = asyncio.get_running_loop().time
+    pieces: asyncio.Queue[tuple[float, bytes | None]] = asyncio.Queue()
+
+    async def read() -> None:
+        try:
+            async for data in source:
+                pieces.put_nowait((clock() + seconds, data))
+        finally:
+            pieces.put_nowait((clock() + seconds, None))
+
+    reading = asyncio.ensure_future(read())
+    try:
+        while True:
+            due, data = await pieces.get()
+            await asyncio.sleep(max(0.0, due - clock()))
+            if data is None:
+                break
+            yield data
+        await reading
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 def _hang_up(request: web.Request) -> web.Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import pytest
 from cluster.fixtures import CLUSTER_MARKS
 from faults import processes
 from notebooks import LONG, Notebook
+from sidecars import aside, put_first
 from waiting import eventually
 
 from jupyter_gpu_share.errors import GpuShareError
@@ -22,68 +22,13 @@ pytestmark = CLUSTER_MARKS
 
 Make = Callable[..., Notebook]
 Objects = Callable[[str], list[dict[str, Any]]]
-MUTATING = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolic"
-
-
-def aside(code: str = "import time; time.sleep(3600)", **more: Any) -> dict[str, Any]:
-    """A container beside the kernel's, as meshes, logs and vaults add one."""
-    return {
-        "name": "aside",
-        "image": "localhost/kernel:1",
-        "imagePullPolicy": "Never",
-        "command": ["python3", "-c", f"beside_the_kernel = 1; {code}"],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "runAsUser": 1000,
-        },
-    } | more
 
 
 @pytest.fixture
 def injected(cluster: Any, namespace: str) -> Iterator[None]:
     """The cluster puts a container before all others into pods of the namespace."""
-    name = f"first-{namespace}"
-    rules = [
-        {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
-    ]
-    matches = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
-    change = f'[JSONPatch{{op: "add", path: "/spec/containers/0", value: {as_cel(aside())}}}]'
-    spec = {
-        "matchConstraints": {"resourceRules": rules, "namespaceSelector": matches},
-        "failurePolicy": "Fail",
-        "reinvocationPolicy": "Never",
-        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": change}}],
-    }
-    binding = {"policyName": name}
-    for end, kind, body in (("ies", "Policy", spec), ("ybindings", "PolicyBinding", binding)):
-        cluster.api.create(
-            MUTATING + end,
-            {
-                "apiVersion": "admissionregistration.k8s.io/v1",
-                "kind": f"MutatingAdmission{kind}",
-                "metadata": {"name": name},
-                "spec": body,
-            },
-        )
-    yield
-    for end in ("ybindings", "ies"):
-        cluster.api.delete(f"{MUTATING}{end}/{name}")
-
-
-def as_cel(container: dict[str, Any]) -> str:
-    """A container as an expression of the policy's language, for which it is a typed object."""
-
-    def typed(value: Any, kind: str) -> str:
-        if not isinstance(value, dict):
-            return json.dumps(value)
-        return (
-            f"{kind}{{"
-            + ", ".join(f"{key}: {typed(each, f'{kind}.{key}')}" for key, each in value.items())
-            + "}"
-        )
-
-    return typed(container, "Object.spec.containers")
+    with put_first(cluster, namespace, aside()):
+        yield
 
 
 async def killed(one: Notebook, pod: dict[str, Any]) -> None:

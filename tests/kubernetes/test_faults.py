@@ -19,10 +19,8 @@ from typing import Any
 
 import pytest
 from cluster.fixtures import CLUSTER_MARKS
-from faults import ROUNDS, STYLES, TURNS, World, account, processes, through
+from faults import ROUNDS, START, STYLES, TURNS, World, kill_agent, processes, through
 from notebooks import LONG, Notebook
-from proxy import Proxy
-from traitlets.config import Config
 from waiting import eventually
 
 from jupyter_gpu_share.errors import GpuShareError
@@ -30,46 +28,7 @@ from jupyter_gpu_share.runtime import Runtime
 
 pytestmark = [*CLUSTER_MARKS, pytest.mark.fault]
 
-#: Seconds within which a start is hit; one takes about 0.7 s, and what comes later meets a kernel
-#: that runs.
-START = 1.0
-
-
-@pytest.fixture
-async def world(
-    cluster: Any, namespace: str, config: Config, tmp_path: Path
-) -> AsyncIterator[World]:
-    """A server's view of the cluster through a proxy, with the rights of a ServiceAccount."""
-    proxy = await Proxy(6443).start()
-    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
-    own = account(cluster, namespace)
-    config.KubernetesEngine.kubeconfig = str(through(proxy, own, tmp_path))
-    config.KubernetesEngine.watch_period = 3.0
-    config.KubernetesEngine.sweep_interval = 5.0
-    found = World(cluster, namespace, config, proxy, "alice")
-    yield found
-    cluster.restore()
-    await found.close()
-    await proxy.hang_up()
-    # Before the server's side ends: a connection that was just begun would wait for an answer, and
-    # outlive the loop that closes it.
-    await proxy.close()
-    await asyncio.to_thread(Runtime.clear_instance)
-    cluster.api.delete(f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/read-{namespace}")
-    cluster.api.delete(f"/apis/rbac.authorization.k8s.io/v1/clusterroles/read-{namespace}")
-
-
 # -- faults that end the kernel ----------------------------------------------------------------
-
-
-async def kill_agent(world: World, one: Notebook) -> None:
-    """The first process of the pod is killed from outside."""
-    pod = await world.pod()
-    pids = await eventually(
-        lambda: processes(pod, "gpu_share_kernel.agent"), "the agent runs", LONG
-    )
-    os.kill(pids[0], signal.SIGKILL)
 
 
 async def kill_kernel(world: World, one: Notebook) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cluster.fixtures import CLUSTER_MARKS
-from faults import ROUNDS, STYLES, World, account
+from faults import ROUNDS, STYLES, TURNS, World, account
 from lossy import LossyProxy
 from notebooks import LONG, Notebook
 from traitlets.config import Config
@@ -98,6 +98,11 @@ async def tried(work: Any) -> str:
     return ""
 
 
+def story(one: Notebook) -> str:
+    """What has happened to the kernel, for whoever looks for the cause of a failure."""
+    return " > ".join(Runtime.instance().kernels.find(one.kernel_id)._story)
+
+
 async def look(one: Notebook) -> None:
     """Run a cell that finds what there was; a wake that failed is asked for once again."""
     answers = []
@@ -105,7 +110,7 @@ async def look(one: Notebook) -> None:
         try:
             answers.append(await one.run(LOOK))
         except TimeoutError:
-            answers.append(f"no answer; {one.allocation}")
+            answers.append(f"no answer; {one.allocation}; {story(one)}")
         if "[1] 5" in answers[-1]:
             return
     raise AssertionError(answers)
@@ -160,6 +165,22 @@ async def test_a_write_that_is_done_and_not_answered(
     await one.close()
     await world.nothing_left(log)
     assert world.proxy.lost, world.proxy.writes
+
+
+@pytest.mark.parametrize("turn", TURNS)
+async def test_a_cell_right_after_a_release_does_not_meet_the_pod_that_ends(
+    turn: int, world: World
+) -> None:
+    """The watch shows it as it was: it is some seconds behind."""
+    log = world.round("watch 2 s behind, a cell right after a release", turn, STYLES[turn % 2])
+    world.proxy.behind = 2.0
+    one = await world.make().start()
+    await one.run(COMPUTE)
+    await Runtime.instance().release(one.kernel_id, lose_variables=False)
+    await look(one)
+    await as_told(world, one)
+    await one.close()
+    await world.nothing_left(log)
 
 
 async def test_a_sign_of_life_that_is_not_answered_is_one(world: World) -> None:

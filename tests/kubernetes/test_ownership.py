@@ -10,17 +10,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import zmq.asyncio
 from unanswered import Store
-from waiting import PATIENCE
+from waiting import PATIENCE, eventually
 
+from jupyter_gpu_share.engines.base import KernelRequest
 from jupyter_gpu_share.engines.kubernetes import _sweeper
 from jupyter_gpu_share.engines.kubernetes._engine import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
 from jupyter_gpu_share.engines.kubernetes._link import Owned
 from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER
 from jupyter_gpu_share.engines.kubernetes._ownership import claim_pod, delete_own
+from jupyter_gpu_share.engines.kubernetes._pods import owner
 from jupyter_gpu_share.engines.kubernetes._sweeper import Sweeper
 from jupyter_gpu_share.engines.kubernetes.api import LEASES, PODS, SECRETS
+from jupyter_gpu_share.errors import KernelStartError
 from jupyter_gpu_share.size import Size
 
 pytestmark = pytest.mark.timeout(PATIENCE)
@@ -29,16 +33,24 @@ NAME = "gpu-share-k"
 SETTINGS = SimpleNamespace(sweep_interval=60.0)
 
 
-async def put_pod(store: Store, owner: str, phase: str = "Pending") -> None:
-    notes = {"kernel-id": "k-1", "instance": owner, "size": "1/4"}
+async def put_pod(store: Store, instance: str, phase: str = "Pending") -> None:
+    notes = {"kernel-id": "k-1", "instance": instance, "size": "1/4"}
     meta = {
         "name": NAME,
         "labels": {SERVER: "alice", PART: "kernel"},
         "annotations": {PREFIX + key: value for key, value in notes.items()},
         "creationTimestamp": "2026-01-01T00:00:00Z",
     }
-    pod = {"metadata": meta, "status": {"phase": phase, "podIP": "10.0.0.1"}}
+    kind = {"apiVersion": "v1", "kind": "Pod"}
+    pod = {**kind, "metadata": meta, "status": {"phase": phase, "podIP": "10.0.0.1"}}
     await store.create(PODS, pod, "team")
+
+
+async def put_secret(store: Store) -> None:
+    wire = {"key": "K", "signature_scheme": "hmac-sha256"}
+    wire |= {f"{channel}_port": 1 for channel in ("shell", "iopub", "stdin", "control", "hb")}
+    data = {"connection.json": base64.b64encode(json.dumps(wire).encode()).decode()}
+    await store.create(SECRETS, {"metadata": {"name": NAME}, "data": data}, "team")
 
 
 class Process:
@@ -99,6 +111,27 @@ async def test_a_pod_that_was_taken_over_meanwhile_is_not_swept() -> None:
     assert NAME in store.of(PODS)
 
 
+async def test_what_holds_a_share_is_whose_the_kernel_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says who has made it. While its image cannot be had, it waits, and holds the share."""
+    store = Store()
+    bob, carol = Process(store, "b" * 32), Process(store, "c" * 32)
+    await put_pod(store, "c" * 32, "Running")
+    kernel = store.of(PODS)[NAME]
+    lease = json.loads(json.dumps(kernel))
+    lease["metadata"] |= {"name": "lease", "uid": "u-lease", "ownerReferences": [owner(kernel)]}
+    lease["metadata"]["annotations"][PREFIX + "instance"] = "dead"
+    lease["status"]["phase"] = "Pending"
+    store.objects["pods", "lease"] = lease
+    for second in range(0, 120, 20):
+        bob.now = carol.now = float(second)
+        await carol.renew(monkeypatch)
+        await bob.sweeper.sweep()
+        assert "lease" in store.of(PODS), f"deleted after {second} s"
+    bob.now += 61.0  # carol is silent
+    await bob.sweeper.sweep()
+    assert "lease" not in store.of(PODS)
+
+
 async def test_a_pod_of_a_server_that_has_just_ended_is_left_to_who_takes_it_over() -> None:
     store = Store()
     bob = Process(store, "b" * 32)
@@ -127,9 +160,9 @@ async def test_of_two_that_take_a_kernel_over_one_gets_it(fails: Any) -> None:
             return await claim_pod(cluster, NAME, "dead")
 
     got = await asyncio.gather(claim("bob"), claim("carol"), return_exceptions=True)
-    owner = store.note(NAME, "instance")
+    told = store.note(NAME, "instance")
     mine = [pod for pod in got if isinstance(pod, dict)]
-    assert [pod["metadata"]["annotations"][PREFIX + "instance"] for pod in mine] == [owner]
+    assert [pod["metadata"]["annotations"][PREFIX + "instance"] for pod in mine] == [told]
 
 
 async def test_a_kernel_of_a_process_that_is_alive_is_not_taken(
@@ -140,10 +173,7 @@ async def test_a_kernel_of_a_process_that_is_alive_is_not_taken(
     alice, bob = Process(store, "a" * 32), Process(store, "b" * 32)
     await put_pod(store, "a" * 32, "Running")
     await alice.renew(monkeypatch)
-    wire = {"key": "K", "signature_scheme": "hmac-sha256"}
-    wire |= {f"{channel}_port": 1 for channel in ("shell", "iopub", "stdin", "control", "hb")}
-    data = {"connection.json": base64.b64encode(json.dumps(wire).encode()).decode()}
-    await store.create(SECRETS, {"metadata": {"name": NAME}, "data": data}, "team")
+    await put_secret(store)
     engine: Any = KubernetesEngine()
     engine._sweeper = bob.sweeper
     request: Any = SimpleNamespace(kernel_id="k-1", key=b"K", size=Size.parse("1/4"))
@@ -153,6 +183,91 @@ async def test_a_kernel_of_a_process_that_is_alive_is_not_taken(
     assert found["metadata"]["name"] == NAME
     with pytest.raises(Owned):
         await claim_pod(bob.cluster, NAME, "another that is dead")
+
+
+async def test_a_kernel_that_another_took_over_since_it_was_found_is_not_started_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store()
+    alice, bob = Process(store, "a" * 32), Process(store, "b" * 32)
+    await put_pod(store, "dead", "Running")
+    await put_secret(store)
+    engine: Any = KubernetesEngine()
+    engine._sweeper = bob.sweeper
+
+    async def opened() -> Any:
+        return bob.cluster
+
+    monkeypatch.setattr(engine, "_opened", opened)
+    assert [each.kernel_id for each in await engine.adoptable()] == ["k-1"]
+    await alice.renew(monkeypatch)
+    store.touch(NAME, instance="a" * 32)
+    size = Size.parse("1/4")
+    request = KernelRequest("k-1", "python3", size, argv=["python3"], env={}, key=b"K")
+    with pytest.raises(Owned):
+        await engine.start(request, lambda news: None)
+    assert list(store.of(PODS)) == [NAME]
+    assert store.note(NAME, "instance") == "a" * 32
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_kernel_that_was_let_go_of_is_not_found_again_while_its_pod_ends(
+    gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that is run right after a release meets a watch that is behind it."""
+    store = Store()
+    bob = Process(store, "b" * 32)
+    await put_pod(store, "b" * 32, "Running")
+    await put_secret(store)
+    before = json.loads(json.dumps(store.of(PODS)))
+    bob.cluster.pods = SimpleNamespace(objects=before)
+    engine: Any = KubernetesEngine()
+    engine._sweeper = bob.sweeper
+
+    async def opened() -> Any:
+        return bob.cluster
+
+    monkeypatch.setattr(engine, "_opened", opened)
+    request: Any = SimpleNamespace(kernel_id="k-1", key=b"K", size=Size.parse("1/4"))
+    assert await engine._earlier(bob.cluster, request) is not None
+    assert [each.kernel_id for each in await engine.adoptable()] == ["k-1"]
+    if gone:
+        del store.objects["pods", NAME]
+    else:
+        store.objects["pods", NAME]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert await engine._earlier(bob.cluster, request) is None
+    assert await engine.adoptable() == []
+
+
+async def test_a_pod_that_is_about_to_end_is_not_taken_over() -> None:
+    store = Store()
+    await put_pod(store, "dead", "Running")
+    store.objects["pods", NAME]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    with pytest.raises(KernelStartError, match="was deleted in the cluster"):
+        await claim_pod(store.cluster(), NAME, "dead")
+
+
+async def test_a_pod_that_ends_before_it_answers_who_takes_it_over_is_not_waited_for() -> None:
+    store = Store()
+    context = zmq.asyncio.Context()
+    settings = SimpleNamespace(renewal=1.0, style="pod")
+    backend = SimpleNamespace(reclaimed=lambda pod: "")
+    cluster = store.cluster(backend, zmq=context, settings=settings)
+    await put_pod(store, "dead", "Running")
+    store.objects["pods", NAME]["status"]["podIP"] = "127.0.0.1"  # where no agent is
+    await put_secret(store)
+    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
+    one = PodKernel(cluster, request)
+    taking = asyncio.ensure_future(one.adopt(NAME, "dead", lambda news: None))
+    try:
+        await eventually(lambda: one.link is not None or taking.done(), "the agent is asked")
+        one.note(store.objects.pop(("pods", NAME)))
+        with pytest.raises(KernelStartError, match="was deleted in the cluster"):
+            await taking
+    finally:
+        taking.cancel()
+        await one.unlink()
+        context.destroy(linger=0)
 
 
 async def test_a_kernel_that_another_process_took_over_is_its_alone() -> None:

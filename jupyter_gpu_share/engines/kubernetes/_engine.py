@@ -33,7 +33,9 @@ from ._annotation import Annotation
 from ._cluster import Cluster, Object
 from ._kernel import PodKernel, size_of
 from ._lease import Lease
+from ._link import Owned
 from ._names import PART, SERVER, annotation, label
+from ._ownership import TAKEN_OVER
 from ._pods import address_of, connection_of
 from ._settings import KubernetesSettings
 from ._snapshot import ClusterSnapshot, without
@@ -63,6 +65,8 @@ class KubernetesEngine(KubernetesSettings):
         self._sweeper: Sweeper | None = None
         #: Kernels that were ended, if perhaps not yet for sure.
         self._leaving: set[PodKernel] = set()
+        #: Keys of kernels that were found to be taken over, by their ids.
+        self._found: dict[str, bytes] = {}
 
     # -- the cluster -------------------------------------------------------------------------
 
@@ -118,10 +122,13 @@ class KubernetesEngine(KubernetesSettings):
         await self._left(request.kernel_id, report)
         kernel = self._kernels[request.kernel_id] = PodKernel(cluster, request)
         self._waiting.add(request.kernel_id)
+        found = self._found.pop(request.kernel_id, None)
         try:
             if (pod := await self._earlier(cluster, request)) is not None:
                 name, before = pod["metadata"]["name"], annotation(pod, "instance")
                 return await kernel.adopt(name, before, report)
+            if found == request.key:
+                raise Owned(TAKEN_OVER)  # since it was found: it is not to be there twice
             return await kernel.start(report)
         except BaseException as error:
             if isinstance(error, GpuShareError) and kernel.link is not None:
@@ -393,6 +400,7 @@ class KubernetesEngine(KubernetesSettings):
                     path=annotation(pod, "path") or None,
                 )
             )
+        self._found = {each.kernel_id: each.key for each in found}
         return found
 
     def _adoptable(self, pod: Object, cluster: Cluster) -> bool:
@@ -402,8 +410,14 @@ class KubernetesEngine(KubernetesSettings):
     async def _ownerless(self, pod: Object, cluster: Cluster) -> bool:
         """Whether no process runs the kernel of a pod that this one does not run."""
         assert self._sweeper is not None
-        mine = annotation(pod, "instance") == cluster.instance
-        return mine or not await self._sweeper.owner_alive(pod)
+        if annotation(pod, "instance") != cluster.instance:
+            return not await self._sweeper.owner_alive(pod)
+        # This one has let go of it, and may have deleted it: the watch can be behind that.
+        try:
+            now = await cluster.api.get(PODS, pod["metadata"]["name"], cluster.namespace)
+        except NotFound:
+            return False
+        return self._adoptable(now, cluster)
 
     async def diagnose(self) -> list[Finding]:
         """See :meth:`Engine.diagnose <jupyter_gpu_share.engines.base.Engine.diagnose>`."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal as signals
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import zmq
@@ -44,6 +44,8 @@ from .backends import Rendered, dig, named
 __all__ = ["PodKernel"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _END_PATIENCE = 5.0
 #: Seconds that the cluster has to tell why a pod was ended.
@@ -243,7 +245,7 @@ class PodKernel:
 
         Raises
         ------
-        EngineError: it is held by a process that is alive, or is no kernel's pod.
+        EngineError: it is held by a process that is alive, is about to end, or is no kernel's pod.
         """
         self.name = name
         pod = await self.writes.once(lambda: claim_pod(self.cluster, name, before))
@@ -264,7 +266,7 @@ class PodKernel:
             self.annotation = Annotation(self.cluster, self.name, self.writes)
             await self.annotation.adopt()
         # Before anything that may take long: the pod ends if it hears of no server.
-        state = await self._linked(self.connection).greet(before)
+        state = await self._unless_it_ends(self._linked(self.connection).greet(before))
         if lease is not None:
             await lease.adopt(self.name)
             self.lease = lease  # it knows what is its own
@@ -380,19 +382,31 @@ class PodKernel:
         link = self.link or self._linked(self.connection)
         argv = command_of(self.request.argv, self.cluster.settings.python)
         env = self._environment()
-        starting = asyncio.ensure_future(link.start(self._run, argv, env, None))
-        ended = asyncio.ensure_future(self.ended())
         try:
-            await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await self._unless_it_ends(link.start(self._run, argv, env, None))
+        except KernelStartError:
             self._check_command(argv)
-            if not starting.done():
-                raise KernelStartError(f"The kernel could not start. {ended.result().reason}")
-            await starting
-        finally:
-            for task in (starting, ended):
-                task.cancel()
-            await asyncio.gather(starting, ended, return_exceptions=True)
+            raise
+        self._check_command(argv)
         return self._running()
+
+    async def _unless_it_ends(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what the kernel's agent has to answer.
+
+        Raises
+        ------
+        KernelStartError: the kernel, or its pod, has ended before that.
+        """
+        doing, ended = asyncio.ensure_future(work), asyncio.ensure_future(self.ended())
+        try:
+            await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise KernelStartError(f"The kernel could not start. {ended.result().reason}")
+            return await doing
+        finally:
+            for task in (doing, ended):
+                task.cancel()
+            await asyncio.gather(doing, ended, return_exceptions=True)
 
     def _check_command(self, argv: list[str]) -> None:
         state = self.link.state if self.link is not None else None

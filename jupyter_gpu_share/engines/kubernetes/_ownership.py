@@ -6,6 +6,8 @@ proof of what belongs to whom, and what a process owned once it does not own for
 
 from __future__ import annotations
 
+from ...errors import KernelStartError
+from ...sentences import say
 from ._cluster import Cluster, Object
 from ._link import Owned
 from ._names import PREFIX, annotation
@@ -26,11 +28,14 @@ async def claim_pod(cluster: Cluster, name: str, before: str) -> Object:
     Raises
     ------
     Owned: another process of this server was faster.
+    KernelStartError: somebody has deleted it.
     KubernetesError
     """
     api, space = cluster.api, cluster.namespace
     while True:
         pod = await api.get(PODS, name, space)
+        if pod["metadata"].get("deletionTimestamp"):
+            raise KernelStartError(say("pod-deleted"))
         whose = annotation(pod, "instance")
         if whose == cluster.instance:
             return pod  # it was written, though the answer was lost

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 
@@ -160,18 +160,20 @@ class Sweeper:
         """
         alive: dict[str, bool] = {}
         pods = list(self._cluster.pods.objects.values())
-        self.pending.keep([pod["metadata"]["uid"] for pod in pods])
+        by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
+        self.pending.keep(list(by_uid))
         for pod in pods:
             if label(pod, SERVER) == self._cluster.server and self._own(pod):
                 continue
             if pod["metadata"].get("deletionTimestamp"):
                 continue
             phase = (pod.get("status") or {}).get("phase")
-            instance = annotation(pod, "instance")
+            kernel = _kernel_of(pod, by_uid)
+            instance = annotation(kernel, "instance")
             ended = failures.end_of(pod, None) is not None
             if ended or (phase == "Pending" and self._settled(pod)):
                 if instance not in alive:
-                    alive[instance] = await self.owner_alive(pod)
+                    alive[instance] = await self.owner_alive(kernel)
                 if not alive[instance] or instance == self._cluster.instance:
                     await self._delete(pod)
         await self._sweep_leases()
@@ -221,6 +223,12 @@ class Sweeper:
         return any(
             annotation(pod, "instance") == holder for pod in self._cluster.pods.objects.values()
         )
+
+
+def _kernel_of(pod: Object, by_uid: Mapping[str, Object]) -> Object:
+    """The pod that tells whose a pod is: what holds a share goes with its kernel to who has it."""
+    owners = pod["metadata"].get("ownerReferences") or []
+    return next((by_uid[each["uid"]] for each in owners if each["uid"] in by_uid), pod)
 
 
 def _lease_name(server: str, instance: str) -> str:
