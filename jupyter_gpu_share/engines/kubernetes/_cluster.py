@@ -8,9 +8,10 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,9 +22,11 @@ from ...allocations import QueuePosition
 from ...errors import EngineError, NoGpuError
 from ...size import Size
 from ._autoscaler import Autoscaler
+from ._live import Live
 from ._names import PART, SERVER, label, selector, server_name
 from ._pods import files_body
 from ._settings import KubernetesSettings
+from ._shared import Shared
 from .api import (
     CLAIMS,
     CLASSES,
@@ -59,6 +62,11 @@ Object = dict[str, Any]
 _STALE_GPUS, _STALE_CLAIMS = 120.0, 1.0
 #: GPUs change seldom; not even whoever wants to know exactly has them read all the time.
 _STALE_NODES = 30.0
+#: Seconds that what is only shown may be old where it cannot be followed: after something of this
+#: server has changed, and while nothing of it does.
+_SHOWN, _UNCHANGED = 10.0, 60.0
+#: Seconds until it is tried again whether a right to see who holds what was granted.
+_REFUSED = 600.0
 
 #: What can be known of GPUs, and who holds them: by the API's plural, where it goes in the facts.
 _GPUS: dict[str, tuple[str, Resource]] = {
@@ -70,6 +78,8 @@ _HOLDERS: dict[str, tuple[str, Resource]] = {
     "resourceclaims": ("claims", CLAIMS),
     "pods": ("pods", PODS),
 }
+#: Only those that run or wait take anything of a GPU.
+_TAKING = "status.phase!=Succeeded,status.phase!=Failed"
 
 
 class Cluster:
@@ -93,10 +103,16 @@ class Cluster:
         self.zmq = zmq.asyncio.Context()
         self.pods: Watch
         self.claims: Watch | None = None
-        self._changed = changed
+        self._told = changed
+        #: When something of this server has changed last; monotonic.
+        self._moved = time.monotonic()
         #: What is read, in the API's plural: until a backend is chosen, what shows which there is.
         self._reads = frozenset(_GPUS)
+        #: When what is known was read, and since when it may not be read, by field; monotonic.
         self._read: dict[str, float] = {}
+        self._refused: dict[str, float] = {}
+        self._readings: dict[str, Shared[list[Object]]] = {}
+        self._live: Live | None = None
         self._refreshing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -133,7 +149,9 @@ class Cluster:
             self._refreshing.cancel()
             with suppress(asyncio.CancelledError):
                 await self._refreshing
-        for watch in (getattr(self, "pods", None), self.claims):
+        for reading in self._readings.values():
+            await reading.close()
+        for watch in (getattr(self, "pods", None), self.claims, self._live):
             if watch is not None:
                 await watch.close()
         if hasattr(self, "autoscaler"):
@@ -244,44 +262,87 @@ class Cluster:
         placement = facts.placement + self.settings.profile(size).placement
         return replace(facts, placement=placement)
 
-    async def _read_old(self, stale: float, *, slices: bool) -> None:
-        kinds = {} if slices else {what: (*place, stale) for what, place in _HOLDERS.items()}
-        age = max(stale, _STALE_NODES)
-        kinds |= {what: (*place, age) for what, place in _GPUS.items()}
-        wanted = [
-            (field, resource, age)
-            for what, (field, resource, age) in kinds.items()
+    async def shown(self) -> Facts:
+        """What is known, for those who only look. While nothing changes it costs no request.
+
+        No decision goes by it: it may be a moment old, and older where nothing may be watched.
+
+        Raises
+        ------
+        KubernetesError, EngineError
+        """
+        if self.undecided:
+            return await self.refresh()
+        if self._live is None:
+            self._live = Live(self.api, self.settings.watch_period)
+        wanted = self._wanted(slices=False)
+        live = await asyncio.gather(
+            *(self._live.objects(resource, *_kept_of(resource)) for _, resource in wanted.values())
+        )
+        seen = {what: items for what, items in zip(wanted, live, strict=True) if items is not None}
+        # What was read after the last change of ours is as good as new to whoever looks.
+        age = min(max(time.monotonic() - self._moved, _SHOWN), _UNCHANGED)
+        await self._read_these({what: age for what in wanted if what not in seen})
+        changes: dict[str, Any] = {wanted[what][0]: items for what, items in seen.items()}
+        missing = self.facts.missing - seen.keys()
+        return replace(self.facts, missing=missing, **changes)
+
+    def _wanted(self, *, slices: bool) -> dict[str, tuple[str, Resource]]:
+        """What the backend reads and the cluster has; with ``slices`` only the GPUs."""
+        kinds = _GPUS if slices else {**_HOLDERS, **_GPUS}
+        return {
+            what: (field, resource)
+            for what, (field, resource) in kinds.items()
             if what in self._reads and resource.api_version in {"v1", *self.facts.groups}
-        ]
+        }
+
+    async def _read_old(self, stale: float, *, slices: bool) -> None:
+        await self._read_these(
+            {
+                what: max(stale, _STALE_NODES) if what in _GPUS else stale
+                for what in self._wanted(slices=slices)
+            }
+        )
+
+    async def _read_these(self, ages: Mapping[str, float]) -> None:
+        """Read what is older than it may be, each in seconds. All who ask at once share a list."""
         now = time.monotonic()
         due = [
-            (key, resource)
-            for key, resource, age in wanted
-            if now - self._read.get(key, -1e9) > age
+            (what, *(_GPUS | _HOLDERS)[what], now - age)
+            for what, age in ages.items()
+            if now - self._read.get(what, -1e9) > age
+            and now - self._refused.get(what, -1e9) > _REFUSED
         ]
         results = await asyncio.gather(
-            *(self._list(resource) for _, resource in due), return_exceptions=True
+            *(self._reading(resource).get(since) for _, _, resource, since in due),
+            return_exceptions=True,
         )
         missing = set(self.facts.missing)
         changes: dict[str, Any] = {}
-        for (key, resource), result in zip(due, results, strict=True):
+        for (what, field, _, _), result in zip(due, results, strict=True):
             if isinstance(result, Forbidden | NotFound):
-                missing.add(resource.plural)
+                missing.add(what)
+                self._read[what] = now
+                if what in _HOLDERS:
+                    self._refused[what] = now  # it would be asked for all the time
             elif isinstance(result, BaseException):
                 raise result
-            else:
-                missing.discard(resource.plural)
-                changes[key] = result
-            self._read[key] = now
+            elif result[1] >= self._read.get(what, -1e9):
+                missing.discard(what)
+                changes[field], self._read[what] = result
         self.facts = replace(self.facts, missing=frozenset(missing), **changes)
 
+    def _reading(self, resource: Resource) -> Shared[list[Object]]:
+        if resource.plural not in self._readings:
+            self._readings[resource.plural] = Shared(partial(self._list, resource))
+        return self._readings[resource.plural]
+
     async def _list(self, resource: Resource) -> list[Object]:
-        if resource is PODS:
-            # Only those that run or wait take anything of a GPU.
-            query = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
-            return await self.api.select(PODS, None, _about_gpus, **query)
-        items, _ = await self.api.list(resource)
-        return items
+        # Page by page from the storage: as one answer from the server's memory, which
+        # resourceVersion=0 would give, all pods of a cluster would be too much for this one.
+        keep, fields = _kept_of(resource)
+        query = {"fieldSelector": fields} if fields else {}
+        return await self.api.select(resource, None, keep, **query)
 
     def refresh_soon(self) -> None:
         """Read again in the background what is old; a launch does not wait for it."""
@@ -291,6 +352,10 @@ class Cluster:
     async def _refresh_quietly(self) -> None:
         with suppress(KubernetesError, EngineError):
             await self.refresh(_STALE_GPUS, slices=True)
+
+    def _changed(self, change: Change) -> None:
+        self._moved = time.monotonic()
+        self._told(change)
 
     # -- what the watches know ---------------------------------------------------------------
 
@@ -348,3 +413,15 @@ class Cluster:
 def _about_gpus(pod: Object) -> Object | None:
     """What is kept of a pod that may be anybody's."""
     return dict(trimmed(pod)) if asks_for_gpus(pod) else None
+
+
+def _without_images(obj: Object) -> Object:
+    """An object without what is large and of no use here, such as a node's list of images."""
+    obj["metadata"].pop("managedFields", None)
+    (obj.get("status") or {}).pop("images", None)
+    return obj
+
+
+def _kept_of(resource: Resource) -> tuple[Callable[[Object], Object | None], str]:
+    """What is kept of the objects of the whole cluster, and which of them are asked for."""
+    return (_about_gpus, _TAKING) if resource is PODS else (_without_images, "")

@@ -265,7 +265,13 @@ class KubernetesEngine(KubernetesSettings):
     async def capacity(self) -> list[Capacity]:
         """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
         cluster = await self._opened()
-        return cluster.backend.capacity(await cluster.refresh())
+        return cluster.backend.capacity(await cluster.shown())
+
+    async def gpus(self, *, known: bool = False) -> list[Capacity]:
+        """See :meth:`Engine.gpus <jupyter_gpu_share.engines.base.Engine.gpus>`."""
+        cluster = await self._opened()
+        facts = cluster.facts if known else await cluster.refresh(slices=True)
+        return cluster.backend.capacity(facts)
 
     async def allocations(self) -> list[Allocation]:
         """Kernels of this server, of its other and earlier processes too.
