@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _cluster, _live, _shared
+from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _cluster, _live, _queue, _shared
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
 from jupyter_gpu_share.engines.kubernetes.api import Resource
 from jupyter_gpu_share.engines.kubernetes.backends import Facts, make_backend
@@ -29,6 +29,7 @@ class CountedApi:
     ----------
     objects: by the plural of their kind.
     asked: how often, such as ``list pods``.
+    queries: of lists and watches, in order.
     watchable: plurals that may be watched.
     fails: what the next lists of a plural end with.
     answers: set to let lists be answered.
@@ -38,6 +39,7 @@ class CountedApi:
     def __init__(self) -> None:
         self.objects: dict[str, list[Object]] = {"nodes": [], "pods": []}
         self.asked: Counter[str] = Counter()
+        self.queries: list[dict[str, str]] = []
         self.watchable = {"nodes", "pods"}
         self.fails: dict[str, list[Exception]] = {}
         self.answers = asyncio.Event()
@@ -52,10 +54,31 @@ class CountedApi:
         await asyncio.sleep(0)
         return resource.plural in self.watchable
 
+    async def list(
+        self, resource: Resource, namespace: str, **query: str
+    ) -> tuple[list[Object], str]:
+        return await self.select(resource, namespace, lambda each: each, **query), ""
+
+    async def list_metadata(self, resource: Resource, namespace: str, **query: str) -> list[Object]:
+        self.asked[f"list metadata of {resource.plural}"] += 1
+        self.queries.append(query)
+        return [{"metadata": deepcopy(each["metadata"])} for each in self.objects[resource.plural]]
+
+    async def list_once(
+        self, resource: Resource, namespace: str, **query: str
+    ) -> tuple[list[Object], str]:
+        return await self.list(resource, namespace, **query)
+
+    async def select_once(
+        self, resource: Resource, namespace: str, keep: Callable[..., Any], **query: str
+    ) -> tuple[list[Object], str]:
+        return await self.select(resource, namespace, keep, **query), str(self.version)
+
     async def select(
         self, resource: Resource, namespace: str | None, keep: Callable[..., Any], **query: str
     ) -> list[Object]:
         self.asked[f"list {resource.plural}"] += 1
+        self.queries.append(query)
         found = deepcopy(self.objects[resource.plural])
         await self.answers.wait()
         if self.fails.get(resource.plural):
@@ -67,6 +90,7 @@ class CountedApi:
         self, path: str, what: str, query: Any, silence: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         plural = path.rpartition("/")[2]
+        self.queries.append(dict(query))
         first = "sendInitialEvents" in query
         self.asked[f"{'stream' if first else 'watch'} {plural}"] += 1
         queue: asyncio.Queue[bytes] = asyncio.Queue()
@@ -110,7 +134,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        for module in (_cluster, _live, _shared):
+        for module in (_cluster, _live, _queue, _shared):
             monkeypatch.setattr(module, "time", self)
 
     def monotonic(self) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
-from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER
+from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER, label
 from jupyter_gpu_share.engines.kubernetes.backends import Backend, DraBackend, Facts
 from jupyter_gpu_share.size import Size
 
@@ -22,13 +22,26 @@ class Known(Cluster):
         self.backend = backend
         self.facts = Facts()
         self.namespace, self.server = "notebooks", "alice"
-        self.pods: Any = SimpleNamespace(objects={_name(pod): pod for pod in pods})
+        own = {_name(pod): pod for pod in pods if label(pod, SERVER) == self.server}
+        self.pods: Any = SimpleNamespace(objects=own)
+        self.queue: Any = Others([pod for pod in pods if _name(pod) not in own])
         self.claims: Any = SimpleNamespace(objects={_name(claim): claim for claim in claims})
         self.reads = 0
 
     async def refresh(self, stale: float = 0.0, *, slices: bool = False) -> Facts:
         self.reads += 1
         return self.facts
+
+
+class Others:
+    """Other servers' pods that wait."""
+
+    def __init__(self, pods: list[Any]) -> None:
+        self._pods = pods
+        self.others = [(pod["metadata"]["creationTimestamp"], _name(pod)) for pod in pods]
+
+    async def pods(self) -> list[Any]:
+        return self._pods
 
 
 def _name(obj: Any) -> str:

@@ -23,8 +23,9 @@ from ...errors import EngineError, NoGpuError
 from ...size import Size
 from ._autoscaler import Autoscaler
 from ._live import Live
-from ._names import PART, SERVER, label, selector, server_name
+from ._names import SERVER, label, selector, server_name
 from ._pods import files_body
+from ._queue import Queue, waits
 from ._settings import KubernetesSettings
 from ._shared import Shared
 from .api import (
@@ -87,10 +88,16 @@ class Cluster:
 
     Parameters
     ----------
-    changed: told of every change of a pod or claim of this package in the namespace.
+    changed: told of every change of a pod or claim of this server.
+    moved: told that the places of others in the queue may have changed.
     """
 
-    def __init__(self, settings: KubernetesSettings, changed: Callable[[Change], None]) -> None:
+    def __init__(
+        self,
+        settings: KubernetesSettings,
+        changed: Callable[[Change], None],
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.instance = uuid4().hex
         self.api = KubeApi(settings.kubeconfig, settings.context)
@@ -100,10 +107,12 @@ class Cluster:
         self.facts = Facts()
         self.backend: Backend
         self.autoscaler: Autoscaler
+        self.queue: Queue
         self.zmq = zmq.asyncio.Context()
         self.pods: Watch
         self.claims: Watch | None = None
         self._told = changed
+        self._moved_others = moved
         #: When something of this server has changed last; monotonic.
         self._moved = time.monotonic()
         #: What is read, in the API's plural: until a backend is chosen, what shows which there is.
@@ -130,15 +139,15 @@ class Cluster:
             self.server = server_name(self.server)
         self.autoscaler = Autoscaler(self.api, self.namespace)
         settings = self.settings
+        self.queue = Queue(
+            self.api, self.namespace, self.server, self.queued_part, self._moved_others
+        )
         self.facts = Facts(groups=groups, placement=settings.placement, kinds=settings.declared)
         if settings.backend == "auto":
             await self._read_old(_STALE_GPUS, slices=True)
         await self._decide()
         await self.refresh(_STALE_GPUS, slices=True)
-        period = self.settings.watch_period
-        self.pods = Watch(
-            self.api, PODS, self.namespace, self._changed, selector=selector(), period=period
-        )
+        self.pods = self._watch(PODS)
         self.pods.start()
         await self.pods.synced()
         await self._put_files()
@@ -154,8 +163,9 @@ class Cluster:
         for watch in (getattr(self, "pods", None), self.claims, self._live):
             if watch is not None:
                 await watch.close()
-        if hasattr(self, "autoscaler"):
-            await self.autoscaler.close()
+        for part in ("autoscaler", "queue"):
+            if hasattr(self, part):
+                await getattr(self, part).close()
         await self.api.close()
         self.zmq.destroy(linger=100)
 
@@ -201,16 +211,20 @@ class Cluster:
         self._reads = self.backend.reads | self.backend.uses
         dra = self.backend.name == "dra" and CLAIMS.api_version in self.facts.groups
         if dra and self.claims is None:
-            self.claims = Watch(
-                self.api,
-                CLAIMS,
-                self.namespace,
-                self._changed,
-                selector=selector(),
-                period=self.settings.watch_period,
-            )
+            self.claims = self._watch(CLAIMS)
             self.claims.start()
             await self.claims.synced()
+
+    def _watch(self, resource: Resource) -> Watch:
+        """A watch of this server's objects; others' are no concern of its kernels."""
+        return Watch(
+            self.api,
+            resource,
+            self.namespace,
+            self._changed,
+            selector=selector(server=self.server),
+            period=self.settings.watch_period,
+        )
 
     async def _put_files(self) -> None:
         """Have the kernel-side files in the namespace; they are shared by all of its servers."""
@@ -390,21 +404,33 @@ class Cluster:
         }
         return named | self.own_claims(prefix).keys()
 
+    @property
+    def queued_part(self) -> str:
+        """Which part of a kernel waits for its share."""
+        return "lease" if self.settings.style == "lease" else "kernel"
+
+    def waits(self, pod: Object | None) -> bool:
+        """Whether a pod waits for a share."""
+        return waits(pod, self.queued_part)
+
     def waiting(self) -> list[str]:
-        """Names of the pods that wait for a place, in the order of their creation."""
-        part = "lease" if self.settings.style == "lease" else "kernel"
-        pods = [
+        """Names of the pods that wait for a place, in the order of their creation.
+
+        Other servers' are as they were read last.
+        """
+        own = [
             (pod["metadata"]["creationTimestamp"], name)
             for name, pod in self.pods.objects.items()
-            if label(pod, PART) == part
-            and not pod.get("spec", {}).get("nodeName")
-            and not pod["metadata"].get("deletionTimestamp")
-            and (pod.get("status") or {}).get("phase", "Pending") == "Pending"
+            if self.waits(pod)
         ]
-        return [name for _, name in sorted(pods)]
+        return [name for _, name in sorted([*own, *self.queue.others])]
 
     def place(self, name: str) -> QueuePosition:
-        """A pod's place in that queue; the last one where it is not seen there yet."""
+        """A pod's place in that queue; the last one where it is not seen there yet.
+
+        While it is asked for, others' places are read now and then.
+        """
+        self.queue.ask()
         waiting = self.waiting()
         position = waiting.index(name) + 1 if name in waiting else len(waiting) + 1
         return QueuePosition(position, max(len(waiting), position))

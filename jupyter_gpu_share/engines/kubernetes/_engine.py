@@ -35,6 +35,7 @@ from ._kernel import PodKernel, size_of
 from ._lease import Lease
 from ._names import PART, SERVER, annotation, label
 from ._pods import address_of, connection_of
+from ._queue import waits
 from ._settings import KubernetesSettings
 from ._snapshot import ClusterSnapshot, without
 from ._sweeper import Sweeper
@@ -75,7 +76,7 @@ class KubernetesEngine(KubernetesSettings):
         """
         async with self._opening:
             if self._cluster is None:
-                cluster = Cluster(self, self._changed)
+                cluster = Cluster(self, self._changed, self._queue_moved)
                 try:
                     await cluster.open()
                     self._sweeper = Sweeper(cluster, self._runs)
@@ -97,8 +98,14 @@ class KubernetesEngine(KubernetesSettings):
             if change.old is None:
                 kernel.appeared(change.name)
             kernel.note(change.old if change.new is None else None)
-        for other in self._waiting - {kernel_id}:
-            if waiter := self._kernels.get(other):
+        part = "lease" if self.style == "lease" else "kernel"
+        if waits(change.old, part) != waits(change.new, part):
+            self._queue_moved(but=kernel_id)
+
+    def _queue_moved(self, but: str = "") -> None:
+        """Have those kernels look that wait for a place."""
+        for kernel_id in self._waiting - {but}:
+            if waiter := self._kernels.get(kernel_id):
                 waiter.note()
 
     # -- start and end -----------------------------------------------------------------------
@@ -313,7 +320,8 @@ class KubernetesEngine(KubernetesSettings):
         cluster = self._cluster
         if cluster is None:
             return None
-        pods = [pod for name in cluster.waiting() if (pod := cluster.pod(name)) is not None]
+        own = [pod for pod in cluster.pods.objects.values() if cluster.waits(pod)]
+        pods = sorted([*own, *await cluster.queue.pods()], key=_turn)
         pods = [pod for pod in pods if failures.unschedulable(pod) and not size_of(pod).is_none]
         if not pods:
             return None
@@ -440,6 +448,11 @@ def _adoptable(pod: Object, server: str) -> bool:
         and (pod.get("status") or {}).get("phase") == "Running"
         and bool(address_of(pod))
     )
+
+
+def _turn(pod: Object) -> tuple[str, str]:
+    """By what pods are in the order of the queue."""
+    return pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]
 
 
 def _why_not(cluster: Cluster, size: Size, facts: Facts) -> str | None:
