@@ -293,7 +293,7 @@ class Watch:
                 found.pop(item["metadata"]["uid"], None)
                 if kind != "DELETED" and (kept := self._kept(item)) is not None:
                     found[item["metadata"]["uid"]] = kept
-        raise ServerTrouble(f"The Kubernetes API ended too early: {what}.")
+        raise ServerTrouble(f"The Kubernetes API ended at once: {what}.")
 
     async def _follow(self) -> None:
         seconds = max(1, round(self._period * self._random.uniform(0.8, 1.0)))
