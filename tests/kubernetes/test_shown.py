@@ -126,6 +126,18 @@ async def test_a_list_is_used_for_a_while_and_not_for_ever(
     assert api.asked["may watch pods"] == 1
 
 
+async def test_who_looks_all_the_time_lists_every_ten_seconds(
+    api: CountedApi, cluster: Cluster, clock: Clock
+) -> None:
+    """Who waits is looked at every 2 s where a kernel is idle."""
+    api.watchable.clear()
+    cluster._moved = clock.now - 1000.0
+    for _ in range(20):
+        clock.now += 2.0
+        await cluster.shown(now_and_then=False)
+    assert api.asked["list pods"] == 4
+
+
 async def test_after_a_change_of_ours_it_is_listed_again(
     api: CountedApi, cluster: Cluster, clock: Clock
 ) -> None:

@@ -276,10 +276,15 @@ class Cluster:
         placement = facts.placement + self.settings.profile(size).placement
         return replace(facts, placement=placement)
 
-    async def shown(self) -> Facts:
+    async def shown(self, *, now_and_then: bool = True) -> Facts:
         """What is known, for those who only look. While nothing changes it costs no request.
 
         No decision goes by it: it may be a moment old, and older where nothing may be watched.
+
+        Parameters
+        ----------
+        now_and_then: where nothing may be watched, a list may be a minute old while nothing of this
+            server changes; else ten seconds.
 
         Raises
         ------
@@ -295,7 +300,8 @@ class Cluster:
         )
         seen = {what: items for what, items in zip(wanted, live, strict=True) if items is not None}
         # What was read after the last change of ours is as good as new to whoever looks.
-        age = min(max(time.monotonic() - self._moved, _SHOWN), _UNCHANGED)
+        oldest = _UNCHANGED if now_and_then else _SHOWN
+        age = min(max(time.monotonic() - self._moved, _SHOWN), oldest)
         await self._read_these({what: age for what in wanted if what not in seen})
         changes: dict[str, Any] = {wanted[what][0]: items for what, items in seen.items()}
         missing = self.facts.missing - seen.keys()

@@ -325,7 +325,14 @@ class KubernetesEngine(KubernetesSettings):
         pods = [pod for pod in pods if failures.unschedulable(pod) and not size_of(pod).is_none]
         if not pods:
             return None
-        facts = await cluster.refresh()
+        snapshot = self._seen(cluster, pods, await cluster.shown(now_and_then=False))
+        if snapshot.served(snapshot.held) == snapshot.served(()):
+            return snapshot  # nothing of this server's would help anybody who waits
+        # Shares are given back by it: so by what is there now, not by what was shown.
+        return self._seen(cluster, pods, await cluster.refresh())
+
+    def _seen(self, cluster: Cluster, pods: Sequence[Object], facts: Facts) -> ClusterSnapshot:
+        """Who waits, by their pods, and what the GPUs hold."""
         waiting: list[Waiter] = []
         only: dict[int, frozenset[str]] = {}
         for pod in pods:
