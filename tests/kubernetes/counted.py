@@ -33,6 +33,7 @@ class CountedApi:
     watchable: plurals that may be watched.
     fails: what the next lists of a plural end with.
     answers: set to let lists be answered.
+    sends: set to let streams begin.
     silent: watches hear of nothing.
     """
 
@@ -44,6 +45,8 @@ class CountedApi:
         self.fails: dict[str, list[Exception]] = {}
         self.answers = asyncio.Event()
         self.answers.set()
+        self.sends = asyncio.Event()
+        self.sends.set()
         self.streams_lists = True
         self.silent = False
         self.version = 1
@@ -95,6 +98,7 @@ class CountedApi:
         self.asked[f"{'stream' if first else 'watch'} {plural}"] += 1
         queue: asyncio.Queue[bytes] = asyncio.Queue()
         if first:
+            await self.sends.wait()
             for each in self.objects[plural]:
                 queue.put_nowait(_line("ADDED", each))
             notes = {"k8s.io/initial-events-end": "true"}

@@ -105,6 +105,24 @@ async def test_a_watch_that_hears_nothing_is_not_believed_for_long(
     assert api.asked["list pods"] == 1
 
 
+async def test_what_comes_slowly_is_not_begun_again(
+    api: CountedApi, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_live, "_PATIENCE", 0.05)
+    api.sends.clear()
+    assert await free(cluster) == 3, "it is listed"
+    monkeypatch.setattr(_live, "_PATIENCE", 3600.0)  # only the first look waits
+    assert await asyncio.wait_for(free(cluster), 60.0) == 3
+    assert (api.asked["list pods"], api.asked["stream pods"]) == (1, 1)
+    api.sends.set()
+    await eventually(lambda: api.following("pods"), "it has come")
+    before = api.asked.copy()
+    api.put("pods", gpu_pod("more", "node-1", 2))
+    while await free(cluster) != 1:
+        await asyncio.sleep(0)
+    assert api.asked == before
+
+
 # -- listed, where it may not be followed --------------------------------------------------------
 
 

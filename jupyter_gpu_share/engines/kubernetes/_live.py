@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from .api import KubeApi, KubernetesError, Resource, Watch
+from .api import Forbidden, Invalid, KubeApi, KubernetesError, NotFound, Resource, Watch
 
 __all__ = ["Live"]
 
@@ -23,6 +23,8 @@ Object = dict[str, Any]
 _LINGER = 300.0
 #: Seconds until it is asked again whether a right was granted.
 _REFUSED = 600.0
+#: Seconds that the first look waits until a collection has come.
+_PATIENCE = 15.0
 #: Seconds for which a watch that is interrupted is still believed.
 _BELIEVED = 30.0
 #: Seconds until a collection is read again though no event seems to be missing.
@@ -44,6 +46,8 @@ class Live:
         self._asked: dict[Resource, float] = {}
         #: When it was said last that a collection may be watched, or not.
         self._may: dict[Resource, tuple[bool, float]] = {}
+        #: Those that were not there in time.
+        self._late: set[Resource] = set()
         self._ending: asyncio.Task[None] | None = None
 
     async def objects(
@@ -78,12 +82,17 @@ class Live:
             if self._ending is None or self._ending.done():
                 self._ending = asyncio.create_task(self._end_unasked(), name="looks")
         try:
-            await watch.synced()
-        except KubernetesError:
+            await watch.synced(0.0 if resource in self._late else _PATIENCE)
+        except (Forbidden, Invalid, NotFound):
             if self._watches.get(resource) is watch:
                 del self._watches[resource]
             await watch.close()
             return None
+        except KubernetesError:
+            # It may be large, and the network slow: it goes on, and is not waited for again.
+            self._late.add(resource)
+            return None
+        self._late.discard(resource)
         health = watch.health
         if health.error and (health.age is None or health.age > _BELIEVED):
             return None
