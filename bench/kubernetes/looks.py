@@ -32,8 +32,8 @@ _WITH_GPU = 20
 _NOTE = 3200
 #: Seconds of looks, between two looks of a page, and between two changes of a foreign pod.
 _WATCHED, _LOOK, _CHANGE = 60.0, 15.0, 1.0
-#: Seconds in which nobody looks, and until the engine has settled before them.
-_IDLE, _SETTLED = 40.0, 5.0
+#: Seconds in which nobody looks, with as many sweeps, and until the engine has settled before them.
+_IDLE, _SETTLED = 60.0, 5.0
 #: Before, each look listed the pods, and every other one the nodes; lists that are measured.
 _LISTS = 2
 _GOAL = 100
