@@ -235,6 +235,19 @@ class Runtime(LoggingConfigurable):
 
         return await self.call(work())
 
+    async def gpus(self, *, known: bool = False) -> list[Capacity]:
+        """The GPUs, without what is free of them, as :meth:`Engine.gpus` tells.
+
+        Raises
+        ------
+        NoGpuError, EngineError
+        """
+
+        async def work() -> list[Capacity]:
+            return await (await self.engine()).gpus(known=known)
+
+        return await self.call(work())
+
     async def machine(self) -> list[Allocation]:
         """All kernels on these GPUs: those of this process as it knows them, and the others'."""
 
@@ -318,7 +331,7 @@ class Runtime(LoggingConfigurable):
         for offer in offers:
             try:
                 if gpus is None and self.policy.needs_capacity(offer.size, self._others(kernel_id)):
-                    gpus = await self.capacity()
+                    gpus = await self.gpus()
                 await self.admit(kernel_id, offer.size, gpus)
             except GpuShareError as error:
                 answers[offer.size] = words_of(error)
@@ -339,7 +352,7 @@ class Runtime(LoggingConfigurable):
 
         Parameters
         ----------
-        gpus: what :meth:`capacity` said a moment ago; None where it is to be asked if need be.
+        gpus: what :meth:`gpus` said a moment ago; None where it is to be asked if need be.
 
         Raises
         ------
@@ -349,7 +362,7 @@ class Runtime(LoggingConfigurable):
         self.policy.check_total(size, others)
         if self.policy.needs_capacity(size, others):
             # Which GPU it will be is not known yet: the bounds hold on every one.
-            known = await self.capacity() if gpus is None else gpus
+            known = await self.gpus() if gpus is None else gpus
             for memory in {*(gpu.memory_bytes for gpu in known), *await self._memory_to_come()}:
                 if memory:
                     self.policy.check_on(size, memory)

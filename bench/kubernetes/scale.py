@@ -1,5 +1,7 @@
 """A server with many kernels in a cluster with many pods, on nodes that KWOK plays.
 
+What its looks at free GPUs cost such a cluster is measured by `looks`, which comes first.
+
 Nothing runs in such pods. Kernels are made by the engine itself, placed by the cluster's own
 scheduler, which gives them shares of GPUs that their nodes say to have, and answered for by
 `fake_agents`; what a kernel's relay needs on the server comes on top (see the subject ``load``).
@@ -26,7 +28,7 @@ from tests.cluster._host import kwok_pods_here
 
 from ..load import resident
 from ..rows import Row
-from . import child, fake_agents, ours, testbed
+from . import child, fake_agents, looks, ours, testbed
 from .pods import options
 from .worker import Worker, worker
 
@@ -45,10 +47,11 @@ _SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 
 
 def rows() -> list[Row]:
-    """Memory, delay and load of the server; nothing where no cluster can run."""
+    """Looks, memory, delay and load of the server; nothing where no cluster can run."""
     cluster = testbed.cluster()
     if cluster is None:
         return []
+    looked = looks.rows()
     with ExitStack() as stack:
         nodes = stack.enter_context(cluster.kwok(NODES))
         stack.enter_context(_gpus(cluster, nodes))
@@ -67,6 +70,7 @@ def rows() -> list[Row]:
     crowd = f"{FOREIGN} foreign pods, {KERNELS} kernels"
     p99 = delays[int(len(delays) * 0.99)] * 1000
     return [
+        *looked,
         Row(f"{crowd}: the server's memory grows by", "MB", grown / 1e6, None, 60, "below 60 MB"),
         Row(
             f"{crowd}: change sent to the API server to engine.allocations(), 99th percentile of "

@@ -377,6 +377,19 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         EngineError, NoGpuError
         """
 
+    async def gpus(self, *, known: bool = False) -> list[Capacity]:
+        """The GPUs, for who does not ask what is free of them: that need not be right here.
+
+        Parameters
+        ----------
+        known: by what is known already, if there is anything; nothing is read for it.
+
+        Raises
+        ------
+        EngineError, NoGpuError
+        """
+        return await self.capacity()
+
     @property
     def memory_to_come(self) -> Sequence[int]:
         """Bytes of each kind of GPU that is not there and may come: bounds on sizes hold on it."""

@@ -128,7 +128,7 @@ class GpuShareApp(ExtensionApp):
     async def _begin(self, serverapp: Any, runtime: Runtime) -> None:
         if self._ask_driver:
             try:
-                await runtime.capacity()
+                await runtime.gpus()
             except AbsentGpuError as error:
                 if self._default is not None:
                     self._default.give_back()
@@ -175,7 +175,8 @@ class GpuShareApp(ExtensionApp):
             config.merge(self.config)
             self._runtime = Runtime.instance(config)
             self._events = EventRelay(self._runtime.table, self.serverapp.event_logger)
-            self._metrics.follow(self._runtime.table, self._runtime.capacity)
+            known = partial(self._runtime.gpus, known=True)
+            self._metrics.follow(self._runtime.table, known)
         return self._runtime
 
     async def stop_extension(self) -> None:

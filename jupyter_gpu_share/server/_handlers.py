@@ -110,7 +110,7 @@ class SizesHandler(GpuShareHandler):
 
     async def _gpus(self) -> list[Capacity]:
         try:
-            return await self.runtime.capacity()
+            return await self.runtime.gpus()
         except GpuShareError:
             return []  # each offer says what is wrong
 

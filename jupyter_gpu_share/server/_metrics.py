@@ -69,23 +69,23 @@ class Metrics:
         self._table: AllocationTable | None = None
         self._states: dict[str, tuple[State, float]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._capacity: Callable[[], Coroutine[Any, Any, list[Capacity]]] | None = None
+        self._gpus: Callable[[], Coroutine[Any, Any, list[Capacity]]] | None = None
         self._measuring: Future[None] | None = None
 
     def follow(
         self,
         table: AllocationTable,
-        capacity: Callable[[], Coroutine[Any, Any, list[Capacity]]],
+        gpus: Callable[[], Coroutine[Any, Any, list[Capacity]]],
     ) -> None:
         """Count from now on. Gauges are read from the table when they are asked for.
 
-        Called on the server's event loop, on which ``capacity`` is asked for the GPUs whenever a
-        kernel starts: not earlier, as that would import the engine.
+        Called on the server's event loop, on which ``gpus`` is asked for what is known of the GPUs
+        whenever a kernel starts: not earlier, as that would import the engine.
         """
         made = _Instruments.get()
         self._table = table
         self._loop = asyncio.get_running_loop()
-        self._capacity = capacity
+        self._gpus = gpus
         for state in State:
             made.allocations.labels(state.value).set_function(partial(self._count, state))
         made.queue.set_function(self._queue)
@@ -118,10 +118,10 @@ class Metrics:
         return sum(row.used_bytes or 0 for row in self._rows())
 
     async def _measure(self) -> None:
-        assert self._capacity is not None
+        assert self._gpus is not None
         total: Tally[str] = Tally()
         with suppress(GpuShareError):  # told where it matters: to the kernel that starts
-            for gpu in await self._capacity():
+            for gpu in await self._gpus():
                 total[gpu.model] += gpu.memory_bytes
         for model, amount in total.items():
             _Instruments.get().memory.labels(model).set(amount)

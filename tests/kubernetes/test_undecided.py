@@ -33,6 +33,8 @@ class Growing(Cluster):
         self.forbidden = forbidden
         self.claims = None
         self._read = {}
+        self._refused = {}
+        self._readings = {}
         self._reads = frozenset({"nodes", "resourceslices", "deviceclasses"})
 
     async def _list(self, resource: Resource) -> list[Any]:

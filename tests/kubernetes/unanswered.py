@@ -64,6 +64,7 @@ class Store:
             facts_for=lambda size: Facts(),
             autoscaler=SimpleNamespace(words=lambda pod: ""),
             api=self,
+            queue=SimpleNamespace(alone=False),
             claims=_Watched(self, CLAIMS),
             pods=_Watched(self, PODS),
             pod=lambda name: self.of(PODS).get(name),

@@ -181,7 +181,7 @@ async def test_kernels_start_as_before_where_the_driver_has_no_gpu(
     error: Exception, given_back: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Runtime:
-        async def capacity(self) -> Any:
+        async def gpus(self) -> Any:
             raise error
 
     async def adopt(*_: Any) -> None:

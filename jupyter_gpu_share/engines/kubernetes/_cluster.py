@@ -8,9 +8,10 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,9 +22,12 @@ from ...allocations import QueuePosition
 from ...errors import EngineError, NoGpuError
 from ...size import Size
 from ._autoscaler import Autoscaler
-from ._names import PART, SERVER, label, selector, server_name
+from ._live import Live
+from ._names import SERVER, label, selector, server_name
 from ._pods import files_body
+from ._queue import Queue, waits
 from ._settings import KubernetesSettings
+from ._shared import Shared
 from .api import (
     CLAIMS,
     CLASSES,
@@ -59,6 +63,11 @@ Object = dict[str, Any]
 _STALE_GPUS, _STALE_CLAIMS = 120.0, 1.0
 #: GPUs change seldom; not even whoever wants to know exactly has them read all the time.
 _STALE_NODES = 30.0
+#: Seconds that what is only shown may be old where it cannot be followed: after something of this
+#: server has changed, and while nothing of it does.
+_SHOWN, _UNCHANGED = 10.0, 60.0
+#: Seconds until it is tried again whether a right to see who holds what was granted.
+_REFUSED = 600.0
 
 #: What can be known of GPUs, and who holds them: by the API's plural, where it goes in the facts.
 _GPUS: dict[str, tuple[str, Resource]] = {
@@ -70,6 +79,8 @@ _HOLDERS: dict[str, tuple[str, Resource]] = {
     "resourceclaims": ("claims", CLAIMS),
     "pods": ("pods", PODS),
 }
+#: Only those that run or wait take anything of a GPU.
+_TAKING = "status.phase!=Succeeded,status.phase!=Failed"
 
 
 class Cluster:
@@ -77,10 +88,16 @@ class Cluster:
 
     Parameters
     ----------
-    changed: told of every change of a pod or claim of this package in the namespace.
+    changed: told of every change of a pod or claim of this server.
+    moved: told that the places of others in the queue may have changed.
     """
 
-    def __init__(self, settings: KubernetesSettings, changed: Callable[[Change], None]) -> None:
+    def __init__(
+        self,
+        settings: KubernetesSettings,
+        changed: Callable[[Change], None],
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.instance = uuid4().hex
         self.api = KubeApi(settings.kubeconfig, settings.context)
@@ -90,13 +107,21 @@ class Cluster:
         self.facts = Facts()
         self.backend: Backend
         self.autoscaler: Autoscaler
+        self.queue: Queue
         self.zmq = zmq.asyncio.Context()
         self.pods: Watch
         self.claims: Watch | None = None
-        self._changed = changed
+        self._told = changed
+        self._moved_others = moved
+        #: When something of this server has changed last; monotonic.
+        self._moved = time.monotonic()
         #: What is read, in the API's plural: until a backend is chosen, what shows which there is.
         self._reads = frozenset(_GPUS)
+        #: When what is known was read, and since when it may not be read, by field; monotonic.
         self._read: dict[str, float] = {}
+        self._refused: dict[str, float] = {}
+        self._readings: dict[str, Shared[list[Object]]] = {}
+        self._live: Live | None = None
         self._refreshing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -114,15 +139,15 @@ class Cluster:
             self.server = server_name(self.server)
         self.autoscaler = Autoscaler(self.api, self.namespace)
         settings = self.settings
+        self.queue = Queue(
+            self.api, self.namespace, self.server, self.queued_part, self._moved_others
+        )
         self.facts = Facts(groups=groups, placement=settings.placement, kinds=settings.declared)
         if settings.backend == "auto":
             await self._read_old(_STALE_GPUS, slices=True)
         await self._decide()
         await self.refresh(_STALE_GPUS, slices=True)
-        period = self.settings.watch_period
-        self.pods = Watch(
-            self.api, PODS, self.namespace, self._changed, selector=selector(), period=period
-        )
+        self.pods = self._watch(PODS)
         self.pods.start()
         await self.pods.synced()
         await self._put_files()
@@ -133,11 +158,14 @@ class Cluster:
             self._refreshing.cancel()
             with suppress(asyncio.CancelledError):
                 await self._refreshing
-        for watch in (getattr(self, "pods", None), self.claims):
+        for reading in self._readings.values():
+            await reading.close()
+        for watch in (getattr(self, "pods", None), self.claims, self._live):
             if watch is not None:
                 await watch.close()
-        if hasattr(self, "autoscaler"):
-            await self.autoscaler.close()
+        for part in ("autoscaler", "queue"):
+            if hasattr(self, part):
+                await getattr(self, part).close()
         await self.api.close()
         self.zmq.destroy(linger=100)
 
@@ -183,16 +211,20 @@ class Cluster:
         self._reads = self.backend.reads | self.backend.uses
         dra = self.backend.name == "dra" and CLAIMS.api_version in self.facts.groups
         if dra and self.claims is None:
-            self.claims = Watch(
-                self.api,
-                CLAIMS,
-                self.namespace,
-                self._changed,
-                selector=selector(),
-                period=self.settings.watch_period,
-            )
+            self.claims = self._watch(CLAIMS)
             self.claims.start()
             await self.claims.synced()
+
+    def _watch(self, resource: Resource) -> Watch:
+        """A watch of this server's objects; others' are no concern of its kernels."""
+        return Watch(
+            self.api,
+            resource,
+            self.namespace,
+            self._changed,
+            selector=selector(server=self.server),
+            period=self.settings.watch_period,
+        )
 
     async def _put_files(self) -> None:
         """Have the kernel-side files in the namespace; they are shared by all of its servers."""
@@ -244,44 +276,93 @@ class Cluster:
         placement = facts.placement + self.settings.profile(size).placement
         return replace(facts, placement=placement)
 
-    async def _read_old(self, stale: float, *, slices: bool) -> None:
-        kinds = {} if slices else {what: (*place, stale) for what, place in _HOLDERS.items()}
-        age = max(stale, _STALE_NODES)
-        kinds |= {what: (*place, age) for what, place in _GPUS.items()}
-        wanted = [
-            (field, resource, age)
-            for what, (field, resource, age) in kinds.items()
+    async def shown(self, *, now_and_then: bool = True) -> Facts:
+        """What is known, for those who only look. While nothing changes it costs no request.
+
+        No decision goes by it: it may be a moment old, and older where nothing may be watched.
+
+        Parameters
+        ----------
+        now_and_then: where nothing may be watched, a list may be a minute old while nothing of this
+            server changes; else ten seconds.
+
+        Raises
+        ------
+        KubernetesError, EngineError
+        """
+        if self.undecided:
+            return await self.refresh()
+        if self._live is None:
+            self._live = Live(self.api, self.settings.watch_period)
+        wanted = self._wanted(slices=False)
+        live = await asyncio.gather(
+            *(self._live.objects(resource, *_kept_of(resource)) for _, resource in wanted.values())
+        )
+        seen = {what: items for what, items in zip(wanted, live, strict=True) if items is not None}
+        # What was read after the last change of ours is as good as new to whoever looks.
+        oldest = _UNCHANGED if now_and_then else _SHOWN
+        age = min(max(time.monotonic() - self._moved, _SHOWN), oldest)
+        await self._read_these({what: age for what in wanted if what not in seen})
+        changes: dict[str, Any] = {wanted[what][0]: items for what, items in seen.items()}
+        missing = self.facts.missing - seen.keys()
+        return replace(self.facts, missing=missing, **changes)
+
+    def _wanted(self, *, slices: bool) -> dict[str, tuple[str, Resource]]:
+        """What the backend reads and the cluster has; with ``slices`` only the GPUs."""
+        kinds = _GPUS if slices else {**_HOLDERS, **_GPUS}
+        return {
+            what: (field, resource)
+            for what, (field, resource) in kinds.items()
             if what in self._reads and resource.api_version in {"v1", *self.facts.groups}
-        ]
+        }
+
+    async def _read_old(self, stale: float, *, slices: bool) -> None:
+        await self._read_these(
+            {
+                what: max(stale, _STALE_NODES) if what in _GPUS else stale
+                for what in self._wanted(slices=slices)
+            }
+        )
+
+    async def _read_these(self, ages: Mapping[str, float]) -> None:
+        """Read what is older than it may be, each in seconds. All who ask at once share a list."""
         now = time.monotonic()
         due = [
-            (key, resource)
-            for key, resource, age in wanted
-            if now - self._read.get(key, -1e9) > age
+            (what, *(_GPUS | _HOLDERS)[what], now - age)
+            for what, age in ages.items()
+            if now - self._read.get(what, -1e9) > age
+            and now - self._refused.get(what, -1e9) > _REFUSED
         ]
         results = await asyncio.gather(
-            *(self._list(resource) for _, resource in due), return_exceptions=True
+            *(self._reading(resource).get(since) for _, _, resource, since in due),
+            return_exceptions=True,
         )
         missing = set(self.facts.missing)
         changes: dict[str, Any] = {}
-        for (key, resource), result in zip(due, results, strict=True):
+        for (what, field, _, _), result in zip(due, results, strict=True):
             if isinstance(result, Forbidden | NotFound):
-                missing.add(resource.plural)
+                missing.add(what)
+                self._read[what] = now
+                if what in _HOLDERS:
+                    self._refused[what] = now  # it would be asked for all the time
             elif isinstance(result, BaseException):
                 raise result
-            else:
-                missing.discard(resource.plural)
-                changes[key] = result
-            self._read[key] = now
+            elif result[1] >= self._read.get(what, -1e9):
+                missing.discard(what)
+                changes[field], self._read[what] = result
         self.facts = replace(self.facts, missing=frozenset(missing), **changes)
 
+    def _reading(self, resource: Resource) -> Shared[list[Object]]:
+        if resource.plural not in self._readings:
+            self._readings[resource.plural] = Shared(partial(self._list, resource))
+        return self._readings[resource.plural]
+
     async def _list(self, resource: Resource) -> list[Object]:
-        if resource is PODS:
-            # Only those that run or wait take anything of a GPU.
-            query = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
-            return await self.api.select(PODS, None, _about_gpus, **query)
-        items, _ = await self.api.list(resource)
-        return items
+        # Page by page from the storage: as one answer from the server's memory, which
+        # resourceVersion=0 would give, all pods of a cluster would be too much for this one.
+        keep, fields = _kept_of(resource)
+        query = {"fieldSelector": fields} if fields else {}
+        return await self.api.select(resource, None, keep, **query)
 
     def refresh_soon(self) -> None:
         """Read again in the background what is old; a launch does not wait for it."""
@@ -291,6 +372,10 @@ class Cluster:
     async def _refresh_quietly(self) -> None:
         with suppress(KubernetesError, EngineError):
             await self.refresh(_STALE_GPUS, slices=True)
+
+    def _changed(self, change: Change) -> None:
+        self._moved = time.monotonic()
+        self._told(change)
 
     # -- what the watches know ---------------------------------------------------------------
 
@@ -325,21 +410,33 @@ class Cluster:
         }
         return named | self.own_claims(prefix).keys()
 
+    @property
+    def queued_part(self) -> str:
+        """Which part of a kernel waits for its share."""
+        return "lease" if self.settings.style == "lease" else "kernel"
+
+    def waits(self, pod: Object | None) -> bool:
+        """Whether a pod waits for a share."""
+        return waits(pod, self.queued_part)
+
     def waiting(self) -> list[str]:
-        """Names of the pods that wait for a place, in the order of their creation."""
-        part = "lease" if self.settings.style == "lease" else "kernel"
-        pods = [
+        """Names of the pods that wait for a place, in the order of their creation.
+
+        Other servers' are as they were read last.
+        """
+        own = [
             (pod["metadata"]["creationTimestamp"], name)
             for name, pod in self.pods.objects.items()
-            if label(pod, PART) == part
-            and not pod.get("spec", {}).get("nodeName")
-            and not pod["metadata"].get("deletionTimestamp")
-            and (pod.get("status") or {}).get("phase", "Pending") == "Pending"
+            if self.waits(pod)
         ]
-        return [name for _, name in sorted(pods)]
+        return [name for _, name in sorted([*own, *self.queue.others])]
 
     def place(self, name: str) -> QueuePosition:
-        """A pod's place in that queue; the last one where it is not seen there yet."""
+        """A pod's place in that queue; the last one where it is not seen there yet.
+
+        While it is asked for, others' places are read now and then.
+        """
+        self.queue.ask()
         waiting = self.waiting()
         position = waiting.index(name) + 1 if name in waiting else len(waiting) + 1
         return QueuePosition(position, max(len(waiting), position))
@@ -348,3 +445,15 @@ class Cluster:
 def _about_gpus(pod: Object) -> Object | None:
     """What is kept of a pod that may be anybody's."""
     return dict(trimmed(pod)) if asks_for_gpus(pod) else None
+
+
+def _without_images(obj: Object) -> Object:
+    """An object without what is large and of no use here, such as a node's list of images."""
+    obj["metadata"].pop("managedFields", None)
+    (obj.get("status") or {}).pop("images", None)
+    return obj
+
+
+def _kept_of(resource: Resource) -> tuple[Callable[[Object], Object | None], str]:
+    """What is kept of the objects of the whole cluster, and which of them are asked for."""
+    return (_about_gpus, _TAKING) if resource is PODS else (_without_images, "")

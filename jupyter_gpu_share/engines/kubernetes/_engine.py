@@ -37,6 +37,7 @@ from ._link import Owned
 from ._names import PART, SERVER, annotation, label
 from ._ownership import TAKEN_OVER
 from ._pods import address_of, connection_of
+from ._queue import waits
 from ._settings import KubernetesSettings
 from ._snapshot import ClusterSnapshot, without
 from ._sweeper import Sweeper
@@ -79,7 +80,7 @@ class KubernetesEngine(KubernetesSettings):
         """
         async with self._opening:
             if self._cluster is None:
-                cluster = Cluster(self, self._changed)
+                cluster = Cluster(self, self._changed, self._queue_moved)
                 try:
                     await cluster.open()
                     self._sweeper = Sweeper(cluster, self._runs)
@@ -101,8 +102,14 @@ class KubernetesEngine(KubernetesSettings):
             if change.old is None:
                 kernel.appeared(change.name)
             kernel.note(change.old if change.new is None else None)
-        for other in self._waiting - {kernel_id}:
-            if waiter := self._kernels.get(other):
+        part = "lease" if self.style == "lease" else "kernel"
+        if waits(change.old, part) != waits(change.new, part):
+            self._queue_moved(but=kernel_id)
+
+    def _queue_moved(self, but: str = "") -> None:
+        """Have those kernels look that wait for a place."""
+        for kernel_id in self._waiting - {but}:
+            if waiter := self._kernels.get(kernel_id):
                 waiter.note()
 
     # -- start and end -----------------------------------------------------------------------
@@ -272,7 +279,13 @@ class KubernetesEngine(KubernetesSettings):
     async def capacity(self) -> list[Capacity]:
         """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
         cluster = await self._opened()
-        return cluster.backend.capacity(await cluster.refresh())
+        return cluster.backend.capacity(await cluster.shown())
+
+    async def gpus(self, *, known: bool = False) -> list[Capacity]:
+        """See :meth:`Engine.gpus <jupyter_gpu_share.engines.base.Engine.gpus>`."""
+        cluster = await self._opened()
+        facts = cluster.facts if known else await cluster.refresh(slices=True)
+        return cluster.backend.capacity(facts)
 
     async def allocations(self) -> list[Allocation]:
         """Kernels of this server, of its other and earlier processes too.
@@ -314,11 +327,19 @@ class KubernetesEngine(KubernetesSettings):
         cluster = self._cluster
         if cluster is None:
             return None
-        pods = [pod for name in cluster.waiting() if (pod := cluster.pod(name)) is not None]
+        own = [pod for pod in cluster.pods.objects.values() if cluster.waits(pod)]
+        pods = sorted([*own, *await cluster.queue.pods()], key=_turn)
         pods = [pod for pod in pods if failures.unschedulable(pod) and not size_of(pod).is_none]
         if not pods:
             return None
-        facts = await cluster.refresh()
+        snapshot = self._seen(cluster, pods, await cluster.shown(now_and_then=False))
+        if snapshot.served(snapshot.held) == snapshot.served(()):
+            return snapshot  # nothing of this server's would help anybody who waits
+        # Shares are given back by it: so by what is there now, not by what was shown.
+        return self._seen(cluster, pods, await cluster.refresh())
+
+    def _seen(self, cluster: Cluster, pods: Sequence[Object], facts: Facts) -> ClusterSnapshot:
+        """Who waits, by their pods, and what the GPUs hold."""
         waiting: list[Waiter] = []
         only: dict[int, frozenset[str]] = {}
         for pod in pods:
@@ -448,6 +469,11 @@ def _adoptable(pod: Object, server: str) -> bool:
         and (pod.get("status") or {}).get("phase") == "Running"
         and bool(address_of(pod))
     )
+
+
+def _turn(pod: Object) -> tuple[str, str]:
+    """By what pods are in the order of the queue."""
+    return pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]
 
 
 def _why_not(cluster: Cluster, size: Size, facts: Facts) -> str | None:

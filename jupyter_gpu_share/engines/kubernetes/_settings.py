@@ -82,12 +82,13 @@ class KubernetesSettings(Engine):
         """,
     )
     watch_period = Float(
-        30.0,
+        300.0,
         min=1.0,
         config=True,
         help="""
-        Seconds after which a watch of the cluster is begun anew; a connection that died without a
-        word is noticed at most 5 s later. Default 30.
+        Seconds after which a watch of the cluster is begun anew; up to a fifth less, so that not
+        all servers do it at once. A connection that died without a word is noticed 5 s later, and
+        after 90 s at the latest, as the API server is heard every minute. Default 300.
 
         ::
 

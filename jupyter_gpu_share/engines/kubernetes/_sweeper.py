@@ -32,6 +32,9 @@ _MISSED = 3
 _LONGEST_RENEWAL = 20.0
 #: Seconds after which whoever made a pod, or takes its kernel over, would have gone on with it.
 _SETTLED = 10.0
+#: Where many servers share a namespace, each looks at what the others have left in every n-th sweep
+#: only, so that all of them together look about as often as one alone would; n is at most this.
+_SELDOMEST = 10
 #: Annotation of a Lease: the process that renews it.
 _PROCESS = PREFIX + "process"
 
@@ -52,6 +55,8 @@ class Sweeper:
         self._task: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._interval = cluster.settings.sweep_interval
+        #: Sweeps until what others have left is looked at, and how many of their Leases there are.
+        self._rest, self._others = 0, 0
         self._renewal = min(_LONGEST_RENEWAL, self._interval / 2)
 
     @property
@@ -160,8 +165,11 @@ class Sweeper:
         """
         alive: dict[str, bool] = {}
         pods = list(self._cluster.pods.objects.values())
+        everywhere = self._rest <= 0
+        if everywhere:
+            pods += await self._pods_of_others()
+            self.pending.keep([pod["metadata"]["uid"] for pod in pods])
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
-        self.pending.keep(list(by_uid))
         for pod in pods:
             if label(pod, SERVER) == self._cluster.server and self._own(pod):
                 continue
@@ -176,7 +184,21 @@ class Sweeper:
                     alive[instance] = await self.owner_alive(kernel)
                 if not alive[instance] or instance == self._cluster.instance:
                     await self._delete(pod)
-        await self._sweep_leases()
+        if everywhere:
+            await self._sweep_leases(pods)
+            self._rest = min(self._others + 1, _SELDOMEST)
+        self._rest -= 1
+
+    async def _pods_of_others(self) -> list[Object]:
+        """Pods of this package in the namespace that are not this server's.
+
+        They may come from the API server's memory: what is deleted is deleted as it was seen, or
+        not at all.
+        """
+        server = self._cluster.server
+        query = {"labelSelector": f"{selector()},{SERVER}!={server}", "resourceVersion": "0"}
+        pods, _ = await self._cluster.api.list(PODS, self._cluster.namespace, **query)
+        return [pod for pod in pods if label(pod, SERVER) != server]
 
     def _settled(self, pod: Object) -> bool:
         return self.pending.age(pod["metadata"]["uid"], None) > _SETTLED
@@ -198,17 +220,20 @@ class Sweeper:
         except Conflict:
             _log.debug("The pod %s has changed, and is judged anew", meta["name"])
 
-    async def _sweep_leases(self) -> None:
+    async def _sweep_leases(self, pods: list[Object]) -> None:
         query = {"labelSelector": selector(part="server")}
         leases: list[Object] = []
         with suppress(Forbidden):
             leases, _ = await self._cluster.api.list(LEASES, self._cluster.namespace, **query)
             self.signs.keep([lease["metadata"]["name"] for lease in leases])
+            servers = [label(lease, SERVER) for lease in leases]
+            self._others = sum(server != self._cluster.server for server in servers)
+            self._cluster.queue.alone = not self._others
         for lease in leases:
             meta = lease["metadata"]
             # A while longer than it is valid: its pods are judged by it.
             over = self._run_out(lease, 2 * self._interval) or _known_dead(lease)
-            if over and not self._has_pods(lease):
+            if over and not _has_pods(lease, pods):
                 with suppress(Forbidden, Conflict):  # another server's, or renewed just now
                     await self._cluster.api.delete(
                         LEASES,
@@ -218,11 +243,10 @@ class Sweeper:
                         version=meta["resourceVersion"],
                     )
 
-    def _has_pods(self, lease: Object) -> bool:
-        holder = lease["spec"].get("holderIdentity")
-        return any(
-            annotation(pod, "instance") == holder for pod in self._cluster.pods.objects.values()
-        )
+
+def _has_pods(lease: Object, pods: list[Object]) -> bool:
+    holder = lease["spec"].get("holderIdentity")
+    return any(annotation(pod, "instance") == holder for pod in pods)
 
 
 def _kernel_of(pod: Object, by_uid: Mapping[str, Object]) -> Object:

@@ -190,6 +190,12 @@ class ScriptedServer:
         obj = {"kind": "Pod", "apiVersion": "v1", "metadata": meta}
         self.send(json.dumps({"type": "BOOKMARK", "object": obj}).encode() + b"\n")
 
+    def _all_sent(self) -> Object:
+        """What ends the objects of a list that is sent as a stream."""
+        notes = {"k8s.io/initial-events-end": "true"}
+        meta = {"resourceVersion": str(self.version), "annotations": notes}
+        return {"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": meta}}
+
     def send(self, data: bytes) -> None:
         """Send bytes to every watch that is open; later ones do not see them."""
         for queue in self._watches:
@@ -249,6 +255,10 @@ class ScriptedServer:
         token = call.headers.get("authorization", "").partition(" ")[2]
         if self.tokens and token not in self.tokens:
             await line.answer(401, status(401, "Unauthorized", "Unauthorized"))
+        elif call.verb == "stream":
+            added = [{"type": "ADDED", "object": each} for each in self.pods.values()]
+            lines = [json.dumps(each).encode() + b"\n" for each in [*added, self._all_sent()]]
+            return await stream(*lines)(self, call, line)
         elif call.verb == "watch":
             return await self._watch(call, line)
         else:
@@ -330,8 +340,10 @@ class ScriptedServer:
 
 
 def _verb(method: str, path: str, query: dict[str, str]) -> str:
-    if not re.fullmatch(r"/api/v1/namespaces/[^/]+/pods(/[^/]+)?", path):
+    if not re.fullmatch(r"/api/v1/(namespaces/[^/]+/)?pods(/[^/]+)?", path):
         return "other"
+    if "sendInitialEvents" in query:
+        return "stream"
     if method == "GET":
         if path.endswith("/pods"):
             return "watch" if "watch" in query else "list"

@@ -501,3 +501,15 @@ async def test_cancelled_anywhere_nothing_is_left(
 
 async def _turn(turn: int, work: Coroutine[Any, Any, Any]) -> tuple[bool, int]:
     return await cancelled_at(turn, work)
+
+
+async def test_metadata_alone_is_asked_for(server: ScriptedServer, api: KubeApi) -> None:
+    server.put("a")
+    (found,) = await api.list_metadata(PODS, NAMESPACE, labelSelector="a=b")
+    assert found["metadata"]["name"] == "a"
+    (call,) = server.asked("list")
+    kind = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+    assert call.headers["accept"] == kind
+    assert call.query["labelSelector"] == "a=b"
+    await api.list(PODS, NAMESPACE)
+    assert server.asked("list")[1].headers["accept"] == "application/json"

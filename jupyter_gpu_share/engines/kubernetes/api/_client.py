@@ -47,6 +47,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _UNSURE = 1.0
 #: Objects in one page of a list; bytes of what a pod printed last.
 _PAGE, _LONGEST_LOG = 500, 2**18
+#: How the server is asked to leave ``spec`` and ``status`` out.
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 class KubeApi:
@@ -64,6 +66,8 @@ class KubeApi:
         self._access = Access(kubeconfig, context)
         self._transport = Transport(self._access)
         self._patience = patience
+        #: Whether the server may send lists as streams; False once it has refused one.
+        self.streams_lists = True
         self._random = random.Random()  # noqa: S311 - jitter
 
     @property
@@ -101,6 +105,18 @@ class KubeApi:
         """
         return await self._list(resource, namespace, query, self._patience)
 
+    async def list_metadata(
+        self, resource: Resource, namespace: str | None = None, **query: str
+    ) -> Objects:
+        """Read nothing but the metadata of a collection, once.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        items, _ = await self._list(resource, namespace, query, 0.0, accept=_METADATA)
+        return items
+
     async def select(
         self,
         resource: Resource,
@@ -132,6 +148,21 @@ class KubeApi:
         """
         return await self._list(resource, namespace, query, 0.0)
 
+    async def select_once(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        keep: Callable[[Object], Object | None],
+        **query: str,
+    ) -> tuple[Objects, str]:
+        """Read a collection as `select` does, for a caller who repeats what failed.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        return await self._list(resource, namespace, query, 0.0, keep)
+
     async def _list(
         self,
         resource: Resource,
@@ -139,13 +170,14 @@ class KubeApi:
         query: dict[str, str],
         patience: float,
         keep: Callable[[Object], Object | None] | None = None,
+        accept: str = "",
     ) -> tuple[Objects, str]:
         try:
             pages = {**query, "limit": str(_PAGE)}
-            return await self._pages(resource, namespace, pages, patience, keep)
+            return await self._pages(resource, namespace, pages, patience, keep, accept)
         except Expired:
             # So much is written that the server forgot where the pages began: all at once then.
-            return await self._pages(resource, namespace, query, patience, keep)
+            return await self._pages(resource, namespace, query, patience, keep, accept)
 
     async def _pages(
         self,
@@ -154,10 +186,13 @@ class KubeApi:
         query: dict[str, str],
         patience: float,
         keep: Callable[[Object], Object | None] | None,
+        accept: str,
     ) -> tuple[Objects, str]:
         items: Objects = []
         while True:
-            page = await self._call("GET", resource, namespace, query=query, patience=patience)
+            page = await self._call(
+                "GET", resource, namespace, query=query, patience=patience, accept=accept
+            )
             found = page.get("items") or []
             if keep is not None:
                 found = [kept for each in found if (kept := keep(each)) is not None]
@@ -361,12 +396,14 @@ class KubeApi:
         query: Mapping[str, str] | None = None,
         kind: str = "application/json",
         patience: float | None = None,
+        accept: str = "",
     ) -> Object:
         verb = {"GET": "read", "POST": "create", "PATCH": "change"}.get(method, "delete")
         what = f"{verb} {resource.plural}" + (f" in {namespace}" if namespace else "")
         path = resource.path(namespace, name)
         return await self._repeat(
-            lambda: self._ask(method, path, what, body=body, query=query, kind=kind), patience
+            lambda: self._ask(method, path, what, body=body, query=query, kind=kind, accept=accept),
+            patience,
         )
 
     async def _repeat(

@@ -73,9 +73,11 @@ class Transport:
         body: dict[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
         kind: str = "application/json",
+        accept: str = "",
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"Accept": "application/json", "Content-Type": kind, "User-Agent": _AGENT}
+        accept = accept or "application/json"
+        headers = {"Accept": accept, "Content-Type": kind, "User-Agent": _AGENT}
         limits = timeout or aiohttp.ClientTimeout(total=_REQUEST, sock_connect=_CONNECT)
         async with self._access.client() as (client, authorization):
             if authorization:

@@ -21,6 +21,7 @@ from ._errors import (
     NotFound,
     ServerTrouble,
     Unauthorized,
+    Unreachable,
     Untrusted,
     error_of,
 )
@@ -36,6 +37,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 20.0
 _LONGEST_WAIT = 60.0
 #: The server ends a watch after its seconds; silence for this much longer means it is dead.
 _GRACE = 5.0
+#: It says where it is every minute; without a word for so long the connection is dead, too.
+_SILENCE = 90.0
+#: Seconds without a word after which a list that comes as a stream is given up.
+_STREAM = 15.0
+#: Annotation of the bookmark after the last object of such a list.
+_LISTED = "k8s.io/initial-events-end"
 #: A watch that ends sooner is not simply followed by the next, or the two would spin.
 _SHORTEST = 0.5
 #: Deleted objects that are remembered, so that a late event does not bring one back.
@@ -82,16 +89,21 @@ class Watch:
 
     Parameters
     ----------
-    namespace: None only for what belongs to none: objects are known by their names.
+    namespace: None for what belongs to none, and with ``everywhere``.
     changed: told of every change, on the event loop; must not block.
     selector: label selector.
+    fields: field selector.
+    everywhere: follow all namespaces.
+    keep: what is kept of each object, None for nothing; it need not keep the resourceVersion. Such
+        a collection is large: where the server can, it sends it object by object.
     period: seconds after which the watch is begun anew. A connection that died without a word is
-        noticed at most a few seconds later.
+        noticed a few seconds later, or after 90 s without even a bookmark.
     resync: seconds after which the objects are listed again, should an event have been lost.
 
     Attributes
     ----------
-    objects: by name. A list replaces what is known; an event only what is older.
+    objects: by name, or with ``everywhere`` by ``NAMESPACE/NAME``. A list replaces what is known;
+        an event only what is older.
 
     Raises
     ------
@@ -106,17 +118,22 @@ class Watch:
         changed: Callable[[Change], None],
         *,
         selector: str = "",
+        fields: str = "",
+        everywhere: bool = False,
+        keep: Callable[[Object], Object | None] | None = None,
         period: float = 60.0,
         resync: float = 600.0,
     ) -> None:
-        if resource.namespaced and not namespace:
+        if resource.namespaced and not namespace and not everywhere:
             raise ValueError(f"a watch of {resource.plural} needs a namespace")
         self.objects: dict[str, Object] = {}
         self._api = api
         self._resource = resource
         self._namespace = namespace
         self._changed = changed
-        self._selector = selector
+        self._selector, self._fields = selector, fields
+        self._everywhere = everywhere
+        self._keep = keep
         self._period = period
         self._resync = resync
         self._random = random.Random()  # noqa: S311 - jitter
@@ -212,14 +229,12 @@ class Watch:
                 self._error = str(cause)
 
     async def _list(self) -> None:
-        query = {"labelSelector": self._selector} if self._selector else {}
-        # Not repeated in there: what goes wrong shall be visible, and is repeated here.
-        items, position = await self._api.list_once(self._resource, self._namespace, **query)
+        items, position = await self._all()
         self._hear()
         self._listed = time.monotonic()
-        found = {item["metadata"]["name"]: item for item in items}
-        for name in [name for name in self.objects if name not in found]:
-            self._remove(name, position)
+        found = {self._key(item): item for item in items}
+        for key in [key for key in self.objects if key not in found]:
+            self._remove(key, position)
         for item in found.values():
             self._put(item)
         self._position, self._floor = position, position or "0"
@@ -228,6 +243,58 @@ class Watch:
         self._refused = None
         self._answered.set()
 
+    @property
+    def _selected(self) -> dict[str, str]:
+        """The part of a request that says which objects are meant."""
+        chosen = {"labelSelector": self._selector, "fieldSelector": self._fields}
+        return {name: value for name, value in chosen.items() if value}
+
+    async def _all(self) -> tuple[list[Object], str]:
+        """The objects as they are now, and the position for a watch."""
+        streams = self._keep is not None and self._api.streams_lists
+        if streams:
+            try:
+                return await self._streamed()
+            except Untrusted:
+                raise
+            except (Expired, Invalid, ServerTrouble, Unreachable) as error:
+                _log.info("A list did not come as a stream: %s", error)
+        # Not repeated in there: what goes wrong shall be visible, and is repeated here.
+        resource, namespace = self._resource, self._namespace
+        if self._keep is None:
+            return await self._api.list_once(resource, namespace, **self._selected)
+        items, position = await self._api.select_once(
+            resource, namespace, self._kept, **self._selected
+        )
+        if streams:
+            # It does not know of that, or something between does not let it through.
+            self._api.streams_lists = False
+        return items, position
+
+    async def _streamed(self) -> tuple[list[Object], str]:
+        """A list object by object: neither side ever has all of it in memory."""
+        query = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "sendInitialEvents": "true",
+            "resourceVersionMatch": "NotOlderThan",
+            "timeoutSeconds": str(max(1, round(self._period))),
+            **self._selected,
+        }
+        what, found = f"list {self._resource.plural} as a stream", dict[str, Object]()
+        path = self._resource.path(self._namespace)
+        async with self._api.stream(path, what, query, _STREAM) as lines:
+            async for line in lines:
+                kind, item = _event(line, what)
+                if kind == "BOOKMARK":
+                    if (item["metadata"].get("annotations") or {}).get(_LISTED) == "true":
+                        return list(found.values()), str(item["metadata"]["resourceVersion"])
+                    continue
+                found.pop(item["metadata"]["uid"], None)
+                if kind != "DELETED" and (kept := self._kept(item)) is not None:
+                    found[item["metadata"]["uid"]] = kept
+        raise ServerTrouble(f"The Kubernetes API ended at once: {what}.")
+
     async def _follow(self) -> None:
         seconds = max(1, round(self._period * self._random.uniform(0.8, 1.0)))
         query = {
@@ -235,13 +302,13 @@ class Watch:
             "allowWatchBookmarks": "true",
             "resourceVersion": self._position,
             "timeoutSeconds": str(seconds),
+            **self._selected,
         }
-        if self._selector:
-            query["labelSelector"] = self._selector
         what = f"watch {self._resource.plural}"
         path = self._resource.path(self._namespace)
         began = time.monotonic()
-        async with self._api.stream(path, what, query, seconds + _GRACE) as lines:
+        silence = min(seconds + _GRACE, _SILENCE)
+        async with self._api.stream(path, what, query, silence) as lines:
             self._hear()
             async for line in lines:
                 self._hear()
@@ -259,21 +326,31 @@ class Watch:
 
     # -- the objects -------------------------------------------------------------------------
 
+    def _key(self, item: Object) -> str:
+        meta = item["metadata"]
+        return f"{meta.get('namespace', '')}/{meta['name']}" if self._everywhere else meta["name"]
+
+    def _kept(self, item: Object) -> Object | None:
+        """What is kept of an object."""
+        if self._keep is None:
+            return item
+        kept = self._keep(item)
+        if kept is None:
+            return None
+        meta = item["metadata"]
+        named = {key: meta.get(key, "") for key in ("name", "namespace", "uid", "resourceVersion")}
+        return {**kept, "metadata": {**kept["metadata"], **named}}
+
     def _take(self, line: bytes, what: str) -> None:
         """Take note of one event."""
-        try:
-            event: dict[str, Any] = json.loads(line)
-        except ValueError:
-            raise ServerTrouble(f"What came is no event of Kubernetes ({what}).") from None
-        kind, item = event["type"], event["object"]
-        if kind == "ERROR":
-            raise error_of(int(item.get("code") or 500), json.dumps(item), what)
+        kind, item = _event(line, what)
         version = item["metadata"].get("resourceVersion", "")
         if kind in ("ADDED", "MODIFIED", "DELETED") and _after(version, self._floor):
-            if kind == "DELETED":
+            kept = self._kept(item) if kind != "DELETED" else None
+            if kept is not None:
+                self._seen(kept)
+            elif kind == "DELETED" or self._key(item) in self.objects:
                 self._deleted(item)
-            else:
-                self._seen(item)
         if version and (not self._position or _after(version, self._position)):
             self._position = version
 
@@ -282,35 +359,35 @@ class Watch:
         grave = self._graves.get(meta["uid"])
         if grave is not None and not _after(meta["resourceVersion"], grave):
             return
-        old = self.objects.get(meta["name"])
+        old = self.objects.get(self._key(item))
         # Versions count on across objects: what has an earlier one is an earlier object too.
         if old is None or _after(meta["resourceVersion"], old["metadata"]["resourceVersion"]):
             self._put(item)
 
     def _deleted(self, item: Object) -> None:
-        meta = item["metadata"]
-        old = self.objects.get(meta["name"])
+        meta, key = item["metadata"], self._key(item)
+        old = self.objects.get(key)
         # It may have come back: an object that the selector does not match is "deleted" too.
         if old is not None and not _after(
             old["metadata"]["resourceVersion"], meta["resourceVersion"]
         ):
-            self._remove(meta["name"], meta["resourceVersion"])
+            self._remove(key, meta["resourceVersion"])
         self._bury(meta["uid"], meta["resourceVersion"])
 
     def _put(self, item: Object) -> None:
-        meta = item["metadata"]
+        meta, key = item["metadata"], self._key(item)
         meta.pop("managedFields", None)  # half of an object, and of no use here
-        old = self.objects.get(meta["name"])
+        old = self.objects.get(key)
         if old is not None and old["metadata"]["uid"] != meta["uid"]:
             # Another object of the same name; that the first was deleted has not been heard.
-            self._remove(meta["name"], meta["resourceVersion"])
+            self._remove(key, meta["resourceVersion"])
             old = None
-        self.objects[meta["name"]] = item
+        self.objects[key] = item
         if old is None or old["metadata"]["resourceVersion"] != meta["resourceVersion"]:
             self._tell(Change(old, item))
 
-    def _remove(self, name: str, version: str) -> None:
-        old = self.objects.pop(name)
+    def _remove(self, key: str, version: str) -> None:
+        old = self.objects.pop(key)
         self._bury(old["metadata"]["uid"], version)
         self._tell(Change(old, None))
 
@@ -325,6 +402,23 @@ class Watch:
             self._changed(change)
         except Exception:
             _log.exception("A change of %s could not be taken note of", change.name)
+
+
+def _event(line: bytes, what: str) -> tuple[str, Object]:
+    """Kind and object of an event.
+
+    Raises
+    ------
+    KubernetesError: it tells of one, or is no event.
+    """
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError:
+        raise ServerTrouble(f"What came is no event of Kubernetes ({what}).") from None
+    kind, item = event["type"], event["object"]
+    if kind == "ERROR":
+        raise error_of(int(item.get("code") or 500), json.dumps(item), what)
+    return kind, item
 
 
 def _after(version: str, other: str) -> bool:

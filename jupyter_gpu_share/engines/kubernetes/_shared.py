@@ -1,0 +1,60 @@
+"""One reading for all who ask at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Shared"]
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """Reads something on behalf of many. What failed is not kept: whoever asks next reads anew.
+
+    Parameters
+    ----------
+    read: one reading.
+    """
+
+    def __init__(self, read: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._read = read
+        self._task: asyncio.Task[T] | None = None
+        self._began = 0.0
+
+    async def get(self, since: float) -> tuple[T, float]:
+        """What was read, and when that began, which is ``since`` or later; monotonic.
+
+        A reading that is under way and began earlier is waited for, and the next one is shared.
+        Whoever is cancelled leaves it to the others.
+
+        Raises
+        ------
+        Exception: as the reading.
+        """
+        while True:
+            task, began = self._task, self._began
+            if task is None or task.done():
+                self._began = began = time.monotonic()
+                self._task = task = asyncio.create_task(self._read())
+                task.add_done_callback(_seen)
+            await asyncio.wait([task])
+            if began >= since:
+                return task.result(), began
+
+    async def close(self) -> None:
+        """Give up what is being read."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await self._task
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    # Or asyncio would log the error of a reading that nobody waits for any more.
+    if not task.cancelled():
+        task.exception()
