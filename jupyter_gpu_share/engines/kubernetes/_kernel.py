@@ -34,6 +34,7 @@ from ._making import image_of, make
 from ._names import PART, PREFIX, annotation, label, object_name
 from ._overlooked import ask_again
 from ._ownership import TAKEN_OVER, claim_pod, delete_own, taken_over
+from ._parting import Parting
 from ._pods import AGENT_PORT, Labels, address_of, connection_of, owner
 from ._waits import PATIENCE, Wait
 from ._writes import PATIENCE as WRITE_PATIENCE
@@ -84,10 +85,17 @@ class PodKernel:
         self.writes = Writes(self._attention.rouse)
         self._claims: dict[str, str] = {}
         self._uid = self._version = ""  # of the pod, and when it came to be this process's
+        #: The pod's end by others.
+        self.parting = Parting(
+            grace=lambda: cluster.settings.eviction_grace,
+            reclaimed=lambda pod: cluster.backend.reclaimed(pod),
+            leave=self._leave,
+        )
         self._lost = False  # to another process of this server
         self._run = ""
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._vacating: asyncio.Future[None] | None = None
+        self._leaving: asyncio.Future[None] | None = None
         self._report: Report | None = None  # of the start that is under way
 
     # -- what is told ------------------------------------------------------------------------
@@ -105,6 +113,8 @@ class PodKernel:
                 pod, self.cluster.instance, self._version
             )
             cause = failures.end_of(pod, None)
+            if cause is None:
+                self.parting.note(pod)
         elif gone is not None and self._is_own(gone):
             cause = failures.end_of(None, gone)
         if cause is None and self.lease is not None:
@@ -121,6 +131,10 @@ class PodKernel:
             self._end(Exit(-signals.SIGKILL, TAKEN_OVER))
         self._attention.rouse()
 
+    def _leave(self) -> None:
+        if self.link is not None:
+            self._leaving = asyncio.ensure_future(self.link.leave())
+
     def appeared(self, name: str) -> None:
         """An object of the kernel's is new in the cluster."""
         if self.lease is not None and not self._lost:
@@ -136,6 +150,8 @@ class PodKernel:
         return bool(meta["uid"] == self._uid if self._uid else meta["name"] == self.name)
 
     def _state_changed(self, state: AgentState) -> None:
+        if state.leaving:
+            self.parting.note(self.cluster.pod(self.name), told=True)
         if state.exit_code is not None and state.run == self._run:
             words = failures.end_of_process(state.exit_code, state.exit_why)
             ended = Exit(state.exit_code, words)
@@ -175,6 +191,7 @@ class PodKernel:
             and pod is not None
             and failures.end_of(pod, None) is None
             and not pod["metadata"].get("deletionTimestamp")
+            and self.parting.removal is None
         )
 
     # -- start -------------------------------------------------------------------------------
