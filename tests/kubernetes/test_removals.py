@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cluster.fixtures import CLUSTER_MARKS
+from faults import processes
 from notebooks import LONG, Notebook
 from waiting import eventually
 
@@ -55,6 +58,28 @@ async def test_an_evicted_kernel_is_released_and_comes_back_with_its_variables(
     assert one.allocation.share is not None
 
 
+async def test_a_drain_that_takes_the_lease_too_costs_no_variables(
+    notebook: Make, cluster: Any, namespace: str, objects: Objects
+) -> None:
+    """The lease is gone at once, but a drained node gives its share to nobody."""
+    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
+    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
+    one = await notebook("1/2", style="lease").start()
+    await one.run("x = 41")
+    pods = objects("pods")
+    node = f"/api/v1/nodes/{pods[0]['spec']['nodeName']}"
+    cluster.api.patch(node, {"spec": {"unschedulable": True}})
+    try:
+        for pod in sorted(pods, key=lambda pod: "lease" not in pod["metadata"]["name"]):
+            evict(cluster, namespace, pod["metadata"]["name"])
+        row = await one.state("released", "failed")
+    finally:
+        cluster.api.patch(node, {"spec": {"unschedulable": None}})
+    assert row.state is State.RELEASED, row.reason
+    assert row.reason.endswith(BACK)
+    assert "42" in await one.run("print(x + 1)")
+
+
 async def test_a_running_cell_is_cut_short_and_the_next_ones_wait_for_another_pod(
     notebook: Make, cluster: Any, namespace: str, objects: Objects
 ) -> None:
@@ -68,6 +93,20 @@ async def test_a_running_cell_is_cut_short_and_the_next_ones_wait_for_another_po
     said = await asyncio.wait_for(cell, LONG)
     assert "KeyboardInterrupt" in said
     assert "The running cell is interrupted, so that the variables can be saved." in said
+    assert "42" in await one.run("print(x + 1)")
+
+
+async def test_a_node_that_ends_a_pod_without_a_word_leaves_time_too(
+    notebook: Make, objects: Objects
+) -> None:
+    """A node that shuts down tells the containers only, and the cluster when they have ended."""
+    one = await notebook("1/2").start()
+    await one.run("x = 41")
+    (pod,) = objects("pods")
+    os.kill(processes(pod, "gpu_share_kernel.agent")[0], signal.SIGTERM)
+    row = await one.state("released", "failed")
+    assert row.state is State.RELEASED, row.reason
+    assert row.reason.startswith("The kernel's node ended its pod")
     assert "42" in await one.run("print(x + 1)")
 
 

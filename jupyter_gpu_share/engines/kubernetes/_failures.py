@@ -17,6 +17,7 @@ __all__ = [
     "end_of_lease",
     "end_of_process",
     "hindrance",
+    "is_evicted",
     "no_place",
     "removal_of",
     "unschedulable",
@@ -296,6 +297,17 @@ _REMOVALS = {
     "DeletionByDeviceTaintManager": say("removed-from-gpu"),
     "TerminationByKubelet": say("removed-by-node"),
 }
+
+
+def is_evicted(pod: Object) -> bool:
+    """Whether the pod was evicted by the API that drains use, or by the taint of a drain."""
+    drains = ("EvictionByEvictionAPI", "DeletionByTaintManager")
+    return any(
+        condition.get("type") == "DisruptionTarget"
+        and condition.get("status") == "True"
+        and condition.get("reason") in drains
+        for condition in dig(pod, "status", "conditions", default=[])
+    )
 
 
 def removal_of(pod: Object, *, by_scheduler: bool) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 from ..base import Removal
 from . import _failures as failures
@@ -25,7 +24,7 @@ class Parting:
 
     Parameters
     ----------
-    grace: seconds that a pod has where it does not say so itself.
+    grace: seconds that a pod has that is deleted, where it does not say so itself.
     reclaimed: why the scheduler may have deleted a pod, in words; nothing where that is not known.
     leave: told once, when nothing is to be saved.
     """
@@ -41,26 +40,31 @@ class Parting:
         self._leave = leave
         self._reason = ""
         self._until: float | None = None  # by the loop's clock; None: it is not to end
+        self._known = False  # the cluster has said how long it has
         self._begun = asyncio.Event()
         self._listeners = 0
         self._left = False
 
-    def note(self, pod: Object | None, *, told: bool = False) -> None:
+    def note(self, pod: Object | None, *, told: float | None = None) -> None:
         """The pod may be on its way out.
 
         Parameters
         ----------
         pod: as the cluster has it; None where it does not.
-        told: the pod was told to end, whatever the cluster says of it.
+        told: the pod is to end, whatever the cluster says of it: seconds that it has where the
+            cluster says none.
         """
         deleted = pod is not None and dig(pod, "metadata", "deletionTimestamp") is not None
-        if not (deleted or told):
+        if deleted:
+            grace = dig(pod, "metadata", "deletionGracePeriodSeconds")
+            until = self._end_after(self._grace() if grace is None else float(grace))
+            # Others may make it shorter. What was only guessed before counts no more.
+            self._until = min(until, self._until or until) if self._known else until
+            self._known = True
+        elif told is None:
             return
-        grace = dig(pod, "metadata", "deletionGracePeriodSeconds") if deleted else None
-        grace = self._grace() if grace is None else float(grace)
-        # The cluster's clock is not this machine's: its time of the end says nothing here.
-        until = asyncio.get_running_loop().time() + grace - min(_RESERVE, _MOST_RESERVED * grace)
-        self._until = until if self._until is None else min(until, self._until)
+        elif self._until is None:
+            self._until = self._end_after(told)
         if pod is not None:
             self._reason = failures.removal_of(pod, by_scheduler=bool(self._reclaimed(pod)))
         elif not self._reason:
@@ -68,6 +72,11 @@ class Parting:
         self._begun.set()
         if not self._listeners:
             self.let_go()
+
+    @staticmethod
+    def _end_after(grace: float) -> float:
+        # The cluster's clock is not this machine's: its time of the end says nothing here.
+        return asyncio.get_running_loop().time() + grace - min(_RESERVE, _MOST_RESERVED * grace)
 
     @property
     def removal(self) -> Removal | None:
@@ -93,5 +102,4 @@ class Parting:
         """Nothing is to be saved, or nothing can be: the kernel ends in order."""
         if self._until is not None and not self._left:
             self._left = True
-            with suppress(RuntimeError):
-                self._leave()
+            self._leave()
