@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from waiting import PATIENCE
 
+from jupyter_gpu_share.engines import kubernetes
 from jupyter_gpu_share.engines.kubernetes._failures import removal_of
 from jupyter_gpu_share.engines.kubernetes._parting import Parting
 
@@ -133,3 +136,15 @@ async def test_the_agents_word_is_enough() -> None:
     waiting = await listening(without)
     without.parting.note(None, told=30.0)
     assert "node ended its pod" in (await asyncio.wait_for(waiting, PATIENCE)).reason
+
+
+def test_whoever_deletes_a_pod_here_says_how_long_it_has() -> None:
+    """What a pod has itself is for others: ours is not waited for, its variables are saved."""
+    found = []
+    for path in Path(kubernetes.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            deletes = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "delete"
+            if deletes and node.args and getattr(node.args[0], "id", "") in ("PODS", "resource"):
+                found.append(path.name)
+                assert any(each.arg == "grace" for each in node.keywords), path.name
+    assert len(found) >= 4, found
