@@ -30,6 +30,7 @@ __all__ = [
     "Exit",
     "Finding",
     "KernelRequest",
+    "Removal",
     "Report",
     "Running",
     "Snapshot",
@@ -191,6 +192,20 @@ class Exit:
 
 
 @dataclass(frozen=True)
+class Removal:
+    """Somebody else takes away what a kernel runs in, and leaves it some time.
+
+    Attributes
+    ----------
+    reason: a sentence for the user.
+    seconds: that are left for saving the kernel's variables, from now on.
+    """
+
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Usage:
     """A reading. ``used_bytes`` over all devices of the share; ``utilization`` 0 to 1 or None."""
 
@@ -309,6 +324,22 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
     @abstractmethod
     async def wait(self, kernel_id: str) -> Exit:
         """Return when the kernel's process has ended. The share is still held then."""
+
+    async def removed(self, kernel_id: str) -> Removal:
+        """Return when somebody else takes away what the kernel runs in, if that ever happens.
+
+        From then on the kernel goes on for as long as is said, and until :meth:`let_go`,
+        :meth:`put_away` or :meth:`stop`. Where nobody waits here it ends at once.
+        """
+        never: asyncio.Future[Removal] = asyncio.get_running_loop().create_future()
+        return await never
+
+    def removal(self, kernel_id: str) -> Removal | None:
+        """What :meth:`removed` has told, with the time that is left; None: nothing of the kind."""
+        return None
+
+    async def let_go(self, kernel_id: str) -> None:
+        """Have a kernel end in order that is removed: nothing more is saved of it."""
 
     async def ended_before(
         self, kernel_id: str, work: asyncio.Future[Any], patience: float

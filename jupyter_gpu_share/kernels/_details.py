@@ -29,6 +29,8 @@ class Details:
     notice: shown in cells that wait.
     queued: whether there was no room for it at first.
     taken: its share was taken for others, and it has got none since.
+    removed: why others end what it runs in.
+    unsaved: why its variables could not be saved then.
     """
 
     request: KernelRequest | None = None
@@ -52,12 +54,14 @@ class Details:
     notice: str = ""
     queued: bool = False
     taken: bool = False
+    removed: str = ""
+    unsaved: str = ""
 
     def begin(self, request: KernelRequest, *, saved: bool) -> None:
         """Jupyter starts the kernel, or it is taken over with what is ``saved`` of it."""
         self.request, self.path = request, request.path
         self.exit = self.exit_code = self.queue = None
-        self.reason = self.notice = ""
+        self.reason = self.notice = self.removed = self.unsaved = ""
         self.queued = self.taken = False
         self.kept = Kept("snapshot", ()) if saved else Kept()
         self.rest()
@@ -81,6 +85,7 @@ class Details:
         """The kernel answers."""
         self.running, self.share = running, running.share
         self.queue, self.queued, self.taken = None, False, False
+        self.removed = self.unsaved = ""
 
     def resized(self, size: Size, share: Share | None) -> None:
         """It has another size; ``share`` where it holds that already."""

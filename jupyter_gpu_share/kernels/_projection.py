@@ -127,6 +127,10 @@ def refusal(event: Event, facts: Facts) -> str:
 def reason(event: Event, before: Facts, facts: Facts, details: Details) -> str | None:
     """What is told of the kernel after an event; None: what was told before."""
     phase = facts.phase
+    if facts.work is Work.RESCUE:
+        return paragraph(details.removed, say("variables-are-saved"))
+    if before.work is Work.RESCUE and (told := _rescued(event, phase, details)):
+        return told
     if phase is Phase.SETTLING and facts.work is Work.UNDO:
         why = {
             Event.INTERRUPT: say("waiting-interrupted"),
@@ -155,7 +159,7 @@ def reason(event: Event, before: Facts, facts: Facts, details: Details) -> str |
         if facts.asked is Event.RESTART:
             return say("restarts")
         if event is Event.DIED and details.exit is not None:
-            return details.exit.reason
+            return paragraph(details.exit.reason, details.unsaved)
         if event is Event.EXPIRED:
             return say("has-ended")
         if event is Event.KILL:
@@ -166,3 +170,14 @@ def reason(event: Event, before: Facts, facts: Facts, details: Details) -> str |
     if phase in (Phase.RUNNING, Phase.RELEASING) and before.phase is not phase:
         return ""
     return None
+
+
+def _rescued(event: Event, phase: Phase, details: Details) -> str:
+    """What is told when the variables of a kernel were to be saved that others end."""
+    if event is Event.SAVED and phase is Phase.RELEASED:
+        lost = details.kept.lost
+        back = say("variables-come-back")
+        return paragraph(details.removed, back, say("variables-lost", lost=lost) if lost else "")
+    if event is Event.FAILED and details.unsaved:
+        return paragraph(details.removed, details.unsaved)
+    return ""

@@ -20,7 +20,7 @@ from ._progress import following
 from .facts import Event
 from .saved import Note
 
-__all__ = ["Allowed", "Left", "WouldLoseError", "look", "part", "release", "save", "wake"]
+__all__ = ["Allowed", "Left", "WouldLoseError", "end", "look", "part", "release", "save", "wake"]
 
 _log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ async def part(
     tell(Event.ENDS)
     pause.stays = True
     try:
-        await to_the_end(_end(context))
+        await to_the_end(end(context))
     except GpuShareError as error:  # tried again before the next start
         _log.warning("A kernel that was saved could not be ended properly: %s", error)
     unanswered = context.engine.unanswered(context.kernel_id)
@@ -189,7 +189,8 @@ async def _give_back(context: WorkContext, note: Note | None) -> None:
         raise
 
 
-async def _end(context: WorkContext) -> None:
+async def end(context: WorkContext) -> None:
+    """End a process whose variables are saved, or are not wanted."""
     await relayed(context.relay.detach())
     await context.engine.put_away(context.kernel_id)
 

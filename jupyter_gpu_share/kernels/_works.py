@@ -8,14 +8,14 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..engines.base import Exit, KernelRequest, Starting, Waiting
+from ..engines.base import Exit, KernelRequest, Removal, Starting, Waiting
 from ..errors import GpuShareError, NotPossible
 from ..sentences import say
 from ..size import Size
-from . import _lost, _release, _resize, _start
+from . import _lost, _release, _rescue, _resize, _start
 from ._context import CellRunsError, WorkContext
 from ._details import Details
-from .facts import Event, Facts, Then, Work
+from .facts import Event, Facts, Phase, Then, Work
 from .saved import Note
 
 __all__ = ["Task", "Told", "Works", "settle", "work_of"]
@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _NOBODY_MINDS = frozenset({Work.START, Work.WAKE, Work.UNDO, Work.STOP, Work.PARK, Work.FREE})
 _CUT_SHORT = {
     Work.LOOK: say("not-asked"),
+    Work.RESCUE: say("ended-just-now"),
     Work.RELEASE: say("wanted-just-now"),
     Work.RESIZE: say("ended-just-now"),
     Work.PREPARE: say("ended-just-now"),
@@ -47,6 +48,7 @@ class Told:
     result: Any = None
     error: BaseException | None = None
     exit: Exit | None = None
+    removal: Removal | None = None
 
 
 class Task:
@@ -215,6 +217,11 @@ def work_of(
             return Told(Event.CHANGED, result=resized)
         return Told(Event.LEFT if resized.left.process else Event.SAVED, result=resized)
 
+    async def rescue() -> Told:
+        away = facts.phase is Phase.RELEASING
+        left = await _rescue.rescue(context, note(), tell, away=away)
+        return Told(Event.FAILED) if left is None else Told(Event.SAVED, result=left)
+
     async def look() -> Told:
         if told.size is not None:
             found = await _resize.kept_by_resize(context, told.size)
@@ -267,6 +274,7 @@ def work_of(
         Work.RELEASE: release,
         Work.RESIZE: resize,
         Work.LOOK: look,
+        Work.RESCUE: rescue,
         Work.PREPARE: prepare,
         Work.STOP: stop,
         Work.PARK: park,

@@ -360,6 +360,10 @@ class Controller(RelayEvents):
         if told.request is not None and not closes:
             self._begin_anew(told.request)
         details.exit = told.exit or details.exit
+        if told.removal is not None:
+            details.removed = told.removal.reason
+        if told.event is Event.FAILED and before.work is Work.RESCUE and told.error is not None:
+            details.unsaved = words_of(told.error)
         if isinstance(told.news, Waiting):
             details.waits(told.news)
         elif isinstance(told.news, Starting):
@@ -384,7 +388,8 @@ class Controller(RelayEvents):
         if phase is Phase.WAITING and before.phase is Phase.RELEASED and self.next_size:
             details.set_size(self.next_size)
             self.next_size = None
-        if told.event is Event.FAILED and phase in (Phase.OFF, Phase.RELEASED):
+        rescued = before.work is Work.RESCUE
+        if told.event is Event.FAILED and phase in (Phase.OFF, Phase.RELEASED) and not rescued:
             details.reason = words_of(told.error) if told.error is not None else ""
             details.without_share()
         elif (reason := projection.reason(told.event, before, facts, details)) is not None:
@@ -556,13 +561,25 @@ class Controller(RelayEvents):
             self._watcher = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:
+        removal = asyncio.ensure_future(self._watch_removal())
         try:
             ended = await self.engine.wait(self.kernel_id)
         except Exception as error:
             _log.exception("Kernel %s cannot be watched", self.kernel_id)
             ended = Exit(1, say("not-watched", cause=words_of(error)))
+        finally:
+            removal.cancel()
         self._watcher = None
         self.tell(Event.DIED, exit=ended)
+
+    async def _watch_removal(self) -> None:
+        """Notice that others end what the process runs in, and leave it some time."""
+        try:
+            removal = await self.engine.removed(self.kernel_id)
+        except Exception:
+            _log.exception("Kernel %s cannot be watched for its removal", self.kernel_id)
+        else:
+            self.tell(Event.EVICTED, removal=removal)
 
     def _own(self, work: Coroutine[Any, Any, object]) -> asyncio.Future[Any]:
         """Have something done beside, and hold on to it until it is."""

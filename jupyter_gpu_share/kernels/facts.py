@@ -45,12 +45,13 @@ class Event(Enum):
     CLOSE = auto()  #: nobody wants it any more
     PARK = auto()  #: the server stops: what was kept is kept for the next one
     # What the world says.
+    EVICTED = auto()  #: what it runs in is taken away, and leaves it time to save its variables
     DIED = auto()  #: the process that answered has ended
     EXPIRED = auto()  #: nobody has started it again
     # What works say on their way.
     QUEUED = auto()  #: there is no room now
     GRANTED = auto()  #: the share is held
-    LEAVES = auto()  #: a change of size takes the process off its share
+    LEAVES = auto()  #: the process is taken off its share, to change its size or as it is evicted
     COMMITS = auto()  #: a release can only go on from here
     ENDS = auto()  #: a release ends the process, whose variables are saved
     # How works end.
@@ -72,6 +73,7 @@ class Work(Enum):
     RELEASE = auto()
     RESIZE = auto()
     LOOK = auto()
+    RESCUE = auto()  #: save the variables of a process that others end
     UNDO = auto()  #: wait for the end of what was cut short
     PREPARE = auto()  #: have the next share be of another size
     STOP = auto()  #: end the process

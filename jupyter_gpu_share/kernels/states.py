@@ -139,9 +139,13 @@ def _park(facts: Facts) -> Step:
 
 
 def _park_releasing(facts: Facts) -> Step:
-    """The same of one that is about to leave its share: first to the end with that."""
+    """The same of one that is about to leave its share: first to the end with that.
+
+    What is saved because others end it may take longer than a server has that stops.
+    """
     return _to(
         facts,
+        *(_cancel(facts) if facts.work is Work.RESCUE else ()),
         Order.BEGIN,
         Order.ANSWER_CELLS,
         phase=Phase.ENDING,
@@ -259,7 +263,11 @@ def _busy(facts: Facts) -> Step:
 
 def _stays(facts: Facts) -> Step:
     """A release has failed; where its process has ended all the same, it is done."""
-    return _goes_on(facts) if facts.process else _left(process=False)(facts)
+    if not facts.process:
+        return _left(process=False)(facts)
+    if facts.again:  # it was without its share before, and will end so
+        return _failed(facts)
+    return _goes_on(facts)
 
 
 def _left(process: bool) -> Rule:
@@ -280,6 +288,8 @@ def _settled(facts: Facts) -> Step:
 
 
 def _look(facts: Facts) -> Step:
+    if facts.work is Work.RESCUE:
+        return _to(facts, Order.DEFER)
     if facts.work is Work.LOOK:
         return _to(facts, Order.ATTEND)
     return _to(facts, Order.BEGIN, work=Work.LOOK)
@@ -287,6 +297,8 @@ def _look(facts: Facts) -> Step:
 
 def _leave(unused: bool) -> Rule:
     def rule(facts: Facts) -> Step:
+        if facts.work is Work.RESCUE:
+            return _to(facts, Order.REFUSE if unused else Order.DEFER)
         return _to(
             facts,
             *_cancel(facts),
@@ -303,6 +315,8 @@ def _leave(unused: bool) -> Rule:
 def _cell_while_running(facts: Facts) -> Step:
     if facts.work is Work.LOOK:  # a look is never worth a wait
         return _to(facts, Order.CANCEL, cells=True)
+    if facts.work is Work.RESCUE:  # the kernel is paused: it waits for the next pod
+        return _to(facts, cells=True)
     return _to(facts)
 
 
@@ -334,11 +348,44 @@ def _interrupt_running(facts: Facts) -> Step:
     if facts.work is Work.LOOK:
         orders = (Order.CANCEL, Order.ANSWER_CELLS)
         return _to(facts, *orders, cells=False, interrupted=True)
+    if facts.work is Work.RESCUE:  # which waits for the cell that runs
+        return _to(facts, Order.ANSWER_CELLS, Order.INTERRUPT_PROCESS, cells=False)
     return _to(facts, Order.INTERRUPT_PROCESS)
 
 
 def _resize_running(facts: Facts) -> Step:
+    if facts.work is Work.RESCUE:
+        return _to(facts, Order.DEFER)
     return _to(facts, *_cancel(facts), Order.BEGIN, phase=Phase.RESIZING, work=Work.RESIZE)
+
+
+def _evicted_running(facts: Facts) -> Step:
+    """Others end it: its variables are saved as soon as no cell runs, which has some time left."""
+    if facts.work is Work.RESCUE or facts.asked is not None:
+        return _to(facts)
+    return _to(facts, *_cancel(facts), Order.BEGIN, work=Work.RESCUE, cells=False)
+
+
+def _evicted_away(facts: Facts) -> Step:
+    """The same of one that is without its share, which it may just be asking for."""
+    if not facts.process:
+        return _to(facts)  # it was one that is no more
+    then = Then.WAKE if facts.phase is Phase.WAITING else Then.NOTHING
+    return _to(
+        facts,
+        *_cancel(facts),
+        Order.BEGIN,
+        phase=Phase.RELEASING,
+        work=Work.RESCUE,
+        queued=False,
+        then=then,
+    )
+
+
+def _evicted_meanwhile(facts: Facts) -> Step:
+    """What is under way may save its variables itself; else it is looked at afterwards."""
+    later = facts.process and facts.work is not Work.RESCUE
+    return _to(facts, Order.DEFER) if later else _to(facts)
 
 
 def _prepare(then: Then, *orders: Order) -> Rule:
@@ -387,6 +434,7 @@ _ALWAYS: Mapping[Event, Rule] = {
     _E.CLOSE: _close,
     _E.PARK: _close_parked,
     _E.DIED: _died,
+    _E.EVICTED: _evicted_meanwhile,
     _E.EXPIRED: _NOTHING,
     _E.EXPECT: _NOTHING,
 }
@@ -427,6 +475,7 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     (_P.OFF, _E.CLOSE): _close,
     (_P.OFF, _E.PARK): _close_parked,
     (_P.OFF, _E.EXPIRED): _expired,
+    (_P.OFF, _E.EVICTED): _NOTHING,
     (_P.OFF, _E.DONE): _stay(work=None),
     (_P.OFF, _E.FAILED): _stay(work=None),
     # A share is asked for.
@@ -437,6 +486,7 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     (_P.WAITING, _E.RESIZE): _prepare(Then.WAKE, Order.CANCEL),
     (_P.WAITING, _E.LOOK): _REFUSED,
     (_P.WAITING, _E.INTERRUPT): _give_up,
+    (_P.WAITING, _E.EVICTED): _evicted_away,
     (_P.WAITING, _E.QUEUED): _stay(queued=True),
     (_P.WAITING, _E.GRANTED): lambda f: _to(
         f,
@@ -454,6 +504,7 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     (_P.STARTING, _E.RESIZE): _REFUSED,
     (_P.STARTING, _E.LOOK): _REFUSED,
     (_P.STARTING, _E.INTERRUPT): _DROP,
+    (_P.STARTING, _E.EVICTED): _NOTHING,  # of an earlier process: this one is not watched yet
     (_P.STARTING, _E.QUEUED): _stay(phase=_P.WAITING, process=False, queued=True),
     (_P.STARTING, _E.GRANTED): _NOTHING,
     (_P.STARTING, _E.ANSWERED): _answered,
@@ -481,6 +532,8 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     # The relay has handed it on, and the kernel ends in its own way.
     (_P.RUNNING, _E.END): lambda f: _to(f, *_cancel(f), asked=_E.END),
     (_P.RUNNING, _E.RESTART): lambda f: _to(f, *_cancel(f), asked=_E.RESTART),
+    (_P.RUNNING, _E.EVICTED): _evicted_running,
+    (_P.RUNNING, _E.LEAVES): _stay(phase=_P.RELEASING, unused=False, interrupted=False),
     (_P.RUNNING, _E.LOOKED): _goes_on,
     (_P.RUNNING, _E.BUSY): _busy,
     (_P.RUNNING, _E.FAILED): _goes_on,
@@ -508,6 +561,7 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     (_P.RELEASED, _E.RESIZE): _prepare(Then.NOTHING),
     (_P.RELEASED, _E.LOOK): _REFUSED,
     (_P.RELEASED, _E.INTERRUPT): _DROP,
+    (_P.RELEASED, _E.EVICTED): _evicted_away,
     # Its share is being changed.
     (_P.RESIZING, _E.CELL): _HELD,
     (_P.RESIZING, _E.WAKE): _WISHED,
@@ -557,6 +611,7 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     (_P.ENDING, _E.EXPIRED): _NOTHING,
     (_P.ENDING, _E.CLOSE): _close_ending,
     (_P.ENDING, _E.PARK): _close_ending,
+    (_P.ENDING, _E.EVICTED): _NOTHING,
     (_P.ENDING, _E.DIED): _stay(Order.EXIT, process=False),
     (_P.ENDING, _E.DONE): _ended,
     (_P.ENDING, _E.FAILED): _ended,
@@ -584,6 +639,7 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
             _E.EXPECT,
             _E.CLOSE,
             _E.PARK,
+            _E.EVICTED,
             _E.EXPIRED,
         )
     },

@@ -257,6 +257,34 @@ TABLE: Mapping[str, str] = {
     "node-gone": "The kernel's node is gone. Restart it.",
     "gpu-out-of-service": "The kernel's GPU was taken out of service. Restart it.",
     "pod-evicted": "The kernel's pod was evicted ({reason}). Restart it.",
+    # -- why it is being ended while its variables can be saved
+    "removed-by-eviction": (
+        "The cluster took the kernel's pod away (eviction, as when its node is drained)."
+    ),
+    "removed-for-work": "The cluster took the kernel's pod away for work of higher priority.",
+    "removed-by-scheduler": (
+        "The cluster took the kernel's pod away, most likely for other work: its priority "
+        "allows that."
+    ),
+    "removed-from-node": "The cluster took the kernel's pod away: its node is out of service.",
+    "removed-from-gpu": "The cluster took the kernel's pod away: its GPU is out of service.",
+    "removed-by-node": (
+        "The kernel's node ended its pod, as when it shuts down or is short of memory or disk."
+    ),
+    "removed-by-other": "The cluster took the kernel's pod away ({reason}).",
+    "removed-by-deletion": (
+        "The kernel's pod was deleted in the cluster, by an administrator or another program."
+    ),
+    "variables-are-saved": "Its variables are being saved.",
+    "variables-come-back": (
+        "The variables are saved and come back with the next cell, in a new pod."
+    ),
+    "variables-lost": "Lost: {lost:list}.",
+    "cell-did-not-end": "a cell ran that did not end when it was interrupted.",
+    "no-time-to-save": "that took longer than the time that was left, {grace:span}.",
+    "interrupted-for-saving": (
+        "The running cell is interrupted, so that the variables can be saved."
+    ),
     "node-lost": "The kernel's node was lost. Restart it to get another place.",
     # -- why something cannot be done now
     "cell-runs-now": "A cell runs; interrupt it or wait for its end.",

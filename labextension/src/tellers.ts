@@ -341,6 +341,38 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
     'gpu-out-of-service': () => trans.__("The kernel's GPU was taken out of service. Restart it."),
     'pod-evicted': v =>
       trans.__("The kernel's pod was evicted (%1). Restart it.", v.text('reason')),
+    // Why it is being ended while its variables can be saved.
+    'removed-by-eviction': () =>
+      trans.__("The cluster took the kernel's pod away (eviction, as when its node is drained)."),
+    'removed-for-work': () =>
+      trans.__("The cluster took the kernel's pod away for work of higher priority."),
+    'removed-by-scheduler': () =>
+      trans.__(
+        "The cluster took the kernel's pod away, most likely for other work: its priority allows that."
+      ),
+    'removed-from-node': () =>
+      trans.__("The cluster took the kernel's pod away: its node is out of service."),
+    'removed-from-gpu': () =>
+      trans.__("The cluster took the kernel's pod away: its GPU is out of service."),
+    'removed-by-node': () =>
+      trans.__(
+        "The kernel's node ended its pod, as when it shuts down or is short of memory or disk."
+      ),
+    'removed-by-other': v =>
+      trans.__("The cluster took the kernel's pod away (%1).", v.text('reason')),
+    'removed-by-deletion': () =>
+      trans.__(
+        "The kernel's pod was deleted in the cluster, by an administrator or another program."
+      ),
+    'variables-are-saved': () => trans.__('Its variables are being saved.'),
+    'variables-come-back': () =>
+      trans.__('The variables are saved and come back with the next cell, in a new pod.'),
+    'variables-lost': v => trans.__('Lost: %1.', v.list('lost')),
+    'cell-did-not-end': () => trans.__('a cell ran that did not end when it was interrupted.'),
+    'no-time-to-save': v =>
+      trans.__('that took longer than the time that was left, %1.', v.span('grace')),
+    'interrupted-for-saving': () =>
+      trans.__('The running cell is interrupted, so that the variables can be saved.'),
     'node-lost': () => trans.__("The kernel's node was lost. Restart it to get another place."),
     // Why something cannot be done now.
     'cell-runs-now': () => trans.__('A cell runs; interrupt it or wait for its end.'),

@@ -140,10 +140,12 @@ class Pod:
 
     # -- the agent ---------------------------------------------------------------------------
 
-    def mount(self, watchdog: float = 60.0) -> Path:
+    def mount(self, watchdog: float = 60.0, grace: float = 0.0) -> Path:
         """Write what the Secret holds, for free ports of this machine."""
         labels = Labels("server", "kernel", "attempt")
-        secret = secret_body("x", labels, self.connection, watchdog=watchdog, owned_by=None)
+        secret = secret_body(
+            "x", labels, self.connection, watchdog=watchdog, grace=grace, owned_by=None
+        )
         new = {"agent.json": {"port": self.port}, "connection.json": {}}
         for channel, port in self.connection.ports.items():
             new["connection.json"][f"{channel}_port"] = port
@@ -159,14 +161,21 @@ class Pod:
         self,
         *,
         watchdog: float = 60.0,
+        grace: float = 0.0,
         flags: list[str] = FLAGS,
         path: tuple[Path, ...] = (),
         env: Mapping[str, str] | None = None,
         before: str = "",
         cwd: Path | None = None,
     ) -> None:
-        """Start the agent. ``before`` is Python that runs in it first: how a fault is put in."""
-        secret = self.mount(watchdog)
+        """Start the agent.
+
+        Parameters
+        ----------
+        grace: seconds that the pod has to end, of which a server has all but 6; by default none.
+        before: Python that runs in it first: how a fault is put in.
+        """
+        secret = self.mount(watchdog, grace)
         module = ["-m", "gpu_share_kernel.agent"]
         if before:
             code = (

@@ -15,6 +15,7 @@ from jupyter_gpu_share.engines.base import (
     Connection,
     Exit,
     KernelRequest,
+    Removal,
     Running,
     Starting,
 )
@@ -69,6 +70,23 @@ class FakeEngine:
         self.signals: list[int] = []
         self.stops = self.put_aways = 0
         self.unsure = False
+        self.evicts = asyncio.Event()
+        self.grace = 60.0
+        self.let_go_of = 0
+
+    async def removed(self, kernel_id: str) -> Removal:
+        await self.evicts.wait()
+        removal = self.removal(kernel_id)
+        assert removal is not None
+        return removal
+
+    def removal(self, kernel_id: str) -> Removal | None:
+        return Removal("It is evicted.", self.grace) if self.evicts.is_set() else None
+
+    async def let_go(self, kernel_id: str) -> None:
+        self.let_go_of += 1
+        if self.ended is not None:
+            self.ended.set()
 
     async def start(self, request: KernelRequest, report: Any) -> Running:
         self.held = True
@@ -84,6 +102,7 @@ class FakeEngine:
     async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
         self.stops += 1
         await self.gates("stop")
+        self.evicts.clear()  # that was the earlier one's
         if self.ended is not None:
             self.ended.set()
         self.held = self.held and keep_share

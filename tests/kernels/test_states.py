@@ -35,6 +35,7 @@ ANYTIME = (
     Event.EXPECT,
     Event.CLOSE,
     Event.PARK,
+    Event.EVICTED,  # told again later, it may be of a process that is no more
     Event.DIED,
     Event.EXPIRED,
 )
@@ -44,8 +45,8 @@ WORKS: dict[Phase, set[Work | None]] = {
     Phase.WAITING: {Work.START, Work.WAKE},
     Phase.STARTING: {Work.START},
     Phase.RESUMING: {Work.WAKE},
-    Phase.RUNNING: {None, Work.LOOK},
-    Phase.RELEASING: {Work.RELEASE, Work.RESIZE},
+    Phase.RUNNING: {None, Work.LOOK, Work.RESCUE},
+    Phase.RELEASING: {Work.RELEASE, Work.RESIZE, Work.RESCUE},
     Phase.RELEASED: {None},
     Phase.RESIZING: {Work.RESIZE},
     Phase.SETTLING: {Work.UNDO, Work.PREPARE},
@@ -66,6 +67,10 @@ def outcomes(facts: Facts) -> tuple[Event, ...]:
         return (Event.QUEUED, Event.GRANTED, Event.ANSWERED, Event.FAILED)
     if work is Work.LOOK:
         return (Event.LOOKED, Event.BUSY, Event.FAILED)
+    if work is Work.RESCUE and phase is Phase.RUNNING:
+        return (Event.LEAVES, Event.FAILED)
+    if work is Work.RESCUE:
+        return (Event.ENDS, Event.FAILED) if facts.process else (Event.SAVED, Event.FAILED)
     if work is Work.RESIZE and phase is Phase.RESIZING:
         return (Event.CHANGED, Event.LEAVES, Event.BUSY, Event.FAILED)
     if work in (Work.RELEASE, Work.RESIZE):
@@ -200,7 +205,9 @@ def test_a_server_that_stops_saves_what_lives_on_without_its_share_before_it_kil
         saves = away or leaves
         assert after.work is (Work.PARK if saves else Work.STOP), story(facts, Event.PARK)
         assert (Order.KILL_PROCESS in orders) is (facts.process and not saves)
-        assert not (leaves and Order.CANCEL in orders)
+        # What others end may be saved for longer than a server has that stops.
+        if leaves:
+            assert (Order.CANCEL in orders) is (facts.work is Work.RESCUE)
 
 
 def test_jupyter_can_start_it_again_from_everywhere() -> None:
@@ -330,7 +337,10 @@ def test_a_failed_release_leaves_the_kernel_as_it_was() -> None:
     for facts in WAYS:
         if facts.phase is Phase.RELEASING and facts.process:
             after, _ = step(facts, Event.FAILED)
-            assert after.phase is Phase.RUNNING
+            away = facts.again  # it was without its share before, and others end it
+            assert after.phase is (Phase.RELEASED if away else Phase.RUNNING)
+            assert after.process
+            assert not after.cells or not away
         if facts.phase is Phase.RELEASING and not facts.process:
             after, _ = step(facts, Event.FAILED)
             assert after.phase in (Phase.RELEASED, Phase.WAITING), "its process has ended"
@@ -342,3 +352,45 @@ def test_what_was_kept_is_kept_when_a_wake_fails() -> None:
             after, _ = step(facts, Event.FAILED)
             assert after.phase is Phase.RELEASED
             assert after.process is (facts.work is Work.WAKE)
+
+
+def test_what_others_end_is_saved_from_everywhere() -> None:
+    """At once, or when the work under way is over, which may save it itself; never twice."""
+    for facts in WAYS:
+        after, orders = step(facts, Event.EVICTED)
+        where = story(facts, Event.EVICTED)
+        over = facts.phase in (Phase.OFF, Phase.ENDING, Phase.CLOSED, Phase.STARTING)
+        asked = facts.phase is Phase.RUNNING and facts.asked is not None  # it ends in its own way
+        if not facts.process or over or asked or facts.work is Work.RESCUE:
+            assert (after, orders) == (facts, ()), where
+        elif facts.phase in (Phase.RELEASING, Phase.RESIZING, Phase.SETTLING, Phase.RESUMING):
+            assert (after, orders) == (facts, (Order.DEFER,)), where
+        else:
+            assert after.work is Work.RESCUE, where
+            assert Order.BEGIN in orders, where
+            assert after.phase in (Phase.RUNNING, Phase.RELEASING), where
+
+
+def test_no_other_wish_gets_in_the_way_of_saving_what_others_end() -> None:
+    for facts in WAYS:
+        if facts.work is not Work.RESCUE:
+            continue
+        for event in WISHES:
+            after, orders = step(facts, event)
+            assert after.work is Work.RESCUE, story(facts, event)
+            assert not {Order.BEGIN, Order.CANCEL} & set(orders), story(facts, event)
+
+
+def test_what_others_end_counts_as_saved_only_when_it_was() -> None:
+    for facts in WAYS:
+        if facts.work is not Work.RESCUE:
+            continue
+        assert facts.process or facts.phase is Phase.RELEASING, "its process ended as it was saved"
+        if not facts.process:
+            continue
+        after, _ = step(facts, Event.FAILED)
+        assert after.process, story(facts, Event.FAILED)
+        assert after.again is facts.again, story(facts, Event.FAILED)
+        after, orders = step(facts, Event.DIED)
+        assert Order.EXIT in orders
+        assert after.phase is Phase.ENDING

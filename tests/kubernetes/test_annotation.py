@@ -343,6 +343,22 @@ async def test_a_kernel_whose_gpu_was_reclaimed_says_so(
     assert "most likely reclaimed" in one.allocation.reason
 
 
+async def test_a_kernel_that_kai_preempts_keeps_its_variables(
+    notebook: Make, objects: Objects, kai: FakeKai, cluster: Any, namespace: str
+) -> None:
+    """KAI deletes pods with the grace that they have themselves, and leaves no word in them."""
+    one = notebook("1/2")
+    one.config.KubernetesEngine.backend_options = {"priority": "build-preemptible"}
+    await one.placed()
+    await one.run("x = 41")
+    name = pod_of(objects, one)["metadata"]["name"]
+    assert cluster.api.delete(f"/api/v1/namespaces/{namespace}/pods/{name}")
+    row = await one.state("released", "failed")
+    assert row.state is State.RELEASED, row.reason
+    assert "most likely for other work: its priority allows that. The variables are" in row.reason
+    assert "42" in await one.run("print(x + 1)")
+
+
 # -- the notebook's view: released, woken, and of another size -------------------------------------
 
 

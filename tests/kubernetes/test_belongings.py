@@ -64,7 +64,7 @@ def stored(secret: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_whole_secret() -> None:
     mine = {"apiVersion": "v1", "kind": "Pod", "name": NAME, "uid": "u-2"}
-    secret = secret_body(NAME, LABELS, connection(), watchdog=600.0, owned_by=mine)
+    secret = secret_body(NAME, LABELS, connection(), watchdog=600.0, grace=120, owned_by=mine)
     text = secret.pop("stringData")
     assert secret == {
         "apiVersion": "v1",
@@ -90,13 +90,13 @@ def test_the_whole_secret() -> None:
     ports = {f"{channel}_port": port for channel, port in PORTS.items()}
     assert {name: json.loads(value) for name, value in text.items()} == {
         "connection.json": {"transport": "tcp", "ip": "0.0.0.0"} | ports | keys,
-        "agent.json": {"ip": "0.0.0.0", "port": AGENT_PORT, "watchdog": 600.0} | keys,
+        "agent.json": {"ip": "0.0.0.0", "port": AGENT_PORT, "watchdog": 600.0, "grace": 120} | keys,
     }
 
 
 def test_without_an_owner_and_without_encryption() -> None:
     plain = connection(curve_publickey=None, curve_secretkey=None)
-    secret = secret_body(NAME, LABELS, plain, watchdog=5.0, owned_by=None)
+    secret = secret_body(NAME, LABELS, plain, watchdog=5.0, grace=120, owned_by=None)
     assert "ownerReferences" not in secret["metadata"]
     assert "curve" not in json.dumps(secret["stringData"])
 
@@ -108,7 +108,7 @@ def test_without_an_owner_and_without_encryption() -> None:
 )  # fmt: skip
 def test_what_a_secret_holds_is_read_back(fields: dict[str, Any]) -> None:
     before = connection(**fields)
-    secret = secret_body(NAME, LABELS, before, watchdog=5.0, owned_by=None)
+    secret = secret_body(NAME, LABELS, before, watchdog=5.0, grace=120, owned_by=None)
     assert connection_of(stored(secret), before.ip) == before
 
 
@@ -135,7 +135,7 @@ def test_keys_are_shown_nowhere_else() -> None:
     ids=repr,
 )
 def test_a_secret_with_something_else_in_it_is_none_of_ours(change: dict[str, Any]) -> None:
-    secret = secret_body(NAME, LABELS, connection(), watchdog=5.0, owned_by=None)
+    secret = secret_body(NAME, LABELS, connection(), watchdog=5.0, grace=120, owned_by=None)
     wire = json.loads(secret["stringData"]["connection.json"]) | change
     for missing in (False, True):
         if missing:

@@ -134,6 +134,17 @@ async def test_it_renews_by_itself(link_with: Callable[..., AgentLink], agent: F
         assert (await agent.hear())["op"] == "renew"
 
 
+async def test_that_nothing_is_to_be_saved_is_said_with_every_sign_of_life(
+    link_with: Callable[..., AgentLink], agent: FakeAgent
+) -> None:
+    link = link_with(renewal=0.02)
+    await agent.hear("renew")
+    await link.leave()
+    await agent.hear("leave")
+    for _ in range(3):
+        assert (await agent.hear())["op"] == "leave"
+
+
 async def test_whom_it_replaces_is_said_until_the_agent_has_accepted(
     link: AgentLink, agent: FakeAgent
 ) -> None:
@@ -309,6 +320,7 @@ async def test_what_can_be_so_is_taken(
 
 HUGE = 10**400
 LIES: list[dict[str, Any]] = [
+    *({"leaving": value} for value in (None, 0, 1, "yes", [])),
     *({"run": value} for value in (5, True, [], {}, 1.5)),
     *({"pid": value} for value in ("5", -1, 2**63, HUGE, 5.0, True, [], {})),
     *({"exit": value} for value in (5, "gone", [1], True)),

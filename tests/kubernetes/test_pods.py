@@ -110,7 +110,7 @@ POD: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 10,
+        "terminationGracePeriodSeconds": 120,
         "securityContext": {
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
@@ -220,6 +220,7 @@ C = ("spec", "containers", 0)
           "gpu_share_kernel.agent"]),
         ({"service_account": "kernels"}, ("spec", "serviceAccountName"), "kernels"),
         ({"deadline": 60}, ("spec", "activeDeadlineSeconds"), 60),
+        ({"grace": 30}, ("spec", "terminationGracePeriodSeconds"), 30),
         ({"working_dir": "/home/jovyan"}, (*C, "workingDir"), "/home/jovyan"),
         ({"cpu": "2"}, (*C, "resources", "requests", "cpu"), "2"),
         ({"memory": "1Gi"}, (*C, "resources", "requests", "memory"), "1Gi"),

@@ -129,7 +129,7 @@ async def test_the_end_of_a_pod_without_its_share_is_told(
     await one.run("x = 1")
     await release(one)
     (pod,) = objects("pods")
-    cluster.api.delete(f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}")
+    cluster.api.delete(f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}", grace=0)
     row = await one.state("failed")
     assert "deleted" in row.reason
     for what in ("pods", "secrets", "claims"):

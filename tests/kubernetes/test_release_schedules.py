@@ -72,10 +72,10 @@ class World:
         return next(((pod, pids[0]) for pod, pids in found if pids), None)
 
     def delete_pod(self, schedule: Schedule) -> bool:
-        """Somebody deletes the pod."""
+        """Somebody deletes the pod, with no time to save what is in it."""
         pod = self.pod()
         name = pod["metadata"]["name"]
-        self.cluster.api.delete(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
+        self.cluster.api.delete(f"/api/v1/namespaces/{self.namespace}/pods/{name}", grace=0)
         return self._started_again(schedule, pod)
 
     def _started_again(self, schedule: Schedule, old: dict[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from ..base import (
     Exit,
     Finding,
     KernelRequest,
+    Removal,
     Report,
     Running,
     Snapshot,
@@ -179,6 +180,23 @@ class KubernetesEngine(KubernetesSettings):
         """See :meth:`Engine.wait <jupyter_gpu_share.engines.base.Engine.wait>`."""
         kernel = self._kernels.get(kernel_id)
         return await kernel.ended() if kernel is not None else Exit(0, say("no-process"))
+
+    async def removed(self, kernel_id: str) -> Removal:
+        """See :meth:`Engine.removed <jupyter_gpu_share.engines.base.Engine.removed>`."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None:
+            return await super().removed(kernel_id)
+        return await kernel.parting.wait()
+
+    def removal(self, kernel_id: str) -> Removal | None:
+        """See :meth:`Engine.removal <jupyter_gpu_share.engines.base.Engine.removal>`."""
+        kernel = self._kernels.get(kernel_id)
+        return kernel.parting.removal if kernel is not None else None
+
+    async def let_go(self, kernel_id: str) -> None:
+        """See :meth:`Engine.let_go <jupyter_gpu_share.engines.base.Engine.let_go>`."""
+        if kernel := self._kernels.get(kernel_id):
+            kernel.parting.let_go()
 
     async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
         """See :meth:`Engine.signal <jupyter_gpu_share.engines.base.Engine.signal>`."""

@@ -17,7 +17,9 @@ __all__ = [
     "end_of_lease",
     "end_of_process",
     "hindrance",
+    "is_evicted",
     "no_place",
+    "removal_of",
     "unschedulable",
 ]
 
@@ -284,6 +286,45 @@ _DISRUPTIONS = {
     "DeletionByPodGC": Cause("node", say("node-gone"), 143),
     "DeletionByDeviceTaintManager": Cause("node", say("gpu-out-of-service"), 143),
 }
+
+
+#: The same while the pod is still there, and what is in it may be saved.
+_REMOVALS = {
+    "PreemptionByScheduler": say("removed-for-work"),
+    "EvictionByEvictionAPI": say("removed-by-eviction"),
+    "DeletionByTaintManager": say("removed-from-node"),
+    "DeletionByPodGC": say("removed-from-node"),
+    "DeletionByDeviceTaintManager": say("removed-from-gpu"),
+    "TerminationByKubelet": say("removed-by-node"),
+}
+
+
+def is_evicted(pod: Object) -> bool:
+    """Whether the pod was evicted by the API that drains use, or by the taint of a drain."""
+    drains = ("EvictionByEvictionAPI", "DeletionByTaintManager")
+    return any(
+        condition.get("type") == "DisruptionTarget"
+        and condition.get("status") == "True"
+        and condition.get("reason") in drains
+        for condition in dig(pod, "status", "conditions", default=[])
+    )
+
+
+def removal_of(pod: Object, *, by_scheduler: bool) -> str:
+    """Why a pod is to end that nobody here has ended, a sentence for the user.
+
+    Parameters
+    ----------
+    pod: as it is now.
+    by_scheduler: one that leaves no word in the pod may have done it.
+    """
+    for condition in dig(pod, "status", "conditions", default=[]):
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            reason = _line(condition.get("reason", ""))
+            return _REMOVALS.get(reason) or say("removed-by-other", reason=reason)
+    if dig(pod, "metadata", "deletionTimestamp") is None:
+        return say("removed-by-node")  # by its agent's word: the cluster has not said why
+    return say("removed-by-scheduler") if by_scheduler else say("removed-by-deletion")
 
 
 def _disruption(pod: Object) -> Cause | None:

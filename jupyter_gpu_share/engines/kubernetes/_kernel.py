@@ -27,6 +27,7 @@ from ._annotation import Annotation
 from ._attention import Attention
 from ._cluster import Cluster, Object
 from ._command import command_of
+from ._drained import Unleased
 from ._environment import kernel_environment, share_environment
 from ._lease import Lease
 from ._link import AgentLink, AgentState
@@ -34,6 +35,7 @@ from ._making import image_of, make
 from ._names import PART, PREFIX, annotation, label, object_name
 from ._overlooked import ask_again
 from ._ownership import TAKEN_OVER, claim_pod, delete_own, taken_over
+from ._parting import Parting
 from ._pods import AGENT_PORT, Labels, address_of, connection_of, owner
 from ._waits import PATIENCE, Wait
 from ._writes import PATIENCE as WRITE_PATIENCE
@@ -50,6 +52,8 @@ T = TypeVar("T")
 _END_PATIENCE = 5.0
 #: Seconds that the cluster has to tell why a pod was ended.
 _CAUSE_PATIENCE = 30.0
+#: Seconds that a node may give which ends pods without a word in the cluster, as it shuts down.
+_UNTOLD_GRACE = 30.0
 #: By the agent's word, the image has not the kernel's command; the code that shells give.
 _NO_COMMAND = 127
 
@@ -86,10 +90,17 @@ class PodKernel:
         self.writes = Writes(self._attention.rouse)
         self._claims: dict[str, str] = {}
         self._uid = self._version = ""  # of the pod, and when it came to be this process's
+        #: The pod's end by others.
+        self.parting = Parting(
+            grace=lambda: cluster.settings.eviction_grace,
+            reclaimed=lambda pod: cluster.backend.reclaimed(pod),
+            leave=self._leave,
+        )
         self._lost = False  # to another process of this server
         self._run = ""
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._vacating: asyncio.Future[None] | None = None
+        self._unleased: Unleased | None = None
+        self._leaving: asyncio.Future[None] | None = None
         self._report: Report | None = None  # of the start that is under way
 
     # -- what is told ------------------------------------------------------------------------
@@ -107,13 +118,21 @@ class PodKernel:
                 pod, self.cluster.instance, self._version
             )
             cause = failures.end_of(pod, None)
+            if cause is None:
+                self.parting.note(pod)
         elif gone is not None and self._is_own(gone):
             cause = failures.end_of(None, gone)
         if cause is None and self.lease is not None:
             cause = self.lease.taken_away(gone)
-            if cause is not None and self._vacating is None and self.link is not None:
-                # The memory may be somebody else's already.
-                self._vacating = asyncio.ensure_future(self.link.quit())
+            if cause is not None and self.link is not None:
+                if self._unleased is None:
+                    node = dig(pod, "spec", "nodeName", default="")
+                    self._unleased = Unleased(
+                        self.cluster, self.link, self.parting, self.request.kernel_id, node, gone
+                    )
+                    ended = Exit(cause.code, cause.text)
+                    self._unleased.begin(lambda: self._end(ended))
+                cause = None if self._unleased.spared else cause
         if cause is not None:
             # A pod that is deleted ends first, and is gone only then.
             last = pod or gone
@@ -122,6 +141,10 @@ class PodKernel:
         if self._lost:
             self._end(Exit(-signals.SIGKILL, TAKEN_OVER))
         self._attention.rouse()
+
+    def _leave(self) -> None:
+        if self.link is not None:
+            self._leaving = asyncio.ensure_future(self.link.leave())
 
     def appeared(self, name: str) -> None:
         """An object of the kernel's is new in the cluster."""
@@ -138,6 +161,9 @@ class PodKernel:
         return bool(meta["uid"] == self._uid if self._uid else meta["name"] == self.name)
 
     def _state_changed(self, state: AgentState) -> None:
+        if state.leaving:
+            grace = min(self.cluster.settings.eviction_grace, _UNTOLD_GRACE)
+            self.parting.note(self.cluster.pod(self.name), told=grace)
         if state.exit_code is not None and state.run == self._run:
             words = failures.end_of_process(state.exit_code, state.exit_why)
             ended = Exit(state.exit_code, words)
@@ -172,11 +198,12 @@ class PodKernel:
         pod = self.cluster.pod(self.name)
         return (
             self.link is not None
-            and self._vacating is None
+            and self._unleased is None
             and not self._lost
             and pod is not None
             and failures.end_of(pod, None) is None
             and not pod["metadata"].get("deletionTimestamp")
+            and self.parting.removal is None
         )
 
     # -- start -------------------------------------------------------------------------------
@@ -521,8 +548,8 @@ class PodKernel:
         """Have the pod end by itself, and stop talking to it."""
         link, self.link = self.link, None
         self.writes.give_up()  # what is not done yet goes with the pod
-        if self._vacating is not None:
-            await asyncio.gather(self._vacating, return_exceptions=True)
+        if self._unleased is not None:
+            await self._unleased.done()
         if link is not None:
             if not self._lost:
                 with suppress(zmq.ZMQError):

@@ -48,6 +48,7 @@ class AgentState:
     exit_code, exit_why: of the kernel's last end in this run; ``why`` is ``oom`` where the
         container had no memory left, or words of the agent.
     used_bytes, utilization, memory_bytes: the last reading; None where not known.
+    leaving: the pod was told to end; its kernel waits for :meth:`AgentLink.leave`.
     """
 
     run: str | None = None
@@ -57,6 +58,7 @@ class AgentState:
     used_bytes: int | None = None
     utilization: float | None = None
     memory_bytes: int | None = None
+    leaving: bool = False
 
     @property
     def settled(self) -> bool:
@@ -101,6 +103,7 @@ class AgentLink:
         self._refused = False
         self._closed = False
         self._replaces = ""
+        self._leaves = False
         self._heard = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._socket: zmq.asyncio.Socket | None = None
@@ -186,6 +189,14 @@ class AgentLink:
         with suppress(asyncio.TimeoutError, EngineError):
             await asyncio.wait_for(ended, patience)
 
+    async def leave(self) -> None:
+        """Have the kernel end in order, and the pod with it: nothing is to be saved of it.
+
+        Not waited for; every later sign of life says it again.
+        """
+        self._leaves = True
+        await self._say({"op": "leave"})
+
     async def quit(self) -> None:
         """Have the pod end by itself. Not waited for."""
         await self._say({"op": "quit"})
@@ -237,7 +248,7 @@ class AgentLink:
                     socket.disconnect(self._address)
                 socket.connect(self._address)
                 self._heard = clock()
-            await self._say({"op": "renew"})
+            await self._say({"op": "leave" if self._leaves else "renew"})
             await asyncio.sleep(self._renewal)
 
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
@@ -279,7 +290,9 @@ def _state(message: dict[str, Any]) -> AgentState:
     ended, reading = message["exit"] or {}, message["reading"] or {}
     if not isinstance(ended, dict) or not isinstance(reading, dict):
         raise TypeError("not a state")
-    run, why = message["run"], ended.get("why", "")
+    run, why, leaving = message["run"], ended.get("why", ""), message.get("leaving", False)
+    if not isinstance(leaving, bool):
+        raise TypeError("not a truth value")
     if not isinstance(run, str | None) or not isinstance(why, str):
         raise TypeError("not text")
     utilization = reading.get("utilization")
@@ -295,6 +308,7 @@ def _state(message: dict[str, Any]) -> AgentState:
         used_bytes=_whole(reading.get("used_bytes")),
         utilization=utilization,
         memory_bytes=_whole(reading.get("memory_bytes")),
+        leaving=leaving,
     )
 
 

@@ -70,6 +70,7 @@ async def make(
         memory=settings.memory,
         memory_limit=settings.memory_limit,
         deadline=settings.longest_life,
+        grace=settings.eviction_grace,
         working_dir=settings.working_dir,
         tolerations=settings.tolerations,
         claims=claims,
@@ -90,7 +91,14 @@ async def make(
     pod = await _create(cluster, PODS, body)
     mine = owner(pod)
     connection = _new_connection(settings, request)
-    secret = secret_body(name, labels, connection, watchdog=settings.watchdog, owned_by=mine)
+    secret = secret_body(
+        name,
+        labels,
+        connection,
+        watchdog=settings.watchdog,
+        grace=settings.eviction_grace,
+        owned_by=mine,
+    )
     work: list[Awaitable[Object]] = [_create(cluster, SECRETS, secret)]
     if not leased:
         work += [

@@ -115,6 +115,7 @@ class PodPlan:
     hash_seed: of the kernel's Python. The agent has it too: only then can it become the kernel.
     tolerations: taints of nodes that the pod tolerates, besides that of GPUs where it has one.
     deadline: seconds after which the pod ends whatever happens; 0 for never.
+    grace: seconds that the pod has to end, where somebody else ends it.
     notes: for the annotations: ``size``, ``path``, ``user``, ``kernel_name`` and the like.
     patches: the administrator's additions, strategic merge patches in the order to lay them on.
     claims: names of the ResourceClaims by their name within the pod.
@@ -140,6 +141,7 @@ class PodPlan:
     memory: str = ""
     memory_limit: str = ""
     deadline: int = 0
+    grace: int = 120
     working_dir: str = ""
     tolerations: Sequence[Mapping[str, Any]] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -210,7 +212,8 @@ def pod_body(plan: PodPlan) -> Object:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 10,
+        # Whoever deletes pods here says a shorter one: this is for all others.
+        "terminationGracePeriodSeconds": plan.grace,
         "securityContext": {
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
@@ -291,9 +294,16 @@ def secret_body(
     connection: Connection,
     *,
     watchdog: float,
+    grace: float,
     owned_by: Mapping[str, Any] | None,
 ) -> Object:
-    """The Secret with the keys of a kernel. They are nowhere else."""
+    """The Secret with the keys of a kernel. They are nowhere else.
+
+    Parameters
+    ----------
+    watchdog: seconds without a server after which the pod ends.
+    grace: seconds that the pod has to end; the agent lets a server use them.
+    """
     keys = {"key": connection.key.decode(), "signature_scheme": connection.signature_scheme}
     curve = {}
     if connection.curve_publickey and connection.curve_secretkey:
@@ -308,7 +318,8 @@ def secret_body(
         **keys,
         **curve,
     }
-    agent = {"ip": wire["ip"], "port": AGENT_PORT, "watchdog": watchdog, **keys, **curve}
+    own = {"ip": wire["ip"], "port": AGENT_PORT, "watchdog": watchdog, "grace": grace}
+    agent = {**own, **keys, **curve}
     metadata = labels.metadata(name, "connection")
     if owned_by:
         metadata["ownerReferences"] = [dict(owned_by)]

@@ -455,6 +455,21 @@ class KubernetesSettings(Engine):
             c.KubernetesEngine.longest_life = 86400
         """,
     )
+    eviction_grace = Integer(
+        120,
+        min=1,
+        config=True,
+        help="""
+        Seconds that a kernel's pod has to end where somebody else ends it: when its node is
+        drained, its place is taken by work of higher priority, or it is deleted. The kernel's
+        variables are saved in that time. Whoever wants its place waits as long at most. Up to 6
+        leave no time for saving. Default 120.
+
+        ::
+
+            c.KubernetesEngine.eviction_grace = 300
+        """,
+    )
     sweep_interval = Float(
         60.0,
         min=1.0,

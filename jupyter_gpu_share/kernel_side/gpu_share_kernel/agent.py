@@ -87,6 +87,8 @@ class Agent:
         self._env = {}
         self._gpu = None
         self._last = None
+        self._grace = float(settings.get("grace", 0.0))
+        self._stays = None  # the pod is to end; until when its kernel waits for a server's word
         self._ending = None  # what is still to be done at the end: (when, what)
         self._quit = False
         self._bell = os.pipe()
@@ -132,6 +134,8 @@ class Agent:
                 self._say("%s; the pod ends" % why)
                 farewell.leave_word(why)
                 self._begin_end()
+            if self._stays is not None and now >= self._stays_until():
+                self._begin_end()
             while self._ending and now >= self._ending[0][0]:
                 self._ending.pop(0)[1]()
             if self._ending is not None and not (self._ending and (self._pid or self._asked)):
@@ -158,11 +162,16 @@ class Agent:
         return [self._settings["port"], *kernel]
 
     def _deadline(self):
-        return self._ending[0][0] if self._ending else self._heard + self.watchdog
+        if self._ending:
+            return self._ending[0][0]
+        watchdog = self._heard + self.watchdog
+        return watchdog if self._stays is None else min(watchdog, self._stays_until())
 
     def _signals(self, numbers):
-        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+        if signal.SIGINT in numbers:
             self._begin_end()
+        elif signal.SIGTERM in numbers:
+            self._told_to_end()
         self._reap()
 
     # -- what a server says --------------------------------------------------------------------
@@ -200,6 +209,8 @@ class Agent:
             self._signal(message["signum"], alone=bool(message.get("alone")))
         elif op == "end":
             self._end_kernel()
+        elif op == "leave":
+            self._begin_end()
         elif op == "quit":
             self._begin_end(now=True)
         self._tell()
@@ -221,6 +232,7 @@ class Agent:
                 "pid": self._pid if self._order is None else None,
                 "exit": self._exit,
                 "reading": self._last,
+                "leaving": self._stays is not None,
             }
             self._send(self._peer, state)
 
@@ -229,7 +241,7 @@ class Agent:
     def _start(self, message):
         if message["run"] == self._run:
             return  # said again because our answer was lost
-        if self._ending is not None:
+        if self._ending is not None or self._stays is not None:
             return
         self._run, self._exit, self._last = message["run"], None, None
         self._order = message
@@ -452,9 +464,28 @@ class Agent:
 
     # -- the end -------------------------------------------------------------------------------
 
+    def _told_to_end(self):
+        """Somebody ends the pod. Where a server is there, it saves the variables first.
+
+        It says ``leave`` or ``quit`` when it is done with that, or cannot do it.
+        """
+        if self._ending is not None or self._stays is not None:
+            return
+        self._stays = time.monotonic() + self._grace - _GRACE[-1]
+        if time.monotonic() >= self._stays_until():
+            self._begin_end()
+        else:
+            self._tell()
+
+    def _stays_until(self):
+        """A kernel that has ended waits for nobody, nor does one whose server is silent."""
+        if self._pid is None or self._stays is None:
+            return 0.0
+        return min(self._stays, self._heard + self._patience)
+
     def _begin_end(self, now=False):
         """Ask the kernel to end, as a Jupyter server does, and see to it that it does."""
-        self._order = None
+        self._order = self._stays = None
         if now:
             self._quit = True
             self._kill()

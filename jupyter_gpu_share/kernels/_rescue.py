@@ -1,0 +1,164 @@
+"""The work that saves a kernel's variables while others end what it runs in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from .._threads import to_the_end
+from ..allocations import Kept
+from ..engines.base import Removal
+from ..errors import GpuShareError, NotPossible
+from ..relay import Activity
+from ..sentences import paragraph, say
+from ._context import CellRunsError, WorkContext, paused, relayed
+from ._progress import following
+from ._release import Left, end
+from .facts import Event
+from .saved import Note
+
+__all__ = ["rescue"]
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Tell = Callable[[Event], None]
+
+#: Parts of the time that is left: till a running cell is interrupted, and till it is given up.
+_INTERRUPT_AFTER, _GIVE_UP_AFTER = 1 / 3, 2 / 3
+#: Seconds between two looks whether a cell runs, and between two interrupts.
+_LOOK, _AGAIN = 0.1, 5.0
+#: Part of the time for saving in which it is read back. Where that does not suffice, it is saved
+#: all the same: else it is lost for sure.
+_PROVING = 0.5
+
+
+async def rescue(context: WorkContext, note: Note | None, tell: Tell, *, away: bool) -> Left | None:
+    """Save the variables, and end the process; None where nobody ends what it runs in.
+
+    What cannot be saved is lost: the process ends either way. A cell that runs may do so for a
+    part of the time.
+
+    Parameters
+    ----------
+    note: with which the next server may take saved variables over.
+    tell: told when the kernel is paused, and when the process ends.
+    away: the process is without its share, and paused.
+
+    Raises
+    ------
+    GpuShareError: nothing was saved. The kernel ends in order.
+    """
+    removal = context.engine.removal(context.kernel_id)
+    if removal is None:  # it was told of an earlier process
+        return None
+    time = _Time(removal)
+    try:
+        if away:
+            found = await time.bound(_back(context))
+            kept = await _save(context, note, found, time)
+        else:
+            kept = await _when_quiet(context, note, tell, time)
+    except GpuShareError:
+        await context.engine.let_go(context.kernel_id)
+        raise
+    if away:
+        tell(Event.ENDS)
+    try:
+        await to_the_end(end(context))
+    except GpuShareError as error:  # tried again before the next start
+        _log.warning("A kernel that was saved could not be ended properly: %s", error)
+    return Left(process=False, kept=kept, unanswered=context.engine.unanswered(context.kernel_id))
+
+
+class _Time:
+    """How much is left."""
+
+    def __init__(self, removal: Removal) -> None:
+        self.removal = removal
+        self._clock = asyncio.get_running_loop().time
+        self._begun = self._clock()
+
+    def after(self, part: float) -> bool:
+        """Whether this part of all is over."""
+        return self._clock() >= self._begun + part * self.removal.seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds, at least 0."""
+        return max(0.0, self._begun + self.removal.seconds - self._clock())
+
+    async def bound(self, work: Awaitable[T]) -> T:
+        """Wait for something as long as there is time.
+
+        Raises
+        ------
+        NotPossible: there is no more.
+        """
+        try:
+            return await asyncio.wait_for(work, self.left)
+        except asyncio.TimeoutError as error:
+            grace = say("no-time-to-save", grace=self.removal.seconds)
+            raise NotPossible(say("not-saved", why=grace)) from error
+
+
+async def _when_quiet(context: WorkContext, note: Note | None, tell: Tell, time: _Time) -> Kept:
+    while True:
+        await _no_cell(context, time)
+        try:
+            async with paused(context) as pause:
+                tell(Event.LEAVES)
+                kept = await _save(context, note, pause.activity, time)
+                tell(Event.ENDS)
+                pause.stays = True
+                return kept
+        except CellRunsError:
+            continue  # somebody was faster
+
+
+async def _no_cell(context: WorkContext, time: _Time) -> None:
+    """Wait until no cell runs, and interrupt what runs for too long.
+
+    Raises
+    ------
+    NotPossible: it does not end.
+    """
+    clock = asyncio.get_running_loop().time
+    interrupted: float | None = None
+    while (await relayed(context.relay.count())).busy:
+        if time.after(_GIVE_UP_AFTER):
+            raise NotPossible(say("not-saved", why=say("cell-did-not-end")))
+        if time.after(_INTERRUPT_AFTER) and (
+            interrupted is None or clock() >= interrupted + _AGAIN
+        ):
+            if interrupted is None:
+                words = paragraph(time.removal.reason, say("interrupted-for-saving"))
+                context.relay.notify(words)
+            interrupted = clock()
+            await context.engine.signal(context.kernel_id, signal.SIGINT)
+        await asyncio.sleep(_LOOK)
+
+
+async def _back(context: WorkContext) -> Activity:
+    """Have a process that lives on without its share be where its variables can be read."""
+    await relayed(context.relay.pause())
+    if context.keeper.moved:
+        await context.engine.take_back(context.kernel_id, lambda _: None)
+        await context.keeper.resume()
+    return context.relay.activity
+
+
+async def _save(context: WorkContext, note: Note | None, activity: Activity, time: _Time) -> Kept:
+    keeper = context.keeper
+    found = await time.bound(keeper.look(activity, ends=True))
+    if found.kept.how != "snapshot":
+        raise NotPossible(found.why or say("only-python-keeps"))
+    proving = _PROVING * time.left
+    async with following(context.say, "saving", keeper.written):
+        saving = keeper.save(note, lose=True, patience=proving, certain=False)
+        more = await time.bound(saving)
+    return replace(found.kept, lost=(*found.kept.lost, *more))

@@ -1,0 +1,234 @@
+"""Others end what a kernel runs in: its variables are saved in the time that is left."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+from stand_ins import Bench, bench
+from waiting import PATIENCE, eventually
+
+from jupyter_gpu_share.allocations import Kept, State
+from jupyter_gpu_share.kernels.facts import Event, Phase, Work
+from jupyter_gpu_share.relay import Activity
+
+
+async def until(made: Bench, phase: Phase) -> None:
+    await eventually(
+        lambda: made.controller.facts.phase is phase and made.controller.facts.work is None,
+        f"the kernel is {phase.name}",
+    )
+
+
+async def evicted(made: Bench, *, grace: float = 60.0) -> None:
+    """Have others end it, and wait until that is noticed."""
+    made.engine.grace = grace
+    made.engine.evicts.set()
+    await eventually(lambda: made.controller.facts.work is Work.RESCUE, "it is noticed")
+
+
+async def test_it_is_released_with_its_variables_and_the_reason_says_why() -> None:
+    async with bench() as made:
+        await made.launch()
+        gate = made.gates.close("save")
+        await evicted(made)
+        await eventually(lambda: made.shown.state is State.RELEASING, "it is being saved")
+        assert made.shown.reason == "It is evicted. Its variables are being saved."
+        gate.set()
+        await until(made, Phase.RELEASED)
+        assert made.shown.reason == (
+            "It is evicted. The variables are saved and come back with the next cell, in a new pod."
+        )
+        assert (made.shown.kept.how, made.shown.share) == ("snapshot", None)
+        assert made.engine.put_aways == 1
+        assert made.engine.let_go_of == 0
+        assert made.controller.exit_code is None
+        made.controller.tell(Event.CELL)
+        await until(made, Phase.RUNNING)
+        assert "load" in made.gates.reached
+        assert made.shown.reason == ""
+
+
+async def test_what_could_not_be_saved_is_named_and_the_rest_is_kept() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.keeper.does_not_return = ("generator `g`",)
+        made.engine.evicts.set()
+        await until(made, Phase.RELEASED)
+        assert made.shown.reason.endswith("in a new pod. Lost: generator `g`.")
+        assert made.shown.kept.lost == ("generator `g`",)
+
+
+async def test_what_cannot_be_saved_ends_in_order_and_is_told() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.gates.fails.add("save")
+        made.engine.evicts.set()
+        await until(made, Phase.OFF)
+        assert made.engine.let_go_of == 1
+        assert made.shown.state is State.FAILED
+        assert made.shown.reason == "It ended. save fails"
+        assert not made.keeper.has_snapshot
+
+
+async def test_a_save_that_takes_too_long_is_given_up() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.gates.close("save")
+        made.engine.grace = 0.2
+        made.engine.evicts.set()
+        await until(made, Phase.OFF)
+        assert "It ended. The variables could not be saved: that took longer" in made.shown.reason
+        assert not made.keeper.has_snapshot
+
+
+async def test_a_kernel_that_dies_while_it_is_saved_is_dead() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.gates.close("save")
+        await evicted(made)
+        await eventually(lambda: "save" in made.gates.reached, "it is being saved")
+        assert made.engine.ended is not None
+        made.engine.ended.set()
+        await until(made, Phase.OFF)
+        assert made.shown.state is State.FAILED
+        assert not made.keeper.has_snapshot
+
+
+async def test_a_running_cell_has_a_part_of_the_time_and_is_interrupted_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.kernels._rescue._INTERRUPT_AFTER", 0.0)
+    async with bench() as made:
+        await made.launch()
+        made.relay.activity = Activity(cells_sent=1, pending_cells=1)
+        await evicted(made)
+        await eventually(lambda: bool(made.engine.signals), "the cell is interrupted")
+        assert made.engine.signals == [signal.SIGINT]
+        assert made.relay.told == [
+            "It is evicted. The running cell is interrupted, so that the variables can be saved."
+        ]
+        assert made.shown.state is State.ACTIVE
+        assert "save" not in made.gates.reached
+        made.relay.activity = Activity(cells_sent=1, cells_done=1)
+        await until(made, Phase.RELEASED)
+        assert made.keeper.has_snapshot
+
+
+async def test_a_running_cell_that_ends_in_time_is_left_alone() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.relay.activity = Activity(cells_sent=1, pending_cells=1)
+        await evicted(made, grace=600.0)
+        # What comes now waits: the next pod runs it.
+        made.relay.activity = Activity(cells_sent=1, cells_done=1)
+        await until(made, Phase.RELEASED)
+        assert made.engine.signals == []
+        assert made.relay.told == []
+
+
+async def test_a_cell_that_does_not_end_keeps_the_variables_from_being_saved() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.relay.activity = Activity(cells_sent=1, pending_cells=1)
+        made.engine.grace = 0.3
+        made.engine.evicts.set()
+        await until(made, Phase.OFF)
+        assert made.engine.signals == [signal.SIGINT]
+        assert "a cell ran that did not end when it was interrupted" in made.shown.reason
+
+
+async def test_a_user_may_still_interrupt_the_cell_that_is_waited_for() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.relay.activity = Activity(cells_sent=1, pending_cells=1)
+        await evicted(made, grace=600.0)
+        await made.controller.signal(signal.SIGINT)
+        assert made.engine.signals == [signal.SIGINT]
+
+
+async def test_a_cell_that_comes_meanwhile_runs_in_the_next_pod() -> None:
+    async with bench() as made:
+        await made.launch()
+        gate = made.gates.close("save")
+        await evicted(made)
+        await eventually(lambda: "save" in made.gates.reached, "it is being saved")
+        made.controller.tell(Event.CELL)
+        gate.set()
+        await until(made, Phase.RUNNING)
+        assert "load" in made.gates.reached
+
+
+async def test_what_lives_on_without_its_share_is_saved_too() -> None:
+    async with bench() as made:
+        await made.launch()
+        await made.controller.release(lose_variables=False)
+        assert made.shown.kept == Kept("in-place", ())
+        made.keeper.moved = 2**30
+        made.engine.evicts.set()
+        await until(made, Phase.RELEASED)
+        await eventually(lambda: made.keeper.has_snapshot, "it is saved")
+        assert "take_back" in made.gates.reached, "its memory was moved away"
+        assert made.shown.kept.how == "snapshot"
+        assert made.shown.reason.endswith("in a new pod.")
+        assert not made.engine.held
+
+
+async def test_a_kernel_that_waits_for_its_share_is_saved_at_once() -> None:
+    async with bench() as made:
+        await made.launch()
+        await made.controller.release(lose_variables=False)
+        made.gates.close("take_back")
+        made.controller.tell(Event.CELL)
+        await eventually(lambda: "take_back" in made.gates.reached, "it asks for its share")
+        made.engine.evicts.set()
+        await eventually(lambda: "save" in made.gates.reached, "it is saved")
+        await until(made, Phase.RUNNING)
+        assert "load" in made.gates.reached, "the cell that waited runs in the next pod"
+
+
+async def test_an_eviction_during_a_release_is_looked_at_afterwards() -> None:
+    async with bench() as made:
+        await made.launch()
+        gate = made.gates.close("vacate")
+        releasing = asyncio.ensure_future(made.controller.release(lose_variables=False))
+        await eventually(lambda: "vacate" in made.gates.reached, "it leaves its share")
+        made.engine.evicts.set()
+        gate.set()
+        await releasing
+        await eventually(lambda: made.keeper.has_snapshot, "it is saved")
+        await until(made, Phase.RELEASED)
+
+
+async def test_an_eviction_of_an_earlier_pod_does_nothing_to_this_one() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.controller.tell(Event.EVICTED)  # nothing is known of it any more
+        await until(made, Phase.RUNNING)
+        assert made.keeper.looks == 0
+        assert made.engine.let_go_of == 0
+
+
+@pytest.mark.parametrize("event", [Event.KILL, Event.RESTART])
+async def test_an_end_that_the_user_wants_goes_first(event: Event) -> None:
+    async with bench() as made:
+        await made.launch()
+        made.gates.close("save")
+        await evicted(made)
+        await eventually(lambda: "save" in made.gates.reached, "it is being saved")
+        made.controller.tell(event)
+        await until(made, Phase.OFF)
+        assert not made.keeper.has_snapshot
+
+
+async def test_a_server_that_stops_meanwhile_waits_no_longer_than_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.kernels._release._SAVING", 0.1)
+    async with bench() as made:
+        await made.launch()
+        made.gates.close("save")
+        await evicted(made, grace=3600.0)
+        await eventually(lambda: "save" in made.gates.reached, "it is being saved")
+        await asyncio.wait_for(made.controller.close(park=True), PATIENCE)
