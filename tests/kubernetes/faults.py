@@ -21,7 +21,20 @@ from rounds import ROUNDS, SEED
 from traitlets.config import Config
 from waiting import eventually
 
-__all__ = ["ROUNDS", "SEED", "STYLES", "TURNS", "Log", "World", "account", "processes", "through"]
+from jupyter_gpu_share.engines.kubernetes.backends._quantity import parse_quantity
+
+__all__ = [
+    "RESTING",
+    "ROUNDS",
+    "SEED",
+    "STYLES",
+    "TURNS",
+    "Log",
+    "World",
+    "account",
+    "processes",
+    "through",
+]
 
 #: Of faults that meet both styles of holding a share, by turns.
 TURNS = range(max(2, ROUNDS))
@@ -30,6 +43,8 @@ STYLES = ("pod", "lease")
 LOG = os.environ.get("JUPYTER_GPU_SHARE_FAULT_LOG", "")
 GIB = 2**30
 GPU_BYTES = 80 * GIB
+#: Bytes that a kernel's own claim holds in style lease, also while its share is away.
+RESTING = 2**20
 
 
 @dataclass
@@ -121,11 +136,10 @@ class World:
             if not pod["metadata"].get("deletionTimestamp")
         }
         for claim, result in self.granted():
-            amount = result["consumedCapacity"]["memory"]
-            bytes_ = int(amount.removesuffix("Gi")) * GIB
+            bytes_ = parse_quantity(result["consumedCapacity"]["memory"])
             held[result["device"]] = held.get(result["device"], 0) + bytes_
             (owner,) = claim["metadata"]["ownerReferences"]
-            if owner["uid"] in living:
+            if owner["uid"] in living and bytes_ > RESTING:
                 notes = claim["metadata"]["annotations"]
                 kernels.append(notes["gpu-share.jupyter.org/kernel-id"])
         assert all(amount <= GPU_BYTES for amount in held.values()), held
