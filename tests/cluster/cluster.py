@@ -219,7 +219,9 @@ class Cluster:
             write_kubeconfig(path, self.api_url, self._layout.authority, token)
 
     def _create_device_class(self) -> None:
-        expression = f"device.driver == '{DEVICE_CLASS}'"
+        # As that of NVIDIA's driver: instances of GPUs have a class of their own.
+        own = f"device.driver == '{DEVICE_CLASS}'"
+        expression = f"{own} && device.attributes['{DEVICE_CLASS}'].type == 'gpu'"
         self.api.create(
             "/apis/resource.k8s.io/v1/deviceclasses",
             {

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from backends.shapes import Shapes
 from plans import body
-from shapes import Shapes
 from unanswered import Store
 
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _lease

@@ -69,7 +69,7 @@ class Dra(DraBackend):
     def knows(self, device: Any, facts: Any) -> bool:
         return True
 
-    def lease_spec(self, amount: int, device: Any, facts: Any) -> Any:
+    def lease_spec(self, amount: int, device: Any, facts: Any, size: Any = None) -> Any:
         return {}
 
     def held_on(self, claim: Any, device: Any, facts: Any) -> int:

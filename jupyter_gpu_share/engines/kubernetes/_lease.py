@@ -359,12 +359,13 @@ class Lease:
             spec, _, _ = self._backend.claim_spec(size, self._cluster.facts_for(self.size))
         else:
             facts = await self._knowing(device)
+            part = None if amount is not None else size
             if amount is None:
                 whole = self._backend.amount_on(size, device, facts)
                 if whole is None:
                     raise NoGpuError(f"The kernel's GPU does not give {size} now.")
                 amount = whole - self._resting(facts)
-            spec = self._backend.lease_spec(amount, device, facts)
+            spec = self._backend.lease_spec(amount, device, facts, part)
         self.name, self.asked = f"{self._base}-{uuid4().hex[:8]}", size
         self._held.add(self.name)
         labels = replace(self._labels, attempt=uuid4().hex)

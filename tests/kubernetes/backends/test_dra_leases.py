@@ -71,7 +71,7 @@ def test_a_kernel_rests_on_the_smallest_amount_and_its_lease_holds_the_rest() ->
     spec, memory, note = backend.claim_spec(Size.parse("20GiB"), facts)
     assert (memory, note) == (20 * GIB, "")
     assert asked(spec) == {"memory": 20 * GIB - MIB}
-    again = exactly(backend.lease_spec(20 * GIB - MIB, FIRST, facts))
+    again = exactly(backend.lease_spec(20 * GIB - MIB, FIRST, facts, Size.parse("20GiB")))
     assert again["capacity"] == exactly(spec)["capacity"]
     assert again["selectors"] == own["selectors"]
     assert not backend.privileged(facts)
@@ -94,6 +94,34 @@ def test_a_part_of_a_gpu_that_has_few_parts_is_too_much_to_rest_on() -> None:
     own = exactly(leasing().own_spec(("node-6", "gpu-0"), known("nvidia_parts")))
     assert own["adminAccess"] is True
     assert own["capacity"]["requests"]["shares"] == "1"
+
+
+@pytest.mark.parametrize(("size", "cores"), [("1/4", 25), ("1", 100), ("20GiB", 25)])
+def test_a_fraction_is_the_same_of_all_else(size: str, cores: int) -> None:
+    slices = SHAPES.nvidia80
+    for device in slices["spec"]["devices"]:
+        device["capacity"]["cores"] = SHAPES.hami["spec"]["devices"][0]["capacity"]["cores"]
+    backend, facts, wanted = leasing(), Facts(slices=[slices]), Size.parse(size)
+    spec, memory, _ = backend.claim_spec(wanted, facts)
+    assert memory is not None
+    assert asked(spec)["cores"] == cores
+    assert asked(backend.own_spec(FIRST, facts)) == {"memory": MIB, "cores": 0}
+    again = backend.lease_spec(memory - MIB, FIRST, facts, wanted)
+    assert asked(again) == asked(spec)
+    # One more, beside what there is: no more than the same part.
+    more = asked(backend.lease_spec(20 * GIB, FIRST, facts))
+    assert more == {"memory": 20 * GIB, "cores": 25}
+
+
+def test_what_a_kernel_rests_on_is_a_part_of_all_else_too() -> None:
+    slices = SHAPES.nvidia80
+    policy = {"default": "4000", "validRange": {"min": "1", "max": "4000", "step": "1"}}
+    for device in slices["spec"]["devices"]:
+        device["capacity"]["threads"] = {"value": "4000", "requestPolicy": policy}
+    backend, facts = leasing(), Facts(slices=[slices])
+    spec, _, _ = backend.claim_spec(Size.parse("1/4"), facts)
+    assert asked(spec)["threads"] == 999
+    assert asked(backend.own_spec(FIRST, facts))["threads"] == 1
 
 
 def test_fractions_and_all_of_a_gpu_leave_room_to_rest() -> None:
@@ -176,6 +204,8 @@ def test_a_share_that_is_back_is_free_for_the_next_but_for_what_its_kernel_rests
     gpu, _ = backend.capacity(freed)
     assert gpu.kernels == 3
     assert backend.room(Size.parse("1/4"), freed) == 2
+    alone = Facts(slices=facts.slices, claims=kernel("a", "1", facts, away=True))
+    assert backend.room(Size.parse("1"), alone) == 2
 
 
 def test_who_waits_is_seen_to_be_served_by_a_share_that_leaves_its_kernel_behind() -> None:

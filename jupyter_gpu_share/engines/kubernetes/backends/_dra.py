@@ -140,14 +140,16 @@ class DraBackend(Backend):
             spec["devices"]["constraints"] = [self._requests.apart()]
         return spec, memory, note
 
-    def lease_spec(self, amount: int, device: DeviceKey, facts: Facts) -> dict[str, Any]:
-        """Spec of a claim for so many bytes of one device.
+    def lease_spec(
+        self, amount: int, device: DeviceKey, facts: Facts, size: Size | None = None
+    ) -> dict[str, Any]:
+        """Spec of a claim for so many bytes of one device. See :meth:`Requests.lease`.
 
         Raises
         ------
         NoGpuError: the device is not offered, or not known.
         """
-        return _claim("exactly", self._requests.lease(self._offered(device, facts), amount))
+        return _claim("exactly", self._requests.lease(self._offered(device, facts), amount, size))
 
     def own_spec(self, device: DeviceKey, facts: Facts) -> dict[str, Any]:
         """Spec of a kernel's own claim on the device of its lease. See :meth:`Requests.own`.
@@ -194,7 +196,7 @@ class DraBackend(Backend):
             amount = max(amount for amount, _ in found)
             fitting = [gpu for _, gpu in found]
             note = "" if amount == size.memory else _becomes(size, amount, fitting[0])
-            amounts = self._requests.amounts(fitting, amount, leased=self._leased)
+            amounts = self._requests.amounts(fitting, size, amount, leased=self._leased)
             return _claim("exactly", self._requests.exactly(size.count, amounts)), amount, note
         kinds: dict[int, list[tuple[int, Gpu]]] = {}
         for amount, gpu in found:
@@ -204,7 +206,7 @@ class DraBackend(Backend):
         parts = []
         for group in ordered:
             same = [gpu for _, gpu in group]
-            amounts = self._requests.amounts(same, group[0][0], leased=self._leased)
+            amounts = self._requests.amounts(same, size, group[0][0], leased=self._leased)
             told = amounts if _amount_told(same, size) else None
             parts.append(self._requests.exactly(size.count, told))
         amount, first = ordered[0][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from ....size import Size
@@ -73,9 +74,19 @@ class Requests:
         expression = f'device.attributes["{self.driver}"].uuid == "{gpu.uuid}"'
         return {**self.exactly(1, amounts), "selectors": [{"cel": {"expression": expression}}]}
 
-    def lease(self, gpu: Gpu, amount: int) -> dict[str, Any]:
-        """For so many bytes of one device, beside the kernel's own claim."""
-        return self.pinned(gpu, self.amounts([gpu], amount) if gpu.shared else None)
+    def lease(self, gpu: Gpu, amount: int, size: Size | None) -> dict[str, Any]:
+        """For so many bytes of one device.
+
+        Parameters
+        ----------
+        size: what they are beside the kernel's own claim; None: they are more of the same share.
+        """
+        if size is None:
+            part = Fraction(amount, gpu.memory)
+        else:
+            part = size.fraction or Fraction(amount + gpu.rest, gpu.memory)
+        others = gpu.beside(part, leased=size is not None)
+        return self.pinned(gpu, {self.capacity: amount, **others} if gpu.shared else None)
 
     def own(self, gpu: Gpu) -> dict[str, Any]:
         """For a kernel's own claim on the device of its lease: the smallest amount of everything.
@@ -89,17 +100,24 @@ class Requests:
         part = self.pinned(gpu, least if gpu.shared else None)
         return part if gpu.rest else {**part, "adminAccess": True}
 
-    def amounts(self, gpus: Sequence[Gpu], amount: int, *, leased: bool = False) -> dict[str, int]:
-        """What a claim for so many bytes asks of any of these GPUs, by the name of the capacity.
+    def amounts(
+        self, gpus: Sequence[Gpu], size: Size, amount: int, *, leased: bool = False
+    ) -> dict[str, int]:
+        """What a claim of a size asks of any of these GPUs, by the name of the capacity.
 
         Of all else that they give out in parts it asks for the same part, and for the least of
         what this is on each: more would take it from those who have the rest of the memory.
 
         Parameters
         ----------
-        leased: the bytes are of the kernel's own claim too.
+        amount: the bytes that the size is of each.
+        leased: they are of the kernel's own claim too.
         """
-        others = [gpu.beside(amount, leased=leased) for gpu in gpus if not gpu.coming]
+        others = [
+            gpu.beside(size.fraction or Fraction(amount, gpu.memory), leased=leased)
+            for gpu in gpus
+            if not gpu.coming
+        ]
         names = set.intersection(*(set(each) for each in others)) if others else set()
         own = min(gpu.rest for gpu in gpus) if leased else 0
         return {

@@ -103,7 +103,7 @@ class Gpu:
         0 where the device gives out no amount that is small enough: the kernel's claim then needs
         administrator access.
         """
-        if not self.shared or not self.named or self.coming or self.amounts.values:
+        if not self.shared or self.coming or self.amounts.values:
             return 0
         rest, step = self.amounts.up(_MIB), self.amounts.step
         small = rest <= max(_SMALL, self.memory // _SMALL_PART) and all(
@@ -139,10 +139,14 @@ class Gpu:
             amount = self.amounts.up(max(self.amounts.down(int(most * fraction)), 2 * rest))
         return amount if amount == self.memory or (self.shared and amount < self.memory) else None
 
-    def beside(self, amount: int, *, leased: bool) -> dict[str, int]:
-        """The same part of all else that it gives out, by the name of the capacity."""
-        part = min(Fraction(1), Fraction(amount, self.memory))
-        own = leased and self.rest > 0
+    def beside(self, part: Fraction, *, leased: bool) -> dict[str, int]:
+        """The same part of all else that it gives out, by the name of the capacity.
+
+        Parameters
+        ----------
+        leased: the kernel's own claim has the smallest amount of it already.
+        """
+        part, own = min(Fraction(1), part), leased and self.rest > 0
         return {
             name: each.down(each.part(part) - (each.up(0) if own else 0))
             for name, each in self.others.items()
