@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from ....allocations import Device, Isolation, Share
@@ -63,7 +64,8 @@ class DraBackend(Backend):
             self.driver, self.device_class, self.mig_class, self.capacity_name
         )
         self._slices: Sequence[Object] = ()
-        self._known: dict[tuple[str, str], Gpu] = {}
+        self._known: dict[DeviceKey, Gpu] = {}
+        self._by_uuid: dict[str, Gpu] = {}
 
     @property
     def _leased(self) -> bool:
@@ -181,11 +183,10 @@ class DraBackend(Backend):
                 f"{size} cannot be had: the DRA driver {self.driver} tells no uuid of its GPUs, so "
                 "two parts could be of the same one. Ask for a part of one GPU."
             )
-        found = [
-            (amount, gpu)
-            for gpu in usable
-            if (amount := gpu.share(size, leased=self._leased)) is not None
-        ]
+        kind = attrgetter("amounts", "shared", "rest")  # all that decides, of a thousand GPUs
+        shares = {kind(gpu): gpu for gpu in usable}
+        amounts_of = {each: gpu.share(size, leased=self._leased) for each, gpu in shares.items()}
+        found = [(amount, gpu) for gpu in usable if (amount := amounts_of[kind(gpu)]) is not None]
         if not found:
             largest = max(gpu.memory for gpu in usable)
             raise NoGpuError(
@@ -360,7 +361,8 @@ class DraBackend(Backend):
 
     def need(self, size: Size, gpu: Capacity, facts: Facts) -> int:
         """See :meth:`Backend.need`."""
-        known = next((one for one in self._gpus(facts) if one.uuid == gpu.uuid), None)
+        self._by_key(facts)
+        known = self._by_uuid.get(gpu.uuid)
         if known is None:
             return super().need(size, gpu, facts)
         share = known.share(size, leased=self._leased)
@@ -448,7 +450,11 @@ class DraBackend(Backend):
 
     def _shut(self, facts: Facts) -> frozenset[DeviceKey]:
         """GPUs of which no further claim gets anything now."""
-        held = {key for _, key, _ in self._held_by(facts.claims, facts)}
+        held = {
+            key
+            for _, key, result in results(facts.claims, self.driver)
+            if not result.get("adminAccess")
+        }
         away = facts.away
         on_nodes = {gpu.key for gpu in self._gpus(facts) if gpu.node in away}
         return blocked(current(facts.slices, self.driver), held) | on_nodes
@@ -459,6 +465,7 @@ class DraBackend(Backend):
             self._slices = facts.slices
             found = gpus_of(facts.slices, self.driver, self.capacity_name)
             self._known = {gpu.key: gpu for gpu in found}
+            self._by_uuid = {gpu.uuid: gpu for gpu in self._known.values()}
         return self._known
 
 

@@ -113,12 +113,12 @@ class Requests:
         amount: the bytes that the size is of each.
         leased: they are of the kernel's own claim too.
         """
+        there = [gpu for gpu in gpus if not gpu.coming]
+        names = set.intersection(*(set(gpu.others) for gpu in there)) if there else set()
         others = [
             gpu.beside(size.fraction or Fraction(amount, gpu.memory), leased=leased)
-            for gpu in gpus
-            if not gpu.coming
+            for gpu in (there if names else ())
         ]
-        names = set.intersection(*(set(each) for each in others)) if others else set()
         own = min(gpu.rest for gpu in gpus) if leased else 0
         return {
             self.capacity: amount - own,

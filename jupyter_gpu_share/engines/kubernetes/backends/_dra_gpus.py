@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from ....size import Size
@@ -96,7 +97,7 @@ class Gpu:
         """Bytes of all of it."""
         return self.amounts.total
 
-    @property
+    @cached_property
     def rest(self) -> int:
         """Bytes that a kernel's own claim holds beside its lease.
 
