@@ -205,7 +205,7 @@ async def test_a_change_that_fails_half_way_leaves_what_was(
 
     with monkeypatch.context() as patch:
         patch.setattr(PodKernel, "_annotate", refused)
-        for size in ("1/2", "1/8"):
+        for size in ("1/2", "3/16"):
             with pytest.raises(NotPossible, match="The API does not answer"):
                 await change(one, size)
             await holds(one, "1/4", 20)
