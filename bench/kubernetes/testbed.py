@@ -13,9 +13,6 @@ from functools import cache
 from tests.cluster import Cluster
 from tests.cluster.build import why_not_here
 
-#: Label of a namespace whose claims may have administrator access, as style ``lease`` needs.
-_ADMIN_ACCESS = {"resource.kubernetes.io/admin-access": "true"}
-
 
 @cache
 def cluster() -> Cluster | None:
@@ -37,7 +34,7 @@ def cluster() -> Cluster | None:
 @contextmanager
 def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace in which shares may be held by leases; all in it goes with it."""
-    name = cluster.namespace(f"bench-{secrets.token_hex(4)}", _ADMIN_ACCESS)
+    name = cluster.namespace(f"bench-{secrets.token_hex(4)}")
     try:
         yield name
     finally:

@@ -64,6 +64,8 @@ class Layout:
     run: Path
     parts: dict[str, Path]
     gpus: int
+    #: Arguments of the driver of GPUs besides: what its devices are like, where not as by default.
+    driver: tuple[str, ...] = ()
 
     @property
     def containerd_socket(self) -> Path:
@@ -186,6 +188,7 @@ class Layout:
                 f"-cdi={run}/cdi",
                 f"-ready={self.driver_ready}",
                 f"-gpus={self.gpus}",
+                *self.driver,
             ],
         }
 

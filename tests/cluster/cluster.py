@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import http.client
 import inspect
@@ -221,7 +222,9 @@ class Cluster:
             write_kubeconfig(path, self.api_url, self._layout.authority, token)
 
     def _create_device_class(self) -> None:
-        expression = f"device.driver == '{DEVICE_CLASS}'"
+        # As that of NVIDIA's driver: instances of GPUs have a class of their own.
+        own = f"device.driver == '{DEVICE_CLASS}'"
+        expression = f"{own} && device.attributes['{DEVICE_CLASS}'].type == 'gpu'"
         self.api.create(
             "/apis/resource.k8s.io/v1/deviceclasses",
             {
@@ -290,6 +293,25 @@ class Cluster:
             self.start(name)
         self._wait_node()
 
+    @contextlib.contextmanager
+    def driver(self, **shape: str | int) -> Iterator[None]:
+        """GPUs of another shape for a while: ``minimum``, ``cores``, ``tainted``, ``partitions``.
+
+        `simdra` says what each means; no pod may use a GPU when it changes.
+        """
+        plain = self._layout
+        try:
+            self._layout = dataclasses.replace(
+                plain, driver=tuple(f"-{name}={value}" for name, value in shape.items())
+            )
+            self.stop("simdra")
+            self.start("simdra")
+            yield
+        finally:
+            self._layout = plain
+            self.stop("simdra")
+            self.start("simdra")
+
     def log(self, name: str) -> Path:
         """A program's log."""
         return self._programs[name].log
@@ -309,7 +331,7 @@ class Cluster:
             if name == "apiserver":
                 return self._layout.authority.exists() and self.api.raw("GET", "/readyz")[0] == 200
             if name == "simdra":
-                return self._layout.driver_ready.exists() and self._devices() == self._layout.gpus
+                return self._layout.driver_ready.exists() and self._devices() >= self._layout.gpus
             port, path, tls = {
                 "etcd": (_config.ETCD, "/readyz", False),
                 "kcm": (_config.CONTROLLERS, "/healthz", True),

@@ -220,7 +220,10 @@ def hami(**options: str) -> Backend:
 
 #: For each table of examples in docs/backends.md, in its order.
 EXAMPLES: dict[str, list[tuple[Backend, Facts]]] = {
-    "dra": [(make_backend("dra", {}), facts(slices=[DRA.shared80]))],
+    "dra": [
+        (make_backend("dra", {}), facts(slices=[DRA.shared80])),
+        (make_backend("dra", {}, "lease"), facts(slices=[DRA.nvidia80])),
+    ],
     "kai": [
         (make_backend("kai", {}), facts(KAI.node)),
         (make_backend("kai", {}, "annotation"), facts(KAI.node)),

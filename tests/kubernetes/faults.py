@@ -22,7 +22,10 @@ from rounds import ROUNDS, SEED
 from traitlets.config import Config
 from waiting import eventually
 
+from jupyter_gpu_share.engines.kubernetes.backends._quantity import parse_quantity
+
 __all__ = [
+    "RESTING",
     "ROUNDS",
     "SEED",
     "START",
@@ -46,6 +49,8 @@ START = 1.0
 LOG = os.environ.get("JUPYTER_GPU_SHARE_FAULT_LOG", "")
 GIB = 2**30
 GPU_BYTES = 80 * GIB
+#: Bytes that a kernel's own claim holds in style lease, also while its share is away.
+RESTING = 2**20
 
 
 @dataclass
@@ -137,11 +142,10 @@ class World:
             if not pod["metadata"].get("deletionTimestamp")
         }
         for claim, result in self.granted():
-            amount = result["consumedCapacity"]["memory"]
-            bytes_ = int(amount.removesuffix("Gi")) * GIB
+            bytes_ = parse_quantity(result["consumedCapacity"]["memory"])
             held[result["device"]] = held.get(result["device"], 0) + bytes_
             (owner,) = claim["metadata"]["ownerReferences"]
-            if owner["uid"] in living:
+            if owner["uid"] in living and bytes_ > RESTING:
                 notes = claim["metadata"]["annotations"]
                 kernels.append(notes["gpu-share.jupyter.org/kernel-id"])
         assert all(amount <= GPU_BYTES for amount in held.values()), held

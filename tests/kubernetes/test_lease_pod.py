@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from backends.shapes import Shapes
 from plans import body
+from unanswered import Store
 
-from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
+from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _lease
 from jupyter_gpu_share.engines.kubernetes._lease import Lease
 from jupyter_gpu_share.engines.kubernetes._names import UNDISTURBED
 from jupyter_gpu_share.engines.kubernetes._pods import Labels
 from jupyter_gpu_share.engines.kubernetes._writes import Writes
+from jupyter_gpu_share.engines.kubernetes.api import CLAIMS
 from jupyter_gpu_share.engines.kubernetes.backends import GPU_TOLERATION, DraBackend, Facts
+from jupyter_gpu_share.errors import NoGpuError
 from jupyter_gpu_share.size import Size
 
 POOL, TEAM = {"key": "pool", "operator": "Exists"}, {"key": "team", "operator": "Exists"}
@@ -48,3 +54,37 @@ def test_a_lease_and_a_kernel_wait_for_the_same_nodes() -> None:
         assert pod["spec"]["nodeSelector"] == {"zone": "a", "pool": "a100", "disk": "fast"}
         assert pod["spec"]["tolerations"] == [TEAM, POOL, GPU_TOLERATION]
         assert UNDISTURBED.items() <= pod["metadata"]["annotations"].items()
+
+
+def new_lease(store: Store, looks: int) -> Lease:
+    """A lease on a GPU of a node that has just come, known after so many looks."""
+    backend = DraBackend()
+    backend.style = "lease"
+    cluster = store.cluster(backend)
+    seen = 0
+
+    async def refresh(stale: float, *, slices: bool) -> Facts:
+        nonlocal seen
+        seen += 1
+        if seen >= looks:
+            cluster.facts = replace(cluster.facts, slices=[Shapes("dra").nvidia80])
+        known: Facts = cluster.facts
+        return known
+
+    cluster.refresh = refresh
+    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
+    lease = Lease(cluster, request, Writes(), LABELS, {"name": "k", "uid": "u"})
+    lease.device = ("node-5", "gpu-1")
+    return lease
+
+
+async def test_a_gpu_of_a_node_that_has_just_come_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_lease, "_PAUSE", 0.0)
+    store = Store()
+    await new_lease(store, 3)._claim_for("k")
+    (claim,) = store.of(CLAIMS).values()
+    assert 'uuid == "GPU-0051"' in str(claim["spec"])
+    with pytest.raises(NoGpuError, match=r"is not offered by gpu\.nvidia\.com now"):
+        await new_lease(Store(), _lease._LOOKS + 1)._claim_for("k")

@@ -104,7 +104,8 @@ async def test_every_layout_carries_kernels_as_it_stands(
     apply("overlays/cluster-read")
     assert not own.may("list", "pods", "")
     await launch(own, "1/4", "pod")
-    apply("overlays/lease")
+    await launch(own, "1/4", "lease")
+    apply("overlays/admin-access")
     await launch(own, "1/4", "lease")
     apply("overlays/alice")
     await launch(Account(cluster, "gpu-share-alice"), "20GiB", "pod")
@@ -120,7 +121,7 @@ async def test_a_server_uses_every_right_that_it_has_and_lacks_none(
     notebook: Make,
     tmp_path: Path,
 ) -> None:
-    apply_to(cluster, jupyter.namespace, tmp_path, "lease")
+    apply_to(cluster, jupyter.namespace, tmp_path, "admin-access")
     cluster_read(jupyter)
     since = cluster.audit_position()
     # A server starts a kernel, is killed, and the next one takes it over.
@@ -181,7 +182,7 @@ async def test_a_server_uses_every_right_that_it_has_and_lacks_none(
         right = entry["verb"], about["resource"] + subresource
         allowed = entry["annotations"]["authorization.k8s.io/decision"] == "allow"
         (used if allowed else lacking).add(right)
-    roles = [item for item in rendered(cluster, "overlays/lease") if item["kind"] == "Role"]
+    roles = [item for item in rendered(cluster, "overlays/admin-access") if item["kind"] == "Role"]
     granted = set().union(*map(rights, roles))
     assert not lacking
     # What the policies ask about, what the doctor alone reads, and what is read of a pod that waits

@@ -34,12 +34,6 @@ LOOK = "rows.append(3); print(again['rows'] is rows, rows, len(text), simulated.
 THERE = "True [1, 2, 3] 3000000 30"
 
 
-def admin_access(cluster: Any, namespace: str) -> None:
-    """Allow claims with administrator access in the namespace."""
-    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
-
-
 async def release(one: Notebook, *, lose_variables: bool = False) -> None:
     await Runtime.instance().release(one.kernel_id, lose_variables=lose_variables)
 
@@ -48,7 +42,6 @@ async def release(one: Notebook, *, lose_variables: bool = False) -> None:
 async def test_another_has_the_share_meanwhile_and_every_variable_is_there_afterwards(
     style: str, how: str, notebook: Make, cluster: Any, namespace: str, objects: Objects
 ) -> None:
-    admin_access(cluster, namespace)
     one, other, rival = (notebook("80GiB", style=style) for _ in range(3))
     await one.start()
     await other.start()
@@ -77,7 +70,7 @@ async def test_another_has_the_share_meanwhile_and_every_variable_is_there_after
         assert await one.run("print(next(g))") == "1"
     assert one.allocation.share is not None
     total = sum(gpu.memory_bytes - gpu.free_bytes for gpu in await Runtime.instance().capacity())
-    assert total == 160 * 2**30
+    assert round(total / 2**30) == 160
 
 
 def _nothing() -> Any:
@@ -89,7 +82,6 @@ def _nothing() -> Any:
 async def test_an_interrupt_gives_up_waiting_and_nothing_else(
     notebook: Make, cluster: Any, namespace: str, objects: Objects
 ) -> None:
-    admin_access(cluster, namespace)
     one, other, rival = (notebook("80GiB", style="lease") for _ in range(3))
     await one.start()
     await other.start()
@@ -124,7 +116,6 @@ async def test_a_change_of_size_keeps_the_variables(notebook: Make) -> None:
 async def test_the_end_of_a_pod_without_its_share_is_told(
     notebook: Make, cluster: Any, namespace: str, objects: Objects
 ) -> None:
-    admin_access(cluster, namespace)
     one = await notebook("1/2", style="lease").start()
     await one.run("x = 1")
     await release(one)
@@ -141,7 +132,6 @@ def test_a_server_that_was_killed_finds_a_kernel_without_its_share(
     start: Any, cluster: Any, namespace: str, style: str
 ) -> None:
     """In style pod there is no pod any more: the variables are on the server's disk."""
-    admin_access(cluster, namespace)
     server = start(style=style)
     kernel_id = server.start_kernel("1/2")
     assert server.run_cell(kernel_id, COMPUTE) == ""

@@ -91,8 +91,6 @@ class World:
 
 @pytest.mark.parametrize("turn", range(4 * ROUNDS))
 def test_no_cell_is_lost_or_doubled(cluster: Any, namespace: str, start: Start, turn: int) -> None:
-    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
     world = World(cluster, namespace, start)
     server = world.start()
     kernel_id = server.start_kernel("3/4")

@@ -118,8 +118,6 @@ def test_a_server_that_is_killed_leaves_nothing_when_it_is_back(
     log = Log("server kill -9", turn, STYLES[turn % 2])
     log.silent = "nobody is there; a server that starts again, and may not adopt, ends all of it"
     rng = random.Random(f"{SEED}-{log.fault}-{turn}")
-    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
     server = start(style=log.style)
     server.ok("gpu-share/status")
     launch = threading.Thread(target=_start_quietly, args=(server,))

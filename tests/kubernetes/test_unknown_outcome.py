@@ -66,8 +66,11 @@ def nothing_told(news: object) -> None:
 class Dra(DraBackend):
     """One GPU that has room for everybody."""
 
-    def claim_spec(self, size: Any, facts: Any, device: Any) -> Any:
-        return {}, None, None
+    def knows(self, device: Any, facts: Any) -> bool:
+        return True
+
+    def lease_spec(self, amount: int, device: Any, facts: Any, size: Any = None) -> Any:
+        return {}
 
     def held_on(self, claim: Any, device: Any, facts: Any) -> int:
         return 2**30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from ...errors import GpuShareError
@@ -21,9 +22,9 @@ from .api import (
     Resource,
     Unauthorized,
 )
-from .backends import nodes_apart
+from .backends import DraBackend, nodes_apart
 
-__all__ = ["examine", "how_to_reach"]
+__all__ = ["about_leases", "examine", "how_to_reach"]
 
 #: What the smallest Role of etc/kubernetes grants, that of overlays/shared.
 _NEEDED: tuple[tuple[Resource, tuple[str, ...]], ...] = (
@@ -34,6 +35,8 @@ _NEEDED: tuple[tuple[Resource, tuple[str, ...]], ...] = (
 )
 _NEEDED_BY_DRA = (CLAIMS, ("get", "list", "watch", "create", "delete"))
 _APPLY = "kubectl apply -k etc/kubernetes/base"
+#: Label of a namespace whose claims may have administrator access.
+_ADMIN_ACCESS = "resource.kubernetes.io/admin-access"
 
 
 def how_to_reach(error: GpuShareError) -> str:
@@ -149,27 +152,63 @@ async def _about_rights(cluster: Cluster) -> list[Finding]:
 
 
 async def _about_style(cluster: Cluster) -> list[Finding]:
-    if cluster.settings.style != "lease":
+    if cluster.settings.style != "lease" or not isinstance(cluster.backend, DraBackend):
         return []
+    allowed: bool | None
     try:
         namespace = await cluster.api.get(NAMESPACES, cluster.namespace)
+        allowed = (namespace["metadata"].get("labels") or {}).get(_ADMIN_ACCESS) == "true"
     except (Forbidden, NotFound):
+        allowed = None
+    return about_leases(cluster.backend.privileged(cluster.facts), allowed, cluster.namespace)
+
+
+def about_leases(privileged: Sequence[str], allowed: bool | None, namespace: str) -> list[Finding]:
+    """What style ``lease`` needs, and whether it has it.
+
+    Parameters
+    ----------
+    privileged: models of GPUs on which kernels can rest by administrator access alone.
+    allowed: whether the namespace allows that; None: this cannot be read.
+    """
+    label = f"kubectl label namespace {namespace} {_ADMIN_ACCESS}"
+    if not privileged:
+        found = [
+            Finding(
+                "ok",
+                "Style 'lease' needs no administrator access: a kernel whose share is away rests "
+                "on the smallest amount of its GPU.",
+            )
+        ]
+        if allowed:
+            found.append(
+                Finding(
+                    "note",
+                    "The namespace allows administrator access, which style 'lease' does not need "
+                    "with this DRA driver.",
+                    f"{label}-",
+                )
+            )
+        return found
+    which = ", ".join(privileged)
+    if allowed is None:
         return [
             Finding(
                 "note",
-                "Whether the namespace allows administrator access, which style 'lease' needs, "
-                "cannot be read.",
-                f"kubectl get namespace {cluster.namespace} --show-labels",
+                f"Whether the namespace allows administrator access, which style 'lease' needs on "
+                f"{which}, cannot be read.",
+                f"kubectl get namespace {namespace} --show-labels",
             )
         ]
-    labels = namespace["metadata"].get("labels") or {}
-    if labels.get("resource.kubernetes.io/admin-access") == "true":
-        return [Finding("ok", "The namespace allows administrator access (style 'lease').")]
+    if allowed:
+        words = f"The namespace allows administrator access, which style 'lease' needs on {which}."
+        return [Finding("ok", words)]
     return [
         Finding(
             "error",
-            "Style 'lease' needs a namespace with administrator access.",
-            f"kubectl label namespace {cluster.namespace} resource.kubernetes.io/admin-access=true",
+            f"Style 'lease' needs a namespace with administrator access on {which}: the smallest "
+            "amount that the DRA driver gives out of it is too much to rest on.",
+            f"{label}=true",
         )
     ]
 

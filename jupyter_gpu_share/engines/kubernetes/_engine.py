@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -40,11 +40,12 @@ from ._ownership import TAKEN_OVER
 from ._pods import address_of, connection_of
 from ._queue import waits
 from ._settings import KubernetesSettings
+from ._shares import share_of_pods
 from ._snapshot import ClusterSnapshot, without
 from ._sweeper import Sweeper
 from .api import PODS, SECRETS, Conflict, Forbidden, NotFound
 from .api import Change as ObjectChange
-from .backends import Facts
+from .backends import Facts, dig
 
 __all__ = ["KubernetesEngine"]
 
@@ -317,7 +318,8 @@ class KubernetesEngine(KubernetesSettings):
             for name, pod in cluster.pods.objects.items()
             if label(pod, PART) == "kernel" and label(pod, SERVER) == cluster.server
         }
-        claims = _claims_by_pod(cluster, pods)
+        own = cluster.own_claims("")
+        claims = share_of_pods(pods, own, lambda claim: bool(dig(claim, "status", "allocation")))
         return [
             _allocation(cluster, pod, claims.get(name, []), places) for name, pod in pods.items()
         ]
@@ -333,7 +335,8 @@ class KubernetesEngine(KubernetesSettings):
         cluster = await self._opened()
         facts = await cluster.refresh()
         if kernel := self._kernels.get(kernel_id or ""):
-            facts = without(facts, cluster.namespace, {kernel.name} | kernel.claim_names)
+            own = {kernel.name} | kernel.claim_names | kernel.own_claims
+            facts = without(facts, cluster.namespace, own)
         return [_why_not(cluster, size, facts) for size in sizes]
 
     async def snapshot(self) -> Snapshot | None:
@@ -360,17 +363,19 @@ class KubernetesEngine(KubernetesSettings):
         """Who waits, by their pods, and what the GPUs hold."""
         waiting: list[Waiter] = []
         only: dict[int, frozenset[str]] = {}
+        resting: set[str] = set()
         for pod in pods:
             kernel_id = annotation(pod, "kernel-id")
             kernel = self._kernels.get(kernel_id)
             if kernel is not None and kernel.share is not None and kernel.share.devices:
                 # Its process is on a GPU already, and can go back to no other.
                 only[len(waiting)] = frozenset(device.uuid for device in kernel.share.devices)
+                resting |= kernel.own_claims  # a part of the share that it waits for
             waiting.append(Waiter(kernel_id or None, size_of(pod)))
         return ClusterSnapshot(
             waiting=tuple(waiting),
             backend=cluster.backend,
-            facts=facts,
+            facts=without(facts, cluster.namespace, resting),
             namespace=cluster.namespace,
             held={
                 kernel_id: frozenset({kernel.name} | kernel.claim_names)
@@ -509,16 +514,6 @@ def _why_not(cluster: Cluster, size: Size, facts: Facts) -> str | None:
     if cluster.backend.reads & facts.missing:
         return None  # what is free is not known to this server: the scheduler will tell
     return f"No GPU of the cluster has {size} free now."
-
-
-def _claims_by_pod(cluster: Cluster, pods: Collection[str]) -> dict[str, list[Object]]:
-    """This server's claims of each of these pods: those whose names begin with the pod's."""
-    found: dict[str, list[Object]] = {}
-    for name, claim in cluster.own_claims("").items():
-        for end in (n for n, letter in enumerate(name) if letter == "-"):
-            if name[:end] in pods:
-                found.setdefault(name[:end], []).append(claim)
-    return found
 
 
 def _allocation(

@@ -189,8 +189,13 @@ class PodKernel:
 
     @property
     def claim_names(self) -> set[str]:
-        """Names of the claims that hold the kernel's share."""
-        return self.lease.claim_names if self.lease is not None else set(self._claims.values())
+        """Names of the claims that hold the kernel's share, and go with it."""
+        return self.lease.claim_names if self.lease is not None else self.own_claims
+
+    @property
+    def own_claims(self) -> set[str]:
+        """Names of the claims that the kernel's pod has itself."""
+        return set(self._claims.values())
 
     @property
     def alive(self) -> bool:
@@ -344,9 +349,12 @@ class PodKernel:
             self.share = Share((), 0, Fraction(0), Isolation.NONE)
             return True
         pod = self.cluster.pod(self.name)
-        share = self.cluster.backend.granted(
-            pod or {}, self.cluster.claims_of(self.claim_names), self.cluster.facts
+        claims = (
+            self.lease.share_claims
+            if self.lease is not None
+            else self.cluster.claims_of(self.claim_names)
         )
+        share = self.cluster.backend.granted(pod or {}, claims, self.cluster.facts)
         if share is None:
             return False
         self.share = _for_language(share, self.request.language)
@@ -394,7 +402,7 @@ class PodKernel:
         asked = await ask_again(self.cluster, self.name, self._claims.values(), size)
         if self.lease is not None:
             name, size = self.lease.name, self.lease.asked
-            asked |= await ask_again(self.cluster, name, {name}, size)
+            asked |= await ask_again(self.cluster, name, {name}, size, self.own_claims)
         return asked
 
     # -- the kernel in the pod ---------------------------------------------------------------

@@ -1,14 +1,18 @@
 """Style ``lease``: the share is held beside the kernel, which itself requests none.
 
-A tiny pod holds the claim that counts. The kernel's pod uses the same device through a claim with
-administrator access, which is not counted: the share can go and come back while the kernel lives,
-and be of another size. One that has grown can be made up of several leases.
+A tiny pod holds a claim for the share, less the smallest amount of the device: this the kernel's
+pod holds by a claim of its own, on which the kernel rests. So the share can go and come back while
+the kernel lives, and be of another size. One that has grown can be made up of several leases.
+
+Where the smallest amount of a device is large, the kernel's own claim has administrator access
+instead, which is not counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +20,7 @@ from uuid import uuid4
 
 from ..._threads import to_the_end
 from ...allocations import Share
-from ...errors import EngineError
+from ...errors import EngineError, NoGpuError
 from ...size import Size
 from ..base import KernelRequest, Report
 from . import _failures as failures
@@ -27,7 +31,7 @@ from ._pods import Labels, claim_body
 from ._waits import Until, Wait, until_known
 from ._writes import PATIENCE, Writes, unsure
 from .api import CLAIMS, PODS, KubernetesError, within
-from .backends import GPU_TOLERATION, DraBackend
+from .backends import GPU_TOLERATION, DraBackend, Facts
 
 __all__ = ["Lease"]
 
@@ -35,6 +39,9 @@ __all__ = ["Lease"]
 _LONGER = 300
 #: Seconds that one more lease is waited for. The scheduler is asked once again within them.
 _PATIENCE = 20.0
+#: Looks at the GPUs for one that is not known yet, and the seconds between. They are read anew
+#: every half minute, however often somebody looks.
+_LOOKS, _PAUSE = 45, 1.0
 
 
 class Lease:
@@ -64,6 +71,7 @@ class Lease:
         self._labels = labels
         self._owner = owned_by
         self._base = object_name(cluster.server, request.kernel_id, "lease")
+        self._own = ""  # name of the claim that the kernel's pod has itself
         #: Name of the pod and claim of the last lease that was asked for, and what it is of.
         self.name, self.asked = "", request.size
         self.device: tuple[str, str] | None = None
@@ -72,8 +80,18 @@ class Lease:
 
     @property
     def claim_names(self) -> set[str]:
-        """Names of the claims that count."""
+        """Names of the claims that go and come back with the share."""
         return set(self._held)
+
+    @property
+    def share_claims(self) -> list[Object]:
+        """The claims that make up the share, the kernel's own among them.
+
+        Empty while one of them is not seen to be allocated: the share is more than what is seen.
+        """
+        names = {*self._held, self._own} if self._held else set()
+        seen = {name for name in names if self._device_of(name) is not None}
+        return self._cluster.claims_of(seen) if seen == names else []
 
     @property
     def lent(self) -> bool:
@@ -85,7 +103,8 @@ class Lease:
 
         Its server may have ended while it changed the size: the pod tells which one counts.
         """
-        self.device = self._device_of(f"{kernel}-gpu")
+        self._own = f"{kernel}-gpu"
+        self.device = self._device_of(self._own)
         claims = self._cluster.own_claims(f"{self._base}-")
         held = {name: device for name in claims if (device := self._device_of(name)) is not None}
         self.device = next(iter(held.values()), self.device)
@@ -93,7 +112,7 @@ class Lease:
             facts, device = await self._cluster.refresh(), next(iter(held.values()))
             amounts = {name: self._backend.held_on(claims[name], device, facts) for name in held}
             wanted = self._backend.amount_on(self.size, device, facts)
-            enough = exactly(amounts, wanted) if wanted is not None else None
+            enough = exactly(amounts, wanted - self._resting(facts)) if wanted is not None else None
             self._held = set(held if enough is None else enough)
             if await self._in_place(self._held):
                 self._seen = set(self._held)
@@ -129,10 +148,11 @@ class Lease:
         await self._claim_for(kernel)
         if await self._refused(kernel, until):
             # Administrator access takes nothing, but at the moment when it is allocated its
-            # minimum has to be free; the lease itself has filled the device. It steps aside.
+            # minimum has to be free, and the lease itself may have filled the device; or somebody
+            # else was faster with what the lease has left. It steps aside.
             device = self.device
             await self.drop()
-            await until(lambda: self._device_of(f"{kernel}-gpu"))
+            await until(lambda: self._device_of(self._own))
             await self._post(device, self.size)
             self.device = await self._allocated(report, until)
 
@@ -195,7 +215,7 @@ class Lease:
         share = self._backend.share_on(held, size, self.device, facts)
         if share is None or self.lent:
             return share, None
-        device, wanted = self.device, share.memory_bytes
+        device, wanted = self.device, share.memory_bytes - self._resting(facts)
         claims = self._cluster.own_claims(f"{self._base}-")
         amounts = {
             name: self._backend.held_on(claims[name], device, facts)
@@ -249,7 +269,7 @@ class Lease:
             return
         before = set(self._held)
         try:
-            await self._post(self.device, Size(memory=change.add))
+            await self._post(self.device, Size(memory=change.add), change.add)
             await within(_PATIENCE, self._allocated(lambda news: None, until))
         except asyncio.TimeoutError as error:
             await to_the_end(self._let_go(self._held - before))
@@ -321,10 +341,31 @@ class Lease:
         except (KubernetesError, asyncio.TimeoutError):
             return False
 
-    async def _post(self, device: tuple[str, str] | None, size: Size) -> None:
-        """Create a lease: a claim, and a pod that has it reserved."""
-        facts = self._cluster.facts_for(self.size)
-        spec, _, _ = self._backend.claim_spec(size, facts, device)
+    async def _post(
+        self, device: tuple[str, str] | None, size: Size, amount: int | None = None
+    ) -> None:
+        """Create a lease: a claim, and a pod that has it reserved.
+
+        Parameters
+        ----------
+        device: the only one that will do.
+        amount: its bytes; None: what a share of ``size`` is beside the kernel's own claim.
+
+        Raises
+        ------
+        NoGpuError: the device is not offered any more, or gives no such share.
+        """
+        if device is None:
+            spec, _, _ = self._backend.claim_spec(size, self._cluster.facts_for(self.size))
+        else:
+            facts = await self._knowing(device)
+            part = None if amount is not None else size
+            if amount is None:
+                whole = self._backend.amount_on(size, device, facts)
+                if whole is None:
+                    raise NoGpuError(f"The kernel's GPU does not give {size} now.")
+                amount = whole - self._resting(facts)
+            spec = self._backend.lease_spec(amount, device, facts, part)
         self.name, self.asked = f"{self._base}-{uuid4().hex[:8]}", size
         self._held.add(self.name)
         labels = replace(self._labels, attempt=uuid4().hex)
@@ -339,11 +380,25 @@ class Lease:
     async def _claim_for(self, kernel: str) -> None:
         """Give the kernel's pod access to the device of the lease."""
         assert self.device is not None
-        spec = self._backend.admin_spec(self.device, self._cluster.facts)
+        self._own = f"{kernel}-gpu"
+        spec = self._backend.own_spec(self.device, await self._knowing(self.device))
         labels = replace(self._labels, attempt=uuid4().hex)
-        body = claim_body(f"{kernel}-gpu", labels, spec, owned_by=self._owner)
+        body = claim_body(self._own, labels, spec, owned_by=self._owner)
         api, space = self._cluster.api, self._cluster.namespace
         await self._writes.once(lambda: api.create(CLAIMS, body, space))
+
+    async def _knowing(self, device: tuple[str, str]) -> Facts:
+        """What is known of the GPUs, this one among them if it is there.
+
+        One of a node that has just come is known with the next look at them.
+        """
+        for _ in range(_LOOKS):
+            if self._backend.knows(device, self._cluster.facts):
+                break
+            await asyncio.sleep(_PAUSE)
+            with suppress(KubernetesError):  # looked at again
+                await self._cluster.refresh(0.0, slices=True)
+        return self._cluster.facts
 
     def _pod(self, labels: Labels) -> Object:
         settings = self._cluster.settings
@@ -402,6 +457,13 @@ class Lease:
         claim = self._objects().get(name)
         return self._backend.device_of(claim) if claim is not None else None
 
+    def _resting(self, facts: Facts) -> int:
+        """Bytes that the kernel's own claim holds, whether its share is there or away."""
+        own = self._objects().get(self._own)
+        if own is None or self.device is None:
+            return 0
+        return self._backend.held_on(own, self.device, facts)
+
     async def _allocated(self, report: Report, until: Until) -> tuple[str, str]:
         place = partial(self._cluster.place, self.name)
         wait = Wait(self._backend, report, place, self._cluster.autoscaler.words)
@@ -420,7 +482,7 @@ class Lease:
         """Whether the kernel's claim cannot be allocated, the lease having filled the device."""
 
         def look() -> bool | None:
-            if self._device_of(f"{kernel}-gpu") is not None:
+            if self._device_of(self._own) is not None:
                 return False
             pod = self._cluster.pod(kernel)
             words = failures.unschedulable(pod) if pod is not None else None

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ...errors import NoGpuError
 from ...size import Size
 from . import _failures as failures
 from ._cluster import Cluster, Object
+from ._snapshot import without
 from .api import CLAIMS, KubernetesError
 from .backends import dig
 
@@ -23,11 +24,17 @@ __all__ = ["ask_again"]
 _log = logging.getLogger(__name__)
 
 
-async def ask_again(cluster: Cluster, pod: str, claims: Iterable[str], size: Size) -> bool:
+async def ask_again(
+    cluster: Cluster, pod: str, claims: Iterable[str], size: Size, held: Collection[str] = ()
+) -> bool:
     """Have the scheduler look again at a pod that waits although there is room for its claims.
 
     A claim that is new makes it look: those of the pod are posted anew under their names. True
     where that was done.
+
+    Parameters
+    ----------
+    held: names of claims that hold a part of the size already.
 
     Raises
     ------
@@ -37,7 +44,7 @@ async def ask_again(cluster: Cluster, pod: str, claims: Iterable[str], size: Siz
     if not _waiting(cluster, pod, names):
         return False
     try:
-        if not await _has_room(cluster, size):
+        if not await _has_room(cluster, size, held):
             return False
     except KubernetesError:
         return False  # asked again later
@@ -60,8 +67,8 @@ def _waiting(cluster: Cluster, name: str, claims: Iterable[str]) -> list[Object]
     return [claim for claim in found if not dig(claim, "status", "allocation")]
 
 
-async def _has_room(cluster: Cluster, size: Size) -> bool:
-    facts = await cluster.refresh()
+async def _has_room(cluster: Cluster, size: Size, held: Collection[str]) -> bool:
+    facts = without(await cluster.refresh(), cluster.namespace, held)
     if cluster.backend.reads & facts.missing:
         return False  # this server may not see what is free
     try:

@@ -127,8 +127,8 @@ class KubernetesSettings(Engine):
         default_value="pod",
         config=True,
         help="""
-        How a share is held: by the kernel's ``pod`` itself; by a ``lease`` beside it (DRA, in a
-        namespace with administrator access); by an ``annotation`` (KAI). Default ``pod``.
+        How a share is held: by the kernel's ``pod`` itself; by a ``lease`` beside it (DRA); by an
+        ``annotation`` (KAI). Default ``pod``.
 
         ::
 

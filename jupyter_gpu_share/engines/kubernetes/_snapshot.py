@@ -86,7 +86,7 @@ class _Parts:
             for n, gpu in enumerate(self._gpus)
             if gpu.profile == size.profile
             and (only is None or gpu.uuid in only)
-            and self._free[n] >= (need := size.bytes_of(gpu.memory_bytes)) > 0
+            and self._free[n] >= (need := self._snapshot.backend.need(size, gpu, self._facts)) > 0
         )
         if len(room) < size.count:
             return False

@@ -2,6 +2,9 @@
 // a node: it publishes devices whose memory can be shared, and what the scheduler granted arrives
 // in the containers as environment variables, by CDI. Each device says of itself that it is
 // simulated.
+//
+// What it publishes by default has the policy of NVIDIA's driver (memory from 1 MiB on, in steps of
+// 1 MiB, all of it for who names no amount). Other drivers' shapes are arguments.
 package main
 
 import (
@@ -19,6 +22,7 @@ import (
 
 	resourceapi "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -31,6 +35,7 @@ const (
 	driverName = "gpu.nvidia.com"
 	cdiKind    = "nvidia.com/gpu"
 	memory     = resourceapi.QualifiedName("memory")
+	profile    = "1g.10gb"
 )
 
 // gpus is what one node has: devices of one model.
@@ -39,6 +44,15 @@ type gpus struct {
 	model  string
 	count  int
 	memory resource.Quantity
+	// minimum is the smallest amount of memory that is given out, and the step to the next.
+	minimum resource.Quantity
+	// cores is a second capacity, in which claims that do not name it take all; 0: there is none.
+	cores int64
+	// tainted is the name of a device that nothing new may be put on.
+	tainted string
+	// partitions is how many MIG instances stand beside each GPU and use the same counters. The
+	// GPUs are not shared then, and the instances have no uuid before they are made.
+	partitions int
 }
 
 func (g gpus) name(index int) string { return fmt.Sprintf("gpu-%d", index) }
@@ -50,35 +64,107 @@ func (g gpus) uuid(device string) string {
 }
 
 func (g gpus) devices() []resourceapi.Device {
-	gibibyte, whole := resource.MustParse("1Gi"), g.memory
-	shared, simulated, kind := true, true, "gpu"
 	var devices []resourceapi.Device
 	for index := range g.count {
-		name, model := g.name(index), g.model
-		uuid := g.uuid(name)
-		devices = append(devices, resourceapi.Device{
-			Name:                     name,
-			AllowMultipleAllocations: &shared,
-			Attributes: map[resourceapi.QualifiedName]resourceapi.DeviceAttribute{
-				"uuid":        {StringValue: &uuid},
-				"productName": {StringValue: &model},
-				"type":        {StringValue: &kind},
-				"simulated":   {BoolValue: &simulated},
-			},
+		name := g.name(index)
+		device := resourceapi.Device{
+			Name:       name,
+			Attributes: g.attributes("gpu"),
 			Capacity: map[resourceapi.QualifiedName]resourceapi.DeviceCapacity{
-				memory: {
-					Value: whole,
-					RequestPolicy: &resourceapi.CapacityRequestPolicy{
-						Default: &whole,
-						ValidRange: &resourceapi.CapacityRequestPolicyRange{
-							Min: &gibibyte, Max: &whole, Step: &gibibyte,
-						},
-					},
-				},
+				memory: {Value: g.memory},
 			},
-		})
+		}
+		device.Attributes["uuid"] = resourceapi.DeviceAttribute{StringValue: ptr.To(g.uuid(name))}
+		if name == g.tainted {
+			device.Taints = []resourceapi.DeviceTaint{{
+				Key: "gpu.nvidia.com/xid", Value: "79", Effect: resourceapi.DeviceTaintEffectNoSchedule,
+			}}
+		}
+		if g.partitions > 0 {
+			device.ConsumesCounters = g.uses(name, g.partitions)
+			devices = append(devices, device)
+			devices = append(devices, g.instances(name)...)
+			continue
+		}
+		device.AllowMultipleAllocations = ptr.To(true)
+		device.Capacity[memory] = given(g.memory, g.minimum, g.minimum)
+		if g.cores > 0 {
+			cores := *resource.NewQuantity(g.cores, resource.DecimalSI)
+			one := *resource.NewQuantity(1, resource.DecimalSI)
+			device.Capacity["cores"] = given(cores, *resource.NewQuantity(0, resource.DecimalSI), one)
+		}
+		devices = append(devices, device)
 	}
 	return devices
+}
+
+// given is a capacity with a policy: all of it is what a claim takes that does not name it.
+func given(all, minimum, step resource.Quantity) resourceapi.DeviceCapacity {
+	return resourceapi.DeviceCapacity{
+		Value: all,
+		RequestPolicy: &resourceapi.CapacityRequestPolicy{
+			Default: &all,
+			ValidRange: &resourceapi.CapacityRequestPolicyRange{
+				Min: &minimum, Max: &all, Step: &step,
+			},
+		},
+	}
+}
+
+func (g gpus) attributes(
+	kind string,
+) map[resourceapi.QualifiedName]resourceapi.DeviceAttribute {
+	return map[resourceapi.QualifiedName]resourceapi.DeviceAttribute{
+		"productName": {StringValue: &g.model},
+		"type":        {StringValue: &kind},
+		"simulated":   {BoolValue: ptr.To(true)},
+	}
+}
+
+// instances are the parts that a GPU can be cut into.
+func (g gpus) instances(parent string) []resourceapi.Device {
+	part := *resource.NewQuantity(g.memory.Value()/int64(g.partitions), resource.BinarySI)
+	var devices []resourceapi.Device
+	for index := range g.partitions {
+		device := resourceapi.Device{
+			Name:       fmt.Sprintf("%s-mig-%d", parent, index),
+			Attributes: g.attributes("mig"),
+			Capacity: map[resourceapi.QualifiedName]resourceapi.DeviceCapacity{
+				memory: {Value: part},
+			},
+			ConsumesCounters: g.uses(parent, 1),
+		}
+		device.Attributes["profile"] = resourceapi.DeviceAttribute{StringValue: ptr.To(profile)}
+		devices = append(devices, device)
+	}
+	return devices
+}
+
+func (g gpus) uses(parent string, number int) []resourceapi.DeviceCounterConsumption {
+	return []resourceapi.DeviceCounterConsumption{{
+		CounterSet: parent, Counters: slices(number),
+	}}
+}
+
+func slices(number int) map[string]resourceapi.Counter {
+	return map[string]resourceapi.Counter{
+		"slices": {Value: *resource.NewQuantity(int64(number), resource.DecimalSI)},
+	}
+}
+
+// published is what goes into the pool: counters have a slice of their own.
+func (g gpus) published() []resourceslice.Slice {
+	found := []resourceslice.Slice{{Devices: g.devices()}}
+	if g.partitions > 0 {
+		var counters []resourceapi.CounterSet
+		for index := range g.count {
+			counters = append(counters, resourceapi.CounterSet{
+				Name: g.name(index), Counters: slices(g.partitions),
+			})
+		}
+		found = append(found, resourceslice.Slice{SharedCounters: counters})
+	}
+	return found
 }
 
 // driver answers the kubelet. All that it keeps are CDI files, one for each granted device.
@@ -108,6 +194,7 @@ func (d driver) prepare(claim *resourceapi.ResourceClaim) ([]kubeletplugin.Devic
 			continue
 		}
 		// A claim with adminAccess is not accounted, whatever it names: it sees the whole device.
+		// So do all others with NVIDIA's driver, which keeps no limit; here they are told theirs.
 		bytes := d.gpus.memory.Value()
 		consumed, found := granted.ConsumedCapacity[memory]
 		if found && !ptr.Deref(granted.AdminAccess, false) {
@@ -205,6 +292,43 @@ func registered(ctx context.Context, helper *kubeletplugin.Helper) error {
 	}
 }
 
+// told waits until the API server has the devices as they are: publishing goes on in the background,
+// and after a restart with other arguments the old ones are there meanwhile.
+func told(ctx context.Context, client kubernetes.Interface, g gpus) error {
+	wanted, err := json.Marshal(shapes(g.devices()))
+	if err != nil {
+		return err
+	}
+	of := metav1.ListOptions{FieldSelector: "spec.driver=" + driverName + ",spec.nodeName=" + g.node}
+	for {
+		found, err := client.ResourceV1().ResourceSlices().List(ctx, of)
+		if err != nil {
+			return err
+		}
+		var devices []resourceapi.Device
+		for _, slice := range found.Items {
+			devices = append(devices, slice.Spec.Devices...)
+		}
+		if is, err := json.Marshal(shapes(devices)); err == nil && string(is) == string(wanted) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// shapes is what the arguments decide of devices, by name.
+func shapes(devices []resourceapi.Device) map[string]any {
+	found := map[string]any{}
+	for _, device := range devices {
+		found[device.Name] = []any{device.Capacity, len(device.Taints)}
+	}
+	return found
+}
+
 func run(ctx context.Context, kubeconfig, kubelet, ready string, d driver) error {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
@@ -232,13 +356,15 @@ func run(ctx context.Context, kubeconfig, kubelet, ready string, d driver) error
 		return err
 	}
 	defer helper.Stop()
-	slice := resourceslice.Slice{Devices: d.gpus.devices()}
-	pools := map[string]resourceslice.Pool{d.gpus.node: {Slices: []resourceslice.Slice{slice}}}
+	pools := map[string]resourceslice.Pool{d.gpus.node: {Slices: d.gpus.published()}}
 	err = helper.PublishResources(ctx, resourceslice.DriverResources{Pools: pools})
 	if err != nil {
 		return err
 	}
 	if err := registered(ctx, helper); err != nil {
+		return err
+	}
+	if err := told(ctx, client, d.gpus); err != nil {
 		return err
 	}
 	log.Printf("serving %d simulated GPUs of %s", d.gpus.count, d.gpus.memory.String())
@@ -260,14 +386,25 @@ func main() {
 	count := flag.Int("gpus", 2, "`number` of GPUs")
 	size := flag.String("memory", "80Gi", "memory of one GPU, a Kubernetes `quantity`")
 	model := flag.String("model", "NVIDIA A100-SXM4-80GB", "the GPUs' product `name`")
+	least := flag.String("minimum", "1Mi", "smallest amount of memory, and the step: a `quantity`")
+	cores := flag.Int64("cores", 0, "a second capacity of this `number`; 0: none")
+	tainted := flag.String("tainted", "", "`device` that nothing new may be put on")
+	partitions := flag.Int("partitions", 0, "`number` of MIG instances beside each GPU")
 	flag.Parse()
 	quantity, err := resource.ParseQuantity(*size)
 	if err != nil {
 		log.Fatalf("-memory: %v", err)
 	}
+	minimum, err := resource.ParseQuantity(*least)
+	if err != nil {
+		log.Fatalf("-minimum: %v", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	has := gpus{node: *node, model: *model, count: *count, memory: quantity}
+	has := gpus{
+		node: *node, model: *model, count: *count, memory: quantity,
+		minimum: minimum, cores: *cores, tainted: *tainted, partitions: *partitions,
+	}
 	serves := driver{gpus: has, cdi: *cdi}
 	if err := run(ctx, *kubeconfig, *kubelet, *ready, serves); err != nil {
 		log.Fatal(err)

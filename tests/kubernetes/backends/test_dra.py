@@ -17,7 +17,6 @@ from jupyter_gpu_share.size import Size
 
 SHAPES = Shapes("dra")
 BACKEND = DraBackend()
-UUID = 'device.attributes["gpu.nvidia.com"].uuid'
 
 
 def known(*names: str, **fields: Any) -> Facts:
@@ -87,22 +86,6 @@ def test_of_several_kinds_of_gpus_the_smallest_is_tried_first() -> None:
     assert "exactly" in request("10GiB", known("shared80", "shared40"))
 
 
-def test_a_share_may_be_asked_for_on_one_device_only() -> None:
-    facts = known("shared80", "shared40")
-    spec, memory, _ = BACKEND.claim_spec(Size.parse("1/4"), facts, ("node-2", "gpu-0"))
-    (found,) = spec["devices"]["requests"]
-    assert found["exactly"]["selectors"] == [{"cel": {"expression": f'{UUID} == "GPU-0002"'}}]
-    assert memory == 10 * GIB
-
-
-def test_administrator_access_asks_for_as_little_as_there_is() -> None:
-    spec = BACKEND.admin_spec(("node-1", "gpu-1"), known("shared80"))
-    (found,) = spec["devices"]["requests"]
-    assert found["exactly"]["adminAccess"] is True
-    assert found["exactly"]["capacity"] == {"requests": {"memory": "1Gi"}}
-    assert found["exactly"]["selectors"] == [{"cel": {"expression": f'{UUID} == "GPU-0001"'}}]
-
-
 def test_a_lease_is_a_share_of_one_gpu() -> None:
     """The kernel's own claim beside it is for one device."""
     backend = DraBackend()
@@ -119,6 +102,14 @@ def test_whole_gpus_that_are_not_shared_are_asked_for_as_they_are() -> None:
     exactly = request("2x1", known("whole"))["exactly"]
     assert "capacity" not in exactly
     assert exactly["count"] == 2
+    # Clusters that share no devices do not know how to hold them apart, and need not.
+    for size, shape in (
+        ("2x1", "whole"),
+        ("2xmig-1g.10gb", "mig"),
+        ("2xmig-1g.10gb", "dynamic_mig"),
+    ):
+        (claim,) = BACKEND.render(Size.parse(size), known(shape)).claims
+        assert "constraints" not in claim.spec["devices"]
     with pytest.raises(NoGpuError, match="Ask for 1"):
         BACKEND.render(Size.parse("1/2"), known("whole"))
 

@@ -55,10 +55,7 @@ def make_backend(name: str, options: Mapping[str, str], style: str = "pod") -> B
     if name not in BACKENDS:
         raise EngineError(f"There is no sharing backend {name!r}; there is {', '.join(BACKENDS)}.")
     backend = BACKENDS[name](options)
-    if style not in backend.styles:
-        raise EngineError(
-            f"The backend {name} cannot hold shares in style {style!r}; it has "
-            f"{', '.join(backend.styles)}."
-        )
+    if why := backend.why_not(style):
+        raise EngineError(why)
     backend.style = style
     return backend

@@ -212,8 +212,21 @@ class Backend(ABC):
         NoGpuError: no GPU of this cluster could ever hold the size.
         """
         return sum(
-            gpu.profile == size.profile and gpu.free_bytes >= size.bytes_of(gpu.memory_bytes)
+            gpu.profile == size.profile and gpu.free_bytes >= self.need(size, gpu, facts)
             for gpu in self.capacity(facts)
+        )
+
+    def need(self, size: Size, gpu: Capacity, facts: Facts) -> int:
+        """Bytes that a kernel of this size takes of a GPU; more than it has: it gives no such."""
+        return size.bytes_of(gpu.memory_bytes)
+
+    def why_not(self, style: str) -> str | None:
+        """Why shares cannot be held in a style, a sentence or two; None where they can."""
+        if style in self.styles:
+            return None
+        return (
+            f"The backend {self.name} cannot hold shares in style {style!r}; it has "
+            f"{', '.join(self.styles)}."
         )
 
     def explain(self, message: str) -> str | None:

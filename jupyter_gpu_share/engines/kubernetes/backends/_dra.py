@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from ....allocations import Device, Isolation, Share
@@ -12,26 +13,31 @@ from ....errors import NoGpuError
 from ....size import Size, format_bytes
 from ...base import Capacity, Finding
 from ._base import Backend, Claim, Facts, Object, Rendered, dig
+from ._dra_claims import REQUEST, Requests
 from ._dra_gpus import Gpu, gpus_of, gpus_to_come
+from ._dra_held import held_by, kernels_on, results, taken_of
 from ._kinds import placement_among
 from ._nodes import a_model
-from ._quantity import format_quantity, parse_quantity
 from ._usable import DeviceKey, Placement, blocked, current
 
 __all__ = ["DraBackend"]
 
-#: Name of the request within a claim, and of the claim within a pod.
-_REQUEST, _CLAIM = "gpu", "gpu"
+#: Name of the claim within a pod.
+_CLAIM = "gpu"
 #: So many alternatives may a request have.
 _ALTERNATIVES = 8
 _GROUP = "resource.k8s.io/v1"
+#: Drivers that load a library into the processes which holds them to what their own claim says.
+_PRELOADING = frozenset({"hami-core-gpu.project-hami.io"})
 
 
 class DraBackend(Backend):
     """Shares as ResourceClaims on devices whose memory is a consumable capacity.
 
-    In style ``pod`` the kernel's pod uses the claim. In style ``lease`` a tiny pod holds it, and
-    the kernel's pod uses the device through a claim with administrator access.
+    In style ``pod`` the kernel's pod uses the claim. In style ``lease`` a tiny pod holds it, less
+    the smallest amount of the device: this the kernel's pod has by a claim of its own, on which it
+    rests while its share is away. Of a device whose smallest amount is large its claim has
+    administrator access instead.
     """
 
     name: ClassVar[str] = "dra"
@@ -54,8 +60,26 @@ class DraBackend(Backend):
         self.device_class = chosen.get("device_class", self.driver)
         self.mig_class = chosen.get("mig_class", "mig.nvidia.com")
         self.capacity_name = chosen.get("capacity", "memory")
+        self._requests = Requests(
+            self.driver, self.device_class, self.mig_class, self.capacity_name
+        )
         self._slices: Sequence[Object] = ()
-        self._known: dict[tuple[str, str], Gpu] = {}
+        self._known: dict[DeviceKey, Gpu] = {}
+        self._by_uuid: dict[str, Gpu] = {}
+
+    @property
+    def _leased(self) -> bool:
+        return self.style == "lease"
+
+    def why_not(self, style: str) -> str | None:
+        """See :meth:`Backend.why_not`."""
+        if style == "lease" and self.driver in _PRELOADING:
+            return (
+                f"Style 'lease' cannot be had with the DRA driver {self.driver}: it holds a kernel "
+                "to the memory of the kernel's own claim, which in this style is not its share. "
+                'Set c.KubernetesEngine.style = "pod".'
+            )
+        return super().why_not(style)
 
     @classmethod
     def offered(cls, facts: Facts) -> bool:
@@ -68,9 +92,8 @@ class DraBackend(Backend):
 
     def render(self, size: Size, facts: Facts) -> Rendered:
         """See :meth:`Backend.render`."""
-        if self.style == "lease" and (size.profile is not None or size.count > 1):
-            # The kernel's claim with administrator access is for one device, and drivers refuse
-            # such access to an instance.
+        if self._leased and (size.profile is not None or size.count > 1):
+            # The kernel's own claim is for one device, and an instance is never parted.
             raise NoGpuError(
                 f"{size} cannot be had in style lease: only a share of one GPU can be given back."
             )
@@ -96,65 +119,58 @@ class DraBackend(Backend):
             ),
         )
 
-    def claim_spec(
-        self, size: Size, facts: Facts, device: tuple[str, str] | None = None
-    ) -> tuple[dict[str, Any], int | None, str]:
+    def claim_spec(self, size: Size, facts: Facts) -> tuple[dict[str, Any], int | None, str]:
         """Spec of a claim, the bytes on each GPU where they are certain, and what was rounded.
 
-        Parameters
-        ----------
-        device: pool and name of the only device that will do.
+        In style ``lease`` the claim leaves room for the kernel's own; the bytes are of both.
 
         Raises
         ------
         NoGpuError
         """
-        if device is None:
-            gpus = [*self._open(facts), *gpus_to_come(facts.coming, self._open(facts))]
-        else:
-            gpus = [gpu for gpu in self._gpus(facts) if gpu.key == device]
-        memory: int | None
+        gpus = [*self._open(facts), *gpus_to_come(facts.coming, self._open(facts))]
+        if self._leased:
+            gpus = [gpu for gpu in gpus if gpu.named]
         if size.profile is not None:
-            request, memory, note = self._instance(size, gpus, facts)
+            spec, memory, note = self._instance(size, gpus, facts)
         else:
-            request, memory, note = self._portion(size, gpus, facts)
-        if device is not None:
-            for part in request.get("firstAvailable", [request.get("exactly")]):
-                part.setdefault("selectors", []).append(self._selector(gpus, device))
-        spec: dict[str, Any] = {"devices": {"requests": [request]}}
-        if size.count > 1:
-            # Without this two shares of one kernel may lie on the same GPU.
-            apart = {"requests": [_REQUEST], "distinctAttribute": f"{self.driver}/uuid"}
-            spec["devices"]["constraints"] = [apart]
+            spec, memory, note = self._portion(size, gpus, facts)
+        shared = [gpu for gpu in gpus if gpu.profile == size.profile and gpu.shared]
+        if size.count > 1 and shared and all(gpu.named for gpu in shared):
+            # Else two shares of one kernel may lie on the same GPU. Devices that are not shared
+            # are others anyway, and this is known only to clusters that share devices.
+            spec["devices"]["constraints"] = [self._requests.apart()]
         return spec, memory, note
 
-    def admin_spec(self, device: tuple[str, str], facts: Facts) -> dict[str, Any]:
-        """Spec of a claim that uses a device without counting.
+    def lease_spec(
+        self, amount: int, device: DeviceKey, facts: Facts, size: Size | None = None
+    ) -> dict[str, Any]:
+        """Spec of a claim for so many bytes of one device. See :meth:`Requests.lease`.
 
-        The smallest amount is asked for: a request without one is taken for the whole device, and
-        must be free at the moment of allocation although it is not counted afterwards.
+        Raises
+        ------
+        NoGpuError: the device is not offered, or not known.
         """
-        gpus = [gpu for gpu in self._gpus(facts) if gpu.key == device]
-        exactly: dict[str, Any] = {
-            "deviceClassName": self.device_class,
-            "allocationMode": "ExactCount",
-            "count": 1,
-            "adminAccess": True,
-            "selectors": [self._selector(gpus, device)],
-        }
-        if gpus and gpus[0].shared:
-            least = format_quantity(max(1, gpus[0].minimum))
-            exactly["capacity"] = {"requests": {self.capacity_name: least}}
-        return {"devices": {"requests": [{"name": _REQUEST, "exactly": exactly}]}}
+        return _claim("exactly", self._requests.lease(self._offered(device, facts), amount, size))
+
+    def own_spec(self, device: DeviceKey, facts: Facts) -> dict[str, Any]:
+        """Spec of a kernel's own claim on the device of its lease. See :meth:`Requests.own`.
+
+        Raises
+        ------
+        NoGpuError: the device is not offered, or not known.
+        """
+        return _claim("exactly", self._requests.own(self._offered(device, facts)))
 
     def _portion(
         self, size: Size, gpus: Sequence[Gpu], facts: Facts
     ) -> tuple[dict[str, Any], int | None, str]:
         whole = [gpu for gpu in gpus if gpu.profile is None]
         if not whole:
-            if size.memory is not None and "resourceslices" in facts.missing:
-                part = self._exactly(size, size.memory)
-                return {"name": _REQUEST, "exactly": part}, size.memory, ""
+            blind = "resourceslices" in facts.missing
+            if size.memory is not None and blind and not self._leased:
+                part = self._requests.exactly(size.count, {self.capacity_name: size.memory})
+                return _claim("exactly", part), size.memory, ""
             raise NoGpuError(self._nothing(size, facts))
         usable = whole if size.is_whole else [gpu for gpu in whole if gpu.shared]
         if not usable:
@@ -162,49 +178,48 @@ class DraBackend(Backend):
                 f"{size} cannot be had: the GPUs of this cluster are not shared (their DRA driver "
                 "offers whole ones only). Ask for 1."
             )
+        if size.count > 1 and not all(gpu.named for gpu in usable if gpu.shared):
+            raise NoGpuError(
+                f"{size} cannot be had: the DRA driver {self.driver} tells no uuid of its GPUs, so "
+                "two parts could be of the same one. Ask for a part of one GPU."
+            )
+        kind = attrgetter("amounts", "shared", "rest")  # all that decides, of a thousand GPUs
+        shares = {kind(gpu): gpu for gpu in usable}
+        amounts_of = {each: gpu.share(size, leased=self._leased) for each, gpu in shares.items()}
+        found = [(amount, gpu) for gpu in usable if (amount := amounts_of[kind(gpu)]) is not None]
+        if not found:
+            largest = max(gpu.memory for gpu in usable)
+            raise NoGpuError(
+                f"{size} is more than any GPU of this cluster has; the largest has "
+                f"{format_bytes(largest)}."
+            )
         if size.memory is not None:
-            fitting = [gpu for gpu in usable if gpu.rounded(size.memory) <= gpu.memory]
-            if not fitting:
-                largest = max(gpu.memory for gpu in usable)
-                raise NoGpuError(
-                    f"{size} is more than any GPU of this cluster has; the largest has "
-                    f"{format_bytes(largest)}."
-                )
-            amounts = {gpu.rounded(size.memory) for gpu in fitting}
-            amount = max(amounts)
+            amount = max(amount for amount, _ in found)
+            fitting = [gpu for _, gpu in found]
             note = "" if amount == size.memory else _becomes(size, amount, fitting[0])
-            return {"name": _REQUEST, "exactly": self._exactly(size, amount)}, amount, note
-        fraction = size.fraction or Fraction(1)
-        kinds: dict[int, list[Gpu]] = {}
-        for gpu in usable:
-            kinds.setdefault(gpu.memory, []).append(gpu)
+            amounts = self._requests.amounts(fitting, size, amount, leased=self._leased)
+            return _claim("exactly", self._requests.exactly(size.count, amounts)), amount, note
+        kinds: dict[int, list[tuple[int, Gpu]]] = {}
+        for amount, gpu in found:
+            kinds.setdefault(gpu.memory, []).append((amount, gpu))
         # The smallest kind first: what needs a large one may come later.
-        ordered = sorted(kinds.items())[:_ALTERNATIVES]
-        parts = [
-            (self._exactly(size, group[0].part(fraction), shared=_amount_told(group, size)), group)
-            for _, group in ordered
-        ]
-        amount = ordered[0][1][0].part(fraction)
-        note = ""
-        if amount != ordered[0][0] * fraction:
-            note = _becomes(size, amount, ordered[0][1][0])
+        ordered = [kinds[memory] for memory in sorted(kinds)[:_ALTERNATIVES]]
+        parts = []
+        for group in ordered:
+            same = [gpu for _, gpu in group]
+            amounts = self._requests.amounts(same, size, group[0][0], leased=self._leased)
+            told = amounts if _amount_told(same, size) else None
+            parts.append(self._requests.exactly(size.count, told))
+        amount, first = ordered[0][0]
+        exact = amount == first.memory * (size.fraction or Fraction(1))
+        note = "" if exact else _becomes(size, amount, first)
         if len(parts) == 1:
-            return {"name": _REQUEST, "exactly": parts[0][0]}, amount, note
+            return _claim("exactly", parts[0]), amount, note
         alternatives = []
-        for number, (part, group) in enumerate(parts):
-            part["selectors"] = [self._of_memory(group[0])]
+        for number, (part, group) in enumerate(zip(parts, ordered, strict=True)):
+            part["selectors"] = [self._requests.of_memory(group[0][1])]
             alternatives.append({"name": f"kind-{number}", **part})
-        return {"name": _REQUEST, "firstAvailable": alternatives}, None, note
-
-    def _exactly(self, size: Size, amount: int, *, shared: bool = True) -> dict[str, Any]:
-        part: dict[str, Any] = {
-            "deviceClassName": self.device_class,
-            "allocationMode": "ExactCount",
-            "count": size.count,
-        }
-        if shared:
-            part["capacity"] = {"requests": {self.capacity_name: format_quantity(amount)}}
-        return part
+        return _claim("firstAvailable", alternatives), None, note
 
     def _instance(
         self, size: Size, gpus: Sequence[Gpu], facts: Facts
@@ -214,36 +229,27 @@ class DraBackend(Backend):
             there = sorted({gpu.profile for gpu in gpus if gpu.profile})
             instead = f"; there are {', '.join(f'mig-{p}' for p in there)}" if there else ""
             raise NoGpuError(f"No GPU of this cluster offers {size}{instead}.")
-        expression = f'device.attributes["{self.driver}"].profile == "{size.profile}"'
-        part = {
-            "deviceClassName": self.mig_class,
-            "allocationMode": "ExactCount",
-            "count": size.count,
-            "selectors": [{"cel": {"expression": expression}}],
-        }
         memory = min((gpu.memory for gpu in fitting), default=None)
-        return {"name": _REQUEST, "exactly": part}, memory, ""
+        return _claim("exactly", self._requests.instances(size)), memory, ""
 
-    def _of_memory(self, gpu: Gpu) -> dict[str, Any]:
-        name = f'device.capacity["{self.driver}"].{self.capacity_name}'
-        expression = f'{name}.compareTo(quantity("{gpu.memory}")) == 0'
-        if gpu.coming:
-            least, most = gpu.memory * 19 // 20, gpu.memory * 21 // 20
-            expression = (
-                f'{name}.compareTo(quantity("{least}")) >= 0 && '
-                f'{name}.compareTo(quantity("{most}")) <= 0'
+    def knows(self, device: DeviceKey, facts: Facts) -> bool:
+        """Whether a device is among those that are offered, as far as it is known."""
+        return device in self._by_key(facts)
+
+    def _offered(self, device: DeviceKey, facts: Facts) -> Gpu:
+        gpu = self._by_key(facts).get(device)
+        if gpu is None:
+            raise NoGpuError(
+                f"The kernel's GPU {device[1]} of {device[0]} is not offered by {self.driver} now."
             )
-        return {"cel": {"expression": expression}}
-
-    def _selector(self, gpus: Sequence[Gpu], device: tuple[str, str]) -> dict[str, Any]:
-        uuid = next((gpu.uuid for gpu in gpus if gpu.key == device), device[1])
-        return {"cel": {"expression": f'device.attributes["{self.driver}"].uuid == "{uuid}"'}}
+        return gpu
 
     def _nothing(self, size: Size, facts: Facts) -> str:
         if "resourceslices" in facts.missing:
+            instead = "Have" if self._leased else "Ask in GiB, or have"
             return (
                 f"{size} cannot be reckoned: the Jupyter server may not read the cluster's "
-                "ResourceSlices. Ask in GiB, or have the administrator apply "
+                f"ResourceSlices. {instead} the administrator apply "
                 "etc/kubernetes/overlays/cluster-read."
             )
         barred = facts.barred
@@ -257,11 +263,9 @@ class DraBackend(Backend):
         """See :meth:`Backend.granted`."""
         known = self._by_key(facts)
         # A share can be made up of several claims on one device.
-        amounts: dict[tuple[str, str], int] = {}
-        for _, result in _results(claims, self.driver):
-            if not result.get("adminAccess"):
-                key = result["pool"], result["device"]
-                amounts[key] = amounts.get(key, 0) + self._consumed(result, known.get(key))
+        amounts: dict[DeviceKey, int] = {}
+        for _, key, amount in self._held_by(claims, facts):
+            amounts[key] = amounts.get(key, 0) + amount
         if not amounts:
             return None
         gpus = [known.get(key) for key in amounts]
@@ -278,33 +282,26 @@ class DraBackend(Backend):
         if any(gpu.profile for gpu in gpus if gpu) and not simulated:
             isolation = Isolation.HARDWARE
         else:
-            isolation = _soft(memory, total)
+            isolation = self._soft(memory, total)
         fraction = Fraction(memory, total) if total else Fraction(0)
         return Share(devices, memory, fraction, isolation, simulated)
 
-    def _consumed(self, result: Object, gpu: Gpu | None) -> int:
-        """Bytes that an allocation takes of its device: all of it, if it is not shared."""
-        taken = dig(result, "consumedCapacity", self.capacity_name)
-        if taken is not None:
-            return parse_quantity(taken)
-        return gpu.memory if gpu else 0
+    def _soft(self, memory: int, total: int) -> Isolation:
+        """What keeps a kernel to a part of a device that knows no borders itself."""
+        if memory >= total:
+            return Isolation.NONE
+        preloading = self.driver in _PRELOADING
+        return Isolation.PRELOAD if preloading else Isolation.FRAMEWORK
 
     def device_of(self, claim: Object) -> tuple[str, str] | None:
         """Pool and name of the device that a claim was allocated; None before that."""
-        for _, result in _results([claim], self.driver):
-            return result["pool"], result["device"]
-        return None
+        return next((key for _, key, _ in results([claim], self.driver)), None)
 
     # -- one device of several claims --------------------------------------------------------
 
     def held_on(self, claim: Object, device: tuple[str, str], facts: Facts) -> int:
         """Bytes that a claim holds of a device."""
-        gpu = self._by_key(facts).get(device)
-        return sum(
-            self._consumed(result, gpu)
-            for _, result in _results([claim], self.driver)
-            if (result["pool"], result["device"]) == device and not result.get("adminAccess")
-        )
+        return sum(amount for _, key, amount in self._held_by([claim], facts) if key == device)
 
     def free_on(self, device: tuple[str, str], facts: Facts) -> int | None:
         """Bytes of a device that nobody holds; None if that is not known."""
@@ -313,18 +310,14 @@ class DraBackend(Backend):
             return None
         if device in self._shut(facts):
             return 0
-        return gpu.memory - sum(self.held_on(claim, device, facts) for claim in facts.claims)
+        return gpu.memory - self._taken(facts).get(device, 0)
 
     def amount_on(self, size: Size, device: tuple[str, str], facts: Facts) -> int | None:
         """Bytes that a size is of a device; None: the device gives no such share."""
         gpu = self._by_key(facts).get(device)
         if gpu is None or gpu.profile or size.profile or size.count != 1 or size.is_none:
             return None
-        if size.memory is not None:
-            memory = gpu.rounded(size.memory)
-        else:
-            memory = gpu.part(size.fraction or Fraction(1))
-        return memory if memory == gpu.memory or (gpu.shared and memory < gpu.memory) else None
+        return gpu.share(size, leased=self._leased)
 
     def share_on(
         self, held: Share, size: Size, device: tuple[str, str], facts: Facts
@@ -333,14 +326,14 @@ class DraBackend(Backend):
         memory, gpu = self.amount_on(size, device, facts), self._by_key(facts).get(device)
         if memory is None or gpu is None:
             return None
-        isolation = _soft(memory, gpu.memory)
+        isolation = self._soft(memory, gpu.memory)
         fraction = Fraction(memory, gpu.memory)
         return replace(held, memory_bytes=memory, fraction=fraction, isolation=isolation)
 
     def gives(self, device: tuple[str, str], amount: int, facts: Facts) -> bool:
         """Whether a claim can hold exactly so many bytes of a device."""
         gpu = self._by_key(facts).get(device)
-        return gpu is not None and gpu.shared and gpu.rounded(amount) == amount <= gpu.memory
+        return gpu is not None and gpu.shared and gpu.amounts.up(amount) == amount <= gpu.memory
 
     def totals(self, share: Share, facts: Facts) -> list[int]:
         """Bytes of each whole device of a share, in its order."""
@@ -349,15 +342,9 @@ class DraBackend(Backend):
 
     def capacity(self, facts: Facts) -> list[Capacity]:
         """See :meth:`Backend.capacity`."""
-        taken: dict[tuple[str, str], int] = {}
-        kernels: dict[tuple[str, str], int] = {}
-        known, shut = self._by_key(facts), self._shut(facts)
-        for _, result in _results(facts.claims, self.driver):
-            if result.get("adminAccess"):
-                continue
-            key = result["pool"], result["device"]
-            taken[key] = taken.get(key, 0) + self._consumed(result, known.get(key))
-            kernels[key] = kernels.get(key, 0) + 1
+        taken = self._taken(facts)
+        kernels = kernels_on(facts.claims, self.driver, self.capacity_name, self._by_key(facts))
+        shut = self._shut(facts)
         return [
             Capacity(
                 uuid=gpu.uuid,
@@ -371,6 +358,29 @@ class DraBackend(Backend):
             )
             for gpu in self._open(facts)
         ]
+
+    def need(self, size: Size, gpu: Capacity, facts: Facts) -> int:
+        """See :meth:`Backend.need`."""
+        self._by_key(facts)
+        known = self._by_uuid.get(gpu.uuid)
+        if known is None:
+            return super().need(size, gpu, facts)
+        share = known.share(size, leased=self._leased)
+        return share if share is not None else known.memory + 1
+
+    def _held_by(
+        self, claims: Sequence[Object], facts: Facts
+    ) -> Iterator[tuple[Object, DeviceKey, int]]:
+        return held_by(claims, self.driver, self.capacity_name, self._by_key(facts))
+
+    def _taken(self, facts: Facts) -> dict[DeviceKey, int]:
+        return taken_of(facts.claims, self.driver, self.capacity_name, self._by_key(facts))
+
+    def privileged(self, facts: Facts) -> list[str]:
+        """Models on which style ``lease`` needs administrator access."""
+        return sorted(
+            {gpu.model for gpu in self._open(facts) if gpu.profile is None and not gpu.rest}
+        )
 
     def explain(self, message: str) -> str | None:
         """See :meth:`Backend.explain`."""
@@ -441,8 +451,8 @@ class DraBackend(Backend):
     def _shut(self, facts: Facts) -> frozenset[DeviceKey]:
         """GPUs of which no further claim gets anything now."""
         held = {
-            (result["pool"], result["device"])
-            for _, result in _results(facts.claims, self.driver)
+            key
+            for _, key, result in results(facts.claims, self.driver)
             if not result.get("adminAccess")
         }
         away = facts.away
@@ -455,6 +465,7 @@ class DraBackend(Backend):
             self._slices = facts.slices
             found = gpus_of(facts.slices, self.driver, self.capacity_name)
             self._known = {gpu.key: gpu for gpu in found}
+            self._by_uuid = {gpu.uuid: gpu for gpu in self._known.values()}
         return self._known
 
 
@@ -463,16 +474,9 @@ def _amount_told(gpus: Sequence[Gpu], size: Size) -> bool:
     return gpus[0].shared and not (size.is_whole and gpus[0].coming)
 
 
-def _soft(memory: int, total: int) -> Isolation:
-    """What keeps a kernel to a part of a device that knows no borders itself."""
-    return Isolation.NONE if memory >= total else Isolation.FRAMEWORK
-
-
-def _results(claims: Sequence[Object], driver: str) -> Iterator[tuple[Object, Object]]:
-    for claim in claims:
-        for result in dig(claim, "status", "allocation", "devices", "results", default=[]):
-            if result.get("driver") == driver:
-                yield claim, result
+def _claim(kind: str, request: Any) -> dict[str, Any]:
+    """Spec of a claim with one request, of this kind."""
+    return {"devices": {"requests": [{"name": REQUEST, kind: request}]}}
 
 
 def _becomes(size: Size, amount: int, gpu: Gpu) -> str:

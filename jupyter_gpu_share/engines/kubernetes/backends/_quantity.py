@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil
 
 __all__ = ["exact_quantity", "format_quantity", "parse_quantity"]
@@ -35,6 +36,7 @@ def exact_quantity(text: str | int) -> Fraction:
     return number
 
 
+@lru_cache(maxsize=4096)  # thousands of claims of a cluster say the same few amounts
 def parse_quantity(text: str | int) -> int:
     """A quantity as an integer, rounded up as Kubernetes does.
 
