@@ -71,7 +71,10 @@ async def test_a_pod_that_has_its_place_without_a_gpu_is_told() -> None:
 
 def kernel(pod: dict[str, Any], **backend: Any) -> PodKernel:
     cluster: Any = SimpleNamespace(
-        server="alice", pod=lambda name: pod, backend=SimpleNamespace(**backend)
+        server="alice",
+        pod=lambda name: pod,
+        backend=SimpleNamespace(**backend),
+        events=SimpleNamespace(words=lambda pod: ""),
     )
     request: Any = SimpleNamespace(kernel_id="k-1")
     return PodKernel(cluster, request)

@@ -20,7 +20,7 @@ import zmq.asyncio
 from ...allocations import QueuePosition
 from ...errors import EngineError, NoGpuError
 from ...size import Size
-from ._autoscaler import Autoscaler
+from ._events import Events
 from ._names import PART, SERVER, label, selector, server_name
 from ._pods import files_body
 from ._settings import KubernetesSettings
@@ -89,7 +89,7 @@ class Cluster:
         self.files = ""
         self.facts = Facts()
         self.backend: Backend
-        self.autoscaler: Autoscaler
+        self.events: Events
         self.zmq = zmq.asyncio.Context()
         self.pods: Watch
         self.claims: Watch | None = None
@@ -112,7 +112,7 @@ class Cluster:
         self.server = self.settings.server_name or await self._own_name()
         if server_name(self.server) != self.server:
             self.server = server_name(self.server)
-        self.autoscaler = Autoscaler(self.api, self.namespace)
+        self.events = Events(self.api, self.namespace)
         settings = self.settings
         self.facts = Facts(groups=groups, placement=settings.placement, kinds=settings.declared)
         if settings.backend == "auto":
@@ -136,8 +136,8 @@ class Cluster:
         for watch in (getattr(self, "pods", None), self.claims):
             if watch is not None:
                 await watch.close()
-        if hasattr(self, "autoscaler"):
-            await self.autoscaler.close()
+        if hasattr(self, "events"):
+            await self.events.close()
         await self.api.close()
         self.zmq.destroy(linger=100)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...sentences import say
+from . import _kueue as kueue
 from .backends import CONTAINER, dig, named
 
 __all__ = [
@@ -287,6 +288,8 @@ _DISRUPTIONS = {
 
 
 def _disruption(pod: Object) -> Cause | None:
+    if by_kueue := kueue.put_out(pod):
+        return Cause(*by_kueue, 143)
     for condition in dig(pod, "status", "conditions", default=[]):
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             reason = _line(condition.get("reason", ""))
