@@ -14,6 +14,7 @@ from jupyter_gpu_share.engines.base import Exit, Starting, Waiting
 from jupyter_gpu_share.engines.kubernetes import _preparing as preparing
 from jupyter_gpu_share.engines.kubernetes._attention import Attention
 from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
+from jupyter_gpu_share.engines.kubernetes._kueue import GATE
 from jupyter_gpu_share.engines.kubernetes._waits import Told
 from jupyter_gpu_share.errors import KernelStartError
 from jupyter_gpu_share.size import Size
@@ -21,6 +22,10 @@ from jupyter_gpu_share.size import Size
 pytestmark = pytest.mark.timeout(PATIENCE)
 
 POD: dict[str, Any] = {"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {}}
+
+
+async def _none(*words: Any) -> Any:
+    return SimpleNamespace(claims=[])
 
 
 async def never() -> bool:
@@ -121,6 +126,36 @@ async def test_a_start_ends_as_the_administrator_has_set(
     one = kernel({**POD, "spec": spec}, monkeypatch, **{setting: 0.01})
     with pytest.raises(KernelStartError, match=f"c.KubernetesEngine.{setting}"):
         await one.start(lambda news: None)
+
+
+async def test_a_lease_is_taken_when_kueue_lets_the_pod_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No GPU is held beside a pod that waits for quota, perhaps for hours."""
+    pod: dict[str, Any] = {**POD, "spec": {"schedulingGates": [{"name": GATE}]}}
+    one = kernel(pod, monkeypatch, style="lease")
+    one.request.size = Size.parse("1/4")
+    one.cluster.render = one.cluster.refresh = _none  # type: ignore[method-assign]
+    one.cluster.refresh_soon = lambda: None  # type: ignore[method-assign]
+    asked = asyncio.Event()
+
+    class Held:
+        async def acquire(self, *words: Any) -> None:
+            asked.set()
+            raise KernelStartError("far enough")
+
+    monkeypatch.setattr(one, "_new_lease", lambda pod: Held())
+    starting = asyncio.ensure_future(one.start(lambda news: None))
+    while one._report is None or not one.made:
+        await asyncio.sleep(0)
+    for _ in range(20):
+        one._attention.rouse()
+        await asyncio.sleep(0)
+    assert not asked.is_set()
+    pod["spec"] = {}
+    one._attention.rouse()
+    with pytest.raises(KernelStartError, match="far enough"):
+        await starting
 
 
 def test_what_the_node_says_is_told_until_it_goes_on() -> None:
