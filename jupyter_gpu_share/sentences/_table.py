@@ -231,15 +231,14 @@ TABLE: Mapping[str, str] = {
     "pod-ended-with-code-said": ("The kernel's pod has ended with code {code:number}: {cause}."),
     "kueue-preempted": (
         "Kueue has given the kernel's quota in the queue {queue} to others: they have a higher "
-        "priority, or the quota is theirs. Restart it to queue again."
+        "priority, or the quota is theirs."
     ),
     "kueue-stopped": (
         "Kueue's queue {queue}, or the kernel's place in it, was stopped by an administrator. Ask "
         "when it goes on."
     ),
-    "kueue-put-out": (
-        "Kueue took the kernel out of the queue {queue}: {cause}. Restart it to queue again."
-    ),
+    "kueue-put-out": "Kueue took the kernel out of the queue {queue}: {cause}.",
+    "restart-queues": "Restart it to queue again.",
     "holder-ended": (
         "What held the kernel's share has ended on its node, so the kernel was ended. Restart "
         "it to queue for another."

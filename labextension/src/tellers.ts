@@ -310,7 +310,7 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
       trans.__("The kernel's pod has ended with code %1: %2.", v.number('code'), v.text('cause')),
     'kueue-preempted': v =>
       trans.__(
-        "Kueue has given the kernel's quota in the queue %1 to others: they have a higher priority, or the quota is theirs. Restart it to queue again.",
+        "Kueue has given the kernel's quota in the queue %1 to others: they have a higher priority, or the quota is theirs.",
         v.text('queue')
       ),
     'kueue-stopped': v =>
@@ -319,11 +319,8 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
         v.text('queue')
       ),
     'kueue-put-out': v =>
-      trans.__(
-        'Kueue took the kernel out of the queue %1: %2. Restart it to queue again.',
-        v.text('queue'),
-        v.text('cause')
-      ),
+      trans.__('Kueue took the kernel out of the queue %1: %2.', v.text('queue'), v.text('cause')),
+    'restart-queues': () => trans.__('Restart it to queue again.'),
     'holder-ended': () =>
       trans.__(
         "What held the kernel's share has ended on its node, so the kernel was ended. Restart it to queue for another."

@@ -192,6 +192,7 @@ def test_a_kernel_that_kueue_takes_out_is_told_so(
     assert cause is not None
     assert (cause.kind, cause.code) == (kind, 143)
     assert words in cause.text
+    assert cause.text.endswith("Restart it to queue again.")
 
 
 @pytest.mark.parametrize(

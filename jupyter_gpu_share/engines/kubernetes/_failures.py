@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...sentences import say
+from ...sentences import paragraph, say
 from . import _kueue as kueue
 from .backends import CONTAINER, dig, named
 
@@ -289,7 +289,8 @@ _DISRUPTIONS = {
 
 def _disruption(pod: Object) -> Cause | None:
     if by_kueue := kueue.put_out(pod):
-        return Cause(*by_kueue, 143)
+        kind, words = by_kueue
+        return Cause(kind, paragraph(words, say("restart-queues")), 143)
     for condition in dig(pod, "status", "conditions", default=[]):
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             reason = _line(condition.get("reason", ""))
