@@ -46,6 +46,7 @@ from .backends import (
     Rendered,
     UndecidedBackend,
     asks_for_gpus,
+    dig,
     make_backend,
     trimmed,
 )
@@ -237,6 +238,20 @@ class Cluster:
         except NoGpuError:
             await self.refresh(0.0, slices=True)
             return self.backend.render(size, self.facts_for(size))
+
+    async def know_node(self, name: str) -> None:
+        """Read the GPUs again if a node is not known: it has just come, and only it tells of them.
+
+        Without the right to read them, or an answer, what is known has to do.
+        """
+        known = {dig(node, "metadata", "name") for node in self.facts.nodes}
+        known |= {dig(each, "spec", "nodeName") for each in self.facts.slices}
+        if name in known:
+            return
+        for key in ("nodes", "slices"):
+            self._read.pop(key, None)
+        with suppress(KubernetesError, EngineError):
+            await self.refresh(_STALE_GPUS, slices=True)
 
     def facts_for(self, size: Size, facts: Facts | None = None) -> Facts:
         """What is known, for kernels of a size: they may go to some nodes only."""

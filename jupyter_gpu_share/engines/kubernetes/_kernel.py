@@ -307,6 +307,9 @@ class PodKernel:
 
     async def _placed(self, report: Report) -> None:
         """Wait until the share of the pod, which has its place, is known."""
+        if not self.request.size.is_none:
+            pod = self.cluster.pod(self.name)
+            await self.cluster.know_node(dig(pod, "spec", "nodeName", default=""))
         await self._until_pod(report, lambda pod: self._take_share())
         if self.cluster.backend.told_beside:
             with suppress(KubernetesError):  # then the GPU goes by the name that its pods have
