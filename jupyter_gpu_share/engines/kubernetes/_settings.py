@@ -486,8 +486,8 @@ class KubernetesSettings(Engine):
         config=True,
         help="""
         Seconds that a kernel may wait for its place before its start fails; 0 for as long as it
-        takes. Shares that a kernel takes back are waited for without an end: it has variables.
-        Default 0.
+        takes. A kernel that lives on without its share waits for it without an end; variables that
+        were saved stay saved when the wait for them ends. Default 0.
 
         ::
 
