@@ -113,6 +113,22 @@ TABLE: Mapping[str, str] = {
         "The scheduler {scheduler} has said nothing about the kernel's pod yet. If this lasts, "
         "tell the administrator that it may not run."
     ),
+    "kueue-waits": "It waits for admission by Kueue, queue {queue}: {cause}.",
+    "kueue-quota": (
+        "It waits for admission by Kueue, queue {queue}: the quota is used up, it lacks {needed}."
+    ),
+    "kueue-never": (
+        "It waits for admission by Kueue, queue {queue}, which has never more than {most} of "
+        "{resource}. Choose a smaller size, or tell the administrator."
+    ),
+    "kueue-silent": (
+        "It waits for admission by Kueue, queue {queue}, which has not said why. If this lasts, "
+        "tell the administrator that there may be no such LocalQueue, or that Kueue may not run."
+    ),
+    "no-place-in-time": (
+        "The kernel has waited for its place as long as the administrator allows "
+        "(c.KubernetesEngine.longest_wait). Start it again later, or choose a smaller size."
+    ),
     "share-not-confirmed": (
         "The cluster had not confirmed by then that the share is free; it is asked until it does."
     ),
@@ -123,6 +139,11 @@ TABLE: Mapping[str, str] = {
     "node-prepares": (
         "The node {node} is still preparing the kernel's container: it pulls the image, or mounts "
         "volumes."
+    ),
+    "node-says": "It says ({reason}): {cause}.",
+    "node-too-slow": (
+        "The node has not brought the kernel up in the time that the administrator allows "
+        "(c.KubernetesEngine.node_patience). Try again, or tell the administrator."
     ),
     "gpu-not-told": (
         "The kernel's pod is on the node {node}, but nothing in the cluster says which GPU it has. "
@@ -208,6 +229,16 @@ TABLE: Mapping[str, str] = {
     "pod-ended": "The kernel's pod has ended ({cause}).",
     "pod-ended-with-code": "The kernel's pod has ended with code {code:number}.",
     "pod-ended-with-code-said": ("The kernel's pod has ended with code {code:number}: {cause}."),
+    "kueue-preempted": (
+        "Kueue has given the kernel's quota in the queue {queue} to others: they have a higher "
+        "priority, or the quota is theirs."
+    ),
+    "kueue-stopped": (
+        "Kueue's queue {queue}, or the kernel's place in it, was stopped by an administrator. Ask "
+        "when it goes on."
+    ),
+    "kueue-put-out": "Kueue took the kernel out of the queue {queue}: {cause}.",
+    "restart-queues": "Restart it to queue again.",
     "holder-ended": (
         "What held the kernel's share has ended on its node, so the kernel was ended. Restart "
         "it to queue for another."

@@ -153,6 +153,30 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
         "The scheduler %1 has said nothing about the kernel's pod yet. If this lasts, tell the administrator that it may not run.",
         v.text('scheduler')
       ),
+    'kueue-waits': v =>
+      trans.__('It waits for admission by Kueue, queue %1: %2.', v.text('queue'), v.text('cause')),
+    'kueue-quota': v =>
+      trans.__(
+        'It waits for admission by Kueue, queue %1: the quota is used up, it lacks %2.',
+        v.text('queue'),
+        v.text('needed')
+      ),
+    'kueue-never': v =>
+      trans.__(
+        'It waits for admission by Kueue, queue %1, which has never more than %2 of %3. Choose a smaller size, or tell the administrator.',
+        v.text('queue'),
+        v.text('most'),
+        v.text('resource')
+      ),
+    'kueue-silent': v =>
+      trans.__(
+        'It waits for admission by Kueue, queue %1, which has not said why. If this lasts, tell the administrator that there may be no such LocalQueue, or that Kueue may not run.',
+        v.text('queue')
+      ),
+    'no-place-in-time': () =>
+      trans.__(
+        'The kernel has waited for its place as long as the administrator allows (c.KubernetesEngine.longest_wait). Start it again later, or choose a smaller size.'
+      ),
     'share-not-confirmed': () =>
       trans.__(
         'The cluster had not confirmed by then that the share is free; it is asked until it does.'
@@ -165,6 +189,11 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
       trans.__(
         "The node %1 is still preparing the kernel's container: it pulls the image, or mounts volumes.",
         v.text('node')
+      ),
+    'node-says': v => trans.__('It says (%1): %2.', v.text('reason'), v.text('cause')),
+    'node-too-slow': () =>
+      trans.__(
+        'The node has not brought the kernel up in the time that the administrator allows (c.KubernetesEngine.node_patience). Try again, or tell the administrator.'
       ),
     'gpu-not-told': v =>
       trans.__(
@@ -279,6 +308,19 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
       trans.__("The kernel's pod has ended with code %1.", v.number('code')),
     'pod-ended-with-code-said': v =>
       trans.__("The kernel's pod has ended with code %1: %2.", v.number('code'), v.text('cause')),
+    'kueue-preempted': v =>
+      trans.__(
+        "Kueue has given the kernel's quota in the queue %1 to others: they have a higher priority, or the quota is theirs.",
+        v.text('queue')
+      ),
+    'kueue-stopped': v =>
+      trans.__(
+        "Kueue's queue %1, or the kernel's place in it, was stopped by an administrator. Ask when it goes on.",
+        v.text('queue')
+      ),
+    'kueue-put-out': v =>
+      trans.__('Kueue took the kernel out of the queue %1: %2.', v.text('queue'), v.text('cause')),
+    'restart-queues': () => trans.__('Restart it to queue again.'),
     'holder-ended': () =>
       trans.__(
         "What held the kernel's share has ended on its node, so the kernel was ended. Restart it to queue for another."

@@ -43,7 +43,7 @@ def kwok_nodes(
     program.start(command, environment)
     try:
         for name in names:
-            api.create("/api/v1/nodes", _node(name, gpus))
+            api.create("/api/v1/nodes", node(name, gpus))
         program.wait_until(lambda: _ready(api) >= set(names), f"{nodes} nodes are ready", READY)
         yield names
     finally:
@@ -53,7 +53,8 @@ def kwok_nodes(
             program.stop()
 
 
-def _node(name: str, gpus: int) -> dict[str, Any]:
+def node(name: str, gpus: int) -> dict[str, Any]:
+    """A node that KWOK plays; `kwok_nodes` removes it if its name is put into the list."""
     capacity = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": str(gpus)}
     labels = {
         "kubernetes.io/hostname": name,

@@ -310,27 +310,31 @@ def _which(program: str) -> str | None:
     return shutil.which(program, path=PROGRAM_FOLDERS)
 
 
-def build() -> dict[str, Path]:
-    """Folders of all parts by name; what is missing is built first, by one process at a time."""
+def build(*more: Part) -> dict[str, Path]:
+    """Folders of all parts by name; what is missing is built first, by one process at a time.
+
+    ``more`` are built after those that every cluster is made of.
+    """
+    parts = [*PARTS.values(), *more]
     reason = why_not_here()
     if reason:
         raise CannotRunError(reason)
     install_packages()
-    if not all(part.folder.is_dir() for part in PARTS.values()):
+    if not all(part.folder.is_dir() for part in parts):
         with locked("build", "another process builds; waiting for it", patience=1800):
-            _remove_leftovers()
-            for part in PARTS.values():
+            _remove_leftovers(parts)
+            for part in parts:
                 if not part.folder.is_dir():
                     _build_part(part)
-    for part in PARTS.values():
+    for part in parts:
         os.utime(part.folder)
-    return {name: part.folder for name, part in PARTS.items()}
+    return {part.name: part.folder for part in parts}
 
 
-def _remove_leftovers() -> None:
+def _remove_leftovers(parts: Sequence[Part]) -> None:
     """Remove what killed builds left, and parts that nobody has used for long."""
     long_ago = time.time() - UNUSED_DAYS * 86400
-    for name in PARTS:
+    for name in (part.name for part in parts):
         for scratch in cache_folder().glob(f".{name}-*"):
             _discard(scratch)
         for folder in cache_folder().glob(f"{name}-*"):

@@ -496,6 +496,17 @@ class Cluster:
         with kwok_nodes(self.api, program, self._layout, self._environment(), nodes, gpus) as names:
             yield names
 
+    @contextlib.contextmanager
+    def kueue(self) -> Iterator[None]:
+        """Run Kueue: pods with the label of a LocalQueue wait for its quota."""
+        from . import _kueue
+
+        build(_kueue.PART)
+        program = Program("kueue", self.run)
+        folder, environment = self.run / "kueue", self._environment()
+        with _kueue.running(self.api, program, folder, self.kubeconfig, environment):
+            yield
+
 
 def _status(port: int, path: str, tls: bool) -> int:
     """The status of a program's own health page on loopback."""

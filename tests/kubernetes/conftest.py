@@ -79,8 +79,6 @@ async def world(
 ) -> AsyncIterator[World]:
     """A server's view of the cluster through a proxy, with the rights of a ServiceAccount."""
     proxy = await Proxy(6443).start()
-    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
     own = account(cluster, namespace)
     config.KubernetesEngine.kubeconfig = str(through(proxy, own, tmp_path))
     config.KubernetesEngine.watch_period = 3.0

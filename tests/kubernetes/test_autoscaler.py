@@ -15,8 +15,9 @@ from waiting import PATIENCE
 
 from jupyter_gpu_share.allocations import QueuePosition
 from jupyter_gpu_share.engines.base import Waiting
-from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _autoscaler, _doctor
-from jupyter_gpu_share.engines.kubernetes._autoscaler import Autoscaler, told_by
+from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _doctor, _events
+from jupyter_gpu_share.engines.kubernetes._autoscaler import told_by
+from jupyter_gpu_share.engines.kubernetes._events import Events
 from jupyter_gpu_share.engines.kubernetes._waits import Wait
 from jupyter_gpu_share.engines.kubernetes.api import EVENTS, Forbidden, KubernetesError, Resource
 
@@ -78,13 +79,6 @@ def test_events_are_told_in_words(said: dict[str, Any], words: str) -> None:
     assert told_by([said]) == words
 
 
-def test_what_was_said_last_counts() -> None:
-    assert "no node" in told_by([TRIGGERED, REFUSED])
-    assert "no node" in told_by([REFUSED, TRIGGERED])
-    again = {**TRIGGERED, "series": {"lastObservedTime": "2026-11-29T10:02:00.000000Z"}}
-    assert told_by([REFUSED, again]) == BRINGS
-
-
 class Api:
     """Answers with Events, or fails."""
 
@@ -102,14 +96,29 @@ class Api:
         return self.events, "1"
 
 
-async def read(one: Autoscaler) -> None:
+async def read(one: Events) -> None:
     """Until what is being read was read."""
     await asyncio.gather(*one._reading.values())
 
 
+async def test_what_was_said_last_counts() -> None:
+    again = {**TRIGGERED, "series": {"lastObservedTime": "2026-11-29T10:02:00.000000Z"}}
+    for events, last in (
+        ([TRIGGERED, REFUSED], "no node"),
+        ([REFUSED, TRIGGERED], "no node"),
+        ([again, REFUSED], BRINGS),
+    ):
+        api: Any = Api()
+        api.events = events
+        one = Events(api, "notebooks")
+        one.words(POD)
+        await read(one)
+        assert last in one.words(POD)
+
+
 async def test_the_wait_says_what_the_autoscaler_does() -> None:
     api: Any = Api()
-    one = Autoscaler(api, "notebooks")
+    one = Events(api, "notebooks")
     clock = [0.0]
     one._clock = lambda: clock[0]
     told: list[Waiting] = []
@@ -123,7 +132,7 @@ async def test_the_wait_says_what_the_autoscaler_does() -> None:
     assert told[-1].reason == f"All GPUs that fit are in use. {BRINGS}"
     assert api.asked == ["involvedObject.uid=u-1"], "what was read just now is not read again"
     api.events = [TRIGGERED, REFUSED]
-    clock[0] = _autoscaler._AGAIN
+    clock[0] = _events._AGAIN
     wait.tell(POD)
     await read(one)
     wait.tell(POD)
@@ -134,7 +143,7 @@ async def test_the_wait_says_what_the_autoscaler_does() -> None:
 async def test_who_may_not_read_events_asks_once() -> None:
     api: Any = Api()
     api.trouble = Forbidden("no")
-    one = Autoscaler(api, "notebooks")
+    one = Events(api, "notebooks")
     clock = [0.0]
     one._clock = lambda: clock[0]
     for clock[0] in (0.0, 100.0, 200.0):
@@ -146,18 +155,18 @@ async def test_who_may_not_read_events_asks_once() -> None:
 async def test_an_answer_that_does_not_come_is_asked_for_again() -> None:
     api: Any = Api()
     api.trouble = KubernetesError("away")
-    one = Autoscaler(api, "notebooks")
+    one = Events(api, "notebooks")
     clock = [0.0]
     one._clock = lambda: clock[0]
     one.words(POD)
     await read(one)
     api.trouble, api.events = None, [TRIGGERED]
-    clock[0] = _autoscaler._AGAIN
+    clock[0] = _events._AGAIN
     one.words(POD)
     await read(one)
     assert one.words(POD) == BRINGS
     # What nobody asks for is not kept.
-    clock[0] = _autoscaler._AGAIN + _autoscaler._FORGET
+    clock[0] = _events._AGAIN + _events._FORGET
     one.words({"metadata": {"uid": "u-2"}})
     await read(one)
     assert set(one._known) == {"u-2"}
@@ -172,26 +181,34 @@ async def test_reading_ends_with_the_cluster() -> None:
         await never.wait()
 
     api.list_once = stuck
-    one = Autoscaler(api, "notebooks")
+    one = Events(api, "notebooks")
     one.words(POD)
     await api.answered.wait()
     await one.close()
     assert not one._reading
 
 
-@pytest.mark.parametrize("kinds", [[], [{"memory": "80GiB"}]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"kinds": [{"memory": "80GiB"}]},
+        {"kueue_queue": "notebooks"},
+        {"sizes": {"1": {"kueue_queue": "notebooks"}}},
+    ],
+)
 @pytest.mark.parametrize("may", [True, False])
 async def test_doctor_tells_a_missing_right_to_whom_it_concerns(
-    kinds: list[Any], may: bool
+    settings: dict[str, Any], may: bool
 ) -> None:
     async def allowed(verb: str, resource: Resource, *where: str) -> bool:
         return resource is not EVENTS or may
 
     cluster: Any = SimpleNamespace(
-        settings=KubernetesEngine(kinds=kinds),
+        settings=KubernetesEngine(**settings),
         namespace="notebooks",
         backend=SimpleNamespace(name="device-plugin"),
         api=SimpleNamespace(allowed=allowed),
     )
     told = [finding.what for finding in await _doctor._about_rights(cluster)]
-    assert any("may not read Events" in what for what in told) is (bool(kinds) and not may)
+    assert any("may not read Events" in what for what in told) is (bool(settings) and not may)

@@ -344,6 +344,23 @@ async def test_a_servers_own_pod_cannot_become_something_else(
     assert bob.api.delete(path, grace=0)
 
 
+async def test_of_finalizers_a_pod_has_kueues_alone_and_with_its_gate(
+    two_servers: tuple[Account, Account],
+) -> None:
+    """Such a pod never runs without Kueue, which takes both away."""
+    bob = two_servers[1]
+    mine = {"metadata": {"finalizers": ["kueue.x-k8s.io/managed"]}}
+    gate = {"spec": {"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}]}}
+    path = bob.path("pods") + DRY
+    assert bob.api.create(path, merge(merge(bob.pod(), mine), gate))
+    for change in (
+        mine,
+        merge(mine, {"spec": {"schedulingGates": [{"name": "a.b/c"}]}}),
+        merge(gate, {"metadata": {"finalizers": ["kueue.x-k8s.io/managed", "a.b/c"]}}),
+    ):
+        assert "finalizers" in bob.refused("POST", path, merge(bob.pod(), change))
+
+
 async def test_without_pod_security_the_namespace_takes_no_pods(
     cluster: Any, jupyter: Account
 ) -> None:

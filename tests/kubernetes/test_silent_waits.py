@@ -75,6 +75,7 @@ def kernel(pod: dict[str, Any], **backend: Any) -> PodKernel:
         pod=lambda name: pod,
         backend=SimpleNamespace(**backend),
         settings=SimpleNamespace(eviction_grace=120),
+        events=SimpleNamespace(words=lambda pod: ""),
     )
     request: Any = SimpleNamespace(kernel_id="k-1")
     return PodKernel(cluster, request)

@@ -99,3 +99,26 @@ async def test_no_style_keeps_the_server_from_starting(style: str) -> None:
     cluster = Growing(KubernetesEngine(style=style))
     await cluster.begin()
     assert cluster.undecided
+
+
+async def test_a_node_that_has_just_come_is_read_when_a_kernel_is_placed_there() -> None:
+    """Else its share has neither a model nor an amount of memory to keep to."""
+    cluster = Growing(KubernetesEngine(), SHAPES["whole"])
+    await cluster.begin()
+    new = json.loads(json.dumps(SHAPES["slices4"]))
+    new["metadata"]["name"] = "just-come"
+    cluster.nodes.append(new)
+    await cluster.refresh(0.0)
+    assert new not in cluster.facts.nodes, "what was read just now is not read again"
+    await cluster.know_node("just-come")
+    assert new in cluster.facts.nodes
+    cluster.nodes.clear()
+    await cluster.know_node("just-come")
+    assert new in cluster.facts.nodes, "a node that is known is not read again"
+
+
+async def test_who_may_not_read_nodes_starts_kernels_all_the_same() -> None:
+    cluster = Growing(KubernetesEngine(backend="device-plugin"), forbidden=True)
+    await cluster.begin()
+    await cluster.know_node("just-come")
+    assert list(cluster.facts.nodes) == []

@@ -62,7 +62,7 @@ class Store:
             backend=backend,
             facts=Facts(),
             facts_for=lambda size: Facts(),
-            autoscaler=SimpleNamespace(words=lambda pod: ""),
+            events=SimpleNamespace(words=lambda pod: ""),
             api=self,
             queue=SimpleNamespace(alone=False),
             claims=_Watched(self, CLAIMS),

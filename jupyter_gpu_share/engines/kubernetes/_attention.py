@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ...errors import KernelStartError
@@ -46,19 +46,33 @@ class Attention:
         self._patience = patience
         self._changed = asyncio.Event()
         self._hindered: float | None = None  # since when, by the loop's clock
+        self._clock = asyncio.get_running_loop().time
+        #: Until when is waited at most, and what is said then.
+        self._limit: tuple[float, Callable[[], str]] | None = None
 
     def rouse(self) -> None:
         """Something has changed."""
         self._changed.set()
+
+    @contextmanager
+    def limit(self, seconds: float, words: Callable[[], str]) -> Iterator[None]:
+        """Have all waits within end together after ``seconds``, if not 0, with these words."""
+        before = self._limit
+        if seconds:
+            self._limit = self._clock() + seconds, words
+        try:
+            yield
+        finally:
+            self._limit = before
 
     async def until(self, look: Callable[[], Any]) -> Any:
         """Wait until ``look`` gives something, looking at every change.
 
         Raises
         ------
-        KernelStartError: the pod has ended, or will not come up.
+        KernelStartError: the pod has ended, will not come up, or the limit is reached.
         """
-        clock, pause = asyncio.get_running_loop().time, _LOOK_AGAIN
+        clock, pause = self._clock, _LOOK_AGAIN
         overdue = clock() + pause
         told = ""
         while True:
@@ -74,6 +88,11 @@ class Attention:
             found = look()
             if found is not None:
                 return found
+            if self._limit is not None:
+                last, words = self._limit
+                if clock() >= last:
+                    raise KernelStartError(words())
+                end = min(end, last)
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), max(0.0, end - clock()))
             if clock() >= overdue:
@@ -88,7 +107,7 @@ class Attention:
         ------
         KernelStartError: there is no sense in it, or it was tried for long enough.
         """
-        clock = asyncio.get_running_loop().time
+        clock = self._clock
         if self._hindered is None:
             self._hindered = clock()
         end = self._hindered + self._patience()

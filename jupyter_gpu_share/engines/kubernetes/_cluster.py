@@ -21,7 +21,7 @@ import zmq.asyncio
 from ...allocations import QueuePosition
 from ...errors import EngineError, NoGpuError
 from ...size import Size
-from ._autoscaler import Autoscaler
+from ._events import Events
 from ._live import Live
 from ._names import SERVER, label, selector, server_name
 from ._pods import files_body
@@ -50,6 +50,7 @@ from .backends import (
     Rendered,
     UndecidedBackend,
     asks_for_gpus,
+    dig,
     make_backend,
     trimmed,
 )
@@ -106,7 +107,7 @@ class Cluster:
         self.files = ""
         self.facts = Facts()
         self.backend: Backend
-        self.autoscaler: Autoscaler
+        self.events: Events
         self.queue: Queue
         self.zmq = zmq.asyncio.Context()
         self.pods: Watch
@@ -137,7 +138,7 @@ class Cluster:
         self.server = self.settings.server_name or await self._own_name()
         if server_name(self.server) != self.server:
             self.server = server_name(self.server)
-        self.autoscaler = Autoscaler(self.api, self.namespace)
+        self.events = Events(self.api, self.namespace)
         settings = self.settings
         self.queue = Queue(
             self.api, self.namespace, self.server, self.queued_part, self._moved_others
@@ -163,7 +164,7 @@ class Cluster:
         for watch in (getattr(self, "pods", None), self.claims, self._live):
             if watch is not None:
                 await watch.close()
-        for part in ("autoscaler", "queue"):
+        for part in ("events", "queue"):
             if hasattr(self, part):
                 await getattr(self, part).close()
         await self.api.close()
@@ -269,6 +270,20 @@ class Cluster:
         except NoGpuError:
             await self.refresh(0.0, slices=True)
             return self.backend.render(size, self.facts_for(size))
+
+    async def know_node(self, name: str) -> None:
+        """Read the GPUs again if a node is not known: it has just come, and only it tells of them.
+
+        Without the right to read them, or an answer, what is known has to do.
+        """
+        known = {dig(node, "metadata", "name") for node in self.facts.nodes}
+        known |= {dig(each, "spec", "nodeName") for each in self.facts.slices}
+        if name in known:
+            return
+        for key in ("nodes", "slices"):
+            self._read.pop(key, None)
+        with suppress(KubernetesError, EngineError):
+            await self.refresh(_STALE_GPUS, slices=True)
 
     def facts_for(self, size: Size, facts: Facts | None = None) -> Facts:
         """What is known, for kernels of a size: they may go to some nodes only."""

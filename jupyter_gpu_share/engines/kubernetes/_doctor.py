@@ -131,12 +131,13 @@ async def _about_rights(cluster: Cluster) -> list[Finding]:
                 "c.KubernetesEngine.adopt = False  # they are ended at once",
             )
         )
-    if cluster.settings.kinds and not await cluster.api.allowed("list", EVENTS, cluster.namespace):
+    told = cluster.settings.kinds or cluster.settings.queues
+    if told and not await cluster.api.allowed("list", EVENTS, cluster.namespace):
         found.append(
             Finding(
                 "note",
-                "This server may not read Events: what an autoscaler says of kernels that wait is "
-                "not shown.",
+                "This server may not read Events: what an autoscaler or Kueue says of kernels that "
+                "wait is not shown.",
                 _APPLY,
             )
         )

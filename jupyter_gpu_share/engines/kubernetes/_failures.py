@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...sentences import say
+from ...sentences import paragraph, say
+from . import _kueue as kueue
 from .backends import CONTAINER, dig, named
 
 __all__ = [
@@ -318,6 +319,8 @@ def removal_of(pod: Object, *, by_scheduler: bool) -> str:
     pod: as it is now.
     by_scheduler: one that leaves no word in the pod may have done it.
     """
+    if by_kueue := kueue.put_out(pod):
+        return by_kueue[1]
     for condition in dig(pod, "status", "conditions", default=[]):
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             reason = _line(condition.get("reason", ""))
@@ -328,6 +331,9 @@ def removal_of(pod: Object, *, by_scheduler: bool) -> str:
 
 
 def _disruption(pod: Object) -> Cause | None:
+    if by_kueue := kueue.put_out(pod):
+        kind, words = by_kueue
+        return Cause(kind, paragraph(words, say("restart-queues")), 143)
     for condition in dig(pod, "status", "conditions", default=[]):
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             reason = _line(condition.get("reason", ""))

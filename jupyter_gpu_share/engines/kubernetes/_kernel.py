@@ -29,6 +29,7 @@ from ._cluster import Cluster, Object
 from ._command import command_of
 from ._drained import Unleased
 from ._environment import kernel_environment, share_environment
+from ._kueue import gated
 from ._lease import Lease
 from ._link import AgentLink, AgentState
 from ._making import image_of, make
@@ -37,7 +38,7 @@ from ._overlooked import ask_again
 from ._ownership import TAKEN_OVER, claim_pod, delete_own, taken_over
 from ._parting import Parting
 from ._pods import AGENT_PORT, Labels, address_of, connection_of, owner
-from ._waits import PATIENCE, Wait
+from ._waits import PATIENCE, Told, Wait
 from ._writes import PATIENCE as WRITE_PATIENCE
 from ._writes import Writes
 from .api import PODS, SECRETS, KubernetesError
@@ -229,13 +230,22 @@ class PodKernel:
         names = [claim.name for claim in self.rendered.claims]
         self._claims = {name: f"{self.name}-{name}" for name in names}
         pod = await self._make()
-        if self.cluster.settings.style == "lease" and not size.is_none:
-            self.lease = self._new_lease(pod)
-            await self.lease.acquire(self.name, report, self.until)
-        await self._placed(report)
+        settings, waits = self.cluster.settings, Told(report)
+        for_place = settings.longest_wait
+        with self._attention.limit(for_place, partial(waits.too_long, "no-place-in-time")):
+            if settings.style == "lease" and not size.is_none:
+                await self._admitted(waits)
+                self.lease = self._new_lease(pod)
+                await self.lease.acquire(self.name, waits, self.until)
+            await self._on_a_node(waits)
+        with self._attention.limit(
+            settings.node_patience, partial(waits.too_long, "node-too-slow")
+        ):
+            await self._placed(waits)
+            address = await self._up(waits)
         if self.cluster.settings.style == "annotation" and not size.is_none:
             self.annotation = Annotation(self.cluster, self.name, self.writes)
-        return await self._run_kernel(await self._up(report))
+        return await self._run_kernel(address)
 
     async def _make(self) -> Object:
         labels = self._labels()
@@ -319,29 +329,44 @@ class PodKernel:
 
     # -- waiting for a place -----------------------------------------------------------------
 
+    async def _admitted(self, report: Report) -> None:
+        """Wait until Kueue lets the pod go: nothing is held beside a pod that may wait for long."""
+        await self._until_pod(report, lambda pod: not gated(pod))
+
+    async def _on_a_node(self, report: Report) -> None:
+        """Wait until the pod has its place."""
+        # With a lease it waits for what that has already.
+        tell = report if self.lease is None else lambda news: None
+        await self._until_pod(tell, lambda pod: bool(pod["spec"].get("nodeName")))
+
     async def _placed(self, report: Report) -> None:
-        """Wait until the pod has its place and its share is known."""
-        place = partial(self.cluster.place, self.name)
-        wait = Wait(self.cluster.backend, report, place, self.cluster.autoscaler.words)
-
-        def look() -> bool | None:
+        """Wait until the share of the pod, which has its place, is known."""
+        if not self.request.size.is_none:
             pod = self.cluster.pod(self.name)
-            if pod is None:
-                return None
-            node = pod["spec"].get("nodeName")
-            if node and self._take_share():
-                return True
-            if node or self.lease is None:  # else it waits for what the lease has already
-                wait.tell(pod)
-            return None
-
-        await self.until(look)
+            await self.cluster.know_node(dig(pod, "spec", "nodeName", default=""))
+        await self._until_pod(report, lambda pod: self._take_share())
         if self.cluster.backend.told_beside:
             with suppress(KubernetesError):  # then the GPU goes by the name that its pods have
                 await self.cluster.refresh(0.0)
             self._take_share()
         assert self.share is not None
         report(Starting(self.share, self.rendered.note))
+
+    async def _until_pod(self, report: Report, holds: Callable[[Object], bool]) -> None:
+        """Wait until something holds of the pod, and tell of the wait."""
+        place = partial(self.cluster.place, self.name)
+        wait = Wait(self.cluster.backend, report, place, self.cluster.events.words)
+
+        def look() -> bool | None:
+            pod = self.cluster.pod(self.name)
+            if pod is None:
+                return None
+            if holds(pod):
+                return True
+            wait.tell(pod)
+            return None
+
+        await self.until(look)
 
     def _take_share(self) -> bool:
         """Read from the claims what was granted. False while that is not known."""
@@ -364,17 +389,19 @@ class PodKernel:
     async def _up(self, report: Report) -> str:
         """Wait until the kernel's container runs; the address of its pod."""
         clock = asyncio.get_running_loop().time
-        slow, told = clock() + PATIENCE, False
+        slow, told = clock() + PATIENCE, ""
 
         def look() -> str | None:
             nonlocal told
             pod = self.cluster.pod(self.name) or {}
             address = _running_at(pod)
-            if address is None and clock() >= slow and not told and not failures.hindrance(pod):
-                told = True
-                assert self.share is not None
+            if address is None and clock() >= slow and not failures.hindrance(pod):
                 node = dig(pod, "spec", "nodeName", default="")
-                report(Starting(self.share, say("node-prepares", node=node)))
+                news = paragraph(say("node-prepares", node=node), self.cluster.events.words(pod))
+                if news != told:
+                    told = news
+                    assert self.share is not None
+                    report(Starting(self.share, news))
             return address
 
         address: str = await self.until(look)

@@ -466,7 +466,7 @@ class Lease:
 
     async def _allocated(self, report: Report, until: Until) -> tuple[str, str]:
         place = partial(self._cluster.place, self.name)
-        wait = Wait(self._backend, report, place, self._cluster.autoscaler.words)
+        wait = Wait(self._backend, report, place, self._cluster.events.words)
 
         def look() -> tuple[str, str] | None:
             device = self._device_of(self.name)

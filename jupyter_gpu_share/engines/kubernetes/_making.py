@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import zmq
@@ -14,6 +14,7 @@ from .._hash_seed import HASH_SEED
 from ..base import Connection, KernelRequest
 from ._cluster import Cluster, Object
 from ._command import flags_of
+from ._kueue import QUEUE
 from ._pods import PORTS, Labels, PodPlan, claim_body, owner, pod_body, secret_body
 from ._settings import KubernetesSettings
 from .api import CLAIMS, PODS, SECRETS, AlreadyExists, KubernetesError
@@ -58,8 +59,12 @@ async def make(
         image=image_of(settings, request),
         files=cluster.files,
         size=request.size,
-        rendered=settings.profile(request.size).on(
-            rendered if not request.size.is_none else _without_gpu()
+        rendered=_queued(
+            settings,
+            request,
+            settings.profile(request.size).on(
+                rendered if not request.size.is_none else _without_gpu()
+            ),
         ),
         python=settings.python,
         flags=flags_of(request.argv),
@@ -109,6 +114,13 @@ async def make(
         ]
     await asyncio.gather(*work)
     return Made(pod, connection)
+
+
+def _queued(settings: KubernetesSettings, request: KernelRequest, rendered: Rendered) -> Rendered:
+    """With the LocalQueue by which Kueue admits the pod, if there is to be one."""
+    own = settings.profile(request.size).queue
+    queue = settings.kueue_queue if own is None else own
+    return replace(rendered, labels={**rendered.labels, QUEUE: queue}) if queue else rendered
 
 
 def image_of(settings: KubernetesSettings, request: KernelRequest) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import EngineError, SizeError
 from ...size import Size
+from ._kueue import wrong_queue
 from .backends import Kind, Placement, Rendered
 
 __all__ = ["Profile", "profiles"]
@@ -18,6 +19,7 @@ _FIELDS: dict[str, tuple[type, str]] = {
     "model": (str, "a text"),
     "node_selector": (dict, "a dict"),
     "tolerations": (list, "a list"),
+    "kueue_queue": (str, "a text"),
 }
 
 
@@ -29,10 +31,12 @@ class Profile:
     ----------
     image: of its kernels; empty where it names none.
     placement: where they go, besides what holds for all kernels.
+    queue: the LocalQueue of Kueue; empty for none, None for that of all kernels.
     """
 
     image: str = ""
     placement: Placement = Placement()  # noqa: RUF009 - it does not change
+    queue: str | None = None
 
     def on(self, rendered: Rendered) -> Rendered:
         """What a pod of the size asks for, with this."""
@@ -66,7 +70,9 @@ def profiles(
         kind = next((kind for kind in kinds if model and kind.told.model == model), None)
         own = Placement(dict(entry.get("node_selector", {})), entry.get("tolerations", []))
         found[size] = Profile(
-            entry.get("image", ""), kind.placement + own if kind is not None else own
+            entry.get("image", ""),
+            kind.placement + own if kind is not None else own,
+            entry.get("kueue_queue"),
         )
     return found
 
@@ -84,6 +90,8 @@ def _wrong(entry: Mapping[str, Any], kinds: Sequence[Kind]) -> str | None:
         return f"node_selector has texts only, not {selector!r}"
     if not all(isinstance(each, Mapping) for each in entry.get("tolerations", [])):
         return "tolerations are dicts, as in the spec of a pod"
+    if (wrong := wrong_queue(entry.get("kueue_queue", ""))) is not None:
+        return f"kueue_queue: {wrong}"
     model = entry.get("model")
     if model is not None and model not in [kind.told.model for kind in kinds]:
         return f"no entry of c.KubernetesEngine.kinds is of the model {model!r}"

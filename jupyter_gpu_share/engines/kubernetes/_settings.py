@@ -353,8 +353,9 @@ class KubernetesSettings(Engine):
         config=True,
         help="""
         What a size brings besides its share: an ``image`` before all others, a ``node_selector``
-        and ``tolerations`` besides those of all kernels, and the ``model`` of a declared kind of
-        nodes, to which it goes. Default: nothing.
+        and ``tolerations`` besides those of all kernels, the ``model`` of a declared kind of
+        nodes, to which it goes, and a ``kueue_queue`` instead of that of all kernels. Default:
+        nothing.
 
         ::
 
@@ -483,6 +484,56 @@ class KubernetesSettings(Engine):
         """,
     )
 
+    kueue_queue = Unicode(
+        "",
+        config=True,
+        help="""
+        LocalQueue by which Kueue admits kernels' pods: they wait for its quota before the scheduler
+        sees them. Kueue counts what the pod itself asks for, not its ResourceClaims. Default: none.
+
+        ::
+
+            c.KubernetesEngine.kueue_queue = "notebooks"
+        """,
+    )
+    longest_wait = Float(
+        0.0,
+        min=0.0,
+        config=True,
+        help="""
+        Seconds that a kernel may wait for its place before its start fails; 0 for as long as it
+        takes. A kernel that lives on without its share waits for it without an end; variables that
+        were saved stay saved when the wait for them ends. Default 0.
+
+        ::
+
+            c.KubernetesEngine.longest_wait = 3600
+        """,
+    )
+    node_patience = Float(
+        3600.0,
+        min=0.0,
+        config=True,
+        help="""
+        Seconds that a node may take to bring a kernel up that has its place there (pull the image,
+        mount volumes, say which GPU it has) before the start fails; 0 for as long as it takes.
+        Default 3600.
+
+        ::
+
+            c.KubernetesEngine.node_patience = 900
+        """,
+    )
+
+    @validate("kueue_queue")
+    def _validate_kueue_queue(self, proposal: dict[str, Any]) -> str:
+        from ._kueue import wrong_queue
+
+        name: str = proposal["value"]
+        if (wrong := wrong_queue(name)) is not None:
+            raise TraitError(f"c.KubernetesEngine.kueue_queue: {wrong}.")
+        return name
+
     @validate("kinds")
     def _validate_kinds(self, proposal: dict[str, Any]) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = proposal["value"]
@@ -523,6 +574,12 @@ class KubernetesSettings(Engine):
         from ._profiles import Profile
 
         return self.profiles.get(size, Profile())
+
+    @property
+    def queues(self) -> set[str]:
+        """LocalQueues of Kueue that kernels may have."""
+        own = {profile.queue for profile in self.profiles.values()}
+        return {queue for queue in (self.kueue_queue, *own) if queue}
 
     @property
     def declared(self) -> list[Kind]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from ...allocations import QueuePosition
 from ...sentences import paragraph, say
-from ..base import Report, Waiting
+from ..base import Report, Starting, Waiting
 from . import _failures as failures
+from . import _kueue as kueue
 from ._writes import Writes
 from .backends import Backend, Object
 
-__all__ = ["PATIENCE", "Until", "Wait", "until_known"]
+__all__ = ["PATIENCE", "Told", "Until", "Wait", "until_known"]
 
 #: Waits until a look finds something, looking at every change of a kernel's objects.
 Until = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -30,7 +31,7 @@ class Wait:
     ----------
     report: called with what is new.
     place: the kernel's place in the queue.
-    autoscaler: what the autoscaler says of a pod; empty for nothing.
+    said: what the Events of a pod say; empty for nothing.
     """
 
     def __init__(
@@ -38,10 +39,10 @@ class Wait:
         backend: Backend,
         report: Report,
         place: Callable[[], QueuePosition],
-        autoscaler: Callable[[Object], str] = lambda pod: "",
+        said: Callable[[Object], str] = lambda pod: "",
     ) -> None:
         self._backend = backend
-        self._autoscaler = autoscaler
+        self._said = said
         self._report = report
         self._place = place
         self._clock = asyncio.get_running_loop().time
@@ -57,9 +58,12 @@ class Wait:
 
     def _reason(self, pod: Object) -> str | None:
         node = pod["spec"].get("nodeName")
+        if kueue.gated(pod):  # the scheduler has only to say that it has not seen it
+            told = self._said(pod)
+            return told or (None if self._clock() < self._end else _silent(pod))
         if not node and (words := failures.unschedulable(pod)) is not None:
             why = self._backend.explain(words) or failures.no_place(words)
-            return paragraph(why, self._autoscaler(pod))
+            return paragraph(why, self._said(pod))
         if self._clock() < self._end:
             return None
         if node:
@@ -67,6 +71,27 @@ class Wait:
         return say(
             "scheduler-silent", scheduler=pod["spec"].get("schedulerName", "default-scheduler")
         )
+
+
+class Told:
+    """Tells what a wait is for, and keeps it for the case that it was too long."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._last = ""
+
+    def __call__(self, news: Waiting | Starting) -> None:
+        self._last = news.reason if isinstance(news, Waiting) else news.notice
+        self._report(news)
+
+    def too_long(self, sentence: str) -> str:
+        """That the administrator lets none wait longer, and what it was for at last."""
+        return paragraph(say(sentence), self._last)
+
+
+def _silent(pod: Object) -> str:
+    """That Kueue has said nothing: there may be no such queue, which it tells nobody."""
+    return say("kueue-silent", queue=kueue.queue_name(pod))
 
 
 async def until_known(writes: Writes, report: Report, until: Until) -> None:
