@@ -136,7 +136,9 @@ async def test_a_hundred_that_wait_write_nothing_while_nothing_changes(server: S
     await stop(tasks)
 
 
-async def test_a_look_at_all_claims_is_a_query_for_each_table(server: Server) -> None:
+async def test_a_look_at_all_claims_is_a_query_for_each_table_and_none_where_nothing_is_new(
+    server: Server, other: Server
+) -> None:
     assert (await server.ask("all", "2x1")).held
     for n in range(20):
         await server.ask(f"w{n}", "1/4")
@@ -146,11 +148,13 @@ async def test_a_look_at_all_claims_is_a_query_for_each_table(server: Server) ->
         Ledger.snapshot,
         lambda ledger: ledger.fits_each(None, sizes),
     ]
-    for work in looks:
-        server.statements.clear()
-        await server.at_ledger(work)
-        assert sum("SELECT" in text for text in server.statements.elements()) == 4
-        assert server.statements["BEGIN IMMEDIATE"] == 0
+    for n, work in enumerate(looks):
+        await other.ask(f"other {n}", "1/4")
+        for queries in (4, 0):
+            server.statements.clear()
+            await server.at_ledger(work)
+            assert sum("SELECT" in text for text in server.statements.elements()) == queries
+            assert server.statements["BEGIN IMMEDIATE"] == 0
 
 
 async def test_room_made_by_this_process_is_given_at_once(

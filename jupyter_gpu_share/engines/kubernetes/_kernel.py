@@ -242,9 +242,9 @@ class PodKernel:
             settings.node_patience, partial(waits.too_long, "node-too-slow")
         ):
             await self._placed(waits)
+            if settings.style == "annotation" and not size.is_none:
+                self.annotation = Annotation(self.cluster, self.name, self.writes)
             address = await self._up(waits)
-        if self.cluster.settings.style == "annotation" and not size.is_none:
-            self.annotation = Annotation(self.cluster, self.name, self.writes)
         return await self._run_kernel(address)
 
     async def _make(self) -> Object:

@@ -42,7 +42,7 @@ class TablesReader:
 
     def read(self) -> Tables:
         """The same object for as long as neither this connection nor another has written."""
-        version: int = self._db.execute("PRAGMA data_version").fetchone()[0]
+        version: int = self._db.execute("PRAGMA main.data_version").fetchone()[0]
         state = self._db.total_changes, version
         if self._known is None or self._known[0] != state:
             self._known = state, self._read()
