@@ -136,6 +136,11 @@ class Keeper:
         return self.language.lower().startswith("python")
 
     @property
+    def saves_never(self) -> str:
+        """Why nothing can ever be saved of this kernel, a sentence; empty: that may be."""
+        return "" if self._understands else say("only-python-keeps")
+
+    @property
     def has_snapshot(self) -> bool:
         """Whether there are variables for the next process of the kernel."""
         return os.path.lexists(self._file)

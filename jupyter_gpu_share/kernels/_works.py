@@ -219,7 +219,14 @@ def work_of(
 
     async def rescue() -> Told:
         away = facts.phase is Phase.RELEASING
-        left = await _rescue.rescue(context, note(), tell, away=away)
+        try:
+            left = await _rescue.rescue(context, note(), tell, away=away)
+        except Exception as error:
+            if not isinstance(error, GpuShareError):
+                _log.exception("The variables of kernel %s met an error", context.kernel_id)
+            tell(Event.UNSAVED, error=error)
+            # Its end is seen here, too; until then nothing may be handed to it.
+            return Told(Event.DIED, exit=await context.engine.wait(context.kernel_id))
         return Told(Event.FAILED) if left is None else Told(Event.SAVED, result=left)
 
     async def look() -> Told:

@@ -362,7 +362,7 @@ class Controller(RelayEvents):
         details.exit = told.exit or details.exit
         if told.removal is not None:
             details.removed = told.removal.reason
-        if told.event is Event.FAILED and before.work is Work.RESCUE and told.error is not None:
+        if told.event is Event.UNSAVED and told.error is not None:
             details.unsaved = words_of(told.error)
         if isinstance(told.news, Waiting):
             details.waits(told.news)
@@ -388,8 +388,7 @@ class Controller(RelayEvents):
         if phase is Phase.WAITING and before.phase is Phase.RELEASED and self.next_size:
             details.set_size(self.next_size)
             self.next_size = None
-        rescued = before.work is Work.RESCUE
-        if told.event is Event.FAILED and phase in (Phase.OFF, Phase.RELEASED) and not rescued:
+        if told.event is Event.FAILED and phase in (Phase.OFF, Phase.RELEASED):
             details.reason = words_of(told.error) if told.error is not None else ""
             details.without_share()
         elif (reason := projection.reason(told.event, before, facts, details)) is not None:

@@ -353,6 +353,13 @@ def _interrupt_running(facts: Facts) -> Step:
     return _to(facts, Order.INTERRUPT_PROCESS)
 
 
+def _end_running(facts: Facts, *orders: Order, **changes: Any) -> Step:
+    if facts.work is not Work.RESCUE:
+        return _to(facts, *_cancel(facts), *orders, **changes)
+    # What waits for the next pod is not handed to a kernel that is about to end.
+    return _to(facts, Order.ANSWER_CELLS, *_cancel(facts), *orders, cells=False, **changes)
+
+
 def _resize_running(facts: Facts) -> Step:
     if facts.work is Work.RESCUE:
         return _to(facts, Order.DEFER)
@@ -528,12 +535,13 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     (_P.RUNNING, _E.RESIZE): _resize_running,
     (_P.RUNNING, _E.LOOK): _look,
     (_P.RUNNING, _E.INTERRUPT): _interrupt_running,
-    (_P.RUNNING, _E.TERMINATE): lambda f: _to(f, *_cancel(f), Order.TERMINATE_PROCESS),
+    (_P.RUNNING, _E.TERMINATE): lambda f: _end_running(f, Order.TERMINATE_PROCESS),
     # The relay has handed it on, and the kernel ends in its own way.
-    (_P.RUNNING, _E.END): lambda f: _to(f, *_cancel(f), asked=_E.END),
-    (_P.RUNNING, _E.RESTART): lambda f: _to(f, *_cancel(f), asked=_E.RESTART),
+    (_P.RUNNING, _E.END): lambda f: _end_running(f, asked=_E.END),
+    (_P.RUNNING, _E.RESTART): lambda f: _end_running(f, asked=_E.RESTART),
     (_P.RUNNING, _E.EVICTED): _evicted_running,
     (_P.RUNNING, _E.LEAVES): _stay(phase=_P.RELEASING, unused=False, interrupted=False),
+    (_P.RUNNING, _E.UNSAVED): _NOTHING,
     (_P.RUNNING, _E.LOOKED): _goes_on,
     (_P.RUNNING, _E.BUSY): _busy,
     (_P.RUNNING, _E.FAILED): _goes_on,
@@ -549,6 +557,7 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     (_P.RELEASING, _E.INTERRUPT): _DROP_PAUSED,
     (_P.RELEASING, _E.COMMITS): _stay(unused=False),
     (_P.RELEASING, _E.ENDS): _stay(process=False, unused=False),
+    (_P.RELEASING, _E.UNSAVED): _NOTHING,
     (_P.RELEASING, _E.LEFT): _left(process=True),
     (_P.RELEASING, _E.SAVED): _left(process=False),
     (_P.RELEASING, _E.BUSY): _busy,

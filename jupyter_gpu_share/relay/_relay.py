@@ -153,6 +153,13 @@ class Relay:
         """What clients do, to the last message that passed; :attr:`activity` lags a moment."""
         return self._call(lambda service: service.count(), lambda: self.activity)
 
+    def at_work(self) -> Future[int]:
+        """Number of cells that the kernel has and has not answered; those that are held aside.
+
+        Of a kernel that is paused it is asked, too, whether it is past cells without an answer.
+        """
+        return self._call(lambda service: service.at_work(), lambda: 0)
+
     def hold(self, mode: HoldMode, notice: str = "") -> None:
         """Say how to behave while clients do not reach a kernel, and what waiting cells show.
 

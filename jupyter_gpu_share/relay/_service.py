@@ -25,7 +25,7 @@ from ._carriers import Carriers
 from ._clients import Clients
 from ._descriptors import too_many, words
 from ._events import RelayEvents
-from ._held import HeldLimits
+from ._held import Held, HeldLimits
 from ._inbox import Inbox
 from ._kernel import VISIBLE, KernelSide
 from ._own_client import OwnClient
@@ -231,6 +231,8 @@ class Service:
         """Hand on what a kernel sent, unless it is the relay's own."""
         if kernel.is_own(frames):
             if kernel.note(frames) not in VISIBLE:
+                if name == "shell":
+                    self._refuse(self.traffic.unanswered.over(parts(frames)[1]))
                 return
             frames = self.stand.attribute(frames, self.traffic.handed or {})
         if name in ("control", "shell"):
@@ -272,17 +274,22 @@ class Service:
         self._count_captured()  # replies that came before this one
         cells = self.traffic.unanswered.over(parts(frames)[1])
         if cells:
-            _log.info("A kernel sent no reply of %d cells that were interrupted", len(cells))
             self._stop_carrying()
-            for cell in cells:
-                # Of one that was carried the content has not been read yet: hardly any needs it.
-                cell.silent = bool(parts(cell.frames)[2].get("silent"))
-                self.stand.refuse(cell, "KeyboardInterrupt", _NO_REPLY)
-                self.traffic.refused(cell.header)
+            self._refuse(cells)
             self._hand_back(kernel)
         elif not self.traffic.unanswered.under_way:
             self._own.close()
             self._listen()
+
+    def _refuse(self, cells: Sequence[Held]) -> None:
+        """Answer cells in the place of a kernel that is past them."""
+        if cells:
+            _log.info("A kernel sent no reply of %d cells that were interrupted", len(cells))
+        for cell in cells:
+            # Of one that was carried the content has not been read yet: hardly any needs it.
+            cell.silent = bool(parts(cell.frames)[2].get("silent"))
+            self.stand.refuse(cell, "KeyboardInterrupt", _NO_REPLY)
+            self.traffic.refused(cell.header)
 
     def _hand_back(self, kernel: KernelSide) -> None:
         """Let clients reach the kernel again, as soon as there are descriptors for that."""
@@ -431,6 +438,15 @@ class Service:
         self.traffic.tell()
         return self.traffic.activity
 
+    def at_work(self) -> int:
+        """See :meth:`Relay.at_work`."""
+        kernel = self._live
+        if kernel is not None and _is_due(self._ask_at(kernel)):
+            asked = kernel.ask_whether_over(self.traffic.handed)
+            self.traffic.unanswered.asked(asked)
+        held = sum(message.kind is Kind.CELL for message in self._clients.held)
+        return self.count().pending_cells - held
+
     def pause(self) -> Activity:
         """See :meth:`Relay.pause`."""
         self._hand_back_at = None
@@ -506,7 +522,8 @@ class Service:
 
     def notify(self, text: str) -> None:
         """See :meth:`Relay.notify`."""
-        parent = self.traffic.last_cell
+        # A cell that is held has not to do with what the kernel does.
+        parent = self.traffic.handed or self.traffic.last_cell
         if self._carriers is None:
             self.stand.say(text, parent)
             return

@@ -72,7 +72,9 @@ class FakeEngine:
         self.unsure = False
         self.evicts = asyncio.Event()
         self.grace = 60.0
+        self.noticed = 0.0
         self.let_go_of = 0
+        self.ends_when_let_go_of = True
 
     async def removed(self, kernel_id: str) -> Removal:
         await self.evicts.wait()
@@ -81,11 +83,15 @@ class FakeEngine:
         return removal
 
     def removal(self, kernel_id: str) -> Removal | None:
-        return Removal("It is evicted.", self.grace) if self.evicts.is_set() else None
+        if not self.evicts.is_set():
+            return None
+        now = asyncio.get_running_loop().time()
+        self.noticed = self.noticed or now
+        return Removal("It is evicted.", max(0.0, self.noticed + self.grace - now))
 
     async def let_go(self, kernel_id: str) -> None:
         self.let_go_of += 1
-        if self.ended is not None:
+        if self.ended is not None and self.ends_when_let_go_of:
             self.ended.set()
 
     async def start(self, request: KernelRequest, report: Any) -> Running:
@@ -103,6 +109,7 @@ class FakeEngine:
         self.stops += 1
         await self.gates("stop")
         self.evicts.clear()  # that was the earlier one's
+        self.noticed = 0.0
         if self.ended is not None:
             self.ended.set()
         self.held = self.held and keep_share
@@ -153,6 +160,8 @@ class FakeRelay:
         self.discarded: list[str] = []
         self.told: list[str] = []
         self.live = False
+        #: Cells that wait here, and that were handed to the kernel after they had.
+        self.cells = self.handed = 0
 
     def _done(self, result: Any = None, name: str = "") -> Future[Any]:
         future: Future[Any] = Future()
@@ -179,13 +188,18 @@ class FakeRelay:
             return self._done()
         if "relay.resume" not in self.gates.fails:
             self.paused = False
+            self.handed, self.cells = self.handed + self.cells, 0
         return self._done(name="relay.resume")
 
     def count(self) -> Future[Any]:
         return self._done(self.activity)
 
+    def at_work(self) -> Future[Any]:
+        return self._done(self.activity.pending_cells)
+
     def discard(self, ename: str, evalue: str) -> Future[Any]:
         self.discarded.append(ename)
+        self.cells = 0
         return self._done(0)
 
     def hold(self, mode: Any, notice: str = "") -> None:
@@ -207,7 +221,7 @@ class FakeKeeper:
         self.has_snapshot = self.gone = False
         self.outlives = True
         self.moved = 0
-        self.language = ""
+        self.language = self.saves_never = ""
         self.looks = 0
         #: Whether a word lies there of what is lost if the server is killed now.
         self.rests_noted = False
