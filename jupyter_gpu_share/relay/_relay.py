@@ -219,7 +219,8 @@ class Relay:
     def resume(self, line: str = "") -> Future[None]:
         """Go on after :meth:`pause`: what was held meanwhile is handed to the kernel first.
 
-        ``line`` is shown above what the first cell of it prints. Nothing where no kernel is paused.
+        ``line`` is shown above what the first cell of it prints; where there is none, as
+        :meth:`notify` does. Nothing where no kernel is paused.
 
         Raises (in the future)
         ----------------------
@@ -265,7 +266,10 @@ class Relay:
         return self._call(lambda service: service.discard(ename, evalue), lambda: 0)
 
     def notify(self, text: str) -> None:
-        """Show a line under the last cell, whether a kernel is there or not."""
+        """Show a line under the last cell, whether a kernel is there or not.
+
+        Before any cell there is no place for one: it waits for the first.
+        """
         self._do(lambda service: service.notify(text), _nothing)
 
     def close(self) -> Future[None]:

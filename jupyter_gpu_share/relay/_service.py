@@ -55,6 +55,8 @@ _QUIET, _QUIET_GONE = 50, 20
 _AGAIN = 1.0
 #: What a cell is answered that the kernel never answers.
 _NO_REPLY = "The cell was interrupted; the kernel does not say how much of it ran."
+#: So many lines wait at most for a first cell.
+_MOST_UNSAID = 20
 #: Seconds that a kernel has to become quiet when it is detached.
 _LAST_WORDS = 1.0
 
@@ -106,6 +108,7 @@ class Service:
         self._stay_paused = False
         self._hand_back_at: float | None = None
         self._rest_until = 0.0
+        self._unsaid: list[str] = []  # as there was no cell yet to show them under
         self._poller = self._resting = zmq.Poller()
         self.inbox = Inbox()
         try:
@@ -171,6 +174,10 @@ class Service:
 
     def _tick(self) -> None:
         self._clients.tick()
+        if self._carriers is not None and self._unsaid and self.traffic.last_cell:
+            lines, self._unsaid = self._unsaid, []
+            for text in lines:
+                self.notify(text)
         if self._kernel is None:
             return
         if self._carriers is not None:
@@ -409,15 +416,18 @@ class Service:
                 raise GpuShareError(words(error)) from error
             raise
         cells = [message for message in self._clients.held if message.kind is Kind.CELL]
+        lines = [*self._unsaid, *([line] if line else [])]
+        parent = cells[0].header if cells else self.traffic.last_cell
         try:
             for message in cells:
                 self.stand.hide_notice(message)
-            if line:
-                self.stand.say(line, cells[0].header if cells else self.traffic.last_cell)
+            for text in lines if parent else ():
+                self.stand.say(text, parent)
             kernel.subscribe()
         except BaseException:
             carriers.abandon()
             raise
+        self._unsaid = [] if parent else lines
         waiting = self._clients.held.take()
         for channel in ("control", "shell"):
             for message in waiting:
@@ -524,6 +534,9 @@ class Service:
         """See :meth:`Relay.notify`."""
         # A cell that is held has not to do with what the kernel does.
         parent = self.traffic.handed or self.traffic.last_cell
+        if not parent:
+            self._unsaid = [*self._unsaid[1 - _MOST_UNSAID :], text]
+            return
         if self._carriers is None:
             self.stand.say(text, parent)
             return
