@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ from .saved import (
     make_folder,
     settle,
     sweep,
-    was_told,
 )
 
 __all__ = ["Keeper", "Look"]
@@ -130,6 +129,9 @@ class Keeper:
         self._disproved: list[dict[str, Any]] = []
         #: Bytes of each GPU at most that are away with the process.
         self.moved = 0
+        #: What the next cell says of earlier losses, and how many cells were done before it.
+        self._told: list[Path] = []
+        self._done = 0
 
     @property
     def _understands(self) -> bool:
@@ -484,13 +486,26 @@ class Keeper:
         """Have the first cell of a new kernel say what earlier ones of its notebook have lost."""
         if note.path is None:
             return
+        self._told, self._done = [], self._relay.activity.cells_done
         where = (self._file.parent, note.root, note.path, self._lifetime)
         try:
             for told, line in await in_thread(losses_of, *where):
                 await self._kernel.ask("say", line=line)
-                await in_thread(was_told, told)
+                self._told.append(told)
         except (OSError, GpuShareError) as error:
             _log.warning("What %s has lost is not said: %s", note.path, error)
+
+    @property
+    def owes_words(self) -> bool:
+        """Whether no cell has said yet what was lost before: another process has to say it."""
+        return bool(self._told)
+
+    def have_said(self, activity: Activity) -> list[Path]:
+        """What a cell has said by now, for :func:`was_told`; each once."""
+        if activity.cells_done <= self._done:
+            return []
+        said, self._told = self._told, []
+        return said
 
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
@@ -499,11 +514,19 @@ class Keeper:
 
     async def renote(self, note: Note) -> None:
         """Have the next server know of another size or path, where variables are kept."""
-        if await in_thread(lambda: os.path.lexists(self._file.with_suffix(LOST))):
-            await self.rests(note)
+        await in_thread(self._renote_loss, note)
         if await in_thread(lambda: self.has_snapshot):
             with suppress(NotOursError):  # told when it is to be loaded
                 await in_thread(lambda: note.write(self._file, self._expected()))
+
+    def _renote_loss(self, note: Note) -> None:
+        lost = Lost.read(self._file.with_suffix(LOST))
+        if lost is None or note.path is None:
+            return
+        try:  # since when it says is as true as before
+            replace(lost, root=note.root, path=note.path).write(self._file)
+        except (OSError, EngineError) as error:
+            _log.warning("What %s may lose cannot be noted: %s", note.path, error)
 
 
 def _called(row: Mapping[str, Any]) -> str:

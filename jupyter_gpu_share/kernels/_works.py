@@ -264,6 +264,8 @@ def work_of(
         goes = facts.again and not kept  # only a stop leaves it to the next server
         lost = goes and (facts.work is Work.PARK or await _release.has_snapshot(context))
         await _start.stop(context, keep_share=keep_share, keep_variables=kept)
+        if facts.work is Work.STOP:  # it has ended with its server there
+            await context.keeper.rests_no_more()
         if lost and (noted := note()) is not None:
             await context.keeper.note_loss(noted, _lost.not_kept())
 

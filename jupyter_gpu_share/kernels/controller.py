@@ -36,7 +36,7 @@ from ._release import Left, WouldLoseError
 from ._resize import Resized
 from ._works import Task, Told, Works, settle, work_of
 from .facts import Event, Facts, ImpossibleError, Order, Phase, Then, Work
-from .saved import Note
+from .saved import Note, was_told
 from .states import step
 
 __all__ = ["Controller", "Surroundings"]
@@ -603,6 +603,8 @@ class Controller(RelayEvents):
 
     def _used(self, activity: Activity) -> None:
         self.rule.used(activity, _now())
+        for told in self.keeper.have_said(activity):
+            self._own(in_thread(was_told, told))
         self._decide()
 
     def _decide(self) -> None:
