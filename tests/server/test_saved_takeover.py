@@ -70,11 +70,16 @@ def released(server: Server, how: str, code: str, size: str = "1/2") -> str:
     return kernel_id
 
 
-def said(server: Server, path: str = "work.ipynb") -> str:
-    """What a new kernel of a notebook says above what its first cell prints."""
+def closes(server: Server, path: str) -> None:
+    """Close a notebook and end its kernel, if it is open."""
     for session in server.ok("api/sessions"):
         if session["path"] == path:
             server.ok(f"api/sessions/{session['id']}", "DELETE")
+
+
+def said(server: Server, path: str = "work.ipynb") -> str:
+    """What a new kernel of a notebook says above what its first cell prints."""
+    closes(server, path)
     return server.run_cell(server.open_notebook(path), "pass")
 
 
@@ -243,8 +248,8 @@ def test_what_lived_on_in_a_server_that_is_killed_is_said_once(start: Start) -> 
     kill(first)
     second = start(in_place=True)
     assert said(second, "other.ipynb") == ""
-    unread = second.open_notebook("work.ipynb")  # and no cell is run
-    second.ok(f"api/kernels/{unread}", "DELETE")
+    second.open_notebook("work.ipynb")
+    closes(second, "work.ipynb")  # and no cell was run
     anew = second.open_notebook("work.ipynb")
     told = second.run_cell(anew, LOOK)
     assert "were held" in told and "Run its cells again." in told and "NameError" in told
