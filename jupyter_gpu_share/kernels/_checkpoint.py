@@ -131,6 +131,7 @@ class Keeper:
         self.moved = 0
         #: What the next cell says of earlier losses, and how many cells were done before it.
         self._told: list[Path] = []
+        self._owed: list[str] = []
         self._done = 0
 
     @property
@@ -484,11 +485,13 @@ class Keeper:
 
     async def say_losses(self, note: Note) -> None:
         """Have the first cell of a new kernel say what earlier ones of its notebook have lost."""
-        if note.path is None:
-            return
         self._told, self._done = [], self._relay.activity.cells_done
-        where = (self._file.parent, note.root, note.path, self._lifetime)
         try:
+            for line in self._owed:
+                await self._kernel.ask("say", line=line)
+            if note.path is None:
+                return
+            where = (self._file.parent, note.root, note.path, self._lifetime)
             for told, line in await in_thread(losses_of, *where):
                 await self._kernel.ask("say", line=line)
                 self._told.append(told)
@@ -498,13 +501,17 @@ class Keeper:
     @property
     def owes_words(self) -> bool:
         """Whether no cell has said yet what was lost before: another process has to say it."""
-        return bool(self._told)
+        return bool(self._told or self._owed)
+
+    def owe(self, line: str) -> None:
+        """Have the first cell of the next process say a line: nobody may see it before."""
+        self._owed.append(line)
 
     def have_said(self, activity: Activity) -> list[Path]:
         """What a cell has said by now, for :func:`was_told`; each once."""
         if activity.cells_done <= self._done:
             return []
-        said, self._told = self._told, []
+        said, self._told, self._owed = self._told, [], []
         return said
 
     def discard(self) -> None:

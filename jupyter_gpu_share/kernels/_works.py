@@ -10,7 +10,7 @@ from typing import Any
 
 from ..engines.base import Exit, KernelRequest, Removal, Starting, Waiting
 from ..errors import GpuShareError, NotPossible
-from ..sentences import say
+from ..sentences import say, words_of
 from ..size import Size
 from . import _lost, _release, _rescue, _resize, _start
 from ._context import CellRunsError, WorkContext
@@ -225,6 +225,8 @@ def work_of(
             if not isinstance(error, GpuShareError):
                 _log.exception("The variables of kernel %s met an error", context.kernel_id)
             tell(Event.UNSAVED, error=error)
+            # Jupyter may start it again before anybody has read the reason.
+            context.keeper.owe(_lost.not_rescued(details.removed, words_of(error)))
             # Its end is seen here, too; until then nothing may be handed to it.
             return Told(Event.DIED, exit=await context.engine.wait(context.kernel_id))
         return Told(Event.FAILED) if left is None else Told(Event.SAVED, result=left)

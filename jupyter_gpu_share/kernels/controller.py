@@ -362,6 +362,8 @@ class Controller(RelayEvents):
         details.exit = told.exit or details.exit
         if told.removal is not None:
             details.removed = told.removal.reason
+        elif before.work is Work.RESCUE and (known := self.engine.removal(self.kernel_id)):
+            details.removed = known.reason  # the cluster may have said it after the agent
         if told.event is Event.UNSAVED and told.error is not None:
             details.unsaved = words_of(told.error)
         if isinstance(told.news, Waiting):

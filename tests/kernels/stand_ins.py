@@ -74,6 +74,7 @@ class FakeEngine:
         self.evicts = asyncio.Event()
         self.grace = 60.0
         self.noticed = 0.0
+        self.why = "It is evicted."
         self.let_go_of = 0
         self.ends_when_let_go_of = True
 
@@ -88,7 +89,7 @@ class FakeEngine:
             return None
         now = asyncio.get_running_loop().time()
         self.noticed = self.noticed or now
-        return Removal("It is evicted.", max(0.0, self.noticed + self.grace - now))
+        return Removal(self.why, max(0.0, self.noticed + self.grace - now))
 
     async def let_go(self, kernel_id: str) -> None:
         self.let_go_of += 1
@@ -226,6 +227,7 @@ class FakeKeeper:
         #: Words of earlier losses, whether no cell has said them, and how often a kernel was told.
         self.told: list[Path] = []
         self.owes_words, self.said = False, 0
+        self.owed: list[str] = []
         self.looks = 0
         #: Whether a word lies there of what is lost if the server is killed now.
         self.rests_noted = False
@@ -279,6 +281,9 @@ class FakeKeeper:
 
     async def note_loss(self, note: Any, line: str) -> None:
         self.lines.append(line)
+
+    def owe(self, line: str) -> None:
+        self.owed.append(line)
 
     async def say_losses(self, note: Any) -> None:
         self.owes_words = bool(self.told)

@@ -72,6 +72,20 @@ async def test_what_cannot_be_saved_ends_in_order_and_is_told() -> None:
         assert made.shown.state is State.FAILED
         assert made.shown.reason == "It ended. save fails"
         assert not made.keeper.has_snapshot
+        # Jupyter starts it again within seconds: then only its next cell can say it.
+        assert made.keeper.owed == ["It is evicted. save fails. Run its cells again."]
+
+
+async def test_what_the_cluster_says_later_of_the_end_is_told() -> None:
+    async with bench() as made:
+        await made.launch()
+        gate = made.gates.close("save")
+        await evicted(made)
+        await eventually(lambda: "save" in made.gates.reached, "it is being saved")
+        made.engine.why = "Its node is drained."
+        gate.set()
+        await until(made, Phase.RELEASED)
+        assert made.shown.reason.startswith("Its node is drained. The variables are saved")
 
 
 async def test_a_save_that_takes_too_long_is_given_up() -> None:

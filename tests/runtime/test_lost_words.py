@@ -248,6 +248,22 @@ async def test_a_word_stays_until_a_cell_has_shown_it(mine: Path, dead: Path) ->
     assert not keeper.owes_words
 
 
+@pytest.mark.parametrize("path", [PATH, None])
+async def test_what_is_owed_is_said_by_every_process_until_a_cell_ran(
+    path: str | None, mine: Path
+) -> None:
+    keeper, asked = keeper_of(mine)
+    keeper.owe("It could not be saved.")
+    for times in (1, 2):
+        await keeper.say_losses(replace(NOTE, path=path))
+        assert asked.lines == ["It could not be saved."] * times
+    assert keeper.owes_words
+    assert keeper.have_said(Activity(cells_sent=4, cells_done=4)) == []
+    assert not keeper.owes_words
+    await keeper.say_losses(NOTE)
+    assert len(asked.lines) == 2
+
+
 async def test_a_notebook_that_is_renamed_keeps_its_word_as_it_is(mine: Path) -> None:
     keeper, _ = keeper_of(mine)
     await keeper.note_loss(NOTE, "Held since nine.")
