@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .._threads import to_the_end
 from ..allocations import Kept
-from ..engines.base import Removal
+from ..engines.base import Exit, Removal
 from ..errors import GpuShareError, NotPossible
 from ..relay import Activity
 from ..sentences import paragraph, say
@@ -21,7 +21,7 @@ from ._release import Left, end
 from .facts import Event
 from .saved import Note
 
-__all__ = ["rescue"]
+__all__ = ["its_end", "rescue"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ _INTERRUPT_AFTER, _GIVE_UP_AFTER = 1 / 3, 2 / 3
 _LOOK, _AGAIN = 0.1, 5.0
 #: Seconds between two looks whether the time has become another.
 _LOOK_AT_TIME = 1.0
+#: Seconds after which an end that is not heard of is taken for one: its node may be gone.
+_UNHEARD = 60.0
 #: Part of the time for saving in which it is read back. Where that does not suffice, it is saved
 #: all the same: else it is lost for sure.
 _PROVING = 0.5
@@ -75,6 +77,23 @@ async def rescue(context: WorkContext, note: Note | None, tell: Tell, *, away: b
     except GpuShareError as error:  # tried again before the next start
         _log.warning("A kernel that was saved could not be ended properly: %s", error)
     return Left(process=False, kept=kept, unanswered=context.engine.unanswered(context.kernel_id))
+
+
+async def its_end(context: WorkContext, reason: str) -> Exit:
+    """Wait for the end of a process of which nothing was saved, in its own way.
+
+    One of which nobody hears any more counts as ended some time after it had to be, with the
+    ``reason``. Cancelling has it answer for itself until then.
+    """
+    removal = context.engine.removal(context.kernel_id)
+    left = removal.seconds if removal is not None else 0.0
+    try:
+        return await asyncio.wait_for(context.engine.wait(context.kernel_id), left + _UNHEARD)
+    except asyncio.TimeoutError:
+        return Exit(-signal.SIGTERM, reason)
+    except asyncio.CancelledError:
+        await relayed(context.relay.resume())
+        raise
 
 
 class _Time:

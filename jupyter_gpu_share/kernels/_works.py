@@ -228,7 +228,7 @@ def work_of(
             # Jupyter may start it again before anybody has read the reason.
             context.keeper.owe(_lost.not_rescued(details.removed, words_of(error)))
             # Its end is seen here, too; until then nothing may be handed to it.
-            return Told(Event.DIED, exit=await context.engine.wait(context.kernel_id))
+            return Told(Event.DIED, exit=await _rescue.its_end(context, details.removed))
         return Told(Event.FAILED) if left is None else Told(Event.SAVED, result=left)
 
     async def look() -> Told:

@@ -181,6 +181,60 @@ async def test_where_nothing_is_saved_no_cell_reaches_a_kernel_that_ends(
         assert made.shown.reason == f"It ended. {fails} fails"
 
 
+async def test_an_end_that_nobody_hears_of_is_not_waited_for_without_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its node may be gone, and the pod stay in the cluster for hours."""
+    monkeypatch.setattr("jupyter_gpu_share.kernels._rescue._UNHEARD", 0.1)
+    async with bench() as made:
+        await made.launch()
+        made.engine.ends_when_let_go_of = False
+        made.engine.grace = 0.1
+        made.gates.fails.add("save")
+        made.engine.evicts.set()
+        await until(made, Phase.OFF)
+        assert made.shown.reason.startswith("It is evicted. ")
+        assert made.shown.state is State.FAILED
+        assert not made.engine.held
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_restart_of_one_that_could_not_be_saved_leaves_no_cell_behind(away: bool) -> None:
+    async with bench() as made:
+        await made.launch()
+        if away:
+            await made.controller.release(lose_variables=False)
+        made.engine.ends_when_let_go_of = False
+        made.gates.fails.add("look")
+        made.engine.evicts.set()
+        await eventually(lambda: made.engine.let_go_of == 1, "it is let go of")
+        made.relay.cells = 1
+        made.controller.tell(Event.CELL)
+        made.controller.tell(Event.RESTART)
+        assert made.engine.ended is not None
+        made.engine.ended.set()
+        await until(made, Phase.OFF)
+        assert made.relay.handed == 0
+        assert made.relay.discarded
+        await made.launch()
+        assert made.relay.handed == 0
+
+
+async def test_one_that_is_asked_to_end_meanwhile_answers_for_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.kernels._rescue._GIVE_UP_AFTER", 0.0)
+    async with bench() as made:
+        await made.launch()
+        made.engine.ends_when_let_go_of = False
+        made.relay.activity = Activity(cells_sent=1, pending_cells=1)
+        made.engine.evicts.set()
+        await eventually(lambda: made.engine.let_go_of == 1, "it is let go of")
+        assert made.relay.paused
+        made.controller.tell(Event.RESTART)
+        await eventually(lambda: not made.relay.paused, "it answers for itself")
+
+
 async def test_an_error_of_our_own_ends_it_in_order_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench() as made:
         await made.launch()
