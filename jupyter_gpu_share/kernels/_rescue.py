@@ -34,6 +34,8 @@ _INTERRUPT_AFTER, _GIVE_UP_AFTER = 1 / 3, 2 / 3
 _LOOK, _AGAIN = 0.1, 5.0
 #: Seconds between two looks whether the time has become another.
 _LOOK_AT_TIME = 1.0
+#: How often is tried to save them, and seconds between two tries.
+_TRIES, _BETWEEN_TRIES = 3, 0.5
 #: Seconds after which an end that is not heard of is taken for one: its node may be gone.
 _UNHEARD = 60.0
 #: Part of the time for saving in which it is read back. Where that does not suffice, it is saved
@@ -192,6 +194,21 @@ async def _back(context: WorkContext) -> Activity:
 
 
 async def _save(context: WorkContext, note: Note | None, activity: Activity, time: _Time) -> Kept:
+    """Save what can be, and try again: an interrupt of a cell may meet what is asked after it."""
+    tries = _TRIES
+    while True:
+        try:
+            return await _save_once(context, note, activity, time)
+        except NotPossible:
+            tries -= 1
+            if not tries or not time.left:
+                raise
+        await asyncio.sleep(_BETWEEN_TRIES)
+
+
+async def _save_once(
+    context: WorkContext, note: Note | None, activity: Activity, time: _Time
+) -> Kept:
     keeper = context.keeper
     found = await time.bound(keeper.look(activity, ends=True))
     if found.kept.how != "snapshot":

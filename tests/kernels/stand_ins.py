@@ -20,7 +20,7 @@ from jupyter_gpu_share.engines.base import (
     Running,
     Starting,
 )
-from jupyter_gpu_share.errors import GpuShareError
+from jupyter_gpu_share.errors import GpuShareError, NotPossible
 from jupyter_gpu_share.idle import IdlePolicy
 from jupyter_gpu_share.kernels._checkpoint import Look
 from jupyter_gpu_share.kernels._context import WorkContext
@@ -41,6 +41,8 @@ class Gates:
         self.shut: dict[str, asyncio.Event] = {}
         self.reached: set[str] = set()
         self.fails: set[str] = set()
+        #: Those of which only the first call fails.
+        self.fails_first: set[str] = set()
 
     def close(self, name: str) -> asyncio.Event:
         """Stop the next calls of that name until the event is set."""
@@ -51,8 +53,9 @@ class Gates:
         self.reached.add(name)
         if name in self.shut:
             await self.shut[name].wait()
-        if name in self.fails:
-            raise GpuShareError(f"{name} fails")
+        if name in self.fails | self.fails_first:
+            self.fails_first.discard(name)
+            raise NotPossible(f"{name} fails")
 
 
 class FakeEngine:

@@ -16,6 +16,11 @@ from jupyter_gpu_share.kernels.facts import Event, Phase, Work
 from jupyter_gpu_share.relay import Activity
 
 
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.kernels._rescue._BETWEEN_TRIES", 0.01)
+
+
 async def until(made: Bench, phase: Phase) -> None:
     await eventually(
         lambda: made.controller.facts.phase is phase and made.controller.facts.work is None,
@@ -74,6 +79,27 @@ async def test_what_cannot_be_saved_ends_in_order_and_is_told() -> None:
         assert not made.keeper.has_snapshot
         # Jupyter starts it again within seconds: then only its next cell can say it.
         assert made.keeper.owed == ["It is evicted. save fails. Run its cells again."]
+
+
+@pytest.mark.parametrize("what", ["look", "save"])
+async def test_what_an_interrupt_has_met_is_tried_again(what: str) -> None:
+    """The cell that was interrupted has just ended, and the kernel drops what comes after it."""
+    async with bench() as made:
+        await made.launch()
+        made.gates.fails_first.add(what)
+        made.engine.evicts.set()
+        await until(made, Phase.RELEASED)
+        assert made.keeper.has_snapshot
+        assert made.engine.let_go_of == 0
+
+
+async def test_what_fails_again_and_again_is_given_up() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.gates.fails.add("look")
+        made.engine.evicts.set()
+        await until(made, Phase.OFF)
+        assert made.keeper.looks == 3
 
 
 async def test_what_the_cluster_says_later_of_the_end_is_told() -> None:
