@@ -129,10 +129,11 @@ class Keeper:
         self._disproved: list[dict[str, Any]] = []
         #: Bytes of each GPU at most that are away with the process.
         self.moved = 0
-        #: What the next cell says of earlier losses, and how many cells were done before it.
+        #: What the next cell says of earlier losses, and how many cells were done when the process
+        #: was told that; None: it was not.
         self._told: list[Path] = []
         self._owed: list[str] = []
-        self._done = 0
+        self._done: int | None = None
 
     @property
     def _understands(self) -> bool:
@@ -483,20 +484,20 @@ class Keeper:
         except (OSError, EngineError) as error:
             _log.warning("What %s may lose cannot be noted: %s", note.path, error)
 
-    async def say_losses(self, note: Note) -> None:
+    async def say_losses(self, note: Note | None) -> None:
         """Have the first cell of a new kernel say what earlier ones of its notebook have lost."""
         self._told, self._done = [], self._relay.activity.cells_done
         try:
             for line in self._owed:
                 await self._kernel.ask("say", line=line)
-            if note.path is None:
+            if note is None or note.path is None:
                 return
             where = (self._file.parent, note.root, note.path, self._lifetime)
             for told, line in await in_thread(losses_of, *where):
                 await self._kernel.ask("say", line=line)
                 self._told.append(told)
         except (OSError, GpuShareError) as error:
-            _log.warning("What %s has lost is not said: %s", note.path, error)
+            _log.warning("What kernel %s has lost is not said: %s", self._kernel_id, error)
 
     @property
     def owes_words(self) -> bool:
@@ -506,12 +507,13 @@ class Keeper:
     def owe(self, line: str) -> None:
         """Have the first cell of the next process say a line: nobody may see it before."""
         self._owed.append(line)
+        self._done = None
 
     def have_said(self, activity: Activity) -> list[Path]:
         """What a cell has said by now, for :func:`was_told`; each once."""
-        if activity.cells_done <= self._done:
+        if self._done is None or activity.cells_done <= self._done:
             return []
-        said, self._told, self._owed = self._told, [], []
+        said, self._told, self._owed, self._done = self._told, [], [], None
         return said
 
     def discard(self) -> None:

@@ -83,7 +83,7 @@ async def _attach(
     present = await keeper.present()
     if running.away:
         await keeper.resume()
-    if present and note is not None and (not again or keeper.owes_words):
+    if present and (not again or keeper.owes_words):
         await keeper.say_losses(note)
     if running.away or not (again and await in_thread(lambda: keeper.has_snapshot)):
         await relayed(relay.resume())

@@ -254,6 +254,9 @@ async def test_what_is_owed_is_said_by_every_process_until_a_cell_ran(
 ) -> None:
     keeper, asked = keeper_of(mine)
     keeper.owe("It could not be saved.")
+    # What waited for the process that ended was answered by nobody but us.
+    assert keeper.have_said(Activity(cells_sent=3, cells_done=3)) == []
+    assert keeper.owes_words
     for times in (1, 2):
         await keeper.say_losses(replace(NOTE, path=path))
         assert asked.lines == ["It could not be saved."] * times
