@@ -326,6 +326,12 @@ def _cell_while_releasing(facts: Facts) -> Step:
     return _to(facts, cells=True)
 
 
+def _interrupt_releasing(facts: Facts) -> Step:
+    """Nobody runs what waits. That it was is kept: where a cell has run after all, it is meant."""
+    wanted = facts.then if facts.work is not Work.RESCUE else Then.NOTHING  # as in the queue
+    return _to(facts, Order.ANSWER_CELLS, cells=False, interrupted=True, then=wanted)
+
+
 def _cell_while_off(facts: Facts) -> Step:
     if facts.expected:
         return _to(facts, cells=True)
@@ -554,7 +560,7 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     (_P.RELEASING, _E.UNUSED): _REFUSED,
     (_P.RELEASING, _E.RESIZE): _DEFERRED,
     (_P.RELEASING, _E.LOOK): _DEFERRED,
-    (_P.RELEASING, _E.INTERRUPT): _DROP_PAUSED,
+    (_P.RELEASING, _E.INTERRUPT): _interrupt_releasing,
     (_P.RELEASING, _E.COMMITS): _stay(unused=False),
     (_P.RELEASING, _E.ENDS): _stay(process=False, unused=False),
     (_P.RELEASING, _E.UNSAVED): _NOTHING,

@@ -398,6 +398,21 @@ def test_what_others_end_counts_as_saved_only_when_it_was() -> None:
         assert after.phase is Phase.ENDING
 
 
+def test_who_interrupts_the_wait_for_a_share_is_not_given_one_by_others() -> None:
+    """One that waited for its share when its pod was taken away asks again, unless interrupted."""
+    met = 0
+    for facts in WAYS:
+        if facts.work is not Work.RESCUE or facts.phase is not Phase.RELEASING or facts.process:
+            continue
+        met += facts.then is Then.WAKE
+        asks = facts.cells or facts.then is Then.WAKE
+        after, _ = step(facts, Event.SAVED)
+        assert after.phase is (Phase.WAITING if asks else Phase.RELEASED), story(facts, Event.SAVED)
+        after, _ = step(step(facts, Event.INTERRUPT)[0], Event.SAVED)
+        assert after.phase is Phase.RELEASED, story(facts, Event.INTERRUPT)
+    assert met
+
+
 def test_no_cell_is_handed_to_a_kernel_that_others_end() -> None:
     """It waits for the next one; it is answered where there is none, or the user wants an end."""
     for facts in WAYS:
