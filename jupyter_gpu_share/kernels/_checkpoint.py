@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ from .saved import (
     make_folder,
     settle,
     sweep,
-    was_told,
 )
 
 __all__ = ["Keeper", "Look"]
@@ -130,10 +129,20 @@ class Keeper:
         self._disproved: list[dict[str, Any]] = []
         #: Bytes of each GPU at most that are away with the process.
         self.moved = 0
+        #: What the next cell says of earlier losses, and how many cells were done when the process
+        #: was told that; None: it was not.
+        self._told: list[Path] = []
+        self._owed: list[str] = []
+        self._done: int | None = None
 
     @property
     def _understands(self) -> bool:
         return self.language.lower().startswith("python")
+
+    @property
+    def saves_never(self) -> str:
+        """Why nothing can ever be saved of this kernel, a sentence; empty: that may be."""
+        return "" if self._understands else say("only-python-keeps")
 
     @property
     def has_snapshot(self) -> bool:
@@ -475,17 +484,37 @@ class Keeper:
         except (OSError, EngineError) as error:
             _log.warning("What %s may lose cannot be noted: %s", note.path, error)
 
-    async def say_losses(self, note: Note) -> None:
+    async def say_losses(self, note: Note | None) -> None:
         """Have the first cell of a new kernel say what earlier ones of its notebook have lost."""
-        if note.path is None:
-            return
-        where = (self._file.parent, note.root, note.path, self._lifetime)
+        self._told, self._done = [], self._relay.activity.cells_done
         try:
+            for line in self._owed:
+                await self._kernel.ask("say", line=line)
+            if note is None or note.path is None:
+                return
+            where = (self._file.parent, note.root, note.path, self._lifetime)
             for told, line in await in_thread(losses_of, *where):
                 await self._kernel.ask("say", line=line)
-                await in_thread(was_told, told)
+                self._told.append(told)
         except (OSError, GpuShareError) as error:
-            _log.warning("What %s has lost is not said: %s", note.path, error)
+            _log.warning("What kernel %s has lost is not said: %s", self._kernel_id, error)
+
+    @property
+    def owes_words(self) -> bool:
+        """Whether no cell has said yet what was lost before: another process has to say it."""
+        return bool(self._told or self._owed)
+
+    def owe(self, line: str) -> None:
+        """Have the first cell of the next process say a line: nobody may see it before."""
+        self._owed.append(line)
+        self._done = None
+
+    def have_said(self, activity: Activity) -> list[Path]:
+        """What a cell has said by now, for :func:`was_told`; each once."""
+        if self._done is None or activity.cells_done <= self._done:
+            return []
+        said, self._told, self._owed, self._done = self._told, [], [], None
+        return said
 
     def discard(self) -> None:
         """Forget the variables that were kept for the next process."""
@@ -494,11 +523,19 @@ class Keeper:
 
     async def renote(self, note: Note) -> None:
         """Have the next server know of another size or path, where variables are kept."""
-        if await in_thread(lambda: os.path.lexists(self._file.with_suffix(LOST))):
-            await self.rests(note)
+        await in_thread(self._renote_loss, note)
         if await in_thread(lambda: self.has_snapshot):
             with suppress(NotOursError):  # told when it is to be loaded
                 await in_thread(lambda: note.write(self._file, self._expected()))
+
+    def _renote_loss(self, note: Note) -> None:
+        lost = Lost.read(self._file.with_suffix(LOST))
+        if lost is None or note.path is None:
+            return
+        try:  # since when it says is as true as before
+            replace(lost, root=note.root, path=note.path).write(self._file)
+        except (OSError, EngineError) as error:
+            _log.warning("What %s may lose cannot be noted: %s", note.path, error)
 
 
 def _called(row: Mapping[str, Any]) -> str:

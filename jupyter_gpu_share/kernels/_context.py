@@ -16,7 +16,7 @@ from ..sentences import say
 from ._checkpoint import Keeper
 from ._progress import Progress
 
-__all__ = ["CellRunsError", "Pause", "WorkContext", "paused", "relayed"]
+__all__ = ["CellRunsError", "Pause", "WorkContext", "closed", "paused", "relayed"]
 
 T = TypeVar("T")
 
@@ -95,6 +95,25 @@ async def paused(context: WorkContext, *, seen: int | None = None) -> AsyncItera
     finally:
         if pause is None or not pause.stays:
             await _go_on(relay)
+
+
+@asynccontextmanager
+async def closed(context: WorkContext) -> AsyncIterator[Pause]:
+    """Within the block nothing more reaches the kernel, which may still do what it has.
+
+    It goes on afterwards unless the pause ``stays``, as it does after an error.
+    """
+    pause: Pause | None = None
+    try:
+        pause = Pause(await relayed(context.relay.pause()))
+        yield pause
+    except Exception:
+        if pause is not None:
+            pause.stays = True
+        raise
+    finally:
+        if pause is None or not pause.stays:
+            await _go_on(context.relay)
 
 
 async def _go_on(relay: Relay) -> None:

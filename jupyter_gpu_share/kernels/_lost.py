@@ -24,6 +24,7 @@ __all__ = [
     "lasts",
     "left_alone",
     "not_kept",
+    "not_rescued",
     "not_saved",
     "not_taken",
     "rests",
@@ -114,6 +115,11 @@ def not_kept() -> str:
         f"The variables of this notebook ended with its server at {_clock()}: none are kept for "
         f"the next one here (IdlePolicy.snapshot_lifetime). {_AGAIN}"
     )
+
+
+def not_rescued(reason: str, why: str) -> str:
+    """Others have ended their kernel, and they could not be saved before."""
+    return f"{_sentence(reason)} {_sentence(why)} {_AGAIN}"
 
 
 def too_old(saved: float, lifetime: float) -> str:

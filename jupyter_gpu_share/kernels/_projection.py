@@ -128,7 +128,7 @@ def reason(event: Event, before: Facts, facts: Facts, details: Details) -> str |
     """What is told of the kernel after an event; None: what was told before."""
     phase = facts.phase
     if facts.work is Work.RESCUE:
-        return paragraph(details.removed, say("variables-are-saved"))
+        return paragraph(details.removed, details.unsaved or say("variables-are-saved"))
     if before.work is Work.RESCUE and (told := _rescued(event, phase, details)):
         return told
     if phase is Phase.SETTLING and facts.work is Work.UNDO:
@@ -178,6 +178,4 @@ def _rescued(event: Event, phase: Phase, details: Details) -> str:
         lost = details.kept.lost
         back = say("variables-come-back")
         return paragraph(details.removed, back, say("variables-lost", lost=lost) if lost else "")
-    if event is Event.FAILED and details.unsaved:
-        return paragraph(details.removed, details.unsaved)
     return ""

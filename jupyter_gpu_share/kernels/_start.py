@@ -83,9 +83,9 @@ async def _attach(
     present = await keeper.present()
     if running.away:
         await keeper.resume()
+    if present and (not again or keeper.owes_words):
+        await keeper.say_losses(note)
     if running.away or not (again and await in_thread(lambda: keeper.has_snapshot)):
-        if present and note is not None and not again:
-            await keeper.say_losses(note)
         await relayed(relay.resume())
         return present
     try:

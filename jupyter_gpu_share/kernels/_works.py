@@ -10,7 +10,7 @@ from typing import Any
 
 from ..engines.base import Exit, KernelRequest, Removal, Starting, Waiting
 from ..errors import GpuShareError, NotPossible
-from ..sentences import say
+from ..sentences import say, words_of
 from ..size import Size
 from . import _lost, _release, _rescue, _resize, _start
 from ._context import CellRunsError, WorkContext
@@ -219,7 +219,16 @@ def work_of(
 
     async def rescue() -> Told:
         away = facts.phase is Phase.RELEASING
-        left = await _rescue.rescue(context, note(), tell, away=away)
+        try:
+            left = await _rescue.rescue(context, note(), tell, away=away)
+        except Exception as error:
+            if not isinstance(error, GpuShareError):
+                _log.exception("The variables of kernel %s met an error", context.kernel_id)
+            tell(Event.UNSAVED, error=error)
+            # Jupyter may start it again before anybody has read the reason.
+            context.keeper.owe(_lost.not_rescued(details.removed, words_of(error)))
+            # Its end is seen here, too; until then nothing may be handed to it.
+            return Told(Event.DIED, exit=await _rescue.its_end(context, details.removed))
         return Told(Event.FAILED) if left is None else Told(Event.SAVED, result=left)
 
     async def look() -> Told:
@@ -257,6 +266,8 @@ def work_of(
         goes = facts.again and not kept  # only a stop leaves it to the next server
         lost = goes and (facts.work is Work.PARK or await _release.has_snapshot(context))
         await _start.stop(context, keep_share=keep_share, keep_variables=kept)
+        if facts.work is Work.STOP:  # it has ended with its server there
+            await context.keeper.rests_no_more()
         if lost and (noted := note()) is not None:
             await context.keeper.note_loss(noted, _lost.not_kept())
 

@@ -36,7 +36,7 @@ from ._release import Left, WouldLoseError
 from ._resize import Resized
 from ._works import Task, Told, Works, settle, work_of
 from .facts import Event, Facts, ImpossibleError, Order, Phase, Then, Work
-from .saved import Note
+from .saved import Note, was_told
 from .states import step
 
 __all__ = ["Controller", "Surroundings"]
@@ -362,7 +362,9 @@ class Controller(RelayEvents):
         details.exit = told.exit or details.exit
         if told.removal is not None:
             details.removed = told.removal.reason
-        if told.event is Event.FAILED and before.work is Work.RESCUE and told.error is not None:
+        elif before.work is Work.RESCUE and (known := self.engine.removal(self.kernel_id)):
+            details.removed = known.reason  # the cluster may have said it after the agent
+        if told.event is Event.UNSAVED and told.error is not None:
             details.unsaved = words_of(told.error)
         if isinstance(told.news, Waiting):
             details.waits(told.news)
@@ -388,8 +390,7 @@ class Controller(RelayEvents):
         if phase is Phase.WAITING and before.phase is Phase.RELEASED and self.next_size:
             details.set_size(self.next_size)
             self.next_size = None
-        rescued = before.work is Work.RESCUE
-        if told.event is Event.FAILED and phase in (Phase.OFF, Phase.RELEASED) and not rescued:
+        if told.event is Event.FAILED and phase in (Phase.OFF, Phase.RELEASED):
             details.reason = words_of(told.error) if told.error is not None else ""
             details.without_share()
         elif (reason := projection.reason(told.event, before, facts, details)) is not None:
@@ -604,6 +605,8 @@ class Controller(RelayEvents):
 
     def _used(self, activity: Activity) -> None:
         self.rule.used(activity, _now())
+        for told in self.keeper.have_said(activity):
+            self._own(in_thread(was_told, told))
         self._decide()
 
     def _decide(self) -> None:

@@ -54,6 +54,7 @@ class Event(Enum):
     LEAVES = auto()  #: the process is taken off its share, to change its size or as it is evicted
     COMMITS = auto()  #: a release can only go on from here
     ENDS = auto()  #: a release ends the process, whose variables are saved
+    UNSAVED = auto()  #: what others end could not be saved, and is about to end in its own way
     # How works end.
     ANSWERED = auto()  #: the kernel has its share and answers
     LEFT = auto()  #: the share is back; the process lives on

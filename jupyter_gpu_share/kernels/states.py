@@ -326,6 +326,12 @@ def _cell_while_releasing(facts: Facts) -> Step:
     return _to(facts, cells=True)
 
 
+def _interrupt_releasing(facts: Facts) -> Step:
+    """Nobody runs what waits. That it was is kept: where a cell has run after all, it is meant."""
+    wanted = facts.then if facts.work is not Work.RESCUE else Then.NOTHING  # as in the queue
+    return _to(facts, Order.ANSWER_CELLS, cells=False, interrupted=True, then=wanted)
+
+
 def _cell_while_off(facts: Facts) -> Step:
     if facts.expected:
         return _to(facts, cells=True)
@@ -351,6 +357,13 @@ def _interrupt_running(facts: Facts) -> Step:
     if facts.work is Work.RESCUE:  # which waits for the cell that runs
         return _to(facts, Order.ANSWER_CELLS, Order.INTERRUPT_PROCESS, cells=False)
     return _to(facts, Order.INTERRUPT_PROCESS)
+
+
+def _end_running(facts: Facts, *orders: Order, **changes: Any) -> Step:
+    if facts.work is not Work.RESCUE:
+        return _to(facts, *_cancel(facts), *orders, **changes)
+    # What waits for the next pod is not handed to a kernel that is about to end.
+    return _to(facts, Order.ANSWER_CELLS, *_cancel(facts), *orders, cells=False, **changes)
 
 
 def _resize_running(facts: Facts) -> Step:
@@ -528,12 +541,13 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     (_P.RUNNING, _E.RESIZE): _resize_running,
     (_P.RUNNING, _E.LOOK): _look,
     (_P.RUNNING, _E.INTERRUPT): _interrupt_running,
-    (_P.RUNNING, _E.TERMINATE): lambda f: _to(f, *_cancel(f), Order.TERMINATE_PROCESS),
+    (_P.RUNNING, _E.TERMINATE): lambda f: _end_running(f, Order.TERMINATE_PROCESS),
     # The relay has handed it on, and the kernel ends in its own way.
-    (_P.RUNNING, _E.END): lambda f: _to(f, *_cancel(f), asked=_E.END),
-    (_P.RUNNING, _E.RESTART): lambda f: _to(f, *_cancel(f), asked=_E.RESTART),
+    (_P.RUNNING, _E.END): lambda f: _end_running(f, asked=_E.END),
+    (_P.RUNNING, _E.RESTART): lambda f: _end_running(f, asked=_E.RESTART),
     (_P.RUNNING, _E.EVICTED): _evicted_running,
     (_P.RUNNING, _E.LEAVES): _stay(phase=_P.RELEASING, unused=False, interrupted=False),
+    (_P.RUNNING, _E.UNSAVED): _NOTHING,
     (_P.RUNNING, _E.LOOKED): _goes_on,
     (_P.RUNNING, _E.BUSY): _busy,
     (_P.RUNNING, _E.FAILED): _goes_on,
@@ -546,9 +560,10 @@ STEPS: dict[tuple[Phase, Event], Rule] = {
     (_P.RELEASING, _E.UNUSED): _REFUSED,
     (_P.RELEASING, _E.RESIZE): _DEFERRED,
     (_P.RELEASING, _E.LOOK): _DEFERRED,
-    (_P.RELEASING, _E.INTERRUPT): _DROP_PAUSED,
+    (_P.RELEASING, _E.INTERRUPT): _interrupt_releasing,
     (_P.RELEASING, _E.COMMITS): _stay(unused=False),
     (_P.RELEASING, _E.ENDS): _stay(process=False, unused=False),
+    (_P.RELEASING, _E.UNSAVED): _NOTHING,
     (_P.RELEASING, _E.LEFT): _left(process=True),
     (_P.RELEASING, _E.SAVED): _left(process=False),
     (_P.RELEASING, _E.BUSY): _busy,

@@ -152,6 +152,12 @@ class KernelSide:
         sent = self._ask("execute_request", asking(code), buffers, metadata)
         self._question = Question(sent, future)
 
+    def ask_whether_over(self, last_cell: Mapping[str, Any] | None) -> str:
+        """Send a request behind all that was handed on, which is answered in order; its id."""
+        return self._ask(
+            "kernel_info_request", {}, metadata={"gpu_share": {"last_cell": last_cell}}
+        )
+
     def give_up(self, why: str) -> None:
         """Wait no longer for an answer."""
         if self._question is not None:

@@ -153,6 +153,13 @@ class Relay:
         """What clients do, to the last message that passed; :attr:`activity` lags a moment."""
         return self._call(lambda service: service.count(), lambda: self.activity)
 
+    def at_work(self) -> Future[int]:
+        """Number of cells that the kernel has and has not answered; those that are held aside.
+
+        Of a kernel that is paused it is asked, too, whether it is past cells without an answer.
+        """
+        return self._call(lambda service: service.at_work(), lambda: 0)
+
     def hold(self, mode: HoldMode, notice: str = "") -> None:
         """Say how to behave while clients do not reach a kernel, and what waiting cells show.
 
@@ -212,7 +219,8 @@ class Relay:
     def resume(self, line: str = "") -> Future[None]:
         """Go on after :meth:`pause`: what was held meanwhile is handed to the kernel first.
 
-        ``line`` is shown above what the first cell of it prints. Nothing where no kernel is paused.
+        ``line`` is shown above what the first cell of it prints; where there is none, as
+        :meth:`notify` does. Nothing where no kernel is paused.
 
         Raises (in the future)
         ----------------------
@@ -258,7 +266,10 @@ class Relay:
         return self._call(lambda service: service.discard(ename, evalue), lambda: 0)
 
     def notify(self, text: str) -> None:
-        """Show a line under the last cell, whether a kernel is there or not."""
+        """Show a line under the last cell, whether a kernel is there or not.
+
+        Before any cell there is no place for one: it waits for the first.
+        """
         self._do(lambda service: service.notify(text), _nothing)
 
     def close(self) -> Future[None]:

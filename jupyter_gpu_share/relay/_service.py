@@ -25,7 +25,7 @@ from ._carriers import Carriers
 from ._clients import Clients
 from ._descriptors import too_many, words
 from ._events import RelayEvents
-from ._held import HeldLimits
+from ._held import Held, HeldLimits
 from ._inbox import Inbox
 from ._kernel import VISIBLE, KernelSide
 from ._own_client import OwnClient
@@ -55,6 +55,8 @@ _QUIET, _QUIET_GONE = 50, 20
 _AGAIN = 1.0
 #: What a cell is answered that the kernel never answers.
 _NO_REPLY = "The cell was interrupted; the kernel does not say how much of it ran."
+#: So many lines wait at most for a first cell.
+_MOST_UNSAID = 20
 #: Seconds that a kernel has to become quiet when it is detached.
 _LAST_WORDS = 1.0
 
@@ -106,6 +108,7 @@ class Service:
         self._stay_paused = False
         self._hand_back_at: float | None = None
         self._rest_until = 0.0
+        self._unsaid: list[str] = []  # as there was no cell yet to show them under
         self._poller = self._resting = zmq.Poller()
         self.inbox = Inbox()
         try:
@@ -171,6 +174,10 @@ class Service:
 
     def _tick(self) -> None:
         self._clients.tick()
+        if self._carriers is not None and self._unsaid and self.traffic.last_cell:
+            lines, self._unsaid = self._unsaid, []
+            for text in lines:
+                self.notify(text)
         if self._kernel is None:
             return
         if self._carriers is not None:
@@ -231,6 +238,8 @@ class Service:
         """Hand on what a kernel sent, unless it is the relay's own."""
         if kernel.is_own(frames):
             if kernel.note(frames) not in VISIBLE:
+                if name == "shell":
+                    self._refuse(self.traffic.unanswered.over(parts(frames)[1]))
                 return
             frames = self.stand.attribute(frames, self.traffic.handed or {})
         if name in ("control", "shell"):
@@ -272,17 +281,22 @@ class Service:
         self._count_captured()  # replies that came before this one
         cells = self.traffic.unanswered.over(parts(frames)[1])
         if cells:
-            _log.info("A kernel sent no reply of %d cells that were interrupted", len(cells))
             self._stop_carrying()
-            for cell in cells:
-                # Of one that was carried the content has not been read yet: hardly any needs it.
-                cell.silent = bool(parts(cell.frames)[2].get("silent"))
-                self.stand.refuse(cell, "KeyboardInterrupt", _NO_REPLY)
-                self.traffic.refused(cell.header)
+            self._refuse(cells)
             self._hand_back(kernel)
         elif not self.traffic.unanswered.under_way:
             self._own.close()
             self._listen()
+
+    def _refuse(self, cells: Sequence[Held]) -> None:
+        """Answer cells in the place of a kernel that is past them."""
+        if cells:
+            _log.info("A kernel sent no reply of %d cells that were interrupted", len(cells))
+        for cell in cells:
+            # Of one that was carried the content has not been read yet: hardly any needs it.
+            cell.silent = bool(parts(cell.frames)[2].get("silent"))
+            self.stand.refuse(cell, "KeyboardInterrupt", _NO_REPLY)
+            self.traffic.refused(cell.header)
 
     def _hand_back(self, kernel: KernelSide) -> None:
         """Let clients reach the kernel again, as soon as there are descriptors for that."""
@@ -402,15 +416,18 @@ class Service:
                 raise GpuShareError(words(error)) from error
             raise
         cells = [message for message in self._clients.held if message.kind is Kind.CELL]
+        lines = [*self._unsaid, *([line] if line else [])]
+        parent = cells[0].header if cells else self.traffic.last_cell
         try:
             for message in cells:
                 self.stand.hide_notice(message)
-            if line:
-                self.stand.say(line, cells[0].header if cells else self.traffic.last_cell)
+            for text in lines if parent else ():
+                self.stand.say(text, parent)
             kernel.subscribe()
         except BaseException:
             carriers.abandon()
             raise
+        self._unsaid = [] if parent else lines
         waiting = self._clients.held.take()
         for channel in ("control", "shell"):
             for message in waiting:
@@ -430,6 +447,15 @@ class Service:
         self._count_captured()
         self.traffic.tell()
         return self.traffic.activity
+
+    def at_work(self) -> int:
+        """See :meth:`Relay.at_work`."""
+        kernel = self._live
+        if kernel is not None and _is_due(self._ask_at(kernel)):
+            asked = kernel.ask_whether_over(self.traffic.handed)
+            self.traffic.unanswered.asked(asked)
+        held = sum(message.kind is Kind.CELL for message in self._clients.held)
+        return self.count().pending_cells - held
 
     def pause(self) -> Activity:
         """See :meth:`Relay.pause`."""
@@ -506,7 +532,11 @@ class Service:
 
     def notify(self, text: str) -> None:
         """See :meth:`Relay.notify`."""
-        parent = self.traffic.last_cell
+        # A cell that is held has not to do with what the kernel does.
+        parent = self.traffic.handed or self.traffic.last_cell
+        if not parent:
+            self._unsaid = [*self._unsaid[1 - _MOST_UNSAID :], text]
+            return
         if self._carriers is None:
             self.stand.say(text, parent)
             return

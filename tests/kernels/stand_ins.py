@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from jupyter_gpu_share.engines.base import (
     Running,
     Starting,
 )
-from jupyter_gpu_share.errors import GpuShareError
+from jupyter_gpu_share.errors import GpuShareError, NotPossible
 from jupyter_gpu_share.idle import IdlePolicy
 from jupyter_gpu_share.kernels._checkpoint import Look
 from jupyter_gpu_share.kernels._context import WorkContext
@@ -40,6 +41,8 @@ class Gates:
         self.shut: dict[str, asyncio.Event] = {}
         self.reached: set[str] = set()
         self.fails: set[str] = set()
+        #: Those of which only the first call fails.
+        self.fails_first: set[str] = set()
 
     def close(self, name: str) -> asyncio.Event:
         """Stop the next calls of that name until the event is set."""
@@ -50,8 +53,9 @@ class Gates:
         self.reached.add(name)
         if name in self.shut:
             await self.shut[name].wait()
-        if name in self.fails:
-            raise GpuShareError(f"{name} fails")
+        if name in self.fails | self.fails_first:
+            self.fails_first.discard(name)
+            raise NotPossible(f"{name} fails")
 
 
 class FakeEngine:
@@ -72,7 +76,10 @@ class FakeEngine:
         self.unsure = False
         self.evicts = asyncio.Event()
         self.grace = 60.0
+        self.noticed = 0.0
+        self.why = "It is evicted."
         self.let_go_of = 0
+        self.ends_when_let_go_of = True
 
     async def removed(self, kernel_id: str) -> Removal:
         await self.evicts.wait()
@@ -81,11 +88,15 @@ class FakeEngine:
         return removal
 
     def removal(self, kernel_id: str) -> Removal | None:
-        return Removal("It is evicted.", self.grace) if self.evicts.is_set() else None
+        if not self.evicts.is_set():
+            return None
+        now = asyncio.get_running_loop().time()
+        self.noticed = self.noticed or now
+        return Removal(self.why, max(0.0, self.noticed + self.grace - now))
 
     async def let_go(self, kernel_id: str) -> None:
         self.let_go_of += 1
-        if self.ended is not None:
+        if self.ended is not None and self.ends_when_let_go_of:
             self.ended.set()
 
     async def start(self, request: KernelRequest, report: Any) -> Running:
@@ -103,6 +114,7 @@ class FakeEngine:
         self.stops += 1
         await self.gates("stop")
         self.evicts.clear()  # that was the earlier one's
+        self.noticed = 0.0
         if self.ended is not None:
             self.ended.set()
         self.held = self.held and keep_share
@@ -153,6 +165,8 @@ class FakeRelay:
         self.discarded: list[str] = []
         self.told: list[str] = []
         self.live = False
+        #: Cells that wait here, and that were handed to the kernel after they had.
+        self.cells = self.handed = 0
 
     def _done(self, result: Any = None, name: str = "") -> Future[Any]:
         future: Future[Any] = Future()
@@ -179,13 +193,18 @@ class FakeRelay:
             return self._done()
         if "relay.resume" not in self.gates.fails:
             self.paused = False
+            self.handed, self.cells = self.handed + self.cells, 0
         return self._done(name="relay.resume")
 
     def count(self) -> Future[Any]:
         return self._done(self.activity)
 
+    def at_work(self) -> Future[Any]:
+        return self._done(self.activity.pending_cells)
+
     def discard(self, ename: str, evalue: str) -> Future[Any]:
         self.discarded.append(ename)
+        self.cells = 0
         return self._done(0)
 
     def hold(self, mode: Any, notice: str = "") -> None:
@@ -207,7 +226,11 @@ class FakeKeeper:
         self.has_snapshot = self.gone = False
         self.outlives = True
         self.moved = 0
-        self.language = ""
+        self.language = self.saves_never = ""
+        #: Words of earlier losses, whether no cell has said them, and how often a kernel was told.
+        self.told: list[Path] = []
+        self.owes_words, self.said = False, 0
+        self.owed: list[str] = []
         self.looks = 0
         #: Whether a word lies there of what is lost if the server is killed now.
         self.rests_noted = False
@@ -262,8 +285,15 @@ class FakeKeeper:
     async def note_loss(self, note: Any, line: str) -> None:
         self.lines.append(line)
 
+    def owe(self, line: str) -> None:
+        self.owed.append(line)
+
     async def say_losses(self, note: Any) -> None:
-        pass
+        self.owes_words = bool(self.told)
+        self.said += 1
+
+    def have_said(self, activity: Activity) -> list[Path]:
+        return self.told if activity.cells_done else []
 
     def discard(self) -> None:
         self.has_snapshot = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from stand_ins import Bench, bench
 from waiting import eventually
@@ -9,6 +11,7 @@ from waiting import eventually
 from jupyter_gpu_share.allocations import Kept
 from jupyter_gpu_share.errors import GpuShareError
 from jupyter_gpu_share.kernels.facts import Event, Phase
+from jupyter_gpu_share.relay import Activity
 
 
 async def until(made: Bench, phase: Phase) -> None:
@@ -103,6 +106,49 @@ async def test_one_whose_start_was_given_up_has_nothing_to_lose() -> None:
         made.keeper.outlives = False
         await made.controller.close(park=True)
         assert made.keeper.lines == []
+
+
+async def test_what_a_cell_has_said_is_not_said_again(tmp_path: Path) -> None:
+    word = tmp_path / "x.lost"
+    word.touch()
+    async with bench() as made:
+        made.keeper.told = [word]
+        await made.launch()
+        made.controller.activity(Activity(cells_sent=1, pending_cells=1))
+        made.controller.activity(Activity(cells_sent=1, cells_done=1))
+        await eventually(lambda: not word.exists(), "it was said")
+
+
+@pytest.mark.parametrize("owes", [True, False])
+async def test_what_no_cell_has_said_is_said_by_the_next_process_too(
+    owes: bool, tmp_path: Path
+) -> None:
+    async with bench() as made:
+        made.keeper.kept = Kept("snapshot", ())
+        made.keeper.told = [tmp_path / "x.lost"] if owes else []
+        await made.launch()
+        assert made.keeper.said == 1
+        await made.controller.release(lose_variables=False)
+        made.controller.tell(Event.CELL)
+        await until(made, Phase.RUNNING)
+        assert "load" in made.gates.reached
+        assert made.keeper.said == (2 if owes else 1)
+
+
+@pytest.mark.parametrize("event", [None, Event.KILL])
+async def test_of_what_ends_before_its_server_no_word_is_left(event: Event | None) -> None:
+    """Else the next server's kernel would say that it has ended with the server."""
+    async with bench() as made:
+        await made.launch()
+        await made.controller.release(lose_variables=False)
+        assert made.keeper.rests_noted
+        assert made.engine.ended is not None
+        if event is None:
+            made.engine.ended.set()  # by itself, or for want of memory
+        else:
+            made.controller.tell(event)
+        await until(made, Phase.OFF)
+        assert not made.keeper.rests_noted
 
 
 async def test_an_end_that_somebody_wants_is_no_loss() -> None:

@@ -68,9 +68,11 @@ def outcomes(facts: Facts) -> tuple[Event, ...]:
     if work is Work.LOOK:
         return (Event.LOOKED, Event.BUSY, Event.FAILED)
     if work is Work.RESCUE and phase is Phase.RUNNING:
-        return (Event.LEAVES, Event.FAILED)
+        return (Event.LEAVES, Event.UNSAVED, Event.FAILED)
+    if work is Work.RESCUE and facts.process:
+        return (Event.ENDS, Event.UNSAVED, Event.FAILED)
     if work is Work.RESCUE:
-        return (Event.ENDS, Event.FAILED) if facts.process else (Event.SAVED, Event.FAILED)
+        return (Event.SAVED, Event.FAILED)
     if work is Work.RESIZE and phase is Phase.RESIZING:
         return (Event.CHANGED, Event.LEAVES, Event.BUSY, Event.FAILED)
     if work in (Work.RELEASE, Work.RESIZE):
@@ -394,3 +396,34 @@ def test_what_others_end_counts_as_saved_only_when_it_was() -> None:
         after, orders = step(facts, Event.DIED)
         assert Order.EXIT in orders
         assert after.phase is Phase.ENDING
+
+
+def test_who_interrupts_the_wait_for_a_share_is_not_given_one_by_others() -> None:
+    """One that waited for its share when its pod was taken away asks again, unless interrupted."""
+    met = 0
+    for facts in WAYS:
+        if facts.work is not Work.RESCUE or facts.phase is not Phase.RELEASING or facts.process:
+            continue
+        met += facts.then is Then.WAKE
+        asks = facts.cells or facts.then is Then.WAKE
+        after, _ = step(facts, Event.SAVED)
+        assert after.phase is (Phase.WAITING if asks else Phase.RELEASED), story(facts, Event.SAVED)
+        after, _ = step(step(facts, Event.INTERRUPT)[0], Event.SAVED)
+        assert after.phase is Phase.RELEASED, story(facts, Event.INTERRUPT)
+    assert met
+
+
+def test_no_cell_is_handed_to_a_kernel_that_others_end() -> None:
+    """It waits for the next one; it is answered where there is none, or the user wants an end."""
+    for facts in WAYS:
+        if facts.work is not Work.RESCUE or not facts.process:
+            continue
+        after, orders = step(facts, Event.UNSAVED)
+        assert (after, orders) == (facts, ()), story(facts, Event.UNSAVED)
+        for event in (Event.DIED, Event.END, Event.RESTART, Event.TERMINATE):
+            after, orders = step(facts, event)
+            if facts.cells and event is not Event.TERMINATE:
+                assert Order.ANSWER_CELLS in orders, story(facts, event)
+            if after.phase is Phase.RUNNING:
+                assert orders.index(Order.ANSWER_CELLS) < orders.index(Order.CANCEL)
+                assert not after.cells

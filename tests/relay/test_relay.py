@@ -117,6 +117,40 @@ def test_a_notice_is_shown_with_a_kernel_and_without(house: House) -> None:
         kernel.kill()
 
 
+def test_a_notice_before_any_cell_waits_for_the_first(house: House) -> None:
+    """Clients show nothing that comes of no cell."""
+    relay = house.relay()
+    kernel = house.kernel()
+    relay.notify("nothing limits it")
+    relay.attach(kernel.connection, paused=True).result(PATIENCE)
+    relay.resume("all is back").result(PATIENCE)
+    relay.notify("it is full")
+    client = house.client(relay)
+    client.wait_for_ready(timeout=PATIENCE)
+    sent = client.execute("1")
+    shown = ""
+    while shown.count("\n") < 3:
+        message = client.get_iopub_msg(timeout=PATIENCE)
+        if message["msg_type"] == "stream":
+            assert message["parent_header"]["msg_id"] == sent
+            shown += message["content"]["text"]
+    assert shown == "nothing limits it\nall is back\nit is full\n"
+
+
+async def test_a_notice_before_any_cell_is_shown_above_what_a_held_one_prints(house: House) -> None:
+    relay = house.relay()
+    kernel = house.kernel()
+    relay.notify("nothing limits it")
+    client = house.client(relay)
+    relay.attach(kernel.connection, paused=True).result(PATIENCE)
+    client.wait_for_ready(timeout=PATIENCE)
+    sent = client.execute("print('mine')")
+    await eventually(lambda: relay.held == 1, "the cell waits")
+    relay.resume().result(PATIENCE)
+    shown = [content["text"] for kind, content in outputs(client, sent) if kind == "stream"]
+    assert shown == ["nothing limits it\n", "mine\n"]
+
+
 # -- while none is there ---------------------------------------------------------------------
 
 

@@ -288,3 +288,31 @@ def test_what_was_answered_meanwhile_is_not_over_without_a_reply() -> None:
     open_cells.sent(cell(3))
     assert [held.header["msg_id"] for held in open_cells.over({"msg_id": "q"})] == ["m0", "m2"]
     assert open_cells.over({"msg_id": "q"}) == []
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_paused_kernel_has_what_it_was_handed_until_it_is_past_it(house: House) -> None:
+    relay, client, deaf = fake(house)
+    lost = client.execute("1")
+    await eventually(lambda: deaf.kept, "the kernel has the cell")
+    relay.pause().result(PATIENCE)
+    held = client.execute("2")
+    await eventually(lambda: relay.held == 1, "the next one waits")
+    assert relay.at_work().result(PATIENCE) == 1
+    deaf.answer()
+    assert reply(client, lost)["status"] == "ok"
+    assert relay.at_work().result(PATIENCE) == 0
+    relay.resume().result(PATIENCE)
+    await eventually(lambda: deaf.kept, "the kernel has the next one")
+    relay.pause().result(PATIENCE)
+
+    def asked() -> bool:
+        assert relay.at_work().result(PATIENCE) == 1
+        return deaf.asked > 0
+
+    await eventually(asked, "the kernel is asked whether it is past the cell")
+    deaf.answer("execute_request")
+    answer = reply(client, held)
+    assert (answer["status"], answer["ename"]) == ("error", "KeyboardInterrupt")
+    assert relay.at_work().result(PATIENCE) == 0
+    assert relay.count().result(PATIENCE).pending_cells == 0

@@ -8,12 +8,16 @@ import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from jupyter_gpu_share.engines._places import here
 from jupyter_gpu_share.engines._processes import Holder
+from jupyter_gpu_share.idle import IdlePolicy
 from jupyter_gpu_share.kernels import saved
+from jupyter_gpu_share.kernels._checkpoint import Keeper
 from jupyter_gpu_share.kernels._lost import Lost, not_kept
 from jupyter_gpu_share.kernels._private import seal
 from jupyter_gpu_share.kernels.saved import (
@@ -27,6 +31,7 @@ from jupyter_gpu_share.kernels.saved import (
     take_over,
     was_told,
 )
+from jupyter_gpu_share.relay import Activity
 
 pytestmark = pytest.mark.usefixtures("jupyter_dirs")
 
@@ -206,3 +211,68 @@ def test_what_ends_for_good_leaves_no_word(mine: Path, dead: Path) -> None:
     Lost(ROOT, PATH, not_kept()).write(kept)
     saved.forget(kept)
     assert [path.name for path in dead.iterdir()] == ["owner"]
+
+
+class Questions:
+    """A kernel that is told lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    async def ask(self, what: str, *, line: str) -> None:
+        assert what == "say"
+        self.lines.append(line)
+
+
+def keeper_of(mine: Path) -> tuple[Keeper, Questions]:
+    relay: Any = SimpleNamespace(activity=Activity(cells_sent=3, cells_done=3))
+    engine: Any = SimpleNamespace(ends_with_server=True)
+    keeper, asked = Keeper(relay, engine, "k1", folder=mine, policy=IdlePolicy()), Questions()
+    keeper._kernel = cast("Any", asked)
+    return keeper, asked
+
+
+async def test_a_word_stays_until_a_cell_has_shown_it(mine: Path, dead: Path) -> None:
+    """Who opens a notebook, and runs no cell, has not read it."""
+    WORD.write(dead / "x.kept")
+    keeper, asked = keeper_of(mine)
+    await keeper.say_losses(NOTE)
+    assert asked.lines == ["It is lost."]
+    assert keeper.owes_words
+    assert keeper.have_said(Activity(cells_sent=4, pending_cells=1, cells_done=3)) == []
+    await keeper.say_losses(NOTE)  # it was started again
+    assert asked.lines == ["It is lost."] * 2
+    ran = Activity(cells_sent=4, cells_done=4)
+    assert keeper.have_said(ran) == [dead / "x.lost"]
+    assert keeper.have_said(ran) == []
+    assert not keeper.owes_words
+
+
+@pytest.mark.parametrize("path", [PATH, None])
+async def test_what_is_owed_is_said_by_every_process_until_a_cell_ran(
+    path: str | None, mine: Path
+) -> None:
+    keeper, asked = keeper_of(mine)
+    keeper.owe("It could not be saved.")
+    # What waited for the process that ended was answered by nobody but us.
+    assert keeper.have_said(Activity(cells_sent=3, cells_done=3)) == []
+    assert keeper.owes_words
+    for times in (1, 2):
+        await keeper.say_losses(replace(NOTE, path=path))
+        assert asked.lines == ["It could not be saved."] * times
+    assert keeper.owes_words
+    assert keeper.have_said(Activity(cells_sent=4, cells_done=4)) == []
+    assert not keeper.owes_words
+    await keeper.say_losses(NOTE)
+    assert len(asked.lines) == 2
+
+
+async def test_a_notebook_that_is_renamed_keeps_its_word_as_it_is(mine: Path) -> None:
+    keeper, _ = keeper_of(mine)
+    await keeper.note_loss(NOTE, "Held since nine.")
+    await keeper.renote(replace(NOTE, path="b.ipynb"))
+    word = mine / file_name("k1").replace(".kept", ".lost")
+    assert Lost.read(word) == Lost(ROOT, "b.ipynb", "Held since nine.")
+    word.unlink()
+    await keeper.renote(NOTE)
+    assert not word.exists()
