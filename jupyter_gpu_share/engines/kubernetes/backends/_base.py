@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 from ....allocations import Share
@@ -74,6 +75,15 @@ class Facts:
     def away(self) -> frozenset[str]:
         """Names of the nodes on which nothing starts now."""
         return _names(node for node in self.nodes if away(node, self.placement_on(node)))
+
+    @cached_property
+    def pods_by_node(self) -> Mapping[str, Sequence[Object]]:
+        """The pods by the name of their node: thousands of each are not gone through together."""
+        found: dict[str, list[Object]] = {}
+        for pod in self.pods:
+            if name := dig(pod, "spec", "nodeName"):
+                found.setdefault(name, []).append(pod)
+        return found
 
     @property
     def coming(self) -> list[Kind]:
