@@ -297,8 +297,7 @@ class KubernetesEngine(KubernetesSettings):
 
     async def capacity(self) -> list[Capacity]:
         """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
-        cluster = await self._opened()
-        return cluster.backend.capacity(await cluster.shown())
+        return await (await self._opened()).capacity()
 
     async def gpus(self, *, known: bool = False) -> list[Capacity]:
         """See :meth:`Engine.gpus <jupyter_gpu_share.engines.base.Engine.gpus>`."""
