@@ -26,6 +26,7 @@ class Known(Cluster):
         own = {_name(pod): pod for pod in pods if label(pod, SERVER) == self.server}
         self.pods: Any = SimpleNamespace(objects=own)
         self.queue: Any = Others([pod for pod in pods if _name(pod) not in own])
+        self.queue.waiting = set(own)
         self.claims: Any = SimpleNamespace(objects={_name(claim): claim for claim in claims})
         self.reads = self.looks = 0
 
@@ -39,14 +40,18 @@ class Known(Cluster):
 
 
 class Others:
-    """Other servers' pods that wait."""
+    """Other servers' pods that wait, and the names of this one's that do now."""
 
     def __init__(self, pods: list[Any]) -> None:
         self._pods = pods
+        self.waiting: set[str] = set()
         self.others = [(pod["metadata"]["creationTimestamp"], _name(pod)) for pod in pods]
 
     async def pods(self) -> list[Any]:
         return self._pods
+
+    async def own(self) -> set[str]:
+        return self.waiting
 
 
 def _name(obj: Any) -> str:
@@ -154,6 +159,24 @@ async def test_who_can_help_nobody_lists_nothing_and_who_can_looks_again() -> No
         assert snapshot is not None
         assert snapshot.served({"mine"}) == (frozenset({0}) if helps else frozenset())
         assert (cluster.looks, cluster.reads) == (1, 1 if helps else 0)
+
+
+async def test_no_share_goes_for_who_has_one_by_now() -> None:
+    """The watch can have heard nothing for a while, and then shows who waited then."""
+    backend = Fitting()
+    backend.helps = True
+    for still in (True, False):
+        pods = [obj("waits", "kernel", size="1/2", conditions=[NO_PLACE])]
+        cluster = Known(backend, pods, [])
+        cluster.facts = Facts(
+            pods=[{"metadata": {"name": "gpu-share-mine", "namespace": "notebooks"}}]
+        )
+        cluster.queue.waiting = {"waits"} if still else set()
+        own = engine(cluster)
+        kernel = SimpleNamespace(name="gpu-share-mine", claim_names=set(), share=None)
+        own._kernels = {"mine": kernel}  # type: ignore[dict-item]
+        snapshot = await own.snapshot()
+        assert (snapshot is not None and bool(snapshot.served({"mine"}))) == still
 
 
 async def test_without_anybody_who_waits_nothing_is_read() -> None:

@@ -470,7 +470,7 @@ class Cluster:
             for name, pod in self.pods.objects.items()
             if self.waits(pod)
         ]
-        return [name for _, name in sorted([*own, *self.queue.others])]
+        return [name for _, name in sorted({*own, *self.queue.others})]
 
     def place(self, name: str) -> QueuePosition:
         """A pod's place in that queue; the last one where it is not seen there yet.

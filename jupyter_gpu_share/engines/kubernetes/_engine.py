@@ -356,7 +356,14 @@ class KubernetesEngine(KubernetesSettings):
         if snapshot.served(snapshot.held) == snapshot.served(()):
             return snapshot  # nothing of this server's would help anybody who waits
         # Shares are given back by it: so by what is there now, not by what was shown.
-        return self._seen(cluster, pods, await cluster.refresh())
+        if any(label(pod, SERVER) == cluster.server for pod in pods):
+            still = await cluster.queue.own()
+            pods = [
+                pod
+                for pod in pods
+                if label(pod, SERVER) != cluster.server or pod["metadata"]["name"] in still
+            ]
+        return self._seen(cluster, pods, await cluster.refresh()) if pods else None
 
     def _seen(self, cluster: Cluster, pods: Sequence[Object], facts: Facts) -> ClusterSnapshot:
         """Who waits, by their pods, and what the GPUs hold."""

@@ -125,6 +125,23 @@ class Queue:
             self._known = await self._whole.get(now - _FRESH)
         return self._known[0]
 
+    async def own(self) -> set[str]:
+        """Names of this server's pods that wait now.
+
+        Its watch can have heard nothing for a while, and shares are given back for them.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        query = {
+            "labelSelector": selector(server=self._server, part=self._part),
+            "fieldSelector": _WITHOUT_PLACE,
+        }
+        found = await self._api.list_metadata(PODS, self._namespace, **query)
+        metas = [each["metadata"] for each in found]
+        return {meta["name"] for meta in metas if not meta.get("deletionTimestamp")}
+
     async def _pods(self) -> list[Object]:
         query = {"labelSelector": self._selector, "fieldSelector": _WITHOUT_PLACE}
         found, _ = await self._api.list(PODS, self._namespace, **query)
