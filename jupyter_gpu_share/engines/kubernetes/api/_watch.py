@@ -165,7 +165,7 @@ class Watch:
             await asyncio.wait([task])
         if not self._answered.is_set():
             # Whoever waits for the first list is not left waiting for one that will not come.
-            self._refused = KubernetesError(f"The watch of {self._resource.plural} has been ended.")
+            self._refused = KubernetesError("The access to Kubernetes has been closed.")
             self._answered.set()
 
     @property
