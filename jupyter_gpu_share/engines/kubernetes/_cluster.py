@@ -345,6 +345,11 @@ class Cluster:
             counted = self._counted = self.backend, facts, self.backend.capacity(facts)
         return list(counted[2])
 
+    @property
+    def looked_at(self) -> list[Resource]:
+        """What of the whole cluster is looked at for what is free."""
+        return [resource for _, resource in self._wanted(slices=False).values()]
+
     def _wanted(self, *, slices: bool) -> dict[str, tuple[str, Resource]]:
         """What the backend reads and the cluster has; with ``slices`` only the GPUs."""
         kinds = GPUS if slices else {**HOLDERS, **GPUS}
