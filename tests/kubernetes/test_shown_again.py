@@ -12,7 +12,7 @@ from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.kubernetes import _live
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
-from jupyter_gpu_share.engines.kubernetes.api import Forbidden, Resource
+from jupyter_gpu_share.engines.kubernetes.api import Forbidden, KubernetesError, Resource
 from jupyter_gpu_share.engines.kubernetes.backends import UndecidedBackend
 
 pytestmark = pytest.mark.timeout(PATIENCE)
@@ -90,6 +90,19 @@ async def test_who_waits_for_a_first_list_is_not_kept_at_the_end(
     await cluster.close()
     await asyncio.wait_for(look, 60.0)
     assert following() == []
+
+
+async def test_who_waits_for_a_list_at_the_end_is_told_and_not_cancelled(api: CountedApi) -> None:
+    cluster = looked_at(api)
+    api.answers.clear()
+    asked = [asyncio.ensure_future(cluster.refresh()) for _ in range(2)]
+    await eventually(lambda: api.asked["list pods"] and api.asked["list nodes"], "it is asked")
+    await cluster.close()
+    answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 60.0)
+    assert [str(each) for each in answers] == ["The access to Kubernetes has been closed."] * 2
+    with pytest.raises(KubernetesError, match="closed"):
+        await cluster.refresh(0.0)
+    assert api.asked["list pods"] == 1
 
 
 # -- refusals ------------------------------------------------------------------------------------
