@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -194,3 +195,20 @@ async def test_all_sizes_are_held_against_one_reading() -> None:
     assert cluster.reads == 1
     assert answers == [await one.fits(None, size) for size in sizes]
     assert [why is None for why in answers] == [False, True, False]
+
+
+async def test_others_go_on_while_many_sizes_are_reckoned() -> None:
+    """On thousands of nodes all of them together would hold up the kernels of the server."""
+    one = engine(Known(DraBackend(), [], []))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.ensure_future(others())
+    await one.fits_each(None, [Size.parse(f"1/{n}") for n in range(2, 42)])
+    other.cancel()
+    assert turns >= 40

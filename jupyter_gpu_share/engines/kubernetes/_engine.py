@@ -336,7 +336,11 @@ class KubernetesEngine(KubernetesSettings):
         if kernel := self._kernels.get(kernel_id or ""):
             own = {kernel.name} | kernel.claim_names | kernel.own_claims
             facts = without(facts, cluster.namespace, own)
-        return [_why_not(cluster, size, facts) for size in sizes]
+        answers = []
+        for size in sizes:
+            await asyncio.sleep(0)  # with thousands of nodes all sizes together take a while
+            answers.append(_why_not(cluster, size, facts))
+        return answers
 
     async def snapshot(self) -> Snapshot | None:
         """See :meth:`Engine.snapshot <jupyter_gpu_share.engines.base.Engine.snapshot>`.

@@ -74,3 +74,27 @@ def test_pods_are_not_gone_through_for_each_node_or_group(name: str, of: str, sh
     node = getattr(Shapes(of), shape)
     assert reads(name, node, 200, 40) <= reads(name, node, 50, 40)
     assert reads(name, node, 200, 80) <= 2 * reads(name, node, 200, 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "shape"),
+    [
+        ("device-plugin", "device_plugin", "whole"),
+        ("mig", "mig", "mixed"),
+        ("kai", "kai", "node"),
+    ],
+)
+def test_nodes_are_gone_through_once_for_all_questions(name: str, of: str, shape: str) -> None:
+    node = getattr(Shapes(of), shape)
+    nodes = [
+        Read({**node, "metadata": {**node["metadata"], "name": f"node-{number}"}})
+        for number in range(20)
+    ]
+    known, backend = facts(*nodes), make_backend(name, {}, "pod")
+    assert backend.capacity(known)
+    Read.times = 0
+    for size in ("1/4", "1/8"):
+        backend.render(Size.parse(size), known)
+        assert backend.room(Size.parse(size), known) > 0
+    assert backend.capacity(known)
+    assert Read.times <= 2 * len(nodes), "for what may still come, and no more"

@@ -105,8 +105,10 @@ class GpuNode:
 
 def gpu_nodes(facts: Facts) -> list[GpuNode]:
     """The nodes that offer GPUs or MIG instances as extended resources."""
-    found = (_gpu_node(node, facts) for node in facts.nodes)
-    return [node for node in found if node is not None]
+    if "gpu_nodes" not in facts.made:
+        found = (_gpu_node(node, facts) for node in facts.nodes)
+        facts.made["gpu_nodes"] = [node for node in found if node is not None]
+    return list(facts.made["gpu_nodes"])
 
 
 def open_nodes(facts: Facts) -> list[GpuNode]:
