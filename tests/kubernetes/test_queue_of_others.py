@@ -97,6 +97,43 @@ async def test_it_is_read_only_while_somebody_waits(monkeypatch: pytest.MonkeyPa
     await queue.close()
 
 
+class Failing(CountedApi):
+    """Answers once, and then so many times not."""
+
+    failures = 3
+
+    async def list_metadata(self, resource: Any, namespace: str, **query: str) -> Any:
+        found = await super().list_metadata(resource, namespace, **query)
+        if 1 < self.asked["list metadata of pods"] <= 1 + self.failures:
+            raise Unreachable("away")
+        return found
+
+
+async def test_nobody_seems_to_be_the_first_because_no_answer_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_queue, "_AGAIN", 0.01)
+    api = Failing()
+    api.put("pods", pod("first", 1))
+    read, known = 0, list[bool]()
+
+    def told() -> None:
+        nonlocal read
+        read += 1
+        known.append(bool(queue.others))
+        if read == 1:
+            queue.ask()
+
+    queue = queue_of(api, told)
+    queue.ask()
+    task = queue._task
+    await eventually(lambda: read == 2, "it is read again after the failures")
+    assert queue._task is task, "and was not given up meanwhile"
+    assert known == [True, True]
+    await eventually(task.done, "nobody waits any more")  # type: ignore[union-attr]
+    await queue.close()
+
+
 async def test_that_nobody_waits_is_believed_for_a_while(clock: Clock) -> None:
     api = CountedApi()
     queue = queue_of(api)

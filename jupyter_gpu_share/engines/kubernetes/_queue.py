@@ -86,8 +86,11 @@ class Queue:
     async def _follow(self) -> None:
         while self._asked:
             self._asked = False
-            with suppress(KubernetesError):  # asked again by whoever still waits
+            try:
                 await self._read()
+            except KubernetesError:
+                self._asked = True  # or who waits would seem to be the first all of a sudden
+            else:
                 self._told()
             pause = max(_AGAIN, _EACH * len(self.others))
             await asyncio.sleep(pause * self._random.uniform(0.8, 1.2))
