@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.kubernetes import _live
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
-from jupyter_gpu_share.engines.kubernetes.api import Forbidden, KubernetesError, Resource
+from jupyter_gpu_share.engines.kubernetes.api import Forbidden, KubernetesError, Resource, _watch
 from jupyter_gpu_share.engines.kubernetes.backends import UndecidedBackend
 
 pytestmark = pytest.mark.timeout(PATIENCE)
@@ -117,6 +118,46 @@ async def test_what_may_be_watched_and_not_listed_is_not_tried_with_each_look(
         clock.now += 15.0
         assert "pods" in (await cluster.shown()).missing
     assert api.asked["list pods"] == 2, "for a watch, and instead of it"
+
+
+class Denying(CountedApi):
+    """Takes the right to watch away when told to."""
+
+    denies = False
+
+    @asynccontextmanager
+    async def stream(self, path: str, what: str, query: Any, silence: float) -> AsyncIterator[Any]:
+        if self.denies and "sendInitialEvents" not in query:
+            self.asked["denied"] += 1
+            raise Forbidden("no")
+        async with super().stream(path, what, query, silence) as lines:
+            yield lines
+
+
+async def test_where_the_right_to_watch_is_taken_away_it_lists_and_where_it_is_back_it_watches(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    monkeypatch.setattr(_watch, "_LONGEST_PAUSE", 0.05)
+    api = Denying()
+    api.put("nodes", gpu_node("node-1"))
+    api.denies = True
+    cluster = looked_at(api)
+    await cluster.shown()
+    await eventually(lambda: api.asked["denied"] > 4, "it is tried again")
+    for watch in cluster._looks._watches.values():
+        assert watch._heard is not None
+        watch._heard -= 60.0
+    api.put("pods", gpu_pod("theirs", "node-1"))
+    for seconds in (0.0, 61.0, 61.0):
+        clock.now += seconds
+        assert len((await cluster.shown()).pods) == 1
+    assert (api.asked["list pods"], api.asked["stream pods"]) == (3, 1)
+    api.denies = False
+    await eventually(lambda: api.following("pods") and api.following("nodes"), "it watches")
+    clock.now += 61.0
+    await cluster.shown()
+    assert (api.asked["list pods"], api.asked["stream pods"]) == (3, 1)
+    await cluster.close()
 
 
 async def test_a_right_that_was_there_is_asked_for_again_soon(
