@@ -120,6 +120,17 @@ async def test_what_may_be_watched_and_not_listed_is_not_tried_with_each_look(
     assert api.asked["list pods"] == 2, "for a watch, and instead of it"
 
 
+async def test_a_page_does_not_wait_long_for_what_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the API server does not answer, a list tells so; twice as late is no use."""
+    monkeypatch.setattr(_live, "_PATIENCE", 0.05)
+    api = SlowToSay()
+    api.put("nodes", gpu_node("node-1"))
+    cluster = looked_at(api)
+    assert len(await asyncio.wait_for(cluster.capacity(), 60.0)) == 4
+    assert api.asked["list nodes"] == 1
+    await cluster.close()
+
+
 class Denying(CountedApi):
     """Takes the right to watch away when told to."""
 

@@ -14,7 +14,17 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from .api import Change, Forbidden, Invalid, KubeApi, KubernetesError, NotFound, Resource, Watch
+from .api import (
+    Change,
+    Forbidden,
+    Invalid,
+    KubeApi,
+    KubernetesError,
+    NotFound,
+    Resource,
+    Watch,
+    within,
+)
 
 __all__ = ["Live"]
 
@@ -112,8 +122,8 @@ class Live:
         if may or time.monotonic() - asked < _REFUSED:
             return may
         try:
-            may = await self._api.allowed("watch", resource, None)
-        except KubernetesError:
+            may = await within(_PATIENCE, self._api.allowed("watch", resource, None))
+        except (KubernetesError, asyncio.TimeoutError):
             return False  # whoever lists instead is told why
         self._may[resource] = may, time.monotonic()
         return may
