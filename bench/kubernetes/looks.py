@@ -14,7 +14,7 @@ from threading import Event, Thread
 from typing import Any
 
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster as Known
-from jupyter_gpu_share.engines.kubernetes._cluster import _kept_of
+from jupyter_gpu_share.engines.kubernetes._kept import kept_of
 from jupyter_gpu_share.engines.kubernetes.api import NODES, PODS, KubeApi, Resource
 from jupyter_gpu_share.engines.kubernetes.api._transport import Transport
 from jupyter_gpu_share.runtime import Runtime
@@ -234,7 +234,7 @@ class Contender:
 
 
 async def _lists(api: KubeApi, resource: Resource) -> None:
-    keep, fields = _kept_of(resource)
+    keep, fields = kept_of(resource)
     query = {"fieldSelector": fields} if fields else {}
     for _ in range(_LISTS):
         await api.select(resource, None, keep, **query)

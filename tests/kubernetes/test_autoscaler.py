@@ -209,6 +209,7 @@ async def test_doctor_tells_a_missing_right_to_whom_it_concerns(
         namespace="notebooks",
         backend=SimpleNamespace(name="device-plugin"),
         api=SimpleNamespace(allowed=allowed),
+        looked_at=[],
     )
     told = [finding.what for finding in await _doctor._about_rights(cluster)]
     assert any("may not read Events" in what for what in told) is (bool(settings) and not may)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ class Known(Cluster):
         own = {_name(pod): pod for pod in pods if label(pod, SERVER) == self.server}
         self.pods: Any = SimpleNamespace(objects=own)
         self.queue: Any = Others([pod for pod in pods if _name(pod) not in own])
+        self.queue.waiting = set(own)
         self.claims: Any = SimpleNamespace(objects={_name(claim): claim for claim in claims})
         self.reads = self.looks = 0
 
@@ -39,14 +41,18 @@ class Known(Cluster):
 
 
 class Others:
-    """Other servers' pods that wait."""
+    """Other servers' pods that wait, and the names of this one's that do now."""
 
     def __init__(self, pods: list[Any]) -> None:
         self._pods = pods
+        self.waiting: set[str] = set()
         self.others = [(pod["metadata"]["creationTimestamp"], _name(pod)) for pod in pods]
 
     async def pods(self) -> list[Any]:
         return self._pods
+
+    async def own(self) -> set[str]:
+        return self.waiting
 
 
 def _name(obj: Any) -> str:
@@ -156,6 +162,24 @@ async def test_who_can_help_nobody_lists_nothing_and_who_can_looks_again() -> No
         assert (cluster.looks, cluster.reads) == (1, 1 if helps else 0)
 
 
+async def test_no_share_goes_for_who_has_one_by_now() -> None:
+    """The watch can have heard nothing for a while, and then shows who waited then."""
+    backend = Fitting()
+    backend.helps = True
+    for still in (True, False):
+        pods = [obj("waits", "kernel", size="1/2", conditions=[NO_PLACE])]
+        cluster = Known(backend, pods, [])
+        cluster.facts = Facts(
+            pods=[{"metadata": {"name": "gpu-share-mine", "namespace": "notebooks"}}]
+        )
+        cluster.queue.waiting = {"waits"} if still else set()
+        own = engine(cluster)
+        kernel = SimpleNamespace(name="gpu-share-mine", claim_names=set(), share=None)
+        own._kernels = {"mine": kernel}  # type: ignore[dict-item]
+        snapshot = await own.snapshot()
+        assert (snapshot is not None and bool(snapshot.served({"mine"}))) == still
+
+
 async def test_without_anybody_who_waits_nothing_is_read() -> None:
     cluster = Known(DraBackend(), [obj("unseen", "kernel")], [])
     assert await engine(cluster).snapshot() is None
@@ -171,3 +195,20 @@ async def test_all_sizes_are_held_against_one_reading() -> None:
     assert cluster.reads == 1
     assert answers == [await one.fits(None, size) for size in sizes]
     assert [why is None for why in answers] == [False, True, False]
+
+
+async def test_others_go_on_while_many_sizes_are_reckoned() -> None:
+    """On thousands of nodes all of them together would hold up the kernels of the server."""
+    one = engine(Known(DraBackend(), [], []))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.ensure_future(others())
+    await one.fits_each(None, [Size.parse(f"1/{n}") for n in range(2, 42)])
+    other.cancel()
+    assert turns >= 40

@@ -132,6 +132,26 @@ async def test_what_holds_a_share_is_whose_the_kernel_is(monkeypatch: pytest.Mon
     assert "lease" not in store.of(PODS)
 
 
+async def test_the_share_of_a_kernel_that_was_taken_over_meanwhile_is_not_swept() -> None:
+    """What the sweep sees is a moment old; the pod that waits for the share has not changed."""
+    store = Store()
+    bob = Process(store, "b" * 32)
+    await put_pod(store, "a" * 32, "Running")
+    kernel = store.of(PODS)[NAME]
+    lease = json.loads(json.dumps(kernel))
+    lease["metadata"] |= {"name": "lease", "uid": "u-lease", "ownerReferences": [owner(kernel)]}
+    lease["status"]["phase"] = "Pending"
+    store.objects["pods", "lease"] = lease
+    bob.cluster.pods = SimpleNamespace(objects=json.loads(json.dumps(store.of(PODS))))
+    store.touch(NAME, instance="c" * 32)
+    for bob.now in (0.0, 11.0):
+        await bob.sweeper.sweep()
+        assert "lease" in store.of(PODS)
+    del store.objects["pods", NAME]
+    await bob.sweeper.sweep()
+    assert "lease" not in store.of(PODS), "its kernel is gone"
+
+
 async def test_a_pod_of_a_server_that_has_just_ended_is_left_to_who_takes_it_over() -> None:
     store = Store()
     bob = Process(store, "b" * 32)

@@ -59,6 +59,23 @@ async def test_the_place_counts_who_waits_elsewhere() -> None:
     await cluster.close()
 
 
+async def test_who_was_anothers_a_moment_ago_is_counted_once() -> None:
+    """A server takes over what an earlier one of another name had."""
+    api = CountedApi()
+    api.put("pods", pod("first", 1))
+    cluster = looked_at(api)
+    cluster.pods = SimpleNamespace(  # type: ignore[assignment]
+        objects={"second": pod("second", 20, "alice")}, close=lambda: asyncio.sleep(0)
+    )
+    cluster.queue = queue_of(api)
+    cluster.place("second")
+    await eventually(lambda: cluster.queue.others, "it was read")
+    cluster.pods.objects["first"] = pod("first", 1, "alice")
+    place = cluster.place("second")
+    assert (place.position, place.of) == (2, 2)
+    await cluster.close()
+
+
 async def test_it_is_read_only_while_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_queue, "_AGAIN", 0.01)
     api = CountedApi()
@@ -77,6 +94,43 @@ async def test_it_is_read_only_while_somebody_waits(monkeypatch: pytest.MonkeyPa
     assert queue._task is not None
     await eventually(queue._task.done, "nobody waits any more")
     assert queue.others == [], "what is known grows old"
+    await queue.close()
+
+
+class Failing(CountedApi):
+    """Answers once, and then so many times not."""
+
+    failures = 3
+
+    async def list_metadata(self, resource: Any, namespace: str, **query: str) -> Any:
+        found = await super().list_metadata(resource, namespace, **query)
+        if 1 < self.asked["list metadata of pods"] <= 1 + self.failures:
+            raise Unreachable("away")
+        return found
+
+
+async def test_nobody_seems_to_be_the_first_because_no_answer_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_queue, "_AGAIN", 0.01)
+    api = Failing()
+    api.put("pods", pod("first", 1))
+    read, known = 0, list[bool]()
+
+    def told() -> None:
+        nonlocal read
+        read += 1
+        known.append(bool(queue.others))
+        if read == 1:
+            queue.ask()
+
+    queue = queue_of(api, told)
+    queue.ask()
+    task = queue._task
+    await eventually(lambda: read == 2, "it is read again after the failures")
+    assert queue._task is task, "and was not given up meanwhile"
+    assert known == [True, True]
+    await eventually(task.done, "nobody waits any more")  # type: ignore[union-attr]
     await queue.close()
 
 
@@ -112,6 +166,19 @@ async def test_that_somebody_waits_is_read_just_now(clock: Clock) -> None:
     api.objects["pods"][0]["spec"]["nodeName"] = "node-1"
     clock.now += 2.0
     assert await queue.pods() == []
+
+
+async def test_who_waits_of_ones_own_is_read_from_the_storage() -> None:
+    api = CountedApi()
+    api.put("pods", pod("waits", 1, "alice"))
+    api.put("pods", pod("ends", 2, "alice"))
+    api.objects["pods"][1]["metadata"]["deletionTimestamp"] = "2026-11-29T12:00:00Z"
+    assert await queue_of(api).own() == {"waits"}
+    (query,) = api.queries
+    assert "resourceVersion" not in query, "what the server has in its memory may be old"
+    assert query["fieldSelector"] == "spec.nodeName=,status.phase=Pending"
+    assert f"{SERVER}=alice" in query["labelSelector"]
+    assert f"{PART}=kernel" in query["labelSelector"]
 
 
 async def test_a_reading_that_failed_says_nothing() -> None:

@@ -7,6 +7,7 @@ import json
 from manifests import FOLDER, KERNEL_ACCOUNT, documents, rights
 
 from jupyter_gpu_share.engines.kubernetes import _doctor
+from jupyter_gpu_share.engines.kubernetes._kept import GPUS, HOLDERS
 
 
 def test_the_doctor_looks_for_the_rights_that_the_roles_grant() -> None:
@@ -25,6 +26,16 @@ def test_the_doctor_looks_for_the_rights_that_the_roles_grant() -> None:
         ("list", "events"),
     }
     assert rights(base) == needed | more
+
+
+def test_what_is_looked_at_may_be_listed_and_watched() -> None:
+    """With the right to list alone each look lists all pods of the cluster."""
+    granted = set()
+    for overlay in ("cluster-read", "cluster-read-pods"):
+        for item in documents(f"overlays/{overlay}/role.yaml"):
+            granted |= rights(item) if "rules" in item else set()
+    for plural in (*GPUS, *HOLDERS):
+        assert {("list", plural), ("watch", plural)} <= granted
 
 
 def test_nothing_is_granted_by_a_star_and_nothing_at_all_to_kernels() -> None:

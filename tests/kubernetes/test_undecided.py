@@ -47,9 +47,9 @@ class Growing(Cluster):
         await self._read_old(120.0, slices=True)
         await self._decide()
 
-    def later(self) -> None:
-        """What was read is not used any more."""
-        self._read.clear()
+    def later(self, seconds: float = 1000.0) -> None:
+        """What was read is so much older."""
+        self._read = {what: at - seconds for what, at in self._read.items()}
 
 
 async def test_what_comes_after_the_server_is_found_when_it_is_asked_for() -> None:
@@ -76,12 +76,13 @@ async def test_a_server_that_may_read_no_nodes_starts_and_says_so_later() -> Non
 
 
 async def test_a_refusal_counts_only_by_what_is_there_now() -> None:
+    """A user who sees the node come and starts a kernel is not told that there is none."""
     cluster = Growing(KubernetesEngine(), SHAPES["mps10"])
     await cluster.begin()
-    cluster.nodes.append(SHAPES["slices4"])
     with pytest.raises(NoGpuError):
         await cluster.render(Size.parse("20GiB"))
-    cluster.later()
+    cluster.nodes.append(SHAPES["slices4"])
+    cluster.later(2.0)
     assert (await cluster.render(Size.parse("20GiB"))).note == ""
 
 

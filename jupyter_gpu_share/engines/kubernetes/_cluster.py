@@ -8,7 +8,7 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,9 @@ import zmq.asyncio
 from ...allocations import QueuePosition
 from ...errors import EngineError, NoGpuError
 from ...size import Size
+from ..base import Capacity
 from ._events import Events
+from ._kept import GPUS, HOLDERS, kept_of
 from ._live import Live
 from ._names import SERVER, label, selector, server_name
 from ._pods import files_body
@@ -30,11 +32,8 @@ from ._settings import KubernetesSettings
 from ._shared import Shared
 from .api import (
     CLAIMS,
-    CLASSES,
     CONFIG_MAPS,
-    NODES,
     PODS,
-    SLICES,
     AlreadyExists,
     Change,
     Forbidden,
@@ -49,10 +48,8 @@ from .backends import (
     Facts,
     Rendered,
     UndecidedBackend,
-    asks_for_gpus,
     dig,
     make_backend,
-    trimmed,
 )
 from .backends import detect as detect_backends
 
@@ -67,21 +64,9 @@ _STALE_NODES = 30.0
 #: Seconds that what is only shown may be old where it cannot be followed: after something of this
 #: server has changed, and while nothing of it does.
 _SHOWN, _UNCHANGED = 10.0, 60.0
-#: Seconds until it is tried again whether a right to see who holds what was granted.
-_REFUSED = 600.0
-
-#: What can be known of GPUs, and who holds them: by the API's plural, where it goes in the facts.
-_GPUS: dict[str, tuple[str, Resource]] = {
-    "nodes": ("nodes", NODES),
-    "resourceslices": ("slices", SLICES),
-    "deviceclasses": ("device_classes", CLASSES),
-}
-_HOLDERS: dict[str, tuple[str, Resource]] = {
-    "resourceclaims": ("claims", CLAIMS),
-    "pods": ("pods", PODS),
-}
-#: Only those that run or wait take anything of a GPU.
-_TAKING = "status.phase!=Succeeded,status.phase!=Failed"
+#: Seconds until it is tried again whether a right to see who holds what was granted, and whether
+#: one is back that was there: an API server that comes back refuses before it knows who may what.
+_REFUSED, _WITHDRAWN = 600.0, 30.0
 
 
 class Cluster:
@@ -117,12 +102,16 @@ class Cluster:
         #: When something of this server has changed last; monotonic.
         self._moved = time.monotonic()
         #: What is read, in the API's plural: until a backend is chosen, what shows which there is.
-        self._reads = frozenset(_GPUS)
-        #: When what is known was read, and since when it may not be read, by field; monotonic.
+        self._reads = frozenset(GPUS)
+        #: When what is known was read, and until when it is not asked for, by field; monotonic.
         self._read: dict[str, float] = {}
         self._refused: dict[str, float] = {}
         self._readings: dict[str, Shared[list[Object]]] = {}
         self._live: Live | None = None
+        #: What was shown last: what was known by lists and by watches, and both together.
+        self._shown: tuple[Facts, dict[str, Any], Facts] | None = None
+        #: What was shown of GPUs last, and by which backend and facts.
+        self._counted: tuple[Backend, Facts, list[Capacity]] | None = None
         self._refreshing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -161,7 +150,7 @@ class Cluster:
                 await self._refreshing
         for reading in self._readings.values():
             await reading.close()
-        for watch in (getattr(self, "pods", None), self.claims, self._live):
+        for watch in (getattr(self, "pods", None), self.claims, self._looks):
             if watch is not None:
                 await watch.close()
         for part in ("events", "queue"):
@@ -243,18 +232,24 @@ class Cluster:
 
     # -- knowledge of the GPUs ---------------------------------------------------------------
 
-    async def refresh(self, stale: float = _STALE_CLAIMS, *, slices: bool = False) -> Facts:
+    async def refresh(
+        self, stale: float = _STALE_CLAIMS, *, slices: bool = False, nodes: float = _STALE_NODES
+    ) -> Facts:
         """Read again what is older than ``stale`` seconds; with ``slices`` only the GPUs.
+
+        Parameters
+        ----------
+        nodes: seconds that what GPUs there are may be old in any case.
 
         Raises
         ------
         KubernetesError
         EngineError: the backend that is found now cannot be used with the settings.
         """
-        await self._read_old(stale, slices=slices)
+        await self._read_old(stale, slices=slices, nodes=nodes)
         if self.undecided:
             await self._decide()
-            await self._read_old(stale, slices=slices)
+            await self._read_old(stale, slices=slices, nodes=nodes)
         return self.facts
 
     async def render(self, size: Size) -> Rendered:
@@ -268,7 +263,7 @@ class Cluster:
         try:
             return self.backend.render(size, self.facts_for(size))
         except NoGpuError:
-            await self.refresh(0.0, slices=True)
+            await self.refresh(_STALE_CLAIMS, slices=True, nodes=_STALE_CLAIMS)
             return self.backend.render(size, self.facts_for(size))
 
     async def know_node(self, name: str) -> None:
@@ -305,36 +300,69 @@ class Cluster:
         ------
         KubernetesError, EngineError
         """
-        if self.undecided:
-            return await self.refresh()
-        if self._live is None:
-            self._live = Live(self.api, self.settings.watch_period)
-        wanted = self._wanted(slices=False)
+        wanted, looks = self._wanted(slices=False), self._looks
         live = await asyncio.gather(
-            *(self._live.objects(resource, *_kept_of(resource)) for _, resource in wanted.values())
+            *(looks.objects(resource, *kept_of(resource)) for _, resource in wanted.values())
         )
         seen = {what: items for what, items in zip(wanted, live, strict=True) if items is not None}
         # What was read after the last change of ours is as good as new to whoever looks.
         oldest = _UNCHANGED if now_and_then else _SHOWN
         age = min(max(time.monotonic() - self._moved, _SHOWN), oldest)
         await self._read_these({what: age for what in wanted if what not in seen})
-        changes: dict[str, Any] = {wanted[what][0]: items for what, items in seen.items()}
-        missing = self.facts.missing - seen.keys()
-        return replace(self.facts, missing=missing, **changes)
+        facts = self._with({wanted[what][0]: items for what, items in seen.items()}, seen.keys())
+        if self.undecided and detect_backends(facts):
+            return await self.refresh()
+        return facts
+
+    @property
+    def _looks(self) -> Live:
+        if self._live is None:
+            self._live = Live(self.api, self.settings.watch_period)
+        return self._live
+
+    def _with(self, followed: dict[str, Any], which: Collection[str]) -> Facts:
+        """What is known, with what is followed; the same object where nothing of it has changed."""
+        if self._shown is not None:
+            known, before, facts = self._shown
+            same = before.keys() == followed.keys()
+            if known is self.facts and same and all(before[k] is followed[k] for k in followed):
+                return facts
+        facts = replace(self.facts, missing=self.facts.missing.difference(which), **followed)
+        self._shown = self.facts, followed, facts
+        return facts
+
+    async def capacity(self) -> list[Capacity]:
+        """The GPUs with what is free of them, for those who only look, as `shown`.
+
+        Raises
+        ------
+        KubernetesError, EngineError
+        """
+        facts = await self.shown()
+        counted = self._counted
+        if counted is None or counted[0] is not self.backend or counted[1] is not facts:
+            # Thousands of pods and nodes are counted when one has changed, not for each look.
+            counted = self._counted = self.backend, facts, self.backend.capacity(facts)
+        return list(counted[2])
+
+    @property
+    def looked_at(self) -> list[Resource]:
+        """What of the whole cluster is looked at for what is free."""
+        return [resource for _, resource in self._wanted(slices=False).values()]
 
     def _wanted(self, *, slices: bool) -> dict[str, tuple[str, Resource]]:
         """What the backend reads and the cluster has; with ``slices`` only the GPUs."""
-        kinds = _GPUS if slices else {**_HOLDERS, **_GPUS}
+        kinds = GPUS if slices else {**HOLDERS, **GPUS}
         return {
             what: (field, resource)
             for what, (field, resource) in kinds.items()
             if what in self._reads and resource.api_version in {"v1", *self.facts.groups}
         }
 
-    async def _read_old(self, stale: float, *, slices: bool) -> None:
+    async def _read_old(self, stale: float, *, slices: bool, nodes: float = _STALE_NODES) -> None:
         await self._read_these(
             {
-                what: max(stale, _STALE_NODES) if what in _GPUS else stale
+                what: max(stale, nodes) if what in GPUS else stale
                 for what in self._wanted(slices=slices)
             }
         )
@@ -343,11 +371,12 @@ class Cluster:
         """Read what is older than it may be, each in seconds. All who ask at once share a list."""
         now = time.monotonic()
         due = [
-            (what, *(_GPUS | _HOLDERS)[what], now - age)
+            (what, *(GPUS | HOLDERS)[what], now - age)
             for what, age in ages.items()
-            if now - self._read.get(what, -1e9) > age
-            and now - self._refused.get(what, -1e9) > _REFUSED
+            if now - self._read.get(what, -1e9) > age and now > self._refused.get(what, -1e9)
         ]
+        if not due:
+            return
         results = await asyncio.gather(
             *(self._reading(resource).get(since) for _, _, resource, since in due),
             return_exceptions=True,
@@ -356,10 +385,12 @@ class Cluster:
         changes: dict[str, Any] = {}
         for (what, field, _, _), result in zip(due, results, strict=True):
             if isinstance(result, Forbidden | NotFound):
+                if what in HOLDERS and now > self._refused.get(what, -1e9):
+                    # It would be asked for all the time.
+                    had = what in self._read and what not in self.facts.missing
+                    self._refused[what] = now + (_WITHDRAWN if had else _REFUSED)
                 missing.add(what)
                 self._read[what] = now
-                if what in _HOLDERS:
-                    self._refused[what] = now  # it would be asked for all the time
             elif isinstance(result, BaseException):
                 raise result
             elif result[1] >= self._read.get(what, -1e9):
@@ -375,7 +406,7 @@ class Cluster:
     async def _list(self, resource: Resource) -> list[Object]:
         # Page by page from the storage: as one answer from the server's memory, which
         # resourceVersion=0 would give, all pods of a cluster would be too much for this one.
-        keep, fields = _kept_of(resource)
+        keep, fields = kept_of(resource)
         query = {"fieldSelector": fields} if fields else {}
         return await self.api.select(resource, None, keep, **query)
 
@@ -444,7 +475,7 @@ class Cluster:
             for name, pod in self.pods.objects.items()
             if self.waits(pod)
         ]
-        return [name for _, name in sorted([*own, *self.queue.others])]
+        return [name for _, name in sorted({*own, *self.queue.others})]
 
     def place(self, name: str) -> QueuePosition:
         """A pod's place in that queue; the last one where it is not seen there yet.
@@ -455,20 +486,3 @@ class Cluster:
         waiting = self.waiting()
         position = waiting.index(name) + 1 if name in waiting else len(waiting) + 1
         return QueuePosition(position, max(len(waiting), position))
-
-
-def _about_gpus(pod: Object) -> Object | None:
-    """What is kept of a pod that may be anybody's."""
-    return dict(trimmed(pod)) if asks_for_gpus(pod) else None
-
-
-def _without_images(obj: Object) -> Object:
-    """An object without what is large and of no use here, such as a node's list of images."""
-    obj["metadata"].pop("managedFields", None)
-    (obj.get("status") or {}).pop("images", None)
-    return obj
-
-
-def _kept_of(resource: Resource) -> tuple[Callable[[Object], Object | None], str]:
-    """What is kept of the objects of the whole cluster, and which of them are asked for."""
-    return (_about_gpus, _TAKING) if resource is PODS else (_without_images, "")

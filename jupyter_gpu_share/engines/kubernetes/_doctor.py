@@ -141,6 +141,7 @@ async def _about_rights(cluster: Cluster) -> list[Finding]:
                 _APPLY,
             )
         )
+    found += await _about_looks(cluster)
     if not await cluster.api.allowed("get", PODS, cluster.namespace, "log"):
         found.append(
             Finding(
@@ -150,6 +151,28 @@ async def _about_rights(cluster: Cluster) -> list[Finding]:
             )
         )
     return found
+
+
+async def _about_looks(cluster: Cluster) -> list[Finding]:
+    """What of the whole cluster may be listed, but not watched: roles were so before."""
+    api = cluster.api
+    unwatched = [
+        resource.plural
+        for resource in cluster.looked_at
+        if await api.allowed("list", resource, None)
+        and not await api.allowed("watch", resource, None)
+    ]
+    if not unwatched:
+        return []
+    overlay = "cluster-read-pods" if PODS.plural in unwatched else "cluster-read"
+    return [
+        Finding(
+            "note",
+            f"This server may list {', '.join(unwatched)} of the cluster, and not watch them: for "
+            "pages that show what is free it lists them again and again.",
+            f"kubectl apply -k etc/kubernetes/overlays/{overlay}",
+        )
+    ]
 
 
 async def _about_style(cluster: Cluster) -> list[Finding]:

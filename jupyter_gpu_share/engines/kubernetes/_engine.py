@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from ..._threads import to_the_end
-from ...allocations import Allocation, QueuePosition, Share, State
+from ...allocations import Allocation, QueuePosition, Share
 from ...errors import EngineError, GpuShareError, NoGpuError, SizeError
 from ...sentences import say
 from ...size import Size
@@ -25,11 +25,9 @@ from ..base import (
     Running,
     Snapshot,
     Usage,
-    Waiter,
     Waiting,
 )
 from . import _doctor
-from . import _failures as failures
 from ._annotation import Annotation
 from ._cluster import Cluster, Object
 from ._kernel import PodKernel, size_of
@@ -39,13 +37,14 @@ from ._names import PART, SERVER, annotation, label
 from ._ownership import TAKEN_OVER
 from ._pods import address_of, connection_of
 from ._queue import waits
+from ._rows import rows
 from ._settings import KubernetesSettings
-from ._shares import share_of_pods
-from ._snapshot import ClusterSnapshot, without
+from ._snapshot import without
 from ._sweeper import Sweeper
+from ._wanted import wanted
 from .api import PODS, SECRETS, Conflict, Forbidden, NotFound
 from .api import Change as ObjectChange
-from .backends import Facts, dig
+from .backends import Facts
 
 __all__ = ["KubernetesEngine"]
 
@@ -297,8 +296,7 @@ class KubernetesEngine(KubernetesSettings):
 
     async def capacity(self) -> list[Capacity]:
         """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
-        cluster = await self._opened()
-        return cluster.backend.capacity(await cluster.shown())
+        return await (await self._opened()).capacity()
 
     async def gpus(self, *, known: bool = False) -> list[Capacity]:
         """See :meth:`Engine.gpus <jupyter_gpu_share.engines.base.Engine.gpus>`."""
@@ -311,18 +309,7 @@ class KubernetesEngine(KubernetesSettings):
 
         Other servers' kernels are other people's, and are not shown.
         """
-        cluster = await self._opened()
-        places = {name: n for n, name in enumerate(cluster.waiting(), start=1)}
-        pods = {
-            name: pod
-            for name, pod in cluster.pods.objects.items()
-            if label(pod, PART) == "kernel" and label(pod, SERVER) == cluster.server
-        }
-        own = cluster.own_claims("")
-        claims = share_of_pods(pods, own, lambda claim: bool(dig(claim, "status", "allocation")))
-        return [
-            _allocation(cluster, pod, claims.get(name, []), places) for name, pod in pods.items()
-        ]
+        return rows(await self._opened(), self.name)
 
     async def fits(self, kernel_id: str | None, size: Size) -> str | None:
         """See :meth:`Engine.fits <jupyter_gpu_share.engines.base.Engine.fits>`."""
@@ -337,7 +324,11 @@ class KubernetesEngine(KubernetesSettings):
         if kernel := self._kernels.get(kernel_id or ""):
             own = {kernel.name} | kernel.claim_names | kernel.own_claims
             facts = without(facts, cluster.namespace, own)
-        return [_why_not(cluster, size, facts) for size in sizes]
+        answers = []
+        for size in sizes:
+            await asyncio.sleep(0)  # with thousands of nodes all sizes together take a while
+            answers.append(_why_not(cluster, size, facts))
+        return answers
 
     async def snapshot(self) -> Snapshot | None:
         """See :meth:`Engine.snapshot <jupyter_gpu_share.engines.base.Engine.snapshot>`.
@@ -348,42 +339,8 @@ class KubernetesEngine(KubernetesSettings):
         cluster = self._cluster
         if cluster is None:
             return None
-        own = [pod for pod in cluster.pods.objects.values() if cluster.waits(pod)]
-        pods = sorted([*own, *await cluster.queue.pods()], key=_turn)
-        pods = [pod for pod in pods if failures.unschedulable(pod) and not size_of(pod).is_none]
-        if not pods:
-            return None
-        snapshot = self._seen(cluster, pods, await cluster.shown(now_and_then=False))
-        if snapshot.served(snapshot.held) == snapshot.served(()):
-            return snapshot  # nothing of this server's would help anybody who waits
-        # Shares are given back by it: so by what is there now, not by what was shown.
-        return self._seen(cluster, pods, await cluster.refresh())
-
-    def _seen(self, cluster: Cluster, pods: Sequence[Object], facts: Facts) -> ClusterSnapshot:
-        """Who waits, by their pods, and what the GPUs hold."""
-        waiting: list[Waiter] = []
-        only: dict[int, frozenset[str]] = {}
-        resting: set[str] = set()
-        for pod in pods:
-            kernel_id = annotation(pod, "kernel-id")
-            kernel = self._kernels.get(kernel_id)
-            if kernel is not None and kernel.share is not None and kernel.share.devices:
-                # Its process is on a GPU already, and can go back to no other.
-                only[len(waiting)] = frozenset(device.uuid for device in kernel.share.devices)
-                resting |= kernel.own_claims  # a part of the share that it waits for
-            waiting.append(Waiter(kernel_id or None, size_of(pod)))
-        return ClusterSnapshot(
-            waiting=tuple(waiting),
-            backend=cluster.backend,
-            facts=without(facts, cluster.namespace, resting),
-            namespace=cluster.namespace,
-            held={
-                kernel_id: frozenset({kernel.name} | kernel.claim_names)
-                for kernel_id, kernel in self._kernels.items()
-            },
-            only=only,
-            placements={size: profile.placement for size, profile in self.profiles.items()},
-        )
+        placements = {size: profile.placement for size, profile in self.profiles.items()}
+        return await wanted(cluster, self._kernels, placements)
 
     async def rounding(self, size: Size) -> str:
         """See :meth:`Engine.rounding <jupyter_gpu_share.engines.base.Engine.rounding>`."""
@@ -494,11 +451,6 @@ def _adoptable(pod: Object, server: str) -> bool:
     )
 
 
-def _turn(pod: Object) -> tuple[str, str]:
-    """By what pods are in the order of the queue."""
-    return pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]
-
-
 def _why_not(cluster: Cluster, size: Size, facts: Facts) -> str | None:
     """Why a size cannot be had at once; None if it can."""
     if size.is_none:
@@ -514,38 +466,3 @@ def _why_not(cluster: Cluster, size: Size, facts: Facts) -> str | None:
     if cluster.backend.reads & facts.missing:
         return None  # what is free is not known to this server: the scheduler will tell
     return f"No GPU of the cluster has {size} free now."
-
-
-def _allocation(
-    cluster: Cluster, pod: Object, claims: Sequence[Object], places: Mapping[str, int]
-) -> Allocation:
-    """What a pod holds; ``places`` are those in the queue, from 1, by the names of pods."""
-    name = pod["metadata"]["name"]
-    share = cluster.backend.granted(pod, claims, cluster.facts)
-    cause = failures.end_of(pod, None)
-    phase = (pod.get("status") or {}).get("phase")
-    if cause is not None:
-        state, reason = State.FAILED, cause.text
-    elif pod["metadata"].get("deletionTimestamp"):
-        state, reason = State.ENDED, "The kernel's pod ends."
-    elif phase == "Running":
-        state, reason = State.ACTIVE, ""
-    elif name in places:
-        state, reason = State.QUEUED, failures.unschedulable(pod) or ""
-    else:
-        state, reason = State.STARTING, ""
-    queued = state is State.QUEUED
-    return Allocation(
-        kernel_id=annotation(pod, "kernel-id"),
-        kernel_name=annotation(pod, "kernel-name"),
-        path=annotation(pod, "path") or None,
-        user=annotation(pod, "user") or None,
-        size=annotation(pod, "size"),
-        state=state,
-        reason=reason,
-        share=share,
-        queue=QueuePosition(places[name], len(places)) if queued else None,
-        engine=KubernetesEngine.name,
-        backend=annotation(pod, "backend") or None,
-        style=annotation(pod, "style") or None,
-    )

@@ -39,9 +39,9 @@ __all__ = ["Lease"]
 _LONGER = 300
 #: Seconds that one more lease is waited for. The scheduler is asked once again within them.
 _PATIENCE = 20.0
-#: Looks at the GPUs for one that is not known yet, and the seconds between. They are read anew
-#: every half minute, however often somebody looks.
-_LOOKS, _PAUSE = 45, 1.0
+#: Looks at the GPUs for one that is not known yet, and the seconds between; how old what was read
+#: may be then, in seconds, so that one that is gone does not have them listed with each look.
+_LOOKS, _PAUSE, _OLD = 45, 1.0, 5.0
 
 
 class Lease:
@@ -397,7 +397,7 @@ class Lease:
                 break
             await asyncio.sleep(_PAUSE)
             with suppress(KubernetesError):  # looked at again
-                await self._cluster.refresh(0.0, slices=True)
+                await self._cluster.refresh(0.0, slices=True, nodes=_OLD)
         return self._cluster.facts
 
     def _pod(self, labels: Labels) -> Object:

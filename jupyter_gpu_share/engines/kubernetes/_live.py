@@ -11,9 +11,20 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from .api import Forbidden, Invalid, KubeApi, KubernetesError, NotFound, Resource, Watch
+from .api import (
+    Change,
+    Forbidden,
+    Invalid,
+    KubeApi,
+    KubernetesError,
+    NotFound,
+    Resource,
+    Watch,
+    within,
+)
 
 __all__ = ["Live"]
 
@@ -48,12 +59,15 @@ class Live:
         self._may: dict[Resource, tuple[bool, float]] = {}
         #: Those that were not there in time.
         self._late: set[Resource] = set()
+        #: What was told last, until something changes.
+        self._told: dict[Resource, list[Object]] = {}
         self._ending: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def objects(
         self, resource: Resource, keep: Callable[[Object], Object | None], fields: str = ""
     ) -> list[Object] | None:
-        """The objects as they are now.
+        """The objects as they are now, the same list as before where nothing has changed.
 
         None where that is not known this way: they may not be watched, or the watch does not hear
         of them. A list will tell them, or why it cannot.
@@ -66,13 +80,15 @@ class Live:
         self._asked[resource] = time.monotonic()
         if resource not in self._watches and not await self._allowed(resource):
             return None
+        if self._closed:
+            return None  # whoever asked before the end would begin a watch that nobody ends
         watch = self._watches.get(resource)
         if watch is None:
             watch = self._watches[resource] = Watch(
                 self._api,
                 resource,
                 None,
-                lambda _: None,
+                partial(self._changed, resource),
                 fields=fields,
                 everywhere=resource.namespaced,
                 keep=keep,
@@ -84,9 +100,10 @@ class Live:
         try:
             await watch.synced(0.0 if resource in self._late else _PATIENCE)
         except (Forbidden, Invalid, NotFound):
+            # The right to list them is missing, say: not tried again with each look.
+            self._may[resource] = False, time.monotonic()
             if self._watches.get(resource) is watch:
-                del self._watches[resource]
-            await watch.close()
+                await self._end(resource)
             return None
         except KubernetesError:
             # It may be large, and the network slow: it goes on, and is not waited for again.
@@ -96,15 +113,17 @@ class Live:
         health = watch.health
         if health.error and (health.age is None or health.age > _BELIEVED):
             return None
-        return list(watch.objects.values())
+        if resource not in self._told:
+            self._told[resource] = list(watch.objects.values())
+        return self._told[resource]
 
     async def _allowed(self, resource: Resource) -> bool:
         may, asked = self._may.get(resource, (False, -_REFUSED))
         if may or time.monotonic() - asked < _REFUSED:
             return may
         try:
-            may = await self._api.allowed("watch", resource, None)
-        except KubernetesError:
+            may = await within(_PATIENCE, self._api.allowed("watch", resource, None))
+        except (KubernetesError, asyncio.TimeoutError):
             return False  # whoever lists instead is told why
         self._may[resource] = may, time.monotonic()
         return may
@@ -115,14 +134,23 @@ class Live:
             now = time.monotonic()
             for resource in list(self._watches):
                 if now - self._asked[resource] >= _LINGER:
-                    await self._watches.pop(resource).close()
+                    await self._end(resource)
+
+    def _changed(self, resource: Resource, change: Change) -> None:
+        self._told.pop(resource, None)
+
+    async def _end(self, resource: Resource) -> None:
+        watch = self._watches.pop(resource)
+        self._late.discard(resource)
+        self._told.pop(resource, None)
+        await watch.close()
 
     async def close(self) -> None:
         """Follow nothing any more."""
+        self._closed = True
         if self._ending is not None:
             self._ending.cancel()
             with suppress(asyncio.CancelledError):
                 await self._ending
-        for watch in list(self._watches.values()):
-            await watch.close()
-        self._watches.clear()
+        for resource in list(self._watches):
+            await self._end(resource)

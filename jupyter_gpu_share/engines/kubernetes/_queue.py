@@ -86,8 +86,11 @@ class Queue:
     async def _follow(self) -> None:
         while self._asked:
             self._asked = False
-            with suppress(KubernetesError):  # asked again by whoever still waits
+            try:
                 await self._read()
+            except KubernetesError:
+                self._asked = True  # or who waits would seem to be the first all of a sudden
+            else:
                 self._told()
             pause = max(_AGAIN, _EACH * len(self.others))
             await asyncio.sleep(pause * self._random.uniform(0.8, 1.2))
@@ -124,6 +127,23 @@ class Queue:
         elif self._known[0] and now - self._known[1] > _FRESH:
             self._known = await self._whole.get(now - _FRESH)
         return self._known[0]
+
+    async def own(self) -> set[str]:
+        """Names of this server's pods that wait now.
+
+        Its watch can have heard nothing for a while, and shares are given back for them.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        query = {
+            "labelSelector": selector(server=self._server, part=self._part),
+            "fieldSelector": _WITHOUT_PLACE,
+        }
+        found = await self._api.list_metadata(PODS, self._namespace, **query)
+        metas = [each["metadata"] for each in found]
+        return {meta["name"] for meta in metas if not meta.get("deletionTimestamp")}
 
     async def _pods(self) -> list[Object]:
         query = {"labelSelector": self._selector, "fieldSelector": _WITHOUT_PLACE}

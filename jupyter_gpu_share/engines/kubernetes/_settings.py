@@ -87,8 +87,9 @@ class KubernetesSettings(Engine):
         config=True,
         help="""
         Seconds after which a watch of the cluster is begun anew; up to a fifth less, so that not
-        all servers do it at once. A connection that died without a word is noticed 5 s later, and
-        after 90 s at the latest, as the API server is heard every minute. Default 300.
+        all servers do it at once. A connection that the network has lost is noticed within 30 s,
+        one that stands without a word after 90 s, as the API server is heard every minute.
+        Default 300.
 
         ::
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from .api import KubernetesError
+
 __all__ = ["Shared"]
 
 T = TypeVar("T")
@@ -25,6 +27,7 @@ class Shared(Generic[T]):
         self._read = read
         self._task: asyncio.Task[T] | None = None
         self._began = 0.0
+        self._closed = False
 
     async def get(self, since: float) -> tuple[T, float]:
         """What was read, and when that began, which is ``since`` or later; monotonic.
@@ -34,20 +37,24 @@ class Shared(Generic[T]):
 
         Raises
         ------
+        KubernetesError: it was given up.
         Exception: as the reading.
         """
-        while True:
+        while not self._closed:
             task, began = self._task, self._began
             if task is None or task.done():
                 self._began = began = time.monotonic()
                 self._task = task = asyncio.create_task(self._read())
                 task.add_done_callback(_seen)
             await asyncio.wait([task])
-            if began >= since:
+            if began >= since and not task.cancelled():
                 return task.result(), began
+        # Not as a cancellation, which would be whoever asks, who then says nothing to a page.
+        raise KubernetesError("The access to Kubernetes has been closed.")
 
     async def close(self) -> None:
         """Give up what is being read."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError, Exception):

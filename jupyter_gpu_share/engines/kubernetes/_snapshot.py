@@ -46,10 +46,12 @@ class ClusterSnapshot:
         if names not in self._known:
             facts = without(self.facts, self.namespace, names)
             place = _Wholes(facts, self) if self.backend.whole else _Parts(facts, self)
+            # Once for each size: hundreds wait for a few sizes, and it takes all nodes and pods.
+            can = {size: self._can(size, facts) for size in {each.size for each in self.waiting}}
             self._known[names] = frozenset(
                 n
                 for n, waiter in enumerate(self.waiting)
-                if self._can(waiter.size, facts) and place.take(n, waiter.size)
+                if can[waiter.size] and place.take(n, waiter.size)
             )
         return self._known[names]
 
@@ -72,27 +74,35 @@ class _Parts:
     def __init__(self, facts: Facts, snapshot: ClusterSnapshot) -> None:
         self._gpus: list[Capacity] = snapshot.backend.capacity(facts)
         self._free = [gpu.free_bytes for gpu in self._gpus]
-        self._only = snapshot.only
         self._facts = facts
         self._snapshot = snapshot
+        #: By size, and the only GPUs that will do: which may, with what the size needs of each.
+        self._needs: dict[tuple[Size, frozenset[str] | None], list[tuple[int, int]]] = {}
 
     def take(self, index: int, size: Size) -> bool:
-        only = self._only.get(index)
-        if only is None and size in self._snapshot.placements:
-            facts = self._snapshot.facts_for(size, self._facts)
-            only = frozenset(gpu.uuid for gpu in self._snapshot.backend.capacity(facts))
+        which = size, self._snapshot.only.get(index)
+        if which not in self._needs:
+            self._needs[which] = self._needed(*which)
         room = sorted(
-            (self._free[n], n, need)
-            for n, gpu in enumerate(self._gpus)
-            if gpu.profile == size.profile
-            and (only is None or gpu.uuid in only)
-            and self._free[n] >= (need := self._snapshot.backend.need(size, gpu, self._facts)) > 0
+            (self._free[n], n, need) for n, need in self._needs[which] if self._free[n] >= need > 0
         )
         if len(room) < size.count:
+            self._needs[which] = []  # there is only less room for those who come later
             return False
         for _, n, need in room[: size.count]:
             self._free[n] -= need
         return True
+
+    def _needed(self, size: Size, only: frozenset[str] | None) -> list[tuple[int, int]]:
+        backend = self._snapshot.backend
+        if only is None and size in self._snapshot.placements:
+            facts = self._snapshot.facts_for(size, self._facts)
+            only = frozenset(gpu.uuid for gpu in backend.capacity(facts))
+        return [
+            (n, backend.need(size, gpu, self._facts))
+            for n, gpu in enumerate(self._gpus)
+            if gpu.profile == size.profile and (only is None or gpu.uuid in only)
+        ]
 
 
 class _Wholes:
@@ -103,13 +113,18 @@ class _Wholes:
         self._facts = facts
         self._snapshot = snapshot
         self._taken: dict[str, int] = {}
+        #: By size: the resource that its kernels ask for, and how much of it there is.
+        self._room: dict[Size, tuple[str, int]] = {}
 
     def take(self, index: int, size: Size) -> bool:
-        # All that a kernel asks for here is a number of one resource.
-        facts = self._snapshot.facts_for(size, self._facts)
-        (resource,) = self._backend.render(size, facts).limits
+        if size not in self._room:
+            # All that a kernel asks for here is a number of one resource.
+            facts = self._snapshot.facts_for(size, self._facts)
+            (resource,) = self._backend.render(size, facts).limits
+            self._room[size] = resource, self._backend.room(size, facts)
+        resource, room = self._room[size]
         taken = self._taken.get(resource, 0)
-        if self._backend.room(size, facts) - taken < size.count:
+        if room - taken < size.count:
             return False
         self._taken[resource] = taken + size.count
         return True

@@ -182,7 +182,8 @@ class Sweeper:
             if ended or (phase == "Pending" and self._settled(pod)):
                 if instance not in alive:
                     alive[instance] = await self.owner_alive(kernel)
-                if not alive[instance] or instance == self._cluster.instance:
+                over = not alive[instance] or instance == self._cluster.instance
+                if over and (kernel is pod or await self._still(kernel, instance)):
                     await self._delete(pod)
         if everywhere:
             await self._sweep_leases(pods)
@@ -199,6 +200,18 @@ class Sweeper:
         query = {"labelSelector": f"{selector()},{SERVER}!={server}", "resourceVersion": "0"}
         pods, _ = await self._cluster.api.list(PODS, self._cluster.namespace, **query)
         return [pod for pod in pods if label(pod, SERVER) != server]
+
+    async def _still(self, kernel: Object, instance: str) -> bool:
+        """Whether a kernel is a process's now, as it was when it was seen, or is gone.
+
+        When it is taken over, what holds its share does not change: it could be deleted as seen.
+        """
+        name = kernel["metadata"]["name"]
+        try:
+            now = await self._cluster.api.get(PODS, name, self._cluster.namespace)
+        except NotFound:
+            return True
+        return annotation(now, "instance") == instance
 
     def _settled(self, pod: Object) -> bool:
         return self.pending.age(pod["metadata"]["uid"], None) > _SETTLED

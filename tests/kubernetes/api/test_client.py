@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import types
 from collections.abc import Callable, Coroutine, Generator
 from datetime import datetime, timedelta, timezone
@@ -415,6 +416,28 @@ async def test_a_stream_that_is_left_is_over(server: ScriptedServer, api: KubeAp
             break
     assert [line async for line in lines] == []
     await eventually(lambda: not server.lines, "its connection is closed")
+
+
+async def test_a_lost_network_is_noticed_while_nothing_is_said(
+    server: ScriptedServer, api: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a kernel whose pod has its place would wait for 90 s until a watch begins anew."""
+    lines, found = _transport._lines, []
+
+    def seen(response: Any, what: str) -> Any:
+        found.append(response.connection.transport.get_extra_info("socket"))
+        return lines(response, what)
+
+    monkeypatch.setattr(_transport, "_lines", seen)
+    server.then("watch", stream(b"one\n"))
+    async with api.stream(PODS_PATH, "watch pods", {"watch": "1"}, 60.0):
+        (line,) = found
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        first, between, times = (
+            line.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+            for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+        )
+    assert first + between * times <= 30
 
 
 async def test_nothing_is_opened_once_closed(server: ScriptedServer, api: KubeApi) -> None:

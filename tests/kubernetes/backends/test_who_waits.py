@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from shapes import Shapes, facts, renamed
 
 from jupyter_gpu_share.engines.base import Waiter
@@ -132,3 +134,32 @@ def test_who_goes_to_some_nodes_only_is_not_served_by_others() -> None:
     found = snapshot(DevicePluginBackend(), known, "1/4", pools={"1/4": "two"})
     assert found.served({"one-1"}) == frozenset()
     assert found.served({"two-1"}) == {0}
+
+
+def counted(kind: type[Backend], asked: Counter[str]) -> Backend:
+    """A backend that counts what goes through all nodes, GPUs or pods."""
+
+    def noting(name: str) -> Any:
+        def method(self: Any, *args: Any) -> Any:
+            asked[name] += 1
+            return getattr(kind, name)(self, *args)
+
+        return method
+
+    methods = {name: noting(name) for name in ("render", "room", "need", "capacity")}
+    made: Backend = type("Counted", (kind,), methods)()
+    return made
+
+
+@pytest.mark.parametrize("kind", [DevicePluginBackend, DraBackend])
+def test_a_hundred_who_wait_cost_no_more_than_one_of_each_size(kind: type[Backend]) -> None:
+    """It is reckoned every 2 s on the event loop, for each set of shares that may go back."""
+    node = {**PLUGIN.slices4, "metadata": {**PLUGIN.slices4["metadata"], "name": "n-1"}}
+    known = Facts(nodes=[node], slices=[DRA.shared80], claims=claims("a"))
+    costs = []
+    for many in (1, 50):
+        asked: Counter[str] = Counter()
+        found = snapshot(counted(kind, asked), known, *["1/4", "1/2"] * many)
+        assert found.served(())
+        costs.append(asked)
+    assert costs[0] == costs[1]

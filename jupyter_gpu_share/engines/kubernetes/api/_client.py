@@ -7,12 +7,12 @@ all the rest.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
+from json import JSONDecodeError
 from typing import Any, TypeVar
 
 from ._access import Access
@@ -31,6 +31,7 @@ from ._errors import (
     Unreachable,
     Untrusted,
 )
+from ._parsing import parsed
 from ._resources import PODS, Resource
 from ._transport import Transport
 
@@ -124,7 +125,7 @@ class KubeApi:
         keep: Callable[[Object], Object | None],
         **query: str,
     ) -> Objects:
-        """Read a collection of which little is of use; a page at a time is in memory.
+        """Read a collection of which little is of use; what is not is never in memory all at once.
 
         Parameters
         ----------
@@ -191,12 +192,9 @@ class KubeApi:
         items: Objects = []
         while True:
             page = await self._call(
-                "GET", resource, namespace, query=query, patience=patience, accept=accept
+                "GET", resource, namespace, query=query, patience=patience, accept=accept, keep=keep
             )
-            found = page.get("items") or []
-            if keep is not None:
-                found = [kept for each in found if (kept := keep(each)) is not None]
-            items += found
+            items += page.get("items") or []
             meta = page.get("metadata") or {}
             if not meta.get("continue"):
                 return items, str(meta.get("resourceVersion", ""))
@@ -397,12 +395,15 @@ class KubeApi:
         kind: str = "application/json",
         patience: float | None = None,
         accept: str = "",
+        keep: Callable[[Object], Object | None] | None = None,
     ) -> Object:
         verb = {"GET": "read", "POST": "create", "PATCH": "change"}.get(method, "delete")
         what = f"{verb} {resource.plural}" + (f" in {namespace}" if namespace else "")
         path = resource.path(namespace, name)
         return await self._repeat(
-            lambda: self._ask(method, path, what, body=body, query=query, kind=kind, accept=accept),
+            lambda: self._ask(
+                method, path, what, keep=keep, body=body, query=query, kind=kind, accept=accept
+            ),
             patience,
         )
 
@@ -455,11 +456,18 @@ class KubeApi:
             await asyncio.sleep(wait)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _ask(self, method: str, path: str, what: str, **request: Any) -> Object:
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        keep: Callable[[Object], Object | None] | None = None,
+        **request: Any,
+    ) -> Object:
         data = await self._transport.read(method, path, what, **request)
         try:
-            answer: Object = json.loads(data)
-        except ValueError:
+            answer: Object = await parsed(data, keep)
+        except (JSONDecodeError, UnicodeDecodeError):
             answer = {}
         if not answer or not isinstance(answer, dict):
             raise ServerTrouble(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -22,6 +23,9 @@ __all__ = ["Transport"]
 _REQUEST, _CONNECT = 15.0, 5.0
 #: Bytes of a line of a watch: several times the largest object.
 _LONGEST_LINE = 2**25
+#: Of a quiet connection: seconds until the first question whether the other side is there, between
+#: two of them, and how many without an answer end it. So it is noticed within half a minute.
+_PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _AGENT = "jupyter-gpu-share"
 
 _LOST = (aiohttp.ClientError, asyncio.TimeoutError, ssl.SSLError, OSError)
@@ -60,6 +64,7 @@ class Transport:
             total=None, connect=_REQUEST, sock_connect=_CONNECT, sock_read=silence
         )
         async with self._request("GET", path, what, query=query, timeout=limits) as response:
+            _keep_alive(response)
             async with aclosing(_lines(response, what)) as lines:
                 yield lines
 
@@ -111,6 +116,22 @@ class Transport:
                     if transport is not None:
                         # Closing TLS in form waits for the other side, which may never answer.
                         transport.abort()
+
+
+def _keep_alive(response: aiohttp.ClientResponse) -> None:
+    """Have the system ask whether the other side is there while it says nothing."""
+    connection = response.connection
+    transport = connection.transport if connection is not None else None
+    line = transport.get_extra_info("socket") if transport is not None else None
+    if line is None:
+        return
+    wanted = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in _PROBES.items():
+        if (option := getattr(socket, name, None)) is not None:  # not every system has all
+            wanted.append((socket.IPPROTO_TCP, option, value))
+    with suppress(OSError):  # it has just ended, or is no TCP connection
+        for level, option, value in wanted:
+            line.setsockopt(level, option, value)
 
 
 async def _lines(response: aiohttp.ClientResponse, what: str) -> AsyncGenerator[bytes, None]:

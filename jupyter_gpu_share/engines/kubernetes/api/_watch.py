@@ -163,6 +163,10 @@ class Watch:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+        if not self._answered.is_set():
+            # Whoever waits for the first list is not left waiting for one that will not come.
+            self._refused = KubernetesError("The access to Kubernetes has been closed.")
+            self._answered.set()
 
     @property
     def health(self) -> Health:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 from ....allocations import Share
@@ -55,13 +56,15 @@ class Facts:
     missing: frozenset[str] = frozenset()
     placement: Placement = _FOR_GPUS
     kinds: Sequence[Kind] = ()
+    #: What backends have made of all that, so that it is made once. Private.
+    made: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def placement_on(self, node: Object) -> Placement:
         """Where a kernel may go that is to go to this node: it tolerates what its kind needs."""
         kind = kind_of(dig(node, "metadata", "labels", default={}), self.kinds)
         return self.placement + kind.placement if kind is not None else self.placement
 
-    @property
+    @cached_property
     def barred(self) -> Mapping[str, str]:
         """Why kernels never go to a node, after its name in a sentence; those alone, by name."""
         found = {
@@ -70,12 +73,21 @@ class Facts:
         }
         return {name: why for name, why in found.items() if why}
 
-    @property
+    @cached_property
     def away(self) -> frozenset[str]:
         """Names of the nodes on which nothing starts now."""
         return _names(node for node in self.nodes if away(node, self.placement_on(node)))
 
-    @property
+    @cached_property
+    def pods_by_node(self) -> Mapping[str, Sequence[Object]]:
+        """The pods by the name of their node: thousands of each are not gone through together."""
+        found: dict[str, list[Object]] = {}
+        for pod in self.pods:
+            if name := dig(pod, "spec", "nodeName"):
+                found.setdefault(name, []).append(pod)
+        return found
+
+    @cached_property
     def coming(self) -> list[Kind]:
         """Declared kinds of which one more node may come."""
         labels = [dig(node, "metadata", "labels", default={}) for node in self.nodes]

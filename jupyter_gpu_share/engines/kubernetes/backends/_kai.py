@@ -291,26 +291,22 @@ class KaiBackend(Backend):
 
     def _reserved(self, groups: Sequence[str], facts: Facts) -> list[str]:
         """UUIDs of the GPUs of groups, as far as the reservations tell."""
-        told = {
-            group: kai.reserved_gpu(pod)
-            for pod in facts.pods
-            if kai.is_reservation(pod)
-            for group in kai.groups_of(pod)
-        }
-        return [told[group] for group in groups if told.get(group)]
+        told = kai.reservations(facts.pods)
+        return [uuid for group in groups if (uuid := told.get(group))]
 
     def capacity(self, facts: Facts) -> list[Capacity]:
         """See :meth:`Backend.capacity`. One entry for each shared GPU, and for each other one."""
         found = []
+        told = kai.reservations(facts.pods)
         for node in open_nodes(facts):
-            pods = [pod for pod in facts.pods if dig(pod, "spec", "nodeName") == node.name]
+            pods = facts.pods_by_node.get(node.name, ())
             total = _counted(node) // MIB
             groups = sorted({group for pod in pods for group in kai.groups_of(pod)})
             for group in groups:
                 taken = int(kai.used(pods, group, total) + Fraction(999, 1000)) * MIB
                 found.append(
                     Capacity(
-                        uuid=(self._reserved([group], facts) or [group])[0],
+                        uuid=told.get(group) or group,
                         model=node.model,
                         node=node.name,
                         memory_bytes=total * MIB,

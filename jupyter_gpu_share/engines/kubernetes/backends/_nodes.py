@@ -105,8 +105,10 @@ class GpuNode:
 
 def gpu_nodes(facts: Facts) -> list[GpuNode]:
     """The nodes that offer GPUs or MIG instances as extended resources."""
-    found = (_gpu_node(node, facts) for node in facts.nodes)
-    return [node for node in found if node.offered]
+    if "gpu_nodes" not in facts.made:
+        found = (_gpu_node(node, facts) for node in facts.nodes)
+        facts.made["gpu_nodes"] = [node for node in found if node is not None]
+    return list(facts.made["gpu_nodes"])
 
 
 def open_nodes(facts: Facts) -> list[GpuNode]:
@@ -120,7 +122,7 @@ def possible_nodes(facts: Facts) -> list[GpuNode]:
     return [*there, *(_coming(kind) for kind in facts.coming)]
 
 
-def _gpu_node(node: Object, facts: Facts) -> GpuNode:
+def _gpu_node(node: Object, facts: Facts) -> GpuNode | None:
     labels: Mapping[str, str] = dig(node, "metadata", "labels", default={})
     amounts = dig(node, "status", "allocatable", default={})
     offered = {
@@ -129,6 +131,8 @@ def _gpu_node(node: Object, facts: Facts) -> GpuNode:
         if name in (GPU, SHARED_GPU) or profile_in(name)
         if (number := parse_quantity(amount)) > 0
     }
+    if not offered:
+        return None
     kind = kind_of(labels, facts.kinds)
     told = told_by(labels) | (kind.told if kind is not None else Told())
     return _as_told(
@@ -307,11 +311,7 @@ def limits_of(pod: Object) -> dict[str, int]:
 
 def asked(facts: Facts, node: str, resource: str) -> int:
     """How much of an extended resource the pods of a node hold."""
-    return sum(
-        limits_of(pod).get(resource, 0)
-        for pod in facts.pods
-        if dig(pod, "spec", "nodeName") == node
-    )
+    return sum(limits_of(pod).get(resource, 0) for pod in facts.pods_by_node.get(node, ()))
 
 
 def left(facts: Facts, node: GpuNode, resource: str) -> int:

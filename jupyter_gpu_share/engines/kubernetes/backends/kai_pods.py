@@ -36,6 +36,7 @@ __all__ = [
     "noted",
     "original",
     "request_key",
+    "reservations",
     "reserved_gpu",
     "resized",
     "resizing",
@@ -111,6 +112,13 @@ def reserved_gpu(pod: Object) -> str:
     """UUID of the GPU that a reservation holds; empty before it is known."""
     uuid: str = dig(pod, "metadata", "annotations", _RESERVED, default="")
     return uuid if uuid.startswith("GPU-") else ""
+
+
+def reservations(pods: Iterable[Object]) -> dict[str, str]:
+    """What the reservations among pods tell of GPUs, by group."""
+    return {
+        group: reserved_gpu(pod) for pod in pods if is_reservation(pod) for group in groups_of(pod)
+    }
 
 
 def devices_of(pod: Object) -> list[str]:
