@@ -35,6 +35,7 @@ from .api import (
     NODES,
     PODS,
     SLICES,
+    TAINT_RULES,
     AlreadyExists,
     Change,
     Forbidden,
@@ -67,7 +68,8 @@ _STALE_NODES = 30.0
 #: Seconds that what is only shown may be old where it cannot be followed: after something of this
 #: server has changed, and while nothing of it does.
 _SHOWN, _UNCHANGED = 10.0, 60.0
-#: Seconds until it is tried again whether a right to see who holds what was granted.
+#: Seconds until it is tried again whether a right to see who holds what was granted, or whether the
+#: cluster has what older ones have not.
 _REFUSED = 600.0
 
 #: What can be known of GPUs, and who holds them: by the API's plural, where it goes in the facts.
@@ -75,11 +77,14 @@ _GPUS: dict[str, tuple[str, Resource]] = {
     "nodes": ("nodes", NODES),
     "resourceslices": ("slices", SLICES),
     "deviceclasses": ("device_classes", CLASSES),
+    "devicetaintrules": ("taint_rules", TAINT_RULES),
 }
 _HOLDERS: dict[str, tuple[str, Resource]] = {
     "resourceclaims": ("claims", CLAIMS),
     "pods": ("pods", PODS),
 }
+#: Of these a refusal is believed for long: they would be asked for all the time.
+_ASKED_SELDOM = frozenset({*_HOLDERS, "devicetaintrules"})
 #: Only those that run or wait take anything of a GPU.
 _TAKING = "status.phase!=Succeeded,status.phase!=Failed"
 
@@ -117,7 +122,7 @@ class Cluster:
         #: When something of this server has changed last; monotonic.
         self._moved = time.monotonic()
         #: What is read, in the API's plural: until a backend is chosen, what shows which there is.
-        self._reads = frozenset(_GPUS)
+        self._reads = UndecidedBackend.reads
         #: When what is known was read, and since when it may not be read, by field; monotonic.
         self._read: dict[str, float] = {}
         self._refused: dict[str, float] = {}
@@ -358,8 +363,8 @@ class Cluster:
             if isinstance(result, Forbidden | NotFound):
                 missing.add(what)
                 self._read[what] = now
-                if what in _HOLDERS:
-                    self._refused[what] = now  # it would be asked for all the time
+                if what in _ASKED_SELDOM:
+                    self._refused[what] = now
             elif isinstance(result, BaseException):
                 raise result
             elif result[1] >= self._read.get(what, -1e9):

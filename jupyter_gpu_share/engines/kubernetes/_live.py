@@ -84,6 +84,7 @@ class Live:
         try:
             await watch.synced(0.0 if resource in self._late else _PATIENCE)
         except (Forbidden, Invalid, NotFound):
+            self._may[resource] = False, time.monotonic()  # not with each look anew
             if self._watches.get(resource) is watch:
                 del self._watches[resource]
             await watch.close()

@@ -39,6 +39,7 @@ class Facts:
     ----------
     groups: API groups with version that the server offers, such as ``resource.k8s.io/v1``.
     nodes, device_classes, slices, claims: all that may be read.
+    taint_rules: the DeviceTaintRules of administrators, with the same effect as taints in slices.
     pods: those that ask for GPUs and have not ended, of all namespaces that may be read, without
         what says nothing about GPUs.
     missing: kinds that could not be read for want of rights, in the API's plural.
@@ -50,6 +51,7 @@ class Facts:
     nodes: Sequence[Object] = ()
     device_classes: Sequence[Object] = ()
     slices: Sequence[Object] = ()
+    taint_rules: Sequence[Object] = ()
     claims: Sequence[Object] = ()
     pods: Sequence[Object] = ()
     missing: frozenset[str] = frozenset()

@@ -52,7 +52,7 @@ class DraBackend(Backend):
     reads: ClassVar[frozenset[str]] = frozenset(
         {"deviceclasses", "resourceslices", "resourceclaims"}
     )
-    uses: ClassVar[frozenset[str]] = frozenset({"nodes"})
+    uses: ClassVar[frozenset[str]] = frozenset({"nodes", "devicetaintrules"})
 
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
         chosen = self.accept(options)
@@ -457,7 +457,8 @@ class DraBackend(Backend):
         }
         away = facts.away
         on_nodes = {gpu.key for gpu in self._gpus(facts) if gpu.node in away}
-        return blocked(current(facts.slices, self.driver), held) | on_nodes
+        slices = current(facts.slices, self.driver)
+        return blocked(slices, held, facts.taint_rules) | on_nodes
 
     def _by_key(self, facts: Facts) -> dict[tuple[str, str], Gpu]:
         """GPUs by pool and name. Slices are read once: every kernel of a list asks for them."""
