@@ -291,6 +291,41 @@ def test_what_the_node_tries_again(reason: str, message: str, passing: bool) -> 
     assert cause.passing is passing
 
 
+@pytest.mark.parametrize(
+    ("reason", "message", "advice"),
+    [
+        # Of gRPC, as older nodes have it.
+        ("ErrImagePull", "rpc error: code = Unknown desc = failed to pull: 503 Service Unavailable",
+         "Try again later"),
+        ("ErrImagePull", "rpc error: code = Unknown desc = toomanyrequests: unknown: rate limit",
+         "Try again later"),
+        ("ErrImagePull", 'failed to resolve "r.io/unknown/denied:404": 502 Bad Gateway',
+         "Try again later"),
+        ("ErrImagePull", "reading manifest 1 in r.io/forbidden/x: dial tcp: no route to host",
+         "Try again later"),
+        ("ErrImagePull", "HEAD https://r.io/v2/unknown/manifests/not-found: timeout",
+         "Try again later"),
+        ("ErrImagePull", f'failed to resolve "r.io/{"x" * 300}:1": not found', "Check its name"),
+        ("ErrImagePull", "rpc error: code = NotFound desc = r.io/x:1: not found", "Check its name"),
+        ("ErrImagePull", "reading manifest 1 in r.io/x: manifest unknown", "Check its name"),
+        ("InvalidImageName", "", "Check its name"),
+        ("ErrImageNeverPull", "", "Check its name"),
+        ("ErrImagePull", "x509: certificate signed by unknown authority", "Tell the administrator"),
+        ("SignatureValidationFailed", "not found", "Tell the administrator"),
+    ],
+)  # fmt: skip
+def test_what_is_to_be_done_about_an_image_follows_from_the_cause(
+    reason: str, message: str, advice: str
+) -> None:
+    cause = hindrance({"status": {"containerStatuses": [waits(reason, message)]}})
+    assert cause is not None
+    assert cause.text == f"{cause.what} {advice}{cause.text.partition(advice)[2]}"
+    assert cause.passing is (advice == "Try again later")
+    others = {"Try again later", "Check its name", "Tell the administrator"} - {advice}
+    assert not [each for each in others if each in cause.text]
+    assert advice not in cause.what, "while the node tries again there is nothing to do"
+
+
 # -- what stands beside the kernel -------------------------------------------------------------
 
 RUNS = {"name": "aside", "state": {"running": {}}}

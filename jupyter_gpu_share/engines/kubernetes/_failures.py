@@ -36,14 +36,22 @@ _IMAGE = {
     "SignatureValidationFailed",
 }
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-#: What the node tries again by itself; the first two unless it says that there is no sense in it.
+#: What the node tries again by itself; the first unless it says that there is no sense in it.
 _PULLED_AGAIN = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
 _MADE_AGAIN = {"CreateContainerError", "RunContainerError"}
-_SENSELESS = re.compile(
-    r"not found|unknown|unauthorized|authentication required|denied|forbidden|no match for platform"
-    r"|does not exist|invalid reference|\b40[134]\b",
+#: By a reason or by its words: there is no such image, or not for those who ask.
+_NO_SUCH_IMAGE = {"InvalidImageName", "ErrImageNeverPull"}
+_NO_SUCH = re.compile(
+    r"not found|(manifest|name|repository)[ _]unknown|unauthorized|authentication required|denied"
+    r"|forbidden|no match for platform|does not exist|invalid reference|\b40[134]\b",
     re.IGNORECASE,
 )
+#: What else there is no sense in, such as a certificate by an unknown authority.
+_SENSELESS = re.compile(r"unknown", re.IGNORECASE)
+#: A registry that says such a thing is asked again, whatever else it says.
+_BUSY = re.compile(r"too ?many ?requests|quota exceeded|\b(429|50[0234])\b", re.IGNORECASE)
+#: In words about an image: the codes of gRPC, names and addresses. These say nothing of the cause.
+_NAMES = re.compile(r'rpc error: code = \w+|"[^"]*"|\S*/\S*')
 #: Of a container that could not be made: it may be another time.
 _PASSING = re.compile(
     r"deadline exceeded|timed? ?out|is reserved|try again|connection refused|unavailable",
@@ -64,13 +72,15 @@ _LONGEST = 200
 class Cause:
     """Why. ``kind`` is for programs and logs, ``text`` a sentence for the user.
 
-    ``code`` is the exit code that clients see. ``passing``: the node tries again by itself.
+    ``code`` is the exit code that clients see. ``passing``: the node tries again by itself; while
+    it does, ``what`` is all that there is to say.
     """
 
     kind: str
     text: str
     code: int = 1
     passing: bool = False
+    what: str = ""
 
 
 def hindrance(pod: Object) -> Cause | None:
@@ -80,19 +90,17 @@ def hindrance(pod: Object) -> Cause | None:
     """
     for status in _needed(pod):
         waiting = dig(status, "state", "waiting", default={})
-        reason, message = _line(waiting.get("reason", "")), _line(waiting.get("message", ""))
+        reason, words = _line(waiting.get("reason", "")), waiting.get("message") or ""
+        message = _line(words)
         if reason in _IMAGE:
-            passing = reason in _PULLED_AGAIN and not _SENSELESS.search(message)
-            return Cause(
-                "image",
-                say(
-                    "image-not-had",
-                    image=repr(status.get("image")),
-                    reason=reason,
-                    cause=message or reason,
-                ),
-                passing=passing,
+            what = say(
+                "image-not-had",
+                image=repr(status.get("image")),
+                reason=reason,
+                cause=message or reason,
             )
+            passing, advice = _of_image(reason, _NAMES.sub("", words))
+            return Cause("image", paragraph(what, say(advice)), passing=passing, what=what)
         if reason in _CONFIG:
             passing = reason in _MADE_AGAIN and _PASSING.search(message) is not None
             return _not_made(reason, message, passing=passing)
@@ -106,8 +114,23 @@ def _needed(pod: Object) -> list[Object]:
     return [*([kernel] if kernel else []), *before]
 
 
+def _of_image(reason: str, words: str) -> tuple[bool, str]:
+    """Whether the node may get the image another time, and the sentence that says what to do."""
+    if reason in _NO_SUCH_IMAGE:
+        return False, "image-by-name"
+    if reason in _PULLED_AGAIN:
+        if _BUSY.search(words):
+            return True, "image-later"
+        if _NO_SUCH.search(words):
+            return False, "image-by-name"
+        if not _SENSELESS.search(words):
+            return True, "image-later"
+    return False, "tell-administrator"
+
+
 def _not_made(reason: str, words: str, code: int = 1, *, passing: bool = False) -> Cause:
-    return Cause("config", say("container-not-made", reason=reason, cause=words), code, passing)
+    what = say("container-not-made", reason=reason, cause=words)
+    return Cause("config", paragraph(what, say("tell-administrator")), code, passing, what)
 
 
 def unschedulable(pod: Object) -> str | None:
