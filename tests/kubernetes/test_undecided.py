@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
 from jupyter_gpu_share.engines.kubernetes.api import Forbidden, Resource
 from jupyter_gpu_share.engines.kubernetes.backends import Facts
-from jupyter_gpu_share.errors import NoGpuError
+from jupyter_gpu_share.errors import EngineError, NoGpuError
 from jupyter_gpu_share.size import Size
 
 SHAPES = json.loads(
@@ -122,3 +123,31 @@ async def test_who_may_not_read_nodes_starts_kernels_all_the_same() -> None:
     await cluster.begin()
     await cluster.know_node("just-come")
     assert list(cluster.facts.nodes) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend"),
+    [
+        ({}, "device-plugin"),
+        ({"style": "lease"}, "dra"),
+        ({"backend": "dra"}, "dra"),
+        ({"backend_options": {"driver": "gpu.nvidia.com"}}, "dra"),
+        ({"backend_options": {"replicas": "4"}}, "device-plugin"),
+    ],
+)
+async def test_what_is_set_decides_before_what_is_found(
+    settings: dict[str, Any], backend: str
+) -> None:
+    shapes = Path(__file__).with_name("backends").joinpath("shapes", "dra.json")
+    whole = json.loads(shapes.read_text("utf-8"))["whole"]
+    cluster = Growing(KubernetesEngine(**settings), SHAPES["slices4"])
+    found = replace(cluster.facts, groups=frozenset({"resource.k8s.io/v1"}), slices=[whole])
+    cluster.facts = replace(found, nodes=cluster.nodes)
+    assert cluster._choose().name == backend
+
+
+async def test_where_nothing_that_is_found_fits_it_is_said_why() -> None:
+    cluster = Growing(KubernetesEngine(style="annotation"), SHAPES["slices4"])
+    cluster.facts = replace(cluster.facts, nodes=cluster.nodes)
+    with pytest.raises(EngineError, match="cannot hold shares in style 'annotation'"):
+        cluster._choose()

@@ -46,6 +46,7 @@ from .api import (
     Watch,
 )
 from .backends import (
+    BACKENDS,
     Backend,
     Facts,
     Rendered,
@@ -198,8 +199,15 @@ class Cluster:
         settings, wanted = self.settings, self.settings.backend
         if wanted == "auto":
             found = detect_backends(self.facts)
+            options = settings.backend_options.keys()
+            fitting = [
+                name
+                for name in found
+                if settings.style in BACKENDS[name].styles
+                and options <= BACKENDS[name].options.keys()
+            ]
             if found:
-                wanted = found[0]
+                wanted = (fitting or found)[0]  # of one that does not fit it is said why
             elif "resourceslices" in self.facts.missing:
                 wanted = "dra"  # it tells what the missing right costs
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from ....allocations import Share
@@ -184,6 +184,13 @@ class Backend(ABC):
     @abstractmethod
     def offered(cls, facts: Facts) -> bool:
         """Whether the cluster has the machinery of this backend. Used to detect it."""
+
+    @classmethod
+    def shares(cls, facts: Facts) -> bool:
+        """Whether kernels can have parts of GPUs by it, as far as the objects tell."""
+        barred = facts.barred
+        nodes = [node for node in facts.nodes if dig(node, "metadata", "name") not in barred]
+        return cls.offered(replace(facts, nodes=nodes))
 
     @abstractmethod
     def render(self, size: Size, facts: Facts) -> Rendered:

@@ -88,6 +88,11 @@ class DraBackend(Backend):
             dig(item, "spec", "driver") == "gpu.nvidia.com" for item in facts.slices
         )
 
+    @classmethod
+    def shares(cls, facts: Facts) -> bool:
+        """Whether a device may have several claims, or is a MIG instance."""
+        return any(gpu.shared or gpu.profile for gpu in cls()._open(facts))
+
     # -- asking ------------------------------------------------------------------------------
 
     def render(self, size: Size, facts: Facts) -> Rendered:
