@@ -41,6 +41,7 @@ def test_a_lease_and_a_kernel_wait_for_the_same_nodes() -> None:
         settings=engine,
         server="alice",
         instance="i",
+        pod={}.get,
     )
     size = Size.parse("1/4")
     request: Any = SimpleNamespace(kernel_id="k-1", size=size)
@@ -54,6 +55,30 @@ def test_a_lease_and_a_kernel_wait_for_the_same_nodes() -> None:
         assert pod["spec"]["nodeSelector"] == {"zone": "a", "pool": "a100", "disk": "fast"}
         assert pod["spec"]["tolerations"] == [TEAM, POOL, GPU_TOLERATION]
         assert UNDISTURBED.items() <= pod["metadata"]["annotations"].items()
+
+
+def test_a_lease_goes_where_others_send_the_pod_of_its_kernel() -> None:
+    """A patch of the administrator, Kueue's flavor, and what admission adds."""
+    store = Store()
+    fast = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["fast"]}]}
+    on_nodes = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [fast]}}
+    spec = {
+        "nodeSelector": {"flavor": "spot"},
+        "tolerations": [GPU_TOLERATION, TEAM],
+        "affinity": {"nodeAffinity": on_nodes, "podAffinity": {"of": "the kernel alone"}},
+    }
+    backend = DraBackend()
+    backend.style = "lease"
+    cluster = store.cluster(backend)
+    cluster.settings = KubernetesEngine(node_selector={"zone": "a"})
+    cluster.pod = {"kernel": {"metadata": {"name": "kernel"}, "spec": spec}}.get
+    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
+    one = Lease(cluster, request, Writes(), LABELS, {"name": "kernel"})
+    one._kernel = "kernel"
+    made = one._pod(LABELS)["spec"]
+    assert made["nodeSelector"] == {"zone": "a", "flavor": "spot"}
+    assert made["tolerations"] == [GPU_TOLERATION, TEAM]
+    assert made["affinity"] == {"nodeAffinity": on_nodes}
 
 
 def new_lease(store: Store, looks: int) -> Lease:

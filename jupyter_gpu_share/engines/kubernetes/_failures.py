@@ -17,6 +17,7 @@ __all__ = [
     "end_of",
     "end_of_lease",
     "end_of_process",
+    "for_want_of_more",
     "hindrance",
     "is_evicted",
     "no_place",
@@ -389,6 +390,18 @@ def _lost(pod: Object) -> Cause | None:
 def _memory_limit(pod: Object) -> str:
     limit = dig(named(dig(pod, "spec", "containers")), "resources", "limits", "memory")
     return str(limit or "")
+
+
+#: What a node can lack beside GPUs.
+_MORE = re.compile(r"Insufficient (cpu|memory|ephemeral-storage|pods|hugepages)|Too many pods")
+
+
+def for_want_of_more(message: str) -> bool:
+    """Whether by the scheduler's words a node lacks something else than GPUs.
+
+    That other nodes have no GPU is true then, and not why the pod waits.
+    """
+    return _MORE.search(message) is not None
 
 
 _SKIPPED = re.compile(r"preemption: .*$")
