@@ -198,8 +198,10 @@ class DraBackend(Backend):
                 f"{size} is more than any GPU of this cluster has; the largest has "
                 f"{format_bytes(largest)}."
             )
-        if size.memory is not None:
-            amount = max(amount for amount, _ in found)
+        reckoned = {amount for amount, _ in found}
+        # Bytes that are all of a small GPU are less of it, where others have to have room to rest.
+        if size.memory is not None and (len(reckoned) == 1 or min(reckoned) >= size.memory):
+            amount = max(reckoned)
             fitting = [gpu for _, gpu in found]
             note = "" if amount == size.memory else _becomes(size, amount, fitting[0])
             amounts = self._requests.amounts(fitting, size, amount, leased=self._leased)
@@ -216,7 +218,7 @@ class DraBackend(Backend):
             told = amounts if _amount_told(same, size) else None
             parts.append(self._requests.exactly(size.count, told))
         amount, first = ordered[0][0]
-        exact = amount == first.memory * (size.fraction or Fraction(1))
+        exact = amount == (size.memory or first.memory * (size.fraction or Fraction(1)))
         note = "" if exact else _becomes(size, amount, first)
         if len(parts) == 1:
             return _claim("exactly", parts[0]), amount, note
