@@ -10,6 +10,7 @@ from typing import Any
 
 from ...sentences import paragraph, say
 from . import _kueue as kueue
+from ._words import words_on
 from .backends import CONTAINER, dig, named
 
 __all__ = [
@@ -66,7 +67,6 @@ _TURNED_AWAY = {
     "NodePorts",
     "TopologyAffinityError",
 }
-_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def hindrance(pod: Object) -> Cause | None:
     """
     for status in _needed(pod):
         waiting = dig(status, "state", "waiting", default={})
-        reason, words = _line(waiting.get("reason", "")), waiting.get("message") or ""
-        message = _line(words)
+        reason, words = words_on(waiting.get("reason", "")), waiting.get("message") or ""
+        message = words_on(words)
         if reason in _IMAGE:
             what = say(
                 "image-not-had",
@@ -159,7 +159,7 @@ def end_of(pod: Object | None, last: Object | None) -> Cause | None:
         return _lost(pod)
     if disruption := _disruption(pod):
         return disruption
-    reason, message = _line(status.get("reason", "")), _line(status.get("message", ""))
+    reason, message = words_on(status.get("reason", "")), words_on(status.get("message", ""))
     if reason == "Evicted":
         return Cause(
             "evicted",
@@ -267,7 +267,7 @@ def _of_kernel(pod: Object, ended: Object) -> Cause:
         )
     if reason in ("StartError", "ContainerCannotRun"):
         # The runtime's words begin with a list of its own layers.
-        words = _line(str(ended.get("message", "")).rpartition("container process: ")[2])
+        words = words_on(str(ended.get("message", "")).rpartition("container process: ")[2])
         if "exec: " not in words:
             return _not_made(reason, words, code)
         return Cause(
@@ -347,7 +347,7 @@ def removal_of(pod: Object, *, by_scheduler: bool) -> str:
         return by_kueue[1]
     for condition in dig(pod, "status", "conditions", default=[]):
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            reason = _line(condition.get("reason", ""))
+            reason = words_on(condition.get("reason", ""))
             return _REMOVALS.get(reason) or say("removed-by-other", reason=reason)
     if dig(pod, "metadata", "deletionTimestamp") is None:
         return say("removed-by-node")  # by its agent's word: the cluster has not said why
@@ -360,7 +360,7 @@ def _disruption(pod: Object) -> Cause | None:
         return Cause(kind, paragraph(words, say("restart-queues")), 143)
     for condition in dig(pod, "status", "conditions", default=[]):
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            reason = _line(condition.get("reason", ""))
+            reason = words_on(condition.get("reason", ""))
             if reason == "TerminationByKubelet":
                 return None  # the pod's own reason says more
             return _DISRUPTIONS.get(reason) or Cause(
@@ -409,15 +409,10 @@ _SKIPPED = re.compile(r"preemption: .*$")
 
 def no_place(message: str) -> str:
     """That a pod waits, with the scheduler's words but for those that only concern preemption."""
-    words = _line(_SKIPPED.sub("", message)).rstrip(". ")
+    words = words_on(_SKIPPED.sub("", message)).rstrip(". ")
     return say("no-place", cause=words)
-
-
-def _line(text: str | None) -> str:
-    line = " ".join((text or "").split())
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def _last_line(text: str | None) -> str:
     lines = [line for line in (text or "").splitlines() if line.strip()]
-    return _line(lines[-1]) if lines else ""
+    return words_on(lines[-1]) if lines else ""
