@@ -96,7 +96,7 @@ def new_lease(store: Store, looks: int) -> Lease:
         known: Facts = cluster.facts
         return known
 
-    cluster.refresh = refresh
+    cluster.refresh, cluster.read_gpus = refresh, lambda: refresh(0.0, slices=True)
     request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
     lease = Lease(cluster, request, Writes(), LABELS, {"name": "k", "uid": "u"})
     lease.device = ("node-5", "gpu-1")
@@ -113,3 +113,14 @@ async def test_a_gpu_of_a_node_that_has_just_come_is_waited_for(
     assert 'uuid == "GPU-0051"' in str(claim["spec"])
     with pytest.raises(NoGpuError, match=r"is not offered by gpu\.nvidia\.com now"):
         await new_lease(Store(), _lease._LOOKS + 1)._claim_for("k")
+
+
+async def test_such_a_gpu_is_read_at_once_though_others_were_read_just_now() -> None:
+    store = Store()
+    lease = new_lease(store, 1)
+    cluster: Any = lease._cluster
+    learns = cluster.refresh
+    cluster.refresh = lambda *age, **what: pytest.fail("it is told what was read before")
+    cluster.read_gpus = lambda: learns(0.0, slices=True)
+    await lease._claim_for("k")
+    assert len(store.of(CLAIMS)) == 1

@@ -52,7 +52,6 @@ from .backends import (
     Rendered,
     UndecidedBackend,
     asks_for_gpus,
-    dig,
     make_backend,
     trimmed,
 )
@@ -124,7 +123,7 @@ class Cluster:
         self._moved = time.monotonic()
         #: What is read, in the API's plural: until a backend is chosen, what shows which there is.
         self._reads = UndecidedBackend.reads
-        #: When what is known was read, and since when it may not be read, by field; monotonic.
+        #: When what is known was read, and since when it may not be read, by plural; monotonic.
         self._read: dict[str, float] = {}
         self._refused: dict[str, float] = {}
         self._readings: dict[str, Shared[list[Object]]] = {}
@@ -285,18 +284,25 @@ class Cluster:
             return self.backend.render(size, self.facts_for(size))
 
     async def know_node(self, name: str) -> None:
-        """Read the GPUs again if a node is not known: it has just come, and only it tells of them.
+        """Read the GPUs again if none of a node is known: they have just come.
 
-        Without the right to read them, or an answer, what is known has to do.
+        A node is there before what makes its GPUs known. Without the right to read them, or an
+        answer, what is known has to do.
         """
-        known = {dig(node, "metadata", "name") for node in self.facts.nodes}
-        known |= {dig(each, "spec", "nodeName") for each in self.facts.slices}
-        if name in known:
+        if self.backend.knows_node(name, self.facts):
             return
-        for key in ("nodes", "slices"):
-            self._read.pop(key, None)
-        with suppress(KubernetesError, EngineError):
-            await self.refresh(_STALE_GPUS, slices=True)
+        with suppress(KubernetesError):
+            await self.read_gpus()
+
+    async def read_gpus(self) -> None:
+        """Read the GPUs again, however lately that was done.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        there = self._wanted(slices=True).keys() & {"nodes", "resourceslices"}
+        await self._read_these(dict.fromkeys(there, 0.0))
 
     def facts_for(self, size: Size, facts: Facts | None = None) -> Facts:
         """What is known, for kernels of a size: they may go to some nodes only."""

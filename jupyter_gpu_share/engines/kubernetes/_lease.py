@@ -394,13 +394,15 @@ class Lease:
 
         One of a node that has just come is known with the next look at them.
         """
-        for _ in range(_LOOKS):
-            if self._backend.knows(device, self._cluster.facts):
+        cluster = self._cluster
+        for look in range(_LOOKS):
+            if self._backend.knows(device, cluster.facts):
                 break
-            await asyncio.sleep(_PAUSE)
+            if look:
+                await asyncio.sleep(_PAUSE)
             with suppress(KubernetesError):  # looked at again
-                await self._cluster.refresh(0.0, slices=True)
-        return self._cluster.facts
+                await (cluster.refresh(0.0, slices=True) if look else cluster.read_gpus())
+        return cluster.facts
 
     def _pod(self, labels: Labels) -> Object:
         settings = self._cluster.settings

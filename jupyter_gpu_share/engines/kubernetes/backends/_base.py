@@ -225,6 +225,10 @@ class Backend(ABC):
             for gpu in self.capacity(facts)
         )
 
+    def knows_node(self, name: str, facts: Facts) -> bool:
+        """Whether the GPUs of a node are among those that are known."""
+        return any(gpu.node == name for gpu in self.capacity(facts))
+
     def need(self, size: Size, gpu: Capacity, facts: Facts) -> int:
         """Bytes that a kernel of this size takes of a GPU; more than it has: it gives no such."""
         return size.bytes_of(gpu.memory_bytes)

@@ -239,6 +239,10 @@ class DraBackend(Backend):
         memory = min((gpu.memory for gpu in fitting), default=None)
         return _claim("exactly", self._requests.instances(size)), memory, ""
 
+    def knows_node(self, name: str, facts: Facts) -> bool:
+        """See :meth:`Backend.knows_node`. Devices of a driver may be of no node."""
+        return any(gpu.node in (name, "") for gpu in self._gpus(facts))
+
     def knows(self, device: DeviceKey, facts: Facts) -> bool:
         """Whether a device is among those that are offered, as far as it is known."""
         return device in self._by_key(facts)
