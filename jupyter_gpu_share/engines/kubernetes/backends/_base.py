@@ -227,7 +227,9 @@ class Backend(ABC):
 
     def knows_node(self, name: str, facts: Facts) -> bool:
         """Whether the GPUs of a node are among those that are known."""
-        return any(gpu.node == name for gpu in self.capacity(facts))
+        # Who holds what does not matter, and there may be thousands who do.
+        alone = replace(facts, pods=(), claims=())
+        return any(gpu.node == name for gpu in self.capacity(alone))
 
     def need(self, size: Size, gpu: Capacity, facts: Facts) -> int:
         """Bytes that a kernel of this size takes of a GPU; more than it has: it gives no such."""
