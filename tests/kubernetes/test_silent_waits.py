@@ -87,14 +87,24 @@ async def test_a_wait_that_is_over_soon_is_not_told() -> None:
     assert "0/3 nodes fit" in str(told[-1].reason)
 
 
+ALL = "0/3 nodes are available: "
+TAINTED = "1 node(s) had untolerated taint(s)"
+PREEMPTION = "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+
+
 @pytest.mark.parametrize(
     ("words", "explained"),
     [
-        ("0/2 nodes are available: 1 Insufficient memory, 1 cannot allocate all claims.", False),
-        ("0/2 nodes are available: 1 Insufficient cpu, 1 Insufficient nvidia.com/gpu.", False),
-        ("0/2 nodes are available: 1 Too many pods, 1 Insufficient nvidia.com/gpu.", False),
-        ("0/2 nodes are available: 1 Insufficient nvidia.com/gpu.", True),
-        ("0/2 nodes are available: 2 cannot allocate all claims.", True),
+        (f"{ALL}1 Insufficient memory, 2 cannot allocate all claims.", False),
+        (f"{ALL}1 Insufficient cpu, 2 Insufficient nvidia.com/gpu.", False),
+        (f"{ALL}1 Too many pods, 2 Insufficient nvidia.com/gpu.", False),
+        (f"{ALL}1 Insufficient cpu, 1 Insufficient nvidia.com/gpu, {TAINTED}. {PREEMPTION}", False),
+        ("Insufficient memory on gpu-1", False),
+        # No node has a GPU left, and some lack more besides.
+        (f"{ALL}1 Insufficient cpu, 3 Insufficient nvidia.com/gpu. {PREEMPTION}", True),
+        (f"{ALL}1 Insufficient cpu, {TAINTED}, 2 Insufficient nvidia.com/mig-1g.10gb.", True),
+        (f"{ALL}3 Insufficient nvidia.com/gpu.", True),
+        (f"{ALL}3 cannot allocate all claims.", True),
     ],
 )
 async def test_what_a_node_lacks_besides_is_not_told_as_a_want_of_gpus(
@@ -107,7 +117,7 @@ async def test_what_a_node_lacks_besides_is_not_told_as_a_want_of_gpus(
     one.tell({"spec": {}, "status": {"conditions": [condition]}})
     (news,) = told
     assert (str(news.reason) == "All are in use.") is explained
-    assert explained or words.rstrip(".") in str(news.reason)
+    assert explained or words.removesuffix(f" {PREEMPTION}").rstrip(".") in str(news.reason)
 
 
 async def test_a_kernel_whose_node_has_no_room_for_it_beside_its_lease_is_told_so(

@@ -394,6 +394,7 @@ def _memory_limit(pod: Object) -> str:
 
 #: What a node can lack beside GPUs.
 _MORE = re.compile(r"Insufficient (cpu|memory|ephemeral-storage|pods|hugepages)|Too many pods")
+_NODES = re.compile(r"0/(\d+) nodes are available: ([^.]*(?:\.\S[^.]*)*)")
 
 
 def for_want_of_more(message: str) -> bool:
@@ -401,7 +402,18 @@ def for_want_of_more(message: str) -> bool:
 
     That other nodes have no GPU is true then, and not why the pod waits.
     """
-    return _MORE.search(message) is not None
+    if not _MORE.search(message):
+        return False
+    if (told := _NODES.match(message)) is None:
+        return True
+    # A node that lacks several resources is told with each, and else with one reason alone.
+    resources, others = [0], 0
+    for number, what in re.findall(r"(\d+) ([^,]+)", told[2]):
+        if "Insufficient " in what and "/" in what:
+            resources.append(int(number))
+        elif not _MORE.search(what):
+            others += int(number)
+    return max(resources) + others < int(told[1])
 
 
 _SKIPPED = re.compile(r"preemption: .*$")
