@@ -52,8 +52,8 @@ _NO_SUCH = re.compile(
 _SENSELESS = re.compile(r"unknown", re.IGNORECASE)
 #: A registry that says such a thing is asked again, whatever else it says.
 _BUSY = re.compile(r"too ?many ?requests|quota exceeded|\b(429|50[0234])\b", re.IGNORECASE)
-#: In words about an image: the codes of gRPC, names and addresses. These say nothing of the cause.
-_NAMES = re.compile(r'rpc error: code = \w+|"[^"]*"|\S*/\S*')
+#: The codes of gRPC, and what is quoted.
+_NAMES = re.compile(r'rpc error: code = \w+|"[^"]*"')
 #: Of a container that could not be made: it may be another time.
 _PASSING = re.compile(
     r"deadline exceeded|timed? ?out|is reserved|try again|connection refused|unavailable",
@@ -100,7 +100,7 @@ def hindrance(pod: Object) -> Cause | None:
                 reason=reason,
                 cause=message or reason,
             )
-            passing, advice = _of_image(reason, _NAMES.sub("", words))
+            passing, advice = _of_image(reason, _without_names(words))
             return Cause("image", paragraph(what, say(advice)), passing=passing, what=what)
         if reason in _CONFIG:
             passing = reason in _MADE_AGAIN and _PASSING.search(message) is not None
@@ -113,6 +113,11 @@ def _needed(pod: Object) -> list[Object]:
     kernel = named(dig(pod, "status", "containerStatuses"))
     before = dig(pod, "status", "initContainerStatuses", default=[])
     return [*([kernel] if kernel else []), *before]
+
+
+def _without_names(words: str) -> str:
+    """Words about an image without names and addresses, which say nothing of the cause."""
+    return " ".join(word for word in _NAMES.sub("", words).split() if "/" not in word)
 
 
 def _of_image(reason: str, words: str) -> tuple[bool, str]:
@@ -408,7 +413,7 @@ def for_want_of_more(message: str) -> bool:
         return True
     # A node that lacks several resources is told with each, and else with one reason alone.
     resources, others = [0], 0
-    for number, what in re.findall(r"(\d+) ([^,]+)", told[2]):
+    for number, what in re.findall(r"\b(\d+) ([^,]+)", told[2]):
         if "Insufficient " in what and "/" in what:
             resources.append(int(number))
         elif not _MORE.search(what):

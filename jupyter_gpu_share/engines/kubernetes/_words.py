@@ -14,6 +14,6 @@ _PASSWORD = re.compile(r"(\w://)[^\s/@\"']+@")
 
 def words_on(text: str | None) -> str:
     """What the cluster says, as it is passed on."""
-    line = " ".join((text or "").split())
+    line = " ".join((text or "").split())[: 10 * _LONGEST]
     line = _PASSWORD.sub(r"\1", _SIGNED.sub(r"\1?…", line))
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
