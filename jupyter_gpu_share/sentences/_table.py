@@ -203,14 +203,11 @@ TABLE: Mapping[str, str] = {
     ),
     "server-stops": "The Jupyter server stops; no kernel starts any more.",
     # -- why a kernel in a pod did not start, or has ended
-    "image-not-had": (
-        "The image {image} cannot be had ({reason}): {cause}. Check its name, or choose "
-        "another kernel."
-    ),
-    "container-not-made": (
-        "The node could not make the kernel's container ({reason}): {cause}. Tell the "
-        "administrator."
-    ),
+    "image-not-had": "The image {image} cannot be had ({reason}): {cause}.",
+    "image-by-name": "Check its name, or choose another kernel.",
+    "image-later": "Try again later, or choose another kernel.",
+    "container-not-made": "The node could not make the kernel's container ({reason}): {cause}.",
+    "tell-administrator": "Tell the administrator.",
     "node-tries-again": "The node tries again.",
     "put-out": (
         "The node put the kernel out: {cause}. Restart it; a larger memory request makes this "

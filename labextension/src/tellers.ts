@@ -270,17 +270,20 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
     // Why a kernel in a pod did not start, or has ended.
     'image-not-had': v =>
       trans.__(
-        'The image %1 cannot be had (%2): %3. Check its name, or choose another kernel.',
+        'The image %1 cannot be had (%2): %3.',
         v.text('image'),
         v.text('reason'),
         v.text('cause')
       ),
+    'image-by-name': () => trans.__('Check its name, or choose another kernel.'),
+    'image-later': () => trans.__('Try again later, or choose another kernel.'),
     'container-not-made': v =>
       trans.__(
-        "The node could not make the kernel's container (%1): %2. Tell the administrator.",
+        "The node could not make the kernel's container (%1): %2.",
         v.text('reason'),
         v.text('cause')
       ),
+    'tell-administrator': () => trans.__('Tell the administrator.'),
     'node-tries-again': () => trans.__('The node tries again.'),
     'put-out': v =>
       trans.__(

@@ -14,7 +14,7 @@ import pytest
 
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _cluster, _live, _queue, _shared
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
-from jupyter_gpu_share.engines.kubernetes.api import Resource
+from jupyter_gpu_share.engines.kubernetes.api import NotFound, Resource
 from jupyter_gpu_share.engines.kubernetes.backends import Facts, make_backend
 
 __all__ = ["Clock", "CountedApi", "gpu_node", "gpu_pod", "looked_at"]
@@ -31,6 +31,7 @@ class CountedApi:
     asked: how often, such as ``list pods``.
     queries: of lists and watches, in order.
     watchable: plurals that may be watched.
+    missing: plurals that the cluster does not have.
     fails: what the next lists of a plural end with.
     answers: set to let lists be answered.
     sends: set to let streams begin.
@@ -42,6 +43,7 @@ class CountedApi:
         self.asked: Counter[str] = Counter()
         self.queries: list[dict[str, str]] = []
         self.watchable = {"nodes", "pods"}
+        self.missing: set[str] = set()
         self.fails: dict[str, list[Exception]] = {}
         self.answers = asyncio.Event()
         self.answers.set()
@@ -82,6 +84,8 @@ class CountedApi:
     ) -> list[Object]:
         self.asked[f"list {resource.plural}"] += 1
         self.queries.append(query)
+        if resource.plural in self.missing:
+            raise NotFound("It is not there.")
         found = deepcopy(self.objects[resource.plural])
         await self.answers.wait()
         if self.fails.get(resource.plural):
@@ -96,6 +100,8 @@ class CountedApi:
         self.queries.append(dict(query))
         first = "sendInitialEvents" in query
         self.asked[f"{'stream' if first else 'watch'} {plural}"] += 1
+        if plural in self.missing:
+            raise NotFound("It is not there.")
         queue: asyncio.Queue[bytes] = asyncio.Queue()
         if first:
             await self.sends.wait()

@@ -30,6 +30,7 @@ pytestmark = CLUSTER_MARKS
 
 Open = Callable[[str], Any]
 MIB, GIB = 2**20, 2**30
+DRA = {"resourceslices", "deviceclasses", "resourceclaims"}
 PRODUCT = "NVIDIA-A100-SXM4-80GB"
 
 
@@ -160,9 +161,9 @@ async def test_an_instance_is_scheduled_read_back_and_counted(
 @pytest.mark.parametrize(
     ("backend", "read"),
     [
-        ("auto", {"nodes", "resourceslices", "deviceclasses", "resourceclaims"}),
-        # Whether nodes are usable; where it may not read them, it goes without.
-        ("dra", {"nodes", "resourceslices", "deviceclasses", "resourceclaims"}),
+        ("auto", {*DRA, "nodes", "devicetaintrules"}),
+        # Whether nodes and devices are usable; where it may not read that, it goes without.
+        ("dra", {*DRA, "nodes", "devicetaintrules"}),
         ("kai", {"nodes", "pods", "resourceslices"}),
         ("hami", {"nodes", "pods"}),
         ("device-plugin", {"nodes", "pods"}),

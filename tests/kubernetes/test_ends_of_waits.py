@@ -77,6 +77,24 @@ async def test_without_a_limit_there_is_no_end() -> None:
         assert one._limit is None
 
 
+async def test_while_the_node_tries_again_no_one_is_told_what_to_do() -> None:
+    waiting = {"reason": "ErrImagePull", "message": "503 Service Unavailable"}
+    status = {"name": "kernel", "image": "i", "state": {"waiting": waiting}}
+    one = attention({"status": {"containerStatuses": [status]}})
+    told: list[str] = []
+    one._tell = lambda words: told.append(words) is None
+    clock = [0.0]
+
+    def look() -> None:
+        clock[0] += 400.0
+        one.rouse()
+
+    one._clock = lambda: clock[0]
+    with pytest.raises(KernelStartError, match=r"Unavailable\. Try again later"):
+        await one.until(look)
+    assert told == ["The image 'i' cannot be had (ErrImagePull): 503 Service Unavailable."]
+
+
 def test_the_end_says_what_was_waited_for() -> None:
     news: list[Any] = []
     told = Told(news.append)

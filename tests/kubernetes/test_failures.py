@@ -15,6 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jupyter_gpu_share.engines.kubernetes import _autoscaler as autoscaler
+from jupyter_gpu_share.engines.kubernetes import _kueue as kueue
+from jupyter_gpu_share.engines.kubernetes import _preparing as preparing
 from jupyter_gpu_share.engines.kubernetes._failures import (
     Cause,
     end_of,
@@ -289,6 +292,67 @@ def test_what_the_node_tries_again(reason: str, message: str, passing: bool) -> 
     cause = hindrance({"status": {"containerStatuses": [waits(reason, message)]}})
     assert cause is not None
     assert cause.passing is passing
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "advice"),
+    [
+        # Of gRPC, as older nodes have it.
+        ("ErrImagePull", "rpc error: code = Unknown desc = failed to pull: 503 Service Unavailable",
+         "Try again later"),
+        ("ErrImagePull", "rpc error: code = Unknown desc = toomanyrequests: unknown: rate limit",
+         "Try again later"),
+        ("ErrImagePull", 'failed to resolve "r.io/unknown/denied:404": 502 Bad Gateway',
+         "Try again later"),
+        ("ErrImagePull", "reading manifest 1 in r.io/forbidden/x: dial tcp: no route to host",
+         "Try again later"),
+        ("ErrImagePull", "HEAD https://r.io/v2/unknown/manifests/not-found: timeout",
+         "Try again later"),
+        ("ErrImagePull", f'failed to resolve "r.io/{"x" * 300}:1": not found', "Check its name"),
+        ("ErrImagePull", "rpc error: code = NotFound desc = r.io/x:1: not found", "Check its name"),
+        ("ErrImagePull", "reading manifest 1 in r.io/x: manifest unknown", "Check its name"),
+        ("InvalidImageName", "", "Check its name"),
+        ("ErrImageNeverPull", "", "Check its name"),
+        ("ErrImagePull", "x509: certificate signed by unknown authority", "Tell the administrator"),
+        ("SignatureValidationFailed", "not found", "Tell the administrator"),
+    ],
+)  # fmt: skip
+def test_what_is_to_be_done_about_an_image_follows_from_the_cause(
+    reason: str, message: str, advice: str
+) -> None:
+    cause = hindrance({"status": {"containerStatuses": [waits(reason, message)]}})
+    assert cause is not None
+    assert cause.text == f"{cause.what} {advice}{cause.text.partition(advice)[2]}"
+    assert cause.passing is (advice == "Try again later")
+    others = {"Try again later", "Check its name", "Tell the administrator"} - {advice}
+    assert not [each for each in others if each in cause.text]
+    assert advice not in cause.what, "while the node tries again there is nothing to do"
+
+
+@pytest.mark.parametrize(
+    ("message", "passed_on"),
+    [
+        ('open https://cdn.q.io/sha256/aa?Expires=9&Signature=c2VjcmV0&Key=K: 403 Forbidden',
+         "open https://cdn.q.io/sha256/aa?… 403 Forbidden"),
+        ('Get "https://s3.aws/x?X-Amz-Signature=c2VjcmV0": timeout',
+         'Get "https://s3.aws/x?…": timeout'),
+        ("HEAD https://bob:c2VjcmV0@r.io/v2/: 503", "HEAD https://r.io/v2/: 503"),
+        ("is there no image x@sha256:12? It is not found", None),
+    ],
+)  # fmt: skip
+def test_words_of_the_cluster_are_passed_on_without_secrets(
+    message: str, passed_on: str | None
+) -> None:
+    passed_on = passed_on or message
+    cause = hindrance({"status": {"containerStatuses": [waits("ErrImagePull", message)]}})
+    assert cause is not None
+    assert passed_on in cause.text
+    event = {"reason": "FailedMount", "message": message}
+    assert passed_on in preparing.told_by([event])
+    event = {"reason": "NotTriggerScaleUp", "message": f"pod didn't trigger scale-up: {message}"}
+    assert passed_on in autoscaler.told_by([event])
+    event = {"reason": "Pending", "message": message}
+    assert passed_on in kueue.waits_for({"metadata": {"labels": {kueue.QUEUE: "q"}}}, [event])
 
 
 # -- what stands beside the kernel -------------------------------------------------------------

@@ -136,6 +136,38 @@ async def test_the_wait_says_what_kueue_says_of_the_workload() -> None:
     assert "no place for it: x" in told[-1].reason
 
 
+async def test_a_wait_is_told_for_longer_than_the_cluster_keeps_events() -> None:
+    """Else the notebook says after an hour that Kueue may not run."""
+    api: Any = Api()
+    events = Events(api, "notebooks")
+    clock = [0.0]
+    events._clock = lambda: clock[0]
+    for clock[0] in (0.0, 10.0):
+        events.words(POD)
+        await asyncio.gather(*events._reading.values())
+    words = events.words(POD)
+    assert words == f"{WAITS}: the quota is used up, it lacks 1 of nvidia.com/gpu."
+    listed = api.list_once
+
+    async def forgotten(resource: Any, namespace: str, **query: str) -> Any:
+        await listed(resource, namespace, **query)
+        return later if "Workload" in query["fieldSelector"] else [], "1"
+
+    api.list_once, later = forgotten, []
+    for clock[0] in (20.0, 30.0):
+        assert events.words(POD) == words
+        await asyncio.gather(*events._reading.values())
+    assert events.words(POD) == words
+    # What is said of the workload from then on is still heard of, and said once.
+    later.append({**pending("The queue is stopped"), "lastTimestamp": "2026-11-29T13:00:00Z"})
+    for clock[0] in (40.0, 50.0, 60.0):
+        events.words(POD)
+        await asyncio.gather(*events._reading.values())
+    assert events.words(POD) == f"{WAITS}: The queue is stopped."
+    (known, _) = events._known["u-1"]
+    assert len(known) == 3
+
+
 async def test_nobody_asks_for_a_workload_of_a_pod_without_gate() -> None:
     api: Any = Api()
     events = Events(api, "notebooks")

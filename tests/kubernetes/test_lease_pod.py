@@ -41,6 +41,7 @@ def test_a_lease_and_a_kernel_wait_for_the_same_nodes() -> None:
         settings=engine,
         server="alice",
         instance="i",
+        pod={}.get,
     )
     size = Size.parse("1/4")
     request: Any = SimpleNamespace(kernel_id="k-1", size=size)
@@ -54,6 +55,30 @@ def test_a_lease_and_a_kernel_wait_for_the_same_nodes() -> None:
         assert pod["spec"]["nodeSelector"] == {"zone": "a", "pool": "a100", "disk": "fast"}
         assert pod["spec"]["tolerations"] == [TEAM, POOL, GPU_TOLERATION]
         assert UNDISTURBED.items() <= pod["metadata"]["annotations"].items()
+
+
+def test_a_lease_goes_where_others_send_the_pod_of_its_kernel() -> None:
+    """A patch of the administrator, Kueue's flavor, and what admission adds."""
+    store = Store()
+    fast = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["fast"]}]}
+    on_nodes = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [fast]}}
+    spec = {
+        "nodeSelector": {"flavor": "spot"},
+        "tolerations": [GPU_TOLERATION, TEAM],
+        "affinity": {"nodeAffinity": on_nodes, "podAffinity": {"of": "the kernel alone"}},
+    }
+    backend = DraBackend()
+    backend.style = "lease"
+    cluster = store.cluster(backend)
+    cluster.settings = KubernetesEngine(node_selector={"zone": "a"})
+    cluster.pod = {"kernel": {"metadata": {"name": "kernel"}, "spec": spec}}.get
+    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
+    one = Lease(cluster, request, Writes(), LABELS, {"name": "kernel"})
+    one._kernel = "kernel"
+    made = one._pod(LABELS)["spec"]
+    assert made["nodeSelector"] == {"zone": "a", "flavor": "spot"}
+    assert made["tolerations"] == [GPU_TOLERATION, TEAM]
+    assert made["affinity"] == {"nodeAffinity": on_nodes}
 
 
 def new_lease(store: Store, looks: int) -> Lease:
@@ -72,7 +97,7 @@ def new_lease(store: Store, looks: int) -> Lease:
         known: Facts = cluster.facts
         return known
 
-    cluster.refresh = refresh
+    cluster.refresh, cluster.read_gpus = refresh, lambda: refresh(0.0, slices=True)
     request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
     lease = Lease(cluster, request, Writes(), LABELS, {"name": "k", "uid": "u"})
     lease.device = ("node-5", "gpu-1")
@@ -89,3 +114,14 @@ async def test_a_gpu_of_a_node_that_has_just_come_is_waited_for(
     assert 'uuid == "GPU-0051"' in str(claim["spec"])
     with pytest.raises(NoGpuError, match=r"is not offered by gpu\.nvidia\.com now"):
         await new_lease(Store(), _lease._LOOKS + 1)._claim_for("k")
+
+
+async def test_such_a_gpu_is_read_at_once_though_others_were_read_just_now() -> None:
+    store = Store()
+    lease = new_lease(store, 1)
+    cluster: Any = lease._cluster
+    learns = cluster.refresh
+    cluster.refresh = lambda *age, **what: pytest.fail("it is told what was read before")
+    cluster.read_gpus = lambda: learns(0.0, slices=True)
+    await lease._claim_for("k")
+    assert len(store.of(CLAIMS)) == 1

@@ -174,6 +174,35 @@ async def test_a_device_that_is_tainted_and_an_old_generation_are_no_room(
 
 
 @contextmanager
+def tainting(cluster: Any, device: str) -> Iterator[None]:
+    """A rule of the administrator keeps new claims off a device."""
+    place = "/apis/resource.k8s.io/v1/devicetaintrules"
+    spec = {
+        "deviceSelector": {"driver": "gpu.nvidia.com", "device": device},
+        "taint": {"key": "example.org/repair", "effect": "NoSchedule"},
+    }
+    cluster.api.create(place, {"metadata": {"name": "repair"}, "spec": spec})
+    try:
+        yield
+    finally:
+        cluster.api.delete(f"{place}/repair")
+
+
+async def test_a_device_that_a_rule_taints_is_no_room_until_the_rule_is_gone(
+    notebook: Make, cluster: Any
+) -> None:
+    with tainting(cluster, "gpu-1"):
+        one = await notebook("1", style="pod").start()
+        await one.state("active", "idle")
+        free = [gpu.free_bytes for gpu in await Runtime.instance().capacity()]
+        assert free == [0, 0], "one is taken, and one is tainted"
+        late = await notebook("1", style="pod").start()
+        await eventually(lambda: late.allocation.queue is not None, "it waits", LONG)
+    await late.state("active", "idle")
+    assert await late.run("print(1)") == "1"
+
+
+@contextmanager
 def old_pool(cluster: Any) -> Iterator[None]:
     """A pool of no node, of which a slice of an older generation has been left."""
     place = "/apis/resource.k8s.io/v1/resourceslices"

@@ -13,6 +13,7 @@ from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _live
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
 from jupyter_gpu_share.engines.kubernetes._shared import Shared
 from jupyter_gpu_share.engines.kubernetes.api import Change, Forbidden, Unreachable
+from jupyter_gpu_share.engines.kubernetes.backends import Facts, make_backend
 
 pytestmark = pytest.mark.timeout(PATIENCE)
 
@@ -265,3 +266,33 @@ async def test_a_start_lists_no_pods(api: CountedApi, cluster: Cluster) -> None:
     assert gpus[0].memory_bytes == 40960 * 2**20
     assert api.asked == {"list nodes": 1}
     assert await engine.gpus(known=True) == gpus
+
+
+async def test_what_the_cluster_does_not_have_is_asked_for_seldom(
+    api: CountedApi, cluster: Cluster, clock: Clock
+) -> None:
+    # DeviceTaintRules are of a group that older clusters have without them.
+    api.objects |= {each: [] for each in ("resourceslices", "deviceclasses", "resourceclaims")}
+    cluster.backend = make_backend("dra", {}, "pod")
+    cluster._reads = cluster.backend.reads | cluster.backend.uses
+    cluster.facts = Facts(groups=frozenset({"v1", "resource.k8s.io/v1"}))
+    api.watchable |= {"devicetaintrules"}  # the administrator's rights are for everything
+    api.missing.add("devicetaintrules")
+
+    def asked() -> int:
+        tries = ("list", "stream", "watch")
+        return sum(api.asked[f"{each} devicetaintrules"] for each in tries)
+
+    await cluster.shown()
+    first = asked()
+    for _ in range(50):
+        clock.now += 10.0
+        await cluster.shown()
+        await cluster.refresh()
+    assert asked() == first
+    assert not cluster.backend.reads & cluster.facts.missing, "all that is needed is known"
+    api.missing.clear()
+    api.objects["devicetaintrules"] = []
+    clock.now += 200.0
+    await cluster.shown()
+    assert asked() > first, "it may have come with a new version"

@@ -6,13 +6,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from unanswered import Store
 from waiting import PATIENCE
 
 from jupyter_gpu_share.allocations import QueuePosition
 from jupyter_gpu_share.engines.base import Starting, Waiting
 from jupyter_gpu_share.engines.kubernetes import _waits
 from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
+from jupyter_gpu_share.engines.kubernetes._lease import Lease
+from jupyter_gpu_share.engines.kubernetes._pods import Labels
 from jupyter_gpu_share.engines.kubernetes._waits import Wait
+from jupyter_gpu_share.engines.kubernetes._writes import Writes
+from jupyter_gpu_share.engines.kubernetes.backends import DraBackend
+from jupyter_gpu_share.size import Size
 
 pytestmark = pytest.mark.timeout(PATIENCE)
 
@@ -67,6 +73,100 @@ async def test_a_pod_that_has_its_place_without_a_gpu_is_told() -> None:
     clock[0] = _waits.PATIENCE
     one.tell(PLACED)
     assert "on the node gpu-1" in str(told[-1].reason)
+
+
+async def test_a_wait_that_is_over_soon_is_not_told() -> None:
+    told: list[Waiting] = []
+    clock = [0.0]
+    one = wait(told, clock)
+    one._patient = True
+    one.tell(TURNED_AWAY)
+    assert told == []
+    clock[0] = _waits.PATIENCE
+    one.tell(TURNED_AWAY)
+    assert "0/3 nodes fit" in str(told[-1].reason)
+
+
+ALL = "0/3 nodes are available: "
+TAINTED = "1 node(s) had untolerated taint(s)"
+PREEMPTION = "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+
+
+@pytest.mark.parametrize(
+    ("words", "explained"),
+    [
+        (f"{ALL}1 Insufficient memory, 2 cannot allocate all claims.", False),
+        (f"{ALL}1 Insufficient cpu, 2 Insufficient nvidia.com/gpu.", False),
+        (f"{ALL}1 Too many pods, 2 Insufficient nvidia.com/gpu.", False),
+        (f"{ALL}1 Insufficient cpu, 1 Insufficient nvidia.com/gpu, {TAINTED}. {PREEMPTION}", False),
+        ("Insufficient memory on gpu-1", False),
+        # No node has a GPU left, and some lack more besides.
+        (f"{ALL}1 Insufficient cpu, 3 Insufficient nvidia.com/gpu. {PREEMPTION}", True),
+        (f"{ALL}1 Insufficient cpu, {TAINTED}, 2 Insufficient nvidia.com/mig-1g.10gb.", True),
+        (f"{ALL}3 Insufficient nvidia.com/gpu.", True),
+        (f"{ALL}3 cannot allocate all claims.", True),
+    ],
+)
+async def test_what_a_node_lacks_besides_is_not_told_as_a_want_of_gpus(
+    words: str, explained: bool
+) -> None:
+    told: list[Waiting] = []
+    one = wait(told, [0.0])
+    one._backend = SimpleNamespace(explain=lambda words: "All are in use.")  # type: ignore
+    condition = {"type": "PodScheduled", "status": "False", "message": words}
+    one.tell({"spec": {}, "status": {"conditions": [condition]}})
+    (news,) = told
+    assert (str(news.reason) == "All are in use.") is explained
+    assert explained or words.removesuffix(f" {PREEMPTION}").rstrip(".") in str(news.reason)
+
+
+async def test_a_kernel_whose_node_has_no_room_for_it_beside_its_lease_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_waits, "PATIENCE", 0.0)
+    words = "0/2 nodes are available: 1 Insufficient memory, 1 node(s) had untolerated taint(s)."
+    condition = {"type": "PodScheduled", "status": "False", "message": words}
+    store = Store()
+    store.objects["pods", "kernel"] = {
+        "metadata": {"name": "kernel"},
+        "spec": {},
+        "status": {"conditions": [condition]},
+    }
+    cluster = store.cluster(DraBackend())
+    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
+    lease = Lease(cluster, request, Writes(), Labels("alice", "k-1", "a"), {"name": "kernel"})
+    lease._own = "kernel-gpu"
+    told: list[Any] = []
+
+    async def until(look: Any) -> Any:
+        assert look() is None, "it is no matter of the GPU: the lease stays"
+        condition["message"] = "0/2 nodes are available: 2 cannot allocate all claims."
+        return look()
+
+    assert await lease._refused("kernel", told.append, until)
+    (news,) = told
+    assert "Insufficient memory" in news.reason
+
+
+async def test_a_kernel_that_has_its_lease_and_no_node_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_waits, "PATIENCE", 0.0)
+    pod = {**TURNED_AWAY, "metadata": {"name": "kernel"}}
+    one = kernel(pod, explain=lambda words: None)
+    one.cluster.place = lambda name: QueuePosition(1, 1)  # type: ignore[method-assign]
+    one.lease = object()  # type: ignore[assignment]
+    told: list[Any] = []
+
+    async def until(look: Any) -> Any:
+        assert look() is None
+        pod["spec"] = {"nodeName": "gpu-1"}
+        return look()
+
+    monkeypatch.setattr(one, "until", until)
+    await one._on_a_node(told.append)
+    (news,) = told
+    assert "0/3 nodes fit" in news.reason
 
 
 def kernel(pod: dict[str, Any], **backend: Any) -> PodKernel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
 from jupyter_gpu_share.engines.kubernetes.api import Forbidden, Resource
 from jupyter_gpu_share.engines.kubernetes.backends import Facts
-from jupyter_gpu_share.errors import NoGpuError
+from jupyter_gpu_share.errors import EngineError, NoGpuError
 from jupyter_gpu_share.size import Size
 
 SHAPES = json.loads(
@@ -21,8 +22,13 @@ SHAPES = json.loads(
 QUARTER = Size.parse("1/4")
 
 
+def dra(name: str) -> Any:
+    shapes = Path(__file__).with_name("backends").joinpath("shapes", "dra.json")
+    return json.loads(shapes.read_text("utf-8"))[name]
+
+
 class Growing(Cluster):
-    """A cluster whose nodes are a list."""
+    """A cluster whose nodes and slices are lists."""
 
     def __init__(self, settings: KubernetesEngine, *nodes: Any, forbidden: bool = False) -> None:
         self.settings = settings
@@ -30,6 +36,7 @@ class Growing(Cluster):
             groups=frozenset({"v1"}), placement=settings.placement, kinds=settings.declared
         )
         self.nodes = list(nodes)
+        self.slices: list[Any] = []
         self.forbidden = forbidden
         self.claims = None
         self._read = {}
@@ -40,7 +47,8 @@ class Growing(Cluster):
     async def _list(self, resource: Resource) -> list[Any]:
         if resource.plural == "nodes" and self.forbidden:
             raise Forbidden("no")
-        return list(self.nodes) if resource.plural == "nodes" else []
+        known = {"nodes": self.nodes, "resourceslices": self.slices}
+        return list(known.get(resource.plural, ()))
 
     async def begin(self) -> None:
         """What `open` does of all this."""
@@ -118,8 +126,62 @@ async def test_a_node_that_has_just_come_is_read_when_a_kernel_is_placed_there()
     assert new in cluster.facts.nodes, "a node that is known is not read again"
 
 
+async def test_a_node_whose_gpus_are_not_known_yet_is_read_again() -> None:
+    """It is there before a device plugin, or a DRA driver, makes its GPUs known."""
+    bare = json.loads(json.dumps(SHAPES["slices4"]))
+    bare["status"]["allocatable"] = {}
+    cluster = Growing(KubernetesEngine(), SHAPES["whole"], bare)
+    await cluster.begin()
+    cluster.nodes[1] = SHAPES["slices4"]
+    await cluster.know_node(bare["metadata"]["name"])
+    assert SHAPES["slices4"] in cluster.facts.nodes
+
+
+async def test_devices_of_a_node_that_has_just_come_are_read_when_they_are_needed() -> None:
+    new, later = dra("shared80"), dra("shared40")
+    cluster = Growing(KubernetesEngine())
+    cluster.facts = replace(cluster.facts, groups=frozenset({"v1", "resource.k8s.io/v1"}))
+    cluster.slices.append(new)
+    cluster.nodes += [{"metadata": {"name": each["spec"]["nodeName"]}} for each in (new, later)]
+    cluster.settings.backend = "dra"
+    cluster.claims = object()  # type: ignore[assignment]
+    await cluster.begin()
+    cluster.slices.append(later)
+    await cluster.know_node(new["spec"]["nodeName"])
+    assert list(cluster.facts.slices) == [new], "what is known is not read again"
+    await cluster.know_node(later["spec"]["nodeName"])
+    assert list(cluster.facts.slices) == [new, later]
+
+
 async def test_who_may_not_read_nodes_starts_kernels_all_the_same() -> None:
     cluster = Growing(KubernetesEngine(backend="device-plugin"), forbidden=True)
     await cluster.begin()
     await cluster.know_node("just-come")
     assert list(cluster.facts.nodes) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend"),
+    [
+        ({}, "device-plugin"),
+        ({"style": "lease"}, "dra"),
+        ({"backend": "dra"}, "dra"),
+        ({"backend_options": {"driver": "gpu.nvidia.com"}}, "dra"),
+        ({"backend_options": {"replicas": "4"}}, "device-plugin"),
+    ],
+)
+async def test_what_is_set_decides_before_what_is_found(
+    settings: dict[str, Any], backend: str
+) -> None:
+    whole = dra("whole")
+    cluster = Growing(KubernetesEngine(**settings), SHAPES["slices4"])
+    found = replace(cluster.facts, groups=frozenset({"resource.k8s.io/v1"}), slices=[whole])
+    cluster.facts = replace(found, nodes=cluster.nodes)
+    assert cluster._choose().name == backend
+
+
+async def test_where_nothing_that_is_found_fits_it_is_said_why() -> None:
+    cluster = Growing(KubernetesEngine(style="annotation"), SHAPES["slices4"])
+    cluster.facts = replace(cluster.facts, nodes=cluster.nodes)
+    with pytest.raises(EngineError, match="cannot hold shares in style 'annotation'"):
+        cluster._choose()

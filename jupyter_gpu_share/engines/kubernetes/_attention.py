@@ -83,7 +83,7 @@ class Attention:
             end = overdue
             if pod is not None and (cause := failures.hindrance(pod)):
                 end = min(overdue, self._hindered_until(cause))
-                if cause.text != told and self._tell(cause.text):
+                if cause.text != told and self._tell(cause.what):
                     told = cause.text
             found = look()
             if found is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ._words import words_on
+
 __all__ = ["told_by"]
 
 Object = Mapping[str, Any]
 
-_LONGEST = 200
 #: Reasons by which Cluster Autoscaler and Karpenter tell that a node comes.
 _COMING = ("TriggeredScaleUp", "Nominated")
 #: That none comes, and what stands before the cause. The scheduler has the second reason, too.
@@ -31,6 +32,5 @@ def _words(event: Object) -> str:
     before = _NONE.get(reason)
     if before is None or not message.startswith(before):
         return ""
-    cause = message[len(before) :].rstrip(". ")
-    cause = cause if len(cause) <= _LONGEST else cause[: _LONGEST - 1] + "…"
+    cause = words_on(message[len(before) :].rstrip(". "))
     return f"The cluster's autoscaler brings no node for it: {cause}."

@@ -44,11 +44,11 @@ from .api import (
     Watch,
 )
 from .backends import (
+    BACKENDS,
     Backend,
     Facts,
     Rendered,
     UndecidedBackend,
-    dig,
     make_backend,
 )
 from .backends import detect as detect_backends
@@ -67,6 +67,8 @@ _SHOWN, _UNCHANGED = 10.0, 60.0
 #: Seconds until it is tried again whether a right to see who holds what was granted, and whether
 #: one is back that was there: an API server that comes back refuses before it knows who may what.
 _REFUSED, _WITHDRAWN = 600.0, 30.0
+#: Of these a refusal is believed for long: they would be asked for all the time.
+_ASKED_SELDOM = frozenset({*HOLDERS, "devicetaintrules"})
 
 
 class Cluster:
@@ -102,8 +104,8 @@ class Cluster:
         #: When something of this server has changed last; monotonic.
         self._moved = time.monotonic()
         #: What is read, in the API's plural: until a backend is chosen, what shows which there is.
-        self._reads = frozenset(GPUS)
-        #: When what is known was read, and until when it is not asked for, by field; monotonic.
+        self._reads = UndecidedBackend.reads
+        #: When what is known was read, and until when it is not asked for, by plural; monotonic.
         self._read: dict[str, float] = {}
         self._refused: dict[str, float] = {}
         self._readings: dict[str, Shared[list[Object]]] = {}
@@ -182,8 +184,15 @@ class Cluster:
         settings, wanted = self.settings, self.settings.backend
         if wanted == "auto":
             found = detect_backends(self.facts)
+            options = settings.backend_options.keys()
+            fitting = [
+                name
+                for name in found
+                if settings.style in BACKENDS[name].styles
+                and options <= BACKENDS[name].options.keys()
+            ]
             if found:
-                wanted = found[0]
+                wanted = (fitting or found)[0]  # of one that does not fit it is said why
             elif "resourceslices" in self.facts.missing:
                 wanted = "dra"  # it tells what the missing right costs
             else:
@@ -267,18 +276,25 @@ class Cluster:
             return self.backend.render(size, self.facts_for(size))
 
     async def know_node(self, name: str) -> None:
-        """Read the GPUs again if a node is not known: it has just come, and only it tells of them.
+        """Read the GPUs again if none of a node is known: they have just come.
 
-        Without the right to read them, or an answer, what is known has to do.
+        A node is there before what makes its GPUs known. Without the right to read them, or an
+        answer, what is known has to do.
         """
-        known = {dig(node, "metadata", "name") for node in self.facts.nodes}
-        known |= {dig(each, "spec", "nodeName") for each in self.facts.slices}
-        if name in known:
+        if self.backend.knows_node(name, self.facts):
             return
-        for key in ("nodes", "slices"):
-            self._read.pop(key, None)
-        with suppress(KubernetesError, EngineError):
-            await self.refresh(_STALE_GPUS, slices=True)
+        with suppress(KubernetesError):
+            await self.read_gpus()
+
+    async def read_gpus(self) -> None:
+        """Read the GPUs again, however lately that was done.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        there = self._wanted(slices=True).keys() & {"nodes", "resourceslices"}
+        await self._read_these(dict.fromkeys(there, 0.0))
 
     def facts_for(self, size: Size, facts: Facts | None = None) -> Facts:
         """What is known, for kernels of a size: they may go to some nodes only."""
@@ -385,7 +401,7 @@ class Cluster:
         changes: dict[str, Any] = {}
         for (what, field, _, _), result in zip(due, results, strict=True):
             if isinstance(result, Forbidden | NotFound):
-                if what in HOLDERS and now > self._refused.get(what, -1e9):
+                if what in _ASKED_SELDOM and now > self._refused.get(what, -1e9):
                     # It would be asked for all the time.
                     had = what in self._read and what not in self.facts.missing
                     self._refused[what] = now + (_WITHDRAWN if had else _REFUSED)

@@ -24,7 +24,8 @@ _AGAIN, _FORGET = 10.0, 600.0
 class Events:
     """Reads the Events of pods while somebody waits for them.
 
-    Without the right to read Events nothing is known, and nothing is asked again.
+    Without the right to read Events nothing is known, and nothing is asked again. The cluster
+    forgets an Event after an hour or so, and a pod may wait for longer: what was said last stays.
     """
 
     def __init__(self, api: KubeApi, namespace: str) -> None:
@@ -59,14 +60,16 @@ class Events:
         self._known[uid] = before, now
         try:
             events = await self._list(f"involvedObject.uid={uid}")
-            if gated and (of_workload := kueue.events_of(events)):
+            if gated and (of_workload := kueue.events_of([*before, *events])):
                 events += await self._list(of_workload)
         except Forbidden:
             self._may = False
         except KubernetesError:
             return  # asked again later
         else:
-            self._known[uid] = sorted(events, key=_when), now
+            # Of those that say the same the newest is kept: there may be one in each hour.
+            said = {_words(event): event for event in sorted((*before, *events), key=_when)}
+            self._known[uid] = sorted(said.values(), key=_when), now
 
     async def _list(self, selector: str) -> list[Object]:
         found, _ = await self._api.list_once(EVENTS, self._namespace, fieldSelector=selector)
@@ -78,6 +81,10 @@ class Events:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _words(event: Object) -> tuple[str, str]:
+    return event.get("reason") or "", event.get("message") or ""
 
 
 def _when(event: Object) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...sentences import paragraph, say
 from . import _kueue as kueue
+from ._words import words_on
 from .backends import CONTAINER, dig, named
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "end_of",
     "end_of_lease",
     "end_of_process",
+    "for_want_of_more",
     "hindrance",
     "is_evicted",
     "no_place",
@@ -36,14 +38,22 @@ _IMAGE = {
     "SignatureValidationFailed",
 }
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-#: What the node tries again by itself; the first two unless it says that there is no sense in it.
+#: What the node tries again by itself; the first unless it says that there is no sense in it.
 _PULLED_AGAIN = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
 _MADE_AGAIN = {"CreateContainerError", "RunContainerError"}
-_SENSELESS = re.compile(
-    r"not found|unknown|unauthorized|authentication required|denied|forbidden|no match for platform"
-    r"|does not exist|invalid reference|\b40[134]\b",
+#: By a reason or by its words: there is no such image, or not for those who ask.
+_NO_SUCH_IMAGE = {"InvalidImageName", "ErrImageNeverPull"}
+_NO_SUCH = re.compile(
+    r"not found|(manifest|name|repository)[ _]unknown|unauthorized|authentication required|denied"
+    r"|forbidden|no match for platform|does not exist|invalid reference|\b40[134]\b",
     re.IGNORECASE,
 )
+#: What else there is no sense in, such as a certificate by an unknown authority.
+_SENSELESS = re.compile(r"unknown", re.IGNORECASE)
+#: A registry that says such a thing is asked again, whatever else it says.
+_BUSY = re.compile(r"too ?many ?requests|quota exceeded|\b(429|50[0234])\b", re.IGNORECASE)
+#: The codes of gRPC, and what is quoted.
+_NAMES = re.compile(r'rpc error: code = \w+|"[^"]*"')
 #: Of a container that could not be made: it may be another time.
 _PASSING = re.compile(
     r"deadline exceeded|timed? ?out|is reserved|try again|connection refused|unavailable",
@@ -57,20 +67,21 @@ _TURNED_AWAY = {
     "NodePorts",
     "TopologyAffinityError",
 }
-_LONGEST = 200
 
 
 @dataclass(frozen=True)
 class Cause:
     """Why. ``kind`` is for programs and logs, ``text`` a sentence for the user.
 
-    ``code`` is the exit code that clients see. ``passing``: the node tries again by itself.
+    ``code`` is the exit code that clients see. ``passing``: the node tries again by itself; while
+    it does, ``what`` is all that there is to say.
     """
 
     kind: str
     text: str
     code: int = 1
     passing: bool = False
+    what: str = ""
 
 
 def hindrance(pod: Object) -> Cause | None:
@@ -80,19 +91,17 @@ def hindrance(pod: Object) -> Cause | None:
     """
     for status in _needed(pod):
         waiting = dig(status, "state", "waiting", default={})
-        reason, message = _line(waiting.get("reason", "")), _line(waiting.get("message", ""))
+        reason, words = words_on(waiting.get("reason", "")), waiting.get("message") or ""
+        message = words_on(words)
         if reason in _IMAGE:
-            passing = reason in _PULLED_AGAIN and not _SENSELESS.search(message)
-            return Cause(
-                "image",
-                say(
-                    "image-not-had",
-                    image=repr(status.get("image")),
-                    reason=reason,
-                    cause=message or reason,
-                ),
-                passing=passing,
+            what = say(
+                "image-not-had",
+                image=repr(status.get("image")),
+                reason=reason,
+                cause=message or reason,
             )
+            passing, advice = _of_image(reason, _without_names(words))
+            return Cause("image", paragraph(what, say(advice)), passing=passing, what=what)
         if reason in _CONFIG:
             passing = reason in _MADE_AGAIN and _PASSING.search(message) is not None
             return _not_made(reason, message, passing=passing)
@@ -106,8 +115,28 @@ def _needed(pod: Object) -> list[Object]:
     return [*([kernel] if kernel else []), *before]
 
 
+def _without_names(words: str) -> str:
+    """Words about an image without names and addresses, which say nothing of the cause."""
+    return " ".join(word for word in _NAMES.sub("", words).split() if "/" not in word)
+
+
+def _of_image(reason: str, words: str) -> tuple[bool, str]:
+    """Whether the node may get the image another time, and the sentence that says what to do."""
+    if reason in _NO_SUCH_IMAGE:
+        return False, "image-by-name"
+    if reason in _PULLED_AGAIN:
+        if _BUSY.search(words):
+            return True, "image-later"
+        if _NO_SUCH.search(words):
+            return False, "image-by-name"
+        if not _SENSELESS.search(words):
+            return True, "image-later"
+    return False, "tell-administrator"
+
+
 def _not_made(reason: str, words: str, code: int = 1, *, passing: bool = False) -> Cause:
-    return Cause("config", say("container-not-made", reason=reason, cause=words), code, passing)
+    what = say("container-not-made", reason=reason, cause=words)
+    return Cause("config", paragraph(what, say("tell-administrator")), code, passing, what)
 
 
 def unschedulable(pod: Object) -> str | None:
@@ -135,7 +164,7 @@ def end_of(pod: Object | None, last: Object | None) -> Cause | None:
         return _lost(pod)
     if disruption := _disruption(pod):
         return disruption
-    reason, message = _line(status.get("reason", "")), _line(status.get("message", ""))
+    reason, message = words_on(status.get("reason", "")), words_on(status.get("message", ""))
     if reason == "Evicted":
         return Cause(
             "evicted",
@@ -243,7 +272,7 @@ def _of_kernel(pod: Object, ended: Object) -> Cause:
         )
     if reason in ("StartError", "ContainerCannotRun"):
         # The runtime's words begin with a list of its own layers.
-        words = _line(str(ended.get("message", "")).rpartition("container process: ")[2])
+        words = words_on(str(ended.get("message", "")).rpartition("container process: ")[2])
         if "exec: " not in words:
             return _not_made(reason, words, code)
         return Cause(
@@ -323,7 +352,7 @@ def removal_of(pod: Object, *, by_scheduler: bool) -> str:
         return by_kueue[1]
     for condition in dig(pod, "status", "conditions", default=[]):
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            reason = _line(condition.get("reason", ""))
+            reason = words_on(condition.get("reason", ""))
             return _REMOVALS.get(reason) or say("removed-by-other", reason=reason)
     if dig(pod, "metadata", "deletionTimestamp") is None:
         return say("removed-by-node")  # by its agent's word: the cluster has not said why
@@ -336,7 +365,7 @@ def _disruption(pod: Object) -> Cause | None:
         return Cause(kind, paragraph(words, say("restart-queues")), 143)
     for condition in dig(pod, "status", "conditions", default=[]):
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            reason = _line(condition.get("reason", ""))
+            reason = words_on(condition.get("reason", ""))
             if reason == "TerminationByKubelet":
                 return None  # the pod's own reason says more
             return _DISRUPTIONS.get(reason) or Cause(
@@ -368,20 +397,39 @@ def _memory_limit(pod: Object) -> str:
     return str(limit or "")
 
 
+#: What a node can lack beside GPUs.
+_MORE = re.compile(r"Insufficient (cpu|memory|ephemeral-storage|pods|hugepages)|Too many pods")
+_NODES = re.compile(r"0/(\d+) nodes are available: ([^.]*(?:\.\S[^.]*)*)")
+
+
+def for_want_of_more(message: str) -> bool:
+    """Whether by the scheduler's words a node lacks something else than GPUs.
+
+    That other nodes have no GPU is true then, and not why the pod waits.
+    """
+    if not _MORE.search(message):
+        return False
+    if (told := _NODES.match(message)) is None:
+        return True
+    # A node that lacks several resources is told with each, and else with one reason alone.
+    resources, others = [0], 0
+    for number, what in re.findall(r"\b(\d+) ([^,]+)", told[2]):
+        if "Insufficient " in what and "/" in what:
+            resources.append(int(number))
+        elif not _MORE.search(what):
+            others += int(number)
+    return max(resources) + others < int(told[1])
+
+
 _SKIPPED = re.compile(r"preemption: .*$")
 
 
 def no_place(message: str) -> str:
     """That a pod waits, with the scheduler's words but for those that only concern preemption."""
-    words = _line(_SKIPPED.sub("", message)).rstrip(". ")
+    words = words_on(_SKIPPED.sub("", message)).rstrip(". ")
     return say("no-place", cause=words)
-
-
-def _line(text: str | None) -> str:
-    line = " ".join((text or "").split())
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def _last_line(text: str | None) -> str:
     lines = [line for line in (text or "").splitlines() if line.strip()]
-    return _line(lines[-1]) if lines else ""
+    return words_on(lines[-1]) if lines else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .api import CLAIMS, CLASSES, NODES, PODS, SLICES, Resource
+from .api import CLAIMS, CLASSES, NODES, PODS, SLICES, TAINT_RULES, Resource
 from .backends import asks_for_gpus, trimmed
 
 __all__ = ["GPUS", "HOLDERS", "kept_of"]
@@ -17,6 +17,7 @@ GPUS: dict[str, tuple[str, Resource]] = {
     "nodes": ("nodes", NODES),
     "resourceslices": ("slices", SLICES),
     "deviceclasses": ("device_classes", CLASSES),
+    "devicetaintrules": ("taint_rules", TAINT_RULES),
 }
 HOLDERS: dict[str, tuple[str, Resource]] = {
     "resourceclaims": ("claims", CLAIMS),

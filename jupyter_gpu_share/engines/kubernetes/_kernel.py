@@ -335,9 +335,9 @@ class PodKernel:
 
     async def _on_a_node(self, report: Report) -> None:
         """Wait until the pod has its place."""
-        # With a lease it waits for what that has already.
-        tell = report if self.lease is None else lambda news: None
-        await self._until_pod(tell, lambda pod: bool(pod["spec"].get("nodeName")))
+        # With a lease what it waited for is there: that it is not placed soon has another reason.
+        patient = self.lease is not None
+        await self._until_pod(report, lambda pod: bool(pod["spec"].get("nodeName")), patient)
 
     async def _placed(self, report: Report) -> None:
         """Wait until the share of the pod, which has its place, is known."""
@@ -352,10 +352,12 @@ class PodKernel:
         assert self.share is not None
         report(Starting(self.share, self.rendered.note))
 
-    async def _until_pod(self, report: Report, holds: Callable[[Object], bool]) -> None:
-        """Wait until something holds of the pod, and tell of the wait."""
-        place = partial(self.cluster.place, self.name)
-        wait = Wait(self.cluster.backend, report, place, self.cluster.events.words)
+    async def _until_pod(
+        self, report: Report, holds: Callable[[Object], bool], patient: bool = False
+    ) -> None:
+        """Wait until something holds of the pod, and tell of it; if ``patient``, only when late."""
+        place, said = partial(self.cluster.place, self.name), self.cluster.events.words
+        wait = Wait(self.cluster.backend, report, place, said, patient=patient)
 
         def look() -> bool | None:
             pod = self.cluster.pod(self.name)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...sentences import say
+from ._words import words_on
 from .backends import dig
 
 __all__ = [
@@ -32,7 +33,6 @@ Object = Mapping[str, Any]
 QUEUE = "kueue.x-k8s.io/queue-name"
 GATE = "kueue.x-k8s.io/admission"
 
-_LONGEST = 200
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.ASCII)
 #: An Event of the pod that names its Workload.
 _CREATED = re.compile(r"Created Workload: [^/\s]+/(\S+)")
@@ -87,8 +87,7 @@ def _quota(queue: str, message: str) -> str:
     if used:
         needed = ", ".join(f"{amount} of {resource}" for resource, amount in used.items())
         return say("kueue-quota", queue=queue, needed=needed)
-    cause = _BEFORE.sub("", message).rstrip(". ")
-    cause = cause if len(cause) <= _LONGEST else cause[: _LONGEST - 1] + "…"
+    cause = words_on(_BEFORE.sub("", message).rstrip(". "))
     return say("kueue-waits", queue=queue, cause=cause) if cause else ""
 
 
@@ -110,6 +109,6 @@ def put_out(pod: Object) -> tuple[str, str] | None:
             queue = queue_name(pod)
             if sentence := _PUT_OUT.get(base):
                 return "reclaimed", say(sentence, queue=queue)
-            cause = " ".join(str(condition.get("message") or reason).split())[:_LONGEST]
+            cause = words_on(str(condition.get("message") or reason))
             return "evicted", say("kueue-put-out", queue=queue, cause=cause.rstrip(". "))
     return None

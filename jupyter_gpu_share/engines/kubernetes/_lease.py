@@ -71,6 +71,7 @@ class Lease:
         self._labels = labels
         self._owner = owned_by
         self._base = object_name(cluster.server, request.kernel_id, "lease")
+        self._kernel = ""  # name of the kernel's pod
         self._own = ""  # name of the claim that the kernel's pod has itself
         #: Name of the pod and claim of the last lease that was asked for, and what it is of.
         self.name, self.asked = "", request.size
@@ -103,7 +104,7 @@ class Lease:
 
         Its server may have ended while it changed the size: the pod tells which one counts.
         """
-        self._own = f"{kernel}-gpu"
+        self._kernel, self._own = kernel, f"{kernel}-gpu"
         self.device = self._device_of(self._own)
         claims = self._cluster.own_claims(f"{self._base}-")
         held = {name: device for name in claims if (device := self._device_of(name)) is not None}
@@ -143,16 +144,17 @@ class Lease:
 
         Waits in the scheduler's queue as long as it takes.
         """
+        self._kernel = kernel
         await self._post(None, self.size)
         self.device = await self._allocated(report, until)
         await self._claim_for(kernel)
-        if await self._refused(kernel, until):
+        if await self._refused(kernel, report, until):
             # Administrator access takes nothing, but at the moment when it is allocated its
             # minimum has to be free, and the lease itself may have filled the device; or somebody
             # else was faster with what the lease has left. It steps aside.
-            device = self.device
+            device, tell = self.device, self._telling(kernel, report)
             await self.drop()
-            await until(lambda: self._device_of(self._own))
+            await until(lambda: self._device_of(self._own) or tell())
             await self._post(device, self.size)
             self.device = await self._allocated(report, until)
 
@@ -392,18 +394,29 @@ class Lease:
 
         One of a node that has just come is known with the next look at them.
         """
-        for _ in range(_LOOKS):
-            if self._backend.knows(device, self._cluster.facts):
+        cluster = self._cluster
+        for look in range(_LOOKS):
+            if self._backend.knows(device, cluster.facts):
                 break
-            await asyncio.sleep(_PAUSE)
+            if look:
+                await asyncio.sleep(_PAUSE)
             with suppress(KubernetesError):  # looked at again
-                await self._cluster.refresh(0.0, slices=True, nodes=_OLD)
-        return self._cluster.facts
+                await (
+                    cluster.refresh(0.0, slices=True, nodes=_OLD) if look else cluster.read_gpus()
+                )
+        return cluster.facts
 
     def _pod(self, labels: Labels) -> Object:
         settings = self._cluster.settings
         facts = self._cluster.facts_for(self.size)
         where = settings.profile(self.size).placement + self._backend.placement(self.asked, facts)
+        # Others have their say in where the kernel's pod goes: a patch, Kueue, admission.
+        kernel = (self._cluster.pod(self._kernel) or {}).get("spec") or {}
+        selector = {**where.node_selector, **settings.node_selector}
+        selector |= kernel.get("nodeSelector") or {}
+        tolerations = [*settings.tolerations, *where.tolerations, GPU_TOLERATION]
+        tolerations += [one for one in kernel.get("tolerations") or [] if one not in tolerations]
+        on_nodes = (kernel.get("affinity") or {}).get("nodeAffinity")
         metadata = labels.metadata(
             self.name, "lease", size=str(self.asked), instance=self._cluster.instance
         )
@@ -441,8 +454,9 @@ class Lease:
         for key, value in (
             ("activeDeadlineSeconds", life + _LONGER if life else None),
             ("serviceAccountName", settings.service_account),
-            ("nodeSelector", {**where.node_selector, **settings.node_selector}),
-            ("tolerations", [*settings.tolerations, *where.tolerations, GPU_TOLERATION]),
+            ("nodeSelector", selector),
+            ("tolerations", tolerations),
+            ("affinity", {"nodeAffinity": on_nodes} if on_nodes else None),
         ):
             if value:
                 spec[key] = value
@@ -478,15 +492,33 @@ class Lease:
         device: tuple[str, str] = await until(look)
         return device
 
-    async def _refused(self, kernel: str, until: Until) -> bool:
+    def _telling(self, kernel: str, report: Report) -> Callable[[], None]:
+        """Tells why the kernel's pod waits, if it does for long: its node may lack more than GPUs.
+
+        What the scheduler has said before the claim was there is over soon.
+        """
+        cluster, place = self._cluster, partial(self._cluster.place, self.name)
+        wait = Wait(self._backend, report, place, cluster.events.words, patient=True)
+
+        def tell() -> None:
+            if (pod := cluster.pod(kernel)) is not None:
+                wait.tell(pod)
+
+        return tell
+
+    async def _refused(self, kernel: str, report: Report, until: Until) -> bool:
         """Whether the kernel's claim cannot be allocated, the lease having filled the device."""
+        tell = self._telling(kernel, report)
 
         def look() -> bool | None:
             if self._device_of(self._own) is not None:
                 return False
             pod = self._cluster.pod(kernel)
             words = failures.unschedulable(pod) if pod is not None else None
-            return True if words is not None and "allocate" in words else None
+            if words is not None and "cannot allocate" in words:
+                return True
+            tell()
+            return None
 
         refused: bool = await until(look)
         return refused

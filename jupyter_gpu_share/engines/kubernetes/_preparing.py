@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...sentences import say
+from ._words import words_on
 
 __all__ = ["told_by"]
 
 Object = Mapping[str, Any]
 
-_LONGEST = 200
 #: What the node tries again, and nothing else tells: images are in the pod's status.
 _TROUBLE = {
     "FailedMount",
@@ -32,7 +32,6 @@ def told_by(events: Iterable[Object]) -> str:
         if reason in _GOES_ON:
             return ""
         if reason in _TROUBLE:
-            cause = " ".join((event.get("message") or reason).split()).rstrip(". ")
-            cause = cause if len(cause) <= _LONGEST else cause[: _LONGEST - 1] + "…"
+            cause = words_on((event.get("message") or reason).rstrip(". \n"))
             return say("node-says", reason=reason, cause=cause)
     return ""

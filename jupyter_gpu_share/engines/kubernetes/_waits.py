@@ -32,6 +32,7 @@ class Wait:
     report: called with what is new.
     place: the kernel's place in the queue.
     said: what the Events of a pod say; empty for nothing.
+    patient: nothing is told of a wait that is over soon.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class Wait:
         report: Report,
         place: Callable[[], QueuePosition],
         said: Callable[[Object], str] = lambda pod: "",
+        *,
+        patient: bool = False,
     ) -> None:
         self._backend = backend
         self._said = said
@@ -47,6 +50,7 @@ class Wait:
         self._place = place
         self._clock = asyncio.get_running_loop().time
         self._end = self._clock() + PATIENCE
+        self._patient = patient
         self._told: Waiting | None = None
 
     def tell(self, pod: Object) -> None:
@@ -58,11 +62,14 @@ class Wait:
 
     def _reason(self, pod: Object) -> str | None:
         node = pod["spec"].get("nodeName")
+        if self._patient and self._clock() < self._end:
+            return None
         if kueue.gated(pod):  # the scheduler has only to say that it has not seen it
             told = self._said(pod)
             return told or (None if self._clock() < self._end else _silent(pod))
         if not node and (words := failures.unschedulable(pod)) is not None:
-            why = self._backend.explain(words) or failures.no_place(words)
+            why = None if failures.for_want_of_more(words) else self._backend.explain(words)
+            why = why or failures.no_place(words)
             return paragraph(why, self._said(pod))
         if self._clock() < self._end:
             return None

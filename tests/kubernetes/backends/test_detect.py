@@ -49,6 +49,38 @@ def test_the_best_that_a_cluster_offers_comes_first(facts: Facts, found: tuple[s
     assert detect(facts) == found
 
 
+DRAPED = {**KAI.node, "metadata": {**KAI.node["metadata"], "name": "node-3"}}  # as DRA.whole has it
+TAINTED = {**PLUGIN.slices4, "spec": {"taints": [{"key": "team", "effect": "NoSchedule"}]}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "slices", "best"),
+    [
+        ([PLUGIN.slices4], [DRA.whole], "device-plugin"),
+        ([PLUGIN.renamed], [DRA.whole], "device-plugin"),
+        ([MIG.mixed], [DRA.whole], "mig"),
+        ([HAMI.node], [DRA.whole], "hami"),
+        ([KAI.node], [DRA.whole], "kai"),
+        # Nothing else that is known to share.
+        ([], [DRA.whole], "dra"),
+        ([DRAPED], [DRA.whole], "dra"),
+        ([PLUGIN.whole], [DRA.whole], "dra"),
+        ([PLUGIN.unlabelled], [DRA.whole], "dra"),
+        ([TAINTED], [DRA.whole], "dra"),
+        # DRA shares, be it on one node of many.
+        ([PLUGIN.slices4], [DRA.whole, DRA.shared80], "dra"),
+        ([PLUGIN.slices4], [DRA.whole, DRA.mig], "dra"),
+    ],
+)
+def test_a_driver_that_offers_whole_gpus_only_comes_after_those_that_share(
+    nodes: list[dict], slices: list[dict], best: str
+) -> None:
+    groups = {DRA_GROUP} | (KAI_GROUPS if best == "kai" or DRAPED in nodes else set())
+    facts = Facts(groups=frozenset(groups), nodes=nodes, slices=slices)
+    assert detect(facts)[0] == best
+    assert "dra" in detect(facts)
+
+
 def test_slices_of_other_drivers_are_no_gpus() -> None:
     other = DRA.shared80
     other["spec"]["driver"] = "cpu.example.com"

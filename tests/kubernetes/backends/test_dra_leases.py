@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shapes import GIB, MIB, Shapes
 
 from jupyter_gpu_share.engines.base import Waiter
+from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._names import KERNEL, PART, PREFIX
 from jupyter_gpu_share.engines.kubernetes._shares import share_of_pods
 from jupyter_gpu_share.engines.kubernetes._snapshot import ClusterSnapshot
@@ -120,8 +121,72 @@ def test_what_a_kernel_rests_on_is_a_part_of_all_else_too() -> None:
         device["capacity"]["threads"] = {"value": "4000", "requestPolicy": policy}
     backend, facts = leasing(), Facts(slices=[slices])
     spec, _, _ = backend.claim_spec(Size.parse("1/4"), facts)
-    assert asked(spec)["threads"] == 999
+    # 16 kernels can rest on one that others have all the rest of: a quarter of 3984.
+    assert asked(spec)["threads"] == 995
     assert asked(backend.own_spec(FIRST, facts))["threads"] == 1
+    assert asked(backend.lease_spec(20 * GIB, FIRST, facts))["threads"] == 996, "it rests already"
+
+
+@given(
+    parts=st.lists(st.integers(1, 30), min_size=1, max_size=7),
+    resting=st.integers(0, 9),
+    least=st.integers(0, 50),
+    total=st.integers(50_000, 200_000),
+)
+def test_of_all_else_too_kernels_fit_beside_those_that_rest(
+    parts: list[int], resting: int, least: int, total: int
+) -> None:
+    facts, backend = one_gpu(80 * GIB, MIB, MIB), leasing()
+    policy = {"validRange": {"min": str(least), "max": str(total), "step": "1"}}
+    (device,) = facts.slices[0]["spec"]["devices"]
+    device["capacity"]["threads"] = {"value": str(total), "requestPolicy": policy}
+    rest = asked(backend.own_spec(FIRST, facts))["threads"]
+    assert rest == least
+    taken = resting * rest
+    for number, part in enumerate(parts):
+        size = Size(fraction=Fraction(part, sum(parts)))
+        spec, memory, _ = backend.claim_spec(size, facts)
+        held = asked(spec)["threads"]
+        assert asked(backend.lease_spec(memory - MIB, FIRST, facts, size))["threads"] == held
+        if number == 0 and memory > 4 * GIB:  # one that has grown holds it by two claims
+            small = Size(memory=2 * GIB)
+            held = asked(backend.lease_spec(2 * GIB - MIB, FIRST, facts, small))["threads"]
+            held += asked(backend.lease_spec(memory - 2 * GIB, FIRST, facts))["threads"]
+        taken += held + rest
+    assert taken <= total
+
+
+def test_a_kind_that_may_come_makes_no_share_larger() -> None:
+    """Four kernels of a quarter in bytes are all of a GPU, whatever else may come."""
+    kinds = KubernetesEngine(kinds=[{"memory": "141GiB", "node_selector": {"p": "b"}}]).declared
+    facts = known("nvidia80", kinds=kinds)
+    spec, memory, _ = leasing().claim_spec(Size.parse("20GiB"), facts)
+    assert (memory, asked(spec)) == (20 * GIB, {"memory": 20 * GIB - MIB})
+
+
+@pytest.mark.parametrize("size", ["40GiB", "1/2", "1", "80GiB", "12GiB"])
+def test_where_gpus_differ_each_is_asked_for_what_it_is_reckoned_with(size: str) -> None:
+    """Else a kernel waits for a GPU that seems to have room for it."""
+    small = SHAPES.nvidia80
+    small["spec"]["nodeName"] = small["spec"]["pool"]["name"] = "node-8"
+    for device in small["spec"]["devices"]:
+        device["attributes"]["uuid"]["string"] += "-small"
+        device["capacity"]["memory"]["value"] = "40960Mi"
+    backend, wanted = leasing(), Size.parse(size)
+    facts = Facts(slices=[SHAPES.nvidia80, small])
+    spec, _, _ = backend.claim_spec(wanted, facts)
+    (request,) = spec["devices"]["requests"]
+    ways = request.get("firstAvailable") or [request["exactly"]]
+    for gpu in backend.capacity(facts):
+        needed = backend.need(wanted, gpu, facts)
+        if needed > gpu.memory_bytes:
+            continue
+        amounts = [
+            parse_quantity(way["capacity"]["requests"]["memory"])
+            for way in ways
+            if all(str(gpu.memory_bytes) in str(each) for each in way.get("selectors", []))
+        ]
+        assert amounts == [needed - MIB]
 
 
 def test_fractions_and_all_of_a_gpu_leave_room_to_rest() -> None:

@@ -194,6 +194,43 @@ def test_a_device_that_is_tainted_gives_nothing_now(effect: str, free: int) -> N
     assert backend.render(Size.parse("1/4"), known)
 
 
+def tainting(selector: Any, effect: str = "NoSchedule") -> Any:
+    """A DeviceTaintRule (k8s.io/api v0.37, ``resource/v1``)."""
+    spec = {"taint": {"key": "example.org/repair", "effect": effect}}
+    return {"spec": spec if selector is None else {"deviceSelector": selector, **spec}}
+
+
+@pytest.mark.parametrize(
+    ("selector", "tainted"),
+    [
+        ({}, ["GPU-0000", "GPU-0001"]),  # all devices
+        (None, []),  # without one it selects nothing
+        ({"driver": "gpu.nvidia.com"}, ["GPU-0000", "GPU-0001"]),
+        ({"driver": "other.example.com"}, []),
+        ({"driver": ""}, []),
+        ({"pool": "node-1"}, ["GPU-0000", "GPU-0001"]),
+        ({"pool": "node-2"}, []),
+        ({"device": "gpu-1"}, ["GPU-0001"]),
+        ({"driver": "gpu.nvidia.com", "pool": "node-1", "device": "gpu-0"}, ["GPU-0000"]),
+        ({"driver": "gpu.nvidia.com", "pool": "node-2", "device": "gpu-0"}, []),
+    ],
+)
+def test_what_a_rule_of_the_administrator_taints_gives_nothing_now(
+    selector: Any, tainted: list[str]
+) -> None:
+    for effect in ("NoSchedule", "NoExecute"):
+        known = Facts(slices=[DRA.shared80], taint_rules=[tainting(selector, effect)])
+        gpus = DraBackend().capacity(known)
+        assert [gpu.uuid for gpu in gpus if not gpu.free_bytes] == tainted
+        assert DraBackend().room(Size.parse("1/4"), known) == 2 - len(tainted)
+        assert DraBackend().render(Size.parse("1/4"), known), "it is no reason to refuse a size"
+
+
+def test_a_rule_that_only_tells_keeps_nobody_out() -> None:
+    known = Facts(slices=[DRA.shared80], taint_rules=[tainting({}, "None"), tainting({}, "Later")])
+    assert DraBackend().room(Size.parse("1/4"), known) == 2
+
+
 def partitions() -> list[Any]:
     """A GPU of seven slices as DynamicMIG offers it: whole, and its instances, by counters.
 

@@ -28,6 +28,7 @@ from ._resources import (
     QUEUES,
     SECRETS,
     SLICES,
+    TAINT_RULES,
     Resource,
 )
 from ._waiting import within
@@ -45,6 +46,7 @@ __all__ = [
     "QUEUES",
     "SECRETS",
     "SLICES",
+    "TAINT_RULES",
     "AlreadyExists",
     "Change",
     "Conflict",

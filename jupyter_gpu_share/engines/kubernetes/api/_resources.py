@@ -70,4 +70,7 @@ LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim")
 SLICES = Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False)
 CLASSES = Resource("resource.k8s.io", "v1", "deviceclasses", "DeviceClass", namespaced=False)
+TAINT_RULES = Resource(
+    "resource.k8s.io", "v1", "devicetaintrules", "DeviceTaintRule", namespaced=False
+)
 QUEUES = Resource("scheduling.run.ai", "v2", "queues", "Queue", namespaced=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -40,6 +40,7 @@ class Facts:
     ----------
     groups: API groups with version that the server offers, such as ``resource.k8s.io/v1``.
     nodes, device_classes, slices, claims: all that may be read.
+    taint_rules: the DeviceTaintRules of administrators, with the same effect as taints in slices.
     pods: those that ask for GPUs and have not ended, of all namespaces that may be read, without
         what says nothing about GPUs.
     missing: kinds that could not be read for want of rights, in the API's plural.
@@ -51,6 +52,7 @@ class Facts:
     nodes: Sequence[Object] = ()
     device_classes: Sequence[Object] = ()
     slices: Sequence[Object] = ()
+    taint_rules: Sequence[Object] = ()
     claims: Sequence[Object] = ()
     pods: Sequence[Object] = ()
     missing: frozenset[str] = frozenset()
@@ -195,6 +197,13 @@ class Backend(ABC):
     def offered(cls, facts: Facts) -> bool:
         """Whether the cluster has the machinery of this backend. Used to detect it."""
 
+    @classmethod
+    def shares(cls, facts: Facts) -> bool:
+        """Whether kernels can have parts of GPUs by it, as far as the objects tell."""
+        barred = facts.barred
+        nodes = [node for node in facts.nodes if dig(node, "metadata", "name") not in barred]
+        return cls.offered(replace(facts, nodes=nodes))
+
     @abstractmethod
     def render(self, size: Size, facts: Facts) -> Rendered:
         """What a pod asks for; size ``0`` never comes here.
@@ -227,6 +236,12 @@ class Backend(ABC):
             gpu.profile == size.profile and gpu.free_bytes >= self.need(size, gpu, facts)
             for gpu in self.capacity(facts)
         )
+
+    def knows_node(self, name: str, facts: Facts) -> bool:
+        """Whether the GPUs of a node are among those that are known."""
+        # Who holds what does not matter, and there may be thousands who do.
+        alone = replace(facts, pods=(), claims=())
+        return any(gpu.node == name for gpu in self.capacity(alone))
 
     def need(self, size: Size, gpu: Capacity, facts: Facts) -> int:
         """Bytes that a kernel of this size takes of a GPU; more than it has: it gives no such."""

@@ -23,9 +23,13 @@ BACKENDS: dict[str, type[Backend]] = {
 def detect(facts: Facts) -> tuple[str, ...]:
     """Names of the backends that the cluster offers, the best first.
 
+    DRA drivers offer whole GPUs before they are told to share them: those that share come first.
     Where nothing is there yet, those by which declared kinds of nodes would be split.
     """
     found = tuple(name for name, backend in BACKENDS.items() if backend.offered(facts))
+    if found[:1] == ("dra",) and not DraBackend.shares(facts):
+        sharing = [name for name in found[1:] if BACKENDS[name].shares(facts)]
+        return (*sharing, *(name for name in found if name not in sharing))
     if found or not facts.kinds:
         return found
     whole = all(kind.told.replicas == 1 for kind in facts.kinds)

@@ -133,6 +133,15 @@ class DevicePluginBackend(Backend):
             for node in gpu_nodes(facts)
         )
 
+    @classmethod
+    def shares(cls, facts: Facts) -> bool:
+        """Whether a node is known to offer replicas of GPUs."""
+        return any(
+            SHARED_GPU in node.offered or (GPU in node.offered and node.replicas > 1)
+            for node in open_nodes(facts)
+            if node.profile is None
+        )
+
     # -- asking ------------------------------------------------------------------------------
 
     def render(self, size: Size, facts: Facts) -> Rendered:

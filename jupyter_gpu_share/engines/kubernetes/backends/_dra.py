@@ -52,7 +52,7 @@ class DraBackend(Backend):
     reads: ClassVar[frozenset[str]] = frozenset(
         {"deviceclasses", "resourceslices", "resourceclaims"}
     )
-    uses: ClassVar[frozenset[str]] = frozenset({"nodes"})
+    uses: ClassVar[frozenset[str]] = frozenset({"nodes", "devicetaintrules"})
 
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
         chosen = self.accept(options)
@@ -87,6 +87,11 @@ class DraBackend(Backend):
         return _GROUP in facts.groups and any(
             dig(item, "spec", "driver") == "gpu.nvidia.com" for item in facts.slices
         )
+
+    @classmethod
+    def shares(cls, facts: Facts) -> bool:
+        """Whether a device may have several claims, or is a MIG instance."""
+        return any(gpu.shared or gpu.profile for gpu in cls()._open(facts))
 
     # -- asking ------------------------------------------------------------------------------
 
@@ -193,8 +198,10 @@ class DraBackend(Backend):
                 f"{size} is more than any GPU of this cluster has; the largest has "
                 f"{format_bytes(largest)}."
             )
-        if size.memory is not None:
-            amount = max(amount for amount, _ in found)
+        reckoned = {amount for amount, _ in found}
+        # Bytes that are all of a small GPU are less of it, where others have to have room to rest.
+        if size.memory is not None and (len(reckoned) == 1 or min(reckoned) >= size.memory):
+            amount = max(reckoned)
             fitting = [gpu for _, gpu in found]
             note = "" if amount == size.memory else _becomes(size, amount, fitting[0])
             amounts = self._requests.amounts(fitting, size, amount, leased=self._leased)
@@ -211,7 +218,7 @@ class DraBackend(Backend):
             told = amounts if _amount_told(same, size) else None
             parts.append(self._requests.exactly(size.count, told))
         amount, first = ordered[0][0]
-        exact = amount == first.memory * (size.fraction or Fraction(1))
+        exact = amount == (size.memory or first.memory * (size.fraction or Fraction(1)))
         note = "" if exact else _becomes(size, amount, first)
         if len(parts) == 1:
             return _claim("exactly", parts[0]), amount, note
@@ -231,6 +238,10 @@ class DraBackend(Backend):
             raise NoGpuError(f"No GPU of this cluster offers {size}{instead}.")
         memory = min((gpu.memory for gpu in fitting), default=None)
         return _claim("exactly", self._requests.instances(size)), memory, ""
+
+    def knows_node(self, name: str, facts: Facts) -> bool:
+        """See :meth:`Backend.knows_node`. Devices of a driver may be of no node."""
+        return any(gpu.node in (name, "") for gpu in self._gpus(facts))
 
     def knows(self, device: DeviceKey, facts: Facts) -> bool:
         """Whether a device is among those that are offered, as far as it is known."""
@@ -457,7 +468,8 @@ class DraBackend(Backend):
         }
         away = facts.away
         on_nodes = {gpu.key for gpu in self._gpus(facts) if gpu.node in away}
-        return blocked(current(facts.slices, self.driver), held) | on_nodes
+        slices = current(facts.slices, self.driver)
+        return blocked(slices, held, facts.taint_rules) | on_nodes
 
     def _by_key(self, facts: Facts) -> dict[tuple[str, str], Gpu]:
         """GPUs by pool and name. Slices are read once: every kernel of a list asks for them."""

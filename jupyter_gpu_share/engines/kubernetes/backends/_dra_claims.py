@@ -85,7 +85,7 @@ class Requests:
             part = Fraction(amount, gpu.memory)
         else:
             part = size.fraction or Fraction(amount + gpu.rest, gpu.memory)
-        others = gpu.beside(part, leased=size is not None)
+        others = gpu.beside(part, leased=True, more=size is None)
         return self.pinned(gpu, {self.capacity: amount, **others} if gpu.shared else None)
 
     def own(self, gpu: Gpu) -> dict[str, Any]:
@@ -119,7 +119,8 @@ class Requests:
             gpu.beside(size.fraction or Fraction(amount, gpu.memory), leased=leased)
             for gpu in (there if names else ())
         ]
-        own = min(gpu.rest for gpu in gpus) if leased else 0
+        # Of one that is to come it is not known.
+        own = min((gpu.rest for gpu in there), default=0) if leased else 0
         return {
             self.capacity: amount - own,
             **{name: min(each[name] for each in others) for name in sorted(names)},

@@ -140,18 +140,24 @@ class Gpu:
             amount = self.amounts.up(max(self.amounts.down(int(most * fraction)), 2 * rest))
         return amount if amount == self.memory or (self.shared and amount < self.memory) else None
 
-    def beside(self, part: Fraction, *, leased: bool) -> dict[str, int]:
+    def beside(self, part: Fraction, *, leased: bool, more: bool = False) -> dict[str, int]:
         """The same part of all else that it gives out, by the name of the capacity.
 
         Parameters
         ----------
-        leased: the kernel's own claim has the smallest amount of it already.
+        leased: the kernel's own claim has the smallest amount of it already, and others have to
+            have room to rest.
+        more: it is held beside another lease of the same share.
         """
-        part, own = min(Fraction(1), part), leased and self.rest > 0
-        return {
-            name: each.down(each.part(part) - (each.up(0) if own else 0))
-            for name, each in self.others.items()
-        }
+        part, resting = min(Fraction(1), part), leased and self.rest > 0
+        found = {}
+        for name, each in self.others.items():
+            if resting and (least := each.up(0)):
+                share = each.down(int((each.total - _RESTING * least) * part))
+                found[name] = each.down(share if more else share - least)
+            else:
+                found[name] = each.part(part)
+        return found
 
 
 def gpus_of(slices: Iterable[Object], driver: str, memory: str) -> Iterator[Gpu]:

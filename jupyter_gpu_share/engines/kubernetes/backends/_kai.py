@@ -115,6 +115,12 @@ class KaiBackend(Backend):
         """Whether KAI's kinds of objects are there."""
         return any(group.startswith("scheduling.run.ai/") for group in facts.groups)
 
+    @classmethod
+    def shares(cls, facts: Facts) -> bool:
+        """Whether a node has GPUs that KAI may split: none that a DRA driver offers."""
+        claimed = {dig(item, "spec", "nodeName") for item in facts.slices}
+        return any(node.name not in claimed for node in _parted(open_nodes(facts)))
+
     # -- asking ------------------------------------------------------------------------------
 
     def render(self, size: Size, facts: Facts) -> Rendered:

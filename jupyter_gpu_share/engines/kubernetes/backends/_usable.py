@@ -121,16 +121,19 @@ def current(slices: Iterable[Object], driver: str) -> list[Object]:
     return [item for item in own if newest[_pool(item)[0]] == _pool(item)[1]]
 
 
-def blocked(slices: Sequence[Object], held: Collection[DeviceKey]) -> frozenset[DeviceKey]:
+def blocked(
+    slices: Sequence[Object], held: Collection[DeviceKey], rules: Iterable[Object] = ()
+) -> frozenset[DeviceKey]:
     """Devices of which no further claim gets anything now.
 
     Parameters
     ----------
     slices: the current ones of one driver.
     held: devices that claims have been allocated.
+    rules: DeviceTaintRules of whatever driver.
     """
     left = _left(slices, held)
-    return frozenset(
+    return _ruled_out(slices, rules) | frozenset(
         (pool, device["name"])
         for pool, device in _devices(slices)
         if any(taint.get("effect") in _KEEPS_OUT for taint in device.get("taints") or [])
@@ -138,6 +141,31 @@ def blocked(slices: Sequence[Object], held: Collection[DeviceKey]) -> frozenset[
             (pool, device["name"]) not in held
             and any(left.get(what, amount) < amount for what, amount in _uses(pool, device))
         )
+    )
+
+
+def _ruled_out(slices: Sequence[Object], rules: Iterable[Object]) -> frozenset[DeviceKey]:
+    """Devices that a DeviceTaintRule taints: no claim of ours tolerates a taint of a device."""
+    # Without a selector a rule selects nothing, and with an empty one everything.
+    selectors = [
+        spec["deviceSelector"]
+        for spec in (rule.get("spec") or {} for rule in rules)
+        if (spec.get("taint") or {}).get("effect") in _KEEPS_OUT
+        and spec.get("deviceSelector") is not None
+    ]
+
+    def ruled(driver: str, pool: str, device: str) -> bool:
+        own = {"driver": driver, "pool": pool, "device": device}
+        return any(
+            all(selector.get(what) in (None, name) for what, name in own.items())
+            for selector in selectors
+        )
+
+    return frozenset(
+        (_pool(item)[0], device["name"])
+        for item in slices
+        for _, device in _devices([item])
+        if ruled((item.get("spec") or {}).get("driver", ""), _pool(item)[0], device["name"])
     )
 
 
