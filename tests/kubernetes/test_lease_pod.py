@@ -97,7 +97,7 @@ def new_lease(store: Store, looks: int) -> Lease:
         known: Facts = cluster.facts
         return known
 
-    cluster.refresh, cluster.read_gpus = refresh, lambda: refresh(0.0, slices=True)
+    cluster.refresh, cluster.read_gpus = refresh, lambda: refresh(0.0, slices=True, nodes=0.0)
     request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
     lease = Lease(cluster, request, Writes(), LABELS, {"name": "k", "uid": "u"})
     lease.device = ("node-5", "gpu-1")
@@ -122,6 +122,6 @@ async def test_such_a_gpu_is_read_at_once_though_others_were_read_just_now() -> 
     cluster: Any = lease._cluster
     learns = cluster.refresh
     cluster.refresh = lambda *age, **what: pytest.fail("it is told what was read before")
-    cluster.read_gpus = lambda: learns(0.0, slices=True)
+    cluster.read_gpus = lambda: learns(0.0, slices=True, nodes=0.0)
     await lease._claim_for("k")
     assert len(store.of(CLAIMS)) == 1
