@@ -514,7 +514,7 @@ async def test_a_server_in_a_shared_namespace_leaves_its_earlier_kernels_alone_a
 
 
 async def test_a_claim_that_is_called_like_a_part_of_a_kernel_does_not_become_one(
-    two_servers: tuple[Account, Account], target: Target
+    cluster: Any, two_servers: tuple[Account, Account], target: Target
 ) -> None:
     bob = two_servers[1]
     spec = {
@@ -523,11 +523,14 @@ async def test_a_claim_that_is_called_like_a_part_of_a_kernel_does_not_become_on
     planted = f"{target.name}-planted"
     meta = {"name": planted, "labels": bob.pod()["metadata"]["labels"]}
     bob.api.create(bob.path("resourceclaims"), {"metadata": meta, "spec": spec})
+    own = {"name": "later", "labels": target.pod["metadata"]["labels"]}
+    cluster.api.create(bob.path("resourceclaims"), {"metadata": own, "spec": spec})
     runtime = Runtime.instance()
     engine: Any = await runtime.call(runtime.engine("kubernetes"))
-    cluster = engine._cluster
-    await eventually(lambda: planted in cluster.claims.objects, "the claim is seen", LONG)
-    assert set(cluster.own_claims(f"{target.name}-")) == {f"{target.name}-gpu"}
+    claims = engine._cluster.claims
+    await eventually(lambda: "later" in claims.objects, "what came later is seen", LONG)
+    assert planted not in claims.objects
+    assert set(engine._cluster.own_claims(f"{target.name}-")) == {f"{target.name}-gpu"}
 
 
 async def test_a_sweep_removes_its_own_dead_leases_beside_those_of_others(
