@@ -63,7 +63,7 @@ class Ledger:
         #: Claims that were made here, with their pieces, as they were when this last wrote, and the
         #: GPUs of these, of which some may be lost.
         self._own: list[tuple[sqlite3.Row, tuple[Piece, ...]]] = []
-        self._own_gpus: list[sqlite3.Row] = []
+        self._own_gpus: list[Gpu] = []
         self._file: tuple[int, int] | None = None
         self._seen = -1
         with self._errors():
@@ -467,8 +467,7 @@ class Ledger:
             if row["viewer"] == self._viewer
         ]
         held = {piece.uuid for _, pieces in self._own for piece in pieces}
-        gpus = self._db.execute("SELECT * FROM gpus").fetchall()
-        self._own_gpus = [row for row in gpus if row["uuid"] in held]
+        self._own_gpus = [gpu for gpu, _ in tables.gpus if gpu.uuid in held]
 
     def _write_own(self) -> None:
         """Write the claims of this server into a file that took the place of the one they were in.

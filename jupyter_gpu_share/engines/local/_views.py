@@ -60,24 +60,17 @@ def write(
         "SET model = excluded.model, position = excluded.position, present = 1, "
         "memory_bytes = excluded.memory_bytes, profile = excluded.profile, "
         "parent = excluded.parent",
-        [
-            (g.uuid, g.model, g.index, g.memory_bytes, g.profile, g.parent, g.simulated)
-            for g in gpus
-        ],
+        [_columns(gpu) for gpu in gpus],
     )
     _find_present(db)
 
 
-def remember(db: sqlite3.Connection, gpus: Sequence[sqlite3.Row]) -> None:
+def remember(db: sqlite3.Connection, gpus: Sequence[Gpu]) -> None:
     """Note GPUs that no server may see any more: kernels hold something of them."""
     db.executemany(
         "INSERT OR IGNORE INTO gpus VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
-        [
-            (g["uuid"], g["model"], g["position"], g["memory_bytes"], g["profile"], g["parent"],
-             g["simulated"])
-            for g in gpus
-        ],
-    )  # fmt: skip
+        [_columns(gpu) for gpu in gpus],
+    )
 
 
 def sweep(db: sqlite3.Connection) -> None:
@@ -100,3 +93,16 @@ def forget(db: sqlite3.Connection, viewer: str) -> None:
 
 def _find_present(db: sqlite3.Connection) -> None:
     db.execute("UPDATE gpus SET present = uuid IN (SELECT uuid FROM views)")
+
+
+def _columns(gpu: Gpu) -> tuple[str | int | None, ...]:
+    """What the table of GPUs has of one, but for whether it is present."""
+    return (
+        gpu.uuid,
+        gpu.model,
+        gpu.index,
+        gpu.memory_bytes,
+        gpu.profile,
+        gpu.parent,
+        gpu.simulated,
+    )
