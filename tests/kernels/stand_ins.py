@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from waiting import eventually
+
 from jupyter_gpu_share.allocations import Allocation, AllocationTable, Isolation, Kept, Share
 from jupyter_gpu_share.engines.base import (
     Connection,
@@ -25,6 +27,7 @@ from jupyter_gpu_share.idle import IdlePolicy
 from jupyter_gpu_share.kernels._checkpoint import Look
 from jupyter_gpu_share.kernels._context import WorkContext
 from jupyter_gpu_share.kernels.controller import Surroundings
+from jupyter_gpu_share.kernels.facts import Phase
 from jupyter_gpu_share.kernels.kernel import Kernel
 from jupyter_gpu_share.relay import Activity
 from jupyter_gpu_share.size import Size
@@ -319,6 +322,13 @@ class Bench:
     async def launch(self, *, patience: float = 5.0) -> None:
         request = KernelRequest(ID, "python3", Size.parse("1/2"), ["python"], {}, b"")
         await self.controller.launch(request, patience=patience)
+
+    async def until(self, phase: Phase) -> None:
+        """Wait until the kernel is in this phase, and nothing is under way."""
+        await eventually(
+            lambda: self.controller.facts.phase is phase and self.controller.facts.work is None,
+            f"the kernel is {phase.name}",
+        )
 
     @property
     def shown(self) -> Allocation:

@@ -22,13 +22,6 @@ from jupyter_gpu_share.kernels.facts import Event, Phase, Work
 from jupyter_gpu_share.relay import Activity
 
 
-async def until(made: Bench, phase: Phase) -> None:
-    await eventually(
-        lambda: made.controller.facts.phase is phase and made.controller.facts.work is None,
-        f"the kernel is {phase.name}",
-    )
-
-
 async def test_a_start_that_is_given_up_before_it_began_keeps_no_share() -> None:
     async with bench() as made:
         await made.launch()
@@ -40,7 +33,7 @@ async def test_a_start_that_is_given_up_before_it_began_keeps_no_share() -> None
         await made.launch(patience=0)
         made.controller.tell(Event.INTERRUPT)
         gate.set()
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert made.shown.share is None
         assert not made.engine.held
 
@@ -51,7 +44,7 @@ async def test_a_way_back_that_the_relay_cannot_go_holds_no_share() -> None:
         await made.controller.release(lose_variables=False)
         made.gates.fails.add("relay.resume")
         made.controller.tell(Event.CELL)
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert not made.engine.held
 
 
@@ -93,7 +86,7 @@ async def test_a_share_that_went_back_is_not_shown_when_a_cell_waits_already() -
         assert made.shown.share is None
         assert made.shown.state is State.WAKING
         again.set()
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
 
 
 @pytest.mark.parametrize("event", [Event.KILL, Event.RESTART])
@@ -103,7 +96,7 @@ async def test_what_is_shown_is_held_when_a_start_is_cut_short(event: Event) -> 
         await made.launch(patience=0)
         await eventually(lambda: "start" in made.gates.reached, "it starts")
         made.controller.tell(event)
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert (made.shown.share is not None) is made.engine.held
 
 
@@ -118,7 +111,7 @@ async def test_what_is_shown_is_held_when_a_release_is_cut_short(event: Event) -
         await eventually(lambda: "stop" in made.gates.reached, "its process is being ended")
         made.controller.tell(event)
         gate.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert (made.shown.share is not None) is made.engine.held
 
 
@@ -129,11 +122,11 @@ async def test_a_share_that_may_not_be_free_yet_is_told(kept: Kept) -> None:
         made.keeper.kept = kept
         made.engine.unsure = True
         await made.controller.release(lose_variables=False)
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert "had not confirmed by then" in made.shown.reason
         made.engine.unsure = False
         made.controller.tell(Event.CELL)
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         await made.controller.release(lose_variables=False)
         assert "confirmed" not in made.shown.reason
 
@@ -149,7 +142,7 @@ async def test_a_share_that_is_being_given_back_is_not_turned_back() -> None:
         await eventually(lambda: "give_back" in made.gates.reached, "it is being given back")
         made.controller.tell(Event.KILL)
         gate.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert "resume" not in made.gates.reached
 
 
@@ -160,7 +153,7 @@ async def test_variables_that_nobody_keeps_do_not_come_back_from_an_older_file()
         made.keeper.kept = Kept()
         await made.controller.release(lose_variables=True)
         made.controller.tell(Event.CELL)
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         assert "load" not in made.gates.reached
 
 
@@ -225,10 +218,10 @@ async def test_a_share_that_was_taken_goes_at_once_and_the_reason_says_so() -> N
         now = datetime.now(timezone.utc)
         made.controller.wanted_by_others(AskedBack(now, taken=True))
         assert made.shown.reason.startswith(why)
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert made.shown.reason.startswith(f"{why} The variables are kept")
         made.controller.tell(Event.CELL)
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         assert why not in made.shown.reason
         made.controller.wanted_by_others(AskedBack(now + timedelta(hours=1)))
         assert why not in made.shown.reason
@@ -273,7 +266,7 @@ async def test_a_cell_that_no_descriptor_is_left_for_is_not_forgotten(
         await eventually(lambda: bool(made.relay.told), "the user is told")
         made.controller.tell(Event.CELL)
         made.gates.fails.clear()
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         assert not made.relay.paused
         assert len(made.relay.told) == 1
         assert made.relay.discarded == []

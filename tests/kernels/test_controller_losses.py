@@ -5,20 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from stand_ins import Bench, bench
+from stand_ins import bench
 from waiting import eventually
 
 from jupyter_gpu_share.allocations import Kept
 from jupyter_gpu_share.errors import GpuShareError
 from jupyter_gpu_share.kernels.facts import Event, Phase
 from jupyter_gpu_share.relay import Activity
-
-
-async def until(made: Bench, phase: Phase) -> None:
-    await eventually(
-        lambda: made.controller.facts.phase is phase and made.controller.facts.work is None,
-        f"the kernel is {phase.name}",
-    )
 
 
 async def test_the_word_comes_before_the_share_goes_and_leaves_with_the_wake() -> None:
@@ -29,10 +22,10 @@ async def test_the_word_comes_before_the_share_goes_and_leaves_with_the_wake() -
         await eventually(lambda: "give_back" in made.gates.reached, "it is being given back")
         assert made.keeper.rests_noted
         gate.set()
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert made.keeper.rests_noted
         made.controller.tell(Event.CELL)
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         assert not made.keeper.rests_noted
 
 
@@ -52,7 +45,7 @@ async def test_a_way_back_that_fails_leaves_the_word() -> None:
         await made.controller.release(lose_variables=False)
         made.gates.fails.add("relay.resume")
         made.controller.tell(Event.CELL)
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert made.keeper.rests_noted
 
 
@@ -102,7 +95,7 @@ async def test_one_whose_start_was_given_up_has_nothing_to_lose() -> None:
         await made.launch(patience=0)
         made.controller.tell(Event.INTERRUPT)
         gate.set()
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         made.keeper.outlives = False
         await made.controller.close(park=True)
         assert made.keeper.lines == []
@@ -130,7 +123,7 @@ async def test_what_no_cell_has_said_is_said_by_the_next_process_too(
         assert made.keeper.said == 1
         await made.controller.release(lose_variables=False)
         made.controller.tell(Event.CELL)
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         assert "load" in made.gates.reached
         assert made.keeper.said == (2 if owes else 1)
 
@@ -147,7 +140,7 @@ async def test_of_what_ends_before_its_server_no_word_is_left(event: Event | Non
             made.engine.ended.set()  # by itself, or for want of memory
         else:
             made.controller.tell(event)
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert not made.keeper.rests_noted
 
 

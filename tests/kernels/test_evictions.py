@@ -21,13 +21,6 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jupyter_gpu_share.kernels._rescue._BETWEEN_TRIES", 0.01)
 
 
-async def until(made: Bench, phase: Phase) -> None:
-    await eventually(
-        lambda: made.controller.facts.phase is phase and made.controller.facts.work is None,
-        f"the kernel is {phase.name}",
-    )
-
-
 async def evicted(made: Bench, *, grace: float = 60.0) -> None:
     """Have others end it, and wait until that is noticed."""
     made.engine.grace = grace
@@ -43,7 +36,7 @@ async def test_it_is_released_with_its_variables_and_the_reason_says_why() -> No
         await eventually(lambda: made.shown.state is State.RELEASING, "it is being saved")
         assert made.shown.reason == "It is evicted. Its variables are being saved."
         gate.set()
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert made.shown.reason == (
             "It is evicted. The variables are saved and come back with the next cell, in a new pod."
         )
@@ -52,7 +45,7 @@ async def test_it_is_released_with_its_variables_and_the_reason_says_why() -> No
         assert made.engine.let_go_of == 0
         assert made.controller.exit_code is None
         made.controller.tell(Event.CELL)
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         assert "load" in made.gates.reached
         assert made.shown.reason == ""
 
@@ -62,7 +55,7 @@ async def test_what_could_not_be_saved_is_named_and_the_rest_is_kept() -> None:
         await made.launch()
         made.keeper.does_not_return = ("generator `g`",)
         made.engine.evicts.set()
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert made.shown.reason.endswith("in a new pod. Lost: generator `g`.")
         assert made.shown.kept.lost == ("generator `g`",)
 
@@ -72,7 +65,7 @@ async def test_what_cannot_be_saved_ends_in_order_and_is_told() -> None:
         await made.launch()
         made.gates.fails.add("save")
         made.engine.evicts.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert made.engine.let_go_of == 1
         assert made.shown.state is State.FAILED
         assert made.shown.reason == "It ended. save fails"
@@ -88,7 +81,7 @@ async def test_what_an_interrupt_has_met_is_tried_again(what: str) -> None:
         await made.launch()
         made.gates.fails_first.add(what)
         made.engine.evicts.set()
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert made.keeper.has_snapshot
         assert made.engine.let_go_of == 0
 
@@ -98,7 +91,7 @@ async def test_what_fails_again_and_again_is_given_up() -> None:
         await made.launch()
         made.gates.fails.add("look")
         made.engine.evicts.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert made.keeper.looks == 3
 
 
@@ -110,7 +103,7 @@ async def test_what_the_cluster_says_later_of_the_end_is_told() -> None:
         await eventually(lambda: "save" in made.gates.reached, "it is being saved")
         made.engine.why = "Its node is drained."
         gate.set()
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert made.shown.reason.startswith("Its node is drained. The variables are saved")
 
 
@@ -120,7 +113,7 @@ async def test_a_save_that_takes_too_long_is_given_up() -> None:
         made.gates.close("save")
         made.engine.grace = 0.2
         made.engine.evicts.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert "It ended. The variables could not be saved: that took longer" in made.shown.reason
         assert not made.keeper.has_snapshot
 
@@ -133,7 +126,7 @@ async def test_a_kernel_that_dies_while_it_is_saved_is_dead() -> None:
         await eventually(lambda: "save" in made.gates.reached, "it is being saved")
         assert made.engine.ended is not None
         made.engine.ended.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert made.shown.state is State.FAILED
         assert not made.keeper.has_snapshot
 
@@ -154,7 +147,7 @@ async def test_a_running_cell_has_a_part_of_the_time_and_is_interrupted_then(
         assert made.shown.state is State.ACTIVE
         assert "save" not in made.gates.reached
         made.relay.activity = Activity(cells_sent=1, cells_done=1)
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         assert made.keeper.has_snapshot
 
 
@@ -169,7 +162,7 @@ async def test_a_running_cell_that_ends_in_time_is_left_alone_and_the_next_one_w
         made.relay.activity = Activity(cells_sent=2, cells_done=1)
         made.relay.cells = 1
         made.controller.tell(Event.CELL)
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         assert {"save", "load"} <= made.gates.reached
         assert made.engine.put_aways == 1, "it runs in the next pod"
         assert made.relay.handed == 1
@@ -201,7 +194,7 @@ async def test_where_nothing_is_saved_no_cell_reaches_a_kernel_that_ends(
         assert made.relay.paused
         assert made.engine.ended is not None
         made.engine.ended.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert made.relay.handed == 0
         assert made.relay.discarded == ["DeadKernelError"]
         assert made.shown.reason == f"It ended. {fails} fails"
@@ -218,7 +211,7 @@ async def test_an_end_that_nobody_hears_of_is_not_waited_for_without_an_end(
         made.engine.grace = 0.1
         made.gates.fails.add("save")
         made.engine.evicts.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert made.shown.reason.startswith("It is evicted. ")
         assert made.shown.state is State.FAILED
         assert not made.engine.held
@@ -239,7 +232,7 @@ async def test_a_restart_of_one_that_could_not_be_saved_leaves_no_cell_behind(aw
         made.controller.tell(Event.RESTART)
         assert made.engine.ended is not None
         made.engine.ended.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert made.relay.handed == 0
         assert made.relay.discarded
         await made.launch()
@@ -270,7 +263,7 @@ async def test_an_error_of_our_own_ends_it_in_order_too(monkeypatch: pytest.Monk
 
         monkeypatch.setattr(made.keeper, "save", wrong)
         made.engine.evicts.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert made.engine.let_go_of == 1
         assert made.relay.handed == 0
         assert "a mistake" in made.shown.reason
@@ -311,7 +304,7 @@ async def test_time_that_is_made_shorter_counts(monkeypatch: pytest.MonkeyPatch)
         await evicted(made, grace=3600.0)
         await eventually(lambda: "save" in made.gates.reached, "it is being saved")
         made.engine.grace = 0.0
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert "that took longer" in made.shown.reason
         assert not made.keeper.has_snapshot
 
@@ -323,7 +316,7 @@ async def test_for_a_kernel_of_another_language_no_cell_is_interrupted() -> None
         made.relay.activity = Activity(cells_sent=1, pending_cells=1)
         made.engine.grace = 3600.0
         made.engine.evicts.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert made.engine.let_go_of == 1
         assert made.engine.signals == []
         assert made.relay.told == []
@@ -336,7 +329,7 @@ async def test_a_cell_that_does_not_end_keeps_the_variables_from_being_saved() -
         made.relay.activity = Activity(cells_sent=1, pending_cells=1)
         made.engine.grace = 0.3
         made.engine.evicts.set()
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert made.engine.signals == [signal.SIGINT]
         assert "a cell ran that did not end when it was interrupted" in made.shown.reason
 
@@ -358,7 +351,7 @@ async def test_a_cell_that_comes_meanwhile_runs_in_the_next_pod() -> None:
         await eventually(lambda: "save" in made.gates.reached, "it is being saved")
         made.controller.tell(Event.CELL)
         gate.set()
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         assert "load" in made.gates.reached
 
 
@@ -369,7 +362,7 @@ async def test_what_lives_on_without_its_share_is_saved_too() -> None:
         assert made.shown.kept == Kept("in-place", ())
         made.keeper.moved = 2**30
         made.engine.evicts.set()
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
         await eventually(lambda: made.keeper.has_snapshot, "it is saved")
         assert "take_back" in made.gates.reached, "its memory was moved away"
         assert made.shown.kept.how == "snapshot"
@@ -386,7 +379,7 @@ async def test_a_kernel_that_waits_for_its_share_is_saved_at_once() -> None:
         await eventually(lambda: "take_back" in made.gates.reached, "it asks for its share")
         made.engine.evicts.set()
         await eventually(lambda: "save" in made.gates.reached, "it is saved")
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         assert "load" in made.gates.reached, "the cell that waited runs in the next pod"
 
 
@@ -400,14 +393,14 @@ async def test_an_eviction_during_a_release_is_looked_at_afterwards() -> None:
         gate.set()
         await releasing
         await eventually(lambda: made.keeper.has_snapshot, "it is saved")
-        await until(made, Phase.RELEASED)
+        await made.until(Phase.RELEASED)
 
 
 async def test_an_eviction_of_an_earlier_pod_does_nothing_to_this_one() -> None:
     async with bench() as made:
         await made.launch()
         made.controller.tell(Event.EVICTED)  # nothing is known of it any more
-        await until(made, Phase.RUNNING)
+        await made.until(Phase.RUNNING)
         assert made.keeper.looks == 0
         assert made.engine.let_go_of == 0
 
@@ -420,7 +413,7 @@ async def test_an_end_that_the_user_wants_goes_first(event: Event) -> None:
         await evicted(made)
         await eventually(lambda: "save" in made.gates.reached, "it is being saved")
         made.controller.tell(event)
-        await until(made, Phase.OFF)
+        await made.until(Phase.OFF)
         assert not made.keeper.has_snapshot
 
 
