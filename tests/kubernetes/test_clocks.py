@@ -38,10 +38,8 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def serve(start: Start, clock: Path, cluster: Any, namespace: str) -> Callable[..., Server]:
+def serve(start: Start, clock: Path) -> Callable[..., Server]:
     """Starts a server of the same user on a host of its own."""
-    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
 
     def run(name: str, apart: int, style: str) -> Server:
         settings = {"sweep_interval": SWEEP_INTERVAL, "GpuShareProvisioner.queue_patience": 0.5}

@@ -59,8 +59,6 @@ async def test_a_kernel_starts_answers_leaves_its_share_and_takes_it_back(
     notebook: Make,
     objects: Objects,
 ) -> None:
-    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
     patch = {"spec": {"runtimeClassName": network}}
     one = await notebook("1/4", style=style, pod_patch=patch).start()
     assert await one.run("x = [1]; y = x; print('set')") == "set"

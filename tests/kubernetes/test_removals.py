@@ -42,9 +42,6 @@ def evict(cluster: Any, namespace: str, name: str) -> None:
 async def test_an_evicted_kernel_is_released_and_comes_back_with_its_variables(
     style: str, notebook: Make, cluster: Any, namespace: str, objects: Objects
 ) -> None:
-    if style == "lease":
-        label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-        cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
     one = await notebook("1/2", style=style).start()
     await one.run("x = list(range(1000)); y = x")
     evict(cluster, namespace, kernel_pod(objects))
@@ -62,8 +59,6 @@ async def test_a_drain_that_takes_the_lease_too_costs_no_variables(
     notebook: Make, cluster: Any, namespace: str, objects: Objects
 ) -> None:
     """The lease is gone at once, but a drained node gives its share to nobody."""
-    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
     one = await notebook("1/2", style="lease").start()
     await one.run("x = 41")
     pods = objects("pods")
@@ -124,8 +119,6 @@ async def test_a_pod_that_is_given_no_time_is_told_as_deleted(
 async def test_a_process_without_its_share_is_saved_too(
     notebook: Make, cluster: Any, namespace: str, objects: Objects
 ) -> None:
-    label = {"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}}
-    cluster.api.patch(f"/api/v1/namespaces/{namespace}", label)
     one = await notebook("1/2", style="lease").start()
     await one.run("x = 41")
     await Runtime.instance().release(one.kernel_id, lose_variables=False)
