@@ -91,7 +91,7 @@ async def test_the_pod_that_is_made_has_what_its_size_brings() -> None:
         settings=engine,
         namespace="notebooks",
         files="gpu-share-files-1",
-        backend=SimpleNamespace(name="auto", queue_label=""),
+        backend=SimpleNamespace(name="auto"),
         api=SimpleNamespace(create=create),
     )
     plan = KernelPlan("k-1", "python3", NONE, keys=Keys(b"k"))

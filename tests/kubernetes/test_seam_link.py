@@ -114,7 +114,7 @@ def kernel_of(language: str = "python") -> tuple[PodKernel, Any, list[str]]:
     one = PodKernel(objects, request, inside)
     said: list[str] = []
     link: Any = FakeLink(said, lambda: one._ended.done())
-    one._linked = lambda connection: _link(one, link)  # type: ignore[method-assign]
+    one._linked = lambda *words: _link(one, link)  # type: ignore[method-assign]
     return one, objects, said
 
 

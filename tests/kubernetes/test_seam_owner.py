@@ -28,7 +28,13 @@ from jupyter_gpu_share.engines.kubernetes._objects import (
     Owner,
 )
 from jupyter_gpu_share.engines.kubernetes._ownership import claim_pod
-from jupyter_gpu_share.engines.kubernetes.api import CLAIMS, PODS, SECRETS, Unreachable
+from jupyter_gpu_share.engines.kubernetes.api import (
+    CLAIMS,
+    PODS,
+    SECRETS,
+    AlreadyExists,
+    Unreachable,
+)
 from jupyter_gpu_share.engines.kubernetes.backends import Claim, DraBackend, Rendered
 from jupyter_gpu_share.errors import GpuShareError
 from jupyter_gpu_share.size import Size
@@ -81,6 +87,11 @@ class Known(Store):
         cluster.refresh_soon = lambda: None
         return cluster
 
+    async def create(self, resource: Any, body: dict[str, Any], space: str) -> dict[str, Any]:
+        if body["metadata"]["name"] in self.of(resource):
+            raise AlreadyExists("It is there.")
+        return await super().create(resource, body, space)
+
     def _put(self, resource: Any, name: str, item: dict[str, Any]) -> dict[str, Any]:
         texts = item.get("stringData") or {}
         item["data"] = {key: base64.b64encode(text.encode()) for key, text in texts.items()}
@@ -130,15 +141,6 @@ async def test_the_administrators_patch_does_not_say_whose_it_is() -> None:
     one = KernelObjects(Known().cluster(pod_patch=patch), ALICE, plan())
     with pytest.raises(GpuShareError, match=HUB_USER):
         await one.make()
-
-
-async def test_the_owners_queue_goes_before_the_one_for_all() -> None:
-    for queue, told in (("", "all"), ("of-alice", "of-alice")):
-        store = Known()
-        owner = Owner.of_hub("alice", "", "p", queue)
-        await KernelObjects(store.cluster(kueue_queue="all"), owner, plan()).make()
-        (pod,) = store.of(PODS).values()
-        assert label(pod, "kueue.x-k8s.io/queue-name") == told
 
 
 # -- keys ------------------------------------------------------------------------------------

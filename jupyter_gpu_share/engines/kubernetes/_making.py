@@ -67,8 +67,6 @@ async def make(
             settings.profile(kernel.size).on(
                 rendered if not kernel.size.is_none else _without_gpu()
             ),
-            owner.queue,
-            cluster.backend.queue_label,
         ),
         python=settings.python,
         flags=kernel.flags,
@@ -174,25 +172,11 @@ async def open_gate(cluster: Cluster, name: str) -> None:
         return
 
 
-def _queued(
-    settings: KubernetesSettings,
-    kernel: KernelPlan,
-    rendered: Rendered,
-    queue: str = "",
-    label: str = "",
-) -> Rendered:
-    """With the queue in which the pod is accounted, if there is to be one.
-
-    Parameters
-    ----------
-    queue: the owner's own; empty: the LocalQueue of Kueue that the administrator has set.
-    label: that names the queue of a scheduler which has some; empty: Kueue's.
-    """
-    if not queue:
-        own, label = settings.profile(kernel.size).queue, ""
-        queue = settings.kueue_queue if own is None else own
-    labels = {**rendered.labels, label or QUEUE: queue}
-    return replace(rendered, labels=labels) if queue else rendered
+def _queued(settings: KubernetesSettings, kernel: KernelPlan, rendered: Rendered) -> Rendered:
+    """With the LocalQueue by which Kueue admits the pod, if there is to be one."""
+    own = settings.profile(kernel.size).queue
+    queue = settings.kueue_queue if own is None else own
+    return replace(rendered, labels={**rendered.labels, QUEUE: queue}) if queue else rendered
 
 
 def image_of(settings: KubernetesSettings, kernel: KernelPlan | KernelRequest) -> str:

@@ -43,18 +43,15 @@ class Owner:
     instance: the process of that server that runs the kernel.
     user: name for people.
     notes: annotations of all objects of the kernel, with their whole names.
-    queue: of the scheduler, or of Kueue, in which the kernel is accounted; empty: the one that
-        the administrator has set for all.
     """
 
     server: str
     instance: str
     user: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
-    queue: str = ""
 
     @classmethod
-    def of_hub(cls, user: str, server: str, instance: str, queue: str = "") -> Owner:
+    def of_hub(cls, user: str, server: str, instance: str) -> Owner:
         """A server of a JupyterHub's user; ``server`` is empty for the one without a name.
 
         Parameters
@@ -62,7 +59,7 @@ class Owner:
         user, server: as the Hub has proven them, and not as anybody says.
         """
         notes = {HUB_USER: user, HUB_SERVER: server}
-        return cls(hub_server_name(user, server), instance, user, notes, queue)
+        return cls(hub_server_name(user, server), instance, user, notes)
 
     @classmethod
     def read(cls, obj: Mapping[str, Any]) -> Owner:

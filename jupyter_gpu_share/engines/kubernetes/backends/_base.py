@@ -213,11 +213,6 @@ class Backend(ABC):
         NoGpuError: no GPU of this cluster could ever hold the size; the message says what can.
         """
 
-    @property
-    def queue_label(self) -> str:
-        """Label of a pod with the scheduler's queue; empty where the scheduler has no queues."""
-        return ""
-
     @abstractmethod
     def granted(self, pod: Object, claims: Sequence[Object], facts: Facts) -> Share | None:
         """The share of a placed pod, or None while that is not known yet.

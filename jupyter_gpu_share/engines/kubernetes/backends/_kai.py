@@ -383,11 +383,6 @@ class KaiBackend(Backend):
             f"{self._queue} is {found['bound']}. Tell the administrator."
         )
 
-    @property
-    def queue_label(self) -> str:
-        """See :attr:`Backend.queue_label`."""
-        return self._queue_label
-
     def queue_of(self, pod: Object) -> str:
         """The queue that a pod is accounted in; empty: none."""
         labels: Mapping[str, str] = dig(pod, "metadata", "labels", default={})
