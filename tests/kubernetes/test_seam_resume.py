@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from test_seam_owner import ALICE, Known, Plugin, plan
-from waiting import PATIENCE
+from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.kubernetes._kernel_objects import KernelObjects
 from jupyter_gpu_share.engines.kubernetes._making import has_gate
@@ -179,6 +180,33 @@ async def test_of_a_lease_without_the_kernels_own_claim_the_claim_is_made() -> N
     assert not await one.recall()
     await acquired(store, one)
     assert f"{first.name}-gpu" in store.of(CLAIMS)
+
+
+async def test_a_share_that_is_not_known_yet_is_waited_for() -> None:
+    """What is known of the GPUs may be read a moment later than the pod."""
+    store = Cluster()
+    store.full = False
+    first = KernelObjects(store.leased(), ALICE, plan())
+    await first.make()
+    await acquired(store, first)
+    store.up(first.name)
+    cluster = store.leased()
+    share: Any = None
+    cluster.backend.granted = lambda pod, claims, facts: share
+    cluster.backend.told_beside = False
+    cluster.know_node = lambda name: asyncio.sleep(0)
+    cluster.claims_of = lambda names: [store.of(CLAIMS)[name] for name in names]
+    one = await again(store, cluster)
+    store.count()
+    told: list[Any] = []
+    resuming = asyncio.ensure_future(one.resume(told.append))
+    await eventually(lambda: one._report is not None, "it goes on")
+    assert not resuming.done()
+    share = object()
+    one.look()
+    assert await resuming == "10.0.0.7"
+    assert one.share is share
+    assert store.writes == []
 
 
 @pytest.mark.parametrize("lent", [False, True])
