@@ -107,7 +107,7 @@ class ClusterBroker(Broker):
         self._namespace = str(section.get("namespace", ""))
         self._environ = environ
         self._fence: Fence | None = None
-        self.home = make_home(self, self._guard)
+        self._home = make_home(self, self._guard)
         self._opened = False
         self._server: BoundedServer | None = None
 
@@ -159,8 +159,8 @@ class ClusterBroker(Broker):
         """
         listening = _listen(self.bind)
         try:
-            pages = hub_pages(self.hub, self.home.overview)
-            routes = application(self.callers, self.home, self.hub.prefix, pages)
+            pages = hub_pages(self.hub, self._home.overview)
+            routes = application(self.callers, self._home, self.hub.prefix, pages)
             self._server = make_server(routes)
         except BaseException:
             listening.close()
@@ -172,7 +172,7 @@ class ClusterBroker(Broker):
         await self._fence.take()
         self._opened = True
         keeping = asyncio.create_task(self._fence.keep(), name="keep the Lease at the start")
-        opening = asyncio.create_task(self.home.open(), name="open the home")
+        opening = asyncio.create_task(self._home.open(), name="open the home")
         try:
             await _first(opening, keeping)
         finally:
@@ -186,7 +186,7 @@ class ClusterBroker(Broker):
             self._server.stop()
         if self._opened:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.home.close(), _CLOSING)
+                await asyncio.wait_for(self._home.close(), _CLOSING)
         if self._server is not None:
             await self._server.close_all_connections()
         await self.callers.close()
