@@ -19,6 +19,7 @@ from ..kernels._private import new_file
 from .account import Account, AccountError, Figures, Mode, Subject
 from .given_back import GivenBack, Held
 from .limits import Use
+from .meters import Meters
 from .standing import Standing
 
 __all__ = ["Books", "Held"]
@@ -63,6 +64,8 @@ class Books:
         #: Kernels that live on without their share.
         self.given_back = GivenBack(most)
         self._seen: dict[str, tuple[Mode, Held]] | None = None  # not known yet
+        #: GPU-hours of windows.
+        self.meters = Meters(self.used)
         #: The GPUs that each user holds now.
         self._sums: dict[str, Fraction] = {}
         self._dirty = False
@@ -123,6 +126,7 @@ class Books:
         for name in self._account.open_kernels - seen.keys():
             self._account.end(name, now)
         self._seen, self._dirty = {}, True
+        self.meters = Meters(self.used)
         self._sums = {user: Fraction(0) for user in self._standing.holders}
         for name, (mode, each) in seen.items():
             self._note(name, mode, each, now)
@@ -147,7 +151,7 @@ class Books:
             return
         now = self._clock()
         self._account.end(name, now)
-        self._add(before, -1)
+        self._add(before, -1, now)
         user = before[1].user
         self._standing.hold(user, float(self._sums.get(user, _NONE)), now)
         self._dirty = True
@@ -160,25 +164,24 @@ class Books:
 
     def _note(self, name: str, mode: Mode, held: Held, now: datetime) -> None:
         assert self._seen is not None
-        before = self._seen.get(name)
-        if before is not None:
-            self._add(before, -1)
-        self._account.change(
-            name, mode, now, user=held.user, groups=held.groups, gpus=held.gpus
-        )
-        self._seen[name] = mode, held
-        self._add((mode, held), 1)
-        self._dirty = True
+        before, after = self._seen.get(name), (mode, held)
+        self._account.change(name, mode, now, user=held.user, groups=held.groups, gpus=held.gpus)
+        if before is None or _counted(before) != _counted(after):
+            if before is not None:
+                self._add(before, -1, now)
+            self._add(after, 1, now)
+        self._seen[name], self._dirty = after, True
 
-    def _add(self, seen: tuple[Mode, Held], sign: int) -> None:
-        mode, held = seen
-        if mode is Mode.GIVEN_BACK:
+    def _add(self, seen: tuple[Mode, Held], sign: int, now: datetime) -> None:
+        if (counted := _counted(seen)) is None:
             return
-        left = self._sums.get(held.user, _NONE) + sign * held.gpus
+        user, groups, gpus = counted
+        self.meters.change(user, groups, sign * gpus, now)
+        left = self._sums.get(user, _NONE) + sign * gpus
         if left:
-            self._sums[held.user] = left
+            self._sums[user] = left
         else:
-            self._sums.pop(held.user, None)
+            self._sums.pop(user, None)
 
     def mean(self, user: str, at: datetime) -> float:
         """The GPUs that a user held of late; see :meth:`Standing.mean`."""
@@ -243,6 +246,7 @@ class Books:
             return None
         now, self._dirty = self._clock(), False
         self._account.trim(now)
+        self.meters.trim(now)
         self._account.forget((now - timedelta(days=_DAYS)).date())
         account, standing = self._account.copy(), self._standing.copy()
         given_back = self.given_back.to_json()
@@ -263,6 +267,12 @@ class Books:
             partial.replace(path)
 
         return write
+
+
+def _counted(seen: tuple[Mode, Held]) -> tuple[str, frozenset[str], Fraction] | None:
+    """Who holds how much by it; None where it is given back."""
+    mode, held = seen
+    return None if mode is Mode.GIVEN_BACK else (held.user, held.groups, held.gpus)
 
 
 def _rows(account: Account, now: datetime, user: str | None) -> list[dict[str, Any]]:

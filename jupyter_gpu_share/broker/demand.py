@@ -22,7 +22,6 @@ class Device(Protocol):
     def profile(self) -> str | None: ...
 
 
-
 #: Parts of the compute of a GPU that NVIDIA's MIG has.
 _MIG_PARTS = 7
 #: How many of them an instance has: the 2 of ``2g.20gb``, and of ``1c.2g.20gb``, a part of it.

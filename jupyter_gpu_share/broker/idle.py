@@ -98,7 +98,9 @@ class IdleShares:
 
     # -- what servers say ------------------------------------------------------------------------
 
-    def hear(self, of: str, server: Hashable, words: Mapping[str, IdleShare], now: datetime) -> None:
+    def hear(
+        self, of: str, server: Hashable, words: Mapping[str, IdleShare], now: datetime
+    ) -> None:
         """A server names all of its idle kernels. One that it names no more is used again.
 
         Parameters
