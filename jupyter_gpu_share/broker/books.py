@@ -187,6 +187,16 @@ class Books:
         """The GPUs that a user held of late; see :meth:`Standing.mean`."""
         return self._standing.mean(user, at)
 
+    @property
+    def gpus_by_user(self) -> dict[str, float]:
+        """The GPUs that each user holds now."""
+        return {user: float(gpus) for user, gpus in self._sums.items()}
+
+    @property
+    def holding(self) -> frozenset[str]:
+        """Kernels that hold a share by the account."""
+        return frozenset(self._account.held_since())
+
     def used(self) -> list[Use]:
         """What was held in the window, and is."""
         return self._account.used()

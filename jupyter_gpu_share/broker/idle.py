@@ -142,6 +142,12 @@ class IdleShares:
             self._heard = {name: each for name, each in self._heard.items() if name in there}
             self._forget(self._heard.keys())
 
+    def remove(self, name: str) -> None:
+        """Forget a share that is not held any more."""
+        if name in self._heard:
+            self._heard = {key: each for key, each in self._heard.items() if key != name}
+            self._forget(self._heard.keys())
+
     def _forget(self, left: AbstractSet[str]) -> None:
         self._promises = {name: each for name, each in self._promises.items() if name in left}
         self._vain &= left
