@@ -117,7 +117,7 @@ def test_whoever_waits_is_never_all_kept_back(
     assert len(without) <= len({each.size for each in claims}) + overdue
 
 
-# -- with a scheduler that knows no users -----------------------------------------------------------
+# -- with a scheduler that knows no users ---------------------------------------------------------
 
 
 @dataclass
