@@ -99,7 +99,8 @@ class ClusterBroker(Broker):
     ) -> None:
         super().__init__(**kwargs)
         self.hub = Hub.of(environ)
-        self.callers = Callers(HubApi(self.hub.api), self.hub.name, self.hub_grace)
+        self._hub_api = HubApi(self.hub.api)
+        self.callers = Callers(self._hub_api, self.hub.name, self.hub_grace)
         section = self.config.get("KubernetesEngine", {})
         kubeconfig, context = section.get("kubeconfig", ""), section.get("context", "")
         #: For the Lease alone: these writes are not guarded, and what fails is repeated there.
@@ -107,7 +108,7 @@ class ClusterBroker(Broker):
         self._namespace = str(section.get("namespace", ""))
         self._environ = environ
         self._fence: Fence | None = None
-        self.home = make_home(self, self._guard)
+        self._home = make_home(self, self._guard)
         self._opened = False
         self._server: BoundedServer | None = None
 
@@ -159,8 +160,8 @@ class ClusterBroker(Broker):
         """
         listening = _listen(self.bind)
         try:
-            pages = hub_pages(self.hub, self.home.overview)
-            routes = application(self.callers, self.home, self.hub.prefix, pages)
+            pages = hub_pages(self.hub, self._home.overview)
+            routes = application(self.callers, self._home, self.hub.prefix, pages)
             self._server = make_server(routes)
         except BaseException:
             listening.close()
@@ -172,7 +173,7 @@ class ClusterBroker(Broker):
         await self._fence.take()
         self._opened = True
         keeping = asyncio.create_task(self._fence.keep(), name="keep the Lease at the start")
-        opening = asyncio.create_task(self.home.open(), name="open the home")
+        opening = asyncio.create_task(self._home.open(), name="open the home")
         try:
             await _first(opening, keeping)
         finally:
@@ -186,10 +187,11 @@ class ClusterBroker(Broker):
             self._server.stop()
         if self._opened:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.home.close(), _CLOSING)
+                await asyncio.wait_for(self._home.close(), _CLOSING)
         if self._server is not None:
             await self._server.close_all_connections()
         await self.callers.close()
+        await self._hub_api.close()
         if self._fence is not None:
             await self._fence.release()
         await self._api.close()
