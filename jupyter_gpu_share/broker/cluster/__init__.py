@@ -1,1 +1,1 @@
-"""The broker in a cluster: kernels of all users of a JupyterHub in pods."""
+"""The broker of a cluster: a service of its JupyterHub, which makes the pods of all users."""
