@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from ..._threads import to_the_end
 from ...allocations import Share
-from ...engines.base import Exit, Report, Starting, Waiting
-from ...engines.kubernetes._objects import KernelPlan, Objects, Owner
+from ...engines.base import Exit, Starting, Waiting
+from ...engines.kubernetes._objects import KernelPlan, Owner
 from ...errors import EngineError, GpuShareError, NoGpuError
 from ...size import Size
 from ..events import Events
+from .kernel import Kernel, Making, Unfinished
 from .presence import Fate, Presence, Process, fate_of
 from .refusals import NoKernel, Refused
 from .rows import Failure, Phase, View, failure_of, for_caller, row_of, same
 from .ruling import Key, Ruling, Wish
 
-__all__ = ["Kernel", "Observed", "Registry", "Unfinished"]
+__all__ = ["Registry"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,113 +37,6 @@ _PATIENCE = 5.0
 _END_GRACE = 8
 #: Rows of one server, those of ended kernels among them.
 _MOST_ROWS = 500
-
-
-class Unfinished(EngineError):  # noqa: N818
-    """A start that an earlier broker has left half done, and that cannot be gone on with."""
-
-
-class Observed(Objects, Protocol):
-    """The objects of a kernel, in the process that watches the cluster."""
-
-    async def make(self) -> None:
-        """Create all that is written at once, and forget the keys.
-
-        Raises
-        ------
-        KernelStartError, NoGpuError, EngineError
-        """
-
-    async def come_up(self, report: Report) -> str:
-        """Wait for the share, and until the container runs; the pod's address.
-
-        Raises
-        ------
-        KernelStartError, NoGpuError, EngineError
-        """
-
-    async def resume(self, report: Report) -> str:
-        """Go on with a pod that an earlier broker has made, without a word to its owner.
-
-        The address is returned when its container runs, with its share found, or found to be
-        given back.
-
-        Raises
-        ------
-        Unfinished: it was not made to its end, and cannot be any more: its keys are lost.
-        KernelStartError, NoGpuError, EngineError
-        """
-
-    async def delete(self, *, grace: int = 1) -> None:
-        """See :class:`Objects`; the pod has ``grace`` seconds to end in order."""
-
-    def look(self, gone: dict[str, Any] | None = None) -> None:
-        """The pod, one of its claims, or the queue may have changed."""
-
-    def appeared(self, name: str) -> None:
-        """An object of the kernel's is new in the cluster."""
-
-    def owns(self, obj: dict[str, Any]) -> bool:
-        """Whether an object with this kernel's id is one of its own."""
-
-
-class Making(Protocol):
-    """Makes the objects of a kernel, in memory alone; ``name`` is of a pod that is there."""
-
-    def __call__(self, owner: Owner, plan: KernelPlan, name: str = "") -> Observed: ...
-
-
-@dataclass(eq=False)
-class Kernel:
-    """One kernel of one user. The registry alone changes it.
-
-    Attributes
-    ----------
-    plan: what it was made from, without its keys once they are in its Secret.
-    instance: the process of its server that has it.
-    groups: of the user, as they were proven when it was asked for.
-    lost_work: what its end has cost, a sentence; the row is kept for the next process to tell.
-    vacated: by the last word of its process nothing of it is on the GPU.
-    up: its container runs, or has.
-    was_lent: it had no share when it was taken over.
-    work: what goes on for long: a start, or taking the share.
-    begun: set when what a start writes is written, or it came to nothing.
-    told: the row that was told last.
-    """
-
-    key: Key
-    attempt: str
-    plan: KernelPlan
-    instance: str
-    objects: Observed
-    groups: frozenset[str] = frozenset()
-    phase: Phase = Phase.WAITING
-    reason: str = ""
-    queue: Any = None
-    address: str | None = None
-    ended: Exit | None = None
-    failed: Failure | None = None
-    lost_work: str = ""
-    vacated: bool = False
-    up: bool = False
-    was_lent: bool = False
-    work: asyncio.Task[None] | None = None
-    watching: asyncio.Task[None] | None = None
-    settling: asyncio.Task[None] | None = None
-    later: asyncio.TimerHandle | None = None
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    told: dict[str, Any] | None = None
-
-    @property
-    def process(self) -> Process:
-        """The process of its server that has it."""
-        return Process(self.key.user, self.key.server, self.instance)
-
-    @property
-    def busy(self) -> bool:
-        """Whether something goes on for long."""
-        return self.work is not None and not self.work.done()
 
 
 class Registry:
@@ -195,6 +89,20 @@ class Registry:
             for_caller(self._row(kernel), instance)
             for kernel in self._servers.get((user, server), {}).values()
         ]
+
+    def of_user(self, user: str) -> list[Kernel]:
+        """All kernels of a user, over all of their servers."""
+        return [
+            kernel
+            for (whose, _), kernels in self._servers.items()
+            if whose == user
+            for kernel in kernels.values()
+        ]
+
+    def knows(self, process: Process, kernel_id: str, attempt: str) -> bool:
+        """Whether this very start was asked for before."""
+        kernel = self._kernels.get(Key(process.user, process.server, kernel_id))
+        return kernel is not None and kernel.attempt == attempt
 
     def row(self, kernel: Kernel, instance: str) -> dict[str, Any]:
         """One kernel, as the process ``instance`` of its server is told of it."""
@@ -275,6 +183,8 @@ class Registry:
         if kernel is not None and kernel.attempt == attempt and kernel.instance == process.instance:
             await self._begun(kernel)
             return kernel, False
+        if not self.presence.alive(process):
+            raise Refused("This process has said that it ends; it starts nothing any more.")
         if (whose := self._ids.get(plan.kernel_id, key)) != key:
             _log.warning("%s asked for a kernel id of %s", process.user, whose.user)
             raise Refused("Another server has a kernel with this id; start a new one.")
@@ -660,15 +570,15 @@ class Registry:
                 await asyncio.wait({leaving.settling}, timeout=_PATIENCE)
         return all(each.attempt != attempt for each in self._leaving.get(key, ()))
 
-    def hear_idle(self, process: Process, vacated: Callable[[str], bool]) -> None:
+    def hear_idle(self, process: Process, vacated: Collection[str]) -> None:
         """A process has named its idle kernels.
 
         Parameters
         ----------
-        vacated: whether by its word nothing of a kernel is on the GPU.
+        vacated: ids of those of which nothing is on the GPU, by its word.
         """
         for kernel in self._of(process):
-            kernel.vacated = vacated(kernel.key.kernel_id)
+            kernel.vacated = kernel.key.kernel_id in vacated
 
     def end_by_hand(self, kernel: Kernel, words: str) -> None:
         """An administrator ends a kernel; ``words`` say so to its user."""

@@ -28,6 +28,8 @@ SILENCE = 45.0
 RESTART = 60.0
 #: Processes of one server at once: terminals and programs have their own.
 _MOST = 64
+#: Streams of one process at once: an old one may not have been seen to end.
+_MOST_STREAMS = 8
 
 
 class Process(NamedTuple):
@@ -118,13 +120,19 @@ class Presence:
     Parameters
     ----------
     gone: called once for each process that is gone, in the loop; must not block.
+    deaf: whether nobody can be heard now, as the Hub is away that proves who calls: then silence
+        says nothing.
     clock: seconds, monotonic; the loop's own by default.
     """
 
     def __init__(
-        self, gone: Callable[[Process], None], clock: Callable[[], float] | None = None
+        self,
+        gone: Callable[[Process], None],
+        clock: Callable[[], float] | None = None,
+        deaf: Callable[[], bool] = lambda: False,
     ) -> None:
         self._gone = gone
+        self._deaf = deaf
         self._clock = clock or asyncio.get_running_loop().time
         self._signs: dict[Process, Signs] = {}
         self._count: dict[tuple[str, str], int] = {}
@@ -162,6 +170,11 @@ class Presence:
         now = self._clock()
         signs = self._signs.get(process) or self._new()
         self._note(process, replace(signs, until=now + RESTART))
+
+    def room_for_stream(self, process: Process) -> bool:
+        """Whether the process may have one more stream open."""
+        signs = self._signs.get(process)
+        return signs is None or signs.streams < _MOST_STREAMS
 
     @contextmanager
     def stream(self, process: Process) -> Iterator[None]:
@@ -205,6 +218,11 @@ class Presence:
             end = gone_at(self._signs[process])
             if end is None:
                 continue  # it is put down again when the stream ends
+            if end <= now and not self._signs[process].left and self._deaf():
+                # Everybody has their time to come back when they can be heard again.
+                until = now + RETURN
+                self._signs[process] = replace(self._signs[process], until=until)
+                end = until
             if end > now:
                 self._look_at(end, process)
                 continue
