@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from ..._threads import to_the_end
 from ...allocations import Share
-from ...engines.base import Exit, Starting, Waiting
+from ...engines.base import Exit
 from ...engines.kubernetes._objects import KernelPlan, Owner
-from ...errors import EngineError, GpuShareError, NoGpuError
 from ...size import Size
-from ..events import Events
-from .kernel import Kernel, Making, Unfinished
-from .presence import Fate, Presence, Process, fate_of
-from .refusals import NoKernel, Refused
-from .rows import Failure, Phase, View, failure_of, for_caller, row_of, same
-from .ruling import Key, Ruling, Wish
+from .kernel import Kernel, Unfinished
+from .lives import Lives, stopped
+from .presence import Process
+from .refusals import Refused
+from .rows import Failure, Phase
+from .ruling import Key, Wish
 
 __all__ = ["Registry"]
 
@@ -32,140 +30,12 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that an answer waits for what the cluster was asked to write.
 _PATIENCE = 5.0
-#: Seconds that the pod of a server that is gone has to end: with those in which the server may come
-#: back, its share is free within half a minute.
-_END_GRACE = 8
 #: Rows of one server, those of ended kernels among them.
 _MOST_ROWS = 500
 
 
-class Registry:
-    """All kernels. For one event loop; :meth:`close` ends everything it has begun.
-
-    Parameters
-    ----------
-    rules: what the administrator decides.
-    kept: seconds that is kept what a server that is gone has left.
-    """
-
-    def __init__(
-        self,
-        make: Making,
-        events: Events,
-        rules: Ruling,
-        *,
-        kept: float,
-        presence: Presence | None = None,
-    ) -> None:
-        self._make = make
-        self._events = events
-        self._rules = rules
-        self._kept = kept
-        self.presence = presence or Presence(self._gone)
-        self._kernels: dict[Key, Kernel] = {}
-        #: Whose is which id: no two users' kernels have the same.
-        self._ids: dict[str, Key] = {}
-        #: By server, so that nobody's rows are looked for among everybody's.
-        self._servers: dict[tuple[str, str], dict[str, Kernel]] = {}
-        #: Those that are on their way out, by key.
-        self._leaving: dict[Key, set[Kernel]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    # -- what is there -----------------------------------------------------------------------
-
-    def __iter__(self) -> Iterator[Kernel]:
-        return iter(list(self._kernels.values()))
-
-    def __len__(self) -> int:
-        return len(self._kernels)
-
-    def get(self, key: Key) -> Kernel | None:
-        """A kernel; None where there is none."""
-        return self._kernels.get(key)
-
-    def rows(self, user: str, server: str, instance: str = "") -> list[dict[str, Any]]:
-        """All kernels of one server, as its process ``instance`` is told of them."""
-        return [
-            for_caller(self._row(kernel), instance)
-            for kernel in self._servers.get((user, server), {}).values()
-        ]
-
-    def of_user(self, user: str) -> list[Kernel]:
-        """All kernels of a user, over all of their servers."""
-        return [
-            kernel
-            for (whose, _), kernels in self._servers.items()
-            if whose == user
-            for kernel in kernels.values()
-        ]
-
-    def knows(self, process: Process, kernel_id: str, attempt: str) -> bool:
-        """Whether this very start was asked for before."""
-        kernel = self._kernels.get(Key(process.user, process.server, kernel_id))
-        return kernel is not None and kernel.attempt == attempt
-
-    def row(self, kernel: Kernel, instance: str) -> dict[str, Any]:
-        """One kernel, as the process ``instance`` of its server is told of it."""
-        return for_caller(self._row(kernel), instance)
-
-    def own(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
-        """A kernel of this very process.
-
-        Raises
-        ------
-        NoKernel: there is none, or none of this server. Of others' it is not even told.
-        Refused: another process has it, or it is another start of it.
-        """
-        kernel = self.of_server(process, kernel_id)
-        if kernel.instance != process.instance:
-            raise Refused("Another process of your server has this kernel.")
-        if kernel.attempt != attempt:
-            raise Refused("The kernel was started again since; ask for its row.")
-        return kernel
-
-    def of_server(self, process: Process, kernel_id: str) -> Kernel:
-        """A kernel of this server, whichever of its processes has it.
-
-        Raises
-        ------
-        NoKernel
-        """
-        kernel = self._kernels.get(Key(process.user, process.server, kernel_id))
-        if kernel is None:
-            raise NoKernel("Your server has no such kernel.")
-        return kernel
-
-    def view(self, kernel: Kernel) -> View:
-        """All that is told of a kernel."""
-        objects = kernel.objects
-        return View(
-            kernel_id=kernel.key.kernel_id,
-            attempt=kernel.attempt,
-            name=objects.name,
-            size=kernel.plan.size,
-            kernel_name=kernel.plan.kernel_name,
-            path=kernel.plan.path,
-            phase=kernel.phase,
-            instance=kernel.instance,
-            alive=self.presence.alive(kernel.process),
-            reason=kernel.reason,
-            queue=kernel.queue,
-            share=objects.share,
-            note=objects.note,
-            address=kernel.address,
-            detachable=objects.detachable,
-            unanswered=objects.unanswered,
-            lost=objects.lost,
-            removal=objects.removal,
-            ended=kernel.ended,
-            failed=kernel.failed,
-            lost_work=kernel.lost_work,
-        )
-
-    def _row(self, kernel: Kernel) -> dict[str, Any]:
-        return row_of(self.view(kernel))
-
-    # -- starts ------------------------------------------------------------------------------
+class Registry(Lives):
+    """All kernels, and what their servers ask of them. For one event loop."""
 
     async def start(
         self, process: Process, groups: frozenset[str], attempt: str, plan: KernelPlan
@@ -246,78 +116,6 @@ class Registry:
                 self.changed(kernel)
             await earlier.objects.settled()
 
-    def _report(self, kernel: Kernel, news: Waiting | Starting) -> None:
-        if isinstance(news, Waiting):
-            if kernel.phase is not Phase.TAKING:
-                kernel.phase = Phase.WAITING
-            kernel.reason, kernel.queue = news.reason, news.queue
-        else:
-            if kernel.phase is not Phase.TAKING:
-                kernel.phase = Phase.STARTING
-            kernel.reason, kernel.queue = news.notice, None
-        self.changed(kernel)
-
-    def _begin(self, kernel: Kernel, work: Coroutine[Any, Any, None]) -> None:
-        """Do what takes long for a kernel. How it ends is told by the kernel's row."""
-        kernel.work = self._spawn(self._worked(kernel, work))
-        if kernel.watching is None:
-            kernel.watching = self._spawn(self._watch(kernel))
-        self.changed(kernel)
-
-    async def _worked(self, kernel: Kernel, work: Coroutine[Any, Any, None]) -> None:
-        up = kernel.up
-        try:
-            await work
-        except GpuShareError as error:
-            self._failed(kernel, failure_of(error), up=up)
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            _log.exception("A kernel met an error of the broker's own")
-            words = "The broker met an error of its own; its log says more. Try again."
-            self._failed(kernel, Failure("engine", words), up=up)
-        finally:
-            kernel.begun.set()
-            self.changed(kernel)
-
-    def _failed(self, kernel: Kernel, failure: Failure, *, up: bool) -> None:
-        if kernel.phase.over:
-            return
-        kernel.failed, kernel.queue, kernel.reason = failure, None, failure.detail
-        if up and kernel.objects.there:
-            # It lives on without the share that it could not have.
-            lent = kernel.objects.lent
-            kernel.phase = Phase.RELEASED if lent else Phase.READY
-            if lent:
-                self._rules.gave_back(kernel.key)
-            return
-        kernel.phase = Phase.FAILED
-        self._rules.drop(kernel.key)
-        self._spawn(self._delete(kernel))
-
-    async def _watch(self, kernel: Kernel) -> None:
-        """Note the end of a kernel's pod by others, and that it comes."""
-        removal = asyncio.ensure_future(kernel.objects.removed())
-        ended = asyncio.ensure_future(kernel.objects.ended())
-        try:
-            await asyncio.wait({removal, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                self.changed(kernel)
-            how = await ended
-        finally:
-            for task in (removal, ended):
-                task.cancel()
-            await asyncio.gather(removal, ended, return_exceptions=True)
-        if kernel.busy and not kernel.up:
-            return  # the start that is under way tells it
-        if not kernel.phase.over:
-            kernel.phase, kernel.ended, kernel.queue = Phase.ENDED, how, None
-            kernel.reason = how.reason
-            self._rules.drop(kernel.key)
-            self.changed(kernel)
-
-    # -- after a restart of the broker ---------------------------------------------------------
-
     def restore(
         self,
         key: Key,
@@ -347,8 +145,6 @@ class Registry:
             await kernel.objects.delete()
             return
         self._up(kernel)
-
-    # -- what a server asks of a kernel that is up ---------------------------------------------
 
     async def adopt(self, process: Process, kernel_id: str, attempt: str, before: str) -> Kernel:
         """Have a kernel of an earlier process of this very server be this process's.
@@ -430,28 +226,6 @@ class Registry:
             await self._release(kernel)
         return kernel
 
-    async def _release(self, kernel: Kernel) -> None:
-        self._check_quiet(kernel)
-        if not kernel.objects.detachable:
-            raise Refused("The kernel's share is part of its pod; it cannot be given back.")
-        await to_the_end(kernel.objects.give_back())
-        if not kernel.phase.over:
-            kernel.phase, kernel.reason, kernel.failed = Phase.RELEASED, "", None
-            self._rules.gave_back(kernel.key)
-        self.changed(kernel)
-
-    def _check_quiet(self, kernel: Kernel) -> None:
-        """Refuse what cannot be done while the kernel starts, waits or has ended.
-
-        Raises
-        ------
-        Refused
-        """
-        if kernel.phase.over:
-            raise Refused("The kernel has ended.")
-        if kernel.busy or not kernel.up:
-            raise Refused("The kernel starts, or waits for its share; try again then.")
-
     def take(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """Take the share again, which may have to be waited for. Idempotent.
 
@@ -495,7 +269,7 @@ class Registry:
         """
         kernel = self.own(process, kernel_id, attempt)
         if kernel.phase is Phase.TAKING:
-            await _stopped(kernel.work)
+            await stopped(kernel.work)
             if kernel.phase is Phase.TAKING:
                 kernel.phase, kernel.reason, kernel.queue = Phase.RELEASED, "", None
                 self._rules.gave_back(kernel.key)
@@ -593,207 +367,3 @@ class Registry:
         """
         async with kernel.lock:
             await self._release(kernel)
-
-    # -- the end of a server's process -------------------------------------------------------
-
-    def _of(self, process: Process) -> list[Kernel]:
-        servers = self._servers.get((process.user, process.server), {})
-        return [each for each in servers.values() if each.instance == process.instance]
-
-    def _gone(self, process: Process) -> None:
-        """A process is there no more: nobody holds a share for it."""
-        kernels = self._of(process)
-        if kernels:
-            _log.info("A server's process of %s is gone; it had %d", process.user, len(kernels))
-        for kernel in kernels:
-            self._spawn(self._orphaned(kernel))
-
-    async def _orphaned(self, kernel: Kernel) -> None:
-        if kernel.phase is Phase.TAKING:  # nobody waits for it any more
-            await _stopped(kernel.work)
-            if kernel.phase is Phase.TAKING:
-                kernel.phase, kernel.reason, kernel.queue = Phase.RELEASED, "", None
-                self._rules.gave_back(kernel.key)
-        async with kernel.lock:
-            if self._kernels.get(kernel.key) is not kernel or kernel.lost_work:
-                return
-            if self.presence.alive(kernel.process):
-                return
-            objects = kernel.objects
-            fate = fate_of(
-                up=kernel.up,
-                lent=objects.lent,
-                ended=kernel.phase.over,
-                detachable=objects.detachable and not kernel.busy,
-                vacated=kernel.vacated,
-            )
-            if fate is Fate.GIVE_BACK:
-                try:
-                    await self._release(kernel)
-                    fate = Fate.KEEP
-                except GpuShareError as error:
-                    _log.warning("A share could not be given back: %s", error)
-                    fate = Fate.END
-        if fate is Fate.DELETE:
-            self._retire(kernel)
-        elif fate is Fate.KEEP:
-            self._keep(kernel)
-        else:
-            words = (
-                "Its server stopped while the kernel had its share: the kernel was ended, and its "
-                "variables are gone. Run the notebook again."
-            )
-            self._lose(kernel, words, Exit(-15, words))
-
-    def _keep(self, kernel: Kernel) -> None:
-        """Keep a kernel without its share for the next process of its server, for a while."""
-
-        def over() -> None:
-            there = self._kernels.get(kernel.key) is kernel and not kernel.phase.over
-            if there and not self.presence.alive(kernel.process):
-                hours = f"{self._kept / 3600:.3g} h"
-                words = f"Its server did not come back for {hours}: the kernel was ended."
-                self._lose(kernel, words, Exit(-15, words))
-
-        self._once_more(kernel, over)
-        self.changed(kernel)
-
-    def _lose(self, kernel: Kernel, words: str, how: Exit) -> None:
-        """End a kernel with all it has in memory, and keep the row that says so."""
-        if self._kernels.get(kernel.key) is not kernel:
-            return
-        self._still(kernel)
-        kernel.phase, kernel.ended, kernel.queue = Phase.ENDED, how, None
-        kernel.reason = kernel.lost_work = words
-        self._rules.drop(kernel.key)
-
-        def forget() -> None:
-            if self._kernels.get(kernel.key) is kernel:
-                self._retire(kernel)
-
-        self._once_more(kernel, forget)
-        self._spawn(self._delete(kernel, _END_GRACE))
-        self.changed(kernel)
-
-    def _once_more(self, kernel: Kernel, then: Callable[[], None]) -> None:
-        if kernel.later is not None:
-            kernel.later.cancel()
-        kernel.later = asyncio.get_running_loop().call_later(self._kept, then)
-
-    # -- the end of kernels --------------------------------------------------------------------
-
-    def _retire(self, kernel: Kernel, *, replaced: bool = False) -> None:
-        """Take a kernel out of the registry, and delete what it has.
-
-        Parameters
-        ----------
-        replaced: what is reserved under its key is another start's already.
-        """
-        if self._kernels.get(kernel.key) is not kernel:
-            return
-        self._still(kernel)
-        self._drop(kernel)
-        if not replaced:
-            self._rules.drop(kernel.key)
-        self._leaving.setdefault(kernel.key, set()).add(kernel)
-        kernel.settling = self._spawn(self._end(kernel))
-        kernel.begun.set()
-        gone = {"kernel_id": kernel.key.kernel_id, "attempt": kernel.attempt}
-        self._events.publish((kernel.key.user, kernel.key.server), "gone", gone)
-
-    def _still(self, kernel: Kernel) -> None:
-        """End what goes on for a kernel, but for writes to the cluster."""
-        for task in (kernel.work, kernel.watching):
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
-        if kernel.later is not None:
-            kernel.later.cancel()
-            kernel.later = None
-
-    async def _end(self, kernel: Kernel) -> None:
-        await _stopped(kernel.work)
-        try:
-            await kernel.objects.delete()
-            await kernel.objects.settled()
-        finally:
-            leaving = self._leaving.get(kernel.key, set())
-            leaving.discard(kernel)
-            if not leaving:
-                self._leaving.pop(kernel.key, None)
-
-    async def _delete(self, kernel: Kernel, grace: int = 1) -> None:
-        """Delete what a kernel has whose row is still told."""
-        if kernel.work is not asyncio.current_task():
-            await _stopped(kernel.work)
-        await kernel.objects.delete(grace=grace)
-        self.changed(kernel)
-
-    # -- the registry itself -------------------------------------------------------------------
-
-    def _put(self, kernel: Kernel) -> None:
-        key = kernel.key
-        self._kernels[key] = kernel
-        self._ids[key.kernel_id] = key
-        self._servers.setdefault((key.user, key.server), {})[key.kernel_id] = kernel
-
-    def _drop(self, kernel: Kernel) -> None:
-        key = kernel.key
-        del self._kernels[key]
-        self._ids.pop(key.kernel_id, None)
-        rows = self._servers[(key.user, key.server)]
-        del rows[key.kernel_id]
-        if not rows:
-            del self._servers[(key.user, key.server)]
-
-    def changed(self, kernel: Kernel) -> None:
-        """Something of a kernel may have changed: its server is told if there is anything new."""
-        if self._kernels.get(kernel.key) is not kernel:
-            return
-        row = self._row(kernel)
-        if same(row, kernel.told):
-            return
-        kernel.told = row
-        self._events.publish((kernel.key.user, kernel.key.server), "row", {"row": row})
-        if row["unanswered"] and (kernel.settling is None or kernel.settling.done()):
-            kernel.settling = self._spawn(self._when_settled(kernel))
-
-    async def _when_settled(self, kernel: Kernel) -> None:
-        await kernel.objects.settled()
-        self.changed(kernel)
-
-    def _spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
-        task = asyncio.ensure_future(work)
-        assert isinstance(task, asyncio.Task)
-        self._tasks.add(task)
-        task.add_done_callback(self._spent)
-        return task
-
-    def _spent(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, EngineError | NoGpuError):
-                _log.warning("What was begun for a kernel came to nothing: %s", error)
-            else:
-                _log.error("What was begun for a kernel came to nothing", exc_info=error)
-
-    async def close(self) -> None:
-        """End all work. The kernels stay as they are: another broker goes on with them."""
-        self.presence.close()
-        for kernel in self._kernels.values():
-            if kernel.later is not None:
-                kernel.later.cancel()
-        while self._tasks:
-            tasks = set(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        everything = [*self._kernels.values(), *(k for s in self._leaving.values() for k in s)]
-        await asyncio.gather(*(kernel.objects.close() for kernel in everything))
-
-
-async def _stopped(task: asyncio.Task[Any] | None) -> None:
-    """Cancel a task and wait for its end."""
-    if task is None or task is asyncio.current_task():
-        return
-    task.cancel()
-    await asyncio.wait({task})

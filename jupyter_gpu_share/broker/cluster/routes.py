@@ -23,7 +23,8 @@ from ...size import Size
 from .._http import Statuses, told
 from ..events import Events
 from .callers import HubAway, NotAllowed, UnknownToken
-from .kernels import Kernel, Registry
+from .kernel import Kernel
+from .kernels import Registry
 from .presence import Process
 from .refusals import Malformed, NoKernel, Refused
 from .rows import (
