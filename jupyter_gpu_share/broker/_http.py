@@ -91,6 +91,14 @@ class JsonHandler(web.RequestHandler):
         if not isinstance(args[1], web.HTTPError):
             _log.error("A request failed", exc_info=args[1])
 
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """Called by tornado: what has begun can only be ended."""
+        if self._headers_written:
+            if not self._finished:
+                self.finish()
+            return
+        super().send_error(status_code, **kwargs)
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Called by tornado."""
         error = kwargs.get("exc_info", (None, None))[1]

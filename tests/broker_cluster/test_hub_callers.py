@@ -1,4 +1,4 @@
-"""Who calls the broker of a cluster: what the Hub's word is, how long it counts, what is refused."""
+"""Who calls a cluster's broker: what the Hub's word is, how long it counts, what is refused."""
 
 from __future__ import annotations
 

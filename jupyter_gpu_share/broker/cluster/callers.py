@@ -222,6 +222,27 @@ class Callers:
             return self._by_grace(key)
         return await asyncio.shield(task)  # who leaves does not end it for others
 
+    async def check_own(self, token: str) -> None:
+        """Look whether the broker's own token is that of the service that it takes itself for.
+
+        Raises
+        ------
+        EngineError: it is another service's, whose scopes would count for nothing here.
+        """
+        answer = await self._hub.user(token)
+        model = _model(answer)
+        if model is not None and (model.get("kind"), model["name"]) != ("service", self._service):
+            raise EngineError(
+                f"JUPYTERHUB_API_TOKEN is of the {model.get('kind')} {model['name']}, and "
+                f"JUPYTERHUB_SERVICE_NAME says {self._service}: give the broker the token and the "
+                "name of one service of the JupyterHub."
+            )
+        if answer.status in _REFUSALS:
+            _log.warning(
+                "The JupyterHub does not know the broker's own token, JUPYTERHUB_API_TOKEN: users' "
+                "servers are served, and nobody can log in to the page."
+            )
+
     async def close(self) -> None:
         """Let go of what is asked."""
         tasks = list(self._asking.values())

@@ -143,7 +143,7 @@ class Fence:
                 if await self._try():
                     return
             except (Unreachable, ServerTrouble, TooManyRequests, asyncio.TimeoutError) as error:
-                _log.warning("The broker's Lease cannot be read yet: %s", error or "no answer")
+                _log.warning("The broker's Lease cannot be read yet: %s", _words(error))
             await self._pause(_RENEWAL)
 
     async def keep(self) -> None:
@@ -161,7 +161,7 @@ class Fence:
             try:
                 await self._renew()
             except (KubernetesError, asyncio.TimeoutError) as error:
-                _log.info("The broker's Lease could not be renewed: %s", error or "no answer")
+                _log.info("The broker's Lease could not be renewed: %s", _words(error))
 
     async def release(self) -> None:
         """Write nothing from here on, and let the next broker begin at once."""
@@ -281,6 +281,10 @@ class Fence:
 
 def _holder(lease: Object) -> str:
     return str((lease.get("spec") or {}).get("holderIdentity") or "")
+
+
+def _words(error: Exception) -> str:
+    return str(error) or "no answer in time"
 
 
 def _timestamp() -> str:

@@ -207,9 +207,12 @@ class _Nothing(CallerHandler):
 class _Health(JsonHandler):
     """Says without a token that the process lives, and whether it is of use."""
 
+    def initialize(self, *, alive: bool = False) -> None:
+        self._alive = alive
+
     def get(self) -> None:
         ready = bool(self.settings["home"].ready)
-        self.answer({"ready": ready}, 200 if ready else 503)
+        self.answer({"ready": ready}, 200 if ready or self._alive else 503)
 
 
 def application(
@@ -227,7 +230,13 @@ def application(
         (below + pattern, handler, given) for pattern, handler, given in (*home.routes(), *pages)
     ]
     return web.Application(
-        [(r"/healthz", _Health), (rf"{below}/healthz", _Health), *routes],
+        [
+            (r"/healthz", _Health),
+            # While it waits for another broker's end it lives, and is not to be started again.
+            (r"/livez", _Health, {"alive": True}),
+            (rf"{below}/healthz", _Health),
+            *routes,
+        ],
         default_handler_class=_Nothing,
         log_function=lambda handler: None,
         # Cookies are of use to one process alone: who comes back logs in by the Hub, unseen.
