@@ -38,7 +38,7 @@ from ._writes import Writes
 from .api import PODS, SECRETS, KubernetesError
 from .backends import Rendered, dig, named
 
-__all__ = ["KernelObjects", "running_at"]
+__all__ = ["KernelObjects"]
 
 
 class KernelObjects:
@@ -393,7 +393,7 @@ class KernelObjects:
         def look() -> str | None:
             nonlocal told
             pod = self.cluster.pod(self.name) or {}
-            address = running_at(pod)
+            address = _running_at(pod)
             if address is None and clock() >= slow and not failures.hindrance(pod):
                 node = dig(pod, "spec", "nodeName", default="")
                 news = paragraph(say("node-prepares", node=node), self.cluster.events.words(pod))
@@ -566,7 +566,7 @@ class KernelObjects:
         return ""
 
 
-def running_at(pod: Object) -> str | None:
+def _running_at(pod: Object) -> str | None:
     """Where the kernel's container is reached; None while it does not run."""
     running = dig(named(dig(pod, "status", "containerStatuses")), "state", "running")
     ip = address_of(pod)

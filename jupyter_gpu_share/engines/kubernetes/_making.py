@@ -11,18 +11,14 @@ from ...errors import EngineError, KernelStartError
 from ..base import KernelRequest
 from ._cluster import Cluster, Object
 from ._kueue import QUEUE
-from ._names import PREFIX
 from ._objects import KernelPlan, Owner
 from ._pods import Labels, PodPlan, claim_body, pod_body, secret_body
 from ._pods import owner as reference_to
 from ._settings import KubernetesSettings
 from .api import CLAIMS, PODS, SECRETS, AlreadyExists, KubernetesError
-from .backends import KaiBackend, Rendered
+from .backends import Rendered
 
-__all__ = ["TURN", "gated_for_turn", "image_of", "let", "make"]
-
-#: Scheduling gate of a pod whose turn has not come.
-TURN = PREFIX + "turn"
+__all__ = ["image_of", "make"]
 
 
 async def make(
@@ -33,8 +29,6 @@ async def make(
     rendered: Rendered,
     claims: dict[str, str],
     labels: Labels,
-    *,
-    later: bool = False,
 ) -> Object:
     """Create the pod, then what belongs to it; the pod as it was created.
 
@@ -44,7 +38,6 @@ async def make(
     ----------
     owner: whose it is.
     claims: names of the objects, by the names that the pod has for them.
-    later: the scheduler is kept from placing the pod until :func:`let`.
 
     Raises
     ------
@@ -61,8 +54,7 @@ async def make(
         files=cluster.files,
         size=kernel.size,
         rendered=_queued(
-            cluster,
-            owner,
+            settings,
             kernel,
             settings.profile(kernel.size).on(
                 rendered if not kernel.size.is_none else _without_gpu()
@@ -95,8 +87,6 @@ async def make(
         body = pod_body(plan)
     except ValueError as error:
         raise EngineError(f"A setting of c.KubernetesEngine cannot be used: {error}.") from error
-    if later and not leased and not rendered.claims and not kernel.size.is_none:
-        body["spec"]["schedulingGates"] = [{"name": TURN}]
     pod = await _create(cluster, PODS, body)
     mine = reference_to(pod)
     secret = secret_body(
@@ -107,61 +97,22 @@ async def make(
         grace=settings.eviction_grace,
         owned_by=mine,
     )
-    work: list[Awaitable[Any]] = [_create(cluster, SECRETS, secret)]
-    if not leased and not later:
-        work.append(_create_claims(cluster, pod, rendered, claims, labels))
+    work: list[Awaitable[Object]] = [_create(cluster, SECRETS, secret)]
+    if not leased:
+        work += [
+            _create(
+                cluster, CLAIMS, claim_body(claims[each.name], labels, each.spec, owned_by=mine)
+            )
+            for each in rendered.claims
+        ]
     await asyncio.gather(*work)
     return pod
 
 
-async def let(
-    cluster: Cluster, pod: Object, rendered: Rendered, claims: dict[str, str], labels: Labels
-) -> None:
-    """Have the scheduler place a pod that was made for ``later``. Idempotent.
-
-    In style ``lease`` it is the lease that is made later.
-
-    Raises
-    ------
-    KernelStartError, KubernetesError
-    """
-    if cluster.settings.style != "lease":
-        await _create_claims(cluster, pod, rendered, claims, labels)
-    if gated_for_turn(pod):
-        await cluster.api.patch(
-            PODS, pod["metadata"]["name"], {"spec": {"schedulingGates": []}}, cluster.namespace
-        )
-
-
-def gated_for_turn(pod: Object) -> bool:
-    """Whether the scheduler does not look at a pod as its turn has not come."""
-    return {"name": TURN} in (pod["spec"].get("schedulingGates") or [])
-
-
-async def _create_claims(
-    cluster: Cluster, pod: Object, rendered: Rendered, claims: dict[str, str], labels: Labels
-) -> None:
-    there = cluster.own_claims(labels.server, pod["metadata"]["name"])
-    await asyncio.gather(
-        *(
-            _create(
-                cluster,
-                CLAIMS,
-                claim_body(claims[each.name], labels, each.spec, owned_by=reference_to(pod)),
-            )
-            for each in rendered.claims
-            if claims[each.name] not in there
-        )
-    )
-
-
-def _queued(cluster: Cluster, owner: Owner, kernel: KernelPlan, rendered: Rendered) -> Rendered:
-    """With the queue in which the pod is to wait: of Kueue, which admits it, or of KAI."""
-    settings, backend = cluster.settings, cluster.backend
-    if owner.queue and isinstance(backend, KaiBackend):
-        return backend.in_queue(rendered, owner.queue)
+def _queued(settings: KubernetesSettings, kernel: KernelPlan, rendered: Rendered) -> Rendered:
+    """With the LocalQueue by which Kueue admits the pod, if there is to be one."""
     own = settings.profile(kernel.size).queue
-    queue = owner.queue or (settings.kueue_queue if own is None else own)
+    queue = settings.kueue_queue if own is None else own
     return replace(rendered, labels={**rendered.labels, QUEUE: queue}) if queue else rendered
 
 
