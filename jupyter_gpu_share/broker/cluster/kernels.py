@@ -17,6 +17,7 @@ from ..._threads import to_the_end
 from ...allocations import Share
 from ...engines.base import Exit, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
+from ...engines.kubernetes.api import ServerTrouble, TooManyRequests, Unreachable
 from ...errors import KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
@@ -33,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that an answer waits for what the cluster was asked to write.
 _PATIENCE = 5.0
+#: Seconds between two tries to find out how far a kernel is: doubled up to the longest.
+_AGAIN, _LONGEST = 1.0, 15.0
 #: Rows of one server, those of ended kernels among them.
 _MOST_ROWS = 500
 
@@ -166,10 +169,10 @@ class Registry(Lives):
 
     async def _resume(self, kernel: Kernel) -> None:
         try:
-            up = await kernel.objects.recall()
+            up = await self._recalled(kernel)
         except Unfinished as error:
             # The same start is asked for anew, with new keys.
-            self._failed(kernel, Failure("keys", str(error)), up=False)
+            self._failed(kernel, Failure("keys", str(error)), lives_on=False)
             return
         if not up and kernel.objects.held_back:
             self._order.kept_back(kernel.key)
@@ -179,6 +182,18 @@ class Registry(Lives):
             self._up(kernel)
         else:
             await self._come_up(kernel)
+
+    async def _recalled(self, kernel: Kernel) -> bool:
+        """Find out how far a kernel is; a cluster that is away for a while ends none."""
+        pause = _AGAIN
+        while True:
+            try:
+                return await kernel.objects.recall()
+            except (Unreachable, ServerTrouble, TooManyRequests) as error:
+                kernel.reason = f"The broker was started again and reads on: {error}"
+                self.changed(kernel)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST)
 
     async def adopt(self, process: Process, kernel_id: str, attempt: str, before: str) -> Kernel:
         """Have a kernel of an earlier process of this very server be this process's.
@@ -245,6 +260,7 @@ class Registry(Lives):
 
     async def _settle(self, kernel: Kernel) -> None:
         await kernel.objects.settle(lambda news: self._report(kernel, news))
+        kernel.was_lent = False
         self._up(kernel)
 
     async def release(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
@@ -275,7 +291,7 @@ class Registry(Lives):
             raise Refused("The kernel's share is being changed; try again in a moment.")
         self._check_limit(kernel, kernel.plan.size)
         kernel.phase, kernel.failed, kernel.vacated = Phase.TAKING, None, False
-        self._begin(kernel, self._take(kernel))
+        self._begin(kernel, self._take(kernel), lives_on=True)
         return kernel
 
     def _check_limit(self, kernel: Kernel, size: Size) -> None:

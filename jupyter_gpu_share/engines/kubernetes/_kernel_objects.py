@@ -291,7 +291,7 @@ class KernelObjects(WatchedPod):
             await self._recall_start(pod)
         if self._is_leased:
             lease = self._new_lease()
-            await (lease.adopt(self.name) if runs else lease.resume(self.name))
+            await (lease.adopt(self.name, as_watched=True) if runs else lease.resume(self.name))
             self.lease = lease
         if self._is_annotated and runs:
             self.annotation = Annotation(self.cluster, self.name, self.writes)
