@@ -100,6 +100,15 @@ class Lease:
         return self._cluster.claims_of(seen) if seen == names else []
 
     @property
+    def share_away(self) -> Share | None:
+        """The share that comes back to a kernel that has none now; None where it is not known."""
+        own, facts = self._objects().get(self._own), self._cluster.facts
+        if own is None or self.device is None:
+            return None
+        rests = self._backend.granted({}, [own], facts)
+        return self._backend.share_on(rests, self.size, self.device, facts) if rests else None
+
+    @property
     def lent(self) -> bool:
         """Whether the share was given back, if perhaps not yet for sure, or never held."""
         return not self._held
