@@ -192,6 +192,26 @@ async def test_a_share_goes_and_comes_back(home: FakeHome, ann: User) -> None:
     assert not home.rules.lent
 
 
+async def test_nobody_passes_their_turn(home: FakeHome, ann: User) -> None:
+    """What starts, or takes its share again, waits for its turn before a scheduler sees it."""
+    home.order.active = True
+    up = {"attempt": (await ann.start("up"))["attempt"]}
+    await ann.ok("POST", "/v1/shares/up/release", up)
+    home.order.gate.clear()
+    row = await ann.ok("PUT", "/v1/shares/new", ann.plan())
+    (pod,) = [pod for pod in held(home) if pod.plan.kernel_id == "new"]
+    assert pod.held_back and not pod.up
+    await ann.ok("POST", "/v1/shares/up/take", up)
+    row = await ann.until("new", "waiting")
+    assert (row["reason"], row["queue"]) == ("Not yet.", {"position": 1, "of": 2})
+    status, _ = await ann.refused("POST", "/v1/shares/up/release", up)
+    assert status == 409, "it does not wait for the end of the wait"
+    assert next(pod for pod in held(home) if pod.plan.kernel_id == "up").lent
+    await ann.ok("DELETE", f"/v1/shares/new?attempt={row['attempt']}")
+    home.order.gate.set()
+    await ann.until("up", "ready")
+
+
 async def test_a_share_that_stays_is_told(home: FakeHome, ann: User) -> None:
     attempt = {"attempt": (await ann.start())["attempt"]}
     home.cluster.refuses_give_back = True

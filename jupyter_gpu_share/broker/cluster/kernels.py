@@ -15,7 +15,7 @@ from typing import Any
 
 from ..._threads import to_the_end
 from ...allocations import Share
-from ...engines.base import Exit, Starting, Waiting
+from ...engines.base import Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
 from ...engines.kubernetes.api import ServerTrouble, TooManyRequests, Unreachable
 from ...errors import KernelStartError
@@ -108,8 +108,7 @@ class Registry(Lives):
         def report(news: Waiting | Starting) -> None:
             self._report(kernel, news)
 
-        if not kernel.plan.size.is_none:
-            await self._unless_it_ends(kernel, self._order.wait(kernel.key, report))
+        await self._in_turn(kernel, report)
         kernel.address = await kernel.objects.come_up(report)
         self._up(kernel)
 
@@ -125,7 +124,7 @@ class Registry(Lives):
         try:
             await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not doing.done():
-                raise KernelStartError(f"The kernel could not start. {ended.result().reason}")
+                raise KernelStartError(f"The kernel has ended. {ended.result().reason}")
             await doing
         finally:
             for task in (doing, ended):
@@ -259,7 +258,12 @@ class Registry(Lives):
         return kernel
 
     async def _settle(self, kernel: Kernel) -> None:
-        await kernel.objects.settle(lambda news: self._report(kernel, news))
+        def report(news: Waiting | Starting) -> None:
+            self._report(kernel, news)
+
+        if kernel.was_lent:
+            await self._in_turn(kernel, report)
+        await kernel.objects.settle(report)
         kernel.was_lent = False
         self._up(kernel)
 
@@ -272,9 +276,13 @@ class Registry(Lives):
         EngineError: it is still held, for certain.
         """
         kernel = self.own(process, kernel_id, attempt)
+        await self._release_in_turn(kernel)
+        return kernel
+
+    async def _release_in_turn(self, kernel: Kernel) -> None:
+        self._check_quiet(kernel)  # or it would wait here for as long as the kernel does
         async with kernel.lock:
             await self._release(kernel)
-        return kernel
 
     def take(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """Take the share again, which may have to be waited for. Idempotent.
@@ -306,9 +314,18 @@ class Registry(Lives):
             raise Refused(refusal)
 
     async def _take(self, kernel: Kernel) -> None:
+        def report(news: Waiting | Starting) -> None:
+            self._report(kernel, news)
+
         async with kernel.lock:
-            await kernel.objects.take_back(lambda news: self._report(kernel, news))
+            await self._in_turn(kernel, report)
+            await kernel.objects.take_back(report)
         self._up(kernel)
+
+    async def _in_turn(self, kernel: Kernel, report: Report) -> None:
+        """Wait until it is the kernel's turn to be seen by the scheduler, or until it has ended."""
+        if not kernel.plan.size.is_none:
+            await self._unless_it_ends(kernel, self._order.wait(kernel.key, report))
 
     async def withdraw(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """Give up waiting for the share again. Idempotent.
@@ -345,6 +362,7 @@ class Registry(Lives):
         EngineError: it holds what it held.
         """
         kernel = self.own(process, kernel_id, attempt)
+        self._check_quiet(kernel)
         async with kernel.lock:
             self._check_quiet(kernel)
             if not kernel.objects.lent:
@@ -415,5 +433,4 @@ class Registry(Lives):
         ------
         Refused, EngineError
         """
-        async with kernel.lock:
-            await self._release(kernel)
+        await self._release_in_turn(kernel)
