@@ -75,8 +75,12 @@ class Registry(Lives):
             raise Refused(refusal)
         if kernel is not None:
             self._retire(kernel, replaced=True)
-        owner = owner_of(process, attempt, groups)
-        new = Kernel(key, attempt, plan, process.instance, self._make(owner, plan), groups)
+        try:
+            objects = self._make(owner_of(process, attempt, groups), plan)
+        except BaseException:
+            self._rules.drop(key)
+            raise
+        new = Kernel(key, attempt, plan, process.instance, objects, groups)
         self._put(new)
         new.plan = replace(plan, keys=None)
         self._begin(new, self._start(new))
