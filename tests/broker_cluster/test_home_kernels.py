@@ -476,6 +476,27 @@ async def test_a_kernel_that_is_taken_over_survives_who_took_it(home: FakeHome, 
         assert home.rules.lent == {("ann", "", "k")}
 
 
+async def test_what_is_taken_over_without_a_share_is_asked_of_the_limits(
+    home: FakeHome, ann: User, bob: User
+) -> None:
+    before = await ann.start()
+    await ann.ok("POST", "/v1/shares/k/release", {"attempt": before["attempt"]})
+    home.gone(ann)
+    home.rules.most = 1
+    await bob.start("b")
+    second, attempt = ann.again(), uuid4().hex
+    await eventually(
+        lambda: not home.registry.rows("ann", "", second.instance)[0]["held_by_other"], "it is gone"
+    )
+    body = {"attempt": attempt, "before": ann.instance}
+    await second.ok("POST", "/v1/shares/k/adopt", body)
+    status, _ = await second.refused("POST", "/v1/shares/k/settle", {"attempt": attempt})
+    assert status == 409
+    home.rules.most = 2
+    await second.ok("POST", "/v1/shares/k/settle", {"attempt": attempt})
+    await second.until("k", "ready")
+
+
 async def test_an_earlier_start_of_a_kernel_is_not_this_one(ann: User) -> None:
     first = {"attempt": (await ann.start())["attempt"]}
     await ann.start()

@@ -226,7 +226,7 @@ class Registry(Lives):
         objects = self._make(owner, kernel.plan, kernel.objects.name)
         new = Kernel(kernel.key, attempt, kernel.plan, process.instance, objects, kernel.groups)
         new.phase, new.vacated = Phase.STARTING, kernel.vacated
-        new.was_lent = kernel.objects.lent
+        new.was_lent = kernel.objects.lent or kernel.was_lent
         # From here on it hears of its pod, on which it is written whose it is now.
         self._still(kernel)
         self._put(new)
