@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from traitlets import Float, Unicode
+from traitlets import Float, List, Unicode
 
 from ...engines.kubernetes.api import KubeApi, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError
@@ -91,6 +91,23 @@ class ClusterBroker(Broker):
         ::
 
             c.Broker.kept_after_stop = 3600
+        """,
+    )
+
+    queues: List[Any] = List(
+        config=True,
+        help="""
+        In which queue of KAI or LocalQueue of Kueue a user's kernels wait, as entries with a
+        ``queue`` and a pattern of a ``user`` or a ``group``, perhaps for some ``sizes`` only; the
+        first that fits counts. ``{user}`` and ``{group}`` stand for names. Where nothing fits it is
+        the queue of ``c.KubernetesEngine``. Default: none.
+
+        ::
+
+            c.Broker.queues = [
+                {"group": "course-*", "queue": "courses"},
+                {"user": "*", "queue": "user-{user}"},
+            ]
         """,
     )
 

@@ -88,6 +88,14 @@ class KernelObjects(WatchedPod):
         return set(self._claims.values())
 
     @property
+    def held_back(self) -> bool:
+        """Whether no scheduler looks at the pod yet, by our own word."""
+        if self._up or self.plan.size.is_none:
+            return False
+        unleased = self._is_leased and (self.lease is None or self.lease.lent)
+        return bool(self._owed) or self._gated or unleased
+
+    @property
     def unanswered(self) -> bool:
         """See :class:`~._objects.Objects`."""
         return self.writes.pending
@@ -283,7 +291,7 @@ class KernelObjects(WatchedPod):
             await self._recall_start(pod)
         if self._is_leased:
             lease = self._new_lease()
-            await (lease.adopt(self.name) if runs else lease.resume(self.name))
+            await (lease.adopt(self.name, as_watched=True) if runs else lease.resume(self.name))
             self.lease = lease
         if self._is_annotated and runs:
             self.annotation = Annotation(self.cluster, self.name, self.writes)

@@ -43,12 +43,14 @@ class Owner:
     instance: the process of that server that runs the kernel.
     user: name for people.
     notes: annotations of all objects of the kernel, with their whole names.
+    queue: of KAI or Kueue in which the kernel waits; empty: as it is configured for all.
     """
 
     server: str
     instance: str
     user: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    queue: str = ""
 
     @classmethod
     def of_hub(cls, user: str, server: str, instance: str) -> Owner:
