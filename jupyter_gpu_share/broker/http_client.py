@@ -17,7 +17,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -243,21 +243,21 @@ class HttpBroker:
             data = json.loads(text) if text else {}
         if 200 <= status < 300 and data is not None:
             return data
-        self._refuse(status, data)
+        raise self._refusal(status, data)
 
-    def _refuse(self, status: int, data: Any) -> NoReturn:
+    def _refusal(self, status: int, data: Any) -> EngineError:
         said = data.get("detail") if isinstance(data, dict) else None
         detail = one_line(str(said)).replace(self._token, "(token)")[:2000] if said else ""
         if status in _NOT_NOW:
             # What stands between says nothing worth reading.
-            raise BrokerAway(detail) if detail else self._away()
+            return BrokerAway(detail) if detail else self._away()
         if not detail and (status < 400 or status == 404):
-            raise BrokerRefused(
+            return BrokerRefused(
                 f"What answers at {self.url} is no broker (status {status}). The administrator "
                 f"corrects {BROKER}: it has the broker's address with its service prefix.",
                 status,
             )
-        raise BrokerRefused(detail or f"The broker refuses it (status {status}).", status)
+        return BrokerRefused(detail or f"The broker refuses it (status {status}).", status)
 
     def _away(self, why: str = "") -> BrokerAway:
         return BrokerAway(
