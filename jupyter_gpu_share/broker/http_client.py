@@ -32,7 +32,7 @@ __all__ = ["TOKEN", "HttpBroker", "News", "broker_url", "pauses", "share_path", 
 _log = logging.getLogger(__name__)
 
 #: Names the Hub's token of this server in the environment.
-TOKEN = "JUPYTERHUB_API_TOKEN"
+TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the name of a variable
 #: Seconds for an answer, and for a connection.
 _PATIENCE, _CONNECT = 15.0, 5.0
 #: Seconds without a sign of life after which a stream counts as lost.
@@ -41,7 +41,7 @@ _SILENCE = 45.0
 _MAX_ANSWER = 16 * 2**20
 _CHUNK = 2**16
 #: Seconds between two tries to reach a broker that is away: doubled up to the longest.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 #: What says that it was not done now, and may be done later.
 _NOT_NOW = frozenset({429, 500, 502, 503, 504})
 _SIGNS = re.compile(r"[\x21-\x7e]+")

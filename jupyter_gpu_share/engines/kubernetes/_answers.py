@@ -16,7 +16,7 @@ from ._objects import Keys
 from ._ownership import TAKEN_OVER
 from ._row import Row, share_of
 
-__all__ = ["NO_SUCH", "Once", "change_of", "check", "keys_of", "progress_of", "unless_gone"]
+__all__ = ["NO_SUCH", "Once", "change_of", "check", "keys_of", "progress_of", "text_of", "unless_gone"]
 
 #: The status of an answer about a kernel of which the broker does not know.
 NO_SUCH = 404
@@ -42,6 +42,21 @@ def keys_of(told: Any) -> Keys:
         raise EngineError(
             "The kernel cannot be taken over: the broker does not tell its keys."
         ) from None
+
+
+def text_of(key: bytes) -> str:
+    """A key as the broker takes it.
+
+    Raises
+    ------
+    EngineError: it cannot be sent.
+    """
+    if not key or not key.isascii():
+        raise EngineError(
+            "The kernel's key has characters that cannot be sent to the broker; leave "
+            "c.Session.key out."
+        )
+    return key.decode()
 
 
 class Once:

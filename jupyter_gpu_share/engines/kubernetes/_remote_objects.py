@@ -24,7 +24,7 @@ from ...errors import EngineError, KernelStartError
 from ...sentences import say
 from ...size import Size
 from ..base import Connection, Exit, Removal, Report, Waiting
-from ._answers import NO_SUCH, Once, change_of, check, keys_of, progress_of, unless_gone
+from ._answers import NO_SUCH, Once, change_of, check, keys_of, progress_of, text_of, unless_gone
 from ._followed import Followed
 from ._link import Owned
 from ._objects import KernelPlan, Keys
@@ -69,9 +69,10 @@ class RemoteObjects:
         self._resets = 0
         self._missing = False
         self._news = asyncio.Event()
+        self._heard = asyncio.Event()  # of the broker itself
         self._writes = Writes(self._rouse)
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._starts = False
+        self._starts = self._up = False
         self._lent = False
         self._listeners = 0
         self._left = False
@@ -89,6 +90,7 @@ class RemoteObjects:
         self._share = row.share or self._share
         self._at = asyncio.get_running_loop().time()
         self._resets += anew
+        self._hear()
         if not self._starts:
             self._note_end(row)
         if row.removal is not None and not self._listeners:
@@ -99,6 +101,7 @@ class RemoteObjects:
         """See :meth:`Follower.missing <._followed.Follower.missing>`."""
         self._resets += 1
         self._missing = True
+        self._hear()
         if self._row is not None and not self._starts and not self._ended.done():
             self._writes.begin(self._look)
         self._rouse()
@@ -106,8 +109,8 @@ class RemoteObjects:
     def _note_end(self, row: Row) -> None:
         if row.ended is not None:
             self._end(row.ended)
-        elif row.failed is not None:
-            self._end(Exit(-signals.SIGKILL, row.failed.detail))
+        elif row.state == "failed":
+            self._end(Exit(-signals.SIGKILL, row.reason))
         elif row.lost:
             self._end(Exit(-signals.SIGKILL, TAKEN_OVER))
         elif row.state == "gone":
@@ -125,6 +128,10 @@ class RemoteObjects:
                 return
         if self._missing:
             self._end(Exit(-signals.SIGKILL, _GONE))
+
+    def _hear(self) -> None:
+        heard, self._heard = self._heard, asyncio.Event()
+        heard.set()
 
     def _rouse(self) -> None:
         news, self._news = self._news, asyncio.Event()
@@ -166,9 +173,10 @@ class RemoteObjects:
         """Whether the pod is there and this process's, has not ended, and nobody ends it."""
         row = self._row
         return (
-            row is not None
+            self._up
+            and row is not None
+            and not row.is_over
             and not self._ended.done()
-            and row.state in ("ready", "released", "taking")
             and not row.lost
             and row.removal is None
         )
@@ -212,13 +220,13 @@ class RemoteObjects:
         """
         pause = pauses()
         while True:
-            news = self._news
+            heard = self._heard
             try:
                 return await self._writes.once(ask)
             except BrokerAway as error:
                 report(Waiting(QueuePosition(1, 1), str(error)))
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(news.wait(), pause())
+            with suppress(asyncio.TimeoutError):  # it is back when it tells of the kernel
+                await asyncio.wait_for(heard.wait(), pause())
 
     async def _until(self, look: Callable[[], Any]) -> Any:
         """Wait until ``look`` gives something, looking at every change."""
@@ -242,25 +250,23 @@ class RemoteObjects:
         finally:
             self._starts = False
         self._plan = replace(self._plan, keys=None)
+        self._up = True
         self._note_end(row)
         return keys.connection(row.address)
 
     async def _started(self, keys: Keys, report: Report) -> Row:
         """Ask for the kernel until it is known to run, or why it cannot."""
         await self._requested(keys, report)
-        asked_at = self._resets
         while True:
             row, news = self._row, self._news
             if self._missing or row is None:
                 # The same attempt: it may be on its way, and is not to be there twice.
                 await self._requested(keys, report)
-                asked_at = self._resets
                 continue
-            if row.failed is not None and self._resets > asked_at:
-                # Of a broker that has begun anew, which has no keys for what was half done.
+            if row.failed is not None and row.failed.kind == "keys":
+                # Of a broker that has begun anew: it has no keys for what was half done.
                 self.attempt = uuid4().hex
                 await self._requested(keys, report)
-                asked_at = self._resets
                 continue
             check(row)
             if row.state == "ready" and row.address and row.share is not None:
@@ -279,7 +285,7 @@ class RemoteObjects:
                 "flags": list(plan.flags),
                 "hash_seed": plan.hash_seed,
                 "keys": {
-                    "key": keys.key.decode("ascii"),
+                    "key": text_of(keys.key),
                     "signature_scheme": keys.signature_scheme,
                     "curve_publickey": keys.curve_publickey,
                     "curve_secretkey": keys.curve_secretkey,
@@ -318,6 +324,7 @@ class RemoteObjects:
         finally:
             self._starts = False
         assert self._row is not None
+        self._up = True
         self._note_end(self._row)
         return keys.connection(address)
 
@@ -332,16 +339,18 @@ class RemoteObjects:
 
     async def _held(self, rest: str, report: Report) -> Row:
         """Ask for the share, and wait until it is held, as long as that takes."""
-        asked_at = -1
+        asked_at, before = -1, self._row
         while True:
             if asked_at < 0 or (self._resets > asked_at and self._state == "released"):
                 asked_at = self._resets  # a broker that has begun anew has forgotten what waits
+                before = self._row
                 await self._answer(self._post(rest), report)
             row, news = self._row, self._news
             assert row is not None
             if self._ended.done():
                 raise KernelStartError(self._ended.result().reason)
-            check(row)
+            if row is not before:  # that may tell of an earlier try
+                check(row)
             if row.state == "ready" and row.share is not None:
                 return row
             report(progress_of(row))

@@ -34,7 +34,13 @@ _FIRST = QueuePosition(1, 1)
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a kernel could not start. ``kind`` is ``no-gpu``, ``start``, ``engine``, ``size``, …"""
+    """Why a start, or taking the share again, came to nothing.
+
+    Attributes
+    ----------
+    kind: ``no-gpu``, ``start``, ``engine`` or ``size``; ``keys`` where the broker was restarted in
+        between, and the start has to be asked for anew.
+    """
 
     kind: str
     detail: str
@@ -132,7 +138,7 @@ class Row:
     @property
     def is_over(self) -> bool:
         """Whether there is no kernel any more, or never was."""
-        return self.ended is not None or self.failed is not None
+        return self.ended is not None or self.state in ("ended", "failed", "gone")
 
 
 def share_of(data: Any) -> Share | None:
