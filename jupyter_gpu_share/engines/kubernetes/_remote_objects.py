@@ -388,16 +388,22 @@ class RemoteObjects:
         try:
             row = await self._held("/take", tell)
         except BaseException:
-            self._lent = True
-            await to_the_end(self._writes.insist(self._withdraw))
+            await to_the_end(self.withdraw())
             raise
         self._lent = False
         assert row.share is not None
         return row.share
 
-    async def _withdraw(self) -> None:
+    async def withdraw(self) -> None:
+        """See :meth:`Objects.withdraw <._objects.Objects.withdraw>`."""
+        self._lent = True
+        await self._writes.insist(self._give_up)
+
+    async def _give_up(self) -> None:
         with unless_gone():
-            await self._post("/withdraw")()
+            told = Row.read(await self._ask("POST", "/withdraw", {"attempt": self.attempt}))
+            if told.state == "ready":  # it was had at that moment
+                await self._post("/release")()
             await self._shows(lambda: self._state == "released")
 
     async def _shows(self, holds: Callable[[], bool]) -> None:
