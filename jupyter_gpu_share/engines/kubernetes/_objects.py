@@ -16,7 +16,9 @@ import zmq
 
 from ...allocations import Share
 from ...size import Size
-from ..base import Connection, Exit, Removal, Report
+from .._hash_seed import HASH_SEED
+from ..base import Connection, Exit, KernelRequest, Removal, Report
+from ._command import flags_of
 from ._names import hub_server_name
 from ._pods import PORTS
 
@@ -112,6 +114,20 @@ class KernelPlan:
     flags: tuple[str, ...] = ()
     hash_seed: str = ""
     keys: Keys | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, request: KernelRequest, *, encrypt: bool) -> KernelPlan:
+        """What a new pod for a kernel is made from, with new keys for its wire."""
+        return cls(
+            kernel_id=request.kernel_id,
+            kernel_name=request.kernel_name,
+            size=request.size,
+            path=request.path,
+            language=request.language,
+            flags=flags_of(request.argv),
+            hash_seed=request.env.get(HASH_SEED, ""),
+            keys=Keys.new(request.key, request.signature_scheme, encrypt=encrypt),
+        )
 
 
 class Objects(Protocol):
@@ -219,6 +235,9 @@ class Objects(Protocol):
         ------
         EngineError: the pod has ended.
         """
+
+    async def withdraw(self) -> None:
+        """Hold no share, whatever has come of an attempt to take it again."""
 
     async def planned(self, size: Size) -> tuple[Share, bool] | None:
         """The share of another size on the same GPU; None: there is none, or not now.
