@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
-TOKEN = "the token of alice's server"  # noqa: S105
+TOKEN = "the token of alice's server"
 TOKEN = TOKEN.replace(" ", "-")
 GIB = 2**30
 

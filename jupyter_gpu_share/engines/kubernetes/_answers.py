@@ -16,7 +16,16 @@ from ._objects import Keys
 from ._ownership import TAKEN_OVER
 from ._row import Row, share_of
 
-__all__ = ["NO_SUCH", "Once", "change_of", "check", "keys_of", "progress_of", "text_of", "unless_gone"]
+__all__ = [
+    "NO_SUCH",
+    "Once",
+    "change_of",
+    "check",
+    "keys_of",
+    "progress_of",
+    "text_of",
+    "unless_gone",
+]
 
 #: The status of an answer about a kernel of which the broker does not know.
 NO_SUCH = 404

@@ -22,9 +22,9 @@ from ...broker.client import BrokerAway
 from ...broker.http_client import HttpBroker, broker_url, pauses, share_path, token_of
 from ...errors import EngineError, GpuShareError, SizeError
 from ...size import Size
-from .._idle_json import idle_to_json
 from ..base import Adoptable, Capacity, Finding, KernelRequest, Report, Running, Waiting
 from ..idle_shares import AskedBack, IdleShare
+from ..local._wire import idle_to_json
 from . import _brokered_doctor
 from ._answers import Once, keys_of, unless_gone
 from ._followed import Followed
@@ -98,7 +98,7 @@ class BrokeredEngine(PodEngine):
         self._somebody_waits = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: set[tuple[str, str]] = set()
-        self._left = False
+        self._has_left = False
         section = self.config.get("KubernetesEngine", {})
         for name in ("adopt", "usage_interval"):
             if name in section:
@@ -126,7 +126,7 @@ class BrokeredEngine(PodEngine):
         """What the broker tells of kernels, followed from now on."""
         if self._followed is None:
             self._followed = Followed(self._broker, self._unknown, self._note_waiter)
-        if not self._left:
+        if not self._has_left:
             self._followed.open()
         return self._followed
 
@@ -223,7 +223,9 @@ class BrokeredEngine(PodEngine):
         found: dict[str, _Found] = {}
         adoptable = []
         for row in map(Row.read, await self._broker.ask("GET", "/v1/shares")):
-            other = row.instance == self.instance or row.held_by_other or row.kernel_id in self._kernels
+            other = (
+                row.instance == self.instance or row.held_by_other or row.kernel_id in self._kernels
+            )
             if other or row.state not in _UP or row.lost:
                 continue
             if not self.adopt:
@@ -313,7 +315,7 @@ class BrokeredEngine(PodEngine):
         The broker is told where there is something else to say than before, while somebody waits,
         and now and then: it is a sign of life, too. While it is away what it has asked for stands.
         """
-        if self._left:
+        if self._has_left:
             return {}
         told, idle = self._idle, self._with_sizes(idle)
         clock = asyncio.get_running_loop().time
@@ -362,13 +364,13 @@ class BrokeredEngine(PodEngine):
         except GpuShareError as error:
             return [_brokered_doctor.about(error)]
 
-    # -- the end -------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------
 
     async def leave(self) -> None:
         """See :meth:`Engine.leave <jupyter_gpu_share.engines.base.Engine.leave>`."""
-        if self._left:
+        if self._has_left:
             return
-        self._left = True
+        self._has_left = True
         if self._followed is None or self._http is None:
             return  # there is nothing that it has
         with suppress(EngineError):  # it notices that nothing is heard any more

@@ -102,6 +102,10 @@ class Followed:
         """What was told last of a kernel."""
         return self._rows.get(kernel_id)
 
+    def lost_work(self) -> list[Row]:
+        """Rows of kernels that have ended with what was in their memory, as far as was told."""
+        return [row for row in self._rows.values() if row.lost_work and row.is_over]
+
     # -- what is told ------------------------------------------------------------------------
 
     async def _follow(self) -> None:
