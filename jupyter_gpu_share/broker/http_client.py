@@ -14,7 +14,7 @@ import os
 import random
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -188,7 +188,7 @@ class HttpBroker:
             return self._read(status, text)
         raise self._away()
 
-    async def events(self, last: str = "") -> AsyncIterator[News]:
+    async def events(self, last: str = "") -> AsyncGenerator[News, None]:
         """What happens, as it comes, until the stream ends or nothing is heard any more.
 
         Parameters
@@ -283,7 +283,7 @@ async def _content(response: aiohttp.ClientResponse) -> bytes:
     return bytes(found)
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[News]:
+async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[News, None]:
     """Server-sent events; comments, which are signs of life, are left out."""
     fields: dict[str, str] = {}
     rest = b""

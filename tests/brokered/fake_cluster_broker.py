@@ -49,6 +49,7 @@ class Kernel:
     reason: str = "No GPU has room."
     keys: dict[str, Any] = field(default_factory=dict, repr=False)
     fields: dict[str, Any] = field(default_factory=dict)
+    pod: str = ""  #: the attempt that made it; who takes it over brings another
 
     @property
     def holds(self) -> bool:
@@ -59,7 +60,7 @@ class Kernel:
         return {
             "kernel_id": self.kernel_id,
             "attempt": self.attempt,
-            "name": f"pod-{self.attempt[:8]}",
+            "name": f"pod-{self.pod[:8]}",
             "size": self.size,
             "kernel_name": self.kernel_name,
             "path": self.path,
@@ -110,6 +111,7 @@ class FakeClusterBroker:
         self.version = ""
         self.problem: tuple[int, str] | None = None  #: for every request
         self.encrypt = True
+        self.placed = "ready"  #: what becomes of a kernel that gets its place
         self._log: list[tuple[str, dict[str, Any]]] = []
         self._name = uuid4().hex
         self._streams: set[asyncio.Event] = set()
@@ -126,7 +128,7 @@ class FakeClusterBroker:
     async def start(self) -> None:
         app = web.Application(client_max_size=2**16)
         app.router.add_route("*", "/services/gpu-share{path:/.*}", self._serve)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=False)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
@@ -186,7 +188,7 @@ class FakeClusterBroker:
         for kernel in list(self.kernels.values()):
             held = sum(_gpus(each.size) for each in self.kernels.values() if each.holds)
             if kernel.state in ("waiting", "taking") and held + _gpus(kernel.size) <= self.room:
-                kernel.state = "ready"
+                kernel.state = self.placed if kernel.state == "waiting" else "ready"
                 self.tell(kernel)
 
     def _end_streams(self) -> None:
@@ -336,6 +338,7 @@ class FakeClusterBroker:
             info["kernel_name"],
             info["path"],
             keys=body["pod"]["keys"],
+            pod=body["attempt"],
         )
         self.kernels[kernel_id] = kernel
         self.pods[kernel.attempt] += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from ...broker.client import BrokerAway, BrokerRefused
@@ -113,9 +114,10 @@ class Followed:
         while True:
             seconds = None
             try:
-                async for news in self._broker.events(self._last):
-                    pause = pauses()
-                    self._take(news)
+                async with aclosing(self._broker.events(self._last)) as stream:
+                    async for news in stream:
+                        pause = pauses()
+                        self._take(news)
                 self.trouble = "The broker of this cluster has ended its stream of events."
             except BrokerAway as error:
                 self.trouble = str(error)
