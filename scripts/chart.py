@@ -1,9 +1,9 @@
 """Bring the Helm chart up to date with what it takes from elsewhere.
 
-Helm reads nothing outside of a chart's folder. So ``etc/helm/jupyter-gpu-share/files`` has copies of
-the manifests, alerts and dashboard in ``etc``, and ``values.schema.json`` is made of ``values.yaml``
-and of the settings that the package's classes have. Run without arguments after any of these has
-changed; ``tests/chart/test_chart_files.py`` fails where that was not done.
+Helm reads nothing outside of a chart's folder. So ``etc/helm/jupyter-gpu-share/files`` has copies
+of the manifests, alerts and dashboard in ``etc``, and ``values.schema.json`` is made of
+``values.yaml`` and of the settings that the package's classes have. Run without arguments after any
+of these has changed; ``tests/chart/test_chart_files.py`` fails where that was not done.
 """
 
 from __future__ import annotations
@@ -199,9 +199,7 @@ def _of_trait(trait: TraitType[Any, Any]) -> dict[str, Any]:
 
 def outdated() -> Iterator[tuple[Path, str]]:
     """Files of the chart that are not what they have to be, and what that is."""
-    wanted = {
-        CHART / "files" / name: (ROOT / "etc" / name).read_text("utf-8") for name in COPIED
-    }
+    wanted = {CHART / "files" / name: (ROOT / "etc" / name).read_text("utf-8") for name in COPIED}
     wanted[CHART / "values.schema.json"] = json.dumps(schema(), indent=1) + "\n"
     for path, text in wanted.items():
         if not path.is_file() or path.read_text("utf-8") != text:

@@ -1,7 +1,9 @@
-"""Helm, for tests that ask for it: the administrator's program, which needs no cluster to render."""
+"""Helm, for tests that ask for it. To render a chart it needs no cluster."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 from .build import KUBERNETES, Part, Workshop, _build_part, _go_module, locked
@@ -11,12 +13,13 @@ _MODULE = "helm.sh/helm/v4"
 
 
 def build_helm(shop: Workshop, out: Path) -> None:
-    """The program, of the same client libraries as the cluster: what is compiled serves both."""
+    """The program, of the cluster's own client libraries: what is compiled for one serves both."""
     own = "v0." + KUBERNETES.partition(".")[2]
-    words = [line.split() for line in _go_module(_MODULE, f"v{HELM}", "GoMod").read_text().splitlines()]
-    tree = sorted({word[0] for word in words if word and word[0].startswith("k8s.io/") and word[1].startswith("v0.37.")})
-    shop.module({_MODULE: f"v{HELM}", **dict.fromkeys(tree, own)}, [f"{_MODULE}/cmd/helm"])
-    # Helm tells a chart the version of Kubernetes that its client library has.
+    manifest = _go_module(_MODULE, f"v{HELM}", "GoMod").read_text()
+    named = dict(line.split()[:2] for line in manifest.splitlines() if "\tk8s.io/" in line)
+    tree = [path for path, version in named.items() if version == named["k8s.io/client-go"]]
+    requires = {_MODULE: f"v{HELM}", **dict.fromkeys(tree, own)}
+    shop.module(requires, [f"{_MODULE}/cmd/helm"])
     flags = f"-s -w -X {_MODULE}/internal/version.version=v{HELM}"
     shop.go_build(out / "helm", f"{_MODULE}/cmd/helm", flags=flags)
 
@@ -31,3 +34,21 @@ def helm_program() -> Path:
             if not PART.folder.is_dir():
                 _build_part(PART)
     return PART.folder / "helm"
+
+
+def helm(
+    home: Path, *words: str | Path, kubeconfig: Path | None = None, patience: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run Helm, which keeps what it writes in ``home``; the caller looks at how it ended."""
+    env = {"PATH": os.environ["PATH"], "HOME": str(home)}
+    if kubeconfig is not None:
+        env["KUBECONFIG"] = str(kubeconfig)
+    return subprocess.run(
+        [helm_program(), *words],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=patience,
+        check=False,
+    )
