@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from cluster._helm import helm, helm_program
-from cluster.build import REPOSITORY, why_not_here
+from cluster.build import REPOSITORY
 
 ETC = REPOSITORY / "etc"
 CHART = ETC / "helm" / "jupyter-gpu-share"
@@ -54,7 +54,7 @@ FULL: dict[str, Any] = {
             "environment": {"GREETING": "it's \"quoted\"\n'''\\"},
         },
     },
-    "extraConfig": "c.KubernetesEngine.cpu = '2'\nif True:\n    c.KubernetesEngine.memory = '4Gi'\n",
+    "extraConfig": "c.KubernetesEngine.cpu = '2'\nif 1:\n    c.KubernetesEngine.memory = '4Gi'\n",
     "cluster": {"readPods": True},
     "adminAccess": True,
     "networkPolicy": {"prometheusNamespace": {"kubernetes.io/metadata.name": "monitoring"}},

@@ -108,8 +108,9 @@ def test_what_is_only_sometimes_needed_is_of_the_same_form() -> None:
     optional = yaml.safe_load(text)
     for path in leaves(optional):
         assert any(f"{path}.".startswith(known.removesuffix("*")) for known in KNOWN), path
-    assert optional["proxy"]["chp"]["networkPolicy"]["egress"] == (
-        optional["hub"]["networkPolicy"]["egress"]
+    assert (
+        optional["proxy"]["chp"]["networkPolicy"]["egress"]
+        == (optional["hub"]["networkPolicy"]["egress"])
     )
 
 
