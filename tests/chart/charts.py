@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ import pytest
 import yaml
 from cluster._helm import helm, helm_program
 from cluster.build import REPOSITORY
+
+sys.path.append(str(REPOSITORY / "tests" / "kubernetes"))
+from manifests import kubectl
 
 ETC = REPOSITORY / "etc"
 CHART = ETC / "helm" / "jupyter-gpu-share"
@@ -175,3 +180,88 @@ class Release:
             for each in found
             if each["metadata"]["labels"].get("app.kubernetes.io/component") == "broker"
         ]
+
+
+#: What the broker does of what a release gives it, where its image is not there: it reads its
+#: configuration, and has its account, a folder and the token. Then it says that it is ready.
+STAND_IN = """
+import http.server, os, sys
+from pathlib import Path
+from jupyter_gpu_share.cli._broker import read_configuration
+
+c = read_configuration("/etc/jupyter-gpu-share/broker_config.py")
+folder = Path(c.Broker.folder)
+folder.mkdir(mode=0o700, exist_ok=True)
+assert folder.stat().st_uid == os.getuid() == 65532
+Path("/tmp/file").write_text("here")
+try:
+    Path("/etc/file").write_text("here")
+    sys.exit("the image can be written to")
+except OSError:
+    pass
+assert Path("/var/run/secrets/kubernetes.io/serviceaccount/token").read_text()
+assert os.environ["JUPYTERHUB_API_TOKEN"] and os.environ["POD_UID"]
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/healthz" else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+print(c.KubernetesEngine.namespace, c.Broker.patience, flush=True)
+http.server.HTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
+"""
+
+
+def this_python() -> dict[str, Any]:
+    """Values that have this machine's Python and package in the broker's pod."""
+    needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), REPOSITORY.resolve()}
+    needed -= {each for each in needed if any(other in each.parents for other in needed)}
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
+    # Folders that are root's alone in the image: others may pass through these.
+    closed = {
+        next((one for one in reversed(each.parents) if not one.stat().st_mode & 0o001), None)
+        for each in needed
+    } - {None}
+    for number, path in enumerate(sorted(map(str, closed))):
+        volumes.append({"name": f"way-{number}", "emptyDir": {}})
+        mounts.append({"name": f"way-{number}", "mountPath": path})
+    for number, path in enumerate(sorted(map(str, needed))):
+        source = {"hostPath": {"path": path, "type": "Directory"}}
+        volumes.append({"name": f"python-{number}", **source})
+        mounts.append({"name": f"python-{number}", "mountPath": path, "readOnly": True})
+    environment = {
+        "LD_LIBRARY_PATH": str(Path(sys.base_prefix) / "lib"),
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return {
+        "command": [str(Path(sys.prefix) / "bin" / "python"), "-c", STAND_IN],
+        "extraVolumes": volumes,
+        "extraVolumeMounts": mounts,
+        "extraEnv": [{"name": name, "value": value} for name, value in environment.items()],
+    }
+
+
+def in_the_test_cluster() -> dict[str, Any]:
+    """Values of a release that runs on the cluster of the tests, which has no storage."""
+    return {
+        "image": {"repository": "localhost/kernel", "tag": "1", "pullPolicy": "Never"},
+        "hub": {"token": secrets.token_hex()},
+        "storage": {"enabled": False},
+        **this_python(),
+    }
+
+
+def left_over(cluster: Any, release: Release) -> list[str]:
+    """What a release has left in the cluster: of all kinds that can be listed."""
+    kinds = kubectl(cluster, "api-resources", "--verbs=list", "-o", "name").split()
+    label = "app.kubernetes.io/name=jupyter-gpu-share"
+    words = ("get", ",".join(kinds), "-A", "-o", "name", "--ignore-not-found", "-l", label)
+    found = kubectl(cluster, *words).split()
+    for namespace in (release.namespace, release.kernels):
+        for kind in ("all", "secrets", "resourceclaims", "leases", "networkpolicies"):
+            found += kubectl(cluster, "get", kind, "-n", namespace, "-o", "name").split()
+    gone = kubectl(cluster, "get", "namespaces", "-o", "name").split()
+    return [*found, *(each for each in gone if each == f"namespace/{release.kernels}")]

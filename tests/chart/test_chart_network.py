@@ -5,15 +5,12 @@ Nothing enforces them here; they are reckoned.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from charts import BROKER, HELM_MARKS, HUB, KERNELS, STANZAS, rendered
-
-sys.path.append(str(Path(__file__).parents[1] / "kubernetes"))
 from network_policy import Peer, allows
 
 from jupyter_gpu_share.engines.kubernetes._pods import AGENT_PORT, PORTS

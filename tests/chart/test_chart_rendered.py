@@ -95,6 +95,7 @@ def test_the_broker_is_one_and_is_told_what_a_service_is_told(default: Objects) 
         "JUPYTERHUB_SERVICE_URL": "http://0.0.0.0:8000",
         "JUPYTERHUB_BASE_URL": "/",
         "JUPYTERHUB_API_URL": f"http://hub.{HUB}:8081/hub/api",
+        "POD_UID": {"fieldRef": {"fieldPath": "metadata.uid"}},
         "JUPYTERHUB_API_TOKEN": {
             "secretKeyRef": {"name": "hub", "key": "hub.services.gpu-share.apiToken"}
         },
