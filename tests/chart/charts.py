@@ -137,6 +137,8 @@ class Release:
     def __init__(self, cluster: Any, home: Path, hub: str, values: Mapping[str, Any]) -> None:
         self.cluster, self.namespace = cluster, hub
         self.kernels = f"{hub}-kernels"
+        #: Two of them at once are told apart by it.
+        self.name = f"gpu-share-{secrets.token_hex(4)}"
         self._home, self._values = home, values
         helm_program()
 
@@ -148,12 +150,12 @@ class Release:
 
     def uninstall(self, *words: str) -> str:
         """The one command that docs/jupyterhub.md names."""
-        return self._helm("uninstall", "gpu-share", "--wait", *words)
+        return self._helm("uninstall", self.name, "--wait", *words)
 
     def _revise(self, action: str, *words: str, **more: Any) -> str:
         values = {**self._values, **more}
         values["kernels"] = {"namespace": self.kernels, **values.get("kernels", {})}
-        return self._helm(action, "gpu-share", str(CHART), *given(self._home, values), *words)
+        return self._helm(action, self.name, str(CHART), *given(self._home, values), *words)
 
     def _helm(self, *words: str) -> str:
         done = helm(
@@ -186,10 +188,11 @@ class Release:
 #: What the broker does of what a release gives it, where its image is not there: it reads its
 #: configuration, and has its account, a folder and the token. Then it says that it is ready.
 STAND_IN = """
-import http.server, os, sys
+import http.server, os, signal, sys
 from pathlib import Path
 from jupyter_gpu_share.cli._broker import read_configuration
 
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 c = read_configuration("/etc/jupyter-gpu-share/broker_config.py")
 folder = Path(c.Broker.folder)
 folder.mkdir(mode=0o700, exist_ok=True)
@@ -258,7 +261,7 @@ def in_the_test_cluster() -> dict[str, Any]:
 def left_over(cluster: Any, release: Release) -> list[str]:
     """What a release has left in the cluster: of all kinds that can be listed."""
     kinds = kubectl(cluster, "api-resources", "--verbs=list", "-o", "name").split()
-    label = "app.kubernetes.io/name=jupyter-gpu-share"
+    label = f"app.kubernetes.io/instance={release.name}"
     words = ("get", ",".join(kinds), "-A", "-o", "name", "--ignore-not-found", "-l", label)
     found = kubectl(cluster, *words).split()
     for namespace in (release.namespace, release.kernels):

@@ -278,6 +278,7 @@ def kubernetes(release: Release) -> Config:
     c.KubernetesEngine.image = "localhost/kernel:1"
     c.KubernetesEngine.image_pull_policy = "Never"
     c.KubernetesEngine.renewal = 1.0
+    c.KubernetesEngine.eviction_grace = 5
     return c
 
 
@@ -311,6 +312,9 @@ async def test_kernels_run_through_upgrades_and_nothing_is_left_of_a_release(
         assert await one.run("print(x)") == "42"
         # One command: with the namespace go the kernels in it.
         await asyncio.to_thread(release.uninstall)
+        # Of a Deployment Helm does not wait for the pod.
+        path = f"/api/v1/namespaces/{hub}/pods"
+        await eventually(lambda: not cluster.api.get(path)["items"], "the broker has ended", 60)
         assert await asyncio.to_thread(left_over, cluster, release) == []
     finally:
         if one is not None:
