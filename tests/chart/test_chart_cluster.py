@@ -18,11 +18,12 @@ from pods_of_broker import claim_of, pod_of, secret_of
 from traitlets.config import Config
 from waiting import eventually
 
+from jupyter_gpu_share.engines.kubernetes._names import hub_server_name
 from jupyter_gpu_share.runtime import Runtime
 
 pytestmark = [*CLUSTER_MARKS, HELM_MARKS[-1]]
 
-ALICE, BOB = f"hub-{'a' * 16}", f"hub-{'b' * 16}"
+ALICE, BOB = hub_server_name("alice", ""), hub_server_name("bob", "")
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 
 
