@@ -93,12 +93,10 @@ class FakeHub:
         self._server = ThreadingHTTPServer((address, 0), Handler)
         self.api = f"http://{address}:{self._server.server_port}/hub/api"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    def __enter__(self) -> FakeHub:
         self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Answer nobody any more."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)

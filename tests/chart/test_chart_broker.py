@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -84,7 +85,7 @@ class Deployment:
 @pytest.fixture
 def deployment(cluster: Any, home: Path) -> Iterator[Deployment]:
     namespace = cluster.namespace(f"hub-{secrets.token_hex(4)}")
-    with api_for_pods(), FakeHub(cluster.host_address) as hub:
+    with api_for_pods(), closing(FakeHub(cluster.host_address)) as hub:
         found = Deployment(cluster, home, namespace, hub)
         try:
             yield found
