@@ -19,19 +19,11 @@ from cluster import wait_for
 from cluster.fixtures import CLUSTER_MARKS
 from hubs import fetch
 from in_a_pod import FakeHub, api_for_pods
+from machines import COMMAND
 from manifests import kubectl
 
 pytestmark = [*CLUSTER_MARKS, HELM_MARKS[-1]]
 
-REAL = """
-import asyncio, logging
-from jupyter_gpu_share.broker.cluster.home import ClusterHome
-from jupyter_gpu_share.broker.cluster.program import ClusterBroker
-from jupyter_gpu_share.cli._broker import read_configuration
-
-logging.basicConfig(level=logging.INFO)
-asyncio.run(ClusterBroker(ClusterHome, config=read_configuration(None)).run())
-"""
 WORDS = ("--wait", "--timeout", "120s")
 
 
@@ -45,7 +37,8 @@ class Deployment:
         hub.server(self._alice, "alice")
         hub.server(self._bob, "bob")
         values["hub"] = {"token": own, "apiUrl": hub.api}
-        values["command"] = [*values["command"][:1], "-c", REAL]
+        # As the image starts it: it finds its configuration where the chart puts it.
+        values["command"] = [*COMMAND, "broker"]
         engine = {"image": "localhost/kernel:1", "image_pull_policy": "Never"}
         values["config"] = {"KubernetesEngine": engine}
         self.release = Release(cluster, home, namespace, values)
