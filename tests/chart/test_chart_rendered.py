@@ -435,3 +435,28 @@ def test_a_wrong_value_is_refused(path: tuple[Any, ...], value: Any, home: Path)
     done = template(home, within(path, value))
     assert done.returncode
     assert "don't meet the specifications of the schema" in done.stderr
+
+
+# -- what it tells -----------------------------------------------------------------------------
+
+
+def notes(home: Path, values: dict[str, Any]) -> str:
+    """What Helm prints after an installation."""
+    path = home / "notes.json"
+    path.write_text(json.dumps(values))
+    words = ("install", "gpu-share", CHART, "--namespace", HUB, "--dry-run=client")
+    done = helm(home, *words, "--values", path)
+    assert not done.returncode, done.stderr
+    return str(done.stdout.rpartition("NOTES:\n")[2])
+
+
+def test_the_notes_say_what_the_hub_needs_and_what_is_missing(home: Path) -> None:
+    told = notes(home, {})
+    assert f"http://{BROKER}.{HUB}:8000/services/gpu-share" in told
+    assert "access:services!service=gpu-share in the roles user AND server" in told
+    assert f"{min(PORTS.values())} to {AGENT_PORT} of {KERNELS}" in told
+    assert "names no image" in told
+    other = notes(home, FULL)
+    assert f"http://{BROKER}.{HUB}:8000/hubs/services/gpu-share" in other
+    assert "names no image" not in other
+    assert "a" * 64 not in other
