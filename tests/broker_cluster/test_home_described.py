@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from importlib.resources import files
 from typing import Any
@@ -11,6 +12,8 @@ import yaml
 from homes import FakeHome, User, fake_home
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
+
+from jupyter_gpu_share.broker.cluster.admin_routes import admin_routes
 
 SPEC: dict[str, Any] = yaml.safe_load(
     files("jupyter_gpu_share.broker.cluster").joinpath("openapi.yaml").read_text()
@@ -30,9 +33,10 @@ def fits(data: Any, schema: Any) -> None:
 
 async def test_it_is_openapi_and_names_every_route(home: FakeHome) -> None:
     validate(SPEC)
+    administration: Any = None
     there = {
-        (method, pattern.replace("(?P<kernel_id>[^/]+)", "{kernel_id}"))
-        for pattern, handler, _ in home.routes()
+        (method, re.sub(r"\(\?P<(\w+)>[^)]*\)", r"{\1}", pattern))
+        for pattern, handler, _ in [*home.routes(), *admin_routes(administration)]
         for method in METHODS
         if method in vars(handler)
     }

@@ -192,6 +192,26 @@ async def test_a_share_goes_and_comes_back(home: FakeHome, ann: User) -> None:
     assert not home.rules.lent
 
 
+async def test_nobody_passes_their_turn(home: FakeHome, ann: User) -> None:
+    """What starts, or takes its share again, waits for its turn before a scheduler sees it."""
+    home.order.active = True
+    up = {"attempt": (await ann.start("up"))["attempt"]}
+    await ann.ok("POST", "/v1/shares/up/release", up)
+    home.order.gate.clear()
+    row = await ann.ok("PUT", "/v1/shares/new", ann.plan())
+    (pod,) = [pod for pod in held(home) if pod.plan.kernel_id == "new"]
+    assert pod.held_back and not pod.up
+    await ann.ok("POST", "/v1/shares/up/take", up)
+    row = await ann.until("new", "waiting")
+    assert (row["reason"], row["queue"]) == ("Not yet.", {"position": 1, "of": 2})
+    status, _ = await ann.refused("POST", "/v1/shares/up/release", up)
+    assert status == 409, "it does not wait for the end of the wait"
+    assert next(pod for pod in held(home) if pod.plan.kernel_id == "up").lent
+    await ann.ok("DELETE", f"/v1/shares/new?attempt={row['attempt']}")
+    home.order.gate.set()
+    await ann.until("up", "ready")
+
+
 async def test_a_share_that_stays_is_told(home: FakeHome, ann: User) -> None:
     attempt = {"attempt": (await ann.start())["attempt"]}
     home.cluster.refuses_give_back = True
@@ -407,6 +427,46 @@ async def test_the_next_process_takes_over_what_was_kept(home: FakeHome, ann: Us
     third = ann.again()
     late = {"attempt": uuid4().hex, "before": ann.instance}
     assert (await third.refused("POST", "/v1/shares/k/adopt", late))[0] == 409
+    await second.ok("POST", "/v1/shares/k/release", {"attempt": attempt})
+    home.gone(second)
+    await eventually(
+        lambda: not home.registry.rows("ann", "", third.instance)[0]["held_by_other"], "it is gone"
+    )
+    status, detail = await third.refused("POST", "/v1/shares/k/adopt", late)
+    assert status == 409 and "has taken this kernel over" in detail
+
+
+async def test_a_kernel_that_is_taken_over_survives_who_took_it(home: FakeHome, ann: User) -> None:
+    """The next process ends, too, before it has the share: what was kept is kept on."""
+    before = await ann.start()
+    await ann.ok("POST", "/v1/shares/k/release", {"attempt": before["attempt"]})
+    home.gone(ann)
+    for settles in (False, True):
+        last = home.registry.rows("ann", "")[0]["instance"]
+        user = ann.again()
+        body = {"attempt": uuid4().hex, "before": last}
+        await eventually(
+            lambda user=user: not home.registry.rows("ann", "", user.instance)[0]["held_by_other"],
+            "the last one is gone",
+        )
+        await user.ok("POST", "/v1/shares/k/adopt", body)
+        home.cluster.room.clear()
+        if settles:
+            await user.ok("POST", "/v1/shares/k/settle", {"attempt": body["attempt"]})
+        home.gone(user)
+        await eventually(
+            lambda: home.registry.rows("ann", "")[0]["state"] == "released", "it is kept"
+        )
+        assert [pod.name for pod in held(home)] == [before["name"]]
+        assert home.rules.lent == {("ann", "", "k")}
+
+
+async def test_an_earlier_start_of_a_kernel_is_not_this_one(ann: User) -> None:
+    first = {"attempt": (await ann.start())["attempt"]}
+    await ann.start()
+    for call in ("release", "take", "withdraw", "settle", "let-go"):
+        status, detail = await ann.refused("POST", f"/v1/shares/k/{call}", first)
+        assert status == 409 and "started again" in detail
 
 
 async def test_of_two_who_take_over_one_gets_it(home: FakeHome, ann: User) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -158,6 +159,37 @@ async def test_sizes_count_by_the_gpus_that_there_are_or_were(tmp_path: Path) ->
     async with ruled(tmp_path, Clock(), count=0, limits=[gpus("1/2")]) as (rules, _):
         assert rules.why_not(wish("ann", "a", "1/2")) is None, "that is known without any"
         assert rules.why_not(wish("ann", "a", "10GiB")) is not None
+
+
+async def test_a_change_costs_the_same_whatever_the_number_of_kernels(tmp_path: Path) -> None:
+    """In calls of functions, which no busy machine changes."""
+    limits = [
+        gpus(1000, "total"),
+        gpus(8),
+        {"resource": "kernels", "limit": 5000, "scope": {"group": ["g"]}},
+        {"resource": "gpu_hours", "limit": 10**6, "window": 7, "scope": "total"},
+    ]
+    calls = {}
+    for number in (10, 1000):
+        clock = Clock()
+        async with ruled(tmp_path / f"{number}", clock, limits=limits) as (rules, _):
+            for each in range(number):
+                hold(rules, wish(f"u{each % 200}", f"k{each}", "1/4", "g"))
+            clock.wait(1)
+            count = 0
+
+            def seen(frame: Any, event: str, argument: Any) -> None:
+                nonlocal count
+                count += 1
+
+            sys.setprofile(seen)
+            try:
+                rules.gave_back(key("u1", "k1"))
+                hold(rules, wish("u1", "k1", "1/4", "g"))
+            finally:
+                sys.setprofile(None)
+            calls[number] = count
+    assert calls[1000] < 1.5 * calls[10]
 
 
 # -- hours ---------------------------------------------------------------------------------------

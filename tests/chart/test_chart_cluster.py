@@ -87,6 +87,18 @@ def test_the_api_server_takes_every_object(cluster: Any, home: Path, tmp_path: P
         cluster.delete_namespace(kernels)
 
 
+def test_the_brokers_pod_may_run_where_pods_are_restricted(
+    cluster: Any, namespace: str, home: Path
+) -> None:
+    for values in ({}, FULL):
+        template = rendered(home, values)["Deployment", BROKER]["spec"]["template"]
+        spec = {**template["spec"], "serviceAccountName": "default", "priorityClassName": ""}
+        body = {"metadata": {**template["metadata"], "name": "broker"}, "spec": spec}
+        path = f"/api/v1/namespaces/{namespace}/pods?dryRun=All"
+        status, answer = cluster.api.raw("POST", path, body)
+        assert status == 201, answer
+
+
 def listed(objects: Any) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects.values())})
 

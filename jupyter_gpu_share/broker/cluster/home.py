@@ -30,6 +30,7 @@ from ...idle import IdlePolicy
 from ...size import Size
 from ..events import Events
 from .admin import Administration
+from .admin_routes import admin_routes
 from .kernel import Kernel
 from .kernels import Registry
 from .owners import Found, found_on, groups_of, is_brokered, key_of_owner
@@ -56,6 +57,8 @@ _AGAIN = 3.0
 _AT_ONCE, _RESUMING = 32, 10.0
 #: Seconds between two looks at what GPUs there are.
 _GPUS = 60.0
+#: Seconds between two looks whether a Hub that is away is back.
+_HUB = 5.0
 #: Seconds that changes of the queue are gathered before those who wait are told their places.
 _GATHERED = 0.5
 #: Seconds that a pod outlives what is kept of its server: the broker ends it long before.
@@ -79,6 +82,7 @@ class ClusterHome:
         broker: ClusterBroker,
         guard: Callable[[], None],
     ) -> None:
+        self._broker = broker
         self.settings = KubernetesEngine(parent=broker)
         kept = broker.kept_after_stop
         # Of what is kept without a server only the broker hears, which ends it when its time is up.
@@ -87,7 +91,7 @@ class ClusterHome:
         self.cluster.api.guard = guard
         self._queues = read_queues(broker.queues)
         placements = {size: each.placement for size, each in self.settings.profiles.items()}
-        sight = ClusterSight(self.cluster, self._parts, self._waiting, placements)
+        sight = ClusterSight(self.cluster, self._parts, placements)
         self.rules = Rules(
             Settings(
                 folder=Path(broker.folder),
@@ -125,7 +129,8 @@ class ClusterHome:
 
     def routes(self) -> Sequence[Route]:
         """Its routes, below the service's prefix."""
-        return routes(Desk(self.registry, self.events, self, self.settings))
+        own = routes(Desk(self.registry, self.events, self, self.settings))
+        return [*own, *admin_routes(self.administration)]
 
     @property
     def overview(self) -> Overview:
@@ -153,7 +158,12 @@ class ClusterHome:
         self.rules.begin()
         self._sweeper = Sweeper(self.cluster, self._is_known, self._is_alive)
         await self._sweeper.start()
-        for work in (self.rules.turns.follow(), self._reclaims.follow(), self._see_gpus()):
+        for work in (
+            self.rules.turns.follow(),
+            self._reclaims.follow(),
+            self._see_gpus(),
+            self._ask_the_hub(),
+        ):
             self._tasks.append(asyncio.create_task(work))
         self._ready = True
         _log.info("The broker knows of %d kernels", len(self.registry))
@@ -196,6 +206,15 @@ class ClusterHome:
             except GpuShareError as error:
                 _log.info("What GPUs there are cannot be read: %s", error)
 
+    async def _ask_the_hub(self) -> None:
+        """Find out that the Hub is back though nobody else asks it: silence counts again then."""
+        callers = self._broker.callers
+        while True:
+            await asyncio.sleep(_HUB)
+            if callers.hub_away:
+                with suppress(GpuShareError):  # the broker's own is no user's
+                    await callers.of(self._broker.hub.token)
+
     # -- what changes in the cluster ---------------------------------------------------------
 
     def _make(self, owner: Owner, plan: KernelPlan, name: str = "") -> _Objects:
@@ -237,9 +256,6 @@ class ClusterHome:
         return not is_brokered(pod)  # what no broker has made is its server's
 
     # -- what rules see ----------------------------------------------------------------------
-
-    def _waiting(self) -> Sequence[Any]:
-        return [turn.claim for turn in self.rules.turns.in_line()]
 
     def _parts(self) -> Mapping[str, Part]:
         """What each kernel has in the cluster, by its name among all users'."""
