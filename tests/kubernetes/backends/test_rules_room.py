@@ -11,6 +11,7 @@ from shapes import Shapes, facts, renamed
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.cluster.sight import ClusterSight, Part
 from jupyter_gpu_share.engines.base import Waiter
+from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._snapshot import ClusterRoom, ClusterSnapshot
 from jupyter_gpu_share.engines.kubernetes.backends import (
     Backend,
@@ -108,6 +109,7 @@ class FakeCluster:
         self.backend = DraBackend()
         self._shown, self._fresh = shown, fresh
         self.read = 0
+        self.settings = KubernetesEngine()
 
     async def shown(self, **how: Any) -> Facts:
         return self._shown
@@ -150,6 +152,11 @@ async def test_a_process_that_is_on_a_gpu_takes_its_share_there_and_no_other() -
     assert not rooms.take(claim("of another look"))
 
 
-async def test_gpus_are_told_as_the_backend_has_them() -> None:
+async def test_gpus_are_told_as_the_backend_has_them_and_as_they_are_declared() -> None:
     cluster = FakeCluster(full(), full())
+    kind = {"memory": "80GiB", "node_selector": {"pool": "a"}, "model": "A100"}
+    cluster.settings = KubernetesEngine(kinds=[kind])
+    assert [(gpu.memory_bytes, gpu.profile) for gpu in sight(cluster).to_come()] == [
+        (80 * 2**30, None)
+    ]
     assert [gpu.free_bytes for gpu in await sight(cluster).gpus()] == [0, 0]
