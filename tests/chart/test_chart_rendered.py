@@ -210,7 +210,7 @@ def test_the_engine_takes_it(full: Objects, tmp_path: Path) -> None:
     c = configured(full["ConfigMap", BROKER], tmp_path / "etc")
     names = set(KubernetesSettings.class_trait_names(config=True))
     assert set(c.KubernetesEngine) <= names
-    assert set(c.Broker) - {"queues"} <= set(ClusterBroker.class_trait_names(config=True))
+    assert set(c.Broker) <= set(ClusterBroker.class_trait_names(config=True))
     assert Limits(c.Broker.limits)
     policy = IdlePolicy(config=Config(c))
     assert (policy.timeout, policy.demand_after) == (60, None)
