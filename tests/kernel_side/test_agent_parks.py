@@ -27,6 +27,7 @@ from gpu_share_kernel import simulated
 memory = simulated.allocate("3GiB")
 x = 41
 """
+LOOK = "print(x, simulated.memory()[0])"
 #: Tells by a file that it has begun, and goes on until another is there.
 HELD = """
 import os, time
@@ -122,6 +123,14 @@ def in_use(pod: Pod) -> int:
     return sum(sum(row["used"].values()) for row in found)
 
 
+async def under_way(pod: Pod) -> AgentLink:
+    """Wait until the order has reached the agent; a link to it of who gave it."""
+    link = pod.link("broker")
+    await asyncio.wait_for(link.greet("server"), PATIENCE)
+    await eventually(lambda: link.state and link.state.parking, "it is being parked")
+    return link
+
+
 async def taken_over(pod: Pod, before: str = "broker", instance: str = "next") -> AgentLink:
     link = pod.link(instance)
     await asyncio.wait_for(link.greet(before), PATIENCE)
@@ -130,10 +139,7 @@ async def taken_over(pod: Pod, before: str = "broker", instance: str = "next") -
 
 async def back(client: AsyncKernelClient) -> str:
     """As a server that takes the kernel over has it move back, by the same question."""
-    return await run(
-        client,
-        "from gpu_share_kernel import vacate; vacate.resume(); print(x, simulated.memory()[0])",
-    )
+    return await run(client, f"from gpu_share_kernel import vacate; vacate.resume(); {LOOK}")
 
 
 async def test_an_idle_kernel_leaves_its_gpu_and_is_taken_over_with_its_variables(pod: Pod) -> None:
@@ -161,11 +167,7 @@ async def test_a_cell_gets_the_time_to_end(pod: Pod) -> None:
     client.execute(HELD)
     await begun(pod)
     asked = asyncio.ensure_future(parked(pod, patience=LONG))
-    reading = pod.peer()
-    await asyncio.sleep(0)
-    await reading.say("renew", instance="broker", replaces="server")
-    while (await reading.heard())["parking"] is None:
-        await reading.say("renew", instance="broker")
+    await under_way(pod)
     assert not asked.done()
     (pod.folder / "go on").touch()
     assert await asked == Parked(True)
@@ -199,7 +201,7 @@ async def test_a_cell_that_no_interrupt_ends_keeps_the_share_and_that_is_told(po
     for number in (2, 3):
         await link.signal(signal.SIGINT)
         await begun(pod, f"interrupted{number}")
-    assert await run(client, "print(x, simulated.memory()[0])") == f"41 {3 * GIB}"
+    assert await run(client, LOOK) == f"41 {3 * GIB}"
 
 
 async def test_a_cell_in_a_subshell_is_waited_for(pod: Pod) -> None:
@@ -238,14 +240,17 @@ async def test_said_twice_it_is_one_order(pod: Pod) -> None:
     peer = pod.peer()
     order = {"park": "p1", "vacate": True, "watchdog": LONG, "patience": 2.0}
     await peer.say("park", instance="broker", replaces="server", **order)
+    await peer.say("park", instance="broker", **order)
     while not (answer := await peer.heard())["park_why"]:
-        await peer.say("park", instance="broker", **order)
-    assert (answer["parking"], answer["parked"]) == ("p1", False)
+        assert (answer["parking"], answer["parked"]) == ("p1", False)
+    assert (pod.folder / "interrupted1").exists()
+    assert not (pod.folder / "interrupted2").exists(), "it is interrupted once"
     await peer.say("park", instance="broker", **order)
     assert (await peer.heard())["park_why"] == answer["park_why"], "it is not begun again"
     # Another order is another try.
     await peer.say("park", instance="broker", **{**order, "park": "p2"})
-    answer = await peer.heard()
+    while (answer := await peer.heard())["parking"] == "p1":
+        pass
     assert (answer["parking"], answer["parked"], answer["park_why"]) == ("p2", False, "")
 
 
@@ -318,10 +323,9 @@ async def test_a_kernel_that_ends_meanwhile_is_not_taken_for_parked(pod: Pod) ->
     client.execute("open('begun', 'w').close(); import time; time.sleep(1000)")
     await begun(pod)
     asked = asyncio.ensure_future(parked(pod, patience=LONG))
-    link = pod.link("broker")
-    state = await asyncio.wait_for(link.greet("server"), PATIENCE)
-    await eventually(lambda: link.state and link.state.parking, "it is being parked")
-    os.kill(pod.outside(state.pid), signal.SIGKILL)
+    link = await under_way(pod)
+    assert link.state is not None
+    os.kill(pod.outside(link.state.pid), signal.SIGKILL)
     assert await asked == Parked(False, "The kernel has ended.")
 
 
@@ -341,10 +345,7 @@ async def test_a_server_that_comes_meanwhile_has_the_kernel(pod: Pod) -> None:
     client.execute(HELD)
     await begun(pod)
     asked = asyncio.ensure_future(parked(pod, patience=LONG))
-    broker = pod.link("broker")
-    await asyncio.wait_for(broker.greet("server"), PATIENCE)
-    await eventually(lambda: broker.state and broker.state.parking, "it is being parked")
-    await broker.close()
+    await (await under_way(pod)).close()
     link = await taken_over(pod)
     with pytest.raises(Owned):
         await asked
@@ -354,7 +355,7 @@ async def test_a_server_that_comes_meanwhile_has_the_kernel(pod: Pod) -> None:
         "Another server has taken the kernel over.",
     )
     (pod.folder / "go on").touch()
-    assert await run(client, "print(x, simulated.memory()[0])") == f"42 {3 * GIB}"
+    assert await run(client, LOOK) == f"42 {3 * GIB}"
 
 
 async def test_memory_that_is_not_seen_free_brings_the_kernel_back(pod: Pod) -> None:
@@ -368,7 +369,7 @@ async def test_memory_that_is_not_seen_free_brings_the_kernel_back(pod: Pod) -> 
     told = await parked(pod)
     assert told == Parked(False, "5120 MiB are still in use on its GPU.")
     assert in_use(pod) == 3 * GIB
-    assert await run(client, "print(x, simulated.memory()[0])") == f"41 {3 * GIB}"
+    assert await run(client, LOOK) == f"41 {3 * GIB}"
 
 
 async def test_a_kernel_that_cannot_be_moved_says_why(pod: Pod) -> None:

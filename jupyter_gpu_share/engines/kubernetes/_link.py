@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -146,8 +146,11 @@ class AgentLink:
             self._socket.close(linger=100)
             self._socket = None
 
-    async def greet(self, replaces: str = "") -> AgentState:
+    def greet(self, replaces: str = "") -> Coroutine[Any, Any, AgentState]:
         """Wait until the agent answers.
+
+        Called in one step with :meth:`open`, not a word goes out that does not name who is
+        replaced: the agent would refuse that.
 
         Parameters
         ----------
@@ -159,6 +162,9 @@ class AgentLink:
         EngineError: the link was closed.
         """
         self._replaces = replaces
+        return self._greeted()
+
+    async def _greeted(self) -> AgentState:
         await self._insist({"op": "renew"}, lambda: self.state is not None)
         assert self.state is not None
         return self.state

@@ -6,7 +6,9 @@ A server may be given a second to end. What its kernels hold is not to depend on
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import zmq.asyncio
 
@@ -82,7 +84,8 @@ async def park(
     )
     try:
         link.open(context)
-        told = _told(link, before, vacate=vacate, watchdog=watchdog, patience=patience)
+        greeted = link.greet(before)  # in one step: its first word names who is replaced
+        told = _told(link, greeted, vacate=vacate, watchdog=watchdog, patience=patience)
         state = await asyncio.wait_for(told, patience + _BEYOND)
     except asyncio.TimeoutError:
         return Parked(False, f"The kernel's agent did not answer within {patience + _BEYOND:g} s.")
@@ -94,9 +97,14 @@ async def park(
 
 
 async def _told(
-    link: AgentLink, before: str, *, vacate: bool, watchdog: float, patience: float
+    link: AgentLink,
+    greeted: Coroutine[Any, Any, AgentState],
+    *,
+    vacate: bool,
+    watchdog: float,
+    patience: float,
 ) -> AgentState:
-    state = await link.greet(before)
+    state = await greeted
     if not state.parks:
         return state
     return await link.park(vacate=vacate, watchdog=watchdog, patience=patience)
