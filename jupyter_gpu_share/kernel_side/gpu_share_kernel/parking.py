@@ -204,8 +204,10 @@ class Parker:
         while used or (used is None and not listed):
             now = time.monotonic()
             if now > free:
-                left = "%d MiB are" % (used // 2**20) if used else "It is not known what is"
-                yield from self._back("%s still in use on its GPU." % left, moved=True)
+                why = "It is not known what is still in use on its GPU."
+                if used:
+                    why = "%d MiB are still in use on its GPU." % (used // 2**20)
+                yield from self._back(why, moved=True)
             yield now + _FREE_INTERVAL
             used = self._used()
 
