@@ -109,6 +109,7 @@ def test_they_run_on_an_old_python(tmp_path: Path) -> None:
         "import os, gpu_share_kernel.agent as agent\n"
         "from gpu_share_kernel import asked, background, caps, cuda, cuda_signs, farewell\n"
         "from gpu_share_kernel import attribution, interrupts, readings, simulated, snapshot\n"
+        "from gpu_share_kernel import own_client, parking, processes\n"
         "from gpu_share_kernel import subshells, vacate, zygote\n"
         "from gpu_share_kernel.snapshot import modules\n"
         "assert modules.Reach().why('json.decoder') == ''\n"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import zmq
 import zmq.asyncio
@@ -49,6 +50,9 @@ class AgentState:
         container had no memory left, or words of the agent.
     used_bytes, utilization, memory_bytes: the last reading; None where not known.
     leaving: the pod was told to end; its kernel waits for :meth:`AgentLink.leave`.
+    parks: the agent knows :meth:`AgentLink.park`; one that an older version has started does not.
+    parking, parked, park_why: the last order to park, whether it was carried out, and a line that
+        says why not. Neither is there while it goes on.
     """
 
     run: str | None = None
@@ -59,6 +63,10 @@ class AgentState:
     utilization: float | None = None
     memory_bytes: int | None = None
     leaving: bool = False
+    parks: bool = False
+    parking: str | None = None
+    parked: bool = False
+    park_why: str = ""
 
     @property
     def settled(self) -> bool:
@@ -196,6 +204,38 @@ class AgentLink:
         with suppress(asyncio.TimeoutError, EngineError):
             await asyncio.wait_for(ended, patience)
 
+    async def park(self, *, vacate: bool, watchdog: float, patience: float) -> AgentState:
+        """Have the agent take the kernel off its GPU, and wait until it has, or says why not.
+
+        Nothing of the kernel is lost: whoever takes it over has it move back. As the agent's word
+        is the user's own, so is whether the kernel has really left.
+
+        Parameters
+        ----------
+        vacate: false where the share is away already; only the watchdog changes then.
+        watchdog: seconds that the pod of the parked kernel lives without a server.
+        patience: seconds that the kernel has, cells that run included. Half of it a cell has to
+            end; then it is interrupted. Where the kernel has to move back, it takes longer.
+
+        Raises
+        ------
+        Owned: another server holds the pod.
+        EngineError: the link was closed.
+        """
+        number = uuid4().hex
+        order = {"op": "park", "park": number, "vacate": vacate}
+        order |= {"watchdog": watchdog, "patience": patience}
+
+        def settled() -> bool:
+            state = self.state
+            if state is None or state.parking != number:
+                return False
+            return state.parked or bool(state.park_why)
+
+        await self._insist(order, settled)
+        assert self.state is not None
+        return self.state
+
     async def leave(self) -> None:
         """Have the kernel end in order, and the pod with it: nothing is to be saved of it.
 
@@ -298,9 +338,13 @@ def _state(message: dict[str, Any]) -> AgentState:
     if not isinstance(ended, dict) or not isinstance(reading, dict):
         raise TypeError("not a state")
     run, why, leaving = message["run"], ended.get("why", ""), message.get("leaving", False)
-    if not isinstance(leaving, bool):
+    parking, parked = message.get("parking"), message.get("parked", False)
+    park_why = message.get("park_why", "")
+    if not isinstance(leaving, bool) or not isinstance(parked, bool):
         raise TypeError("not a truth value")
     if not isinstance(run, str | None) or not isinstance(why, str):
+        raise TypeError("not text")
+    if not isinstance(parking, str | None) or not isinstance(park_why, str):
         raise TypeError("not text")
     utilization = reading.get("utilization")
     if utilization is not None:
@@ -316,6 +360,10 @@ def _state(message: dict[str, Any]) -> AgentState:
         utilization=utilization,
         memory_bytes=_whole(reading.get("memory_bytes")),
         leaving=leaving,
+        parks="parking" in message,
+        parking=parking,
+        parked=parked,
+        park_why=one_line(park_why)[:_LONGEST_WHY],
     )
 
 

@@ -16,7 +16,6 @@ import sys
 if __name__ == "__main__" and sys.path and os.path.abspath(sys.path[0]) == os.getcwd():
     del sys.path[0]
 
-import ctypes
 import hashlib
 import hmac
 import json
@@ -26,7 +25,8 @@ import subprocess
 import tempfile
 import time
 
-from gpu_share_kernel import farewell, over_ipv6, readings
+from gpu_share_kernel import farewell, over_ipv6, processes, readings
+from gpu_share_kernel.parking import Parker
 from gpu_share_kernel.zygote import Zygote, module_of, survives_fork
 
 __all__ = ["Agent", "main"]
@@ -44,10 +44,6 @@ _CONNECTION = "connection.json"
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MESSAGES_AT_ONCE = 64
 _LONGEST_MESSAGE = 2**24
-#: Seconds that what was killed gets until it is gone, and between two looks for it.
-_SWEEP = 2.0
-_SWEEP_LOOK = 0.005
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(argv=None):
@@ -65,7 +61,6 @@ class Agent:
             settings = json.load(file)
         self.folder = folder
         self.zygote = zygote
-        self.watchdog = float(settings["watchdog"])
         self._key = settings["key"].encode()
         self._settings = settings
         self._owner = None
@@ -85,7 +80,7 @@ class Agent:
         self._lacking = False  # the kernel runs in an image in which we found no ipykernel
         self._ooms = 0
         self._env = {}
-        self._gpu = None
+        self._use = readings.Use()
         self._last = None
         self._grace = float(settings.get("grace", 0.0))
         self._stays = None  # the pod is to end; until when its kernel waits for a server's word
@@ -104,7 +99,7 @@ class Agent:
         signal.set_wakeup_fd(self._bell[1], warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
-        _inherit_orphans()
+        processes.inherit_orphans()
         import zmq
 
         self._zmq = zmq
@@ -115,9 +110,13 @@ class Agent:
         poller = zmq.Poller()
         for source in (self._socket, self._bell[0], self.zygote.sock.fileno()):
             poller.register(source, zmq.POLLIN)
+        self._parker = Parker(
+            zmq, self.folder, poller, lambda: self._signal(signal.SIGINT), self._used
+        )
         next_reading = time.monotonic() + _READ_INTERVAL
         while True:
-            pause = max(0.0, min(next_reading, self._deadline()) - time.monotonic())
+            due = min(next_reading, self._deadline(), self._parker.due)
+            pause = max(0.0, due - time.monotonic())
             ready = dict(poller.poll(pause * 1000 + 1))
             if self._bell[0] in ready:
                 self._signals(os.read(self._bell[0], 4096))
@@ -125,6 +124,8 @@ class Agent:
                 poller.unregister(self.zygote.sock.fileno())
             if self._socket in ready:
                 self._messages()
+            if self._parker.step():
+                self._tell()
             now = time.monotonic()
             if now >= next_reading:
                 next_reading = now + _READ_INTERVAL
@@ -140,6 +141,11 @@ class Agent:
                 self._ending.pop(0)[1]()
             if self._ending is not None and not (self._ending and (self._pid or self._asked)):
                 return self._end()
+
+    @property
+    def watchdog(self):
+        """Seconds without a server after which the pod ends."""
+        return self._parker.watchdog or float(self._settings["watchdog"])
 
     def _listen(self):
         zmq = self._zmq
@@ -201,6 +207,8 @@ class Agent:
             self._send(peer, {"op": "refused"})
             return
         op, renewal = message["op"], float(message["renewal"])
+        if instance != self._owner:
+            self._parker.drop("Another server has taken the kernel over.")
         self._owner, self._peer, self._heard = instance, peer, now
         self._patience = min(_MISSED * renewal, self.watchdog)
         if op == "start":
@@ -209,6 +217,8 @@ class Agent:
             self._signal(message["signum"], alone=bool(message.get("alone")))
         elif op == "end":
             self._end_kernel()
+        elif op == "park":
+            self._parker.begin(message, self._unasked())
         elif op == "leave":
             self._begin_end()
         elif op == "quit":
@@ -233,8 +243,17 @@ class Agent:
                 "exit": self._exit,
                 "reading": self._last,
                 "leaving": self._stays is not None,
+                **self._parker.state,
             }
             self._send(self._peer, state)
+
+    def _unasked(self):
+        """Why nothing can be asked of the kernel, a sentence; empty: it can."""
+        if self._ending is not None or self._stays is not None:
+            return "The kernel's pod is about to end."
+        if self._pid is None or self._order is not None:
+            return "No kernel runs in the pod."
+        return ""
 
     # -- the kernel ----------------------------------------------------------------------------
 
@@ -243,6 +262,7 @@ class Agent:
             return  # said again because our answer was lost
         if self._ending is not None or self._stays is not None:
             return
+        self._parker.drop("The kernel was started anew.")
         self._run, self._exit, self._last = message["run"], None, None
         self._order = message
         if self._pid is not None or self._asked is not None:
@@ -338,7 +358,7 @@ class Agent:
                 self._asked = None
                 self._ended(1, news["why"])
             elif news["what"] == "ended" and news["pid"] == self._pid:
-                self._ended(_code(news["status"]))
+                self._ended(processes.code(news["status"]))
         if told is None:
             self._zygote_gone()
             return False
@@ -356,7 +376,7 @@ class Agent:
                 self._ended(-signal.SIGKILL)
             elif self._order is None:
                 self._order = asked
-        elif self._pid is not None and not _exists(self._pid):
+        elif self._pid is not None and not processes.exists(self._pid):
             self._ended(1, "it ended together with the process that waited for it")
         self._go()
 
@@ -371,21 +391,21 @@ class Agent:
                 return
             if pid == self._pid:
                 if self._process is not None:
-                    self._process.returncode = _code(status)
-                self._ended(_code(status))
+                    self._process.returncode = processes.code(status)
+                self._ended(processes.code(status))
 
     def _signal(self, number, alone=False):
         """To the kernel's whole session, which it leads, or to the kernel alone."""
         if self._pid is None:
             return
         if alone:
-            _kill(self._pid, number)
+            processes.kill(self._pid, number)
             return
         try:
             os.killpg(self._pid, number)
         except ProcessLookupError:
             # Forked a moment ago, it does not lead one yet; or it is gone.
-            _kill(self._pid, number)
+            processes.kill(self._pid, number)
 
     def _kill(self):
         self._doomed = self._asked is not None
@@ -411,6 +431,7 @@ class Agent:
             elif code == 1 and self._lacking and time.monotonic() < self._since + _AT_ONCE:
                 why = self._cold
         self._sweep()
+        self._parker.drop("The kernel has ended.")
         if self._order is None:
             self._exit = {"code": code, "why": why}
             self._last = None
@@ -424,21 +445,9 @@ class Agent:
 
     def _sweep(self):
         """End what the kernel left running, and see it gone: till then it uses the GPU."""
-        killed = set()  # type: set[int]
-        until = time.monotonic() + _SWEEP
-        while True:  # what is being killed may just have started something
-            left = self._family()
-            for pid in left - killed:
-                _kill(pid, signal.SIGKILL)
-            killed |= left
-            self._reap()
-            left = readings.living(left)
-            if not left:
-                return
-            if time.monotonic() > until:
-                self._say("killed, and still there: process %s" % ", ".join(map(str, sorted(left))))
-                return
-            time.sleep(_SWEEP_LOOK)
+        left = processes.sweep(self._family, self._reap)
+        if left:
+            self._say("killed, and still there: process %s" % ", ".join(map(str, sorted(left))))
 
     # -- readings ------------------------------------------------------------------------------
 
@@ -446,13 +455,7 @@ class Agent:
         if self._pid is None or self._peer is None:
             return
         pids = self._family()
-        folder = self._env.get("JUPYTER_GPU_SHARE_SIMULATED_DIR")
-        if folder:
-            used, utilization = readings.simulated_use(folder, pids, time.time())
-        else:
-            if self._gpu is None or not self._gpu.present:  # its driver may come up later
-                self._gpu = readings.Gpu()
-            used, utilization = self._gpu.read(pids) if self._gpu.present else (None, None)
+        used, utilization = self._gpu(pids)
         reading = {
             "used_bytes": used,
             "utilization": utilization,
@@ -461,6 +464,13 @@ class Agent:
         if reading != self._last:
             self._last = reading
             self._tell()
+
+    def _gpu(self, pids):
+        return self._use.read(pids, self._env.get("JUPYTER_GPU_SHARE_SIMULATED_DIR"))
+
+    def _used(self):
+        """Bytes of GPUs that the kernel is seen to use now; None: not known."""
+        return self._gpu(self._family())[0]
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -471,6 +481,7 @@ class Agent:
         """
         if self._ending is not None or self._stays is not None:
             return
+        self._parker.drop("The kernel's pod was told to end.")
         self._stays = time.monotonic() + self._grace - _GRACE[-1]
         if time.monotonic() >= self._stays_until():
             self._begin_end()
@@ -486,6 +497,7 @@ class Agent:
     def _begin_end(self, now=False):
         """Ask the kernel to end, as a Jupyter server does, and see to it that it does."""
         self._order = self._stays = None
+        self._parker.drop("The kernel's pod ends.")
         if now:
             self._quit = True
             self._kill()
@@ -523,38 +535,8 @@ class Agent:
         sys.stderr.flush()
 
 
-def _inherit_orphans():
-    """Become the parent of all that lose theirs, where the first process of a pod is another."""
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    except (OSError, AttributeError):
-        pass
-
-
-def _exists(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _kill(pid, number):
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
 def _nothing():
     """Time is up."""
-
-
-def _code(status):
-    """As :mod:`subprocess` gives it: negative for a signal."""
-    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,18 @@ use is not known there, and None is said.
 import ctypes
 import json
 import os
+import time
 
-__all__ = ["Gpu", "counts_as_driver", "memory_events", "resident_bytes", "simulated_use", "tree"]
+__all__ = [
+    "Gpu",
+    "Use",
+    "counts_as_driver",
+    "living",
+    "memory_events",
+    "resident_bytes",
+    "simulated_use",
+    "tree",
+]
 
 #: The namespace of process numbers that Linux begins with, in which drivers count.
 _FIRST = "pid:[4026531836]"
@@ -188,3 +198,23 @@ class Gpu:
             if code != _INSUFFICIENT_SIZE:
                 return rows[: number.value] if code == 0 else []
         return []
+
+
+class Use:
+    """What processes use of the GPUs of this container, simulated ones or the driver's."""
+
+    def __init__(self):
+        self._gpu = None
+
+    def read(self, pids, simulated):
+        """Bytes in use and utilisation, each None where it is not known.
+
+        Parameters
+        ----------
+        simulated: the folder of simulated GPUs; empty or None: the driver is asked.
+        """
+        if simulated:
+            return simulated_use(simulated, pids, time.time())
+        if self._gpu is None or not self._gpu.present:  # its driver may come up later
+            self._gpu = Gpu()
+        return self._gpu.read(pids) if self._gpu.present else (None, None)
