@@ -328,7 +328,7 @@ class HubOfCluster:
 
     def ok(self, method: str, path: str, body: Any = None) -> Any:
         status, found = self.ask(method, path, body)
-        assert 200 <= status < 300, (method, path, status, found)
+        assert 200 <= status < 300, f"{method} {path}: {status} {found}\n{self.logs()}"
         return found
 
     def token(self, user: str, *scopes: str) -> str:
@@ -359,11 +359,20 @@ class HubOfCluster:
         return Server(url, self.folder / "homes", hub._process, hub.log, token)
 
     def stop_server(self, user: str, name: str = "") -> None:
-        """Stop a user's server, as they do on the Hub's page; on return the Hub says it is gone."""
+        """Stop a user's server, as they do on the Hub's page; on return the Hub says it is gone.
+
+        A named one is forgotten, too. The Hub knows the ``lab`` of ``alice`` and the server of
+        ``alice-lab`` by one name (``jupyterhub-user-alice-lab``), and has one of them at a time.
+        """
         at = f"/users/{user}/servers/{name}" if name else f"/users/{user}/server"
-        if self.ask("DELETE", at)[0] not in (400, 404):  # it may not run
-            gone = f"{user}'s server stops"
-            until(lambda: name not in self.ok("GET", f"/users/{user}")["servers"], gone, _SERVER)
+        remove = {"remove": True} if name else None
+        if self.ask("DELETE", at, remove)[0] not in (400, 404):  # it may not run
+            until(lambda: self.stopped(user, name), f"{user}'s server stops", _SERVER)
+
+    def stopped(self, user: str, name: str = "") -> bool:
+        """Whether a user has no such server that runs, starts or stops."""
+        found = self.ok("GET", f"/users/{user}")["servers"].get(name, {})
+        return not found.get("ready") and not found.get("pending")
 
     def stop_servers(self) -> None:
         """Stop the servers of all users."""

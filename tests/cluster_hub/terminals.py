@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 from uuid import uuid4
 
 import websocket
+from machines import COMMAND
 from servers import Server, until
 from waiting import PATIENCE
 
@@ -28,7 +30,7 @@ class Terminal:
             url, header=[f"Authorization: token {server.token}"], timeout=PATIENCE
         )
         try:
-            line = f"cd; python {mark}.py > {mark}.new 2>&1; mv {mark}.new {mark}.txt\n"
+            line = f"cd; {sys.executable} {mark}.py > {mark}.new 2>&1; mv {mark}.new {mark}.txt\n"
             socket.send(json.dumps(["stdin", line]))
 
             def told() -> str | None:
@@ -49,10 +51,10 @@ class Terminal:
             raise AssertionError(told) from None
 
     def command(self, *words: str) -> tuple[int, str]:
-        """Exit status and output of this package's command, typed there."""
+        """Exit status and output of ``jupyter gpu-share``, typed there with these words."""
         code = (
             "import json, subprocess\n"
-            f"done = subprocess.run({list(words)!r}, text=True, capture_output=True)\n"
+            f"done = subprocess.run({[*COMMAND, *words]!r}, text=True, capture_output=True)\n"
             "print(json.dumps([done.returncode, done.stdout + done.stderr]))"
         )
         status, text = self.tell(code)

@@ -114,6 +114,7 @@ def test_a_servers_token_tells_who_asks_and_from_where(bare_hub: HubOfCluster) -
         servers = [each for each in found["scopes"] if each.startswith("access:servers!")]
         assert servers == [f"access:servers!server={user}/{name}"]
         assert ACCESS in found["scopes"]
+        hub.stop_server(user, name)
     # A token of a user's own names no server.
     own = fetch(f"{hub.url}hub/api/user", token=hub.token("ann"))[1]
     assert not [each for each in own["scopes"] if each.startswith("access:servers!server=")]
