@@ -1,7 +1,7 @@
 """The broker's page as a service of a JupyterHub on the same machine."""
 
 from ._accounts import LITTLEST
-from ._configuration import ADMINISTRATOR, share_gpus
+from ._configuration import ADMINISTRATOR, share_gpus, share_gpus_of_cluster
 from ._service import Service, serve
 
-__all__ = ["ADMINISTRATOR", "LITTLEST", "Service", "serve", "share_gpus"]
+__all__ = ["ADMINISTRATOR", "LITTLEST", "Service", "serve", "share_gpus", "share_gpus_of_cluster"]

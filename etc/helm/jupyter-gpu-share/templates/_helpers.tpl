@@ -1,0 +1,51 @@
+{{- define "share.name" -}}
+{{- .Values.fullnameOverride | default "gpu-share-broker" | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* Of objects that no namespace has: two Hubs of one cluster each have theirs. */ -}}
+{{- define "share.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "share.name" .) -}}
+{{- end -}}
+
+{{- define "share.kernels" -}}
+{{- if eq .Values.kernels.namespace .Release.Namespace -}}
+{{- fail "kernels.namespace is the release's own namespace: kernels need another one, which has no Secret of the Hub and takes no privileged pods" -}}
+{{- end -}}
+{{- .Values.kernels.namespace -}}
+{{- end -}}
+
+{{- define "share.hubNamespace" -}}
+{{- .Values.hub.namespace | default .Release.Namespace -}}
+{{- end -}}
+
+{{- define "share.hubApi" -}}
+{{- .Values.hub.apiUrl | default (printf "http://hub.%s:8081%s/hub/api" (include "share.hubNamespace" .) (.Values.hub.baseUrl | trimSuffix "/")) -}}
+{{- end -}}
+
+{{- define "share.prefix" -}}
+{{- printf "%s/services/%s/" (.Values.hub.baseUrl | trimSuffix "/") .Values.hub.service -}}
+{{- end -}}
+
+{{- define "share.image" -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+
+{{- define "share.selector" -}}
+app.kubernetes.io/name: jupyter-gpu-share
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: broker
+{{- end -}}
+
+{{- define "share.labels" -}}
+{{ include "share.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- /* Documents of a file of etc/kubernetes, as a list in YAML. */ -}}
+{{- define "share.documents" -}}
+{{- range regexSplit "(?m)^---$" (index . 1) -1 }}
+- {{ fromYaml . | toJson }}
+{{- end -}}
+{{- end -}}
