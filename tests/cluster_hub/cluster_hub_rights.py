@@ -1,45 +1,82 @@
-"""What the broker's account may do in the test cluster: what it is documented to need, no more."""
+"""What the broker's chart grants, in the test cluster: its account, rights, policies, namespace."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
+from cluster import wait_for
+from cluster._helm import helm
 from cluster.build import PARTS, REPOSITORY
 
-#: The ServiceAccounts of the broker and of kernels.
-BROKER, KERNELS = "gpu-share-broker", "gpu-share-kernel"
-_FOLDER = REPOSITORY / "etc" / "kubernetes"
+#: The broker's ServiceAccount, in the Hub's namespace.
+BROKER = "gpu-share-broker"
+_CHART = REPOSITORY / "etc" / "helm" / "jupyter-gpu-share"
+#: The broker itself is a program of this machine here.
+_NOT_HERE = {"Deployment", "Service", "ConfigMap", "Secret", "PersistentVolumeClaim"}
+_WIDE = (
+    "clusterrolebinding",
+    "clusterrole",
+    "validatingadmissionpolicybinding",
+    "validatingadmissionpolicy",
+)
 
 
 @contextmanager
-def granted(cluster: Any, namespace: str) -> Iterator[None]:
-    """The broker's account with its rights, in a namespace of kernels."""
-    with ExitStack() as stack:
-        for name in (BROKER, KERNELS):
-            path = f"/api/v1/namespaces/{namespace}/serviceaccounts"
-            cluster.api.create(path, {"metadata": {"name": name}})
-        own, everywhere = (
-            _documents("base/role.yaml"),
-            _documents("overlays/cluster-read/role.yaml"),
-        )
-        for each in (*own, *everywhere):
-            if each["kind"] in ("Role", "RoleBinding"):
-                each["metadata"]["namespace"] = namespace
-            else:
-                each["metadata"]["name"] += f"-{namespace}"
-                if "roleRef" in each:
-                    each["roleRef"]["name"] += f"-{namespace}"
-                kind, name = each["kind"], each["metadata"]["name"]
-                stack.callback(kubectl, cluster, "delete", "--ignore-not-found", kind, name)
-            for subject in each.get("subjects", ()):
-                subject.update(name=BROKER, namespace=namespace)
-            kubectl(cluster, "apply", "-f", "-", given=yaml.safe_dump(each))
+def granted(cluster: Any, servers: str, kernels: str, folder: Path) -> Iterator[None]:
+    """All that the chart makes but the broker, for a Hub in ``servers``.
+
+    The namespace of kernels is the chart's. What no namespace has is gone afterwards.
+    """
+    words = ["template", "gpu-share", _CHART, "--namespace", servers]
+    done = helm(folder, *words, "--set", f"kernels.namespace={kernels}")
+    assert not done.returncode, done.stderr
+    objects = [each for each in yaml.safe_load_all(done.stdout) if each]
+    made = [each for each in objects if each["kind"] not in _NOT_HERE]
+    wide = [each for each in made if each["kind"].lower() in _WIDE]
+    try:
+        made.sort(key=lambda each: each["kind"] != "Namespace")
+        kubectl(cluster, "apply", "-f", "-", given=yaml.safe_dump_all(made))
+        _held(cluster, servers, kernels)
         yield
+    finally:
+        for each in wide:
+            words = ["delete", "--ignore-not-found", each["kind"], each["metadata"]["name"]]
+            kubectl(cluster, *words)
+
+
+def _held(cluster: Any, servers: str, kernels: str) -> None:
+    """Wait until the policies hold the broker: API servers learn of them a moment later."""
+    api = cluster.api_as(cluster.service_account_token(servers, BROKER))
+    # Kinds of objects that one policy each refuses.
+    secrets, claims = (
+        f"/api/v1/namespaces/{kernels}/secrets?dryRun=All",
+        {"metadata": {"name": "x"}},
+    )
+    name = "gpu-share-" + 32 * "0"
+    labels = {
+        "app.kubernetes.io/managed-by": "jupyter-gpu-share",
+        "gpu-share.jupyter.org/server": "hub-" + 16 * "0",
+    }
+    typed = {
+        "metadata": {"name": name, "labels": labels},
+        "type": "kubernetes.io/basic-auth",
+        "stringData": {"username": "", "password": ""},
+    }
+
+    def refused() -> bool:
+        for body, policy in (({"metadata": {"name": "x"}}, b"-objects"), (typed, b"-secrets")):
+            status, answer = api.raw("POST", secrets, body)
+            if status != 403 or policy not in answer:
+                return False
+        return True
+
+    wait_for(refused, "the admission policies hold the broker", 60)
 
 
 def kubectl(cluster: Any, *words: str, given: str | None = None) -> str:
@@ -56,7 +93,3 @@ def kubectl(cluster: Any, *words: str, given: str | None = None) -> str:
     )
     assert not done.returncode, f"{words}: {done.stderr}"
     return done.stdout
-
-
-def _documents(path: str) -> list[dict[str, Any]]:
-    return [item for item in yaml.safe_load_all((_FOLDER / path).read_text()) if item]

@@ -20,7 +20,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.fixtures import RESTRICTED
 from cluster_hub_rights import BROKER, granted
 from hubs import PASSWORD, fetch, proxy_folder
 from installed import ROOT
@@ -261,7 +260,7 @@ class HubOfCluster:
         self._lines = lines or self._lines
         configuration = self.folder / "broker_config.py"
         if not configuration.exists():
-            account = self.cluster.service_account_kubeconfig(self.kernels, BROKER)
+            account = self.cluster.service_account_kubeconfig(self.servers, BROKER)
             self._own = self.folder / "broker.kubeconfig"
             shutil.copy(account, self._own)
         settings = {
@@ -271,6 +270,8 @@ class HubOfCluster:
             "KubernetesEngine.lease_image": "localhost/pause:1",
             "KubernetesEngine.image_pull_policy": "Never",
             "KubernetesEngine.service_account": "gpu-share-kernel",
+            "KubernetesEngine.style": "lease",
+            "KubernetesEngine.renewal": 1.0,
             "ClusterBroker.bind": self.broker_bind,
             "Broker.home": "cluster",
             "Broker.folder": str(self.folder / "broker"),
@@ -442,10 +443,9 @@ def hub_of_cluster(cluster: Any, grace: int = 1) -> Iterator[HubOfCluster]:
         hub = HubOfCluster(cluster, folder, grace)
         cluster.namespace(hub.servers)
         stack.callback(cluster.delete_namespace, hub.servers)
-        cluster.namespace(hub.kernels, {**RESTRICTED, "gpu-share.jupyter.org/kernels": "true"})
+        stack.enter_context(granted(cluster, hub.servers, hub.kernels, folder))
         stack.callback(cluster.delete_namespace, hub.kernels)
         stack.callback(cluster.restore)
-        stack.enter_context(granted(cluster, hub.kernels))
         stack.callback(hub.clear)
         hub.start_proxy()
         hub.start_hub()
