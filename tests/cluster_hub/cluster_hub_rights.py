@@ -54,10 +54,7 @@ def _held(cluster: Any, servers: str, kernels: str) -> None:
     """Wait until the policies hold the broker: API servers learn of them a moment later."""
     api = cluster.api_as(cluster.service_account_token(servers, BROKER))
     # Kinds of objects that one policy each refuses.
-    secrets, claims = (
-        f"/api/v1/namespaces/{kernels}/secrets?dryRun=All",
-        {"metadata": {"name": "x"}},
-    )
+    secrets = f"/api/v1/namespaces/{kernels}/secrets?dryRun=All"
     name = "gpu-share-" + 32 * "0"
     labels = {
         "app.kubernetes.io/managed-by": "jupyter-gpu-share",

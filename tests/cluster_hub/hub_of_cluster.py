@@ -182,6 +182,7 @@ class HubOfCluster:
         self._tokens = {name: secrets.token_hex() for name in ("proxy", "tests", "broker")}
         self._programs = {name: Program(name, folder) for name in ("proxy", "hub", "broker")}
         self._lines: tuple[str, ...] = ()
+        self._stanzas: tuple[str, ...] = ()
 
     # -- programs --------------------------------------------------------------------------------
 
@@ -202,6 +203,7 @@ class HubOfCluster:
         ----------
         stanzas: roles that may reach the broker, of ``user`` and ``server``; both if none is named.
         """
+        self._stanzas = stanzas
         volumes, mounts = _seen_in_pods(self.folder / "homes")
         told = {
             "url": self.url,
@@ -292,6 +294,16 @@ class HubOfCluster:
         self._programs["broker"].start(command, {**given, **environment})
         if wait:
             self._until("broker", lambda: fetch(f"{self.broker}/healthz")[0] == 200)
+
+    def with_broker(self) -> None:
+        """Have the Hub and the broker run as they usually do."""
+        if not self._programs["hub"].runs or self._stanzas:
+            self._programs["hub"].clear()
+            self.start_hub()
+        if not self.broker_program.runs or self._lines:
+            self.broker_program.clear()
+            self._lines = ()
+            self.start_broker()
 
     @property
     def broker_program(self) -> Program:
@@ -417,6 +429,22 @@ class HubOfCluster:
             if pod["metadata"]["labels"].get("gpu-share.jupyter.org/part") == "kernel"
             and user in (None, pod["metadata"]["annotations"].get("hub.jupyter.org/username"))
         ]
+
+    def empty(self) -> None:
+        """Take away what kernels have in the cluster, and wait until the broker has seen it."""
+        for pod in self.objects():
+            path = f"/api/v1/namespaces/{self.kernels}/pods/{pod['metadata']['name']}"
+            self.cluster.api.raw("DELETE", f"{path}?gracePeriodSeconds=0")
+        until(lambda: not self.left(), f"nothing is left: {self.left()}", _SERVER)
+
+    def left(self) -> dict[str, list[str]]:
+        """What kernels have in the cluster, by plural."""
+        found = {what: self.objects(what) for what in ("pods", "secrets", "claims")}
+        return {
+            what: [each["metadata"]["name"] for each in items]
+            for what, items in found.items()
+            if items
+        }
 
     def ask_broker(
         self, method: str, path: str, token: str, body: Any = None, **headers: str
