@@ -47,7 +47,7 @@ def test_the_hub_is_away(hub: HubOfCluster) -> None:
             lambda: words_of(ann, kernel, started), "the start tells why it waits or fails"
         )
         assert "JupyterHub" in told, told
-        assert len([pod for pod in hub.kernel_pods()]) == 1
+        assert len(hub.kernel_pods()) == 1
 
         until(lambda: terminal.tell(look)[0] == 503, "the grace is over", 2 * GRACE)
         assert time.monotonic() - began > GRACE / 2
@@ -103,7 +103,7 @@ def launch(server: Server) -> tuple[int, Any]:
 
 
 def test_the_broker_is_started_anew(hub: HubOfCluster) -> None:
-    """As ``kubectl rollout restart`` does it: no cell is lost, and it is back within ten seconds."""
+    """As ``kubectl rollout restart`` does it: no cell is lost, back in ten seconds."""
     ann = hub.server("ann")
     kernel, away = ann.start_kernel("1/8"), ann.start_kernel("1/8")
     assert ann.run_cell(away, "x = 42; print(x)") == "42"

@@ -1,4 +1,4 @@
-"""The end of a user's server under KubeSpawner's one second: shares are free, kept work is there."""
+"""A user's server ends under KubeSpawner's one second: shares are free, kept work is there."""
 
 from __future__ import annotations
 
