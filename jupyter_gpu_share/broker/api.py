@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
-from http import HTTPStatus
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from .._text import one_line
 from .._threads import in_thread
 from .._version import __version__
 from ..allocations import Isolation
 from ..engines.local._contents import Holding
 from ..engines.local._wire import gpu_to_json, idle_from_json, snapshot_to_json
-from ..errors import GpuShareError, SizeError
-from ..size import Size
+from ..errors import SizeError
+from ._http import MAX_BODY, JsonHandler, told
 from .events import Events
 from .identity import Account, Accounts, NotProven, Peer, own_process, peer_of
 from .metrics import Machine, metrics_text
@@ -35,20 +31,13 @@ __all__ = ["MAX_BODY", "Desk", "application"]
 
 _log = logging.getLogger(__name__)
 
-#: Bytes of a request's body.
-MAX_BODY = 64 * 1024
-#: Requests of one user that are worked on at once; who sends more is told to come again.
-_AT_ONCE = 32
 #: Seconds between two signs of life of a stream of events.
 _HEARTBEAT = 15.0
 _MAX_IDLE = 1000
-_KERNEL_ID = re.compile(r"[\w.:-]{1,200}", re.ASCII)
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 _TEXTS = {"kernel_name": 200, "path": 4096, "isolation": 40}
 
 _ISOLATIONS = {each.value for each in Isolation}
-
-Method = TypeVar("Method", bound=Callable[..., Awaitable[None]])
 
 
 @dataclass
@@ -126,149 +115,42 @@ def application(desk: Desk) -> web.Application:
     )
 
 
-def _told(method: Method) -> Method:
-    """Turn this package's errors into answers with their one line."""
-
-    @wraps(method)
-    async def wrapper(self: _Handler, *args: Any, **kwargs: Any) -> None:
-        try:
-            await method(self, *args, **kwargs)
-        except SizeError as error:
-            self.refuse(400, str(error), error)
-        except NotProven as error:
-            self.refuse(403, str(error), error)
-        except NoClaim as error:
-            self.refuse(404, str(error), error)
-        except Refused as error:
-            self.refuse(409, str(error), error)
-        except GpuShareError as error:
-            self.refuse(503, str(error), error)
-
-    return cast("Method", wrapper)
-
-
-class _Handler(web.RequestHandler):
-    """Who calls, strict reading of bodies, and errors as RFC 9457 has them."""
+class _Handler(JsonHandler):
+    """Proves who calls by the socket."""
 
     peer: Peer
     account: Account
+    statuses = ((SizeError, 400), (NotProven, 403), (NoClaim, 404), (Refused, 409))
 
     def initialize(self, desk: Desk) -> None:
         self.desk = desk
-        self._counted = False
 
-    @_told
+    @told
     async def prepare(self) -> None:
         connection = self.request.connection
         stream = getattr(connection, "stream", None)
         if stream is None or stream.socket is None:
             raise NotProven("The calling process has ended.")
         self.peer = peer_of(stream.socket)
-        uid = self.peer.uid
-        if self.desk.under_way[uid] >= _AT_ONCE and self.bounded:
-            self.refuse(429, "You have too many requests under way; wait for their answers.")
-        self.desk.under_way[uid] += self.bounded
-        self._counted = self.bounded
-        self.account = await in_thread(self.desk.accounts.of, uid)
+        self.enter(self.desk.under_way, self.peer.uid)
+        self.account = await in_thread(self.desk.accounts.of, self.peer.uid)
 
-    #: Whether it counts among the requests that are worked on.
-    bounded = True
-
-    def on_finish(self) -> None:
-        self._done()
-
-    def on_connection_close(self) -> None:
-        self._done()
-
-    def _done(self) -> None:
-        if self._counted:
-            self._counted = False
-            uid = self.peer.uid
-            self.desk.under_way[uid] -= 1
-            if self.desk.under_way[uid] <= 0:
-                del self.desk.under_way[uid]
-
-    def refuse(self, status: int, line: str, cause: Exception | None = None) -> NoReturn:
-        """Answer with an error of one line."""
-        raise web.HTTPError(status, "%s", one_line(line)) from cause
-
-    def log_exception(self, *args: Any) -> None:
-        """Called by tornado: what users do wrong is not for the administrator's log."""
-        if not isinstance(args[1], web.HTTPError):
-            _log.error("A request failed", exc_info=args[1])
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Called by tornado."""
-        error = kwargs.get("exc_info", (None, None))[1]
-        try:
-            title = HTTPStatus(status_code).phrase
-        except ValueError:
-            title = "Error"
-        detail = "The broker met an error; its log says more."
-        if isinstance(error, web.HTTPError):
-            detail = str(error.args[0]) if error.args else f"{title}."
-        self.set_header("Content-Type", "application/problem+json")
-        self.finish(json.dumps({"title": title, "status": status_code, "detail": detail}))
-
-    def answer(self, data: Any) -> None:
-        """Answer with JSON."""
-        self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(data))
-
-    def body(self, **known: Any) -> dict[str, Any]:
-        """The request's object, with all of ``known``: kinds by name, a tuple of several.
-
-        What is not among them is refused, so that nobody believes it was heard.
-        """
-        try:
-            data = json.loads(self.request.body)
-        except (ValueError, RecursionError) as error:
-            self.refuse(400, "The request's body is no JSON.", error)
-        if not isinstance(data, dict):
-            self.refuse(400, "The request's body is no JSON object.")
-        for name, value in data.items():
-            if name not in known:
-                self.refuse(400, f"The request has a field that is not known: {name[:40]!r}.")
-            if not isinstance(value, known[name]) or (
-                isinstance(value, bool) and known[name] is not bool
-            ):
-                self.refuse(400, f"The field {name} has a value of the wrong kind.")
-        return data
-
-    def size(self, text: Any) -> Size:
-        """A size that a body names."""
-        if not isinstance(text, str) or len(text) > 100:
-            self.refuse(400, "The request names no size.")
-        return Size.parse(text)
-
-    def texts(self, told: Any) -> dict[str, str | None] | None:
-        """What a user is shown of a kernel, cut to its length; None where it is not told."""
-        if told is None:
-            return None
-        found: dict[str, str | None] = {}
-        for name, value in told.items():
-            if name not in _TEXTS or not isinstance(value, str | None):
-                self.refuse(400, "The field info has what is not known.")
-            if name == "isolation" and value not in _ISOLATIONS:
-                self.refuse(400, "The field info names an isolation that is not known.")
-            found[name] = value if value is None else one_line(value)[: _TEXTS[name]]
+    def info(self, given: Any) -> dict[str, str | None] | None:
+        """What a user is shown of a kernel; None where it is not told."""
+        found = self.texts(given, _TEXTS)
+        if found is not None and "isolation" in found and found["isolation"] not in _ISOLATIONS:
+            self.refuse(400, "The field info names an isolation that is not known.")
         return found
-
-    def kernel(self, kernel_id: str) -> str:
-        """A kernel's id from a path or a body."""
-        if not _KERNEL_ID.fullmatch(kernel_id):
-            self.refuse(400, "That is no id of a kernel.")
-        return kernel_id
 
 
 class _Nothing(_Handler):
-    @_told
+    @told
     async def prepare(self) -> None:
         self.refuse(404, "There is nothing at this address.")
 
 
 class _Machine(_Handler):
-    @_told
+    @told
     async def get(self) -> None:
         gpus = await self.desk.gpus()
         administrator = await in_thread(self.desk.accounts.is_administrator, self.account.uid)
@@ -288,19 +170,19 @@ class _Machine(_Handler):
 
 
 class _Shares(_Handler):
-    @_told
+    @told
     async def get(self) -> None:
         self.answer(await self.desk.store.own(self.account))
 
 
 class _Details(_Handler):
-    @_told
+    @told
     async def get(self) -> None:
         self.answer(await self.desk.store.everything(self.account))
 
 
 class _Share(_Handler):
-    @_told
+    @told
     async def put(self, kernel_id: str) -> None:
         body = self.body(size=str, info=dict, token=str, only=list)
         size, token, only = self.size(body.get("size")), body.get("token", ""), body.get("only", [])
@@ -314,13 +196,13 @@ class _Share(_Handler):
                 self.kernel(kernel_id),
                 size,
                 self.peer.process,
-                self.texts(body.get("info", {})) or {},
+                self.info(body.get("info", {})) or {},
                 token=token,
                 only=only,
             )
         )
 
-    @_told
+    @told
     async def patch(self, kernel_id: str) -> None:
         body = self.body(kernel_pid=int, info=dict)
         pid, process = body.get("kernel_pid"), None
@@ -332,11 +214,11 @@ class _Share(_Handler):
             self.account,
             self.kernel(kernel_id),
             process=process,
-            info=self.texts(body.get("info")),
+            info=self.info(body.get("info")),
         )
         self.answer({})
 
-    @_told
+    @told
     async def delete(self, kernel_id: str) -> None:
         lives_on = self.get_query_argument("lives_on", "false")
         if lives_on not in ("true", "false"):
@@ -347,7 +229,7 @@ class _Share(_Handler):
 
 
 class _Change(_Handler):
-    @_told
+    @told
     async def post(self, kernel_id: str) -> None:
         body = self.body(size=str, info=dict, dry_run=bool)
         self.answer(
@@ -355,14 +237,14 @@ class _Change(_Handler):
                 self.account,
                 self.kernel(kernel_id),
                 self.size(body.get("size")),
-                self.texts(body.get("info")),
+                self.info(body.get("info")),
                 dry=body.get("dry_run", False),
             )
         )
 
 
 class _Fits(_Handler):
-    @_told
+    @told
     async def post(self) -> None:
         body = self.body(kernel_id=(str, type(None)), sizes=list)
         kernel_id, texts = body.get("kernel_id"), body.get("sizes", [])
@@ -374,14 +256,14 @@ class _Fits(_Handler):
 
 
 class _Queue(_Handler):
-    @_told
+    @told
     async def get(self) -> None:
         snapshot, own = await self.desk.store.queue(self.account)
         self.answer(snapshot_to_json(snapshot, own))
 
 
 class _IdleShares(_Handler):
-    @_told
+    @told
     async def put(self) -> None:
         told: Mapping[str, Any] = self.body(kernels=dict).get("kernels", {})
         if len(told) > _MAX_IDLE:
@@ -396,7 +278,7 @@ class _IdleShares(_Handler):
 
 
 class _Usage(_Handler):
-    @_told
+    @told
     async def get(self) -> None:
         self.answer(await self.desk.store.usage(self.account))
 
@@ -404,7 +286,7 @@ class _Usage(_Handler):
 class _EventStream(_Handler):
     bounded = False
 
-    @_told
+    @told
     async def get(self) -> None:
         self._loop = asyncio.current_task()
         self.set_header("Content-Type", "text/event-stream")
@@ -453,7 +335,7 @@ class _EventStream(_Handler):
 class _Admin(_Handler):
     """Of the administrator alone: everybody else learns nothing of what is there."""
 
-    @_told
+    @told
     async def prepare(self) -> None:
         await super().prepare()
         if not await in_thread(self.desk.accounts.is_administrator, self.account.uid):
@@ -461,25 +343,25 @@ class _Admin(_Handler):
 
 
 class _AllShares(_Admin):
-    @_told
+    @told
     async def get(self) -> None:
         self.answer(await self.desk.store.everything())
 
 
 class _AllUsage(_Admin):
-    @_told
+    @told
     async def get(self) -> None:
         self.answer(await self.desk.store.usage())
 
 
 class _Processes(_Admin):
-    @_told
+    @told
     async def get(self) -> None:
         self.answer(self.desk.unshared())
 
 
 class _AnyShare(_Admin):
-    @_told
+    @told
     async def delete(self, uid: str, kernel_id: str) -> None:
         await self.desk.store.end(int(uid), self.kernel(kernel_id))
         _log.warning("%s ended kernel %s of uid %s", self.account.user, kernel_id, uid)
@@ -487,7 +369,7 @@ class _AnyShare(_Admin):
 
 
 class _AnyRelease(_Admin):
-    @_told
+    @told
     async def post(self, uid: str, kernel_id: str) -> None:
         await self.desk.store.ask_back(int(uid), self.kernel(kernel_id))
         _log.warning("%s asked back kernel %s of uid %s", self.account.user, kernel_id, uid)
@@ -495,14 +377,14 @@ class _AnyRelease(_Admin):
 
 
 class _Metrics(_Admin):
-    @_told
+    @told
     async def get(self) -> None:
         self.set_header("Content-Type", CONTENT_TYPE_LATEST)
         self.finish(await self.desk.metrics())
 
 
 class _Pause(_Admin):
-    @_told
+    @told
     async def put(self) -> None:
         paused = self.body(paused=bool).get("paused")
         if paused is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -12,12 +13,15 @@ from .identity import uid_of
 
 __all__ = ["BoundedServer"]
 
+ROOT = 0
+
 
 class BoundedServer(HTTPServer):
-    """An HTTP server on a Unix socket that closes what goes beyond the bounds.
+    """An HTTP server that closes what goes beyond the bounds.
 
-    ``bounds`` is set before the first connection: most of one user, and most of all together. Root
-    is held to neither: the administrator gets in when everybody else is too many.
+    ``bounds`` is set before the first connection: most of one owner, and most of all together. On a
+    Unix socket owners are users, and root is held to neither bound: the administrator gets in when
+    everybody else is too many.
     """
 
     bounds: tuple[int, int] = (256, 4096)
@@ -25,25 +29,25 @@ class BoundedServer(HTTPServer):
     def initialize(self, *args: Any, **options: Any) -> None:
         """Called by tornado in place of ``__init__``."""
         super().initialize(*args, **options)
-        self._users: dict[IOStream, int] = {}
+        self._users: dict[IOStream, Hashable] = {}
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         """Called by tornado with each connection."""
         try:
-            uid = self.owner(stream)
+            owner = self.owner(stream)
         except OSError:
             stream.close()
             return
-        opened = Counter(self._users.values())
+        opened: Counter[Hashable] = Counter(self._users.values())
         each, total = self.bounds
-        if uid and (opened[uid] >= each or opened.total() - opened[0] >= total):
+        if owner != ROOT and (opened[owner] >= each or opened.total() - opened[ROOT] >= total):
             stream.close()
             return
-        self._users[stream] = uid
+        self._users[stream] = owner
         super().handle_stream(stream, address)
 
-    def owner(self, stream: IOStream) -> int:
-        """The user to whose bound a connection counts.
+    def owner(self, stream: IOStream) -> Hashable:
+        """To whose bound a connection counts: the user's number.
 
         Raises
         ------

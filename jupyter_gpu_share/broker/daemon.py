@@ -16,8 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from traitlets import Bool, CaselessStrEnum, Float, Integer, List, Unicode, default
-from traitlets.config import LoggingConfigurable
+from traitlets import Bool, Float, Integer, Unicode, default
 
 from .._threads import in_thread
 from ..engines._presence import SIMULATE
@@ -26,18 +25,18 @@ from ..engines.local._machine import Machine
 from ..engines.local._outsiders import Outsider
 from ..errors import EngineError, GpuShareError
 from ..idle import IdlePolicy
+from . import settings
 from ._ends import Ends
 from .api import MAX_BODY, Desk, application
 from .client import DEFAULT_SOCKET
 from .connections import BoundedServer
 from .events import Events
 from .identity import Accounts
-from .limits import Limits, LimitsError
 from .metrics_port import MetricsPort, read_token
 from .store import Store
 from .unshared import LEAST_GRACE, Unshared
 
-__all__ = ["Broker"]
+__all__ = ["LocalBroker"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ _MAX_HEADERS = 16 * 1024
 _FIRST_HANDED = 3
 
 
-class Broker(LoggingConfigurable):
+class LocalBroker(settings.Broker):
     """Owns the shares of all users of this machine."""
 
     socket = Unicode(
@@ -65,18 +64,6 @@ class Broker(LoggingConfigurable):
         ::
 
             c.Broker.socket = "/run/jupyter-gpu-share/broker.sock"
-        """,
-    )
-    folder = Unicode(
-        "/var/lib/jupyter-gpu-share-broker",
-        config=True,
-        help="""
-        Folder of the record of who holds what, on a local disk. It is made open to the broker's
-        user only.
-
-        ::
-
-            c.Broker.folder = "/var/lib/jupyter-gpu-share-broker"
         """,
     )
     administrators = Unicode(
@@ -103,18 +90,6 @@ class Broker(LoggingConfigurable):
             c.Broker.simulate = "2xA100-80GB"
         """,
     )
-    claims_per_user = Integer(
-        200,
-        min=1,
-        config=True,
-        help="""
-        The most kernels of one user that hold or wait for a share. Default 200.
-
-        ::
-
-            c.Broker.claims_per_user = 50
-        """,
-    )
     connections_per_user = Integer(
         256,
         min=2,
@@ -125,53 +100,6 @@ class Broker(LoggingConfigurable):
         ::
 
             c.Broker.connections_per_user = 64
-        """,
-    )
-
-    limits: List[Any] = List(
-        config=True,
-        help="""
-        What users, groups and all together may hold or wait for, as entries with a ``resource``
-        (``gpus``, ``memory_bytes``, ``kernels``, or ``gpu_hours`` held in a ``window`` of days), a
-        ``limit`` and a ``scope``: ``{"user": […]}``
-        for each of these users (``*``: everybody), ``{"members_of": […]}`` for each user who is in
-        one of these groups, ``{"group": […]}`` for all members of each of these groups together, or
-        ``"total"``. Default: none.
-
-        ::
-
-            c.Broker.limits = [
-                {"resource": "gpus", "limit": 1, "scope": {"user": ["*"]}},
-                {"resource": "memory_bytes", "limit": "320GiB", "scope": {"group": ["course"]}},
-                {"resource": "gpu_hours", "limit": 40, "window": 7, "scope": {"user": ["*"]}},
-            ]
-        """,
-    )
-    limits_joined = CaselessStrEnum(
-        ["max", "min", "sum"],
-        default_value="max",
-        config=True,
-        help="""
-        Which limit counts where several are about the same resource and the same user or group.
-        Default ``max``, the largest.
-
-        ::
-
-            c.Broker.limits_joined = "min"
-        """,
-    )
-
-    patience = Float(
-        600.0,
-        min=0.0,
-        config=True,
-        help="""
-        Seconds for which others may pass a kernel that waits for more than is free; after that
-        room is held for it. Default 600.
-
-        ::
-
-            c.Broker.patience = 1800
         """,
     )
 
@@ -215,29 +143,6 @@ class Broker(LoggingConfigurable):
             c.Broker.metrics_port = 9500
         """,
     )
-    metrics_by_user = Bool(
-        False,
-        config=True,
-        help="""
-        Have metrics name the users who held most. On a port that takes ``metrics_token_file``, as
-        every user of the machine can ask there. Default False.
-
-        ::
-
-            c.Broker.metrics_by_user = True
-        """,
-    )
-    metrics_token_file = Unicode(
-        config=True,
-        help="""
-        File with a token that Prometheus has to send for metrics, closed to everybody else.
-        Default: none, everybody gets them.
-
-        ::
-
-            c.Broker.metrics_token_file = "/etc/jupyter-gpu-share/metrics-token"
-        """,
-    )
 
     @default("simulate")
     def _simulate_default(self) -> str:
@@ -251,7 +156,7 @@ class Broker(LoggingConfigurable):
             Path(self.folder),
             self.events,
             claims_per_user=self.claims_per_user,
-            limits=_limits(self.limits, self.limits_joined),
+            limits=self.read_limits(),
             accounts=self.accounts,
             policy=IdlePolicy(parent=self),
             patience=timedelta(seconds=self.patience),
@@ -380,15 +285,6 @@ class Broker(LoggingConfigurable):
                 await desk.reclaims.take(self._machine.certain)
             except GpuShareError as error:
                 _log.error("%s", error)
-
-
-def _limits(rules: list[Any], joined: str) -> Limits | None:
-    if not rules:
-        return None
-    try:
-        return Limits(rules, joined)
-    except LimitsError as error:
-        raise EngineError(f"c.Broker.limits cannot be used: {error}") from error
 
 
 def _listen(path: Path) -> socket.socket:

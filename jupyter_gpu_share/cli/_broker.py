@@ -25,13 +25,13 @@ async def serve(configuration: str | None, socket: str | None) -> int:
     ------
     GpuShareError: it cannot begin.
     """
-    from ..broker.daemon import Broker
+    from ..broker.daemon import LocalBroker
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     config = read_configuration(configuration)
     if socket:
         config.Broker.socket = socket
-    await Broker(config=config).run()
+    await LocalBroker(config=config).run()
     return 0
 
 

@@ -15,7 +15,7 @@ from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share._threads import in_thread
 from jupyter_gpu_share.broker.client import BROKER, BrokerClient
-from jupyter_gpu_share.broker.daemon import Broker
+from jupyter_gpu_share.broker.daemon import LocalBroker
 from jupyter_gpu_share.broker.idle import GRACE
 from jupyter_gpu_share.kernels._idle_rule import _AGAIN
 
@@ -31,7 +31,7 @@ class World:
     def __init__(self, folder: Path, warned: float) -> None:
         socket = folder / "broker.sock"
         rules = {"idle_after": 0.0, "demand_after": 0.0, "warn_before": warned}
-        self.broker = Broker(
+        self.broker = LocalBroker(
             config=Config(IdlePolicy=rules),
             socket=str(socket),
             folder=str(folder / "state"),

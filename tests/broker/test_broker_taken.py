@@ -16,15 +16,15 @@ from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share._threads import in_thread
 from jupyter_gpu_share.broker.client import BrokerClient
-from jupyter_gpu_share.broker.daemon import Broker
+from jupyter_gpu_share.broker.daemon import LocalBroker
 from jupyter_gpu_share.broker.idle import GRACE
 
 SIMULATE = "1xA100-80GB"
 
 
 @pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    own = Broker(
+async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
+    own = LocalBroker(
         socket=str(tmp_path / "broker.sock"), folder=str(tmp_path / "state"), simulate=SIMULATE
     )
     await own.start()
@@ -40,7 +40,7 @@ def kernel() -> Iterator[subprocess.Popen[bytes]]:
 
 
 async def test_a_share_is_taken_from_a_server_that_says_nothing(
-    broker: Broker, kernel: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+    broker: LocalBroker, kernel: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     def ask_now(*request: Any) -> Any:
         with closing(BrokerClient(Path(broker.socket))) as client:

@@ -16,7 +16,7 @@ from servers import run_server, stop_server, until
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.broker.client import BROKER, DEFAULT_SOCKET, BrokerClient
-from jupyter_gpu_share.broker.daemon import Broker
+from jupyter_gpu_share.broker.daemon import LocalBroker
 from jupyter_gpu_share.cli import main
 from jupyter_gpu_share.runtime import Runtime
 
@@ -148,8 +148,8 @@ def test_the_units_and_the_program_agree() -> None:
     assert listening["Socket"]["ListenStream"] == DEFAULT_SOCKET
     assert listening["Socket"]["SocketMode"] == "0666"
     folder = f"/var/lib/{service['Service']['StateDirectory']}"
-    assert Broker.folder.default_value == folder  # type: ignore[attr-defined]
-    assert Broker.socket.default_value == DEFAULT_SOCKET  # type: ignore[attr-defined]
+    assert LocalBroker.folder.default_value == folder  # type: ignore[attr-defined]
+    assert LocalBroker.socket.default_value == DEFAULT_SOCKET  # type: ignore[attr-defined]
     command = service["Service"]["ExecStart"].split()
     assert Path(command[0]).name == "jupyter-gpu-share"
     assert command[1:] == ["broker"]

@@ -12,18 +12,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
 from html import escape
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from jupyterhub.services.auth import HubOAuthCallbackHandler, HubOAuthenticated
 from tornado import web
 
 from ...errors import EngineError
-from ..page import STYLE, Frame, PageHandler, Seen, View, headers
+from ..page import STYLE, Board, Frame, MachineBoard, PageHandler, Seen, View, headers
 from ..promised import own_view
 from ._visitors import HubAway, Visitor, Visitors
 
-__all__ = ["application", "own_part"]
+__all__ = ["HubBoard", "MachineHubBoard", "application", "own_part", "page_routes"]
 
 T = TypeVar("T")
 
@@ -47,27 +46,66 @@ main { padding: 0 1rem 1rem; }
 """
 
 
-def application(broker: Path, auth: Any, visitors: Visitors) -> web.Application:
-    """The page's routes.
+class HubBoard(Board, Protocol):
+    """Where the page's figures come from; to it, this process is an administrator."""
 
-    Parameters
-    ----------
-    broker: its socket.
-    auth: a ``HubOAuth`` that knows where the service is.
-    visitors: who they are, as ``auth`` says.
-    """
-    at, known = auth.base_url, {"auth": auth}
-    given = {**known, "broker": broker, "visitors": visitors, "under_way": Counter()}
+    def why_not(self, visitor: Visitor) -> str:
+        """Why the page has nothing for a visitor; empty where it has."""
+
+    def own_part(self, seen: Seen, visitor: Visitor) -> Seen:
+        """What of all that is shown is for a visitor.
+
+        Raises
+        ------
+        GpuShareError: it is not shown to this process.
+        """
+
+
+class MachineHubBoard(MachineBoard):
+    """The broker of this machine, for users of a Hub that has its users."""
+
+    def why_not(self, visitor: Visitor) -> str:
+        """Why the page has nothing for a visitor; empty where it has."""
+        if visitor.uid is None and not visitor.administrator:
+            return f"This machine has no user {visitor.user}, so you have no shares."
+        return ""
+
+    def own_part(self, seen: Seen, visitor: Visitor) -> Seen:
+        """What of all that is shown is for a visitor."""
+        return own_part(seen, visitor)
+
+
+def application(board: HubBoard, auth: Any, visitors: Visitors) -> web.Application:
+    """The page's routes, for a process of its own; parameters as those of `page_routes`."""
+    at = auth.base_url.rstrip("/")
     return web.Application(
         [
-            (at, _Page, given),
-            (f"{at}do", _Do, given),
-            (f"{at}style.css", _Style),
-            (f"{at}oauth_callback", _Callback, known),
+            (at + path, handler, given)
+            for path, handler, given in page_routes(board, auth, visitors)
         ],
         cookie_secret=secrets.token_bytes(32),
         log_function=lambda handler: None,
     )
+
+
+def page_routes(
+    board: HubBoard, auth: Any, visitors: Visitors
+) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
+    """The page's paths below the service's, with their handlers.
+
+    Parameters
+    ----------
+    auth: a ``HubOAuth`` that knows where the service is.
+    visitors: who they are, as ``auth`` says.
+    """
+    known = {"auth": auth}
+    given = {**known, "board": board, "visitors": visitors, "under_way": Counter()}
+    return [
+        ("/", _Page, given),
+        ("/do", _Do, given),
+        ("/style.css", _Style, {}),
+        ("/oauth_callback", _Callback, known),
+    ]
 
 
 def own_part(seen: Seen, visitor: Visitor) -> Seen:
@@ -102,10 +140,10 @@ class _Handler(HubOAuthenticated, PageHandler):
     visitor: Visitor
 
     def initialize(
-        self, auth: Any, broker: Path, visitors: Visitors, under_way: Counter[str]
+        self, auth: Any, board: HubBoard, visitors: Visitors, under_way: Counter[str]
     ) -> None:
         self.hub_auth = auth
-        self.broker = broker
+        self.board = self._board = board
         self.home = auth.base_url
         self._visitors = visitors
         self._under_way = under_way
@@ -124,8 +162,8 @@ class _Handler(HubOAuthenticated, PageHandler):
             self.turn_away()
         elif not visitor.allowed:
             self.refuse(403, "The Hub does not allow you this page; ask its administrator.")
-        elif visitor.uid is None and not visitor.administrator:
-            self.refuse(403, f"This machine has no user {visitor.user}, so you have no shares.")
+        elif why := self._board.why_not(visitor):
+            self.refuse(403, why)
         else:
             self.visitor = visitor
 
@@ -148,7 +186,7 @@ class _Handler(HubOAuthenticated, PageHandler):
                 del self._under_way[name]
 
     def view(self, seen: Seen, now: datetime, notice: str) -> View:
-        own = own_part(seen, self.visitor)
+        own = self._board.own_part(seen, self.visitor)
         hub = self.hub_auth.hub_prefix
         frame = Frame(
             home=self.home,

@@ -88,7 +88,7 @@ async def serve(broker: Path, service: Service, account: str) -> None:
     try:
         from jupyterhub.services.auth import HubOAuth
 
-        from ._routes import application
+        from ._routes import MachineHubBoard, application
     except ImportError as error:
         raise EngineError(
             "The page needs JupyterHub's package: pip install 'jupyter-gpu-share[hub]'"
@@ -102,7 +102,7 @@ async def serve(broker: Path, service: Service, account: str) -> None:
         hub_prefix=service.base,
         oauth_client_id=f"service-{service.name}",
     )
-    routes = application(broker, auth, Visitors(auth, account, ADMINISTRATOR))
+    routes = application(MachineHubBoard(broker), auth, Visitors(auth, account, ADMINISTRATOR))
     listening = listen(service.host, service.port, "Name another in the service's url.")
     with _until_the_hub_ends():
         await run(routes, listening, lambda: _log.info("The page is at %s", service.prefix))

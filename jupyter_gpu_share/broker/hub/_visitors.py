@@ -33,12 +33,12 @@ class HubAway(EngineError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Visitor:
-    """A user of the Hub, and of this machine.
+    """A user of the Hub, and of this machine where the Hub has its users.
 
     Attributes
     ----------
     name: the Hub's.
-    user, uid: this machine's; None where it has no such user.
+    user, uid: this machine's; None where it has no such user. In a cluster ``user`` is the Hub's.
     administrator: whether all users' kernels are theirs to see and end.
     allowed: whether they may open the page.
     """
@@ -56,7 +56,7 @@ class Visitors:
     Parameters
     ----------
     auth: asks the Hub; a ``HubOAuth``.
-    account: a pattern of accounts.
+    account: a pattern of this machine's accounts; None in a cluster, where users have none.
     administrator: the scope of administrators.
     clock: seconds.
 
@@ -66,10 +66,14 @@ class Visitors:
     """
 
     def __init__(
-        self, auth: Any, account: str, administrator: str, clock: Callable[[], float] = monotonic
+        self,
+        auth: Any,
+        account: str | None,
+        administrator: str,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._auth = auth
-        self._account = checked(account)
+        self._account = None if account is None else checked(account)
         self._administrator = administrator
         self._clock = clock
         self._known: dict[str, tuple[float, Visitor]] = {}
@@ -112,8 +116,10 @@ class Visitors:
 
     async def _visitor(self, model: dict[str, Any]) -> Visitor:
         name, is_user = model["name"], model.get("kind") == "user"
-        account = account_of(self._account, name)
-        found = await in_thread(entry_of, account) if is_user else None
+        account, found = name, None
+        if self._account is not None:
+            account = account_of(self._account, name)
+            found = await in_thread(entry_of, account) if is_user else None
         return Visitor(
             name=name,
             user=found.pw_name if found else account,

@@ -1,6 +1,6 @@
-"""The broker's page: what an administrator, or a user, sees of the machine in a browser."""
+"""The broker's page: what an administrator, or a user, sees of all shares in a browser."""
 
-from ._asking import Order, Seen
+from ._asking import Board, MachineBoard, Order, Seen
 from ._handler import PageHandler, headers
 from ._html import STYLE, Frame, View
 from ._listening import listen, run
@@ -8,7 +8,9 @@ from ._server import serve
 
 __all__ = [
     "STYLE",
+    "Board",
     "Frame",
+    "MachineBoard",
     "Order",
     "PageHandler",
     "Seen",

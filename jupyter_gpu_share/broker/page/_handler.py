@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from tornado import web
 
-from ..._threads import in_thread
 from ...errors import GpuShareError
-from ._asking import Order, Seen, ask, look, order
+from ._asking import FIELDS, Board, Order, Seen
 from ._html import View, document
 
 __all__ = ["PageHandler", "headers"]
@@ -41,7 +39,7 @@ def headers(loaded: str = "") -> Mapping[str, str]:
 class PageHandler(web.RequestHandler):
     """Shows the page and presses its buttons; a subclass decides who may."""
 
-    broker: Path
+    board: Board
     #: Where the page itself is.
     home = "/"
 
@@ -73,7 +71,7 @@ class PageHandler(web.RequestHandler):
     async def show(self, notice: str = "", status: int = 200) -> None:
         """Answer with the page as it is now."""
         try:
-            seen = await in_thread(look, self.broker)
+            seen = await self.board.look()
             view = self.view(seen, datetime.now().astimezone(), notice)
         except GpuShareError as error:
             self.refuse(503, str(error))
@@ -83,12 +81,12 @@ class PageHandler(web.RequestHandler):
 
     async def press(self) -> Order | None:
         """Do what the button of a form says, and show the page again; what was done."""
-        wanted = order(*(self.get_body_argument(name, "") for name in ("do", "uid", "kernel")))
+        wanted = self.board.order({name: self.get_body_argument(name, "") for name in FIELDS})
         if wanted is None:
             self.refuse(400, "The page has no such button.")
             return None
         try:
-            await in_thread(ask, self.broker, wanted)
+            await self.board.ask(wanted)
         except GpuShareError as error:
             await self.show(str(error), 409)
             return None

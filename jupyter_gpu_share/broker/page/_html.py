@@ -79,6 +79,11 @@ class View:
     frame: Frame = Frame()
 
     @property
+    def of_cluster(self) -> bool:
+        """Whether the GPUs are those of a cluster."""
+        return self.machine.get("engine") == "kubernetes"
+
+    @property
     def administrator(self) -> bool:
         """Whether all users are shown, with what can be done about them."""
         return bool(self.machine["you"]["administrator"])
@@ -198,6 +203,8 @@ def _room(share: Mapping[str, Any], now: datetime) -> str:
 
 
 def _gpus(view: View) -> str:
+    if view.of_cluster:
+        return _gpus_of_nodes(view)
     rows = [
         [
             _cell(gpu["model"]),
@@ -210,8 +217,24 @@ def _gpus(view: View) -> str:
     return _table("GPUs", heads, rows, "There is no GPU.")
 
 
+def _gpus_of_nodes(view: View) -> str:
+    """Which processes use a GPU without a share is not known in a cluster."""
+    rows = [
+        [
+            _named(gpu["node"] or "-"),
+            _named(gpu["model"]),
+            _number(format_bytes(gpu["memory_bytes"])),
+            _number(format_bytes(max(0, gpu["memory_bytes"] - gpu["free_bytes"]))),
+            _number(str(gpu["kernels"])),
+        ]
+        for gpu in view.machine["gpus"]
+    ]
+    heads = ["Node", "GPU", "#Memory", "#Held", "#Kernels"]
+    return _table("GPUs", heads, rows, "There is no GPU.")
+
+
 def _unshared(view: View) -> str:
-    if not view.administrator:
+    if not view.administrator or view.of_cluster:
         return ""
     rows = []
     for process in view.processes:
@@ -274,7 +297,10 @@ def _table(title: str, heads: Iterable[str], rows: Sequence[Sequence[str]], none
 def _form(view: View, do: str, label: str, name: str = "", share: Any = None) -> str:
     fields = {view.frame.proof: view.proof, "do": do}
     if share is not None:
-        fields |= {"uid": str(share["info"]["uid"]), "kernel": share["kernel_id"]}
+        info = share["info"]
+        # A machine has numbers of its users, a Hub names of its users and of their servers.
+        whose = {n: str(info[n]) for n in ("uid", "user", "server") if n in info}
+        fields |= {**whose, "kernel": share["kernel_id"]}
     hidden = "".join(
         f'<input type="hidden" name="{_text(key)}" value="{_text(value)}">'
         for key, value in fields.items()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tornado import web
 
-from ._asking import Seen
+from ._asking import Board, MachineBoard, Seen
 from ._handler import PageHandler
 from ._html import STYLE, View
 from ._listening import listen, run
@@ -59,15 +59,15 @@ async def serve(broker: Path, port: int, told: Callable[[str], None]) -> None:
     number = listening.getsockname()[1]
     own = Secrets()
     await run(
-        application(broker, number, own),
+        application(MachineBoard(broker), number, own),
         listening,
         lambda: told(f"http://127.0.0.1:{number}/?token={own.token}"),
     )
 
 
-def application(broker: Path, port: int, own: Secrets) -> web.Application:
+def application(board: Board, port: int, own: Secrets) -> web.Application:
     """The page's routes."""
-    given = {"broker": broker, "port": port, "own": own}
+    given = {"board": board, "port": port, "own": own}
     return web.Application(
         [(r"/", _Page, given), (r"/do", _Do, given), (r"/style.css", _Style, given)],
         default_handler_class=_Nothing,
@@ -77,8 +77,8 @@ def application(broker: Path, port: int, own: Secrets) -> web.Application:
 
 
 class _Handler(PageHandler):
-    def initialize(self, broker: Path, port: int, own: Secrets) -> None:
-        self.broker = broker
+    def initialize(self, board: Board, port: int, own: Secrets) -> None:
+        self.board = board
         self.own = own
         # Browsers send cookies to all ports of a machine.
         self.cookie = f"gpu-share-page-{port}"

@@ -69,6 +69,9 @@ class KubeApi:
         self._patience = patience
         #: Whether the server may send lists as streams; False once it has refused one.
         self.streams_lists = True
+        #: Called before each request that may change something, also a repeated one; raises where
+        #: this process may write no more.
+        self.guard: Callable[[], None] = lambda: None
         self._random = random.Random()  # noqa: S311 - jitter
 
     @property
@@ -464,6 +467,8 @@ class KubeApi:
         keep: Callable[[Object], Object | None] | None = None,
         **request: Any,
     ) -> Object:
+        if method != "GET":
+            self.guard()
         data = await self._transport.read(method, path, what, **request)
         try:
             answer: Object = await parsed(data, keep)

@@ -1,0 +1,261 @@
+"""The broker's program in a cluster: a service of the JupyterHub that makes all users' kernels."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+
+from traitlets import Float, Unicode
+
+from ...engines.kubernetes.api import KubeApi, ServerTrouble, TooManyRequests, Unreachable
+from ...errors import EngineError
+from ..connections import BoundedServer
+from ..settings import Broker
+from .callers import Callers, HubApi
+from .fence import Fence, FenceLost
+from .page import Overview, hub_pages
+from .service import Home, Hub, application, make_server
+
+__all__ = ["ClusterBroker", "Served"]
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between two tries to reach the API at the start.
+_AGAIN = 3.0
+#: Seconds after which a broker that lost its Lease is gone, whatever still runs in it.
+_LAST = 5.0
+#: Seconds for the home to let go of everything.
+_CLOSING = 10.0
+
+
+class Served(Home, Protocol):
+    """A home whose kernels the page shows, too."""
+
+    @property
+    def overview(self) -> Overview:
+        """What the page asks."""
+
+
+#: Makes the home from the settings and what is to be called before each write to the cluster.
+MakeHome = Callable[["ClusterBroker", Callable[[], None]], Served]
+
+
+class ClusterBroker(Broker):
+    """Owns the shares of all users of a JupyterHub, and makes their kernels' pods.
+
+    Parameters
+    ----------
+    make_home: makes what holds the kernels.
+    environ: tells what the Hub tells its services.
+    """
+
+    bind = Unicode(
+        "0.0.0.0:8000",
+        config=True,
+        help="""
+        Address and port on which users' servers and the Hub's proxy reach the broker. Who may
+        connect is for the cluster's NetworkPolicies, who asks is proven by tokens of the Hub.
+
+        ::
+
+            c.Broker.bind = "0.0.0.0:8000"
+        """,
+    )
+    hub_grace = Float(
+        600.0,
+        min=0.0,
+        config=True,
+        help="""
+        Seconds for which users' servers may go on with what they have while the JupyterHub does
+        not answer. Nothing new starts meanwhile. Default 600.
+
+        ::
+
+            c.Broker.hub_grace = 1800
+        """,
+    )
+    kept_after_stop = Float(
+        8 * 3600.0,
+        min=0.0,
+        config=True,
+        help="""
+        Seconds for which kernels that have given their share back outlive their user's server, so
+        that the next one finds them. Default 28800, eight hours.
+
+        ::
+
+            c.Broker.kept_after_stop = 3600
+        """,
+    )
+
+    def __init__(
+        self, make_home: MakeHome, environ: Mapping[str, str] = os.environ, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hub = Hub.of(environ)
+        self.callers = Callers(HubApi(self.hub.api), self.hub.name, self.hub_grace)
+        section = self.config.get("KubernetesEngine", {})
+        kubeconfig, context = section.get("kubeconfig", ""), section.get("context", "")
+        #: For the Lease alone: these writes are not guarded, and what fails is repeated there.
+        self._api = KubeApi(kubeconfig, context, patience=0.0)
+        self._namespace = str(section.get("namespace", ""))
+        self._environ = environ
+        self._fence: Fence | None = None
+        self.home = make_home(self, self._guard)
+        self._opened = False
+        self._server: BoundedServer | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises
+        ------
+        FenceLost: another broker has taken its place, and nothing was tidied up.
+        GpuShareError: it cannot begin; says why and what to do.
+        """
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, over.set)
+        ending = asyncio.create_task(over.wait(), name="wait for the end")
+        lost = False
+        try:
+            await self._serve(ending)
+        except FenceLost:
+            # What it has is the other broker's by now: it does nothing more.
+            lost = True
+            loop.call_later(_LAST, os._exit, 1)
+            raise
+        finally:
+            ending.cancel()
+            if not lost:
+                await self.close()
+
+    async def _serve(self, ending: asyncio.Task[Any]) -> None:
+        begun = asyncio.create_task(self.start(), name="begin")
+        try:
+            if await _first(ending, begun):
+                return
+        finally:
+            await _ended(begun)
+        assert self._fence is not None
+        keeping = asyncio.create_task(self._fence.keep(), name="keep the Lease")
+        try:
+            await _first(ending, keeping)
+        finally:
+            await _ended(keeping)
+
+    async def start(self) -> None:
+        """Answer, wait until no other broker works, and begin to work.
+
+        Raises
+        ------
+        GpuShareError
+        """
+        listening = _listen(self.bind)
+        try:
+            pages = hub_pages(self.hub, self.home.overview)
+            routes = application(self.callers, self.home, self.hub.prefix, pages)
+            self._server = make_server(routes)
+        except BaseException:
+            listening.close()
+            raise
+        self._server.add_socket(listening)
+        _log.info("The broker listens on %s, under %s", self.bind, self.hub.prefix)
+        await self.callers.check_own(self.hub.token)
+        self._fence = Fence(self._api, await self._where(), environ=self._environ)
+        await self._fence.take()
+        self._opened = True
+        keeping = asyncio.create_task(self._fence.keep(), name="keep the Lease at the start")
+        opening = asyncio.create_task(self.home.open(), name="open the home")
+        try:
+            await _first(opening, keeping)
+        finally:
+            await _ended(keeping)
+            await _ended(opening)
+        _log.info("The broker is ready")
+
+    async def close(self) -> None:
+        """Serve nobody any more, and let the next broker begin. Kernels go on."""
+        if self._server is not None:
+            self._server.stop()
+        if self._opened:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.home.close(), _CLOSING)
+        if self._server is not None:
+            await self._server.close_all_connections()
+        await self.callers.close()
+        if self._fence is not None:
+            await self._fence.release()
+        await self._api.close()
+
+    def _guard(self) -> None:
+        if self._fence is None:
+            raise EngineError("The broker writes nothing before it has its Lease.")
+        self._fence.check()
+
+    async def _where(self) -> str:
+        """The namespace of the kernels; without a setting that of the credentials."""
+        if self._namespace:
+            return self._namespace
+        while True:
+            try:
+                await self._api.version()
+            except (Unreachable, ServerTrouble, TooManyRequests) as error:
+                _log.warning("The broker waits for Kubernetes: %s", error)
+                await asyncio.sleep(_AGAIN)
+                continue
+            return self._api.namespace or "default"
+
+
+async def _first(*tasks: asyncio.Task[Any]) -> bool:
+    """Wait until one of two tasks has ended; whether that is the first. Raises what it raised."""
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in reversed(tasks):
+        if task.done():
+            task.result()
+    return tasks[0].done()
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    """End a task whose result counts no more."""
+    if task.cancel():
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+
+
+def _listen(bind: str) -> socket.socket:
+    """A listening socket at an address with a port.
+
+    Raises
+    ------
+    EngineError
+    """
+    host, _, port = bind.rpartition(":")
+    host = host.strip("[]")
+    try:
+        if not port.isdecimal() or not host:
+            raise OSError("write it like 0.0.0.0:8000")
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(1024)
+            listening.setblocking(False)
+        except BaseException:
+            listening.close()
+            raise
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise EngineError(
+            f"The broker cannot listen on {bind}: {why}. Name another address in c.Broker.bind."
+        ) from error
+    return listening
