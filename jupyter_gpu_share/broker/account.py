@@ -90,6 +90,15 @@ class Account:
         #: Of days that were forgotten, so that counters do not go back.
         self._before: dict[Subject, Figures] = {}
 
+    def copy(self) -> Account:
+        """As it is now, for another thread: it can be counted on without changing this one."""
+        other = Account(self.window)
+        other._open = dict(self._open)
+        other._days = dict(self._days)
+        other._past = list(self._past)
+        other._before = dict(self._before)
+        return other
+
     # -- events ----------------------------------------------------------------------------------
 
     def change(
@@ -129,6 +138,10 @@ class Account:
         """Count all up to now. Nothing changes by that but what :meth:`rows` knows."""
         for kernel_id in self._open:
             self._count(kernel_id, now)
+        self.trim(now)
+
+    def trim(self, now: datetime) -> None:
+        """Forget each share that went back before the window."""
         first = now - self.window
         self._past = [use for use in self._past if use.end is None or use.end > first]
 

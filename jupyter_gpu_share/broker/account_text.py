@@ -9,7 +9,7 @@ from datetime import date
 
 from .account import Figures
 
-__all__ = ["COLUMNS", "csv_text"]
+__all__ = ["COLUMNS", "csv_text", "safe"]
 
 COLUMNS = ("day", "of", "name", "held", "used", "idle", "given_back")
 #: A spreadsheet takes a cell that begins so for a formula.
@@ -25,7 +25,11 @@ def csv_text(rows: Iterable[tuple[date, str, str, Figures]]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for day, kind, name, figures in rows:
-        safe = f"'{name}" if name.startswith(_FORMULA) else name
-        numbers = (f"{float(getattr(figures, name)):.3f}" for name in COLUMNS[3:])
-        writer.writerow([day.isoformat(), kind, safe, *numbers])
+        numbers = (f"{float(getattr(figures, each)):.3f}" for each in COLUMNS[3:])
+        writer.writerow([day.isoformat(), kind, safe(name), *numbers])
     return out.getvalue()
+
+
+def safe(name: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(_FORMULA) else name

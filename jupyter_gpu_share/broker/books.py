@@ -19,6 +19,7 @@ from ..kernels._private import new_file
 from .account import Account, AccountError, Figures, Mode, Subject
 from .given_back import GivenBack, Held
 from .limits import Use
+from .meters import Meters
 from .standing import Standing
 
 __all__ = ["Books", "Held"]
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 _FILE = "account.json"
 #: Days whose rows are kept.
 _DAYS = 400
+_NONE = Fraction(0)
 
 
 def _now() -> datetime:
@@ -62,6 +64,10 @@ class Books:
         #: Kernels that live on without their share.
         self.given_back = GivenBack(most)
         self._seen: dict[str, tuple[Mode, Held]] | None = None  # not known yet
+        #: GPU-hours of windows.
+        self.meters = Meters(self.used)
+        #: The GPUs that each user holds now.
+        self._sums: dict[str, Fraction] = {}
         self._dirty = False
 
     def open(self) -> None:
@@ -106,36 +112,90 @@ class Books:
             seen[name] = Mode.IDLE if each.idle else Mode.USED, each
         if seen == self._seen:
             return
-        now, before = self._clock(), self._seen
-        gone = (self._account.open_kernels if before is None else before.keys()) - seen.keys()
-        for name in gone:
+        if self._seen is None:
+            self.begin(seen)
+            return
+        for name in self._seen.keys() - seen.keys():
+            self.end(name)
+        for name, (mode, each) in seen.items():
+            self.change(name, mode, each)
+
+    def begin(self, seen: Mapping[str, tuple[Mode, Held]]) -> None:
+        """All kernels that there are at the first look: whatever else was open has ended."""
+        now = self._clock()
+        for name in self._account.open_kernels - seen.keys():
             self._account.end(name, now)
-        changed = [
-            (name, each)
-            for name, each in seen.items()
-            if before is None or before.get(name) != each
-        ]
-        for name, (mode, each) in changed:
-            self._account.change(
-                name, mode, now, user=each.user, groups=each.groups, gpus=each.gpus
-            )
-        self._seen, self._dirty = seen, True
-        users = {each.user for _, (_, each) in changed}
-        if before is None:
-            users |= self._standing.holders
-        else:
-            users |= {before[name][1].user for name in before.keys() - seen.keys()}
-            users |= {before[name][1].user for name, _ in changed if name in before}
-        sums = dict.fromkeys(users, Fraction(0))
-        for each in held.values():
-            if each.user in sums:
-                sums[each.user] += each.gpus
-        for user, gpus in sums.items():
+        self._seen, self._dirty = {}, True
+        self.meters = Meters(self.used)
+        self._sums = {user: Fraction(0) for user in self._standing.holders}
+        for name, (mode, each) in seen.items():
+            self._note(name, mode, each, now)
+        for user, gpus in self._sums.items():
             self._standing.hold(user, float(gpus), now)
+
+    def change(self, name: str, mode: Mode, held: Held) -> None:
+        """From now on a kernel has its share in this way. What is as it was costs nothing."""
+        seen = self._looked()
+        before = seen.get(name)
+        if before == (mode, held):
+            return
+        now = self._clock()
+        self._note(name, mode, held, now)
+        for user in {held.user, *([before[1].user] if before is not None else ())}:
+            self._standing.hold(user, float(self._sums.get(user, _NONE)), now)
+
+    def end(self, name: str) -> None:
+        """A kernel has ended. One that is not known has ended before."""
+        before = self._looked().pop(name, None)
+        if before is None:
+            return
+        now = self._clock()
+        self._account.end(name, now)
+        self._add(before, -1, now)
+        user = before[1].user
+        self._standing.hold(user, float(self._sums.get(user, _NONE)), now)
+        self._dirty = True
+
+    def _looked(self) -> dict[str, tuple[Mode, Held]]:
+        if self._seen is None:
+            self.begin({})
+        assert self._seen is not None
+        return self._seen
+
+    def _note(self, name: str, mode: Mode, held: Held, now: datetime) -> None:
+        assert self._seen is not None
+        before, after = self._seen.get(name), (mode, held)
+        self._account.change(name, mode, now, user=held.user, groups=held.groups, gpus=held.gpus)
+        if before is None or _counted(before) != _counted(after):
+            if before is not None:
+                self._add(before, -1, now)
+            self._add(after, 1, now)
+        self._seen[name], self._dirty = after, True
+
+    def _add(self, seen: tuple[Mode, Held], sign: int, now: datetime) -> None:
+        if (counted := _counted(seen)) is None:
+            return
+        user, groups, gpus = counted
+        self.meters.change(user, groups, sign * gpus, now)
+        left = self._sums.get(user, _NONE) + sign * gpus
+        if left:
+            self._sums[user] = left
+        else:
+            self._sums.pop(user, None)
 
     def mean(self, user: str, at: datetime) -> float:
         """The GPUs that a user held of late; see :meth:`Standing.mean`."""
         return self._standing.mean(user, at)
+
+    @property
+    def gpus_by_user(self) -> dict[str, float]:
+        """The GPUs that each user holds now."""
+        return {user: float(gpus) for user, gpus in self._sums.items()}
+
+    @property
+    def holding(self) -> frozenset[str]:
+        """Kernels that hold a share by the account."""
+        return frozenset(self._account.held_since())
 
     def used(self) -> list[Use]:
         """What was held in the window, and is."""
@@ -147,25 +207,26 @@ class Books:
 
     def rows(self, user: str | None = None) -> list[dict[str, Any]]:
         """GPU-seconds of each day in UTC up to now: of one user, or of all users and groups."""
-        self._account.settle(self._clock())
-        return [
-            {
-                "day": day.isoformat(),
-                "of": kind,
-                "name": name,
-                "held": float(figures.held),
-                "used": float(figures.used),
-                "idle": float(figures.idle),
-                "given_back": float(figures.given_back),
-            }
-            for day, kind, name, figures in self._account.rows()
-            if user is None or (kind, name) == ("user", user)
-        ]
+        return self.later_rows(user)()
+
+    def later_rows(self, user: str | None = None) -> Callable[[], list[dict[str, Any]]]:
+        """Gives :meth:`rows` of now when it is called, in whatever thread."""
+        account, now = self._account.copy(), self._clock()
+        return lambda: _rows(account, now, user)
 
     def totals(self) -> dict[Subject, Figures]:
         """GPU-seconds of users and groups up to now, of days that are forgotten, too."""
-        self._account.settle(self._clock())
-        return self._account.totals()
+        return self.later_totals()()
+
+    def later_totals(self) -> Callable[[], dict[Subject, Figures]]:
+        """Gives :meth:`totals` of now when it is called, in whatever thread."""
+        account, now = self._account.copy(), self._clock()
+
+        def totals() -> dict[Subject, Figures]:
+            account.settle(now)
+            return account.totals()
+
+        return totals
 
     def save(self) -> None:
         """Write what has changed.
@@ -174,20 +235,68 @@ class Books:
         ------
         OSError
         """
+        write = self.later_save()
+        try:
+            if write is not None:
+                write()
+        except BaseException:
+            self.unsaved()
+            raise
+
+    def unsaved(self) -> None:
+        """What :meth:`later_save` gave was not written: the next one writes it."""
+        self._dirty = True
+
+    def later_save(self) -> Callable[[], None] | None:
+        """Writes what is known now when it is called, in whatever thread; None: nothing is new.
+
+        One of them at a time.
+        """
         if not self._dirty:
-            return
-        now = self._clock()
-        self._account.settle(now)
+            return None
+        now, self._dirty = self._clock(), False
+        self._account.trim(now)
+        self.meters.trim(now)
         self._account.forget((now - timedelta(days=_DAYS)).date())
-        partial = self._path.with_suffix(".part")
-        with new_file(partial) as file:
+        account, standing = self._account.copy(), self._standing.copy()
+        given_back = self.given_back.to_json()
+        path = self._path
+
+        def write() -> None:
+            account.settle(now)
             saved = {
-                **self._account.to_json(),
-                "standing": self._standing.to_json(now),
-                "given_back": self.given_back.to_json(),
+                **account.to_json(),
+                "standing": standing.to_json(now),
+                "given_back": given_back,
             }
-            file.write(json.dumps(saved).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
-        self._dirty = False
+            partial = path.with_suffix(".part")
+            with new_file(partial) as file:
+                file.write(json.dumps(saved).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+
+        return write
+
+
+def _counted(seen: tuple[Mode, Held]) -> tuple[str, frozenset[str], Fraction] | None:
+    """Who holds how much by it; None where it is given back."""
+    mode, held = seen
+    return None if mode is Mode.GIVEN_BACK else (held.user, held.groups, held.gpus)
+
+
+def _rows(account: Account, now: datetime, user: str | None) -> list[dict[str, Any]]:
+    account.settle(now)
+    return [
+        {
+            "day": day.isoformat(),
+            "of": kind,
+            "name": name,
+            "held": float(figures.held),
+            "used": float(figures.used),
+            "idle": float(figures.idle),
+            "given_back": float(figures.given_back),
+        }
+        for day, kind, name, figures in account.rows()
+        if user is None or (kind, name) == ("user", user)
+    ]

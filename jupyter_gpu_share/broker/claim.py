@@ -28,6 +28,8 @@ class Claim:
     keep_until: until when the user keeps the share even if it is not used.
     kept: whether giving the share back would keep the variables.
     passed_since: when a claim behind this one was first served before it; None where none was.
+    name: the kernel's id as its user knows it, where ``kernel_id`` names the user, too; else empty.
+    lent: the kernel has given its share back and lives on without it.
     """
 
     user: str
@@ -43,6 +45,13 @@ class Claim:
     keep_until: datetime | None = None
     kept: bool = True
     passed_since: datetime | None = None
+    name: str = ""
+    lent: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The kernel's id as its user knows it."""
+        return self.name or self.kernel_id
 
 
 def words_of(amount: Fraction) -> str:

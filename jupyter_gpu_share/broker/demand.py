@@ -5,11 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Protocol
 
-from ..engines.local._gpu import Gpu
 from ..size import Size
 
-__all__ = ["demand", "whole"]
+__all__ = ["Device", "demand", "whole"]
+
+
+class Device(Protocol):
+    """A GPU or an instance of MIG, of this machine or of a cluster."""
+
+    @property
+    def memory_bytes(self) -> int: ...
+
+    @property
+    def profile(self) -> str | None: ...
+
 
 #: Parts of the compute of a GPU that NVIDIA's MIG has.
 _MIG_PARTS = 7
@@ -17,7 +28,7 @@ _MIG_PARTS = 7
 _GPU_PARTS = re.compile(r"(?:\d+c\.)?(\d+)g\.")
 
 
-def demand(size: Size, gpus: Sequence[Gpu]) -> tuple[Fraction, int]:
+def demand(size: Size, gpus: Sequence[Device]) -> tuple[Fraction, int]:
     """The most GPUs and bytes, all devices together, that a size comes to on any of the GPUs.
 
     A part of a GPU in bytes counts by the smallest GPU that has the room; a MIG instance by its
@@ -26,12 +37,12 @@ def demand(size: Size, gpus: Sequence[Gpu]) -> tuple[Fraction, int]:
     if size.is_none:
         return Fraction(0), 0
     fitting = [gpu for gpu in gpus if _may_hold(size, gpu)]
-    each = max((_part(size, gpu) for gpu in fitting), default=Fraction(1))
+    each = max((_part(size, gpu) for gpu in fitting), default=size.fraction or Fraction(1))
     memory = max((size.bytes_of(gpu.memory_bytes) for gpu in fitting), default=size.memory or 0)
     return each * size.count, memory * size.count
 
 
-def _may_hold(size: Size, gpu: Gpu) -> bool:
+def _may_hold(size: Size, gpu: Device) -> bool:
     if size.profile is not None:
         return gpu.profile == size.profile
     if size.memory is not None:
@@ -39,13 +50,13 @@ def _may_hold(size: Size, gpu: Gpu) -> bool:
     return gpu.profile is None
 
 
-def whole(gpu: Gpu) -> Fraction:
+def whole(gpu: Device) -> Fraction:
     """A device in GPUs: an instance of MIG by its part of the compute."""
     parts = _GPU_PARTS.match(gpu.profile or "")
     return min(Fraction(1), Fraction(int(parts[1]), _MIG_PARTS)) if parts else Fraction(1)
 
 
-def _part(size: Size, gpu: Gpu) -> Fraction:
+def _part(size: Size, gpu: Device) -> Fraction:
     if gpu.profile is not None:
         return whole(gpu)
     return size.fraction or Fraction(size.bytes_of(gpu.memory_bytes), gpu.memory_bytes)

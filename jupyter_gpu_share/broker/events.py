@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,10 +19,10 @@ _KEPT = 1000
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. ``uid`` is whose share it is about; None: everybody is told."""
+    """One thing that happened. ``whose`` share it is about; None: everybody is told."""
 
     number: int
-    uid: int | None
+    whose: Hashable | None
     kind: str
     data: dict[str, Any]
 
@@ -37,19 +38,19 @@ class Events:
         self._name = uuid4().hex[:12]
         self._kept: deque[Event] = deque(maxlen=_KEPT)
         self._number = 0
-        #: What readers wait for, by the user whom they read for.
-        self._news: dict[int, asyncio.Event] = {}
+        #: What readers wait for, by whom they read for.
+        self._news: dict[Hashable, asyncio.Event] = {}
 
     @property
     def number(self) -> int:
         """Of the last event."""
         return self._number
 
-    def publish(self, uid: int | None, kind: str, data: dict[str, Any]) -> None:
-        """Tell the user ``uid`` of something; None: everybody."""
+    def publish(self, whose: Hashable | None, kind: str, data: dict[str, Any]) -> None:
+        """Tell somebody of something, a user or one of their servers; None: everybody."""
         self._number += 1
-        self._kept.append(Event(self._number, uid, kind, data))
-        for reader in [uid] if uid is not None else list(self._news):
+        self._kept.append(Event(self._number, whose, kind, data))
+        for reader in [whose] if whose is not None else list(self._news):
             if (news := self._news.pop(reader, None)) is not None:
                 news.set()
 
@@ -64,8 +65,8 @@ class Events:
         first = self._number - len(self._kept)
         return int(number) if first <= int(number) <= self._number else None
 
-    async def after(self, number: int, uid: int) -> tuple[int, list[Event] | None]:
-        """Wait for events of a user after ``number``: the last number looked at, and the events.
+    async def after(self, number: int, whose: Hashable) -> tuple[int, list[Event] | None]:
+        """Wait for somebody's events after ``number``: the last number looked at, and the events.
 
         None instead of events: some of them are forgotten.
         """
@@ -73,11 +74,11 @@ class Events:
             if number < self._number - len(self._kept):
                 return self._number, None
             new = islice(reversed(self._kept), self._number - number)
-            found = [each for each in new if each.uid in (uid, None)][::-1]
+            found = [each for each in new if each.whose in (whose, None)][::-1]
             number = self._number
             if found:
                 return number, found
-            await self._news.setdefault(uid, asyncio.Event()).wait()
+            await self._news.setdefault(whose, asyncio.Event()).wait()
 
     def text(self, number: int, kind: str, data: dict[str, Any]) -> str:
         """An event as server-sent events have it."""

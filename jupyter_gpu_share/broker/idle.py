@@ -5,12 +5,11 @@ Pure but for what it remembers: the time is told.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from ..engines._processes import Holder
 from ..engines.base import Snapshot
 from ..engines.idle_shares import IdleShare
 from ..idle import IdlePolicy
@@ -54,12 +53,12 @@ class _Heard:
 
     word: IdleShare
     keep: datetime | None
-    server: Holder
+    server: Hashable
     until: datetime
 
 
 class IdleShares:
-    """The idle shares of all users. Kernels are named as in the ledger, user before kernel.
+    """The idle shares of all users. Kernels have names that begin with their user.
 
     All methods but :meth:`decide` are for one thread.
 
@@ -78,7 +77,7 @@ class IdleShares:
     def restore(
         self,
         rows: Mapping[str, tuple[IdleShare, Promise | None]],
-        servers: Mapping[str, Holder],
+        servers: Mapping[str, Hashable],
         now: datetime,
     ) -> None:
         """Go on with what an earlier broker heard and promised."""
@@ -99,12 +98,15 @@ class IdleShares:
 
     # -- what servers say ------------------------------------------------------------------------
 
-    def hear(self, of: str, server: Holder, words: Mapping[str, IdleShare], now: datetime) -> None:
+    def hear(
+        self, of: str, server: Hashable, words: Mapping[str, IdleShare], now: datetime
+    ) -> None:
         """A server names all of its idle kernels. One that it names no more is used again.
 
         Parameters
         ----------
         of: with what the names of the user's kernels begin.
+        server: the process that says so; of two one does not take back what the other has said.
         words: by name, of kernels that hold a share.
         """
         until = now + LIFETIME
@@ -138,6 +140,12 @@ class IdleShares:
         """Forget shares that are not held any more."""
         if not self._heard.keys() <= set(there):
             self._heard = {name: each for name, each in self._heard.items() if name in there}
+            self._forget(self._heard.keys())
+
+    def remove(self, name: str) -> None:
+        """Forget a share that is not held any more."""
+        if name in self._heard:
+            self._heard = {key: each for key, each in self._heard.items() if key != name}
             self._forget(self._heard.keys())
 
     def _forget(self, left: AbstractSet[str]) -> None:

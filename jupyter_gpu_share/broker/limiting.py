@@ -64,14 +64,9 @@ class Limiting:
             return [None] * len(sizes)
         used, now = self._books.used(), self._clock()
 
-        def shown(claim: LimitedClaim) -> LimitedClaim:
-            uid, _, name = claim.kernel_id.partition("/")
-            return replace(claim, kernel_id=name) if uid == str(account.uid) else claim
-
         rows = [(row.kernel_id, row.size) for row in claims]
         everything = self.claims([*rows, *((key, size) for size in sizes)], gpus, now)
-        held = [shown(claim) for claim in everything[: len(rows)]]
-        asked = [shown(claim) for claim in everything[len(rows) :]]
+        held, asked = everything[: len(rows)], everything[len(rows) :]
         found = [self._limits.check(claim, held, used, now) for claim in asked]
         return [refusal.text if refusal is not None else None for refusal in found]
 
@@ -90,5 +85,5 @@ class Limiting:
         for name, size in rows:
             owner = self._accounts.of(uid_of(name))
             claim = LimitedClaim(owner.user, name, size, *amounts[size], now, owner.groups)
-            found.append(claim)
+            found.append(replace(claim, name=name.partition("/")[2]))
         return found

@@ -17,34 +17,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
-from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from .._text import one_line
 from ..size import format_bytes
 from ._entries import SEVERAL, LimitsError, Rule, read_rules
 from .claim import Claim, words_of
+from .meters import Meter, Subject, Use, covers
 
-__all__ = ["Limits", "LimitsError", "Refusal", "Use"]
+__all__ = ["Limits", "LimitsError", "Refusal", "Tally", "Use", "amount_of"]
 
-_HOUR = timedelta(hours=1)
+_NONE = Fraction(0)
 _LISTED = 5
-
-
-@dataclass(frozen=True)
-class Use:
-    """A share that was held, for the hours of a window. Times are aware.
-
-    Attributes
-    ----------
-    end: when it went back; None while it is held.
-    """
-
-    user: str
-    groups: frozenset[str]
-    gpus: Fraction
-    begin: datetime
-    end: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -84,11 +68,59 @@ class _Bound:
     subject: str
     own: bool = False
 
-    def covers(self, user: str, groups: frozenset[str]) -> bool:
-        """Whether what such a user holds counts."""
-        if self.scope == "total":
-            return True
-        return self.subject == user if self.scope == "user" else self.subject in groups
+    @property
+    def whose(self) -> Subject:
+        """Whose it is, as tallies name them."""
+        return self.scope, self.subject
+
+
+class Tally(Protocol):
+    """What all users hold and have used, as limits ask for it."""
+
+    def held(self, resource: str, whose: Subject, but: str) -> Fraction:
+        """Of ``gpus``, ``memory_bytes`` or ``kernels``, without the kernel ``but``."""
+
+    def claims(self, user: str) -> Iterable[Claim]:
+        """The shares of one user."""
+
+    def meter(self, whose: Subject, window: timedelta) -> Meter:
+        """The GPU-hours of a window."""
+
+
+class Counted:
+    """A tally of lists.
+
+    Parameters
+    ----------
+    held: the shares of all users.
+    used: what all users held in the longest window, and hold.
+    """
+
+    def __init__(self, held: Iterable[Claim], used: Iterable[Use], now: datetime) -> None:
+        self._held = list(held)
+        self._used = used
+        self._past: list[Use] | None = None
+        self._now = now
+
+    def held(self, resource: str, whose: Subject, but: str) -> Fraction:
+        """See :meth:`Tally.held`."""
+        return sum(
+            (
+                amount_of(resource, each)
+                for each in self._held
+                if each.kernel_id != but and covers(whose, each.user, each.groups)
+            ),
+            _NONE,
+        )
+
+    def claims(self, user: str) -> list[Claim]:
+        """See :meth:`Tally.claims`."""
+        return [each for each in self._held if each.user == user]
+
+    def meter(self, whose: Subject, window: timedelta) -> Meter:
+        """See :meth:`Tally.meter`."""
+        self._past = list(self._used) if self._past is None else self._past
+        return Meter.of(self._past, whose, window, self._now)
 
 
 class Limits:
@@ -145,14 +177,16 @@ class Limits:
         ------
         LimitsError: ``own`` cannot be understood.
         """
-        others = [each for each in held if each.kernel_id != claim.kernel_id]
-        past: Sequence[Use] | None = None
+        return self.weigh(claim, Counted(held, used, now), now, own)
+
+    def weigh(self, claim: Claim, tally: Tally, now: datetime, own: Any = ()) -> Refusal | None:
+        """As :meth:`check`, by a tally that is kept up at each change."""
         for bound in self._bounds(claim, read_rules(own, own=True)):
-            if bound.window is not None:
-                past = list(used) if past is None else past
-                refusal = _spent(bound, claim, others, past, now)
-            else:
-                refusal = _too_much(bound, claim, others)
+            refusal = (
+                _too_much(bound, claim, tally)
+                if bound.window is None
+                else _spent(bound, claim, tally, now)
+            )
             if refusal is not None:
                 return refusal
         return None
@@ -162,7 +196,11 @@ class Limits:
 
         Theirs are the first that are asked back when somebody waits.
         """
-        past = list(used)
+        claims = list(held)
+        return self.spent_of(claims, Counted(claims, used, now), now)
+
+    def spent_of(self, held: Iterable[Claim], tally: Tally, now: datetime) -> frozenset[str]:
+        """As :meth:`spent`, by a tally that is kept up at each change."""
         known: dict[_Bound, bool] = {}
         found = set()
         for claim in held:
@@ -170,7 +208,8 @@ class Limits:
                 if bound.window is None:
                     continue
                 if bound not in known:
-                    known[bound] = _hours(bound, past, now) >= bound.limit
+                    hours = tally.meter(bound.whose, bound.window).hours(now)
+                    known[bound] = hours >= bound.limit
                 if known[bound]:
                     found.add(claim.kernel_id)
         return frozenset(found)
@@ -198,12 +237,19 @@ _AMOUNTS: Mapping[str, Callable[[Claim], Fraction]] = {
 }
 
 
-def _too_much(bound: _Bound, claim: Claim, others: Sequence[Claim]) -> Refusal | None:
-    amount = _AMOUNTS[bound.resource]
-    counted = [each for each in others if bound.covers(each.user, each.groups)]
-    held, asked = sum(map(amount, counted), Fraction(0)), amount(claim)
-    if not asked or held + asked <= bound.limit:
+def amount_of(resource: str, claim: Claim) -> Fraction:
+    """How much of ``gpus``, ``memory_bytes`` or ``kernels`` a claim is."""
+    return _AMOUNTS[resource](claim)
+
+
+def _too_much(bound: _Bound, claim: Claim, tally: Tally) -> Refusal | None:
+    asked = amount_of(bound.resource, claim)
+    if not asked:
         return None
+    held = tally.held(bound.resource, bound.whose, claim.kernel_id)
+    if held + asked <= bound.limit:
+        return None
+    mine = _mine(bound, claim, tally)
     alone = asked > bound.limit
     words = _UNITS[bound.resource]
     if alone:
@@ -212,13 +258,22 @@ def _too_much(bound: _Bound, claim: Claim, others: Sequence[Claim]) -> Refusal |
     else:
         text = f"{_subject(bound)} may have {words(bound.limit)} and now has {words(held)}."
         hint = f"{words(asked)} more is too much; give some back first."
-    return _refusal(bound, claim, counted, held, f"{text}{_listed(claim, counted)} {hint}", alone)
+    return _refusal(bound, mine, held, f"{text}{_listed(mine)} {hint}", alone)
+
+
+def _mine(bound: _Bound, claim: Claim, tally: Tally) -> list[Claim]:
+    """The other kernels of the one who asks that count, in the order of their ids."""
+    mine = (
+        each
+        for each in tally.claims(claim.user)
+        if each.kernel_id != claim.kernel_id and covers(bound.whose, each.user, each.groups)
+    )
+    return sorted(mine, key=lambda each: each.shown)
 
 
 def _refusal(
     bound: _Bound,
-    claim: Claim,
-    counted: Iterable[Claim],
+    mine: Sequence[Claim],
     held: Fraction,
     text: str,
     for_ever: bool,
@@ -231,7 +286,7 @@ def _refusal(
         subject=bound.subject,
         limit=bound.limit,
         held=held,
-        kernels=tuple(sorted(each.kernel_id for each in counted if each.user == claim.user)),
+        kernels=tuple(each.shown for each in mine),
         free_at=free_at,
         for_ever=for_ever,
     )
@@ -240,67 +295,24 @@ def _refusal(
 # -- what was used in a window -----------------------------------------------------------------
 
 
-def _spent(
-    bound: _Bound, claim: Claim, others: Sequence[Claim], used: Sequence[Use], now: datetime
-) -> Refusal | None:
-    hours = _hours(bound, used, now)
-    if not claim.gpus or hours < bound.limit:
-        return None
+def _spent(bound: _Bound, claim: Claim, tally: Tally, now: datetime) -> Refusal | None:
     assert bound.window is not None
-    free_at = _free_at(bound, used, now)
-    counted = [each for each in others if bound.covers(each.user, each.groups)]
+    if not claim.gpus:
+        return None
+    meter = tally.meter(bound.whose, bound.window)
+    hours = meter.hours(now)
+    if hours < bound.limit:
+        return None
+    free_at = meter.free_at(bound.limit, now)
+    mine = _mine(bound, claim, tally)
     days = Fraction(bound.window // timedelta(seconds=1), 86400)
     text = (
         f"{_subject(bound)} may use {_words(bound.limit, 'GPU-hour')} in {_words(days, 'day')} and "
-        f"has used {_words(hours, 'GPU-hour')}.{_listed(claim, counted)} "
+        f"has used {_words(hours, 'GPU-hour')}.{_listed(mine)} "
     )
     if free_at is not None:
         text += f"If nothing is used until then, there is room at {free_at:%Y-%m-%d %H:%M} UTC."
-    return _refusal(bound, claim, counted, hours, text, free_at is None, free_at)
-
-
-def _hours(bound: _Bound, used: Iterable[Use], now: datetime) -> Fraction:
-    """GPU-hours of a subject in the window that ends now."""
-    return sum((_of(gpus, end - begin) for begin, end, gpus in _within(bound, used, now)), _NONE)
-
-
-_NONE = Fraction(0)
-_Part = tuple[datetime, datetime, Fraction]
-
-
-def _within(bound: _Bound, used: Iterable[Use], now: datetime) -> Iterator[_Part]:
-    assert bound.window is not None
-    first = now - bound.window
-    for use in used:
-        begin, end = max(use.begin, first), min(use.end or now, now)
-        if begin < end and bound.covers(use.user, use.groups):
-            yield begin, end, use.gpus
-
-
-def _of(gpus: Fraction, span: timedelta) -> Fraction:
-    micro = timedelta(microseconds=1)
-    return gpus * (span // micro) / (_HOUR // micro)
-
-
-def _free_at(bound: _Bound, used: Iterable[Use], now: datetime) -> datetime | None:
-    """The first moment after which less than the limit is in the window, if nothing is added.
-
-    None where the limit is 0. Rounded up to microseconds.
-    """
-    if bound.limit <= 0:
-        return None
-    assert bound.window is not None
-    parts = list(_within(bound, used, now))
-    excess = sum((_of(gpus, end - begin) for begin, end, gpus in parts), _NONE) - bound.limit
-    edges = sorted({moment for begin, end, _ in parts for moment in (begin, end)})
-    for begin, end in pairwise(edges):
-        rate = sum((gpus for low, high, gpus in parts if low <= begin < high), _NONE)
-        leaves = _of(rate, end - begin)
-        if leaves > excess:
-            part = excess / rate * (_HOUR // timedelta(microseconds=1))
-            return begin + bound.window + timedelta(microseconds=-(-part // 1))
-        excess -= leaves
-    return None
+    return _refusal(bound, mine, hours, text, free_at is None, free_at)
 
 
 # -- words -------------------------------------------------------------------------------------
@@ -319,12 +331,11 @@ def _whose(bound: _Bound) -> str:
     return text if bound.scope == "user" and not bound.own else text[0].lower() + text[1:]
 
 
-def _listed(claim: Claim, counted: Iterable[Claim]) -> str:
+def _listed(mine: Sequence[Claim]) -> str:
     """The kernels of the one who asks; other people's are none of their business."""
-    mine = sorted((e for e in counted if e.user == claim.user), key=lambda each: each.kernel_id)
     if not mine:
         return ""
-    names = [f"{each.kernel_id[:8]} ({each.size})" for each in mine[:_LISTED]]
+    names = [f"{each.shown[:8]} ({each.size})" for each in mine[:_LISTED]]
     more = f" and {len(mine) - _LISTED} more" if len(mine) > _LISTED else ""
     return f" Yours: {', '.join(names)}{more}."
 

@@ -35,15 +35,16 @@ class Machine:
 
     Attributes
     ----------
-    gpus: as the route ``machine`` has them.
-    shares, processes: as the routes ``admin/shares`` and ``admin/processes`` have them.
+    gpus: as the route ``machine`` has them, or the broker of a cluster without what it cannot see.
+    shares, processes: as the routes ``admin/shares`` and ``admin/processes`` have them; None where
+        nobody can see processes without a share.
     totals: GPU-seconds of users and groups up to now, which only grow.
     waits: None before the broker serves.
     """
 
     gpus: Sequence[Mapping[str, Any]] = ()
     shares: Sequence[Mapping[str, Any]] = ()
-    processes: Sequence[Mapping[str, Any]] = ()
+    processes: Sequence[Mapping[str, Any]] | None = ()
     totals: Mapping[Subject, Figures] = field(default_factory=dict)
     waits: Waits = field(default_factory=Waits)
     paused: bool = False
@@ -86,6 +87,8 @@ def _of_gpus(gpus: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         ("gpu_memory_free_bytes", "free_bytes", "Memory of a GPU that can be held"),
         ("gpu_memory_unshared_bytes", "other_bytes", "Memory of a GPU used without a share"),
     ):
+        if gpus and not any(key in gpu for gpu in gpus):
+            continue
         family = GaugeMetricFamily(_PREFIX + name, what, labels=["gpu", "model"])
         for gpu in gpus:
             family.add_metric([gpu["uuid"], gpu["model"]], gpu[key])
@@ -93,18 +96,19 @@ def _of_gpus(gpus: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
 
 
 def _of_kernels(machine: Machine) -> Iterator[Metric]:
-    states = Counter(map(_state, machine.shares))
+    states = Counter(_state(share) for share in machine.shares if share["state"] != "lent")
     claims = GaugeMetricFamily(
         _PREFIX + "kernels", "Kernels that hold a share, used or idle, or wait", labels=["state"]
     )
     for state in _STATES:
         claims.add_metric([state], states[state])
     yield claims
-    yield GaugeMetricFamily(
-        _PREFIX + "unshared_processes",
-        "Processes that use a GPU without a share",
-        value=len(machine.processes),
-    )
+    if machine.processes is not None:
+        yield GaugeMetricFamily(
+            _PREFIX + "unshared_processes",
+            "Processes that use a GPU without a share",
+            value=len(machine.processes),
+        )
     yield GaugeMetricFamily(
         _PREFIX + "paused", "1 while no new shares are given out", value=int(machine.paused)
     )

@@ -62,6 +62,10 @@ class Orders:
         """Those of these idle kernels whose share is asked back."""
         return self._asked & frozenset(idle)
 
+    def remove(self, name: str) -> None:
+        """Forget the order about a share that has gone."""
+        self._asked -= {name}
+
     def keep(self, there: Collection[str]) -> None:
         """Forget the orders about claims that are there no more."""
         self._asked &= frozenset(there)

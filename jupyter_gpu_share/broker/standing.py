@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -55,6 +55,12 @@ class Standing:
             for moment, gpus in sorted(changes):
                 found.change(user, gpus, min(moment, now))
         return found
+
+    def copy(self) -> Standing:
+        """As it is now, for another thread."""
+        other = Standing(self._half_life)
+        other._means = {user: replace(known) for user, known in self._means.items()}
+        return other
 
     def change(self, user: str, gpus: float, at: datetime) -> None:
         """From now on a user holds so many GPUs more, or less where it is negative.

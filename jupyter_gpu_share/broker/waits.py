@@ -16,9 +16,9 @@ BUCKETS = (0.1, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 14400.
 
 
 class Waits:
-    """Counts waits from the first look on, at every change of the claims.
+    """Counts waits, at every change of the claims, or one by one as they begin and end.
 
-    What is held at the first look was counted by the broker before.
+    What is held at the first look at all claims was counted by the broker before.
 
     Parameters
     ----------
@@ -35,16 +35,29 @@ class Waits:
 
     def see(self, claims: Iterable[Claim]) -> None:
         """All claims that there are now. A claim has its token for as long as it is there."""
-        now = self._clock()
         asking = [claim for claim in claims if not claim.size.is_none]
         held = frozenset(claim.token for claim in asking if claim.held)
-        before = held if self._held is None else self._held
-        for token in held - before:
-            self._count(max(now - self._since.get(token, now), 0.0))
-        self._since = {
-            claim.token: self._since.get(claim.token, now) for claim in asking if not claim.held
-        }
+        waiting = {claim.token for claim in asking if not claim.held}
+        for token in held - (held if self._held is None else self._held):
+            self.served(token)
+        for token in self._since.keys() - waiting:
+            self.left(token)
+        for token in waiting:
+            self.wish(token)
         self._held = held
+
+    def wish(self, name: str) -> None:
+        """One waits from now on, or still."""
+        self._since.setdefault(name, self._clock())
+
+    def served(self, name: str) -> None:
+        """One has its share; who has not waited had it at once."""
+        now = self._clock()
+        self._count(max(now - self._since.pop(name, now), 0.0))
+
+    def left(self, name: str) -> None:
+        """One waits no more, and has no share."""
+        self._since.pop(name, None)
 
     def _count(self, seconds: float) -> None:
         self._counts[bisect_left(BUCKETS, seconds)] += 1

@@ -28,7 +28,7 @@ async def call(work: Any) -> Any:
 
 async def holder(one: Notebook) -> Annotation:
     """What holds the share of a kernel."""
-    found = (await the_engine())._kernels[one.kernel_id].holder
+    found = (await the_engine())._kernels[one.kernel_id].objects.holder
     assert isinstance(found, Annotation)
     return found
 

@@ -68,7 +68,7 @@ async def test_a_kernel_does_not_grow_beyond_its_queue(
     await one.placed()
     await eventually(lambda: kai.held("small") > 0.2, "the queue has counted it")
     engine = await the_engine()
-    annotation = engine._kernels[one.kernel_id].holder
+    annotation = engine._kernels[one.kernel_id].objects.holder
     before = amount(pod_of(objects, one))
     quarter, more = Size.parse("1/4"), Size.parse("3/4")
     assert await call(annotation.planned(quarter, more)) is None

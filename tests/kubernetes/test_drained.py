@@ -38,14 +38,18 @@ def test_which_nodes_take_no_more_pods(node: dict[str, Any], takes_none: bool) -
     assert takes_no_more(node) is takes_none
 
 
-def pod(reason: str, kernel_id: str = "k") -> dict[str, Any]:
+def pod(reason: str, kernel_id: str = "k", server: str = "alice") -> dict[str, Any]:
     condition = {"type": "DisruptionTarget", "status": "True", "reason": reason}
     notes = {"gpu-share.jupyter.org/kernel-id": kernel_id}
-    return {"metadata": {"annotations": notes}, "status": {"conditions": [condition]}}
+    labels = {"gpu-share.jupyter.org/server": server}
+    return {
+        "metadata": {"annotations": notes, "labels": labels},
+        "status": {"conditions": [condition]},
+    }
 
 
 class World:
-    """A kernel without its lease: what is said to its agent, its parting and its end."""
+    """A kernel without its lease: what its parting and its end are told."""
 
     def __init__(
         self, nodes: Any, *pods: dict[str, Any], gone: dict[str, Any] | None = None
@@ -58,9 +62,8 @@ class World:
             api=SimpleNamespace(list_once=self._list),
             settings=SimpleNamespace(eviction_grace=120),
         )
-        link: Any = SimpleNamespace(quit=self._quit)
         parting: Any = SimpleNamespace(note=self._note)
-        self.one = Unleased(cluster, link, parting, "k", "gpu-1", gone)
+        self.one = Unleased(cluster, parting, "alice", "k", "gpu-1", gone)
         self.spared = self.one.spared
         self.one.begin(lambda: self.said.append("end"))
 
@@ -71,9 +74,6 @@ class World:
         if self.nodes is None:
             await asyncio.Event().wait()
         return self.nodes, "1"
-
-    async def _quit(self) -> None:
-        self.said.append("quit")
 
     def _note(self, found: dict[str, Any], *, told: float) -> None:
         assert told == 120
@@ -101,7 +101,7 @@ async def test_on_a_drained_node_the_variables_may_be_saved() -> None:
 async def test_where_somebody_else_may_get_the_share_the_kernel_ends(nodes: Any) -> None:
     world = World(nodes, pod("EvictionByEvictionAPI"))
     assert world.spared, "that is found out first"
-    assert await world.over() == ["quit", "end"]
+    assert await world.over() == ["end"]
     assert not world.one.spared
 
 
@@ -109,16 +109,21 @@ async def test_a_cluster_that_does_not_answer_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_drained, "_PATIENCE", 0.05)
-    assert await World(None, pod("EvictionByEvictionAPI")).over() == ["quit", "end"]
+    assert await World(None, pod("EvictionByEvictionAPI")).over() == ["end"]
 
 
 @pytest.mark.parametrize(
     "pods",
-    [(), (pod("PreemptionByScheduler"),), (pod("EvictionByEvictionAPI", "another"),)],
-    ids=["deleted", "preempted", "another's"],
+    [
+        (),
+        (pod("PreemptionByScheduler"),),
+        (pod("EvictionByEvictionAPI", "another"),),
+        (pod("EvictionByEvictionAPI", "k", "bob"),),
+    ],
+    ids=["deleted", "preempted", "another's", "another server's"],
 )
 async def test_a_lease_that_no_drain_has_ended_is_at_once_somebody_elses(pods: Any) -> None:
     world = World([CORDONED], *pods)
     assert not world.spared
-    await eventually(lambda: world.said == ["quit", "end"], "it ends")
+    await eventually(lambda: world.said == ["end"], "it ends")
     assert world.asked == []

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from waiting import PATIENCE
 
-from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
+from jupyter_gpu_share.engines.kubernetes._kernel_objects import KernelObjects
+from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Owner
+from jupyter_gpu_share.size import Size
 
 
 def gone(name: str, uid: str) -> dict[str, Any]:
@@ -18,15 +20,15 @@ def gone(name: str, uid: str) -> dict[str, Any]:
 @pytest.mark.timeout(PATIENCE)
 async def test_its_end_is_not_overlooked() -> None:
     backend = SimpleNamespace(reclaimed=lambda pod: "")
-    cluster: Any = SimpleNamespace(server="alice", pod=lambda name: None, backend=backend)
-    request: Any = SimpleNamespace(kernel_id="k-1")
-    one = PodKernel(cluster, request)
-    one.note(gone(f"{one.name}-gpu", "u-1"))  # a claim of its
-    one.note(gone("another", "u-2"))
+    cluster: Any = SimpleNamespace(pod=lambda name: None, backend=backend)
+    owner, plan = Owner("alice", "mine"), KernelPlan("k-1", "python3", Size.parse("1/4"))
+    one = KernelObjects(cluster, owner, plan)
+    one.look(gone(f"{one.name}-gpu", "u-1"))  # a claim of its
+    one.look(gone("another", "u-2"))
     assert not one._ended.done()
-    one.note(gone(one.name, "u-3"))
+    one.look(gone(one.name, "u-3"))
     assert "deleted in the cluster" in (await one.ended()).reason
-    known = PodKernel(cluster, request)
+    known = KernelObjects(cluster, owner, plan)
     known._uid = "u-4"
-    known.note(gone(known.name, "u-5"))  # of an earlier one of this name
+    known.look(gone(known.name, "u-5"))  # of an earlier one of this name
     assert not known._ended.done()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,9 @@ from jupyter_gpu_share.allocations import QueuePosition
 from jupyter_gpu_share.engines.base import Exit, Starting, Waiting
 from jupyter_gpu_share.engines.kubernetes import _preparing as preparing
 from jupyter_gpu_share.engines.kubernetes._attention import Attention
-from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
+from jupyter_gpu_share.engines.kubernetes._kernel_objects import KernelObjects
 from jupyter_gpu_share.engines.kubernetes._kueue import GATE
+from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Keys, Owner
 from jupyter_gpu_share.engines.kubernetes._waits import Told
 from jupyter_gpu_share.errors import KernelStartError
 from jupyter_gpu_share.size import Size
@@ -108,22 +110,21 @@ def test_the_end_says_what_was_waited_for() -> None:
     assert len(news) == 2
 
 
-def kernel(pod: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> PodKernel:
+def kernel(pod: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> KernelObjects:
     """Of size 0, whose pod is made and stays as it is."""
     given = {"longest_wait": 0.0, "node_patience": 0.0, "style": "pod", "image_patience": 600.0}
     cluster: Any = SimpleNamespace(
-        server="alice",
         pod=lambda name: pod,
         place=lambda name: QueuePosition(1, 1),
         events=SimpleNamespace(words=lambda pod: ""),
         backend=SimpleNamespace(explain=lambda words: None, told_beside=False),
         settings=SimpleNamespace(**given | settings),
     )
-    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("0"), language="python")
-    one = PodKernel(cluster, request)
+    plan = KernelPlan("k-1", "python3", Size.parse("0"), keys=Keys(b"k"))
+    one = KernelObjects(cluster, Owner("alice", "mine"), plan)
 
-    async def make() -> dict[str, Any]:
-        return pod
+    async def make() -> None:
+        """It is there."""
 
     async def ask_again() -> bool:
         return False
@@ -152,7 +153,7 @@ async def test_a_lease_is_taken_when_kueue_lets_the_pod_go(
     """No GPU is held beside a pod that waits for quota, perhaps for hours."""
     pod: dict[str, Any] = {**POD, "spec": {"schedulingGates": [{"name": GATE}]}}
     one = kernel(pod, monkeypatch, style="lease")
-    one.request.size = Size.parse("1/4")
+    one.plan = replace(one.plan, size=Size.parse("1/4"))
     one.cluster.render = one.cluster.refresh = _none  # type: ignore[method-assign]
     one.cluster.refresh_soon = lambda: None  # type: ignore[method-assign]
     asked = asyncio.Event()
@@ -162,7 +163,7 @@ async def test_a_lease_is_taken_when_kueue_lets_the_pod_go(
             asked.set()
             raise KernelStartError("far enough")
 
-    monkeypatch.setattr(one, "_new_lease", lambda pod: Held())
+    monkeypatch.setattr(one, "_new_lease", lambda: Held())
     starting = asyncio.ensure_future(one.start(lambda news: None))
     while one._report is None or not one.made:
         await asyncio.sleep(0)

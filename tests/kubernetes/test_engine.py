@@ -191,7 +191,7 @@ async def test_the_scheduler_is_asked_again_where_there_is_room_that_it_overlook
     await waiting.state("queued")
     runtime = Runtime.instance()
     engine: Any = await runtime.call(runtime.engine("kubernetes"))
-    kernel = engine._kernels[waiting.kernel_id]
+    kernel = engine._kernels[waiting.kernel_id].objects
 
     def uids() -> set[str]:
         return {
@@ -214,7 +214,7 @@ async def test_the_scheduler_is_asked_again_where_there_is_room_that_it_overlook
     after = uids()
     assert len(after) == 1
     assert after.isdisjoint(before)
-    held = engine._kernels[full[0].kernel_id]
+    held = engine._kernels[full[0].kernel_id].objects
     assert not await runtime.call(held._ask_again()), "it has its share"
     cell = asyncio.ensure_future(waiting.run("print('here at last')"))
     await full[0].close()

@@ -14,6 +14,7 @@ from unanswered import Store
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _lease
 from jupyter_gpu_share.engines.kubernetes._lease import Lease
 from jupyter_gpu_share.engines.kubernetes._names import UNDISTURBED
+from jupyter_gpu_share.engines.kubernetes._objects import Owner
 from jupyter_gpu_share.engines.kubernetes._pods import Labels
 from jupyter_gpu_share.engines.kubernetes._writes import Writes
 from jupyter_gpu_share.engines.kubernetes.api import CLAIMS
@@ -23,6 +24,7 @@ from jupyter_gpu_share.size import Size
 
 POOL, TEAM = {"key": "pool", "operator": "Exists"}, {"key": "team", "operator": "Exists"}
 KIND = {"memory": "80GiB", "node_selector": {"pool": "a100"}, "tolerations": [POOL]}
+OWNER = Owner("alice", "i")
 LABELS = Labels("alice", "k-1", "attempt-1")
 
 
@@ -44,8 +46,7 @@ def test_a_lease_and_a_kernel_wait_for_the_same_nodes() -> None:
         pod={}.get,
     )
     size = Size.parse("1/4")
-    request: Any = SimpleNamespace(kernel_id="k-1", size=size)
-    lease = Lease(cluster, request, Writes(), LABELS, {"name": "kernel"})._pod(LABELS)
+    lease = Lease(cluster, OWNER, size, Writes(), LABELS, {"name": "kernel"})._pod(LABELS)
     kernel = body(
         rendered=engine.profile(size).on(backend.render(size, facts)),
         tolerations=engine.tolerations,
@@ -72,8 +73,7 @@ def test_a_lease_goes_where_others_send_the_pod_of_its_kernel() -> None:
     cluster = store.cluster(backend)
     cluster.settings = KubernetesEngine(node_selector={"zone": "a"})
     cluster.pod = {"kernel": {"metadata": {"name": "kernel"}, "spec": spec}}.get
-    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
-    one = Lease(cluster, request, Writes(), LABELS, {"name": "kernel"})
+    one = Lease(cluster, OWNER, Size.parse("1/4"), Writes(), LABELS, {"name": "kernel"})
     one._kernel = "kernel"
     made = one._pod(LABELS)["spec"]
     assert made["nodeSelector"] == {"zone": "a", "flavor": "spot"}
@@ -98,8 +98,7 @@ def new_lease(store: Store, looks: int) -> Lease:
         return known
 
     cluster.refresh, cluster.read_gpus = refresh, lambda: refresh(0.0, slices=True, nodes=0.0)
-    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
-    lease = Lease(cluster, request, Writes(), LABELS, {"name": "k", "uid": "u"})
+    lease = Lease(cluster, OWNER, Size.parse("1/4"), Writes(), LABELS, {"name": "k", "uid": "u"})
     lease.device = ("node-5", "gpu-1")
     return lease
 

@@ -13,6 +13,7 @@ from unanswered import Store
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _overlooked
 from jupyter_gpu_share.engines.kubernetes._lease import Lease
 from jupyter_gpu_share.engines.kubernetes._names import PREFIX
+from jupyter_gpu_share.engines.kubernetes._objects import Owner
 from jupyter_gpu_share.engines.kubernetes._pods import Labels
 from jupyter_gpu_share.engines.kubernetes._writes import Writes
 from jupyter_gpu_share.engines.kubernetes.api import CLAIMS, PODS
@@ -20,6 +21,7 @@ from jupyter_gpu_share.engines.kubernetes.backends import DraBackend, Facts
 from jupyter_gpu_share.size import Size
 
 DRA = Shapes("dra")
+OWNER = Owner("alice", "mine")
 HALF = Size.parse("40GiB")
 
 
@@ -55,7 +57,7 @@ async def test_a_wake_fits_beside_what_the_kernel_rests_on(cluster: Known) -> No
         own_claims={"a-gpu"},
         share=SimpleNamespace(devices=[SimpleNamespace(uuid="GPU-0050")]),
     )
-    one._kernels["rests"] = own
+    one._kernels["rests"] = SimpleNamespace(objects=own)  # type: ignore[assignment]
     assert await one.fits("rests", HALF) is None
     assert await one.fits(None, HALF) == "No GPU of the cluster has 40GiB free now."
     snapshot = await one.snapshot()
@@ -86,9 +88,8 @@ async def test_a_kernel_of_an_earlier_version_keeps_its_lease(privileged: bool) 
     settings = KubernetesEngine(lease_image="pause")
     cluster = store.cluster(backend, settings=settings)
     cluster.refresh, cluster.facts, cluster.facts_for = refresh, facts, lambda size: facts
-    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
     labels = Labels("alice", "k-1", "attempt")
-    lease = Lease(cluster, request, Writes(), labels, {"name": "k", "uid": "u"})
+    lease = Lease(cluster, OWNER, Size.parse("1/4"), Writes(), labels, {"name": "k", "uid": "u"})
     own = claim("k-gpu", MIB)
     amount = 20 * GIB if privileged else 20458 * MIB
     if privileged:
@@ -121,9 +122,8 @@ async def test_a_share_is_none_before_all_of_it_is_there() -> None:
     backend.style = "lease"
     store = Store()
     cluster = store.cluster(backend, claims_of=lambda names: [store.of(CLAIMS)[n] for n in names])
-    request: Any = SimpleNamespace(kernel_id="k-1", size=HALF)
     labels = Labels("alice", "k-1", "attempt")
-    lease = Lease(cluster, request, Writes(), labels, {"name": "k", "uid": "u"})
+    lease = Lease(cluster, OWNER, HALF, Writes(), labels, {"name": "k", "uid": "u"})
     lease._own = "a-gpu"
     lease._held = {"a-lease-1", "a-lease-2"}
     for name, amount in (("a-gpu", MIB), ("a-lease-1", 20 * GIB), ("a-lease-2", 20 * GIB - MIB)):

@@ -15,7 +15,7 @@ from servers import until
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.allocations import State
-from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
+from jupyter_gpu_share.engines.kubernetes._kernel_objects import KernelObjects
 from jupyter_gpu_share.engines.kubernetes._lease import Lease
 from jupyter_gpu_share.errors import EngineError, NotPossible
 from jupyter_gpu_share.runtime import Runtime
@@ -142,11 +142,11 @@ async def test_one_that_left_its_gpu_in_vain_comes_back_as_it_was_and_says_so(
     await rest.start()
     await one.run(COMPUTE)
 
-    async def refused(self: PodKernel, size: Size) -> Any:
+    async def refused(self: KernelObjects, size: Size) -> Any:
         raise EngineError("The API does not answer.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(PodKernel, "change", refused)
+        patch.setattr(KernelObjects, "change", refused)
         with pytest.raises(NotPossible, match=r"could not become 1/2: The API does not answer"):
             await change(one, "1/2")
     row = await one.state("active", "idle")
@@ -200,11 +200,11 @@ async def test_a_change_that_fails_half_way_leaves_what_was(
     await one.run(COMPUTE)
     before = leases(objects)
 
-    async def refused(self: PodKernel, words: Any) -> None:
+    async def refused(self: KernelObjects, words: Any) -> None:
         raise EngineError("The API does not answer.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(PodKernel, "_annotate", refused)
+        patch.setattr(KernelObjects, "_annotate", refused)
         for size in ("1/2", "3/16"):
             with pytest.raises(NotPossible, match="The API does not answer"):
                 await change(one, size)

@@ -24,6 +24,7 @@ class Known(Cluster):
         self.backend = backend
         self.facts = Facts()
         self.namespace, self.server = "notebooks", "alice"
+        self.everybody = False
         own = {_name(pod): pod for pod in pods if label(pod, SERVER) == self.server}
         self.pods: Any = SimpleNamespace(objects=own)
         self.queue: Any = Others([pod for pod in pods if _name(pod) not in own])
@@ -155,7 +156,7 @@ async def test_who_can_help_nobody_lists_nothing_and_who_can_looks_again() -> No
         cluster.facts = Facts(pods=[mine])
         own = engine(cluster)
         kernel = SimpleNamespace(name="gpu-share-mine", claim_names=set(), share=None)
-        own._kernels = {"mine": kernel}  # type: ignore[dict-item]
+        own._kernels = {"mine": SimpleNamespace(objects=kernel)}  # type: ignore[dict-item]
         snapshot = await own.snapshot()
         assert snapshot is not None
         assert snapshot.served({"mine"}) == (frozenset({0}) if helps else frozenset())
@@ -175,7 +176,7 @@ async def test_no_share_goes_for_who_has_one_by_now() -> None:
         cluster.queue.waiting = {"waits"} if still else set()
         own = engine(cluster)
         kernel = SimpleNamespace(name="gpu-share-mine", claim_names=set(), share=None)
-        own._kernels = {"mine": kernel}  # type: ignore[dict-item]
+        own._kernels = {"mine": SimpleNamespace(objects=kernel)}  # type: ignore[dict-item]
         snapshot = await own.snapshot()
         assert (snapshot is not None and bool(snapshot.served({"mine"}))) == still
 

@@ -158,7 +158,7 @@ async def test_a_server_uses_every_right_that_it_has_and_lacks_none(
     runtime, kubernetes = Runtime.instance(), await engine()
     await runtime.call(kubernetes.give_back(one.kernel_id))
     await runtime.call(asyncio.wait_for(kubernetes.take_back(one.kernel_id, print), LONG))
-    await runtime.call(kubernetes._kernels[one.kernel_id].last_words())
+    await runtime.call(kubernetes._kernels[one.kernel_id].objects.last_words())
     # A claim is created once more, as when the first answer was lost.
     claim = cluster.api.get(jupyter.path("resourceclaims"))["items"][0]
     meta = {key: claim["metadata"][key] for key in ("name", "labels", "annotations")}

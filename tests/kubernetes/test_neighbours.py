@@ -530,7 +530,9 @@ async def test_a_claim_that_is_called_like_a_part_of_a_kernel_does_not_become_on
     claims = engine._cluster.claims
     await eventually(lambda: "later" in claims.objects, "what came later is seen", LONG)
     assert planted not in claims.objects
-    assert set(engine._cluster.own_claims(f"{target.name}-")) == {f"{target.name}-gpu"}
+    assert set(engine._cluster.own_claims(engine._cluster.server, f"{target.name}-")) == {
+        f"{target.name}-gpu"
+    }
 
 
 async def test_a_sweep_removes_its_own_dead_leases_beside_those_of_others(

@@ -17,9 +17,11 @@ from waiting import PATIENCE, eventually
 from jupyter_gpu_share.engines.base import KernelRequest
 from jupyter_gpu_share.engines.kubernetes import _sweeper
 from jupyter_gpu_share.engines.kubernetes._engine import KubernetesEngine
-from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
+from jupyter_gpu_share.engines.kubernetes._kernel import Inside, PodKernel
+from jupyter_gpu_share.engines.kubernetes._kernel_objects import KernelObjects
 from jupyter_gpu_share.engines.kubernetes._link import Owned
 from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER
+from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Owner
 from jupyter_gpu_share.engines.kubernetes._ownership import claim_pod, delete_own
 from jupyter_gpu_share.engines.kubernetes._pods import owner
 from jupyter_gpu_share.engines.kubernetes._sweeper import Sweeper
@@ -30,6 +32,8 @@ from jupyter_gpu_share.size import Size
 pytestmark = pytest.mark.timeout(PATIENCE)
 
 NAME = "gpu-share-k"
+OWNER = Owner("alice", "mine")
+PLAN = KernelPlan("k-1", "python3", Size.parse("1/4"))
 SETTINGS = SimpleNamespace(sweep_interval=60.0)
 
 
@@ -57,7 +61,7 @@ class Process:
     """A server process: its sign of life, and what it thinks of others', by clocks of its own."""
 
     def __init__(self, store: Store, instance: str, skew: float = 0.0) -> None:
-        self.cluster = store.cluster(instance=instance, settings=SETTINGS)
+        self.cluster = store.cluster(instance=instance, settings=SETTINGS, zmq=None)
         self.sweeper = Sweeper(self.cluster, lambda pod: False)
         self.now = 0.0
         self.sweeper.signs.clock = self.sweeper.pending.clock = lambda: self.now
@@ -171,13 +175,13 @@ async def test_of_two_that_take_a_kernel_over_one_gets_it(fails: Any) -> None:
     store.count(*fails)
 
     async def claim(instance: str) -> Any:
-        cluster = store.cluster(instance=instance)
+        cluster, owner = store.cluster(), Owner("alice", instance)
         try:
-            return await claim_pod(cluster, NAME, "dead")
+            return await claim_pod(cluster, owner, NAME, "dead")
         except Owned:
             return None
         except Exception:  # no answer: it looks again, as a server does
-            return await claim_pod(cluster, NAME, "dead")
+            return await claim_pod(cluster, owner, NAME, "dead")
 
     got = await asyncio.gather(claim("bob"), claim("carol"), return_exceptions=True)
     told = store.note(NAME, "instance")
@@ -202,7 +206,7 @@ async def test_a_kernel_of_a_process_that_is_alive_is_not_taken(
     found = await engine._earlier(bob.cluster, request)
     assert found["metadata"]["name"] == NAME
     with pytest.raises(Owned):
-        await claim_pod(bob.cluster, NAME, "another that is dead")
+        await claim_pod(bob.cluster, Owner("alice", "b" * 32), NAME, "another that is dead")
 
 
 async def test_a_kernel_that_another_took_over_since_it_was_found_is_not_started_beside_it(
@@ -264,24 +268,31 @@ async def test_a_pod_that_is_about_to_end_is_not_taken_over() -> None:
     await put_pod(store, "dead", "Running")
     store.objects["pods", NAME]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     with pytest.raises(KernelStartError, match="was deleted in the cluster"):
-        await claim_pod(store.cluster(), NAME, "dead")
+        await claim_pod(store.cluster(), OWNER, NAME, "dead")
+
+
+def talking(objects: KernelObjects, context: Any = None) -> PodKernel:
+    """A kernel whose agent can be talked to."""
+    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"), language="python")
+    inside = Inside("mine", "python3", 1.0, (), context, lambda request: "image")
+    return PodKernel(objects, request, inside)
 
 
 async def test_a_pod_that_ends_before_it_answers_who_takes_it_over_is_not_waited_for() -> None:
     store = Store()
     context = zmq.asyncio.Context()
-    settings = SimpleNamespace(renewal=1.0, style="pod")
+    settings = SimpleNamespace(style="pod")
     backend = SimpleNamespace(reclaimed=lambda pod: "")
-    cluster = store.cluster(backend, zmq=context, settings=settings)
+    cluster = store.cluster(backend, settings=settings)
     await put_pod(store, "dead", "Running")
     store.objects["pods", NAME]["status"]["podIP"] = "127.0.0.1"  # where no agent is
     await put_secret(store)
-    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
-    one = PodKernel(cluster, request)
-    taking = asyncio.ensure_future(one.adopt(NAME, "dead", lambda news: None))
+    objects = KernelObjects(cluster, OWNER, PLAN, NAME)
+    one = talking(objects, context)
+    taking = asyncio.ensure_future(one.adopt("dead", lambda news: None))
     try:
         await eventually(lambda: one.link is not None or taking.done(), "the agent is asked")
-        one.note(store.objects.pop(("pods", NAME)))
+        objects.look(store.objects.pop(("pods", NAME)))
         with pytest.raises(KernelStartError, match="was deleted in the cluster"):
             await taking
     finally:
@@ -293,12 +304,13 @@ async def test_a_pod_that_ends_before_it_answers_who_takes_it_over_is_not_waited
 async def test_a_kernel_that_another_process_took_over_is_its_alone() -> None:
     store = Store()
     cluster = store.cluster(SimpleNamespace(reclaimed=lambda pod: ""))
-    request: Any = SimpleNamespace(kernel_id="k-1")
-    one = PodKernel(cluster, request)
-    one.name, one.made = NAME, True
+    objects = KernelObjects(cluster, OWNER, PLAN, NAME)
+    objects.made = True
+    one = talking(objects)
+    one._follow()
     await put_pod(store, "dead", "Running")
     late = json.loads(json.dumps(store.of(PODS)[NAME]))
-    one._owns(await claim_pod(cluster, NAME, "dead"))
+    objects._owns(await claim_pod(cluster, OWNER, NAME, "dead"))
     said: list[str] = []
 
     async def quit_() -> None:
@@ -307,13 +319,13 @@ async def test_a_kernel_that_another_process_took_over_is_its_alone() -> None:
     one.link = SimpleNamespace(quit=quit_, close=lambda: asyncio.sleep(0))  # type: ignore[assignment]
     # The watch may be behind: it shows whose the pod was.
     now, store.objects["pods", NAME] = store.objects["pods", NAME], late
-    one.note()
+    objects.look()
     assert one.alive
     store.objects["pods", NAME] = now
-    one.note()
+    objects.look()
     assert one.alive
     store.touch(NAME, instance="carol")
-    one.note()
+    objects.look()
     assert not one.alive
     assert "Another Jupyter server" in (await one.ended()).reason
     await one.unlink()
@@ -337,5 +349,5 @@ async def test_an_own_pod_is_deleted_though_it_changes_all_the_time() -> None:
         return found
 
     store.get = changed  # type: ignore[method-assign]
-    await delete_own(store.cluster(), NAME)
+    await delete_own(store.cluster(), OWNER, NAME)
     assert not store.of(PODS)

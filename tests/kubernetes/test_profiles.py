@@ -15,6 +15,7 @@ from traitlets import TraitError
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._cluster import Cluster
 from jupyter_gpu_share.engines.kubernetes._making import image_of, make
+from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Keys, Owner
 from jupyter_gpu_share.engines.kubernetes._pods import Labels
 from jupyter_gpu_share.engines.kubernetes.backends import (
     GPU_TOLERATION,
@@ -88,25 +89,15 @@ async def test_the_pod_that_is_made_has_what_its_size_brings() -> None:
 
     cluster: Any = SimpleNamespace(
         settings=engine,
-        server="alice",
-        instance="i",
         namespace="notebooks",
         files="gpu-share-files-1",
         backend=SimpleNamespace(name="auto"),
         api=SimpleNamespace(create=create),
     )
-    request: Any = SimpleNamespace(
-        kernel_id="k-1",
-        kernel_name="python3",
-        size=NONE,
-        argv=["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-        env={},
-        path=None,
-        user=None,
-        key=b"k",
-        signature_scheme="hmac-sha256",
+    plan = KernelPlan("k-1", "python3", NONE, keys=Keys(b"k"))
+    await make(
+        cluster, Owner("alice", "i"), plan, "k", Rendered(), {}, Labels("alice", "k-1", "attempt")
     )
-    await make(cluster, request, "k", Rendered(), {}, Labels("alice", "k-1", "attempt"))
     spec = made[0]["spec"]
     assert spec["containers"][0]["image"] == "cpu:1"
     assert (spec["nodeSelector"], spec["tolerations"]) == ({"pool": "cpu"}, [POOL])

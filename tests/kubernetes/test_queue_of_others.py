@@ -219,7 +219,12 @@ class Noting:
     def __init__(self) -> None:
         self.woken = 0
 
-    def note(self, gone: Any = None) -> None:
+    @property
+    def objects(self) -> Noting:
+        """What it has in the cluster."""
+        return self
+
+    def look(self, gone: Any = None) -> None:
         self.woken += 1
 
     def appeared(self, name: str) -> None:

@@ -12,8 +12,9 @@ from waiting import PATIENCE
 from jupyter_gpu_share.allocations import QueuePosition
 from jupyter_gpu_share.engines.base import Starting, Waiting
 from jupyter_gpu_share.engines.kubernetes import _waits
-from jupyter_gpu_share.engines.kubernetes._kernel import PodKernel
+from jupyter_gpu_share.engines.kubernetes._kernel_objects import KernelObjects
 from jupyter_gpu_share.engines.kubernetes._lease import Lease
+from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Owner
 from jupyter_gpu_share.engines.kubernetes._pods import Labels
 from jupyter_gpu_share.engines.kubernetes._waits import Wait
 from jupyter_gpu_share.engines.kubernetes._writes import Writes
@@ -87,6 +88,7 @@ async def test_a_wait_that_is_over_soon_is_not_told() -> None:
     assert "0/3 nodes fit" in str(told[-1].reason)
 
 
+OWNER = Owner("alice", "mine")
 ALL = "0/3 nodes are available: "
 TAINTED = "1 node(s) had untolerated taint(s)"
 PREEMPTION = "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
@@ -133,8 +135,9 @@ async def test_a_kernel_whose_node_has_no_room_for_it_beside_its_lease_is_told_s
         "status": {"conditions": [condition]},
     }
     cluster = store.cluster(DraBackend())
-    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
-    lease = Lease(cluster, request, Writes(), Labels("alice", "k-1", "a"), {"name": "kernel"})
+    lease = Lease(
+        cluster, OWNER, Size.parse("1/4"), Writes(), Labels("alice", "k-1", "a"), {"name": "kernel"}
+    )
     lease._own = "kernel-gpu"
     told: list[Any] = []
 
@@ -169,16 +172,14 @@ async def test_a_kernel_that_has_its_lease_and_no_node_is_told_so(
     assert "0/3 nodes fit" in news.reason
 
 
-def kernel(pod: dict[str, Any], **backend: Any) -> PodKernel:
+def kernel(pod: dict[str, Any], **backend: Any) -> KernelObjects:
     cluster: Any = SimpleNamespace(
-        server="alice",
         pod=lambda name: pod,
         backend=SimpleNamespace(**backend),
         settings=SimpleNamespace(eviction_grace=120),
         events=SimpleNamespace(words=lambda pod: ""),
     )
-    request: Any = SimpleNamespace(kernel_id="k-1")
-    return PodKernel(cluster, request)
+    return KernelObjects(cluster, OWNER, KernelPlan("k-1", "python3", Size.parse("1/4")))
 
 
 async def test_a_node_that_takes_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,11 +196,11 @@ async def test_a_node_that_takes_long_is_told(monkeypatch: pytest.MonkeyPatch) -
         return look()
 
     monkeypatch.setattr(one, "until", until)
-    assert await one._up(told.append) == "10.0.0.7"
+    assert await one._running(told.append) == "10.0.0.7"
     assert told == []
     pod["status"] = {}
-    monkeypatch.setattr("jupyter_gpu_share.engines.kubernetes._kernel.PATIENCE", 0.0)
-    await one._up(told.append)
+    monkeypatch.setattr("jupyter_gpu_share.engines.kubernetes._kernel_objects.PATIENCE", 0.0)
+    await one._running(told.append)
     (news,) = told
     assert isinstance(news, Starting)
     assert "The node gpu-1 is still preparing" in news.notice
@@ -215,7 +216,7 @@ async def test_a_pod_that_a_scheduler_deletes_was_reclaimed_before_it_is_gone(en
         "status": {"containerStatuses": [{"name": "kernel", "state": state}]},
     }
     one = kernel(pod, reclaimed=lambda last: f"reclaimed from {last['metadata']['name']}")
-    one.note()
+    one.look()
     assert one._ended.done() is ended
     if ended:
         assert (await one.ended()).reason == "reclaimed from k"

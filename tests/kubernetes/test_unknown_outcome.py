@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from fractions import Fraction
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _writes
 from jupyter_gpu_share.engines.kubernetes._annotation import Annotation
 from jupyter_gpu_share.engines.kubernetes._lease import Lease
 from jupyter_gpu_share.engines.kubernetes._lease_plan import LeaseChange
+from jupyter_gpu_share.engines.kubernetes._objects import Owner
 from jupyter_gpu_share.engines.kubernetes._pods import Labels
 from jupyter_gpu_share.engines.kubernetes._writes import Writes
 from jupyter_gpu_share.engines.kubernetes.api import CLAIMS, PODS, KubernetesError, Unreachable
@@ -60,6 +60,8 @@ def nothing_told(news: object) -> None:
     """Nobody listens."""
 
 
+OWNER = Owner("alice", "mine")
+
 # -- style lease -----------------------------------------------------------------------------------
 
 
@@ -85,10 +87,11 @@ class Dra(DraBackend):
 def new_lease(store: Store) -> tuple[Lease, Until]:
     settings = KubernetesEngine(lease_image="pause", image_pull_policy="Never")
     until = Until(store)
-    request: Any = SimpleNamespace(kernel_id="k-1", size=Size.parse("1/4"))
     labels = Labels("alice", "k-1", "attempt")
     cluster = store.cluster(Dra(), settings=settings)
-    lease = Lease(cluster, request, until.writes, labels, {"name": "k", "uid": "u"})
+    lease = Lease(
+        cluster, OWNER, Size.parse("1/4"), until.writes, labels, {"name": "k", "uid": "u"}
+    )
     lease.device = ("node", "gpu-0")
     return lease, until
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from jupyter_gpu_share.allocations import QueuePosition
-from jupyter_gpu_share.engines.kubernetes._names import PREFIX
+from jupyter_gpu_share.engines.kubernetes._names import PREFIX, SERVER, label
 from jupyter_gpu_share.engines.kubernetes.api import (
     CLAIMS,
     PODS,
@@ -57,6 +57,7 @@ class Store:
         """What a kernel's parts take for the cluster."""
         return SimpleNamespace(
             server="alice",
+            everybody=False,
             instance=instance,
             namespace="team",
             backend=backend,
@@ -69,8 +70,9 @@ class Store:
             pods=_Watched(self, PODS),
             pod=lambda name: self.of(PODS).get(name),
             place=lambda name: QueuePosition(1, 1),
-            own_names=lambda prefix: {n for _, n in self.objects if n.startswith(prefix)},
-            own_claims=lambda prefix: {
+            is_own=lambda obj: label(obj, SERVER) == "alice",
+            own_names=lambda server, prefix: {n for _, n in self.objects if n.startswith(prefix)},
+            own_claims=lambda server, prefix="": {
                 n: each for n, each in self.of(CLAIMS).items() if n.startswith(prefix)
             },
             refresh=lambda: asyncio.sleep(0),

@@ -8,14 +8,14 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from tornado import web
 from tornado.iostream import IOStream
 
 from ...errors import EngineError, NoGpuError, NotPossible, SizeError
-from .._http import MAX_BODY, MAX_HEADERS, JsonHandler, told
+from .._http import MAX_BODY, MAX_HEADERS, JsonHandler, Statuses, told
 from ..connections import BoundedServer
 from .callers import Caller, Callers, NotAllowed, TooMany, UnknownToken
 
@@ -128,7 +128,7 @@ class CallerHandler(JsonHandler):
     """
 
     caller: Caller
-    statuses = (
+    statuses: ClassVar[Statuses] = (
         (SizeError, 400),
         (UnknownToken, 401),
         (NotAllowed, 403),

@@ -78,6 +78,8 @@ class Cluster:
     ----------
     changed: told of every change of a pod or claim of this server.
     moved: told that the places of others in the queue may have changed.
+    everybody: it is of no server, but of whoever makes kernels for all servers of the namespace:
+        all their pods and claims are watched, and there are no others in the queue.
     """
 
     def __init__(
@@ -85,12 +87,16 @@ class Cluster:
         settings: KubernetesSettings,
         changed: Callable[[Change], None],
         moved: Callable[[], None] = lambda: None,
+        *,
+        everybody: bool = False,
     ) -> None:
         self.settings = settings
         self.instance = uuid4().hex
         self.api = KubeApi(settings.kubeconfig, settings.context)
         self.namespace = ""
+        #: Identity of this server; empty with ``everybody``.
         self.server = ""
+        self.everybody = everybody
         self.files = ""
         self.facts = Facts()
         self.backend: Backend
@@ -101,6 +107,8 @@ class Cluster:
         self.claims: Watch | None = None
         self._told = changed
         self._moved_others = moved
+        #: Places in the queue by the names of pods, where all who wait are watched.
+        self._places: dict[str, int] | None = None
         #: When something of this server has changed last; monotonic.
         self._moved = time.monotonic()
         #: What is read, in the API's plural: until a backend is chosen, what shows which there is.
@@ -126,9 +134,8 @@ class Cluster:
         """
         groups = await self.api.groups()
         self.namespace = self.settings.namespace or self.api.namespace or "default"
-        self.server = self.settings.server_name or await self._own_name()
-        if server_name(self.server) != self.server:
-            self.server = server_name(self.server)
+        if not self.everybody:
+            self.server = server_name(self.settings.server_name or await self._own_name())
         self.events = Events(self.api, self.namespace)
         settings = self.settings
         self.queue = Queue(
@@ -216,12 +223,13 @@ class Cluster:
 
     def _watch(self, resource: Resource) -> Watch:
         """A watch of this server's objects; others' are no concern of its kernels."""
+        whose = {} if self.everybody else {"server": self.server}
         return Watch(
             self.api,
             resource,
             self.namespace,
             self._changed,
-            selector=selector(server=self.server),
+            selector=selector(**whose),
             period=self.settings.watch_period,
         )
 
@@ -437,6 +445,8 @@ class Cluster:
 
     def _changed(self, change: Change) -> None:
         self._moved = time.monotonic()
+        if self.waits(change.old) != self.waits(change.new):
+            self._places = None
         self._told(change)
 
     # -- what the watches know ---------------------------------------------------------------
@@ -449,28 +459,31 @@ class Cluster:
         """Claims as they are."""
         if self.claims is None:
             return []
-        return [obj for name, obj in self.claims.objects.items() if name in names]
+        known = self.claims.objects
+        return [known[name] for name in sorted(names) if name in known]
 
-    def own_claims(self, prefix: str) -> dict[str, Object]:
-        """This server's claims whose names begin so.
+    def is_own(self, obj: Object) -> bool:
+        """Whether an object is of this server, or of one of those that this is for."""
+        return self.everybody or label(obj, SERVER) == self.server
+
+    def own_claims(self, server: str, prefix: str = "") -> dict[str, Object]:
+        """A server's claims whose names begin so.
 
         Another server of the namespace can give a claim such a name, but not this label.
         """
         return {
             name: claim
             for name, claim in (self.claims.objects if self.claims is not None else {}).items()
-            if name.startswith(prefix) and label(claim, SERVER) == self.server
+            if name.startswith(prefix) and label(claim, SERVER) == server
         }
 
-    def own_names(self, prefix: str) -> set[str]:
-        """Names of this server's pods and claims that begin so."""
+    def own_names(self, server: str, prefix: str) -> set[str]:
+        """Names of a server's pods and claims that begin so."""
         pods = self.pods.objects.items()
         named = {
-            name
-            for name, pod in pods
-            if name.startswith(prefix) and label(pod, SERVER) == self.server
+            name for name, pod in pods if name.startswith(prefix) and label(pod, SERVER) == server
         }
-        return named | self.own_claims(prefix).keys()
+        return named | self.own_claims(server, prefix).keys()
 
     @property
     def queued_part(self) -> str:
@@ -498,7 +511,16 @@ class Cluster:
 
         While it is asked for, others' places are read now and then.
         """
+        if self.everybody:
+            return self._place_of_all(name)
         self.queue.ask()
         waiting = self.waiting()
         position = waiting.index(name) + 1 if name in waiting else len(waiting) + 1
         return QueuePosition(position, max(len(waiting), position))
+
+    def _place_of_all(self, name: str) -> QueuePosition:
+        """The same where all who wait are watched: they are counted when one of them changes."""
+        if self._places is None:
+            self._places = {name: n for n, name in enumerate(self.waiting(), start=1)}
+        position = self._places.get(name, len(self._places) + 1)
+        return QueuePosition(position, max(len(self._places), position))

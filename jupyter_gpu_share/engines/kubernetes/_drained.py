@@ -13,8 +13,7 @@ from typing import Any
 
 from . import _failures as failures
 from ._cluster import Cluster, Object
-from ._link import AgentLink
-from ._names import annotation
+from ._names import SERVER, annotation, label
 from ._parting import Parting
 from .api import NODES, KubernetesError
 from .backends import dig
@@ -34,6 +33,7 @@ class Unleased:
 
     Parameters
     ----------
+    server, kernel_id: whose kernel it is, and which.
     node: on which the kernel's pod is.
     gone: an object of the kernel's that was deleted just now, or None.
 
@@ -45,14 +45,13 @@ class Unleased:
     def __init__(
         self,
         cluster: Cluster,
-        link: AgentLink,
         parting: Parting,
+        server: str,
         kernel_id: str,
         node: str,
         gone: Object | None,
     ) -> None:
         self._cluster = cluster
-        self._link = link
         self._parting = parting
         self._node = node
         pods = [gone or {}, *cluster.pods.objects.values()]
@@ -60,7 +59,9 @@ class Unleased:
             (
                 pod
                 for pod in pods
-                if annotation(pod, "kernel-id") == kernel_id and failures.is_evicted(pod)
+                if annotation(pod, "kernel-id") == kernel_id
+                and label(pod, SERVER) == server
+                and failures.is_evicted(pod)
             ),
             None,
         )
@@ -78,11 +79,10 @@ class Unleased:
             self._parting.note({"status": self._evicted["status"]}, told=grace)
             return
         self.spared = False
-        await self._link.quit()  # its memory may be somebody else's already
         end()
 
     async def done(self) -> None:
-        """Wait until that is known, and said."""
+        """Wait until that is known."""
         if self._work is not None:
             await asyncio.gather(self._work, return_exceptions=True)
 

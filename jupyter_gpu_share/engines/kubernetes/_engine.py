@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, cast
 
-from ..._threads import to_the_end
-from ...allocations import Allocation, QueuePosition, Share
-from ...errors import EngineError, GpuShareError, NoGpuError, SizeError
-from ...sentences import say
+from ...allocations import Allocation
+from ...errors import GpuShareError, NoGpuError, SizeError
 from ...size import Size
 from ..base import (
     Adoptable,
     Capacity,
-    Change,
-    Exit,
     Finding,
     KernelRequest,
-    Removal,
     Report,
     Running,
     Snapshot,
-    Usage,
-    Waiting,
 )
 from . import _doctor
-from ._annotation import Annotation
 from ._cluster import Cluster, Object
-from ._kernel import PodKernel, size_of
-from ._lease import Lease
+from ._kernel import Inside, PodKernel
+from ._kernel_objects import KernelObjects
 from ._link import Owned
+from ._making import image_of
 from ._names import PART, SERVER, annotation, label
+from ._objects import KernelPlan, Owner
 from ._ownership import TAKEN_OVER
-from ._pods import address_of, connection_of
+from ._pod_engine import PodEngine
+from ._pods import address_of, connection_of, size_of
 from ._queue import waits
 from ._rows import rows
 from ._settings import KubernetesSettings
@@ -48,25 +43,15 @@ from .backends import Facts
 
 __all__ = ["KubernetesEngine"]
 
-#: Seconds that closing waits for an API that does not answer.
-_CLOSE_PATIENCE = 5.0
 
-
-class KubernetesEngine(KubernetesSettings):
+class KubernetesEngine(PodEngine, KubernetesSettings):
     """Runs kernels in pods. Truth lives in the cluster; this is one server's view of it."""
-
-    name: ClassVar[str] = "kubernetes"
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._cluster: Cluster | None = None
         self._opening = asyncio.Lock()
-        self._kernels: dict[str, PodKernel] = {}
-        #: Kernels whose pod waits for a place: they are told of every change of the queue.
-        self._waiting: set[str] = set()
         self._sweeper: Sweeper | None = None
-        #: Kernels that were ended, if perhaps not yet for sure.
-        self._leaving: set[PodKernel] = set()
         #: Keys of kernels that were found to be taken over, by their ids.
         self._found: dict[str, bytes] = {}
 
@@ -95,14 +80,15 @@ class KubernetesEngine(KubernetesSettings):
     def _runs(self, pod: Object) -> bool:
         """Whether a pod is of a kernel that this process runs."""
         kernel = self._kernels.get(annotation(pod, "kernel-id"))
-        return kernel is not None and kernel.owns(pod)
+        return kernel is not None and _objects_of(kernel).owns(pod)
 
     def _changed(self, change: ObjectChange) -> None:
         kernel_id = annotation(change.new or change.old, "kernel-id")
         if kernel := self._kernels.get(kernel_id):
+            objects = _objects_of(kernel)
             if change.old is None:
-                kernel.appeared(change.name)
-            kernel.note(change.old if change.new is None else None)
+                objects.appeared(change.name)
+            objects.look(change.old if change.new is None else None)
         part = "lease" if self.style == "lease" else "kernel"
         if waits(change.old, part) != waits(change.new, part):
             self._queue_moved(but=kernel_id)
@@ -111,49 +97,33 @@ class KubernetesEngine(KubernetesSettings):
         """Have those kernels look that wait for a place."""
         for kernel_id in self._waiting - {but}:
             if waiter := self._kernels.get(kernel_id):
-                waiter.note()
+                _objects_of(waiter).look()
 
-    # -- start and end -----------------------------------------------------------------------
+    # -- start -------------------------------------------------------------------------------
 
-    async def start(self, request: KernelRequest, report: Report) -> Running:
-        """See :meth:`Engine.start <jupyter_gpu_share.engines.base.Engine.start>`."""
+    async def _new_kernel(self, request: KernelRequest) -> PodKernel:
         cluster = await self._opened()
-        kernel = self._kernels.get(request.kernel_id)
-        if kernel is not None and kernel.alive and kernel.request.size == request.size:
-            try:
-                return await kernel.restart(request, report)
-            except BaseException:
-                await to_the_end(self.stop(request.kernel_id))
-                raise
-        if kernel is not None:
-            await self.stop(request.kernel_id)
-        await self._left(request.kernel_id, report)
-        kernel = self._kernels[request.kernel_id] = PodKernel(cluster, request)
-        self._waiting.add(request.kernel_id)
-        found = self._found.pop(request.kernel_id, None)
-        try:
-            if (pod := await self._earlier(cluster, request)) is not None:
-                name, before = pod["metadata"]["name"], annotation(pod, "instance")
-                return await kernel.adopt(name, before, report)
-            if found == request.key:
-                raise Owned(TAKEN_OVER)  # since it was found: it is not to be there twice
-            return await kernel.start(report)
-        except BaseException as error:
-            if isinstance(error, GpuShareError) and kernel.link is not None:
-                words = await kernel.last_words()
-                if words:
-                    self.log.warning("Kernel %s printed last:\n%s", request.kernel_id, words)
-            await to_the_end(self.stop(request.kernel_id))
-            raise
-        finally:
-            self._waiting.discard(request.kernel_id)
+        owner = Owner(cluster.server, cluster.instance, request.user or "")
+        objects = KernelObjects(cluster, owner, KernelPlan.of(request, encrypt=self.encrypt))
+        inside = Inside(
+            instance=cluster.instance,
+            python=self.python,
+            renewal=self.renewal,
+            allowed_environment=self.allowed_environment,
+            zmq=cluster.zmq,
+            image_of=partial(image_of, self),
+        )
+        return PodKernel(objects, request, inside)
 
-    async def _left(self, kernel_id: str, report: Report) -> None:
-        """Wait until the cluster has told that earlier pods of the kernel are to end."""
-        for kernel in [each for each in self._leaving if each.request.kernel_id == kernel_id]:
-            if kernel.writes.pending:
-                report(Waiting(QueuePosition(1, 1), say("outcome-unknown")))
-            await kernel.writes.settled()
+    async def _begin(self, kernel: PodKernel, report: Report) -> Running:
+        cluster, request = await self._opened(), kernel.request
+        found = self._found.pop(request.kernel_id, None)
+        if (pod := await self._earlier(cluster, request)) is not None:
+            _objects_of(kernel).name = pod["metadata"]["name"]
+            return await kernel.adopt(annotation(pod, "instance"), report)
+        if found == request.key:
+            raise Owned(TAKEN_OVER)  # since it was found: it is not to be there twice
+        return await kernel.start(report)
 
     async def _earlier(self, cluster: Cluster, request: KernelRequest) -> Object | None:
         """A pod in which the kernel runs already, with the keys of the request.
@@ -176,123 +146,7 @@ class KubernetesEngine(KubernetesSettings):
                 continue
         return None
 
-    async def wait(self, kernel_id: str) -> Exit:
-        """See :meth:`Engine.wait <jupyter_gpu_share.engines.base.Engine.wait>`."""
-        kernel = self._kernels.get(kernel_id)
-        return await kernel.ended() if kernel is not None else Exit(0, say("no-process"))
-
-    async def removed(self, kernel_id: str) -> Removal:
-        """See :meth:`Engine.removed <jupyter_gpu_share.engines.base.Engine.removed>`."""
-        kernel = self._kernels.get(kernel_id)
-        if kernel is None:
-            return await super().removed(kernel_id)
-        return await kernel.parting.wait()
-
-    def removal(self, kernel_id: str) -> Removal | None:
-        """See :meth:`Engine.removal <jupyter_gpu_share.engines.base.Engine.removal>`."""
-        kernel = self._kernels.get(kernel_id)
-        return kernel.parting.removal if kernel is not None else None
-
-    async def let_go(self, kernel_id: str) -> None:
-        """See :meth:`Engine.let_go <jupyter_gpu_share.engines.base.Engine.let_go>`."""
-        if kernel := self._kernels.get(kernel_id):
-            kernel.parting.let_go()
-
-    async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
-        """See :meth:`Engine.signal <jupyter_gpu_share.engines.base.Engine.signal>`."""
-        kernel = self._kernels.get(kernel_id)
-        if kernel is not None:
-            await kernel.signal(signum, alone=alone)
-
-    async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
-        """See :meth:`Engine.stop <jupyter_gpu_share.engines.base.Engine.stop>`."""
-        kernel = self._kernels.get(kernel_id)
-        if kernel is None:
-            return
-        if keep_share and kernel.alive:
-            await kernel.end_process()
-            return
-        self._kernels.pop(kernel_id, None)
-        self._leaving.add(kernel)
-        await kernel.unlink()
-        await kernel.delete()
-        self._leaving = {each for each in self._leaving if each.made}
-
-    async def note_path(self, kernel_id: str, path: str | None) -> None:
-        """See :meth:`Engine.note_path <jupyter_gpu_share.engines.base.Engine.note_path>`."""
-        if kernel := self._kernels.get(kernel_id):
-            await kernel.note_path(path)
-
-    # -- shares of living kernels ------------------------------------------------------------
-
-    def detachable(self, kernel_id: str) -> bool:
-        """See :meth:`Engine.detachable <jupyter_gpu_share.engines.base.Engine.detachable>`."""
-        kernel = self._kernels.get(kernel_id)
-        return kernel is not None and kernel.holder is not None
-
-    async def give_back(self, kernel_id: str) -> None:
-        """See :meth:`Engine.give_back <jupyter_gpu_share.engines.base.Engine.give_back>`."""
-        await to_the_end(self._holder(kernel_id).drop())
-
-    def unanswered(self, kernel_id: str) -> bool:
-        """See :meth:`Engine.unanswered <jupyter_gpu_share.engines.base.Engine.unanswered>`."""
-        kernels = [*self._kernels.values(), *self._leaving]
-        return any(
-            kernel.writes.pending for kernel in kernels if kernel.request.kernel_id == kernel_id
-        )
-
-    async def take_back(self, kernel_id: str, report: Report) -> Share:
-        """See :meth:`Engine.take_back <jupyter_gpu_share.engines.base.Engine.take_back>`."""
-        holder = self._holder(kernel_id)
-        kernel = self._kernels[kernel_id]
-        self._waiting.add(kernel_id)
-        try:
-            await holder.retake(report, kernel.until)
-        except BaseException:
-            await to_the_end(holder.withdraw())
-            raise
-        finally:
-            self._waiting.discard(kernel_id)
-        assert kernel.share is not None
-        return kernel.share
-
-    async def plan_change(self, kernel_id: str, size: Size) -> Change | None:
-        """See :meth:`Engine.plan_change <jupyter_gpu_share.engines.base.Engine.plan_change>`."""
-        kernel = self._kernels.get(kernel_id)
-        return await kernel.planned(size) if kernel is not None else None
-
-    async def change(self, kernel_id: str, size: Size) -> Share:
-        """See :meth:`Engine.change <jupyter_gpu_share.engines.base.Engine.change>`."""
-        kernel = self._kernels.get(kernel_id)
-        if kernel is None:
-            raise EngineError(say("no-process"))
-        return await kernel.change(size)
-
-    async def limits(self, kernel_id: str) -> Mapping[str, str | None]:
-        """See :meth:`Engine.limits <jupyter_gpu_share.engines.base.Engine.limits>`."""
-        kernel = self._kernels.get(kernel_id)
-        return kernel.limits() if kernel is not None and kernel.share is not None else {}
-
-    def _holder(self, kernel_id: str) -> Lease | Annotation:
-        kernel = self._kernels.get(kernel_id)
-        if kernel is None or kernel.holder is None:
-            raise EngineError("The kernel's share is part of its pod; it cannot be given back.")
-        return kernel.holder
-
     # -- readings ----------------------------------------------------------------------------
-
-    async def usage(self, busy: frozenset[str]) -> dict[str, Usage]:
-        """See :meth:`Engine.usage <jupyter_gpu_share.engines.base.Engine.usage>`."""
-        result: dict[str, Usage] = {}
-        for kernel_id, kernel in list(self._kernels.items()):
-            state = kernel.link.state if kernel.link is not None else None
-            if state is None or kernel.supervisor is None or not kernel.share:
-                continue
-            verdict = kernel.supervisor.judge(state.used_bytes, busy=kernel_id in busy)
-            if verdict.interrupt:
-                await self.signal(kernel_id, signal.SIGINT)
-            result[kernel_id] = Usage(state.used_bytes, state.utilization, verdict.notice)
-        return result
 
     async def capacity(self) -> list[Capacity]:
         """See :meth:`Engine.capacity <jupyter_gpu_share.engines.base.Engine.capacity>`."""
@@ -309,7 +163,8 @@ class KubernetesEngine(KubernetesSettings):
 
         Other servers' kernels are other people's, and are not shown.
         """
-        return rows(await self._opened(), self.name)
+        cluster = await self._opened()
+        return rows(cluster, cluster.server, self.name)
 
     async def fits(self, kernel_id: str | None, size: Size) -> str | None:
         """See :meth:`Engine.fits <jupyter_gpu_share.engines.base.Engine.fits>`."""
@@ -322,7 +177,8 @@ class KubernetesEngine(KubernetesSettings):
         cluster = await self._opened()
         facts = await cluster.refresh()
         if kernel := self._kernels.get(kernel_id or ""):
-            own = {kernel.name} | kernel.claim_names | kernel.own_claims
+            objects = _objects_of(kernel)
+            own = {objects.name} | objects.claim_names | objects.own_claims
             facts = without(facts, cluster.namespace, own)
         answers = []
         for size in sizes:
@@ -340,7 +196,8 @@ class KubernetesEngine(KubernetesSettings):
         if cluster is None:
             return None
         placements = {size: profile.placement for size, profile in self.profiles.items()}
-        return await wanted(cluster, self._kernels, placements)
+        kernels = {kernel_id: _objects_of(one) for kernel_id, one in self._kernels.items()}
+        return await wanted(cluster, kernels, placements)
 
     async def rounding(self, size: Size) -> str:
         """See :meth:`Engine.rounding <jupyter_gpu_share.engines.base.Engine.rounding>`."""
@@ -406,7 +263,9 @@ class KubernetesEngine(KubernetesSettings):
 
     def _adoptable(self, pod: Object, cluster: Cluster) -> bool:
         name = pod["metadata"]["name"]
-        return _adoptable(pod, cluster.server) and all(name != each.name for each in self._leaving)
+        return _adoptable(pod, cluster.server) and all(
+            name != each.objects.name for each in self._leaving
+        )
 
     async def _ownerless(self, pod: Object, cluster: Cluster) -> bool:
         """Whether no process runs the kernel of a pod that this one does not run."""
@@ -430,15 +289,17 @@ class KubernetesEngine(KubernetesSettings):
 
     async def close(self) -> None:
         """See :meth:`Engine.close <jupyter_gpu_share.engines.base.Engine.close>`."""
-        await asyncio.gather(*(self.stop(kernel_id) for kernel_id in list(self._kernels)))
-        if leaving := [kernel.writes for kernel in self._leaving]:
-            await asyncio.gather(*(writes.settled(_CLOSE_PATIENCE) for writes in leaving))
-            await asyncio.gather(*(writes.close() for writes in leaving))
+        await self._stop_all()
         if self._sweeper is not None:
             await self._sweeper.close()
         if self._cluster is not None:
             cluster, self._cluster = self._cluster, None
             await cluster.close()
+
+
+def _objects_of(kernel: PodKernel) -> KernelObjects:
+    """They are made here, with this server's own rights."""
+    return cast("KernelObjects", kernel.objects)
 
 
 def _adoptable(pod: Object, server: str) -> bool:

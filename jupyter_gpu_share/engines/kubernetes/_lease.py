@@ -22,11 +22,12 @@ from ..._threads import to_the_end
 from ...allocations import Share
 from ...errors import EngineError, NoGpuError
 from ...size import Size
-from ..base import KernelRequest, Report
+from ..base import Report
 from . import _failures as failures
 from ._cluster import Cluster, Object
 from ._lease_plan import LeaseChange, exactly, least_change
 from ._names import UNDISTURBED, object_name
+from ._objects import Owner
 from ._pods import Labels, claim_body
 from ._waits import Until, Wait, until_known
 from ._writes import PATIENCE, Writes, unsure
@@ -49,6 +50,8 @@ class Lease:
 
     Parameters
     ----------
+    owner: whose the kernel's objects are.
+    size: of the kernel.
     writes: those to the kernel's objects.
     labels: of the kernel's objects.
     owned_by: reference to the kernel's pod: the lease goes with it.
@@ -57,7 +60,8 @@ class Lease:
     def __init__(
         self,
         cluster: Cluster,
-        request: KernelRequest,
+        owner: Owner,
+        size: Size,
         writes: Writes,
         labels: Labels,
         owned_by: Mapping[str, Any],
@@ -66,15 +70,16 @@ class Lease:
             raise EngineError("Style 'lease' needs the backend dra.")
         self._cluster = cluster
         self._backend: DraBackend = cluster.backend
-        self.size = request.size
+        self.owner = owner
+        self.size = size
         self._writes = writes
         self._labels = labels
-        self._owner = owned_by
-        self._base = object_name(cluster.server, request.kernel_id, "lease")
+        self._owned_by = owned_by
+        self._base = object_name(owner.server, labels.kernel_id, "lease")
         self._kernel = ""  # name of the kernel's pod
         self._own = ""  # name of the claim that the kernel's pod has itself
         #: Name of the pod and claim of the last lease that was asked for, and what it is of.
-        self.name, self.asked = "", request.size
+        self.name, self.asked = "", size
         self.device: tuple[str, str] | None = None
         self._held: set[str] = set()  # names of all leases, also of one that is asked for
         self._seen: set[str] = set()  # those that were seen: their pods with their allocations
@@ -106,7 +111,7 @@ class Lease:
         """
         self._kernel, self._own = kernel, f"{kernel}-gpu"
         self.device = self._device_of(self._own)
-        claims = self._cluster.own_claims(f"{self._base}-")
+        claims = self._cluster.own_claims(self.owner.server, f"{self._base}-")
         held = {name: device for name in claims if (device := self._device_of(name)) is not None}
         self.device = next(iter(held.values()), self.device)
         if held:
@@ -120,7 +125,8 @@ class Lease:
             else:
                 self._held = set()  # what is left of it is let go, and it is taken again
         # Also what nobody waits for any more.
-        await self._let_go(self._cluster.own_names(f"{self._base}-") - self._held)
+        named = self._cluster.own_names(self.owner.server, f"{self._base}-")
+        await self._let_go(named - self._held)
 
     def taken_away(self, gone: Object | None = None) -> failures.Cause | None:
         """Why the share is held no more, if somebody else has ended that.
@@ -218,7 +224,7 @@ class Lease:
         if share is None or self.lent:
             return share, None
         device, wanted = self.device, share.memory_bytes - self._resting(facts)
-        claims = self._cluster.own_claims(f"{self._base}-")
+        claims = self._cluster.own_claims(self.owner.server, f"{self._base}-")
         amounts = {
             name: self._backend.held_on(claims[name], device, facts)
             for name in self._held & claims.keys()
@@ -371,7 +377,7 @@ class Lease:
         self.name, self.asked = f"{self._base}-{uuid4().hex[:8]}", size
         self._held.add(self.name)
         labels = replace(self._labels, attempt=uuid4().hex)
-        claim = claim_body(self.name, labels, spec, owned_by=self._owner, part="lease")
+        claim = claim_body(self.name, labels, spec, owned_by=self._owned_by, part="lease")
         pod, api, space = self._pod(labels), self._cluster.api, self._cluster.namespace
 
         async def create() -> None:
@@ -385,7 +391,7 @@ class Lease:
         self._own = f"{kernel}-gpu"
         spec = self._backend.own_spec(self.device, await self._knowing(self.device))
         labels = replace(self._labels, attempt=uuid4().hex)
-        body = claim_body(self._own, labels, spec, owned_by=self._owner)
+        body = claim_body(self._own, labels, spec, owned_by=self._owned_by)
         api, space = self._cluster.api, self._cluster.namespace
         await self._writes.once(lambda: api.create(CLAIMS, body, space))
 
@@ -418,10 +424,10 @@ class Lease:
         tolerations += [one for one in kernel.get("tolerations") or [] if one not in tolerations]
         on_nodes = (kernel.get("affinity") or {}).get("nodeAffinity")
         metadata = labels.metadata(
-            self.name, "lease", size=str(self.asked), instance=self._cluster.instance
+            self.name, "lease", size=str(self.asked), instance=self.owner.instance
         )
         metadata["annotations"] |= UNDISTURBED
-        metadata["ownerReferences"] = [dict(self._owner)]
+        metadata["ownerReferences"] = [dict(self._owned_by)]
         spec: Object = {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,

@@ -4,71 +4,65 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import zmq
-
 from ...errors import EngineError, KernelStartError
-from .._hash_seed import HASH_SEED
-from ..base import Connection, KernelRequest
+from ..base import KernelRequest
 from ._cluster import Cluster, Object
-from ._command import flags_of
 from ._kueue import QUEUE
-from ._pods import PORTS, Labels, PodPlan, claim_body, owner, pod_body, secret_body
+from ._objects import KernelPlan, Owner
+from ._pods import Labels, PodPlan, claim_body, pod_body, secret_body
+from ._pods import owner as reference_to
 from ._settings import KubernetesSettings
 from .api import CLAIMS, PODS, SECRETS, AlreadyExists, KubernetesError
 from .backends import Rendered
 
-__all__ = ["Made", "image_of", "make"]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A pod that was created, and how to reach what will run in it but for its address."""
-
-    pod: Object
-    connection: Connection
+__all__ = ["image_of", "make"]
 
 
 async def make(
     cluster: Cluster,
-    request: KernelRequest,
+    owner: Owner,
+    kernel: KernelPlan,
     name: str,
     rendered: Rendered,
     claims: dict[str, str],
     labels: Labels,
-) -> Made:
-    """Create the pod, then what belongs to it.
+) -> Object:
+    """Create the pod, then what belongs to it; the pod as it was created.
 
     The pod is scheduled once its claims exist, and its container starts once the Secret does.
 
     Parameters
     ----------
+    owner: whose it is.
     claims: names of the objects, by the names that the pod has for them.
 
     Raises
     ------
     KernelStartError, EngineError, KubernetesError
     """
+    if kernel.keys is None:
+        raise EngineError("The kernel has no keys; start a new one.")
     settings = cluster.settings
-    leased = settings.style == "lease" and not request.size.is_none
+    leased = settings.style == "lease" and not kernel.size.is_none
     plan = PodPlan(
         name=name,
         labels=labels,
-        image=image_of(settings, request),
+        image=image_of(settings, kernel),
         files=cluster.files,
-        size=request.size,
+        size=kernel.size,
         rendered=_queued(
             settings,
-            request,
-            settings.profile(request.size).on(
-                rendered if not request.size.is_none else _without_gpu()
+            kernel,
+            settings.profile(kernel.size).on(
+                rendered if not kernel.size.is_none else _without_gpu()
             ),
         ),
         python=settings.python,
-        flags=flags_of(request.argv),
-        hash_seed=request.env.get(HASH_SEED, ""),
+        flags=kernel.flags,
+        hash_seed=kernel.hash_seed,
         pull_policy=settings.image_pull_policy,
         service_account=settings.service_account,
         cpu=settings.cpu,
@@ -81,12 +75,12 @@ async def make(
         claims=claims,
         patches=settings.additions,
         notes={
-            "kernel_name": request.kernel_name,
-            "path": request.path or "",
-            "user": request.user or "",
+            "kernel_name": kernel.kernel_name,
+            "path": kernel.path or "",
+            "user": owner.user,
             "backend": cluster.backend.name,
             "style": settings.style,
-            "instance": cluster.instance,
+            "instance": owner.instance,
         },
     )
     try:
@@ -94,12 +88,11 @@ async def make(
     except ValueError as error:
         raise EngineError(f"A setting of c.KubernetesEngine cannot be used: {error}.") from error
     pod = await _create(cluster, PODS, body)
-    mine = owner(pod)
-    connection = _new_connection(settings, request)
+    mine = reference_to(pod)
     secret = secret_body(
         name,
         labels,
-        connection,
+        kernel.keys.connection(""),
         watchdog=settings.watchdog,
         grace=settings.eviction_grace,
         owned_by=mine,
@@ -113,25 +106,25 @@ async def make(
             for each in rendered.claims
         ]
     await asyncio.gather(*work)
-    return Made(pod, connection)
+    return pod
 
 
-def _queued(settings: KubernetesSettings, request: KernelRequest, rendered: Rendered) -> Rendered:
+def _queued(settings: KubernetesSettings, kernel: KernelPlan, rendered: Rendered) -> Rendered:
     """With the LocalQueue by which Kueue admits the pod, if there is to be one."""
-    own = settings.profile(request.size).queue
+    own = settings.profile(kernel.size).queue
     queue = settings.kueue_queue if own is None else own
     return replace(rendered, labels={**rendered.labels, QUEUE: queue}) if queue else rendered
 
 
-def image_of(settings: KubernetesSettings, request: KernelRequest) -> str:
+def image_of(settings: KubernetesSettings, kernel: KernelPlan | KernelRequest) -> str:
     """The image of a kernel.
 
     Raises
     ------
     EngineError: there is none.
     """
-    image: str = settings.profile(request.size).image or settings.images.get(
-        request.kernel_name, settings.image
+    image: str = settings.profile(kernel.size).image or settings.images.get(
+        kernel.kernel_name, settings.image
     )
     if not image:
         raise EngineError(
@@ -156,22 +149,6 @@ async def _create(cluster: Cluster, resource: Any, body: Object) -> Object:
                 "administrator."
             ) from error
         raise
-
-
-def _new_connection(settings: KubernetesSettings, request: KernelRequest) -> Connection:
-    keys: tuple[str | None, str | None] = None, None
-    if settings.encrypt:
-        public, secret = zmq.curve_keypair()
-        keys = public.decode(), secret.decode()
-    return Connection(
-        transport="tcp",
-        ip="",
-        ports=PORTS,
-        key=request.key,
-        signature_scheme=request.signature_scheme,
-        curve_publickey=keys[0],
-        curve_secretkey=keys[1],
-    )
 
 
 def _without_gpu() -> Rendered:

@@ -21,6 +21,7 @@ __all__ = [
     "SERVER",
     "UNDISTURBED",
     "annotation",
+    "hub_server_name",
     "label",
     "label_value",
     "note",
@@ -87,6 +88,14 @@ def server_name(text: str) -> str:
     if _DNS.fullmatch(text) and not text.startswith("x-"):
         return text
     return "x-" + _hash(text)
+
+
+def hub_server_name(user: str, server: str) -> str:
+    """Identity of a server of a JupyterHub's user; ``server`` is empty for the one without a name.
+
+    A hash of the pair, as JSON: ``alice`` with ``lab`` is not ``alice-lab``.
+    """
+    return "hub-" + _hash(json.dumps([user, server]))
 
 
 def selector(**labels: str) -> str:

@@ -10,7 +10,8 @@ from ...errors import KernelStartError
 from ...sentences import say
 from ._cluster import Cluster, Object
 from ._link import Owned
-from ._names import PREFIX, annotation
+from ._names import PREFIX, SERVER, annotation, label
+from ._objects import Owner
 from .api import PODS, Conflict, NotFound
 
 __all__ = ["TAKEN_OVER", "claim_pod", "delete_own", "taken_over"]
@@ -18,11 +19,12 @@ __all__ = ["TAKEN_OVER", "claim_pod", "delete_own", "taken_over"]
 TAKEN_OVER = "Another Jupyter server of the same name runs this kernel."
 
 
-async def claim_pod(cluster: Cluster, name: str, before: str) -> Object:
-    """Write on a pod that it is this process's now; the pod as it is then.
+async def claim_pod(cluster: Cluster, owner: Owner, name: str, before: str) -> Object:
+    """Write on a pod that it is the owner's process's now; the pod as it is then.
 
     Parameters
     ----------
+    owner: whose it is to be; a pod of another server is never.
     before: the process whose it was, which has ended.
 
     Raises
@@ -36,15 +38,15 @@ async def claim_pod(cluster: Cluster, name: str, before: str) -> Object:
         pod = await api.get(PODS, name, space)
         if pod["metadata"].get("deletionTimestamp"):
             raise KernelStartError(say("pod-deleted"))
-        whose = annotation(pod, "instance")
-        if whose == cluster.instance:
+        whose, ours = annotation(pod, "instance"), label(pod, SERVER) == owner.server
+        if ours and whose == owner.instance:
             return pod  # it was written, though the answer was lost
-        if whose != before:
+        if not ours or whose != before:
             raise Owned(TAKEN_OVER)
         change = {
             "metadata": {
                 "resourceVersion": pod["metadata"]["resourceVersion"],
-                "annotations": {PREFIX + "instance": cluster.instance},
+                "annotations": {PREFIX + "instance": owner.instance},
             }
         }
         try:
@@ -53,8 +55,12 @@ async def claim_pod(cluster: Cluster, name: str, before: str) -> Object:
             continue  # something else of it has changed meanwhile
 
 
-async def delete_own(cluster: Cluster, name: str) -> None:
+async def delete_own(cluster: Cluster, owner: Owner, name: str, *, grace: int = 1) -> None:
     """Delete a pod, unless it is gone or another process has it by now.
+
+    Parameters
+    ----------
+    grace: seconds that it has to end in order.
 
     Raises
     ------
@@ -66,12 +72,12 @@ async def delete_own(cluster: Cluster, name: str) -> None:
             pod = await api.get(PODS, name, space)
         except NotFound:
             return
-        if annotation(pod, "instance") != cluster.instance:
+        if annotation(pod, "instance") != owner.instance:
             return
         meta = pod["metadata"]
         uid, version = meta["uid"], meta["resourceVersion"]
         try:
-            await api.delete(PODS, name, space, grace=1, uid=uid, version=version)
+            await api.delete(PODS, name, space, grace=grace, uid=uid, version=version)
         except Conflict:
             continue
         return

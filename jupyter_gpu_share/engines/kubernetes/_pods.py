@@ -27,6 +27,7 @@ from ._names import (
     PREFIX,
     SERVER,
     UNDISTURBED,
+    annotation,
     label_value,
     note,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "owner",
     "pod_body",
     "secret_body",
+    "size_of",
 ]
 
 Object = dict[str, Any]
@@ -68,6 +70,10 @@ _FLAG = re.compile(r"-(B|OO?|P|R|b{1,2}|d|q|s|u|v{1,3}|W[\w.:]+|X[\w=.-]+)", re.
 class Labels:
     """Whose an object is.
 
+    Attributes
+    ----------
+    notes: annotations that all objects of the kernel carry, with their whole names.
+
     Raises
     ------
     EngineError: that is no id of a kernel; only what can be read back from an object is one.
@@ -76,6 +82,7 @@ class Labels:
     server: str
     kernel_id: str
     attempt: str
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.kernel_id or note(self.kernel_id) != self.kernel_id:
@@ -97,6 +104,7 @@ class Labels:
                 ATTEMPT: self.attempt,
                 PREFIX + "kernel-id": note(self.kernel_id),
                 **{PREFIX + key.replace("_", "-"): note(text) for key, text in notes.items()},
+                **{key: note(text) for key, text in self.notes.items()},
             },
         }
 
@@ -276,6 +284,16 @@ def address_of(pod: Mapping[str, Any]) -> str:
     first: str = dig(pod, "status", "podIP", default="")
     known = [dig(each, "ip", default="") for each in dig(pod, "status", "podIPs", default=[])]
     return next((ip for ip in known if ip and ":" not in ip), first)
+
+
+def size_of(pod: Mapping[str, Any]) -> Size:
+    """The size that a pod was made for.
+
+    Raises
+    ------
+    SizeError: it says something that is none.
+    """
+    return Size.parse(annotation(pod, "size") or "0")
 
 
 def owner(obj: Mapping[str, Any]) -> Object:

@@ -48,6 +48,7 @@ class Queue:
 
     Parameters
     ----------
+    server: this one; empty where all servers' pods are watched: then there are no others.
     part: of the pods that wait for shares, ``kernel`` or ``lease``.
     read: told whenever it was read while somebody waits.
 
@@ -79,6 +80,8 @@ class Queue:
 
     def ask(self) -> None:
         """A kernel of this server waits: have its place known."""
+        if not self._server:
+            return
         self._asked = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._follow(), name="queue")
@@ -121,6 +124,8 @@ class Queue:
         ------
         KubernetesError
         """
+        if not self._server:
+            return []
         now = time.monotonic()
         if self._known is None or now - self._known[1] > (_ALONE if self.alone else _AGAIN):
             self._known = await self._whole.get(now)
@@ -137,8 +142,9 @@ class Queue:
         ------
         KubernetesError
         """
+        whose = {"server": self._server} if self._server else {}
         query = {
-            "labelSelector": selector(server=self._server, part=self._part),
+            "labelSelector": selector(**whose, part=self._part),
             "fieldSelector": _WITHOUT_PLACE,
         }
         found = await self._api.list_metadata(PODS, self._namespace, **query)

@@ -14,20 +14,21 @@ from .backends import dig
 __all__ = ["rows"]
 
 
-def rows(cluster: Cluster, engine: str) -> list[Allocation]:
-    """Kernels of this server, of its other and earlier processes too.
+def rows(cluster: Cluster, server: str, engine: str) -> list[Allocation]:
+    """Kernels of a server, of its other and earlier processes too.
 
     Parameters
     ----------
+    server: its identity.
     engine: its name, for the rows.
     """
     places = {name: n for n, name in enumerate(cluster.waiting(), start=1)}
     pods = {
         name: pod
         for name, pod in cluster.pods.objects.items()
-        if label(pod, PART) == "kernel" and label(pod, SERVER) == cluster.server
+        if label(pod, PART) == "kernel" and label(pod, SERVER) == server
     }
-    own = cluster.own_claims("")
+    own = cluster.own_claims(server)
     claims = share_of_pods(pods, own, lambda claim: bool(dig(claim, "status", "allocation")))
     return [_row(cluster, pod, claims.get(name, []), places, engine) for name, pod in pods.items()]
 

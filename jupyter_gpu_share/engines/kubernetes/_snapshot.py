@@ -11,7 +11,7 @@ from ...size import Size
 from ..base import Capacity, Waiter
 from .backends import Backend, Facts, Placement
 
-__all__ = ["ClusterSnapshot", "without"]
+__all__ = ["ClusterRoom", "ClusterSnapshot", "without"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class ClusterSnapshot:
         names = frozenset().union(*(self.held.get(kernel, frozenset()) for kernel in freed))
         if names not in self._known:
             facts = without(self.facts, self.namespace, names)
-            place = _Wholes(facts, self) if self.backend.whole else _Parts(facts, self)
+            place = self.places(facts)
             # Once for each size: hundreds wait for a few sizes, and it takes all nodes and pods.
-            can = {size: self._can(size, facts) for size in {each.size for each in self.waiting}}
+            can = {size: self.can(size, facts) for size in {each.size for each in self.waiting}}
             self._known[names] = frozenset(
                 n
                 for n, waiter in enumerate(self.waiting)
@@ -55,7 +55,12 @@ class ClusterSnapshot:
             )
         return self._known[names]
 
-    def _can(self, size: Size, facts: Facts) -> bool:
+    def places(self, facts: Facts) -> _Parts | _Wholes:
+        """The GPUs, of which shares are taken."""
+        return _Wholes(facts, self) if self.backend.whole else _Parts(facts, self)
+
+    def can(self, size: Size, facts: Facts) -> bool:
+        """Whether any GPU of the cluster could hold a size."""
         try:
             self.backend.render(size, self.facts_for(size, facts))
         except NoGpuError:
@@ -66,6 +71,35 @@ class ClusterSnapshot:
         """What is known, for kernels of a size."""
         own = self.placements.get(size)
         return facts if own is None else replace(facts, placement=facts.placement + own)
+
+
+class ClusterRoom:
+    """What is free at the moment of a snapshot, shared out to those who wait in it.
+
+    For one thread. Each that waits is named by its place in the snapshot.
+    """
+
+    def __init__(self, snapshot: ClusterSnapshot) -> None:
+        self._snapshot = snapshot
+        known = not snapshot.backend.reads & snapshot.facts.missing
+        self._places = snapshot.places(snapshot.facts) if known else None
+        self._can: dict[Size, bool] = {}
+
+    def take(self, index: int) -> bool:
+        """Put a share somewhere; False where there is no room, or that is not known."""
+        size = self._snapshot.waiting[index].size
+        return self._possible(size) and self._places is not None and self._places.take(index, size)
+
+    def hold(self, index: int) -> None:
+        """Leave GPUs to one for whom there is no room."""
+        size = self._snapshot.waiting[index].size
+        if self._places is not None and self._possible(size):
+            self._places.hold(index, size)
+
+    def _possible(self, size: Size) -> bool:
+        if size not in self._can:
+            self._can[size] = self._snapshot.can(size, self._snapshot.facts)
+        return self._can[size]
 
 
 class _Parts:
@@ -93,6 +127,13 @@ class _Parts:
             self._free[n] -= need
         return True
 
+    def hold(self, index: int, size: Size) -> None:
+        """Leave the GPUs to a kernel on which the least has to be freed for it."""
+        needs = self._needed(size, self._snapshot.only.get(index))
+        order = sorted((need - self._free[n], n) for n, need in needs if need > 0)
+        for _, n in order[: size.count]:
+            self._free[n] = 0
+
     def _needed(self, size: Size, only: frozenset[str] | None) -> list[tuple[int, int]]:
         backend = self._snapshot.backend
         if only is None and size in self._snapshot.placements:
@@ -117,17 +158,25 @@ class _Wholes:
         self._room: dict[Size, tuple[str, int]] = {}
 
     def take(self, index: int, size: Size) -> bool:
-        if size not in self._room:
-            # All that a kernel asks for here is a number of one resource.
-            facts = self._snapshot.facts_for(size, self._facts)
-            (resource,) = self._backend.render(size, facts).limits
-            self._room[size] = resource, self._backend.room(size, facts)
-        resource, room = self._room[size]
+        resource, room = self._resource(size)
         taken = self._taken.get(resource, 0)
         if room - taken < size.count:
             return False
         self._taken[resource] = taken + size.count
         return True
+
+    def hold(self, index: int, size: Size) -> None:
+        """Leave what is free of its resource to a kernel: which GPU it is on is not known."""
+        resource, room = self._resource(size)
+        self._taken[resource] = max(room, self._taken.get(resource, 0))
+
+    def _resource(self, size: Size) -> tuple[str, int]:
+        if size not in self._room:
+            # All that a kernel asks for here is a number of one resource.
+            facts = self._snapshot.facts_for(size, self._facts)
+            (resource,) = self._backend.render(size, facts).limits
+            self._room[size] = resource, self._backend.room(size, facts)
+        return self._room[size]
 
 
 def without(facts: Facts, namespace: str, names: Collection[str]) -> Facts:

@@ -45,11 +45,19 @@ class Sweeper:
     Parameters
     ----------
     own: whether a pod is of a kernel that this process runs.
+    alive: whether the process whose a pod is lives, where that is known otherwise: then this
+        process shows no Lease of its own, and looks at no others.
     """
 
-    def __init__(self, cluster: Cluster, own: Callable[[Object], bool]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        own: Callable[[Object], bool],
+        alive: Callable[[Object], bool] | None = None,
+    ) -> None:
         self._cluster = cluster
         self._own = own
+        self._alive = alive
         #: The Leases of server processes, and pods that wait.
         self.signs, self.pending = Observed(), Observed()
         self._task: asyncio.Task[None] | None = None
@@ -66,9 +74,10 @@ class Sweeper:
 
     async def start(self) -> None:
         """Show that this process lives, and begin to sweep."""
-        with suppress(Forbidden):
-            await self._renew()
-        self._renewing = asyncio.create_task(self._renew_always(), name="server lease")
+        if self._alive is None:
+            with suppress(Forbidden):
+                await self._renew()
+            self._renewing = asyncio.create_task(self._renew_always(), name="server lease")
         self._task = asyncio.create_task(self._sweep_always(), name="sweeper")
 
     async def close(self) -> None:
@@ -78,6 +87,8 @@ class Sweeper:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+        if self._alive is not None:
+            return
         with suppress(KubernetesError, asyncio.TimeoutError):
             await asyncio.wait_for(
                 self._cluster.api.delete(LEASES, self.lease_name, self._cluster.namespace), 5
@@ -126,6 +137,8 @@ class Sweeper:
 
         Of one that was not looked at before that is not known until its Lease could have run out.
         """
+        if self._alive is not None:
+            return self._alive(pod)
         instance = annotation(pod, "instance")
         if instance == self._cluster.instance:
             return True
@@ -163,7 +176,7 @@ class Sweeper:
         ------
         KubernetesError
         """
-        alive: dict[str, bool] = {}
+        alive: dict[tuple[str, str], bool] = {}
         pods = list(self._cluster.pods.objects.values())
         everywhere = self._rest <= 0
         if everywhere:
@@ -171,7 +184,7 @@ class Sweeper:
             self.pending.keep([pod["metadata"]["uid"] for pod in pods])
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         for pod in pods:
-            if label(pod, SERVER) == self._cluster.server and self._own(pod):
+            if self._cluster.is_own(pod) and self._own(pod):
                 continue
             if pod["metadata"].get("deletionTimestamp"):
                 continue
@@ -180,12 +193,13 @@ class Sweeper:
             instance = annotation(kernel, "instance")
             ended = failures.end_of(pod, None) is not None
             if ended or (phase == "Pending" and self._settled(pod)):
-                if instance not in alive:
-                    alive[instance] = await self.owner_alive(kernel)
-                over = not alive[instance] or instance == self._cluster.instance
+                whose = label(kernel, SERVER), instance
+                if whose not in alive:
+                    alive[whose] = await self.owner_alive(kernel)
+                over = not alive[whose] or instance == self._cluster.instance
                 if over and (kernel is pod or await self._still(kernel, instance)):
                     await self._delete(pod)
-        if everywhere:
+        if everywhere and self._alive is None:
             await self._sweep_leases(pods)
             self._rest = min(self._others + 1, _SELDOMEST)
         self._rest -= 1
@@ -196,6 +210,8 @@ class Sweeper:
         They may come from the API server's memory: what is deleted is deleted as it was seen, or
         not at all.
         """
+        if self._cluster.everybody:
+            return []
         server = self._cluster.server
         query = {"labelSelector": f"{selector()},{SERVER}!={server}", "resourceVersion": "0"}
         pods, _ = await self._cluster.api.list(PODS, self._cluster.namespace, **query)

@@ -8,8 +8,9 @@ from ...size import Size
 from ..base import Waiter
 from . import _failures as failures
 from ._cluster import Cluster, Object
-from ._kernel import PodKernel, size_of
-from ._names import SERVER, annotation, label
+from ._kernel_objects import KernelObjects
+from ._names import annotation
+from ._pods import size_of
 from ._snapshot import ClusterSnapshot, without
 from .backends import Facts, Placement
 
@@ -17,7 +18,7 @@ __all__ = ["wanted"]
 
 
 async def wanted(
-    cluster: Cluster, kernels: Mapping[str, PodKernel], placements: Mapping[Size, Placement]
+    cluster: Cluster, kernels: Mapping[str, KernelObjects], placements: Mapping[Size, Placement]
 ) -> ClusterSnapshot | None:
     """Who waits for a GPU, and what the GPUs hold; None where nobody waits.
 
@@ -41,13 +42,9 @@ async def wanted(
     if snapshot.served(snapshot.held) == snapshot.served(()):
         return snapshot  # nothing of this server's would help anybody who waits
     # Shares are given back by it: so by what is there now, not by what was shown.
-    if any(label(pod, SERVER) == cluster.server for pod in pods):
+    if any(cluster.is_own(pod) for pod in pods):
         still = await cluster.queue.own()
-        pods = [
-            pod
-            for pod in pods
-            if label(pod, SERVER) != cluster.server or pod["metadata"]["name"] in still
-        ]
+        pods = [pod for pod in pods if not cluster.is_own(pod) or pod["metadata"]["name"] in still]
     return _seen(cluster, pods, await cluster.refresh(), kernels, placements) if pods else None
 
 
@@ -55,7 +52,7 @@ def _seen(
     cluster: Cluster,
     pods: Sequence[Object],
     facts: Facts,
-    kernels: Mapping[str, PodKernel],
+    kernels: Mapping[str, KernelObjects],
     placements: Mapping[Size, Placement],
 ) -> ClusterSnapshot:
     """Who waits, by their pods, and what the GPUs hold."""

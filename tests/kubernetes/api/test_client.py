@@ -32,7 +32,8 @@ from scripted import (
 from waiting import eventually
 
 from jupyter_gpu_share.engines.kubernetes._link import Owned
-from jupyter_gpu_share.engines.kubernetes._names import PREFIX
+from jupyter_gpu_share.engines.kubernetes._names import PREFIX, SERVER
+from jupyter_gpu_share.engines.kubernetes._objects import Owner
 from jupyter_gpu_share.engines.kubernetes._ownership import claim_pod
 from jupyter_gpu_share.engines.kubernetes.api import (
     PODS,
@@ -275,10 +276,12 @@ async def test_a_pod_that_was_taken_although_no_answer_came(
 ) -> None:
     """The patch names a version, so that its repetition is a conflict; nobody else was faster."""
     note = PREFIX + "instance"
-    server.put("a", {"metadata": {"name": "a", "annotations": {note: "before"}}})
-    cluster: Any = SimpleNamespace(api=api, namespace=NAMESPACE, instance="mine")
+    server.put(
+        "a", {"metadata": {"name": "a", "annotations": {note: "before"}, "labels": {SERVER: "s"}}}
+    )
+    cluster: Any = SimpleNamespace(api=api, namespace=NAMESPACE)
     server.then("patch", lose)
-    taken = await claim_pod(cluster, "a", "before")
+    taken = await claim_pod(cluster, Owner("s", "mine"), "a", "before")
     assert taken["metadata"]["annotations"] == {note: "mine"}
 
     async def others(server: ScriptedServer, call: Any, line: Any) -> bool:
@@ -286,10 +289,9 @@ async def test_a_pod_that_was_taken_although_no_answer_came(
         server.put("a")
         return await right(server, call, line)
 
-    cluster.instance = "later"
     server.then("patch", others)
     with pytest.raises(Owned):
-        await claim_pod(cluster, "a", "mine")
+        await claim_pod(cluster, Owner("s", "later"), "a", "mine")
 
 
 # -- lists -----------------------------------------------------------------------------------

@@ -1,0 +1,369 @@
+"""The kernels of all users: who has which, what becomes of each, and what their servers are told.
+
+The registry is the only writer of what is here. It lives in memory alone: a broker that begins
+anew makes it from the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import replace
+
+from ..._threads import to_the_end
+from ...allocations import Share
+from ...engines.base import Exit
+from ...engines.kubernetes._objects import KernelPlan, Owner
+from ...size import Size
+from .kernel import Kernel, Unfinished
+from .lives import Lives, stopped
+from .presence import Process
+from .refusals import Refused
+from .rows import Failure, Phase
+from .ruling import Key, Wish
+
+__all__ = ["Registry"]
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that an answer waits for what the cluster was asked to write.
+_PATIENCE = 5.0
+#: Rows of one server, those of ended kernels among them.
+_MOST_ROWS = 500
+
+
+class Registry(Lives):
+    """All kernels, and what their servers ask of them. For one event loop."""
+
+    async def start(
+        self, process: Process, groups: frozenset[str], attempt: str, plan: KernelPlan
+    ) -> tuple[Kernel, bool]:
+        """Start a kernel; whether it is a new start. Its objects are written when this returns.
+
+        The same attempt again is the same start, whatever became of the first answer.
+
+        Raises
+        ------
+        Refused: a limit, or somebody else's kernel has this id.
+        """
+        key = Key(process.user, process.server, plan.kernel_id)
+        kernel = self._kernels.get(key)
+        if kernel is not None and kernel.attempt == attempt and kernel.instance == process.instance:
+            await self._begun(kernel)
+            return kernel, False
+        if not self.presence.alive(process):
+            raise Refused("This process has said that it ends; it starts nothing any more.")
+        if (whose := self._ids.get(plan.kernel_id, key)) != key:
+            _log.warning("%s asked for a kernel id of %s", process.user, whose.user)
+            raise Refused("Another server has a kernel with this id; start a new one.")
+        if kernel is not None and not kernel.phase.over:
+            self._check_free(kernel, process)
+        servers = self._servers.get((key.user, key.server), {})
+        if kernel is None and len(servers) >= _MOST_ROWS:
+            raise Refused("Your server has too many kernels; end some of them.")
+        # No await from here to where it is in the registry: two at once never pass a limit.
+        refusal = self._rules.reserve(Wish(key, plan.size, groups))
+        if refusal is not None:
+            raise Refused(refusal)
+        if kernel is not None:
+            self._retire(kernel, replaced=True)
+        owner = Owner.of_hub(key.user, key.server, process.instance)
+        new = Kernel(key, attempt, plan, process.instance, self._make(owner, plan), groups)
+        self._put(new)
+        new.plan = replace(plan, keys=None)
+        self._begin(new, self._start(new))
+        await self._begun(new)
+        return new, True
+
+    def _check_free(self, kernel: Kernel, process: Process) -> None:
+        """Refuse what another process has that is alive.
+
+        Raises
+        ------
+        Refused
+        """
+        other = kernel.instance != process.instance
+        if other and self.presence.alive(kernel.process):
+            raise Refused("Another process of your server runs this kernel; end it there first.")
+
+    async def _begun(self, kernel: Kernel) -> None:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(kernel.begun.wait(), _PATIENCE)
+
+    async def _start(self, kernel: Kernel) -> None:
+        await self._left(kernel)
+        await kernel.objects.make()
+        kernel.begun.set()
+        kernel.address = await kernel.objects.come_up(lambda news: self._report(kernel, news))
+        self._up(kernel)
+
+    def _up(self, kernel: Kernel) -> None:
+        kernel.up = True
+        kernel.phase, kernel.reason, kernel.queue = Phase.READY, "", None
+        if kernel.objects.lent:
+            kernel.phase = Phase.RELEASED
+            self._rules.gave_back(kernel.key)
+        else:
+            self._rules.holds(kernel.key)
+
+    async def _left(self, kernel: Kernel) -> None:
+        """Wait until the cluster has told that earlier pods of the kernel are to end."""
+        for earlier in list(self._leaving.get(kernel.key, ())):
+            if earlier.objects.unanswered:
+                kernel.reason = "The cluster has not told yet what became of the last pod."
+                self.changed(kernel)
+            await earlier.objects.settled()
+
+    def restore(
+        self,
+        key: Key,
+        attempt: str,
+        plan: KernelPlan,
+        owner: Owner,
+        groups: frozenset[str],
+        name: str,
+    ) -> Kernel:
+        """Go on with a kernel that is in the cluster; its process has some time to come back."""
+        objects = self._make(owner, plan, name)
+        kernel = Kernel(key, attempt, plan, owner.instance, objects, groups)
+        self._put(kernel)
+        self._rules.reserve(Wish(key, plan.size, groups))  # what is there is there
+        self.presence.expect(kernel.process)
+        kernel.begun.set()
+        self._begin(kernel, self._resume(kernel))
+        return kernel
+
+    async def _resume(self, kernel: Kernel) -> None:
+        try:
+            kernel.address = await kernel.objects.resume(lambda news: self._report(kernel, news))
+        except Unfinished as error:
+            kernel.failed = Failure("keys", str(error))
+            kernel.phase, kernel.reason = Phase.FAILED, str(error)
+            self._rules.drop(kernel.key)
+            await kernel.objects.delete()
+            return
+        self._up(kernel)
+
+    async def adopt(self, process: Process, kernel_id: str, attempt: str, before: str) -> Kernel:
+        """Have a kernel of an earlier process of this very server be this process's.
+
+        Raises
+        ------
+        NoKernel
+        Refused: it has ended, or another process that is alive has it.
+        EngineError
+        """
+        kernel = self.of_server(process, kernel_id)
+        async with kernel.lock:
+            if kernel.instance == process.instance and kernel.attempt == attempt:
+                return kernel
+            ended = kernel.phase.over and not kernel.objects.lost
+            if self._kernels.get(kernel.key) is not kernel or ended or not kernel.up:
+                raise Refused("The kernel has ended, or had not come up: it cannot be taken over.")
+            if kernel.instance != before:
+                raise Refused("Another process of your server has taken this kernel over.")
+            self._check_free(kernel, process)
+            if kernel.busy:
+                raise Refused("The kernel's share is being taken; try again in a moment.")
+            return await to_the_end(self._adopt(kernel, process, attempt))
+
+    async def _adopt(self, kernel: Kernel, process: Process, attempt: str) -> Kernel:
+        owner = Owner.of_hub(process.user, process.server, process.instance)
+        objects = self._make(owner, kernel.plan, kernel.objects.name)
+        new = Kernel(kernel.key, attempt, kernel.plan, process.instance, objects, kernel.groups)
+        new.phase, new.vacated = Phase.STARTING, kernel.vacated
+        new.was_lent = kernel.objects.lent
+        # From here on it hears of its pod, on which it is written whose it is now.
+        self._still(kernel)
+        self._put(new)
+        try:
+            # The keys are in what it answers, and are let go of here.
+            connection = await objects.adopt(kernel.instance, lambda news: self._report(new, news))
+        except BaseException:
+            if self._kernels.get(new.key) is new:
+                self._put(kernel)
+                kernel.watching = self._spawn(self._watch(kernel))
+            raise
+        if self._kernels.get(new.key) is not new:
+            raise Refused("The kernel was ended meanwhile.")
+        new.address, new.up = connection.ip, True
+        self._spawn(kernel.objects.close())
+        new.begun.set()
+        new.watching = self._spawn(self._watch(new))
+        self.changed(new)
+        return new
+
+    def settle(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
+        """The agent of a kernel that was taken over has answered: have its share.
+
+        Raises
+        ------
+        NoKernel, Refused
+        """
+        kernel = self.own(process, kernel_id, attempt)
+        if kernel.phase is Phase.STARTING and kernel.up and not kernel.busy:
+            if kernel.was_lent:
+                self._check_limit(kernel, kernel.plan.size)
+            self._begin(kernel, self._settle(kernel))
+        return kernel
+
+    async def _settle(self, kernel: Kernel) -> None:
+        await kernel.objects.settle(lambda news: self._report(kernel, news))
+        self._up(kernel)
+
+    async def release(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
+        """Give the share of a kernel back that lives on.
+
+        Raises
+        ------
+        NoKernel, Refused
+        EngineError: it is still held, for certain.
+        """
+        kernel = self.own(process, kernel_id, attempt)
+        async with kernel.lock:
+            await self._release(kernel)
+        return kernel
+
+    def take(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
+        """Take the share again, which may have to be waited for. Idempotent.
+
+        Raises
+        ------
+        NoKernel, Refused: a limit, or it has ended.
+        """
+        kernel = self.own(process, kernel_id, attempt)
+        if kernel.phase in (Phase.TAKING, Phase.READY):
+            return kernel
+        self._check_quiet(kernel)
+        if kernel.lock.locked():
+            raise Refused("The kernel's share is being changed; try again in a moment.")
+        self._check_limit(kernel, kernel.plan.size)
+        kernel.phase, kernel.failed, kernel.vacated = Phase.TAKING, None, False
+        self._begin(kernel, self._take(kernel))
+        return kernel
+
+    def _check_limit(self, kernel: Kernel, size: Size) -> None:
+        """Reserve a share for a kernel in place of what it has.
+
+        Raises
+        ------
+        Refused
+        """
+        refusal = self._rules.reserve(Wish(kernel.key, size, kernel.groups))
+        if refusal is not None:
+            raise Refused(refusal)
+
+    async def _take(self, kernel: Kernel) -> None:
+        async with kernel.lock:
+            await kernel.objects.take_back(lambda news: self._report(kernel, news))
+        self._up(kernel)
+
+    async def withdraw(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
+        """Give up waiting for the share again. Idempotent.
+
+        Raises
+        ------
+        NoKernel, Refused
+        """
+        kernel = self.own(process, kernel_id, attempt)
+        if kernel.phase is Phase.TAKING:
+            await stopped(kernel.work)
+            if kernel.phase is Phase.TAKING:
+                kernel.phase, kernel.reason, kernel.queue = Phase.RELEASED, "", None
+                self._rules.gave_back(kernel.key)
+            self.changed(kernel)
+        return kernel
+
+    async def planned(self, kernel: Kernel, size: Size) -> tuple[Share, bool] | None:
+        """What a change of the size would give; None: it is not possible now, or not allowed."""
+        if kernel.phase.over or kernel.busy or not kernel.up:
+            return None
+        if self._rules.why_not(Wish(kernel.key, size, kernel.groups)) is not None:
+            return None
+        return await kernel.objects.planned(size)
+
+    async def change(
+        self, process: Process, kernel_id: str, attempt: str, size: Size
+    ) -> tuple[Kernel, Share]:
+        """Hold another size, or have the next share be of it.
+
+        Raises
+        ------
+        NoKernel, Refused
+        EngineError: it holds what it held.
+        """
+        kernel = self.own(process, kernel_id, attempt)
+        async with kernel.lock:
+            self._check_quiet(kernel)
+            if not kernel.objects.lent:
+                self._check_limit(kernel, size)
+            try:
+                share = await to_the_end(kernel.objects.change(size))
+            except BaseException:
+                if not kernel.objects.lent and not kernel.phase.over:
+                    self._rules.holds(kernel.key, kernel.plan.size)
+                raise
+            kernel.plan = replace(kernel.plan, size=size)
+            if not kernel.objects.lent:
+                self._rules.holds(kernel.key, size)
+        self.changed(kernel)
+        return kernel, share
+
+    async def note_path(
+        self, process: Process, kernel_id: str, attempt: str, path: str | None
+    ) -> Kernel:
+        """A kernel's notebook has another path now.
+
+        Raises
+        ------
+        NoKernel, Refused, EngineError
+        """
+        kernel = self.own(process, kernel_id, attempt)
+        await kernel.objects.note_path(path)
+        kernel.plan = replace(kernel.plan, path=path)
+        self.changed(kernel)
+        return kernel
+
+    async def end(self, process: Process, kernel_id: str, attempt: str) -> bool:
+        """End a kernel and all that it has; whether that is done. Idempotent.
+
+        Raises
+        ------
+        Refused: another process that is alive has it.
+        """
+        key = Key(process.user, process.server, kernel_id)
+        kernel = self._kernels.get(key)
+        if kernel is not None and kernel.attempt == attempt:
+            if not kernel.phase.over:
+                self._check_free(kernel, process)
+            self._retire(kernel)
+        for leaving in list(self._leaving.get(key, ())):
+            if leaving.attempt == attempt and leaving.settling is not None:
+                await asyncio.wait({leaving.settling}, timeout=_PATIENCE)
+        return all(each.attempt != attempt for each in self._leaving.get(key, ()))
+
+    def hear_idle(self, process: Process, vacated: Collection[str]) -> None:
+        """A process has named its idle kernels.
+
+        Parameters
+        ----------
+        vacated: ids of those of which nothing is on the GPU, by its word.
+        """
+        for kernel in self._of(process):
+            kernel.vacated = kernel.key.kernel_id in vacated
+
+    def end_by_hand(self, kernel: Kernel, words: str) -> None:
+        """An administrator ends a kernel; ``words`` say so to its user."""
+        self._lose(kernel, words, Exit(-9, words))
+
+    async def give_back_by_hand(self, kernel: Kernel) -> None:
+        """An administrator's rule takes the share of a kernel that lives on.
+
+        Raises
+        ------
+        Refused, EngineError
+        """
+        async with kernel.lock:
+            await self._release(kernel)

@@ -1,0 +1,273 @@
+"""What goes on for the kernels of all users, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ..._threads import to_the_end
+from ...engines.base import Exit, Starting, Waiting
+from ...errors import GpuShareError
+from .kernel import Kernel
+from .presence import Fate, Process, fate_of
+from .refusals import Refused
+from .rows import Failure, Phase, failure_of
+from .table import Table
+
+__all__ = ["Lives", "stopped"]
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that the pod of a server that is gone has to end: with those in which the server may come
+#: back, its share is free within half a minute.
+_END_GRACE = 8
+
+
+class Lives(Table):
+    """The table, with the tasks of its kernels. :meth:`close` ends all that was begun."""
+
+    def _begin(self, kernel: Kernel, work: Coroutine[Any, Any, None]) -> None:
+        """Do what takes long for a kernel. How it ends is told by the kernel's row."""
+        kernel.work = self._spawn(self._worked(kernel, work))
+        if kernel.watching is None:
+            kernel.watching = self._spawn(self._watch(kernel))
+        self.changed(kernel)
+
+    async def _worked(self, kernel: Kernel, work: Coroutine[Any, Any, None]) -> None:
+        up = kernel.up
+        try:
+            await work
+        except GpuShareError as error:
+            self._failed(kernel, failure_of(error), up=up)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            _log.exception("A kernel met an error of the broker's own")
+            words = "The broker met an error of its own; its log says more. Try again."
+            self._failed(kernel, Failure("engine", words), up=up)
+        finally:
+            kernel.begun.set()
+            self.changed(kernel)
+
+    def _failed(self, kernel: Kernel, failure: Failure, *, up: bool) -> None:
+        if kernel.phase.over:
+            return
+        kernel.failed, kernel.queue, kernel.reason = failure, None, failure.detail
+        if up and kernel.objects.there:
+            # It lives on without the share that it could not have.
+            lent = kernel.objects.lent
+            kernel.phase = Phase.RELEASED if lent else Phase.READY
+            if lent:
+                self._rules.gave_back(kernel.key)
+            return
+        kernel.phase = Phase.FAILED
+        self._rules.drop(kernel.key)
+        self._spawn(self._delete(kernel))
+
+    async def _watch(self, kernel: Kernel) -> None:
+        """Note the end of a kernel's pod by others, and that it comes."""
+        removal = asyncio.ensure_future(kernel.objects.removed())
+        ended = asyncio.ensure_future(kernel.objects.ended())
+        try:
+            await asyncio.wait({removal, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                self.changed(kernel)
+            how = await ended
+        finally:
+            for task in (removal, ended):
+                task.cancel()
+            await asyncio.gather(removal, ended, return_exceptions=True)
+        if kernel.busy and not kernel.up:
+            return  # the start that is under way tells it
+        if not kernel.phase.over:
+            kernel.phase, kernel.ended, kernel.queue = Phase.ENDED, how, None
+            kernel.reason = how.reason
+            self._rules.drop(kernel.key)
+            self.changed(kernel)
+
+    def _report(self, kernel: Kernel, news: Waiting | Starting) -> None:
+        if isinstance(news, Waiting):
+            if kernel.phase is not Phase.TAKING:
+                kernel.phase = Phase.WAITING
+            kernel.reason, kernel.queue = news.reason, news.queue
+        else:
+            if kernel.phase is not Phase.TAKING:
+                kernel.phase = Phase.STARTING
+            kernel.reason, kernel.queue = news.notice, None
+        self.changed(kernel)
+
+    def _of(self, process: Process) -> list[Kernel]:
+        servers = self._servers.get((process.user, process.server), {})
+        return [each for each in servers.values() if each.instance == process.instance]
+
+    def _gone(self, process: Process) -> None:
+        """A process is there no more: nobody holds a share for it."""
+        kernels = self._of(process)
+        if kernels:
+            _log.info("A server's process of %s is gone; it had %d", process.user, len(kernels))
+        for kernel in kernels:
+            self._spawn(self._orphaned(kernel))
+
+    async def _orphaned(self, kernel: Kernel) -> None:
+        if kernel.phase is Phase.TAKING:  # nobody waits for it any more
+            await stopped(kernel.work)
+            if kernel.phase is Phase.TAKING:
+                kernel.phase, kernel.reason, kernel.queue = Phase.RELEASED, "", None
+                self._rules.gave_back(kernel.key)
+        async with kernel.lock:
+            if self._kernels.get(kernel.key) is not kernel or kernel.lost_work:
+                return
+            if self.presence.alive(kernel.process):
+                return
+            objects = kernel.objects
+            fate = fate_of(
+                up=kernel.up,
+                lent=objects.lent,
+                ended=kernel.phase.over,
+                detachable=objects.detachable and not kernel.busy,
+                vacated=kernel.vacated,
+            )
+            if fate is Fate.GIVE_BACK:
+                try:
+                    await self._release(kernel)
+                    fate = Fate.KEEP
+                except GpuShareError as error:
+                    _log.warning("A share could not be given back: %s", error)
+                    fate = Fate.END
+        if fate is Fate.DELETE:
+            self._retire(kernel)
+        elif fate is Fate.KEEP:
+            self._keep(kernel)
+        else:
+            words = (
+                "Its server stopped while the kernel had its share: the kernel was ended, and its "
+                "variables are gone. Run the notebook again."
+            )
+            self._lose(kernel, words, Exit(-15, words))
+
+    def _keep(self, kernel: Kernel) -> None:
+        """Keep a kernel without its share for the next process of its server, for a while."""
+
+        def over() -> None:
+            there = self._kernels.get(kernel.key) is kernel and not kernel.phase.over
+            if there and not self.presence.alive(kernel.process):
+                hours = f"{self._kept / 3600:.3g} h"
+                words = f"Its server did not come back for {hours}: the kernel was ended."
+                self._lose(kernel, words, Exit(-15, words))
+
+        self._once_more(kernel, over)
+        self.changed(kernel)
+
+    def _lose(self, kernel: Kernel, words: str, how: Exit) -> None:
+        """End a kernel with all it has in memory, and keep the row that says so."""
+        if self._kernels.get(kernel.key) is not kernel:
+            return
+        self._still(kernel)
+        kernel.phase, kernel.ended, kernel.queue = Phase.ENDED, how, None
+        kernel.reason = kernel.lost_work = words
+        self._rules.drop(kernel.key)
+
+        def forget() -> None:
+            if self._kernels.get(kernel.key) is kernel:
+                self._retire(kernel)
+
+        self._once_more(kernel, forget)
+        self._spawn(self._delete(kernel, _END_GRACE))
+        self.changed(kernel)
+
+    def _once_more(self, kernel: Kernel, then: Callable[[], None]) -> None:
+        if kernel.later is not None:
+            kernel.later.cancel()
+        kernel.later = asyncio.get_running_loop().call_later(self._kept, then)
+
+    def _retire(self, kernel: Kernel, *, replaced: bool = False) -> None:
+        """Take a kernel out of the registry, and delete what it has.
+
+        Parameters
+        ----------
+        replaced: what is reserved under its key is another start's already.
+        """
+        if self._kernels.get(kernel.key) is not kernel:
+            return
+        self._still(kernel)
+        self._drop(kernel)
+        if not replaced:
+            self._rules.drop(kernel.key)
+        self._leaving.setdefault(kernel.key, set()).add(kernel)
+        kernel.settling = self._spawn(self._end(kernel))
+        kernel.begun.set()
+        gone = {"kernel_id": kernel.key.kernel_id, "attempt": kernel.attempt}
+        self._events.publish((kernel.key.user, kernel.key.server), "gone", gone)
+
+    def _still(self, kernel: Kernel) -> None:
+        """End what goes on for a kernel, but for writes to the cluster."""
+        for task in (kernel.work, kernel.watching):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        if kernel.later is not None:
+            kernel.later.cancel()
+            kernel.later = None
+
+    async def _end(self, kernel: Kernel) -> None:
+        await stopped(kernel.work)
+        try:
+            await kernel.objects.delete()
+            await kernel.objects.settled()
+        finally:
+            leaving = self._leaving.get(kernel.key, set())
+            leaving.discard(kernel)
+            if not leaving:
+                self._leaving.pop(kernel.key, None)
+
+    async def _delete(self, kernel: Kernel, grace: int = 1) -> None:
+        """Delete what a kernel has whose row is still told."""
+        if kernel.work is not asyncio.current_task():
+            await stopped(kernel.work)
+        await kernel.objects.delete(grace=grace)
+        self.changed(kernel)
+
+    async def close(self) -> None:
+        """End all work. The kernels stay as they are: another broker goes on with them."""
+        self.presence.close()
+        for kernel in self._kernels.values():
+            if kernel.later is not None:
+                kernel.later.cancel()
+        while self._tasks:
+            tasks = set(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        everything = [*self._kernels.values(), *(k for s in self._leaving.values() for k in s)]
+        await asyncio.gather(*(kernel.objects.close() for kernel in everything))
+
+    async def _release(self, kernel: Kernel) -> None:
+        self._check_quiet(kernel)
+        if not kernel.objects.detachable:
+            raise Refused("The kernel's share is part of its pod; it cannot be given back.")
+        await to_the_end(kernel.objects.give_back())
+        if not kernel.phase.over:
+            kernel.phase, kernel.reason, kernel.failed = Phase.RELEASED, "", None
+            self._rules.gave_back(kernel.key)
+        self.changed(kernel)
+
+    def _check_quiet(self, kernel: Kernel) -> None:
+        """Refuse what cannot be done while the kernel starts, waits or has ended.
+
+        Raises
+        ------
+        Refused
+        """
+        if kernel.phase.over:
+            raise Refused("The kernel has ended.")
+        if kernel.busy or not kernel.up:
+            raise Refused("The kernel starts, or waits for its share; try again then.")
+
+
+async def stopped(task: asyncio.Task[Any] | None) -> None:
+    """Cancel a task and wait for its end."""
+    if task is None or task is asyncio.current_task():
+        return
+    task.cancel()
+    await asyncio.wait({task})

@@ -1,0 +1,265 @@
+"""Which processes of users' servers are alive, as far as they are heard; no clock of theirs counts.
+
+A process that is alive has a stream of events open, or has asked for something lately. What is to
+become of a kernel whose process is gone is decided here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from heapq import heappop, heappush
+from itertools import count
+from typing import NamedTuple
+
+__all__ = ["Fate", "Presence", "Process", "Signs", "fate_of", "gone_at"]
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that a process has to come back after its stream of events has ended.
+RETURN = 20.0
+#: Seconds after its last request in which a process without a stream counts as alive.
+SILENCE = 45.0
+#: Seconds that everybody has to come back after a restart of the broker.
+RESTART = 60.0
+#: Processes of one server at once: terminals and programs have their own.
+_MOST = 64
+#: Streams of one process at once: an old one may not have been seen to end.
+_MOST_STREAMS = 8
+
+
+class Process(NamedTuple):
+    """One process of a proven user's server.
+
+    Attributes
+    ----------
+    server: its name among the user's servers; empty for the default one.
+    instance: chosen by the process, 32 hexadecimal digits. It tells processes of one server apart
+        and proves nothing.
+    """
+
+    user: str
+    server: str
+    instance: str
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What was heard of one process. Times are seconds of this broker's monotonic clock.
+
+    Attributes
+    ----------
+    streams: of events, that are open now.
+    ended: when the last one was closed that is not open any more; None: there was none.
+    heard: when it asked for something last.
+    until: till then it counts as alive whatever is heard.
+    left: it has said that it ends, or its token was refused.
+    born: which of the processes by this name it is, should it have been forgotten in between.
+    """
+
+    streams: int = 0
+    ended: float | None = None
+    heard: float = 0.0
+    until: float = 0.0
+    left: bool = False
+    born: int = 0
+
+
+def gone_at(signs: Signs) -> float | None:
+    """When a process counts as gone if nothing more is heard of it; None: not while that holds.
+
+    A request after the end of a stream shows that the process lives on without one.
+    """
+    if signs.left:
+        return float("-inf")
+    if signs.streams:
+        return None
+    if signs.ended is not None and signs.ended >= signs.heard:
+        end = signs.ended + RETURN
+    else:
+        end = signs.heard + SILENCE
+    return max(end, signs.until)
+
+
+class Fate(Enum):
+    """What becomes of a kernel whose process is gone."""
+
+    DELETE = "delete"  #: nothing is lost: it had not come up, or has ended
+    KEEP = "keep"  #: it holds no share, and waits for the next process of its server
+    GIVE_BACK = "give back"  #: it lives on without its share, as :attr:`KEEP`
+    END = "end"  #: its pod ends, and with it what the kernel has in memory
+
+
+def fate_of(*, up: bool, lent: bool, ended: bool, detachable: bool, vacated: bool) -> Fate:
+    """What becomes of a kernel whose process is gone.
+
+    Agents that move their kernel off its GPU by themselves would make :attr:`Fate.GIVE_BACK` of
+    each :attr:`Fate.END`: this is the one place that says which it is.
+
+    Parameters
+    ----------
+    up: the kernel's process runs in the pod, as far as the broker knows.
+    lent: the share was given back.
+    detachable: the share can go while the kernel lives.
+    vacated: by the process's last word nothing of the kernel is on its GPU.
+    """
+    if ended or not up:
+        return Fate.DELETE
+    if lent:
+        return Fate.KEEP
+    return Fate.GIVE_BACK if detachable and vacated else Fate.END
+
+
+class Presence:
+    """The processes that were heard of. For one event loop.
+
+    Parameters
+    ----------
+    gone: called once for each process that is gone, in the loop; must not block.
+    deaf: whether nobody can be heard now, as the Hub is away that proves who calls: then silence
+        says nothing.
+    clock: seconds, monotonic; the loop's own by default.
+    """
+
+    def __init__(
+        self,
+        gone: Callable[[Process], None],
+        clock: Callable[[], float] | None = None,
+        deaf: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._gone = gone
+        self._deaf = deaf
+        self._clock = clock or asyncio.get_running_loop().time
+        self._signs: dict[Process, Signs] = {}
+        self._count: dict[tuple[str, str], int] = {}
+        #: When each is to be looked at again, the first first, and of each the one that counts.
+        #: An end that has come to be later is found when the earlier one is looked at.
+        self._due: list[tuple[float, Process]] = []
+        self._next: dict[Process, float] = {}
+        self._born = count(1)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def alive(self, process: Process) -> bool:
+        """Whether the process is there, as far as anybody can know here."""
+        signs = self._signs.get(process)
+        if signs is None:
+            return False
+        end = gone_at(signs)
+        return end is None or end > self._clock()
+
+    def hear(self, process: Process) -> bool:
+        """The process has asked for something. False: its server has too many processes.
+
+        One that has said that it ends is not there again by that.
+        """
+        signs = self._signs.get(process)
+        if signs is None:
+            if self._count.get(process[:2], 0) >= _MOST:
+                return False
+            signs = self._new()
+        if not signs.left:
+            self._note(process, replace(signs, heard=self._clock()))
+        return True
+
+    def expect(self, process: Process) -> None:
+        """The process has kernels, by the cluster, and may come back after the broker's restart."""
+        now = self._clock()
+        signs = self._signs.get(process) or self._new()
+        self._note(process, replace(signs, until=now + RESTART))
+
+    def room_for_stream(self, process: Process) -> bool:
+        """Whether the process may have one more stream open."""
+        signs = self._signs.get(process)
+        return signs is None or signs.streams < _MOST_STREAMS
+
+    @contextmanager
+    def stream(self, process: Process) -> Iterator[None]:
+        """While this is entered the process has a stream of events open."""
+        signs = self._signs.get(process) or self._new()
+        born = signs.born
+        self._note(process, replace(signs, streams=signs.streams + 1, left=False))
+        try:
+            yield
+        finally:
+            now, last = self._clock(), self._signs.get(process)
+            if last is not None and last.born == born:
+                self._note(process, replace(last, streams=last.streams - 1, ended=now))
+
+    def leaves(self, process: Process) -> None:
+        """The process has said that it ends."""
+        if (signs := self._signs.get(process)) is not None:
+            self._note(process, replace(signs, left=True, until=0.0))
+
+    def refused(self, user: str, server: str) -> None:
+        """The token of a server is not accepted any more: all of its processes are gone."""
+        for process in [each for each in self._signs if each[:2] == (user, server)]:
+            self.leaves(process)
+
+    def close(self) -> None:
+        """Tell nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._signs.clear()
+        self._next.clear()
+        self._due.clear()
+
+    def look(self) -> None:
+        """Tell of those that are gone by now. Called by the timer."""
+        now = self._clock()
+        while self._due and self._due[0][0] <= now:
+            at, process = heappop(self._due)
+            if self._next.get(process) != at:
+                continue
+            del self._next[process]
+            end = gone_at(self._signs[process])
+            if end is None:
+                continue  # it is put down again when the stream ends
+            if end <= now and not self._signs[process].left and self._deaf():
+                # Everybody has their time to come back when they can be heard again.
+                until = now + RETURN
+                self._signs[process] = replace(self._signs[process], until=until)
+                end = until
+            if end > now:
+                self._look_at(end, process)
+                continue
+            self._forget(process)
+            try:
+                self._gone(process)
+            except Exception:
+                _log.exception("The end of a server's process could not be taken note of")
+        self._set_timer()
+
+    def _new(self) -> Signs:
+        return Signs(heard=self._clock(), born=next(self._born))
+
+    def _note(self, process: Process, signs: Signs) -> None:
+        if process not in self._signs:
+            self._count[process[:2]] = self._count.get(process[:2], 0) + 1
+        self._signs[process] = signs
+        end = gone_at(signs)
+        if end is not None and end < self._next.get(process, float("inf")):
+            self._look_at(end, process)
+            self._set_timer()
+
+    def _look_at(self, at: float, process: Process) -> None:
+        self._next[process] = at
+        heappush(self._due, (at, process))
+
+    def _forget(self, process: Process) -> None:
+        del self._signs[process]
+        self._next.pop(process, None)
+        self._count[process[:2]] -= 1
+        if not self._count[process[:2]]:
+            del self._count[process[:2]]
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._due:
+            pause = max(0.0, self._due[0][0] - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(pause, self.look)

@@ -1,0 +1,60 @@
+"""What the registry of kernels asks of the administrator's rules."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from ...size import Size
+
+__all__ = ["Key", "Ruling", "Wish"]
+
+
+class Key(NamedTuple):
+    """Names one kernel among all users': user and server are proven, the id is the client's."""
+
+    user: str
+    server: str
+    kernel_id: str
+
+    @property
+    def text(self) -> str:
+        """The same as a text, which no other kernel has whatever is in the names."""
+        return json.dumps(list(self))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A kernel that is to hold a share of a size, in place of what it has.
+
+    Attributes
+    ----------
+    groups: of the user, as they are proven.
+    """
+
+    key: Key
+    size: Size
+    groups: frozenset[str] = frozenset()
+
+
+class Ruling(Protocol):
+    """The administrator's rules, as far as kernels come and go by them. For one event loop.
+
+    Nothing here waits: between a look at the limits and the reservation nothing else happens.
+    """
+
+    def why_not(self, wish: Wish) -> str | None:
+        """Why the limits do not allow it, a sentence; None: they do."""
+
+    def reserve(self, wish: Wish) -> str | None:
+        """The same; where they allow it, it counts from here on as if it were held."""
+
+    def holds(self, key: Key, size: Size | None = None) -> None:
+        """A kernel holds the share that was reserved, or one of ``size``."""
+
+    def gave_back(self, key: Key) -> None:
+        """A kernel lives on without a share, or waits for none any more."""
+
+    def drop(self, key: Key) -> None:
+        """A kernel is gone with what it held. Idempotent."""

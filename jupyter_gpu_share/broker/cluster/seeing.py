@@ -1,0 +1,48 @@
+"""What the administrator's rules have to see of the cluster, and ask of the kernels' registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ...engines.base import Capacity, Snapshot
+from ..claim import Claim
+from ..order import Room
+from .ruling import Key
+
+__all__ = ["Kernels", "Sight"]
+
+
+class Sight(Protocol):
+    """The cluster at this moment. Kernels are named by :attr:`Key.text`.
+
+    Every method may raise GpuShareError where the cluster cannot be read.
+    """
+
+    async def gpus(self) -> Sequence[Capacity]:
+        """All GPUs, with what is free of each."""
+
+    async def room(self) -> Room:
+        """What is free, to be shared out to those who wait."""
+
+    async def snapshot(self, waiting: Sequence[Claim]) -> Snapshot:
+        """Who of these would get a share if some of the idle kernels gave theirs back."""
+
+
+class Kernels(Protocol):
+    """The kernels of all users, as their registry has them."""
+
+    def rows(self) -> Iterable[tuple[Key, Mapping[str, Any]]]:
+        """Every kernel with its row, which has ``size``, ``path``, ``kernel_name``, ``share``,
+        ``queue`` and ``reason`` at least."""
+
+    async def give_back(self, key: Key) -> None:
+        """Take the share of an idle kernel whose server does not give it back.
+
+        Raises
+        ------
+        GpuShareError: it cannot be taken while the kernel lives.
+        """
+
+    def end(self, key: Key, words: str) -> bool:
+        """End a kernel; ``words`` tell its user why. False: there is none."""

@@ -1,0 +1,257 @@
+"""Which of the kernels that wait the cluster's scheduler sees, where nobody else orders them.
+
+A scheduler that knows no users places whom it can in the order of arrival. So those who wait are
+kept from it until it is their turn. One without room of each size it sees all the same: so an
+autoscaler learns what is missing, and users read why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from ...errors import EngineError
+from ..claim import Claim
+from ..order import PATIENCE, Room, Turn, line, passed_by
+
+__all__ = ["Decision", "NoRoom", "Turns", "turns"]
+
+#: Seconds between two decisions while somebody waits and nothing changes.
+_AGAIN = 5.0
+#: Seconds between two decisions at most, whatever one of them costs.
+_LONGEST_PAUSE = 2.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of those who wait.
+
+    Attributes
+    ----------
+    let: names of the kernels that the scheduler may see from now on, in their order.
+    passed: names of those that wait on though somebody behind them has got room.
+    """
+
+    let: tuple[str, ...]
+    passed: frozenset[str]
+
+
+class NoRoom:
+    """Room where nothing is free, or nothing is known of it."""
+
+    def take(self, claim: Claim) -> bool:
+        """See :meth:`Room.take <jupyter_gpu_share.broker.order.Room.take>`."""
+        return not claim.gpus
+
+    def hold(self, claim: Claim) -> None:
+        """See :meth:`Room.hold <jupyter_gpu_share.broker.order.Room.hold>`."""
+
+
+def turns(in_line: Sequence[Turn], seen: Collection[str], room: Room) -> Decision:
+    """Which of those who wait are let to the scheduler now. Pure but for ``room``.
+
+    What the scheduler sees already cannot be called back: it is given room first. Of those without
+    room one of each size is let, but no second one of a user while others wait: the scheduler may
+    give them what comes free, whoever has least. And none while room is held for one that others
+    have passed for too long.
+
+    Parameters
+    ----------
+    in_line: all that wait, those that the scheduler sees among them; see :func:`line
+        <jupyter_gpu_share.broker.order.line>`.
+    seen: names of those that the scheduler sees.
+    room: what is free; it is changed.
+    """
+    known = frozenset(seen)
+    served: dict[str, bool] = {}
+    without: list[Claim] = []  # that the scheduler sees, and has no room for
+    let: list[str] = []
+    holds = False
+    for turn in sorted(in_line, key=lambda turn: turn.claim.kernel_id not in known):  # stable
+        claim, name = turn.claim, turn.claim.kernel_id
+        if room.take(claim):
+            served[name] = bool(claim.gpus)
+        elif turn.overdue:
+            room.hold(claim)
+            holds = True
+        elif name not in known:
+            continue
+        if name not in served:
+            without.append(claim)
+        if name not in known:
+            let.append(name)
+    if not holds:
+        let += _trials([turn.claim for turn in in_line], {*known, *let}, without)
+    return Decision(tuple(let), passed_by([turn.claim.kernel_id for turn in in_line], served))
+
+
+def _trials(waiting: Sequence[Claim], seen: Collection[str], without: Sequence[Claim]) -> list[str]:
+    """Of those without room the ones that the scheduler is to see all the same."""
+    sizes = {claim.size for claim in without}
+    users = {claim.user for claim in without}
+    alone = len({claim.user for claim in waiting}) == 1
+    found = []
+    for claim in waiting:
+        if claim.kernel_id in seen or claim.size in sizes or (claim.user in users and not alone):
+            continue
+        sizes.add(claim.size)
+        users.add(claim.user)
+        found.append(claim.kernel_id)
+    return found
+
+
+class Turns:
+    """Those who wait, and whom the scheduler sees of them. For one event loop.
+
+    Parameters
+    ----------
+    active: whether anybody is kept from the scheduler; not where KAI or Kueue orders.
+    held: the GPUs that each user holds; ``mean``: held of late, at a moment.
+    room: what is free, made off the loop; None where that is not known now.
+    clock: the time now, aware.
+    patience: for how long others may pass one for whom there is no room.
+    """
+
+    def __init__(
+        self,
+        *,
+        active: bool,
+        held: Callable[[], Mapping[str, float]],
+        mean: Callable[[str, datetime], float],
+        room: Callable[[], Awaitable[Room | None]],
+        clock: Callable[[], datetime],
+        patience: timedelta = PATIENCE,
+    ) -> None:
+        self.active = active
+        self._held = held
+        self._mean = mean
+        self._room = room
+        self._clock = clock
+        self._patience = patience
+        self._waiting: dict[str, Claim] = {}
+        self._seen: set[str] = set()
+        self._admitted: dict[str, asyncio.Event] = {}
+        self._wake = asyncio.Event()
+
+    # -- who waits -------------------------------------------------------------------------------
+
+    def add(self, claim: Claim, *, seen: bool = False) -> None:
+        """A kernel waits, or still does.
+
+        Parameters
+        ----------
+        seen: the scheduler sees it already, as one that an earlier broker has let.
+        """
+        name = claim.kernel_id
+        known = self._waiting.get(name)
+        passed = known.passed_since if known is not None else claim.passed_since
+        self._waiting[name] = replace(claim, passed_since=passed)
+        if seen:
+            self._let(name)
+        self._wake.set()
+
+    def hide(self, name: str) -> None:
+        """The scheduler does not see a kernel yet that was told of as seen."""
+        self._seen.discard(name)
+
+    def served(self, name: str) -> None:
+        """A kernel has its share. Those in line before it were passed."""
+        claim = self._waiting.get(name)
+        if claim is not None and claim.gpus and self.active:
+            now = self._clock()
+            for turn in self.in_line():
+                if turn.claim.kernel_id == name:
+                    break
+                self._pass(turn.claim.kernel_id, now)
+        self.ended(name)
+
+    def ended(self, name: str) -> None:
+        """A kernel waits no more. One that is not known did so before."""
+        if self._waiting.pop(name, None) is not None:
+            self._seen.discard(name)
+            if (event := self._admitted.pop(name, None)) is not None:
+                event.set()
+            self._wake.set()
+
+    def changed(self) -> None:
+        """What is free may have changed."""
+        if self._waiting:
+            self._wake.set()
+
+    def sees(self, name: str) -> bool:
+        """Whether the scheduler may see a kernel that waits."""
+        return not self.active or name in self._seen
+
+    async def admitted(self, name: str) -> None:
+        """Wait until the scheduler may see a kernel, which :meth:`add` has told of.
+
+        One that does not wait may be seen. A start awaits this before it makes what it is
+        scheduled by; whoever gives up waiting says so by :meth:`ended`.
+
+        Raises
+        ------
+        EngineError: the kernel waits no more.
+        """
+        if not self.active or name not in self._waiting:
+            return
+        if len(self._waiting) == 1:
+            self._let(name)
+        if name in self._seen:
+            return
+        await self._admitted.setdefault(name, asyncio.Event()).wait()
+        if name not in self._seen:
+            raise EngineError("The kernel was ended while it waited for its turn.")
+
+    def _let(self, name: str) -> None:
+        self._seen.add(name)
+        if name in self._admitted:
+            self._admitted[name].set()
+
+    def in_line(self) -> list[Turn]:
+        """All that wait, in the order in which they are served."""
+        now = self._clock()
+        return line(
+            self._waiting.values(),
+            self._held(),
+            lambda user: self._mean(user, now),
+            now,
+            self._patience,
+        )
+
+    # -- whose turn it is ------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Let kernels to the scheduler as their turns come, until it is cancelled.
+
+        A decision is made at each change, but no more often than takes a third of the time.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            # Whose patience is over is known by the time alone.
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _AGAIN if self._waiting else None)
+            self._wake.clear()
+            begin = loop.time()
+            await self.decide()
+            await asyncio.sleep(min(2 * (loop.time() - begin), _LONGEST_PAUSE))
+
+    async def decide(self) -> None:
+        """Let those whose turn it is by now."""
+        if not self.active or not self._waiting:
+            return
+        room = await self._room() if self._waiting.keys() - self._seen else None
+        # Nothing comes in between this and what follows.
+        decision = turns(self.in_line(), self._seen, room or NoRoom())
+        now = self._clock()
+        for name in decision.passed:
+            self._pass(name, now)
+        for name in decision.let:
+            self._let(name)
+
+    def _pass(self, name: str, now: datetime) -> None:
+        claim = self._waiting[name]
+        if claim.passed_since is None:
+            self._waiting[name] = replace(claim, passed_since=now)

@@ -1,0 +1,239 @@
+"""A fake of the objects of kernels: what the registry asks of a cluster, without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from jupyter_gpu_share.allocations import Device, Isolation, QueuePosition, Share
+from jupyter_gpu_share.broker.cluster.kernel import Unfinished
+from jupyter_gpu_share.broker.cluster.ruling import Key, Wish
+from jupyter_gpu_share.engines.base import Connection, Exit, Removal, Report, Starting, Waiting
+from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Keys, Owner
+from jupyter_gpu_share.errors import EngineError
+from jupyter_gpu_share.size import Size
+
+SHARE = Share((Device("GPU-1", "fake", "node"),), 2**30, Fraction(1, 4), Isolation.NONE)
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+class FakeCluster:
+    """What all fake objects have in common: pods by name, and how the cluster behaves."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeObjects] = []
+        self.pods: dict[str, FakeObjects] = {}
+        #: Names of all pods that were created, whatever became of them.
+        self.created: list[str] = []
+        self.room = asyncio.Event()
+        self.room.set()
+        #: Closed while the API does not answer.
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.detachable = True
+        self.refuses_give_back = False
+
+    def make(self, owner: Owner, plan: KernelPlan, name: str = "") -> FakeObjects:
+        return FakeObjects(self, owner, plan, name)
+
+
+class FakeObjects:
+    """One kernel's."""
+
+    def __init__(self, cluster: FakeCluster, owner: Owner, plan: KernelPlan, name: str) -> None:
+        self.cluster, self.owner, self.plan = cluster, owner, plan
+        self.name = name or f"pod-{len(cluster.made)}"
+        self.share: Share | None = None
+        self.note = ""
+        self.lent = False
+        self.lost = False
+        self.made = False
+        self.up = False
+        self.unanswered = False
+        self.removal: Removal | None = None
+        self.grace: int | None = None
+        self.closed = False
+        self.on_leave: Callable[[], None] = lambda: None
+        self.gone_keys: Keys | None = plan.keys
+        self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._removed = asyncio.Event()
+        cluster.made.append(self)
+
+    @property
+    def there(self) -> bool:
+        return self.name in self.cluster.pods and not self.lost and self.removal is None
+
+    @property
+    def detachable(self) -> bool:
+        return self.up and self.cluster.detachable
+
+    async def start(self, report: Report) -> Connection:
+        raise AssertionError("the registry makes it and has it come up")
+
+    async def make(self) -> None:
+        self.made = True
+        await self.cluster.answers.wait()
+        self.plan = replace(self.plan, keys=None)
+        self.cluster.pods[self.name] = self
+        self.cluster.created.append(self.name)
+
+    async def come_up(self, report: Report) -> str:
+        report(Waiting(QueuePosition(1, 1), "No room."))
+        await self._or_end(self.cluster.room.wait())
+        self.share = SHARE
+        report(Starting(SHARE))
+        self.up = True
+        return "10.0.0.1"
+
+    async def _or_end(self, waiting: Any) -> None:
+        doing = asyncio.ensure_future(waiting)
+        ended = asyncio.ensure_future(self.ended())
+        try:
+            await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise EngineError(f"The kernel could not start. {ended.result().reason}")
+        finally:
+            doing.cancel()
+            ended.cancel()
+
+    async def resume(self, report: Report) -> str:
+        if self.name not in self.cluster.pods:
+            raise Unfinished("The broker began anew while the kernel started.")
+        before = self.cluster.pods[self.name]
+        self.made, self.share, self.lent = True, before.share, before.lent
+        self.cluster.pods[self.name] = self
+        if before.up:
+            self.up = True
+            return "10.0.0.1"
+        return await self.come_up(report)
+
+    async def adopt(self, before: str, report: Report) -> Connection:
+        last = self.cluster.pods.get(self.name)
+        if last is None or last.owner.instance not in (before, self.owner.instance):
+            raise EngineError("Another Jupyter server of the same name runs this kernel.")
+        last.lost = True
+        last.end(Exit(-9, "taken over"))
+        self.cluster.pods[self.name] = self
+        self.made, self.lent, self.up = True, last.lent, True
+        return Keys(KEY.encode()).connection("10.0.0.2")
+
+    async def connection(self, ip: str) -> Connection:
+        return Keys(KEY.encode()).connection(ip)
+
+    async def settle(self, report: Report) -> None:
+        if self.lent:
+            await self.take_back(report)
+        self.share = SHARE
+
+    async def give_back(self) -> None:
+        if self.cluster.refuses_give_back:
+            raise EngineError("The cluster refuses that.")
+        self.lent = True
+
+    async def take_back(self, report: Report) -> Share:
+        report(Waiting(QueuePosition(1, 1), "No room."))
+        await self._or_end(self.cluster.room.wait())
+        self.lent = False
+        return SHARE
+
+    async def planned(self, size: Size) -> tuple[Share, bool] | None:
+        return SHARE, True
+
+    async def change(self, size: Size) -> Share:
+        self.plan = replace(self.plan, size=size)
+        return SHARE
+
+    async def note_path(self, path: str | None) -> None:
+        self.plan = replace(self.plan, path=path)
+
+    def remove(self, reason: str) -> None:
+        self.removal = Removal(reason, 100.0)
+        self._removed.set()
+
+    async def removed(self) -> Removal:
+        await self._removed.wait()
+        assert self.removal is not None
+        return self.removal
+
+    def let_go(self) -> None:
+        self.on_leave()
+
+    def leaving(self, grace: float) -> None:
+        self.remove(f"leaving {grace}")
+
+    def end(self, how: Exit) -> None:
+        if not self._end.done():
+            self._end.set_result(how)
+
+    async def ended(self) -> Exit:
+        return await asyncio.shield(self._end)
+
+    async def delete(self, *, grace: int = 1) -> None:
+        self.grace = grace
+        self.end(Exit(-9, "The kernel was shut down."))
+        self.unanswered = True
+        if self.cluster.answers.is_set():
+            self._deleted()
+
+    def _deleted(self) -> None:
+        if self.cluster.pods.get(self.name) is self:
+            del self.cluster.pods[self.name]
+        self.made = self.unanswered = False
+
+    async def settled(self, patience: float | None = None) -> bool:
+        await self.cluster.answers.wait()
+        if self.unanswered:
+            self._deleted()
+        return True
+
+    async def last_words(self, lines: int = 10) -> str:
+        return "last words"
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def look(self, gone: dict[str, Any] | None = None) -> None:
+        pass
+
+    def appeared(self, name: str) -> None:
+        pass
+
+    def owns(self, obj: dict[str, Any]) -> bool:
+        return True
+
+
+class FakeRules:
+    """Permits everything, and remembers what is held; ``most`` kernels at once where it is set."""
+
+    def __init__(self) -> None:
+        self.held: dict[Key, Size] = {}
+        self.lent: set[Key] = set()
+        self.most: int | None = None
+
+    def why_not(self, wish: Wish) -> str | None:
+        others = self.held.keys() - self.lent - {wish.key}
+        if self.most is not None and len(others) >= self.most:
+            return f"You may hold {self.most} shares."
+        return None
+
+    def reserve(self, wish: Wish) -> str | None:
+        refusal = self.why_not(wish)
+        if refusal is None:
+            self.held[wish.key] = wish.size
+            self.lent.discard(wish.key)
+        return refusal
+
+    def holds(self, key: Key, size: Size | None = None) -> None:
+        assert key in self.held
+        if size is not None:
+            self.held[key] = size
+
+    def gave_back(self, key: Key) -> None:
+        self.lent.add(key)
+
+    def drop(self, key: Key) -> None:
+        self.held.pop(key, None)
+        self.lent.discard(key)

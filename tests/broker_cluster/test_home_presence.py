@@ -1,0 +1,234 @@
+"""Which processes of servers count as alive, and what becomes of the kernels of those that do not."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jupyter_gpu_share.broker.cluster.presence import (
+    RESTART,
+    RETURN,
+    SILENCE,
+    Fate,
+    Presence,
+    Process,
+    Signs,
+    fate_of,
+    gone_at,
+)
+
+ANN = Process("ann", "", "a" * 32)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class World:
+    """Presence under a clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.clock, self.gone, self.deaf = Clock(), list[Process](), False
+        self.presence = Presence(self.gone.append, self.clock, lambda: self.deaf)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.presence.look()
+
+
+def test_the_decision_alone() -> None:
+    assert gone_at(Signs(heard=10.0)) == 10.0 + SILENCE
+    assert gone_at(Signs(streams=1, heard=10.0)) is None
+    assert gone_at(Signs(ended=20.0, heard=10.0)) == 20.0 + RETURN
+    assert gone_at(Signs(ended=20.0, heard=21.0)) == 21.0 + SILENCE
+    assert gone_at(Signs(heard=10.0, until=500.0)) == 500.0
+    assert gone_at(Signs(streams=1, until=500.0, left=True)) == float("-inf")
+
+
+async def test_a_stream_keeps_it_and_its_end_leaves_some_time() -> None:
+    world = World()
+    with world.presence.stream(ANN):
+        world.pass_time(10_000)
+        assert world.presence.alive(ANN)
+    world.pass_time(RETURN - 1)
+    assert world.presence.alive(ANN) and not world.gone
+    with world.presence.stream(ANN):
+        world.pass_time(10_000)
+    world.pass_time(RETURN)
+    assert world.gone == [ANN] and not world.presence.alive(ANN)
+
+
+async def test_two_streams_at_once_are_one_process() -> None:
+    """A client comes back before the broker has seen the end of its last stream."""
+    world = World()
+    with ExitStack() as second:
+        with world.presence.stream(ANN):
+            second.enter_context(world.presence.stream(ANN))
+        world.pass_time(1000)
+        assert world.presence.alive(ANN)
+    world.pass_time(RETURN)
+    assert world.gone == [ANN]
+
+
+async def test_who_says_that_it_ends_is_gone_at_once_though_its_stream_is_open() -> None:
+    world = World()
+    with ExitStack() as first:
+        first.enter_context(world.presence.stream(ANN))
+        world.presence.leaves(ANN)
+        assert not world.presence.alive(ANN)
+        world.presence.hear(ANN)
+        world.pass_time(0)
+        assert world.gone == [ANN]
+        with world.presence.stream(ANN):  # it comes back
+            first.close()  # and only now its first stream is seen to end
+            world.pass_time(1000)
+            assert world.presence.alive(ANN)
+    world.pass_time(RETURN)
+    assert world.gone == [ANN, ANN]
+
+
+async def test_a_refused_token_ends_all_processes_of_that_server_and_of_no_other() -> None:
+    world = World()
+    others = [Process("ann", "lab", "b" * 32), Process("ann-", "", "c" * 32)]
+    second = Process("ann", "", "d" * 32)
+    for process in (ANN, second, *others):
+        world.presence.hear(process)
+    world.presence.refused("ann", "")
+    world.pass_time(0)
+    assert sorted(world.gone) == sorted([ANN, second])
+    assert all(world.presence.alive(process) for process in others)
+
+
+async def test_while_nobody_can_be_heard_nobody_is_gone() -> None:
+    world = World()
+    world.presence.hear(ANN)
+    world.deaf = True
+    for _ in range(20):
+        world.pass_time(SILENCE)
+    assert not world.gone
+    world.deaf = False
+    world.pass_time(RETURN - 1)
+    assert not world.gone, "it has its time to come back once it can be heard"
+    world.pass_time(1)
+    assert world.gone == [ANN]
+
+
+async def test_one_server_cannot_fill_the_table() -> None:
+    world = World()
+    heard = [world.presence.hear(ANN._replace(instance=f"{n:032x}")) for n in range(100)]
+    assert sum(heard) == 64
+    assert world.presence.hear(ANN._replace(user="bob"))
+    world.pass_time(SILENCE)
+    assert len(world.gone) == 65
+    assert world.presence.hear(ANN)
+    assert not world.presence._due or len(world.presence._due) == 1
+
+
+async def test_the_timer_tells_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = asyncio.Event()
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.presence.SILENCE", 0.05)
+    presence = Presence(lambda process: gone.set())
+    presence.hear(ANN)
+    await asyncio.wait_for(gone.wait(), 10)
+    presence.close()
+
+
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from(["hear", "open", "close", "leave", "expect", "wait"]),
+        st.integers(0, 2),
+        st.floats(0, 70),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MOVES)
+def test_it_agrees_with_a_naive_model(moves: list[tuple[str, int, float]]) -> None:
+    asyncio.run(play(moves))
+
+
+async def play(moves: list[tuple[str, int, float]]) -> None:
+    """Each process is told to be gone exactly when the model says so, and once."""
+    world = World()
+    processes = [ANN._replace(instance=str(n) * 32) for n in range(3)]
+    model: dict[Process, dict[str, float]] = {}
+    open_streams: dict[Process, list[ExitStack]] = {process: [] for process in processes}
+    told: list[Process] = []
+
+    def over(process: Process) -> bool:
+        state = model[process]
+        if state["left"]:
+            return True
+        if state["streams"]:
+            return False
+        after = state["ended"] >= state["heard"]
+        end = state["ended"] + RETURN if after else state["heard"] + SILENCE
+        return world.clock.now >= max(end, state["until"])
+
+    def settle() -> None:
+        for process in [each for each in model if over(each)]:
+            del model[process]
+            told.append(process)
+            open_streams[process].clear()
+
+    def known(process: Process) -> dict[str, float]:
+        fresh = {"streams": 0, "ended": -1.0, "heard": world.clock.now, "until": 0.0, "left": 0}
+        return model.setdefault(process, fresh)
+
+    keep: list[ExitStack] = []
+    for move, number, seconds in moves:
+        process = processes[number]
+        if move == "wait":
+            world.pass_time(seconds)
+        elif move == "hear":
+            world.presence.hear(process)
+            state = known(process)
+            if not state["left"]:
+                state["heard"] = world.clock.now
+        elif move == "open":
+            stack = ExitStack()
+            stack.enter_context(world.presence.stream(process))
+            open_streams[process].append(stack)
+            keep.append(stack)
+            known(process)["streams"] += 1
+            model[process]["left"] = 0
+        elif move == "close" and open_streams[process]:
+            open_streams[process].pop().close()
+            known(process)["streams"] -= 1
+            model[process]["ended"] = world.clock.now
+        elif move == "leave":
+            world.presence.leaves(process)
+            if process in model:
+                model[process]["left"], model[process]["until"] = 1, 0.0
+        elif move == "expect":
+            world.presence.expect(process)
+            known(process)["until"] = world.clock.now + RESTART
+        world.presence.look()
+        settle()
+        assert sorted(world.gone) == sorted(told)
+        assert {each for each in processes if world.presence.alive(each)} == set(model)
+        assert len(world.presence._due) <= 3 * len(processes)
+    for stack in keep:
+        stack.close()
+    world.presence.close()
+
+
+@pytest.mark.parametrize("detachable", [True, False])
+@pytest.mark.parametrize("vacated", [True, False])
+def test_what_becomes_of_kernels(detachable: bool, vacated: bool) -> None:
+    given = {"detachable": detachable, "vacated": vacated}
+    assert fate_of(up=False, lent=False, ended=False, **given) is Fate.DELETE
+    assert fate_of(up=True, lent=False, ended=True, **given) is Fate.DELETE
+    assert fate_of(up=True, lent=True, ended=False, **given) is Fate.KEEP
+    kept = detachable and vacated
+    fate = fate_of(up=True, lent=False, ended=False, **given)
+    assert fate is (Fate.GIVE_BACK if kept else Fate.END)
