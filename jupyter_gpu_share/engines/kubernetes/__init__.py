@@ -1,5 +1,6 @@
 """The engine ``kubernetes``: kernels as pods, on shares that the cluster's own scheduler grants."""
 
+from ._brokered import BrokeredEngine
 from ._engine import KubernetesEngine
 
-__all__ = ["KubernetesEngine"]
+__all__ = ["BrokeredEngine", "KubernetesEngine"]
