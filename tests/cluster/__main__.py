@@ -7,6 +7,7 @@ import json
 import sys
 
 from . import Cluster, ClusterError, _kueue
+from ._helm import helm_program
 from .build import build
 
 
@@ -21,6 +22,7 @@ def main() -> int:
             build()  # tests that need no more go on meanwhile
             for name, folder in build(_kueue.PART).items():
                 print(f"{name}: {folder}")
+            print(f"helm: {helm_program()}")
         elif action == "up":
             cluster.up(keep=True)
             print(f"export KUBECONFIG={cluster.kubeconfig}")

@@ -47,10 +47,10 @@ def test_what_administrators_copy_and_apply_is_in_it(wheel: zipfile.ZipFile) -> 
     """The README and the documentation name it by where pip puts it."""
     share = "share/jupyter-gpu-share/etc/"
     names = {name.partition(share)[2] for name in wheel.namelist() if share in name}
-    folders = ("grafana", "kubernetes", "prometheus", "systemd")
+    folders = ("broker", "grafana", "helm", "kubernetes", "prometheus", "systemd")
     files = {path for folder in folders for path in (ROOT / "etc" / folder).rglob("*")}
     assert names == {str(path.relative_to(ROOT / "etc")) for path in files if path.is_file()}
-    assert "kubernetes/base/kustomization.yaml" in names
+    assert {"kubernetes/base/kustomization.yaml", "helm/jupyter-gpu-share/Chart.yaml"} <= names
 
 
 def test_nothing_else_of_it_is(wheel: zipfile.ZipFile) -> None:
