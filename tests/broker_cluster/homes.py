@@ -50,7 +50,9 @@ class FakeSeen:
             "memory_to_come": [],
         }
 
-    async def fits(self, key: Key | None, sizes: Sequence[Size]) -> list[str | None]:
+    async def fits(
+        self, key: Key, groups: frozenset[str], sizes: Sequence[Size]
+    ) -> list[str | None]:
         return [None for _ in sizes]
 
     def rounding(self, size: Size) -> str:

@@ -9,16 +9,12 @@ from typing import Any, Protocol
 from ...allocations import QueuePosition
 from ...engines.base import Connection, Exit, Report
 from ...engines.kubernetes._objects import KernelPlan, Objects, Owner
-from ...errors import EngineError
+from ...engines.kubernetes._turned import Unfinished
 from .presence import Process
 from .rows import Failure, Phase
 from .ruling import Key
 
 __all__ = ["Kernel", "Making", "Observed", "Unfinished"]
-
-
-class Unfinished(EngineError):  # noqa: N818
-    """A start that an earlier broker has left half done, and that cannot be gone on with."""
 
 
 class Observed(Objects, Protocol):

@@ -19,6 +19,7 @@ from ...engines.kubernetes._objects import KernelPlan, Owner
 from ...size import Size
 from .kernel import Kernel, Unfinished
 from .lives import Lives, stopped
+from .owners import owner_of
 from .presence import Process
 from .refusals import Refused
 from .rows import Failure, Phase
@@ -69,7 +70,7 @@ class Registry(Lives):
             raise Refused(refusal)
         if kernel is not None:
             self._retire(kernel, replaced=True)
-        owner = Owner.of_hub(key.user, key.server, process.instance)
+        owner = owner_of(process, attempt, groups)
         new = Kernel(key, attempt, plan, process.instance, self._make(owner, plan), groups)
         self._put(new)
         new.plan = replace(plan, keys=None)
@@ -170,7 +171,7 @@ class Registry(Lives):
             return await to_the_end(self._adopt(kernel, process, attempt))
 
     async def _adopt(self, kernel: Kernel, process: Process, attempt: str) -> Kernel:
-        owner = Owner.of_hub(process.user, process.server, process.instance)
+        owner = owner_of(process, attempt, kernel.groups)
         objects = self._make(owner, kernel.plan, kernel.objects.name)
         new = Kernel(kernel.key, attempt, kernel.plan, process.instance, objects, kernel.groups)
         new.phase, new.vacated = Phase.STARTING, kernel.vacated

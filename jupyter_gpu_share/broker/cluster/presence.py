@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import count
+from time import monotonic
 from typing import NamedTuple
 
 __all__ = ["Fate", "Presence", "Process", "Signs", "fate_of", "gone_at"]
@@ -122,18 +123,18 @@ class Presence:
     gone: called once for each process that is gone, in the loop; must not block.
     deaf: whether nobody can be heard now, as the Hub is away that proves who calls: then silence
         says nothing.
-    clock: seconds, monotonic; the loop's own by default.
+    clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         gone: Callable[[Process], None],
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = monotonic,
         deaf: Callable[[], bool] = lambda: False,
     ) -> None:
         self._gone = gone
         self._deaf = deaf
-        self._clock = clock or asyncio.get_running_loop().time
+        self._clock = clock
         self._signs: dict[Process, Signs] = {}
         self._count: dict[tuple[str, str], int] = {}
         #: When each is to be looked at again, the first first, and of each the one that counts.

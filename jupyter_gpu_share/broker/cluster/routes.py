@@ -60,8 +60,12 @@ class Seen(Protocol):
         EngineError
         """
 
-    async def fits(self, key: Key | None, sizes: Sequence[Size]) -> list[str | None]:
-        """For each size None where it could be had at once, else why not.
+    async def fits(
+        self, key: Key, groups: frozenset[str], sizes: Sequence[Size]
+    ) -> list[str | None]:
+        """For each size None where a kernel could have it at once, else why not.
+
+        What the kernel holds, if it is there, counts as free.
 
         Raises
         ------
@@ -221,10 +225,10 @@ class _Fits(_Handler):
         if len(texts) > _MOST_SIZES:
             raise Malformed("The request names too many sizes.")
         sizes = [size_of(text) for text in texts]
-        key = None
+        key = Key(self.caller.user, self.caller.server or "", "")
         if kernel_id is not None:
             key = Key(self.caller.user, self.server(), kernel_id_of(kernel_id))
-        self.answer(await self.desk.seen.fits(key, sizes))
+        self.answer(await self.desk.seen.fits(key, self.caller.groups, sizes))
 
 
 class _Rounding(_Handler):

@@ -71,6 +71,11 @@ class Table(ABC):
             for kernel in self._servers.get((user, server), {}).values()
         ]
 
+    def by_id(self, kernel_id: str) -> Kernel | None:
+        """The kernel with an id, whose ever it is."""
+        key = self._ids.get(kernel_id)
+        return None if key is None else self._kernels.get(key)
+
     def of_user(self, user: str) -> list[Kernel]:
         """All kernels of a user, over all of their servers."""
         return [

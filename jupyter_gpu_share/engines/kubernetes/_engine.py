@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, cast
 
 from ...allocations import Allocation
-from ...errors import GpuShareError, NoGpuError, SizeError
+from ...errors import GpuShareError, SizeError
 from ...size import Size
 from ..base import (
     Adoptable,
@@ -22,6 +22,7 @@ from ..base import (
 )
 from . import _doctor
 from ._cluster import Cluster, Object
+from ._fitting import why_not
 from ._kernel import Inside, PodKernel
 from ._kernel_objects import KernelObjects
 from ._link import Owned
@@ -39,7 +40,6 @@ from ._sweeper import Sweeper
 from ._wanted import wanted
 from .api import PODS, SECRETS, Conflict, Forbidden, NotFound
 from .api import Change as ObjectChange
-from .backends import Facts
 
 __all__ = ["KubernetesEngine"]
 
@@ -183,7 +183,7 @@ class KubernetesEngine(PodEngine, KubernetesSettings):
         answers = []
         for size in sizes:
             await asyncio.sleep(0)  # with thousands of nodes all sizes together take a while
-            answers.append(_why_not(cluster, size, facts))
+            answers.append(why_not(cluster, size, facts))
         return answers
 
     async def snapshot(self) -> Snapshot | None:
@@ -310,20 +310,3 @@ def _adoptable(pod: Object, server: str) -> bool:
         and (pod.get("status") or {}).get("phase") == "Running"
         and bool(address_of(pod))
     )
-
-
-def _why_not(cluster: Cluster, size: Size, facts: Facts) -> str | None:
-    """Why a size cannot be had at once; None if it can."""
-    if size.is_none:
-        return None
-    try:
-        facts = cluster.facts_for(size, facts)
-        cluster.backend.render(size, facts)
-        room = cluster.backend.room(size, facts)
-    except NoGpuError as error:
-        return str(error)
-    if room >= size.count:
-        return None
-    if cluster.backend.reads & facts.missing:
-        return None  # what is free is not known to this server: the scheduler will tell
-    return f"No GPU of the cluster has {size} free now."

@@ -9,147 +9,53 @@ from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 from uuid import uuid4
 
 from ..._threads import to_the_end
 from ...allocations import Isolation, Share
-from ...errors import EngineError
+from ...errors import EngineError, KernelStartError
 from ...sentences import paragraph, say
 from ...size import Size
-from ..base import Connection, Exit, Removal, Report, Starting
+from ..base import Connection, Exit, Report, Starting
 from . import _failures as failures
 from ._annotation import Annotation
-from ._attention import Attention
 from ._cluster import Cluster, Object
-from ._drained import Unleased
 from ._kueue import gated
 from ._lease import Lease
-from ._making import make
-from ._names import PART, PREFIX, SERVER, label, object_name
-from ._objects import KernelPlan, Owner
+from ._making import has_gate, make, make_claims, open_gate
+from ._names import PREFIX
+from ._objects import KernelPlan, Owner, Unfinished
 from ._overlooked import ask_again
-from ._ownership import TAKEN_OVER, claim_pod, delete_own, taken_over
-from ._parting import Parting
+from ._ownership import claim_pod, delete_own
 from ._pods import Labels, address_of, connection_of
 from ._waits import PATIENCE, Told, Wait
+from ._watched_pod import WatchedPod
 from ._writes import PATIENCE as WRITE_PATIENCE
 from ._writes import Writes
-from .api import PODS, SECRETS, KubernetesError
-from .backends import Rendered, dig, named
+from .api import PODS, SECRETS, KubernetesError, NotFound
+from .backends import Claim, Rendered, dig, named
 
 __all__ = ["KernelObjects"]
 
 
-class KernelObjects:
+class KernelObjects(WatchedPod):
     """The objects of one kernel, made and watched by who has the rights to.
 
-    See :class:`~._objects.Objects` for what is not described here. Whoever watches the cluster
-    calls :meth:`look` and :meth:`appeared`, for the objects that :meth:`owns` says are its.
-
-    Parameters
-    ----------
-    owner: whose they are.
-    name: of the pod, where there is one to be taken over; else a new one.
+    See :class:`~._objects.Objects` for what is not described here.
     """
 
     def __init__(self, cluster: Cluster, owner: Owner, plan: KernelPlan, name: str = "") -> None:
-        self.cluster = cluster
-        self.owner = owner
-        #: As it is now: its size may have changed, and its keys are forgotten.
-        self.plan = plan
-        self.name = name or object_name(owner.server, plan.kernel_id, generation=uuid4().hex)
+        super().__init__(cluster, owner, plan, name)
         self.share: Share | None = None
-        self.lease: Lease | None = None
         self.annotation: Annotation | None = None
         self.rendered = Rendered()
         self.made = False
-        self.lost = False
-        self.on_leave: Callable[[], None] = lambda: None
-        self._attention = Attention(
-            pod=lambda: cluster.pod(self.name),
-            ended=lambda: self._ended.result() if self._ended.done() else None,
-            tell=self._hindered,
-            ask_again=self._ask_again,
-            patience=lambda: cluster.settings.image_patience,
-        )
         #: Those to the objects of the kernel.
         self.writes = Writes(self._attention.rouse)
         self._claims: dict[str, str] = {}
-        self._uid = self._version = ""  # of the pod, and when it came to be this process's
-        #: The pod's end by others.
-        self.parting = Parting(
-            grace=lambda: cluster.settings.eviction_grace,
-            reclaimed=lambda pod: cluster.backend.reclaimed(pod),
-            leave=lambda: self.on_leave(),
-        )
-        self._up = False  # the agent can be talked to
-        self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._unleased: Unleased | None = None
+        self._owed: tuple[Claim, ...] = ()  # of those, what is not made yet
+        self._gated = False  # no scheduler looks at the pod yet, by our own word
         self._report: Report | None = None  # of the start that is under way
-
-    # -- what is told ------------------------------------------------------------------------
-
-    def look(self, gone: Object | None = None) -> None:
-        """The pod, one of its claims, or the queue may have changed.
-
-        ``gone`` is an object that was deleted. That the pod is merely not there yet means nothing:
-        the watch may be behind our own writing.
-        """
-        pod = self.cluster.pod(self.name)
-        cause = None
-        if pod is not None:
-            self.lost |= bool(self._version) and taken_over(pod, self.owner.instance, self._version)
-            cause = failures.end_of(pod, None)
-            if cause is None:
-                self.parting.note(pod)
-        elif gone is not None and self._is_own(gone):
-            cause = failures.end_of(None, gone)
-        if cause is None and self.lease is not None:
-            cause = self.lease.taken_away(gone)
-            if cause is not None and self._up:
-                if self._unleased is None:
-                    self._unleased = self._without_lease(pod, gone)
-                    ended = Exit(cause.code, cause.text)
-                    self._unleased.begin(lambda: self._end(ended))
-                cause = None if self._unleased.spared else cause
-        if cause is not None:
-            # A pod that is deleted ends first, and is gone only then.
-            last = pod or gone
-            words = self.cluster.backend.reclaimed(last) if last and cause.kind == "deleted" else ""
-            self._end(Exit(cause.code, words or cause.text))
-        if self.lost:
-            self._end(Exit(-signals.SIGKILL, TAKEN_OVER))
-        self._attention.rouse()
-
-    def _without_lease(self, pod: Object | None, gone: Object | None) -> Unleased:
-        node = dig(pod, "spec", "nodeName", default="")
-        server, kernel_id = self.owner.server, self.plan.kernel_id
-        return Unleased(self.cluster, self.parting, server, kernel_id, node, gone)
-
-    def appeared(self, name: str) -> None:
-        """An object of the kernel's is new in the cluster."""
-        if self.lease is not None and not self.lost:
-            self.lease.appeared(name)
-
-    def owns(self, obj: Object) -> bool:
-        """Whether an object with this kernel's id is one of its own, or of no earlier one."""
-        if label(obj, SERVER) != self.owner.server:
-            return False
-        return label(obj, PART) != "kernel" or obj["metadata"]["name"] == self.name
-
-    def _is_own(self, gone: Object) -> bool:
-        """Whether it is the pod. The watch may tell of its end before its creation is answered."""
-        meta = gone["metadata"]
-        return bool(meta["uid"] == self._uid if self._uid else meta["name"] == self.name)
-
-    def _end(self, ended: Exit) -> None:
-        if not self._ended.done():
-            self._ended.set_result(ended)
-
-    async def ended(self) -> Exit:
-        """See :class:`~._objects.Objects`."""
-        return await asyncio.shield(self._ended)
 
     @property
     def note(self) -> str:
@@ -182,19 +88,6 @@ class KernelObjects:
         return set(self._claims.values())
 
     @property
-    def there(self) -> bool:
-        """See :class:`~._objects.Objects`."""
-        pod = self.cluster.pod(self.name)
-        return (
-            self._unleased is None
-            and not self.lost
-            and pod is not None
-            and failures.end_of(pod, None) is None
-            and not pod["metadata"].get("deletionTimestamp")
-            and self.parting.removal is None
-        )
-
-    @property
     def unanswered(self) -> bool:
         """See :class:`~._objects.Objects`."""
         return self.writes.pending
@@ -209,8 +102,12 @@ class KernelObjects:
         await self.make()
         return keys.connection(await self.come_up(report))
 
-    async def make(self) -> None:
+    async def make(self, *, held_back: bool = False) -> None:
         """Create the pod and what belongs to it, and forget the keys, which are in its Secret.
+
+        Parameters
+        ----------
+        held_back: no scheduler is to look at it before :meth:`come_up`.
 
         Raises
         ------
@@ -222,17 +119,37 @@ class KernelObjects:
                 self.rendered = await self.cluster.render(size)
                 self.cluster.refresh_soon()
             self.made = True
-            names = [claim.name for claim in self.rendered.claims]
-            self._claims = {name: f"{self.name}-{name}" for name in names}
+            claims = self.rendered.claims
+            self._claims = {claim.name: f"{self.name}-{claim.name}" for claim in claims}
+            if held_back and not self._is_leased and not size.is_none:
+                self._owed, self._gated = claims, not claims
             await self._make()
         finally:
             self.plan = replace(self.plan, keys=None)
 
+    @property
+    def _is_leased(self) -> bool:
+        return self.cluster.settings.style == "lease" and not self.plan.size.is_none
+
+    @property
+    def _is_annotated(self) -> bool:
+        return self.cluster.settings.style == "annotation" and not self.plan.size.is_none
+
     async def _make(self) -> None:
-        plan, labels = self.plan, self._labels()
+        cluster, owner, plan, labels = self.cluster, self.owner, self.plan, self._labels()
+        # With a lease the kernel's own claim follows from the device that the lease is given.
+        now = () if self._is_leased or self._owed else self.rendered.claims
         pod = await self.writes.once(
             lambda: make(
-                self.cluster, self.owner, plan, self.name, self.rendered, self._claims, labels
+                cluster,
+                owner,
+                plan,
+                self.name,
+                self.rendered,
+                self._claims,
+                labels,
+                now=now,
+                gated=self._gated,
             )
         )
         self._owns(pod)
@@ -245,39 +162,46 @@ class KernelObjects:
         KernelStartError, NoGpuError, EngineError: what was made is still there.
         """
         self._report = report
-        size = self.plan.size
         settings, waits = self.cluster.settings, Told(report)
         for_place = settings.longest_wait
         with self._attention.limit(for_place, partial(waits.too_long, "no-place-in-time")):
-            if settings.style == "lease" and not size.is_none:
+            await self._let_through()
+            if self._is_leased:
                 await self._admitted(waits)
-                self.lease = self._new_lease()
+                self.lease = self.lease or self._new_lease()
                 await self.lease.acquire(self.name, waits, self.until)
             await self._on_a_node(waits)
         with self._attention.limit(
             settings.node_patience, partial(waits.too_long, "node-too-slow")
         ):
             await self._placed(waits)
-            if settings.style == "annotation" and not size.is_none:
+            if self._is_annotated:
                 self.annotation = Annotation(self.cluster, self.name, self.writes)
             address = await self._running(waits)
         self._up = True
         return address
 
-    def _owns(self, pod: Object) -> None:
-        meta = pod["metadata"]
-        self._uid, self._version = meta["uid"], meta["resourceVersion"]
+    async def _let_through(self) -> None:
+        """Have the scheduler look at a pod that was held back."""
+        if self._owed:
+            owed, labels, pod = self._owed, self._labels(), self._reference
+            work = partial(make_claims, self.cluster, owed, self._claims, labels, pod)
+            await self.writes.once(work)
+            self._owed = ()
+        if self._gated:
+            work = partial(open_gate, self.cluster, self.name)
+            await self.writes.insist(work, refusable=True)
+            self._gated = False
 
     def _new_lease(self) -> Lease:
-        pod = {
-            "apiVersion": PODS.api_version,
-            "kind": PODS.kind,
-            "name": self.name,
-            "uid": self._uid,
-        }
-        return Lease(
-            self.cluster, self.owner, self.plan.size, self.writes, self._labels(), owned_by=pod
-        )
+        size, labels = self.plan.size, self._labels()
+        return Lease(self.cluster, self.owner, size, self.writes, labels, self._reference)
+
+    @property
+    def _reference(self) -> Object:
+        """To the pod, for what belongs to it."""
+        kind = {"apiVersion": PODS.api_version, "kind": PODS.kind}
+        return {**kind, "name": self.name, "uid": self._uid}
 
     def _labels(self) -> Labels:
         owner = self.owner
@@ -292,10 +216,8 @@ class KernelObjects:
         self.made = True
         self._owns(pod)
         connection = await self.connection(address_of(pod))
-        prefix, server = f"{self.name}-", self.owner.server
-        known = self.cluster.own_claims(server, prefix)
-        self._claims = {name.removeprefix(prefix): name for name in known}
-        if self.cluster.settings.style == "annotation" and not self.plan.size.is_none:
+        self._claims = _claims_of(pod)
+        if self._is_annotated:
             self.annotation = Annotation(self.cluster, self.name, self.writes)
             await self.annotation.adopt()
         self._up = True
@@ -316,7 +238,7 @@ class KernelObjects:
 
     async def settle(self, report: Report) -> None:
         """See :class:`~._objects.Objects`."""
-        if self.cluster.settings.style == "lease" and not self.plan.size.is_none:
+        if self._is_leased:
             lease = self._new_lease()
             await lease.adopt(self.name)
             self.lease = lease  # it knows what is its own
@@ -324,6 +246,66 @@ class KernelObjects:
             await self.holder.retake(report, self.until)
         if not self._take_share():
             raise EngineError(failures.end_of_lease(None, None).text)
+
+    async def resume(self, report: Report) -> str:
+        """Go on with what an earlier process has made that had the same rights: its address.
+
+        It stays its owner's. A share that was given back stays away.
+
+        Raises
+        ------
+        Unfinished: it was not made to its end, and its keys are lost.
+        KernelStartError, NoGpuError, EngineError: what was made is still there.
+        """
+        if await self.recall():
+            return address_of(self.cluster.pod(self.name) or {})
+        return await self.come_up(report)
+
+    async def recall(self) -> bool:
+        """Find out how far it is what an earlier process has made that had the same rights.
+
+        True where the kernel's container runs, and its share is known or was given back; else
+        :meth:`come_up` goes on with it.
+
+        Raises
+        ------
+        Unfinished: it was not made to its end, and its keys are lost.
+        KernelStartError, EngineError
+        """
+        pod = self.cluster.pod(self.name)
+        if pod is None:
+            raise KernelStartError(say("pod-deleted"))
+        self.made = True
+        self._owns(pod)
+        self._claims = _claims_of(pod)
+        runs = _running_at(pod) is not None
+        if not runs:
+            await self._recall_start(pod)
+        if self._is_leased:
+            lease = self._new_lease()
+            await (lease.adopt(self.name) if runs else lease.resume(self.name))
+            self.lease = lease
+        if self._is_annotated and runs:
+            self.annotation = Annotation(self.cluster, self.name, self.writes)
+            await self.annotation.adopt()
+        self._up = runs and (self.lent or self._take_share())
+        self.look()
+        return self._up
+
+    async def _recall_start(self, pod: Object) -> None:
+        """Find out what is missing of a pod that has not come up."""
+        try:
+            await self.connection("")
+        except NotFound as error:
+            raise Unfinished("The start of the kernel was interrupted; start it again.") from error
+        self._gated = has_gate(pod)
+        if self._is_leased or not self._claims:
+            return
+        self.rendered = await self.cluster.render(self.plan.size)
+        known = self.cluster.own_claims(self.owner.server, f"{self.name}-")
+        self._owed = tuple(
+            claim for claim in self.rendered.claims if self._claims.get(claim.name) not in known
+        )
 
     # -- waiting for a place -----------------------------------------------------------------
 
@@ -406,15 +388,6 @@ class KernelObjects:
         address: str = await self.until(look)
         return address
 
-    async def until(self, look: Callable[[], Any]) -> Any:
-        """Wait until ``look`` gives something, looking at every change.
-
-        Raises
-        ------
-        KernelStartError: the pod has ended, or will not come up.
-        """
-        return await self._attention.until(look)
-
     def _hindered(self, why: str) -> bool:
         """Tell of what the node tries again. False where nobody listens yet."""
         if self.share is None or self._report is None:
@@ -450,6 +423,9 @@ class KernelObjects:
         except BaseException:
             await to_the_end(holder.withdraw())
             raise
+        # Who has gone on with a kernel whose share was away has not seen it before.
+        if self.share is None and not self._take_share():
+            raise EngineError(failures.end_of_lease(None, None).text)
         assert self.share is not None
         return self.share
 
@@ -513,24 +489,6 @@ class KernelObjects:
 
     # -- the end -----------------------------------------------------------------------------
 
-    @property
-    def removal(self) -> Removal | None:
-        """See :class:`~._objects.Objects`."""
-        return self.parting.removal
-
-    async def removed(self) -> Removal:
-        """See :class:`~._objects.Objects`."""
-        return await self.parting.wait()
-
-    def let_go(self) -> None:
-        """See :class:`~._objects.Objects`."""
-        self.parting.let_go()
-
-    def leaving(self, grace: float) -> None:
-        """See :class:`~._objects.Objects`."""
-        told = min(self.cluster.settings.eviction_grace, grace)
-        self.parting.note(self.cluster.pod(self.name), told=told)
-
     async def delete(self, *, grace: int = 1) -> None:
         """Delete the pod, however long that takes; what belongs to it goes with it.
 
@@ -571,3 +529,11 @@ def _running_at(pod: Object) -> str | None:
     running = dig(named(dig(pod, "status", "containerStatuses")), "state", "running")
     ip = address_of(pod)
     return ip if ip and running is not None else None
+
+
+def _claims_of(pod: Object) -> dict[str, str]:
+    """Names of the claims that a pod has itself, by the names that it has for them."""
+    claims = dig(pod, "spec", "resourceClaims", default=[])
+    return {
+        each["name"]: each["resourceClaimName"] for each in claims if "resourceClaimName" in each
+    }

@@ -128,6 +128,31 @@ class Lease:
         named = self._cluster.own_names(self.owner.server, f"{self._base}-")
         await self._let_go(named - self._held)
 
+    async def resume(self, kernel: str) -> None:
+        """Find the lease of a kernel that has not come up, which may be waited for still.
+
+        :meth:`acquire` goes on with it, and so it keeps its place in the queue.
+        """
+        self._kernel, self._own = kernel, f"{kernel}-gpu"
+        names = self._cluster.own_names(self.owner.server, f"{self._base}-")
+        claims = self._objects()
+        waiting = [
+            name
+            for name in names
+            if (pod := self._cluster.pod(name)) is not None
+            and failures.end_of(pod, None) is None
+            and not pod["metadata"].get("deletionTimestamp")
+            and name in claims
+            and self._device_of(name) is None
+        ]
+        if len(waiting) == 1 and all(self._device_of(name) is None for name in names):
+            self.name, self._held = waiting[0], set(waiting)
+            await self._let_go(names - self._held)
+            return
+        await self.adopt(kernel)
+        if self._held:
+            self.name = next(iter(self._held))
+
     def taken_away(self, gone: Object | None = None) -> failures.Cause | None:
         """Why the share is held no more, if somebody else has ended that.
 
@@ -150,10 +175,12 @@ class Lease:
 
         Waits in the scheduler's queue as long as it takes.
         """
-        self._kernel = kernel
-        await self._post(None, self.size)
+        self._kernel, self._own = kernel, f"{kernel}-gpu"
+        if not self._held:
+            await self._post(None, self.size)
         self.device = await self._allocated(report, until)
-        await self._claim_for(kernel)
+        if self._own not in self._objects():
+            await self._claim_for(kernel)
         if await self._refused(kernel, report, until):
             # Administrator access takes nothing, but at the moment when it is allocated its
             # minimum has to be free, and the lease itself may have filled the device; or somebody
@@ -388,7 +415,6 @@ class Lease:
     async def _claim_for(self, kernel: str) -> None:
         """Give the kernel's pod access to the device of the lease."""
         assert self.device is not None
-        self._own = f"{kernel}-gpu"
         spec = self._backend.own_spec(self.device, await self._knowing(self.device))
         labels = replace(self._labels, attempt=uuid4().hex)
         body = claim_body(self._own, labels, spec, owned_by=self._owned_by)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,18 @@ from ...errors import EngineError, KernelStartError
 from ..base import KernelRequest
 from ._cluster import Cluster, Object
 from ._kueue import QUEUE
+from ._names import PREFIX
 from ._objects import KernelPlan, Owner
 from ._pods import Labels, PodPlan, claim_body, pod_body, secret_body
 from ._pods import owner as reference_to
 from ._settings import KubernetesSettings
-from .api import CLAIMS, PODS, SECRETS, AlreadyExists, KubernetesError
-from .backends import Rendered
+from .api import CLAIMS, PODS, SECRETS, AlreadyExists, Conflict, KubernetesError, NotFound
+from .backends import Claim, Rendered
 
-__all__ = ["image_of", "make"]
+__all__ = ["TURN", "has_gate", "image_of", "make", "make_claims", "open_gate"]
+
+#: Gate of a pod that is to wait for its turn before a scheduler sees it.
+TURN = PREFIX + "turn"
 
 
 async def make(
@@ -29,6 +33,9 @@ async def make(
     rendered: Rendered,
     claims: dict[str, str],
     labels: Labels,
+    *,
+    now: Sequence[Claim] | None = None,
+    gated: bool = False,
 ) -> Object:
     """Create the pod, then what belongs to it; the pod as it was created.
 
@@ -38,6 +45,8 @@ async def make(
     ----------
     owner: whose it is.
     claims: names of the objects, by the names that the pod has for them.
+    now: those that are created; the others are its maker's to create later. None: all of them.
+    gated: no scheduler looks at the pod before :func:`open_gate`.
 
     Raises
     ------
@@ -46,7 +55,6 @@ async def make(
     if kernel.keys is None:
         raise EngineError("The kernel has no keys; start a new one.")
     settings = cluster.settings
-    leased = settings.style == "lease" and not kernel.size.is_none
     plan = PodPlan(
         name=name,
         labels=labels,
@@ -87,6 +95,11 @@ async def make(
         body = pod_body(plan)
     except ValueError as error:
         raise EngineError(f"A setting of c.KubernetesEngine cannot be used: {error}.") from error
+    if gated:
+        body["spec"]["schedulingGates"] = [
+            *(body["spec"].get("schedulingGates") or []),
+            {"name": TURN},
+        ]
     pod = await _create(cluster, PODS, body)
     mine = reference_to(pod)
     secret = secret_body(
@@ -97,16 +110,66 @@ async def make(
         grace=settings.eviction_grace,
         owned_by=mine,
     )
-    work: list[Awaitable[Object]] = [_create(cluster, SECRETS, secret)]
-    if not leased:
-        work += [
-            _create(
-                cluster, CLAIMS, claim_body(claims[each.name], labels, each.spec, owned_by=mine)
-            )
-            for each in rendered.claims
-        ]
-    await asyncio.gather(*work)
+    wanted = rendered.claims if now is None else now
+    await asyncio.gather(
+        _create(cluster, SECRETS, secret), make_claims(cluster, wanted, claims, labels, mine)
+    )
     return pod
+
+
+async def make_claims(
+    cluster: Cluster,
+    wanted: Sequence[Claim],
+    names: Mapping[str, str],
+    labels: Labels,
+    owned_by: Object,
+) -> None:
+    """Create claims of a kernel's pod, which the scheduler then looks at.
+
+    Parameters
+    ----------
+    names: of the objects, by the names that the pod has for them.
+    owned_by: reference to the pod.
+
+    Raises
+    ------
+    KernelStartError, KubernetesError
+    """
+    bodies = [claim_body(names[each.name], labels, each.spec, owned_by=owned_by) for each in wanted]
+    await asyncio.gather(*(_create(cluster, CLAIMS, body) for body in bodies))
+
+
+def has_gate(pod: Object) -> bool:
+    """Whether a pod was created so that no scheduler looks at it before :func:`open_gate`."""
+    return any(gate.get("name") == TURN for gate in pod["spec"].get("schedulingGates") or [])
+
+
+async def open_gate(cluster: Cluster, name: str) -> None:
+    """Have the scheduler look at a pod that was created with our gate. Idempotent.
+
+    Raises
+    ------
+    KubernetesError
+    """
+    api, space = cluster.api, cluster.namespace
+    while True:
+        try:
+            pod = await api.get(PODS, name, space)
+        except NotFound:
+            return
+        if not has_gate(pod):
+            return
+        left = [gate for gate in pod["spec"]["schedulingGates"] if gate.get("name") != TURN]
+        version = pod["metadata"]["resourceVersion"]
+        change = {
+            "metadata": {"resourceVersion": version},
+            "spec": {"schedulingGates": left or None},
+        }
+        try:
+            await api.patch(PODS, name, change, space)
+        except Conflict:
+            continue  # something else of it has changed meanwhile
+        return
 
 
 def _queued(settings: KubernetesSettings, kernel: KernelPlan, rendered: Rendered) -> Rendered:

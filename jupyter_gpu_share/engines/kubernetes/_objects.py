@@ -10,22 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import zmq
 
 from ...allocations import Share
+from ...errors import EngineError
 from ...size import Size
 from .._hash_seed import HASH_SEED
 from ..base import Connection, Exit, KernelRequest, Removal, Report
 from ._command import flags_of
-from ._names import hub_server_name
-from ._pods import PORTS
+from ._names import SERVER, annotation, hub_server_name, label
+from ._pods import PORTS, size_of
 
-__all__ = ["HUB_SERVER", "HUB_USER", "KernelPlan", "Keys", "Objects", "Owner"]
+__all__ = ["HUB_SERVER", "HUB_USER", "KernelPlan", "Keys", "Objects", "Owner", "Unfinished"]
 
 #: Annotations by which JupyterHub's dashboards tell whose a pod is.
 HUB_USER, HUB_SERVER = "hub.jupyter.org/username", "hub.jupyter.org/servername"
+
+
+class Unfinished(EngineError):  # noqa: N818
+    """A start that an earlier process has left half done, and that cannot be gone on with."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,14 @@ class Owner:
     instance: the process of that server that runs the kernel.
     user: name for people.
     notes: annotations of all objects of the kernel, with their whole names.
+    queue: of KAI or Kueue in which the kernel waits; empty: as it is configured for all.
     """
 
     server: str
     instance: str
     user: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    queue: str = ""
 
     @classmethod
     def of_hub(cls, user: str, server: str, instance: str) -> Owner:
@@ -55,6 +62,17 @@ class Owner:
         """
         notes = {HUB_USER: user, HUB_SERVER: server}
         return cls(hub_server_name(user, server), instance, user, notes)
+
+    @classmethod
+    def read(cls, obj: Mapping[str, Any]) -> Owner:
+        """Whose an object is that is in the cluster, by what stands on it."""
+        there = dict(obj["metadata"].get("annotations") or {})
+        return cls(
+            server=label(obj, SERVER),
+            instance=annotation(obj, "instance"),
+            user=annotation(obj, "user"),
+            notes={name: there[name] for name in (HUB_USER, HUB_SERVER) if name in there},
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +145,21 @@ class KernelPlan:
             flags=flags_of(request.argv),
             hash_seed=request.env.get(HASH_SEED, ""),
             keys=Keys.new(request.key, request.signature_scheme, encrypt=encrypt),
+        )
+
+    @classmethod
+    def read(cls, pod: Mapping[str, Any]) -> KernelPlan:
+        """What a pod that is in the cluster tells of its kernel. Its keys are in its Secret.
+
+        Raises
+        ------
+        SizeError: it tells of a size that is none.
+        """
+        return cls(
+            kernel_id=annotation(pod, "kernel-id"),
+            kernel_name=annotation(pod, "kernel-name"),
+            size=size_of(pod),
+            path=annotation(pod, "path") or None,
         )
 
 

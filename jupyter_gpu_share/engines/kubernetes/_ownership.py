@@ -46,7 +46,7 @@ async def claim_pod(cluster: Cluster, owner: Owner, name: str, before: str) -> O
         change = {
             "metadata": {
                 "resourceVersion": pod["metadata"]["resourceVersion"],
-                "annotations": {PREFIX + "instance": owner.instance},
+                "annotations": {PREFIX + "instance": owner.instance, **owner.notes},
             }
         }
         try:

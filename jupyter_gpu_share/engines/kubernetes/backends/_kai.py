@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -382,6 +383,10 @@ class KaiBackend(Backend):
             f"{found['asked']} {found['unit']} can never be had: the limit of the queue "
             f"{self._queue} is {found['bound']}. Tell the administrator."
         )
+
+    def in_queue(self, rendered: Rendered, queue: str) -> Rendered:
+        """What a pod asks for, in another queue than the one that is configured for all."""
+        return replace(rendered, labels={**rendered.labels, self._queue_label: queue})
 
     def queue_of(self, pod: Object) -> str:
         """The queue that a pod is accounted in; empty: none."""

@@ -1,0 +1,385 @@
+"""The home of all users' kernels: one watch of the cluster, the registry, and the rules."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from ..._threads import in_thread
+from ...allocations import QueuePosition
+from ...engines.base import Connection, Report, Waiting
+from ...engines.idle_shares import IdleShare
+from ...engines.kubernetes import KubernetesEngine
+from ...engines.kubernetes._cluster import Cluster, Object
+from ...engines.kubernetes._fitting import why_not
+from ...engines.kubernetes._names import annotation
+from ...engines.kubernetes._objects import KernelPlan, Owner
+from ...engines.kubernetes._snapshot import without
+from ...engines.kubernetes._sweeper import Sweeper
+from ...engines.kubernetes._turned import TurnedObjects
+from ...engines.kubernetes.api import Change, ServerTrouble, TooManyRequests, Unreachable
+from ...errors import GpuShareError
+from ...idle import IdlePolicy
+from ...size import Size
+from ..events import Events
+from .admin import Administration
+from .kernel import Kernel
+from .kernels import Registry
+from .owners import Found, found_on, groups_of, is_brokered, key_of_owner
+from .page import Overview
+from .presence import Process
+from .program import ClusterBroker
+from .queues import QueueRule, queue_for
+from .reclaims import Reclaims
+from .routes import Desk, routes
+from .rows import Phase, row_of
+from .rules import Rules, Settings
+from .ruling import Key, Wish
+from .service import Route
+from .sight import ClusterSight, Part
+
+__all__ = ["ClusterHome"]
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between two tries to reach the API at the start.
+_AGAIN = 3.0
+#: Kernels whose state is read at once after a restart, and seconds that they have for it: what
+#: takes longer, as its share is asked for anew, goes on while others are answered.
+_AT_ONCE, _RESUMING = 32, 10.0
+#: Seconds between two looks at what GPUs there are.
+_GPUS = 60.0
+#: Seconds that changes of the queue are gathered before those who wait are told their places.
+_GATHERED = 0.5
+#: Seconds that a pod outlives what is kept of its server: the broker ends it long before.
+_LONGER = 600.0
+
+
+class ClusterHome:
+    """See :class:`.service.Home`. For one event loop.
+
+    Parameters
+    ----------
+    guard: called before each write to the cluster; raises where this process may write no more.
+    queues: of KAI or Kueue, by user and group.
+    """
+
+    def __init__(
+        self,
+        broker: ClusterBroker,
+        guard: Callable[[], None],
+        queues: Sequence[QueueRule] = (),
+    ) -> None:
+        self.settings = KubernetesEngine(parent=broker)
+        kept = broker.kept_after_stop
+        # Of what is kept without a server only the broker hears, which ends it when its time is up.
+        self.settings.watchdog = max(self.settings.watchdog, kept + _LONGER)
+        self.cluster = Cluster(self.settings, self._changed, everybody=True)
+        self.cluster.api.guard = guard
+        self._queues = queues
+        placements = {size: each.placement for size, each in self.settings.profiles.items()}
+        sight = ClusterSight(self.cluster, self._parts, self._waiting, placements)
+        self.rules = Rules(
+            Settings(
+                folder=Path(broker.folder),
+                limits=broker.read_limits(),
+                kernels_per_user=broker.claims_per_user,
+                policy=IdlePolicy(parent=broker),
+                patience=timedelta(seconds=broker.patience),
+                metrics_by_user=broker.metrics_by_user,
+            ),
+            sight,
+        )
+        self.events = Events()
+        self.registry = Registry(
+            self._make,
+            self.events,
+            self.rules,
+            kept=kept,
+            deaf=lambda: broker.callers.hub_away,
+        )
+        kernels = _Kernels(self.registry)
+        self.administration = Administration(self.rules, kernels)
+        self._reclaims = Reclaims(self.rules, kernels)
+        self._sweeper: Sweeper | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._moving: asyncio.Task[None] | None = None
+        self._ready = False
+
+    # -- the service -------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether it knows what runs in the cluster."""
+        return self._ready
+
+    def routes(self) -> Sequence[Route]:
+        """Its routes, below the service's prefix."""
+        return routes(Desk(self.registry, self.events, self, self.settings))
+
+    @property
+    def overview(self) -> Overview:
+        """What the page asks."""
+        return _Overview(self)
+
+    async def open(self) -> None:
+        """Get to know what runs, and begin to work. Waits for a cluster that is away.
+
+        Raises
+        ------
+        GpuShareError
+        """
+        while True:
+            try:
+                await self.cluster.open()
+                break
+            except (Unreachable, ServerTrouble, TooManyRequests) as error:
+                _log.warning("The broker waits for Kubernetes: %s", error)
+                await asyncio.sleep(_AGAIN)
+        await self.rules.open()
+        ordered = self.cluster.backend.name == "kai" or bool(self.settings.kueue_queue)
+        self.rules.turns.active = not (ordered or self._queues)
+        await self._rebuild()
+        self.rules.begin()
+        self._sweeper = Sweeper(self.cluster, self._is_known, self._is_alive)
+        await self._sweeper.start()
+        for work in (self.rules.turns.follow(), self._reclaims.follow(), self._see_gpus()):
+            self._tasks.append(asyncio.create_task(work))
+        self._ready = True
+        _log.info("The broker knows of %d kernels", len(self.registry))
+
+    async def _rebuild(self) -> None:
+        """Make the registry from the cluster."""
+        found = [each for pod in self.cluster.pods.objects.values() if (each := found_on(pod))]
+        for begin in range(0, len(found), _AT_ONCE):
+            kernels = [self._restore(each) for each in found[begin : begin + _AT_ONCE]]
+            running = {each.work for each in kernels if each.work is not None and self._runs(each)}
+            if running:
+                await asyncio.wait(running, timeout=_RESUMING)
+
+    def _restore(self, found: Found) -> Kernel:
+        kernel = self.registry.restore(
+            found.key, found.attempt, found.plan, found.owner, found.groups, found.name
+        )
+        objects = cast("TurnedObjects", kernel.objects)
+        objects.look()
+        if not objects.shown:
+            self.rules.kept_back(found.key)
+        return kernel
+
+    def _runs(self, kernel: Kernel) -> bool:
+        pod = self.cluster.pod(kernel.objects.name) or {}
+        return (pod.get("status") or {}).get("phase") == "Running"
+
+    async def close(self) -> None:
+        """Let go of everything. Kernels go on."""
+        self._ready = False
+        tasks = [*self._tasks, *([self._moving] if self._moving is not None else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._sweeper is not None:
+            await self._sweeper.close()
+        await self.registry.close()
+        with suppress(GpuShareError):
+            await self.rules.save()
+        await self.cluster.close()
+
+    async def _see_gpus(self) -> None:
+        while True:
+            await asyncio.sleep(_GPUS)
+            try:
+                self.rules.see_gpus(await self.rules.sight.gpus())
+            except GpuShareError as error:
+                _log.info("What GPUs there are cannot be read: %s", error)
+
+    # -- what changes in the cluster ---------------------------------------------------------
+
+    def _make(self, owner: Owner, plan: KernelPlan, name: str = "") -> TurnedObjects:
+        """Called by the registry."""
+        key = key_of_owner(owner, plan.kernel_id)
+        queue = queue_for(self._queues, key.user, groups_of(owner), plan.size)
+        owner = Owner(owner.server, owner.instance, owner.user, owner.notes, queue)
+        turn = partial(self._turn, key) if self.rules.turns.active else None
+        return TurnedObjects(self.cluster, owner, plan, name, turn=turn)
+
+    async def _turn(self, key: Key, report: Report) -> None:
+        turns = self.rules.turns
+        line = [turn.claim.kernel_id for turn in turns.in_line()]
+        if not turns.sees(key.text) and key.text in line and len(line) > 1:
+            place = QueuePosition(line.index(key.text) + 1, len(line))
+            report(Waiting(place, "It waits for its turn: others wait, who hold or used less."))
+        await self.rules.admitted(key)
+
+    def _changed(self, change: Change) -> None:
+        obj = change.new or change.old
+        kernel = self.registry.by_id(annotation(obj, "kernel-id"))
+        if kernel is not None and kernel.objects.owns(obj or {}):
+            if change.old is None:
+                kernel.objects.appeared(change.name)
+            kernel.objects.look(change.old if change.new is None else None)
+            self.registry.changed(kernel)
+        if change.new is None:
+            self.rules.turns.changed()  # something is free, perhaps
+        waits = self.cluster.waits
+        if waits(change.old) != waits(change.new) and (self._moving is None or self._moving.done()):
+            self._moving = asyncio.create_task(self._queue_moved())
+
+    async def _queue_moved(self) -> None:
+        """Have those look who wait: each has another place, perhaps."""
+        await asyncio.sleep(_GATHERED)
+        for number, kernel in enumerate(self.registry):
+            if kernel.phase in (Phase.WAITING, Phase.TAKING) and kernel.busy:
+                kernel.objects.look()
+                if number % 20 == 0:
+                    await asyncio.sleep(0)
+
+    def _is_known(self, pod: Object) -> bool:
+        """Whether a pod is of a kernel of the registry. Called by the sweeper."""
+        kernel = self.registry.by_id(annotation(pod, "kernel-id"))
+        return kernel is not None and kernel.objects.owns(pod)
+
+    def _is_alive(self, pod: Object) -> bool:
+        """Whether somebody looks after a pod that is of no kernel of the registry."""
+        return not is_brokered(pod)  # what no broker has made is its server's
+
+    # -- what rules see ----------------------------------------------------------------------
+
+    def _waiting(self) -> Sequence[Any]:
+        return [turn.claim for turn in self.rules.turns.in_line()]
+
+    def _parts(self) -> Mapping[str, Part]:
+        """What each kernel has in the cluster, by its name among all users'."""
+        found = {}
+        for kernel in self.registry:
+            objects = cast("TurnedObjects", kernel.objects)
+            only = None
+            if kernel.up and objects.share is not None and objects.share.devices:
+                # Its process is on a GPU already, and can go back to no other.
+                only = frozenset(device.uuid for device in objects.share.devices)
+            found[kernel.key.text] = Part(
+                names=frozenset({objects.name} | objects.claim_names),
+                only=only,
+                resting=frozenset(objects.own_claims) if kernel.up else frozenset(),
+            )
+        return found
+
+    # -- what routes see ---------------------------------------------------------------------
+
+    @property
+    def sharing(self) -> tuple[str | None, str | None]:
+        """Sharing backend and style."""
+        name = None if self.cluster.undecided else self.cluster.backend.name
+        return name, self.settings.style
+
+    async def machine(self) -> Mapping[str, Any]:
+        """See :meth:`.Seen.machine`."""
+        backend, style = self.sharing
+        return {
+            "backend": backend,
+            "style": style,
+            "place": f"{self.cluster.api.access}, namespace {self.cluster.namespace!r}",
+            "paused": self.rules.paused,
+            "gpus": [asdict(gpu) for gpu in await self.cluster.capacity()],
+            "memory_to_come": list(self.settings.memory_to_come),
+        }
+
+    async def fits(
+        self, key: Key, groups: frozenset[str], sizes: Sequence[Size]
+    ) -> list[str | None]:
+        """See :meth:`.Seen.fits`."""
+        found = [self.rules.why_not(Wish(key, size, groups)) for size in sizes]
+        if all(size.is_none or why is not None for size, why in zip(sizes, found, strict=True)):
+            return found
+        facts = await self.cluster.refresh()
+        if (kernel := self.registry.get(key)) is not None:
+            objects = cast("TurnedObjects", kernel.objects)
+            own = {objects.name} | objects.claim_names | objects.own_claims
+            facts = without(facts, self.cluster.namespace, own)
+        return [
+            why if why is not None else await in_thread(why_not, self.cluster, size, facts)
+            for size, why in zip(sizes, found, strict=True)
+        ]
+
+    def rounding(self, size: Size) -> str:
+        """See :meth:`.Seen.rounding`."""
+        if size.is_none:
+            return ""
+        return self.cluster.backend.render(size, self.cluster.facts_for(size)).note
+
+    async def connection(self, kernel: Kernel) -> Connection:
+        """See :meth:`.Seen.connection`."""
+        return await kernel.objects.connection(kernel.address or "")
+
+    async def hear_idle(
+        self, process: Process, words: Mapping[str, IdleShare], now: datetime
+    ) -> Mapping[str, Any]:
+        """See :meth:`.Seen.hear_idle`."""
+        own = {
+            kernel_id: word
+            for kernel_id, word in words.items()
+            if (kernel := self.registry.get(Key(process.user, process.server, kernel_id)))
+            and kernel.instance == process.instance
+        }
+        answer = await self._reclaims.hear(*process, own)
+        return {"wanted": answer.wanted, "taken": answer.taken, "waiting": answer.waiting}
+
+    def now(self) -> datetime:
+        """The time, aware."""
+        return self.rules.clock()
+
+
+class _Kernels:
+    """The registry as the rules see it. See :class:`.seeing.Kernels`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def rows(self) -> Iterator[tuple[Key, Mapping[str, Any]]]:
+        for kernel in self._registry:
+            yield kernel.key, kernel.told or row_of(self._registry.view(kernel))
+
+    async def give_back(self, key: Key) -> None:
+        kernel = self._registry.get(key)
+        if kernel is not None:
+            await self._registry.give_back_by_hand(kernel)
+
+    def end(self, key: Key, words: str) -> bool:
+        kernel = self._registry.get(key)
+        if kernel is None or kernel.phase.over:
+            return False
+        self._registry.end_by_hand(kernel, words)
+        return True
+
+
+class _Overview:
+    """See :class:`.page.Overview`."""
+
+    def __init__(self, home: ClusterHome) -> None:
+        self._home = home
+
+    async def machine(self) -> Mapping[str, Any]:
+        return {"engine": "kubernetes", **await self._home.machine()}
+
+    async def everything(self) -> Sequence[Mapping[str, Any]]:
+        return self._home.administration.everything()
+
+    async def usage(self) -> Sequence[Mapping[str, Any]]:
+        return await self._home.administration.usage()
+
+    async def end(self, user: str, server: str, kernel_id: str) -> None:
+        self._home.administration.end(Key(user, server, kernel_id), "The page")
+
+    async def ask_back(self, user: str, server: str, kernel_id: str) -> None:
+        self._home.administration.ask_back(Key(user, server, kernel_id), "The page")
+
+    async def pause(self, paused: bool) -> None:
+        await self._home.administration.pause(paused, "The page")

@@ -1,0 +1,92 @@
+"""What is written on the pods of all users' kernels, and read from them by the next broker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...engines.kubernetes._names import PART, PREFIX, SERVER, annotation, hub_server_name, label
+from ...engines.kubernetes._objects import HUB_SERVER, HUB_USER, KernelPlan, Owner
+from ...engines.kubernetes._pods import size_of
+from ...errors import SizeError
+from .presence import Process
+from .ruling import Key
+
+__all__ = ["Found", "found_on", "groups_of", "is_brokered", "key_of_owner", "owner_of"]
+
+#: Annotations: which start of the kernel it is, and the user's groups as they were proven then.
+_START, _GROUPS = PREFIX + "start", PREFIX + "groups"
+
+
+def owner_of(process: Process, attempt: str, groups: frozenset[str]) -> Owner:
+    """Whose the objects of a kernel are, by what is proven of its server."""
+    owner = Owner.of_hub(*process)
+    own = {_START: attempt, _GROUPS: json.dumps(sorted(groups))}
+    return Owner(owner.server, owner.instance, owner.user, {**owner.notes, **own})
+
+
+def key_of_owner(owner: Owner, kernel_id: str) -> Key:
+    """The name of an owner's kernel among all users'."""
+    return Key(owner.notes[HUB_USER], owner.notes[HUB_SERVER], kernel_id)
+
+
+def groups_of(owner: Owner) -> frozenset[str]:
+    """The groups of the owner's user."""
+    return _groups(owner.notes.get(_GROUPS, "[]"))
+
+
+def is_brokered(obj: Mapping[str, Any]) -> bool:
+    """Whether an object is of a kernel that a broker has made; others' are not its business."""
+    notes = obj["metadata"].get("annotations") or {}
+    if HUB_USER not in notes or HUB_SERVER not in notes:
+        return False
+    return label(obj, SERVER) == hub_server_name(notes[HUB_USER], notes[HUB_SERVER])
+
+
+@dataclass(frozen=True)
+class Found:
+    """A kernel of a user, as its pod tells of it."""
+
+    key: Key
+    attempt: str
+    plan: KernelPlan
+    owner: Owner
+    groups: frozenset[str]
+    name: str
+
+
+def found_on(pod: Mapping[str, Any]) -> Found | None:
+    """What a pod tells of its kernel; None where it is none of a broker's, or on its way out."""
+    meta = pod["metadata"]
+    if label(pod, PART) != "kernel" or meta.get("deletionTimestamp") or not is_brokered(pod):
+        return None
+    try:
+        size = size_of(pod)
+    except SizeError:
+        return None
+    notes, kernel_id = meta["annotations"], annotation(pod, "kernel-id")
+    process = Process(notes[HUB_USER], notes[HUB_SERVER], annotation(pod, "instance"))
+    attempt, groups = notes.get(_START, ""), _groups(notes.get(_GROUPS, "[]"))
+    return Found(
+        key=Key(process.user, process.server, kernel_id),
+        attempt=attempt,
+        plan=KernelPlan(
+            kernel_id=kernel_id,
+            kernel_name=annotation(pod, "kernel-name"),
+            size=size,
+            path=annotation(pod, "path") or None,
+        ),
+        owner=owner_of(process, attempt, groups),
+        groups=groups,
+        name=meta["name"],
+    )
+
+
+def _groups(text: str) -> frozenset[str]:
+    try:
+        groups = json.loads(text)
+    except ValueError:
+        return frozenset()
+    return frozenset(each for each in groups if isinstance(each, str))
