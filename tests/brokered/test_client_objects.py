@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import KEY, Process
 from fake_cluster_broker import FakeClusterBroker
+from server_processes import KEY, Process
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.base import Connection, Starting, Waiting
