@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from traitlets import Bool, Dict, Enum, Float, HasTraits, Integer, List, TraitType, Unicode
 
-from jupyter_gpu_share.broker.daemon import Broker
+from jupyter_gpu_share.broker.cluster.program import ClusterBroker
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.idle import IdlePolicy
 from jupyter_gpu_share.size import SizePolicy
@@ -40,20 +40,9 @@ COPIED = (
 )
 #: Settings that the chart itself sets, or that mean nothing in a cluster.
 _OTHERS = {
-    "Broker": {
-        *("administrators", "charge_unshared", "connections_per_user", "end_unshared_after"),
-        *("folder", "home", "metrics_port", "metrics_token_file", "simulate", "socket"),
-    },
-    "ClusterBroker": {"bind"},
+    "Broker": {"bind", "folder", "home", "metrics_token_file"},
     "KubernetesEngine": {"context", "kubeconfig", "namespace", "server_name", "service_account"},
 }
-#: Settings of the broker that only a cluster knows.
-_BROKER: dict[str, Any] = {
-    "hub_grace": {"type": "number", "minimum": 0},
-    "kept_after_stop": {"type": "number", "minimum": 0},
-    "queues": {"type": "array", "items": {"type": "object"}},
-}
-
 _TEXT = {"type": "string"}
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"}
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
@@ -139,6 +128,20 @@ _LIMITS = {
         },
     },
 }
+_QUEUES = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["queue"],
+        "properties": {
+            "user": _TEXT,
+            "group": _TEXT,
+            "queue": _TEXT,
+            "sizes": {"type": "array", "items": _TEXT},
+        },
+    },
+}
 
 
 def settings(kind: type[HasTraits], name: str) -> dict[str, Any]:
@@ -153,10 +156,8 @@ def settings(kind: type[HasTraits], name: str) -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """What ``values.schema.json`` has to be."""
     values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
-    broker = {**_BROKER, **settings(Broker, "Broker"), "limits": _LIMITS}
     config = {
-        "Broker": dict(sorted(broker.items())),
-        "ClusterBroker": {},
+        "Broker": {**settings(ClusterBroker, "Broker"), "limits": _LIMITS, "queues": _QUEUES},
         "IdlePolicy": settings(IdlePolicy, "IdlePolicy"),
         "SizePolicy": settings(SizePolicy, "SizePolicy"),
         "KubernetesEngine": settings(KubernetesEngine, "KubernetesEngine"),

@@ -49,6 +49,7 @@ FULL: dict[str, Any] = {
                 {"resource": "gpus", "limit": 1, "scope": {"user": ["*"]}},
                 {"resource": "gpu_hours", "limit": "40", "window": 7, "scope": "total"},
             ],
+            "queues": [{"group": "course-*", "sizes": ["1"], "queue": "courses"}],
             "patience": 30.5,
         },
         "IdlePolicy": {"timeout": 60, "demand_after": None, "in_place": True},

@@ -25,6 +25,7 @@ from charts import (
 )
 from cluster._helm import helm
 
+from jupyter_gpu_share.broker.cluster.queues import read_queues
 from jupyter_gpu_share.engines.kubernetes._pods import AGENT_PORT, PORTS
 
 pytestmark = HELM_MARKS
@@ -185,6 +186,7 @@ def test_the_broker_reads_what_the_values_say(full: Objects, tmp_path: Path) -> 
     c = configured(full["ConfigMap", BROKER], tmp_path / "etc")
     given = FULL["config"]
     assert c.Broker.limits == given["Broker"]["limits"]
+    assert read_queues(c.Broker.queues)
     assert c.IdlePolicy.demand_after is None
     assert c.IdlePolicy.in_place is True
     kubernetes = c.KubernetesEngine
@@ -199,6 +201,7 @@ def test_the_broker_reads_what_the_values_say(full: Objects, tmp_path: Path) -> 
 def test_the_engine_takes_it(full: Objects, tmp_path: Path) -> None:
     from traitlets.config import Config
 
+    from jupyter_gpu_share.broker.cluster.program import ClusterBroker
     from jupyter_gpu_share.broker.limits import Limits
     from jupyter_gpu_share.engines.kubernetes._settings import KubernetesSettings
     from jupyter_gpu_share.idle import IdlePolicy
@@ -206,6 +209,7 @@ def test_the_engine_takes_it(full: Objects, tmp_path: Path) -> None:
     c = configured(full["ConfigMap", BROKER], tmp_path / "etc")
     names = set(KubernetesSettings.class_trait_names(config=True))
     assert set(c.KubernetesEngine) <= names
+    assert set(c.Broker) - {"queues"} <= set(ClusterBroker.class_trait_names(config=True))
     assert Limits(c.Broker.limits)
     policy = IdlePolicy(config=Config(c))
     assert (policy.timeout, policy.demand_after) == (60, None)
@@ -316,6 +320,7 @@ def test_monitoring_is_what_etc_has(full: Objects, default: Objects) -> None:
     monitor = full["ServiceMonitor", BROKER]["spec"]
     (endpoint,) = monitor["endpoints"]
     assert endpoint["path"] == "/hubs/services/gpu-share/v1/metrics"
+    assert endpoint["authorization"]["type"] == "Bearer"
     # The alerts name their job.
     assert monitor["jobLabel"] == "app.kubernetes.io/name"
     labels = full["Service", BROKER]["metadata"]["labels"]
