@@ -9,10 +9,9 @@ from fractions import Fraction
 from typing import Any
 
 from jupyter_gpu_share.allocations import Device, Isolation, QueuePosition, Share
-from jupyter_gpu_share.broker.cluster.kernel import Unfinished
 from jupyter_gpu_share.broker.cluster.ruling import Key, Wish
 from jupyter_gpu_share.engines.base import Connection, Exit, Removal, Report, Starting, Waiting
-from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Keys, Owner
+from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Keys, Owner, Unfinished
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.size import Size
 
@@ -73,8 +72,9 @@ class FakeObjects:
     async def start(self, report: Report) -> Connection:
         raise AssertionError("the registry makes it and has it come up")
 
-    async def make(self) -> None:
+    async def make(self, *, held_back: bool = False) -> None:
         self.made = True
+        self.held_back = held_back
         await self.cluster.answers.wait()
         self.plan = replace(self.plan, keys=None)
         self.cluster.pods[self.name] = self
@@ -99,16 +99,17 @@ class FakeObjects:
             doing.cancel()
             ended.cancel()
 
-    async def resume(self, report: Report) -> str:
+    address = "10.0.0.1"
+    held_back = False
+
+    async def recall(self) -> bool:
         if self.name not in self.cluster.pods:
             raise Unfinished("The broker began anew while the kernel started.")
         before = self.cluster.pods[self.name]
         self.made, self.share, self.lent = True, before.share, before.lent
         self.cluster.pods[self.name] = self
-        if before.up:
-            self.up = True
-            return "10.0.0.1"
-        return await self.come_up(report)
+        self.up = before.up
+        return self.up
 
     async def adopt(self, before: str, report: Report) -> Connection:
         last = self.cluster.pods.get(self.name)
@@ -237,3 +238,21 @@ class FakeRules:
     def drop(self, key: Key) -> None:
         self.held.pop(key, None)
         self.lent.discard(key)
+
+
+class FakeOrder:
+    """Lets everybody through, unless a test closes the gate."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.hidden: list[Key] = []
+
+    async def wait(self, key: Key, report: Report) -> None:
+        if not self.gate.is_set():
+            report(Waiting(QueuePosition(1, 2), "Not yet."))
+        await self.gate.wait()
+
+    def kept_back(self, key: Key) -> None:
+        self.hidden.append(key)

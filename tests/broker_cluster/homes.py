@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from fake_hub import Clock, FakeHub, model
-from fake_objects import KEY, FakeCluster, FakeObjects, FakeRules
+from fake_objects import KEY, FakeCluster, FakeObjects, FakeOrder, FakeRules
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.testing import bind_unused_port
 
@@ -82,6 +82,7 @@ class FakeHome:
         self.callers = Callers(self.hub, "gpu-share", clock=self.clock)
         self.settings = KubernetesEngine()
         self.kept = kept
+        self.order = FakeOrder()
         self.registry = self._registry()
         self.url = ""
 
@@ -90,6 +91,7 @@ class FakeHome:
             self.cluster.make,
             self.events,
             self.rules,
+            self.order,
             kept=self.kept,
             deaf=lambda: self.callers.hub_away,
         )

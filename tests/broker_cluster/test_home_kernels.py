@@ -53,7 +53,12 @@ async def test_a_start_is_told_by_rows_and_keys_stay_nowhere(home: FakeHome, ann
     (kernel,) = home.registry
     assert kernel.plan.keys is None and kernel.objects.plan.keys is None  # type: ignore[attr-defined]
     (pod,) = held(home)
-    assert pod.owner.notes == {"hub.jupyter.org/username": "ann", "hub.jupyter.org/servername": ""}
+    assert pod.owner.notes == {
+        "hub.jupyter.org/username": "ann",
+        "hub.jupyter.org/servername": "",
+        "gpu-share.jupyter.org/start": plan["attempt"],
+        "gpu-share.jupyter.org/groups": "[]",
+    }
     assert KEY not in json.dumps(await ann.ok("GET", "/v1/shares"))
 
 
@@ -426,7 +431,7 @@ async def test_who_comes_back_in_time_loses_nothing(home: FakeHome, ann: User) -
     async with ann.events(instance=True) as heard:
         await anext(heard)
         await ann.start()
-        last = [number async for number, _, _ in _some(heard, 1)][0]
+        last, _, _ = await anext(heard)
     process = Process("ann", "", ann.instance)
     await eventually(lambda: not home.registry.presence._signs[process].streams, "it has ended")
     assert home.registry.presence.alive(process)

@@ -1,4 +1,4 @@
-"""Which processes of servers count as alive, and what becomes of the kernels of those that do not."""
+"""Which processes of servers count as alive, and what becomes of kernels without one."""
 
 from __future__ import annotations
 

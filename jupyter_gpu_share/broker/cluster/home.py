@@ -6,9 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,11 +18,12 @@ from ...engines.idle_shares import IdleShare
 from ...engines.kubernetes import KubernetesEngine
 from ...engines.kubernetes._cluster import Cluster, Object
 from ...engines.kubernetes._fitting import why_not
+from ...engines.kubernetes._kernel_objects import KernelObjects
 from ...engines.kubernetes._names import annotation
 from ...engines.kubernetes._objects import KernelPlan, Owner
+from ...engines.kubernetes._pods import address_of
 from ...engines.kubernetes._snapshot import without
 from ...engines.kubernetes._sweeper import Sweeper
-from ...engines.kubernetes._turned import TurnedObjects
 from ...engines.kubernetes.api import Change, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import GpuShareError
 from ...idle import IdlePolicy
@@ -102,6 +102,7 @@ class ClusterHome:
             self._make,
             self.events,
             self.rules,
+            _Order(self.rules),
             kept=kept,
             deaf=lambda: broker.callers.hub_away,
         )
@@ -160,23 +161,15 @@ class ClusterHome:
         found = [each for pod in self.cluster.pods.objects.values() if (each := found_on(pod))]
         for begin in range(0, len(found), _AT_ONCE):
             kernels = [self._restore(each) for each in found[begin : begin + _AT_ONCE]]
-            running = {each.work for each in kernels if each.work is not None and self._runs(each)}
-            if running:
-                await asyncio.wait(running, timeout=_RESUMING)
+            told = [asyncio.create_task(each.begun.wait()) for each in kernels]
+            _, late = await asyncio.wait(told, timeout=_RESUMING)
+            for task in late:
+                task.cancel()
 
     def _restore(self, found: Found) -> Kernel:
-        kernel = self.registry.restore(
+        return self.registry.restore(
             found.key, found.attempt, found.plan, found.owner, found.groups, found.name
         )
-        objects = cast("TurnedObjects", kernel.objects)
-        objects.look()
-        if not objects.shown:
-            self.rules.kept_back(found.key)
-        return kernel
-
-    def _runs(self, kernel: Kernel) -> bool:
-        pod = self.cluster.pod(kernel.objects.name) or {}
-        return (pod.get("status") or {}).get("phase") == "Running"
 
     async def close(self) -> None:
         """Let go of everything. Kernels go on."""
@@ -203,21 +196,11 @@ class ClusterHome:
 
     # -- what changes in the cluster ---------------------------------------------------------
 
-    def _make(self, owner: Owner, plan: KernelPlan, name: str = "") -> TurnedObjects:
+    def _make(self, owner: Owner, plan: KernelPlan, name: str = "") -> _Objects:
         """Called by the registry."""
         key = key_of_owner(owner, plan.kernel_id)
         queue = queue_for(self._queues, key.user, groups_of(owner), plan.size)
-        owner = Owner(owner.server, owner.instance, owner.user, owner.notes, queue)
-        turn = partial(self._turn, key) if self.rules.turns.active else None
-        return TurnedObjects(self.cluster, owner, plan, name, turn=turn)
-
-    async def _turn(self, key: Key, report: Report) -> None:
-        turns = self.rules.turns
-        line = [turn.claim.kernel_id for turn in turns.in_line()]
-        if not turns.sees(key.text) and key.text in line and len(line) > 1:
-            place = QueuePosition(line.index(key.text) + 1, len(line))
-            report(Waiting(place, "It waits for its turn: others wait, who hold or used less."))
-        await self.rules.admitted(key)
+        return _Objects(self.cluster, replace(owner, queue=queue), plan, name)
 
     def _changed(self, change: Change) -> None:
         obj = change.new or change.old
@@ -260,7 +243,7 @@ class ClusterHome:
         """What each kernel has in the cluster, by its name among all users'."""
         found = {}
         for kernel in self.registry:
-            objects = cast("TurnedObjects", kernel.objects)
+            objects = cast("KernelObjects", kernel.objects)
             only = None
             if kernel.up and objects.share is not None and objects.share.devices:
                 # Its process is on a GPU already, and can go back to no other.
@@ -301,7 +284,7 @@ class ClusterHome:
             return found
         facts = await self.cluster.refresh()
         if (kernel := self.registry.get(key)) is not None:
-            objects = cast("TurnedObjects", kernel.objects)
+            objects = cast("KernelObjects", kernel.objects)
             own = {objects.name} | objects.claim_names | objects.own_claims
             facts = without(facts, self.cluster.namespace, own)
         return [
@@ -335,6 +318,37 @@ class ClusterHome:
     def now(self) -> datetime:
         """The time, aware."""
         return self.rules.clock()
+
+
+class _Objects(KernelObjects):
+    """See :class:`.kernel.Observed`."""
+
+    @property
+    def address(self) -> str:
+        """Of the pod; empty before it has one."""
+        return address_of(self.cluster.pod(self.name) or {})
+
+
+class _Order:
+    """See :class:`.ruling.Order`."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+
+    @property
+    def active(self) -> bool:
+        return self._rules.turns.active
+
+    async def wait(self, key: Key, report: Report) -> None:
+        turns = self._rules.turns
+        line = [turn.claim.kernel_id for turn in turns.in_line()] if turns.active else []
+        if not turns.sees(key.text) and key.text in line and len(line) > 1:
+            place = QueuePosition(line.index(key.text) + 1, len(line))
+            report(Waiting(place, "It waits for its turn: others wait, who hold or used less."))
+        await self._rules.admitted(key)
+
+    def kept_back(self, key: Key) -> None:
+        self._rules.kept_back(key)
 
 
 class _Kernels:

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 
 from ...allocations import QueuePosition
 from ...engines.base import Connection, Exit, Report
-from ...engines.kubernetes._objects import KernelPlan, Objects, Owner
-from ...engines.kubernetes._turned import Unfinished
+from ...engines.kubernetes._objects import KernelPlan, Objects, Owner, Unfinished
 from .presence import Process
 from .rows import Failure, Phase
 from .ruling import Key
@@ -20,8 +19,20 @@ __all__ = ["Kernel", "Making", "Observed", "Unfinished"]
 class Observed(Objects, Protocol):
     """The objects of a kernel, in the process that watches the cluster."""
 
-    async def make(self) -> None:
+    @property
+    def address(self) -> str:
+        """Of the pod; empty before it has one."""
+
+    @property
+    def held_back(self) -> bool:
+        """Whether no scheduler looks at the pod yet."""
+
+    async def make(self, *, held_back: bool = False) -> None:
         """Create all that is written at once, and forget the keys.
+
+        Parameters
+        ----------
+        held_back: no scheduler is to look at it before :meth:`come_up`.
 
         Raises
         ------
@@ -36,16 +47,16 @@ class Observed(Objects, Protocol):
         KernelStartError, NoGpuError, EngineError
         """
 
-    async def resume(self, report: Report) -> str:
-        """Go on with a pod that an earlier broker has made, without a word to its owner.
+    async def recall(self) -> bool:
+        """Find out how far a pod is that an earlier broker has made, without a word to its owner.
 
-        The address is returned when its container runs, with its share found, or found to be
-        given back.
+        True where its container runs, with its share, or without one that was given back; else
+        :meth:`come_up` goes on with it.
 
         Raises
         ------
         Unfinished: it was not made to its end, and cannot be any more: its keys are lost.
-        KernelStartError, NoGpuError, EngineError
+        KernelStartError, EngineError
         """
 
     async def delete(self, *, grace: int = 1) -> None:
@@ -89,7 +100,7 @@ class Kernel:
     up: its container runs, or has.
     was_lent: it had no share when it was taken over.
     work: what goes on for long: a start, or taking the share.
-    begun: set when what a start writes is written, or it came to nothing.
+    begun: set when what a start writes is written, or found; or when it came to nothing.
     told: the row that was told last.
     """
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from ..._threads import to_the_end
 from ...allocations import Share
-from ...engines.base import Exit
+from ...engines.base import Exit, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
+from ...errors import KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
 from .lives import Lives, stopped
@@ -95,10 +97,37 @@ class Registry(Lives):
 
     async def _start(self, kernel: Kernel) -> None:
         await self._left(kernel)
-        await kernel.objects.make()
+        await kernel.objects.make(held_back=self._order.active)
         kernel.begun.set()
-        kernel.address = await kernel.objects.come_up(lambda news: self._report(kernel, news))
+        await self._come_up(kernel)
+
+    async def _come_up(self, kernel: Kernel) -> None:
+        def report(news: Waiting | Starting) -> None:
+            self._report(kernel, news)
+
+        if not kernel.plan.size.is_none:
+            await self._unless_it_ends(kernel, self._order.wait(kernel.key, report))
+        kernel.address = await kernel.objects.come_up(report)
         self._up(kernel)
+
+    async def _unless_it_ends(self, kernel: Kernel, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for something that nobody does any more when the pod has ended.
+
+        Raises
+        ------
+        KernelStartError: it has.
+        """
+        doing = asyncio.ensure_future(work)
+        ended = asyncio.ensure_future(kernel.objects.ended())
+        try:
+            await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise KernelStartError(f"The kernel could not start. {ended.result().reason}")
+            await doing
+        finally:
+            for task in (doing, ended):
+                task.cancel()
+            await asyncio.gather(doing, ended, return_exceptions=True)
 
     def _up(self, kernel: Kernel) -> None:
         kernel.up = True
@@ -132,20 +161,24 @@ class Registry(Lives):
         self._put(kernel)
         self._rules.reserve(Wish(key, plan.size, groups))  # what is there is there
         self.presence.expect(kernel.process)
-        kernel.begun.set()
         self._begin(kernel, self._resume(kernel))
         return kernel
 
     async def _resume(self, kernel: Kernel) -> None:
         try:
-            kernel.address = await kernel.objects.resume(lambda news: self._report(kernel, news))
+            up = await kernel.objects.recall()
         except Unfinished as error:
-            kernel.failed = Failure("keys", str(error))
-            kernel.phase, kernel.reason = Phase.FAILED, str(error)
-            self._rules.drop(kernel.key)
-            await kernel.objects.delete()
+            # The same start is asked for anew, with new keys.
+            self._failed(kernel, Failure("keys", str(error)), up=False)
             return
-        self._up(kernel)
+        if not up and kernel.objects.held_back:
+            self._order.kept_back(kernel.key)
+        kernel.begun.set()
+        if up:
+            kernel.address = kernel.objects.address
+            self._up(kernel)
+        else:
+            await self._come_up(kernel)
 
     async def adopt(self, process: Process, kernel_id: str, attempt: str, before: str) -> Kernel:
         """Have a kernel of an earlier process of this very server be this process's.

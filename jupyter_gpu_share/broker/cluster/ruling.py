@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from ...engines.base import Report
 from ...size import Size
 
-__all__ = ["Key", "Ruling", "Wish"]
+__all__ = ["Key", "Order", "Ruling", "Wish"]
 
 
 class Key(NamedTuple):
@@ -58,3 +59,22 @@ class Ruling(Protocol):
 
     def drop(self, key: Key) -> None:
         """A kernel is gone with what it held. Idempotent."""
+
+
+class Order(Protocol):
+    """Who is placed when, among all who wait."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anybody is kept from the scheduler."""
+
+    async def wait(self, key: Key, report: Report) -> None:
+        """Wait for the turn of a kernel that was reserved, and tell of that wait.
+
+        Raises
+        ------
+        EngineError: the kernel waits no more.
+        """
+
+    def kept_back(self, key: Key) -> None:
+        """The scheduler does not see this kernel yet, which an earlier broker has made."""

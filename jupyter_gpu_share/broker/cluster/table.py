@@ -14,7 +14,7 @@ from .kernel import Kernel, Making
 from .presence import Presence, Process
 from .refusals import NoKernel, Refused
 from .rows import View, for_caller, row_of, same
-from .ruling import Key, Ruling
+from .ruling import Key, Order, Ruling
 
 __all__ = ["Table"]
 
@@ -26,7 +26,7 @@ class Table(ABC):
 
     Parameters
     ----------
-    rules: what the administrator decides.
+    rules, order: what the administrator decides, and who is placed when.
     kept: seconds that is kept what a server that is gone has left.
     deaf: see :class:`.Presence`.
     """
@@ -36,6 +36,7 @@ class Table(ABC):
         make: Making,
         events: Events,
         rules: Ruling,
+        order: Order,
         *,
         kept: float,
         deaf: Callable[[], bool] = lambda: False,
@@ -43,6 +44,7 @@ class Table(ABC):
         self._make = make
         self._events = events
         self._rules = rules
+        self._order = order
         self._kept = kept
         self.presence = Presence(self._gone, deaf=deaf)
         self._kernels: dict[Key, Kernel] = {}

@@ -88,6 +88,14 @@ class KernelObjects(WatchedPod):
         return set(self._claims.values())
 
     @property
+    def held_back(self) -> bool:
+        """Whether no scheduler looks at the pod yet, by our own word."""
+        if self._up or self.plan.size.is_none:
+            return False
+        unleased = self._is_leased and (self.lease is None or self.lease.lent)
+        return bool(self._owed) or self._gated or unleased
+
+    @property
     def unanswered(self) -> bool:
         """See :class:`~._objects.Objects`."""
         return self.writes.pending

@@ -17,7 +17,7 @@ from ._pods import Labels, PodPlan, claim_body, pod_body, secret_body
 from ._pods import owner as reference_to
 from ._settings import KubernetesSettings
 from .api import CLAIMS, PODS, SECRETS, AlreadyExists, Conflict, KubernetesError, NotFound
-from .backends import Claim, Rendered
+from .backends import Claim, KaiBackend, Rendered
 
 __all__ = ["TURN", "has_gate", "image_of", "make", "make_claims", "open_gate"]
 
@@ -62,7 +62,8 @@ async def make(
         files=cluster.files,
         size=kernel.size,
         rendered=_queued(
-            settings,
+            cluster,
+            owner,
             kernel,
             settings.profile(kernel.size).on(
                 rendered if not kernel.size.is_none else _without_gpu()
@@ -172,10 +173,13 @@ async def open_gate(cluster: Cluster, name: str) -> None:
         return
 
 
-def _queued(settings: KubernetesSettings, kernel: KernelPlan, rendered: Rendered) -> Rendered:
-    """With the LocalQueue by which Kueue admits the pod, if there is to be one."""
+def _queued(cluster: Cluster, owner: Owner, kernel: KernelPlan, rendered: Rendered) -> Rendered:
+    """With the queue in which the pod is to wait: of Kueue, which admits it, or of KAI."""
+    settings, backend = cluster.settings, cluster.backend
+    if owner.queue and isinstance(backend, KaiBackend):
+        return backend.in_queue(rendered, owner.queue)
     own = settings.profile(kernel.size).queue
-    queue = settings.kueue_queue if own is None else own
+    queue = owner.queue or (settings.kueue_queue if own is None else own)
     return replace(rendered, labels={**rendered.labels, QUEUE: queue}) if queue else rendered
 
 
