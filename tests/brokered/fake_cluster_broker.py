@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -111,6 +112,7 @@ class FakeClusterBroker:
         self.version = ""
         self.problem: tuple[int, str] | None = None  #: for every request
         self.encrypt = True
+        self.administrator = False
         self.placed = "ready"  #: what becomes of a kernel that gets its place
         self._log: list[tuple[str, dict[str, Any]]] = []
         self._name = uuid4().hex
@@ -251,7 +253,11 @@ class FakeClusterBroker:
         if path == "/v1/details":
             return 200, [_detail(kernel) for kernel in self.kernels.values()]
         if path == "/v1/usage":
-            return 200, []
+            return 200, [_USE]
+        if path in ("/v1/admin/shares", "/v1/admin/usage"):
+            if not self.administrator:
+                return 403, {"detail": "That is for administrators: custom:gpu-share:admin."}
+            return 200, [_of_all(kernel) for kernel in self.kernels.values()]
         if path == "/v1/idle":
             self.idle = body["kernels"]
             return 200, {"wanted": self.wanted, "waiting": bool(self.wanted)}
@@ -308,7 +314,7 @@ class FakeClusterBroker:
             "memory_to_come": [40 * GIB],
             "you": {"user": "alice", "server": "", "groups": [], "administrator": False},
             "kernels": {
-                "python": "python3",
+                "python": sys.executable,
                 "renewal": 1.0,
                 "encrypt": self.encrypt,
                 "image": "localhost/kernel:1",
@@ -458,6 +464,26 @@ def _detail(kernel: Kernel) -> dict[str, Any]:
         "engine": "kubernetes",
         "backend": "dra",
         "style": "lease",
+    }
+
+
+_USE = {"day": "2026-11-29", "of": "user", "name": "alice"}
+_USE |= {"held": 7200.0, "used": 3600.0, "idle": 3600.0, "given_back": 0.0}
+
+
+def _of_all(kernel: Kernel) -> dict[str, Any]:
+    states = {"ready": "held", "released": "lent"}
+    return {
+        "user": "bob",
+        "server": "lab",
+        "kernel_id": kernel.kernel_id,
+        "size": kernel.size,
+        "state": states.get(kernel.state, "waiting"),
+        "queue": {"position": 1, "of": 2},
+        "reason": "",
+        "pieces": [],
+        "info": {"user": "bob", "path": kernel.path, "kernel_name": kernel.kernel_name},
+        "idle_seconds": None,
     }
 
 

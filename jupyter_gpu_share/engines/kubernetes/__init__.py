@@ -2,5 +2,6 @@
 
 from ._brokered import BrokeredEngine
 from ._engine import KubernetesEngine
+from ._everybody import everybody
 
-__all__ = ["BrokeredEngine", "KubernetesEngine"]
+__all__ = ["BrokeredEngine", "KubernetesEngine", "everybody"]
