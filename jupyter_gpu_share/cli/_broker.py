@@ -29,10 +29,29 @@ async def serve(configuration: str | None, socket: str | None) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     config = read_configuration(configuration)
+    if _is_of_cluster(config):
+        if socket:
+            raise EngineError(
+                "The broker of a cluster has no socket; leave out --socket, or say "
+                'c.Broker.home = "machine".'
+            )
+        from ..broker.cluster.home import ClusterHome
+        from ..broker.cluster.program import ClusterBroker
+
+        await ClusterBroker(ClusterHome, config=config).run()
+        return 0
     if socket:
         config.Broker.socket = socket
     await LocalBroker(config=config).run()
     return 0
+
+
+def _is_of_cluster(config: Config) -> bool:
+    """Whether the broker owns the shares of a cluster; else those of this machine."""
+    home = str(config.get("Broker", {}).get("home", "auto")).lower()
+    if home != "auto":
+        return home == "cluster"
+    return all(os.environ.get(each) for each in ("KUBERNETES_SERVICE_HOST", "JUPYTERHUB_API_TOKEN"))
 
 
 def read_configuration(named: str | None) -> Config:

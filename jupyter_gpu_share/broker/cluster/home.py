@@ -36,7 +36,7 @@ from .owners import Found, found_on, groups_of, is_brokered, key_of_owner
 from .page import Overview
 from .presence import Process
 from .program import ClusterBroker
-from .queues import QueueRule, queue_for
+from .queues import queue_for, read_queues
 from .reclaims import Reclaims
 from .routes import Desk, routes
 from .rows import Phase, row_of
@@ -68,14 +68,16 @@ class ClusterHome:
     Parameters
     ----------
     guard: called before each write to the cluster; raises where this process may write no more.
-    queues: of KAI or Kueue, by user and group.
+
+    Raises
+    ------
+    GpuShareError: a setting cannot be understood.
     """
 
     def __init__(
         self,
         broker: ClusterBroker,
         guard: Callable[[], None],
-        queues: Sequence[QueueRule] = (),
     ) -> None:
         self.settings = KubernetesEngine(parent=broker)
         kept = broker.kept_after_stop
@@ -83,7 +85,7 @@ class ClusterHome:
         self.settings.watchdog = max(self.settings.watchdog, kept + _LONGER)
         self.cluster = Cluster(self.settings, self._changed, everybody=True)
         self.cluster.api.guard = guard
-        self._queues = queues
+        self._queues = read_queues(broker.queues)
         placements = {size: each.placement for size, each in self.settings.profiles.items()}
         sight = ClusterSight(self.cluster, self._parts, self._waiting, placements)
         self.rules = Rules(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from traitlets import Float, Unicode
+from traitlets import Float, List, Unicode
 
 from ...engines.kubernetes.api import KubeApi, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError
@@ -94,6 +94,23 @@ class ClusterBroker(Broker):
         """,
     )
 
+    queues: List[Any] = List(
+        config=True,
+        help="""
+        In which queue of KAI or LocalQueue of Kueue a user's kernels wait, as entries with a
+        ``queue`` and a pattern of a ``user`` or a ``group``, perhaps for some ``sizes`` only; the
+        first that fits counts. ``{user}`` and ``{group}`` stand for names. Where nothing fits it is
+        the queue of ``c.KubernetesEngine``. Default: none.
+
+        ::
+
+            c.Broker.queues = [
+                {"group": "course-*", "queue": "courses"},
+                {"user": "*", "queue": "user-{user}"},
+            ]
+        """,
+    )
+
     def __init__(
         self, make_home: MakeHome, environ: Mapping[str, str] = os.environ, **kwargs: Any
     ) -> None:
@@ -107,7 +124,7 @@ class ClusterBroker(Broker):
         self._namespace = str(section.get("namespace", ""))
         self._environ = environ
         self._fence: Fence | None = None
-        self.home = make_home(self, self._guard)
+        self._home = make_home(self, self._guard)
         self._opened = False
         self._server: BoundedServer | None = None
 
@@ -159,8 +176,8 @@ class ClusterBroker(Broker):
         """
         listening = _listen(self.bind)
         try:
-            pages = hub_pages(self.hub, self.home.overview)
-            routes = application(self.callers, self.home, self.hub.prefix, pages)
+            pages = hub_pages(self.hub, self._home.overview)
+            routes = application(self.callers, self._home, self.hub.prefix, pages)
             self._server = make_server(routes)
         except BaseException:
             listening.close()
@@ -172,7 +189,7 @@ class ClusterBroker(Broker):
         await self._fence.take()
         self._opened = True
         keeping = asyncio.create_task(self._fence.keep(), name="keep the Lease at the start")
-        opening = asyncio.create_task(self.home.open(), name="open the home")
+        opening = asyncio.create_task(self._home.open(), name="open the home")
         try:
             await _first(opening, keeping)
         finally:
@@ -186,7 +203,7 @@ class ClusterBroker(Broker):
             self._server.stop()
         if self._opened:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.home.close(), _CLOSING)
+                await asyncio.wait_for(self._home.close(), _CLOSING)
         if self._server is not None:
             await self._server.close_all_connections()
         await self.callers.close()
