@@ -39,7 +39,7 @@ def test_the_hub_is_away(hub: HubOfCluster) -> None:
     ann.ok(f"gpu-share/allocations/{kernel}/release", "POST", {})
     ann.wait_for(kernel, "released")
     assert ann.run_cell(kernel, "print(x + 3)") == "45"
-    assert ann.wait_for(kernel, "idle")["share"] is not None
+    assert ann.wait_for(kernel, "active")["share"] is not None
 
     with ThreadPoolExecutor() as threads:
         started = threads.submit(ann.fetch, "api/kernels", "POST", {"name": "python3"})
@@ -126,4 +126,4 @@ def test_the_broker_is_started_anew(hub: HubOfCluster) -> None:
         assert cell.result(4 * PATIENCE).split() == [*map(str, range(60)), "whole"]
     assert ann.run_cell(away, "print(x)") == "42"
     assert {pod["metadata"]["uid"] for pod in hub.kernel_pods()} == before
-    assert {ann.wait_for(each, "idle")["state"] for each in (kernel, away)} == {"idle"}
+    assert {ann.wait_for(each, "active")["state"] for each in (kernel, away)} == {"active"}
