@@ -268,7 +268,7 @@ def _mine(bound: _Bound, claim: Claim, tally: Tally) -> list[Claim]:
         for each in tally.claims(claim.user)
         if each.kernel_id != claim.kernel_id and covers(bound.whose, each.user, each.groups)
     )
-    return sorted(mine, key=lambda each: each.shown)
+    return sorted(mine, key=lambda each: (each.shown, each.kernel_id))
 
 
 def _refusal(

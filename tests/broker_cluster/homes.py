@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from fake_hub import Clock, FakeHub, model
@@ -198,8 +199,9 @@ class User:
         self, last: str = "", *, instance: bool = False
     ) -> AsyncIterator[AsyncIterator[tuple[str, str, Any]]]:
         """A stream of events; with ``instance`` it shows that the process lives."""
-        host, port = self.home.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        url = urlsplit(self.home.url)
+        host, port = str(url.hostname), url.port
+        reader, writer = await asyncio.open_connection(host, port)
         lines = [
             "GET /v1/events HTTP/1.1",
             "Host: x",

@@ -10,23 +10,19 @@ from datetime import datetime
 from typing import Any
 
 from ..._threads import in_thread
-from ...errors import GpuShareError
 from ..account_text import COLUMNS, safe
 from ..claim import Claim
 from ..idle import GRACE
 from ..metrics import Machine, metrics_text
 from .names import key_of
+from .refusals import NoKernel
 from .rules import Rules
 from .ruling import Key
 from .seeing import Kernels
 
-__all__ = ["Administration", "NoKernel"]
+__all__ = ["Administration"]
 
 _log = logging.getLogger(__name__)
-
-
-class NoKernel(GpuShareError):  # noqa: N818
-    """The user has no such kernel."""
 
 
 class Administration:
@@ -67,6 +63,7 @@ class Administration:
                     "pieces": [{"memory_bytes": share["memory_bytes"]}] if share else [],
                     "info": {
                         "user": key.user,
+                        "server": key.server,
                         "path": row.get("path"),
                         "kernel_name": row.get("kernel_name"),
                     },

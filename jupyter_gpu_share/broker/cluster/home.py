@@ -30,6 +30,7 @@ from ...idle import IdlePolicy
 from ...size import Size
 from ..events import Events
 from .admin import Administration
+from .admin_routes import admin_routes
 from .kernel import Kernel
 from .kernels import Registry
 from .owners import Found, found_on, groups_of, is_brokered, key_of_owner
@@ -87,7 +88,7 @@ class ClusterHome:
         self.cluster.api.guard = guard
         self._queues = read_queues(broker.queues)
         placements = {size: each.placement for size, each in self.settings.profiles.items()}
-        sight = ClusterSight(self.cluster, self._parts, self._waiting, placements)
+        sight = ClusterSight(self.cluster, self._parts, placements)
         self.rules = Rules(
             Settings(
                 folder=Path(broker.folder),
@@ -125,7 +126,8 @@ class ClusterHome:
 
     def routes(self) -> Sequence[Route]:
         """Its routes, below the service's prefix."""
-        return routes(Desk(self.registry, self.events, self, self.settings))
+        own = routes(Desk(self.registry, self.events, self, self.settings))
+        return [*own, *admin_routes(self.administration)]
 
     @property
     def overview(self) -> Overview:
@@ -237,9 +239,6 @@ class ClusterHome:
         return not is_brokered(pod)  # what no broker has made is its server's
 
     # -- what rules see ----------------------------------------------------------------------
-
-    def _waiting(self) -> Sequence[Any]:
-        return [turn.claim for turn in self.rules.turns.in_line()]
 
     def _parts(self) -> Mapping[str, Part]:
         """What each kernel has in the cluster, by its name among all users'."""

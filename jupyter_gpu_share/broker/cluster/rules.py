@@ -259,7 +259,7 @@ class Rules:
         if size is not None and size != claim.size:
             claim = self._claim(Wish(key, size, claim.groups))
         since = known.held_since
-        if name in self._restored:
+        if name in self._restored or not self._begun:
             self._waits_no_more(name)  # it had its share before
         elif since is None and not claim.size.is_none:
             self.turns.served(name)

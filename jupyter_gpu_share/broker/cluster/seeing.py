@@ -22,8 +22,8 @@ class Sight(Protocol):
     async def gpus(self) -> Sequence[Capacity]:
         """All GPUs, with what is free of each."""
 
-    async def room(self) -> Room:
-        """What is free, to be shared out to those who wait."""
+    async def room(self, waiting: Sequence[Claim]) -> Room:
+        """What is free, to be shared out to these."""
 
     async def snapshot(self, waiting: Sequence[Claim]) -> Snapshot:
         """Who of these would get a share if some of the idle kernels gave theirs back."""

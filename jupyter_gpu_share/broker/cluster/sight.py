@@ -41,7 +41,6 @@ class ClusterSight(Sight):
     ----------
     cluster: opened for all servers of the namespace.
     parts: what each kernel has, by :attr:`Key.text <.ruling.Key.text>`.
-    waiting: all that wait now.
     placements: where kernels of a size go, besides what holds for all.
     """
 
@@ -49,12 +48,10 @@ class ClusterSight(Sight):
         self,
         cluster: Cluster,
         parts: Callable[[], Mapping[str, Part]],
-        waiting: Callable[[], Sequence[Claim]],
         placements: Mapping[Size, Placement],
     ) -> None:
         self._cluster = cluster
         self._parts = parts
-        self._waiting = waiting
         self._placements = placements
 
     async def gpus(self) -> list[Capacity]:
@@ -62,10 +59,10 @@ class ClusterSight(Sight):
         facts = await self._cluster.shown()
         return await in_thread(self._cluster.backend.capacity, facts)
 
-    async def room(self) -> Room:
+    async def room(self, waiting: Sequence[Claim]) -> Room:
         """See :meth:`Sight.room`."""
         facts = await self._cluster.shown(now_and_then=False)
-        waiting, parts = self._waiting(), dict(self._parts())
+        parts = dict(self._parts())
         return await in_thread(lambda: _Room(self._seen(facts, waiting, parts), waiting))
 
     async def snapshot(self, waiting: Sequence[Claim]) -> ClusterSnapshot:
@@ -75,12 +72,13 @@ class ClusterSight(Sight):
         what was shown.
         """
         facts = await self._cluster.shown(now_and_then=False)
-        seen = await self._helpful(facts, waiting)
-        return seen or await in_thread(
-            self._seen, await self._cluster.refresh(), waiting, dict(self._parts())
-        )
+        seen = await self._needless(facts, waiting)
+        if seen is not None:
+            return seen
+        facts = await self._cluster.refresh()
+        return await in_thread(self._seen, facts, waiting, dict(self._parts()))
 
-    async def _helpful(self, facts: Facts, waiting: Sequence[Claim]) -> ClusterSnapshot | None:
+    async def _needless(self, facts: Facts, waiting: Sequence[Claim]) -> ClusterSnapshot | None:
         """What was shown, where nothing that anybody could give back would help; else None."""
         parts = dict(self._parts())
 

@@ -8,16 +8,19 @@ autoscaler learns what is missing, and users read why.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from ...errors import EngineError
+from ...errors import EngineError, GpuShareError
 from ..claim import Claim
 from ..order import PATIENCE, Room, Turn, line, passed_by
 
 __all__ = ["Decision", "NoRoom", "Turns", "turns"]
+
+_log = logging.getLogger(__name__)
 
 #: Seconds between two decisions while somebody waits and nothing changes.
 _AGAIN = 5.0
@@ -55,8 +58,8 @@ def turns(in_line: Sequence[Turn], seen: Collection[str], room: Room) -> Decisio
 
     What the scheduler sees already cannot be called back: it is given room first. Of those without
     room one of each size is let, but no second one of a user while others wait: the scheduler may
-    give them what comes free, whoever has least. And none while room is held for one that others
-    have passed for too long.
+    give them what comes free, whoever has least. While one waits that others have passed for too
+    long, and for which room is held, it is the only one.
 
     Parameters
     ----------
@@ -67,23 +70,29 @@ def turns(in_line: Sequence[Turn], seen: Collection[str], room: Room) -> Decisio
     """
     known = frozenset(seen)
     served: dict[str, bool] = {}
-    without: list[Claim] = []  # that the scheduler sees, and has no room for
     let: list[str] = []
-    holds = False
-    for turn in sorted(in_line, key=lambda turn: turn.claim.kernel_id not in known):  # stable
+    first = next((turn.claim.kernel_id for turn in in_line if turn.overdue), None)
+
+    def serve(claim: Claim) -> bool:
+        found = room.take(claim)
+        if found:
+            served[claim.kernel_id] = bool(claim.gpus)
+        return found
+
+    without = [
+        turn.claim for turn in in_line if turn.claim.kernel_id in known and not serve(turn.claim)
+    ]
+    for turn in in_line:  # those that are overdue come first in it
         claim, name = turn.claim, turn.claim.kernel_id
-        if room.take(claim):
-            served[name] = bool(claim.gpus)
+        if name in served:
+            continue
+        if name not in known and serve(claim):
+            let.append(name)
         elif turn.overdue:
             room.hold(claim)
-            holds = True
-        elif name not in known:
-            continue
-        if name not in served:
-            without.append(claim)
-        if name not in known:
-            let.append(name)
-    if not holds:
+            if name == first and name not in known:
+                let.append(name)
+    if first is None:
         let += _trials([turn.claim for turn in in_line], {*known, *let}, without)
     return Decision(tuple(let), passed_by([turn.claim.kernel_id for turn in in_line], served))
 
@@ -110,7 +119,7 @@ class Turns:
     ----------
     active: whether anybody is kept from the scheduler; not where KAI or Kueue orders.
     held: the GPUs that each user holds; ``mean``: held of late, at a moment.
-    room: what is free, made off the loop; None where that is not known now.
+    room: what is free for those who wait; where it raises GpuShareError, nothing is known to be.
     clock: the time now, aware.
     patience: for how long others may pass one for whom there is no room.
     """
@@ -121,7 +130,7 @@ class Turns:
         active: bool,
         held: Callable[[], Mapping[str, float]],
         mean: Callable[[str, datetime], float],
-        room: Callable[[], Awaitable[Room | None]],
+        room: Callable[[Sequence[Claim]], Awaitable[Room]],
         clock: Callable[[], datetime],
         patience: timedelta = PATIENCE,
     ) -> None:
@@ -242,9 +251,16 @@ class Turns:
         """Let those whose turn it is by now."""
         if not self.active or not self._waiting:
             return
-        room = await self._room() if self._waiting.keys() - self._seen else None
-        # Nothing comes in between this and what follows.
-        decision = turns(self.in_line(), self._seen, room or NoRoom())
+        room: Room = NoRoom()
+        asked = dict(self._waiting)
+        if asked.keys() - self._seen:
+            try:
+                room = await self._room(list(asked.values()))
+            except GpuShareError as error:
+                _log.warning("It is not known what is free: %s", error)
+        # Nothing comes in between this and what follows. Who came meanwhile is next.
+        in_line = [turn for turn in self.in_line() if turn.claim.kernel_id in asked]
+        decision = turns(in_line, self._seen, room)
         now = self._clock()
         for name in decision.passed:
             self._pass(name, now)

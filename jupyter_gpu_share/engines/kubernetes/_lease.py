@@ -124,6 +124,7 @@ class Lease:
                 self._seen = set(self._held)
             else:
                 self._held = set()  # what is left of it is let go, and it is taken again
+            self.name = next(iter(self._held), "")
         # Also what nobody waits for any more.
         named = self._cluster.own_names(self.owner.server, f"{self._base}-")
         await self._let_go(named - self._held)
@@ -150,8 +151,6 @@ class Lease:
             await self._let_go(names - self._held)
             return
         await self.adopt(kernel)
-        if self._held:
-            self.name = next(iter(self._held))
 
     def taken_away(self, gone: Object | None = None) -> failures.Cause | None:
         """Why the share is held no more, if somebody else has ended that.

@@ -1,0 +1,350 @@
+"""Which of those who wait the scheduler sees, and when. With simulated time."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruled import MINUTE, START, Clock, Floor, hold, key, ruled, wish
+
+from jupyter_gpu_share.broker.claim import Claim
+from jupyter_gpu_share.broker.cluster.turns import NoRoom, turns
+from jupyter_gpu_share.broker.order import PATIENCE, Turn, gpus_by_user, line
+from jupyter_gpu_share.broker.standing import Standing
+from jupyter_gpu_share.errors import EngineError
+from jupyter_gpu_share.idle.replay import Gpus
+from jupyter_gpu_share.size import Size
+from tests.waiting import eventually
+
+
+def claim(user: str, kernel: str, size: str = "1/2", minute: float = 0) -> Claim:
+    found = Size.parse(size)
+    gpus = (found.fraction or Fraction(0)) * found.count
+    asked = START + minute * MINUTE
+    return Claim(user, kernel, found, gpus, int(gpus * 80 * 2**30), asked)
+
+
+def in_line(*claims: Claim, overdue: str = "") -> list[Turn]:
+    return [Turn(each, overdue=each.kernel_id == overdue) for each in claims]
+
+
+# -- pure ----------------------------------------------------------------------------------------
+
+
+def test_those_for_whom_there_is_room_go_in_their_order() -> None:
+    waiting = in_line(*(claim("ann", f"a{n}") for n in range(5)))
+    found = turns(waiting, (), Floor(Gpus(1)))
+    assert found.let == ("a0", "a1", "a2"), "two have room, and one is to be heard of"
+    assert found.passed == frozenset()
+
+
+def test_what_the_scheduler_sees_has_room_before_everybody_else() -> None:
+    waiting = in_line(claim("bob", "b"), claim("ann", "a0"), claim("ann", "a1"))
+    found = turns(waiting, {"a0", "a1"}, Floor(Gpus(1)))
+    assert found.let == ("b",), "it has none, but no other one of its size is without"
+    assert found.passed == {"b"}
+    found = turns(in_line(claim("bob", "b"), claim("ann", "a0")), {"a0"}, Floor(Gpus(1)))
+    assert found.let == ("b",)
+
+
+def test_one_of_each_size_without_room_is_seen_and_one_of_a_user() -> None:
+    waiting = [
+        claim("ann", "a-half"),
+        claim("ann", "a-whole", "1"),
+        claim("bob", "b-half"),
+        claim("bob", "b-whole", "1"),
+        claim("bob", "b-two", "2x1"),
+        claim("eve", "e-two", "2x1"),
+    ]
+    assert turns(in_line(*waiting), (), NoRoom()).let == ("a-half", "b-whole", "e-two")
+    alone = in_line(*waiting[:2], claim("ann", "again"))
+    assert turns(alone, (), NoRoom()).let == ("a-half", "a-whole")
+
+
+def test_room_is_held_for_one_that_was_passed_for_long() -> None:
+    gpus = Gpus(2)
+    assert gpus.take(Size.parse("1/2"))
+    large, small = claim("ann", "large", "2x1"), claim("bob", "small", "1/4")
+    early = turns(in_line(large, small), (), Floor(gpus.copy()))
+    assert early.let == ("small", "large")
+    assert early.passed == {"large"}
+    for seen in ((), {"large"}):
+        late = turns(in_line(large, small, overdue="large"), seen, Floor(gpus.copy()))
+        assert "small" not in late.let, "the scheduler would give it what is held"
+    assert turns(in_line(large, small, overdue="large"), (), NoRoom()).let == ("large",)
+
+
+def test_one_that_needs_no_gpu_passes_nobody() -> None:
+    found = turns(in_line(claim("ann", "a"), claim("bob", "none", "0")), (), NoRoom())
+    assert set(found.let) == {"a", "none"}
+    assert found.passed == frozenset()
+
+
+SIZES = st.sampled_from(["1/4", "1/2", "1", "2x1", "4x1"])
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), SIZES, st.booleans()), max_size=12),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_whoever_waits_is_never_all_kept_back(
+    rows: list[tuple[str, str, bool]], count: int, late: bool
+) -> None:
+    claims = [claim(user, f"{n}", size) for n, (user, size, _) in enumerate(rows)]
+    seen = {f"{n}" for n, row in enumerate(rows) if row[2]}
+    found = turns(in_line(*claims, overdue="0" if late else ""), seen, Floor(Gpus(count)))
+    assert not set(found.let) & seen
+    assert len(set(found.let)) == len(found.let)
+    if claims:
+        assert seen or found.let
+    # What was let and has room takes no more than there is.
+    floor = Floor(Gpus(count))
+    for each in sorted(claims, key=lambda each: each.kernel_id not in seen):
+        if each.kernel_id in seen:
+            floor.take(each)
+    fit = [each for each in claims if each.kernel_id in found.let and floor.take(each)]
+    without = [each for each in claims if each.kernel_id in found.let and each not in fit]
+    overdue = 1 if late else 0
+    assert len(without) <= len({each.size for each in claims}) + overdue
+
+
+# -- with a scheduler that knows no users ---------------------------------------------------------
+
+
+@dataclass
+class Simulation:
+    """Kernels that hold their share for some minutes; a scheduler places those that it sees."""
+
+    gpus: Gpus
+    chance: random.Random
+    now: float = 0.0
+    waiting: dict[str, Claim] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    held: dict[str, Claim] = field(default_factory=dict)
+    minutes: dict[str, float] = field(default_factory=dict)
+    places: dict[str, list[int]] = field(default_factory=dict)
+    todo: list[tuple[float, int, str, Claim]] = field(default_factory=list)
+    started: list[tuple[float, Claim]] = field(default_factory=list)
+    standing: Standing = field(default_factory=Standing)
+
+    def ask(self, minute: float, asked: Claim, minutes: float) -> None:
+        self.minutes[asked.kernel_id] = minutes
+        heapq.heappush(self.todo, (minute, len(self.minutes), "ask", asked))
+
+    def run(self, until: float = 1e9) -> None:
+        while self.todo and self.todo[0][0] <= until:
+            self.now, _, what, asked = heapq.heappop(self.todo)
+            if what == "ask":
+                self.waiting[asked.kernel_id] = asked
+            else:
+                del self.held[asked.kernel_id]
+                self.gpus.free(asked.size, self.places.pop(asked.kernel_id))
+                self.standing.change(asked.user, -float(asked.gpus), self.moment)
+            if not self.todo or self.todo[0][0] > self.now:
+                # Either may be faster: the scheduler with what it sees, or the broker.
+                if self.chance.random() < 0.5:
+                    self.schedule()
+                self.decide()
+                self.schedule()
+                self.decide()
+
+    @property
+    def moment(self):  # type: ignore[no-untyped-def]
+        return START + self.now * MINUTE
+
+    def turns(self) -> list[Turn]:
+        return line(
+            self.waiting.values(),
+            gpus_by_user(self.held.values()),
+            lambda user: self.standing.mean(user, self.moment),
+            self.moment,
+        )
+
+    def decide(self) -> None:
+        found = turns(self.turns(), self.seen, Floor(self.gpus.copy()))
+        for name in found.passed:
+            self.mark(name)
+        self.seen.update(found.let)
+
+    def mark(self, name: str) -> None:
+        if self.waiting[name].passed_since is None:
+            self.waiting[name] = replace(self.waiting[name], passed_since=self.moment)
+
+    def schedule(self) -> None:
+        """Place whom it sees, in whatever order it likes."""
+        order = sorted(self.seen)
+        self.chance.shuffle(order)
+        for name in order:
+            asked = self.waiting[name]
+            places = self.gpus.take(asked.size)
+            if places is None:
+                continue
+            for turn in self.turns():
+                if turn.claim.kernel_id == name:
+                    break
+                self.mark(turn.claim.kernel_id)
+            self.places[name] = places
+            del self.waiting[name]
+            self.seen.discard(name)
+            self.held[name] = asked
+            self.standing.change(asked.user, float(asked.gpus), self.moment)
+            self.started.append((self.now, asked))
+            end = self.now + self.minutes[name]
+            heapq.heappush(self.todo, (end, len(self.started), "end", asked))
+
+    def start_of(self, name: str) -> float | None:
+        return next((when for when, each in self.started if each.kernel_id == name), None)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nobodys_first_waits_for_more_than_one_of_a_user_who_has_fifty(seed: int) -> None:
+    chance = random.Random(seed)
+    run = Simulation(Gpus(2), chance)
+    for number in range(50):
+        run.ask(0, claim("ann", f"ann{number}"), chance.uniform(20, 60))
+    for user in range(10):
+        for number in range(5):
+            asked = claim(f"u{user}", f"u{user}-{number}", minute=1)
+            run.ask(1, asked, chance.uniform(20, 60))
+    run.run()
+    assert len(run.started) == 100, "everybody is served in the end"
+    firsts = [
+        min(when for when, each in run.started if each.user == f"u{user}") for user in range(10)
+    ]
+    for first in firsts:
+        assert sum(1 for when, each in run.started if each.user == "ann" and 1 < when < first) <= 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_large_one_is_not_starved_by_a_stream_of_small_ones(seed: int) -> None:
+    chance = random.Random(seed)
+    run = Simulation(Gpus(2), chance)
+    for number in range(1200):
+        asked = claim(f"u{number % 40}", f"s{number}", "1/4", minute=number)
+        run.ask(number, asked, chance.uniform(5, 12))
+    run.ask(100, claim("zoe", "large", "2x1", minute=100), 30)
+    run.run(1000)
+    start = run.start_of("large")
+    assert start is not None
+    # Passed in some minutes; then its patience; then the longest of those that run, and of the one
+    # without room that the scheduler saw before that.
+    assert start - 100 <= 5 + PATIENCE / MINUTE + 2 * 12
+
+
+# -- awaited by starts -----------------------------------------------------------------------------
+
+
+async def test_one_goes_at_once_and_others_at_their_turn(tmp_path: Path) -> None:
+    clock = Clock()
+    async with ruled(tmp_path, clock) as (rules, sight):
+        hold(rules, wish("ann", "held", "3/4"))
+        asked = wish("ann", "first", "1/2")
+        assert rules.reserve(asked) is None
+        await asyncio.wait_for(rules.admitted(asked.key), 5)
+        assert sight.looks == 0, "nobody else waits: nothing has to be known"
+        later = [wish("ann", f"k{n}", "1/2") for n in range(3)]
+        small = wish("bob", "small", "1/4")
+        for each in [*later, small]:
+            assert rules.reserve(each) is None
+        tasks = {
+            each.key.kernel_id: asyncio.create_task(rules.admitted(each.key))
+            for each in [*later, small]
+        }
+        try:
+            await rules.turns.decide()
+            await asyncio.wait_for(tasks["small"], 5)
+            assert [name for name, task in tasks.items() if task.done()] == ["small"]
+            rules.holds(small.key)
+            rules.drop(key("ann", "held"))
+            rules.holds(asked.key)
+            await rules.turns.decide()
+            await asyncio.wait_for(tasks["k0"], 5)
+            assert [name for name, task in tasks.items() if task.done()] == ["k0", "small"]
+            rules.drop(key("ann", "k1"))
+            with pytest.raises(EngineError, match="ended while it waited"):
+                await asyncio.wait_for(tasks["k1"], 5)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+async def test_turns_come_by_themselves_and_where_the_cluster_is_away_one_is_seen(
+    tmp_path: Path,
+) -> None:
+    async with ruled(tmp_path, Clock()) as (rules, sight):
+        following = asyncio.create_task(rules.turns.follow())
+        try:
+            hold(rules, wish("ann", "held", "1"))
+            sight.away = True
+            wishes = [wish(f"u{n}", "k", "1/2") for n in range(3)]
+            for each in wishes:
+                assert rules.reserve(each) is None
+            waits = [asyncio.create_task(rules.admitted(each.key)) for each in wishes]
+            await eventually(lambda: any(task.done() for task in waits), "one is seen")
+            assert sum(task.done() for task in waits) == 1
+            sight.away = False
+            rules.drop(key("ann", "held"))
+            await eventually(lambda: sum(task.done() for task in waits) >= 2, "room for two")
+            await asyncio.gather(*(rules.admitted(each.key) for each in wishes[:0]))
+        finally:
+            following.cancel()
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(following, *waits, return_exceptions=True)
+
+
+async def test_where_others_order_nobody_is_kept_back(tmp_path: Path) -> None:
+    async with ruled(tmp_path, Clock(), ordered=True) as (rules, sight):
+        for number in range(20):
+            asked = wish("ann", f"k{number}", "1")
+            assert rules.reserve(asked) is None
+            await asyncio.wait_for(rules.admitted(asked.key), 5)
+        assert sight.looks == 0
+
+
+async def test_whom_an_earlier_broker_kept_back_is_kept_back(tmp_path: Path) -> None:
+    async with ruled(tmp_path, Clock()) as (rules, _):
+        pass
+    from ruled import FakeSight
+
+    from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
+
+    rules = Rules(Settings(tmp_path), FakeSight(0), Clock())
+    await rules.open()
+    for name in ("seen", "hidden", "gone"):
+        rules.reserve(wish("ann", name))
+    rules.kept_back(key("ann", "hidden"))
+    rules.begin()
+    await asyncio.wait_for(rules.admitted(key("ann", "seen")), 5)
+    waits = asyncio.create_task(rules.admitted(key("ann", "hidden")))
+    await asyncio.sleep(0)
+    assert not waits.done()
+    rules.drop(key("ann", "hidden"))
+    with pytest.raises(EngineError):
+        await asyncio.wait_for(waits, 5)
+
+
+async def test_who_is_placed_has_passed_those_before_them(tmp_path: Path) -> None:
+    """Though no decision has seen that there was room."""
+    clock = Clock()
+    async with ruled(tmp_path, clock, count=2) as (rules, _):
+        hold(rules, wish("ann", "held", "2x1"))
+        large, small = wish("eve", "large", "2x1"), wish("ann", "small", "1/4")
+        for each in (large, small):
+            assert rules.reserve(each) is None
+        await rules.turns.decide()
+        assert rules.turns.sees(large.key.text)
+        assert rules.turns.sees(small.key.text)
+        rules.holds(small.key)
+        clock.wait(PATIENCE / MINUTE)
+        assert rules.turns.in_line()[0].overdue
