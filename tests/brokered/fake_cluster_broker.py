@@ -112,6 +112,7 @@ class FakeClusterBroker:
         self.version = ""
         self.problem: tuple[int, str] | None = None  #: for every request
         self.encrypt = True
+        self.forgotten = 0  #: kernels that went with a restart
         self.administrator = False
         self.placed = "ready"  #: what becomes of a kernel that gets its place
         self._log: list[tuple[str, dict[str, Any]]] = []
@@ -151,6 +152,7 @@ class FakeClusterBroker:
         self._name, self._log = uuid4().hex, []
         for kernel in list(self.kernels.values()):
             if forget(kernel):
+                self.forgotten += 1
                 del self.kernels[kernel.kernel_id]
             elif kernel.state == "taking":
                 kernel.state = "released"

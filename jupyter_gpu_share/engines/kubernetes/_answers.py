@@ -62,8 +62,8 @@ def text_of(key: bytes) -> str:
     """
     if not key or not key.isascii():
         raise EngineError(
-            "The kernel's key has characters that cannot be sent to the broker; leave "
-            "c.Session.key out."
+            "The kernel's key has characters that cannot be sent to the broker; leave Session.key "
+            "out of the configuration."
         )
     return key.decode()
 

@@ -74,6 +74,7 @@ class RemoteObjects:
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._starts = self._up = False
         self._lent = False
+        self._looking: asyncio.Task[None] | None = None
         self._listeners = 0
         self._left = False
 
@@ -102,8 +103,10 @@ class RemoteObjects:
         self._resets += 1
         self._missing = True
         self._hear()
-        if self._row is not None and not self._starts and not self._ended.done():
-            self._writes.begin(self._look)
+        known = self._row is not None and not self._starts and not self._ended.done()
+        if known and (self._looking is None or self._looking.done()):
+            # Beside the writes: one of them may wait for what this finds out.
+            self._looking = asyncio.create_task(self._look(), name="look for a pod")
         self._rouse()
 
     def _note_end(self, row: Row) -> None:
@@ -118,16 +121,20 @@ class RemoteObjects:
 
     async def _look(self) -> None:
         """See whether the broker really knows nothing of the kernel: it may have been too early."""
-        if not self._missing:
-            return
-        for data in await self._broker.ask("GET", "/v1/shares"):
-            row = Row.read(data)
-            if (row.kernel_id, row.attempt) == (self.kernel_id, self.attempt):
-                self._followed.answered(row)
+        pause = pauses()
+        while self._missing and not self._ended.done():
+            try:
+                rows = [Row.read(row) for row in await self._broker.ask("GET", "/v1/shares")]
+            except EngineError as error:
+                _log.debug("Whether kernel %s is there is not known: %s", self.kernel_id, error)
+                await asyncio.sleep(pause())
+                continue
+            its = [row for row in rows if row.kernel_id == self.kernel_id]
+            if any(row.attempt == self.attempt for row in its):
                 self._missing = False
-                return
-        if self._missing:
-            self._end(Exit(-signals.SIGKILL, _GONE))
+                self._followed.answered(its[0])
+            elif self._missing:
+                self._end(Exit(-signals.SIGKILL, _GONE))
 
     def _hear(self) -> None:
         heard, self._heard = self._heard, asyncio.Event()
@@ -374,6 +381,8 @@ class RemoteObjects:
             raise
 
     async def _release(self) -> None:
+        if self._ended.done():
+            return  # there is nothing to give back any more
         await self._post("/release")()
         await self._shows(lambda: self._state in ("released", "taking"))
 
@@ -478,6 +487,8 @@ class RemoteObjects:
             return
 
         async def write() -> None:
+            if self._ended.done():
+                return
             # The path that counts when it is sent: another may have come since.
             await self._ask("PATCH", "", {"attempt": self.attempt, "path": self._plan.path})
 
@@ -541,6 +552,8 @@ class RemoteObjects:
                 await self._ask("DELETE", f"?attempt={self.attempt}")
             self.made = False
             self._followed.remove(self)
+            if self._looking is not None:
+                self._looking.cancel()
 
         if self.made:
             await self._writes.insist(write)
@@ -565,4 +578,7 @@ class RemoteObjects:
     async def close(self) -> None:
         """See :meth:`Objects.close <._objects.Objects.close>`."""
         self._followed.remove(self)
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
         await self._writes.close()
