@@ -37,7 +37,7 @@ def demand(size: Size, gpus: Sequence[Device]) -> tuple[Fraction, int]:
     if size.is_none:
         return Fraction(0), 0
     fitting = [gpu for gpu in gpus if _may_hold(size, gpu)]
-    each = max((_part(size, gpu) for gpu in fitting), default=size.fraction or Fraction(1))
+    each = max((_part(size, gpu) for gpu in fitting), default=Fraction(1))
     memory = max((size.bytes_of(gpu.memory_bytes) for gpu in fitting), default=size.memory or 0)
     return each * size.count, memory * size.count
 

@@ -25,7 +25,7 @@ from ._entries import SEVERAL, LimitsError, Rule, read_rules
 from .claim import Claim, words_of
 from .meters import Meter, Subject, Use, covers
 
-__all__ = ["Limits", "LimitsError", "Refusal", "Tally", "Use", "amount_of"]
+__all__ = ["HELD", "Limits", "LimitsError", "Refusal", "Tally", "Use", "amount_of"]
 
 _NONE = Fraction(0)
 _LISTED = 5
@@ -235,6 +235,10 @@ _AMOUNTS: Mapping[str, Callable[[Claim], Fraction]] = {
     "memory_bytes": lambda claim: Fraction(claim.memory_bytes),
     "kernels": lambda claim: Fraction(1),
 }
+
+
+#: The resources of which something is held at a moment.
+HELD = tuple(_AMOUNTS)
 
 
 def amount_of(resource: str, claim: Claim) -> Fraction:

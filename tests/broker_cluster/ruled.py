@@ -80,6 +80,7 @@ class FakeSight:
     rules: Rules | None = None
     away: bool = False
     looks: int = 0
+    coming: Sequence[Capacity] = ()
 
     def _check(self) -> None:
         self.looks += 1
@@ -91,6 +92,9 @@ class FakeSight:
         assert self.rules is not None
         known = self.rules.holdings.known.items()
         return {name: each for name, each in known if each.held_since is not None}
+
+    def to_come(self) -> Sequence[Capacity]:
+        return self.coming
 
     async def gpus(self) -> list[Capacity]:
         if self.rules is not None:
@@ -160,13 +164,14 @@ async def ruled(
     limits: list[dict[str, Any]] | None = None,
     count: int = 1,
     there: Iterable[Wish] = (),
+    coming: Sequence[Capacity] = (),
     **more: Any,
 ) -> AsyncIterator[tuple[Rules, FakeSight]]:
     """Rules that have begun, over what earlier ones left in the folder.
 
     ``there``: the kernels that hold a share when they begin.
     """
-    sight = FakeSight(count)
+    sight = FakeSight(count, coming=coming)
     settings = Settings(folder, Limits(limits) if limits else None, **more)
     rules = Rules(settings, sight, clock)
     await rules.open()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -168,7 +169,11 @@ async def test_no_kernel_without_keys(home: FakeHome, ann: User, lacking: str) -
     assert (await ann.refused("PUT", "/v1/shares/k", plan))[0] == 400
     del plan["pod"]["keys"][lacking]
     assert (await ann.refused("PUT", "/v1/shares/k", plan))[0] == 400
+    plan["pod"]["keys"] = {"key": KEY}
+    assert (await ann.refused("PUT", "/v1/shares/k", plan))[0] == 400, "the wire is encrypted"
     assert not home.cluster.created
+    home.settings.encrypt = False
+    await ann.ok("PUT", "/v1/shares/k", plan)
 
 
 # -- shares of living kernels --------------------------------------------------------------------
@@ -190,6 +195,26 @@ async def test_a_share_goes_and_comes_back(home: FakeHome, ann: User) -> None:
     home.cluster.room.set()
     await ann.until("k", "ready")
     assert not home.rules.lent
+
+
+async def test_nobody_passes_their_turn(home: FakeHome, ann: User) -> None:
+    """What starts, or takes its share again, waits for its turn before a scheduler sees it."""
+    home.order.active = True
+    up = {"attempt": (await ann.start("up"))["attempt"]}
+    await ann.ok("POST", "/v1/shares/up/release", up)
+    home.order.gate.clear()
+    row = await ann.ok("PUT", "/v1/shares/new", ann.plan())
+    (pod,) = [pod for pod in held(home) if pod.plan.kernel_id == "new"]
+    assert pod.held_back and not pod.up
+    await ann.ok("POST", "/v1/shares/up/take", up)
+    row = await ann.until("new", "waiting")
+    assert (row["reason"], row["queue"]) == ("Not yet.", {"position": 1, "of": 2})
+    status, _ = await ann.refused("POST", "/v1/shares/up/release", up)
+    assert status == 409, "it does not wait for the end of the wait"
+    assert next(pod for pod in held(home) if pod.plan.kernel_id == "up").lent
+    await ann.ok("DELETE", f"/v1/shares/new?attempt={row['attempt']}")
+    home.order.gate.set()
+    await ann.until("up", "ready")
 
 
 async def test_a_share_that_stays_is_told(home: FakeHome, ann: User) -> None:
@@ -289,6 +314,16 @@ async def test_events_of_others_are_not_heard(home: FakeHome, ann: User, bob: Us
         await bob.start("b")
         told = [data async for _, _, data in _some(heard, 2)]
     assert {row["row"]["kernel_id"] for row in told} == {"b"}
+
+
+@pytest.mark.parametrize("instance", [True, False])
+async def test_nobody_opens_streams_without_end(ann: User, instance: bool) -> None:
+    async with AsyncExitStack() as streams:
+        for _ in range(8):
+            heard = await streams.enter_async_context(ann.events(instance=instance))
+            assert (await anext(heard))[1] == "reset"
+        refused = await streams.enter_async_context(ann.events(instance=instance))
+        assert [each async for each in refused] == []
 
 
 async def test_another_process_of_the_server_has_to_wait_for_its_end(ann: User) -> None:
@@ -407,6 +442,67 @@ async def test_the_next_process_takes_over_what_was_kept(home: FakeHome, ann: Us
     third = ann.again()
     late = {"attempt": uuid4().hex, "before": ann.instance}
     assert (await third.refused("POST", "/v1/shares/k/adopt", late))[0] == 409
+    await second.ok("POST", "/v1/shares/k/release", {"attempt": attempt})
+    home.gone(second)
+    await eventually(
+        lambda: not home.registry.rows("ann", "", third.instance)[0]["held_by_other"], "it is gone"
+    )
+    status, detail = await third.refused("POST", "/v1/shares/k/adopt", late)
+    assert status == 409 and "has taken this kernel over" in detail
+
+
+async def test_a_kernel_that_is_taken_over_survives_who_took_it(home: FakeHome, ann: User) -> None:
+    """The next process ends, too, before it has the share: what was kept is kept on."""
+    before = await ann.start()
+    await ann.ok("POST", "/v1/shares/k/release", {"attempt": before["attempt"]})
+    home.gone(ann)
+    for settles in (False, True):
+        last = home.registry.rows("ann", "")[0]["instance"]
+        user = ann.again()
+        body = {"attempt": uuid4().hex, "before": last}
+        await eventually(
+            lambda user=user: not home.registry.rows("ann", "", user.instance)[0]["held_by_other"],
+            "the last one is gone",
+        )
+        await user.ok("POST", "/v1/shares/k/adopt", body)
+        home.cluster.room.clear()
+        if settles:
+            await user.ok("POST", "/v1/shares/k/settle", {"attempt": body["attempt"]})
+        home.gone(user)
+        await eventually(
+            lambda: home.registry.rows("ann", "")[0]["state"] == "released", "it is kept"
+        )
+        assert [pod.name for pod in held(home)] == [before["name"]]
+        assert home.rules.lent == {("ann", "", "k")}
+
+
+async def test_what_is_taken_over_without_a_share_is_asked_of_the_limits(
+    home: FakeHome, ann: User, bob: User
+) -> None:
+    before = await ann.start()
+    await ann.ok("POST", "/v1/shares/k/release", {"attempt": before["attempt"]})
+    home.gone(ann)
+    home.rules.most = 1
+    await bob.start("b")
+    second, attempt = ann.again(), uuid4().hex
+    await eventually(
+        lambda: not home.registry.rows("ann", "", second.instance)[0]["held_by_other"], "it is gone"
+    )
+    body = {"attempt": attempt, "before": ann.instance}
+    await second.ok("POST", "/v1/shares/k/adopt", body)
+    status, _ = await second.refused("POST", "/v1/shares/k/settle", {"attempt": attempt})
+    assert status == 409
+    home.rules.most = 2
+    await second.ok("POST", "/v1/shares/k/settle", {"attempt": attempt})
+    await second.until("k", "ready")
+
+
+async def test_an_earlier_start_of_a_kernel_is_not_this_one(ann: User) -> None:
+    first = {"attempt": (await ann.start())["attempt"]}
+    await ann.start()
+    for call in ("release", "take", "withdraw", "settle", "let-go"):
+        status, detail = await ann.refused("POST", f"/v1/shares/k/{call}", first)
+        assert status == 409 and "started again" in detail
 
 
 async def test_of_two_who_take_over_one_gets_it(home: FakeHome, ann: User) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ruled import Clock, FakeKernels, FakeSight, hold, key, ruled, wish
 
+from jupyter_gpu_share.broker.cluster.admin import Administration
 from jupyter_gpu_share.broker.cluster.reclaims import Reclaims
 from jupyter_gpu_share.broker.cluster.rules import Rules
 from jupyter_gpu_share.broker.idle import GRACE, LIFETIME
@@ -89,6 +90,39 @@ async def test_who_finds_a_place_by_itself_costs_nobody_anything(tmp_path: Path)
         assert at.rules.reserve(wish("eve", "too large", "2x1")) is None
         await at.later(1)
         assert await at.say("ann", a=22) == {}, "it would not be enough"
+
+
+async def test_who_may_be_on_the_way_to_a_free_place_costs_nobody_anything(tmp_path: Path) -> None:
+    async with office(tmp_path) as at:
+        hold(at.rules, wish("ann", "a", "1"))
+        assert await at.say("ann", a=20) == {}
+        assert at.rules.reserve(wish("eve", "w", "1")) is None
+        await at.later(1 / 60)
+        assert at.rules.idle.promises == {}
+        await at.later(1 / 60)
+        assert set(at.rules.idle.promises) == {key("ann", "a").text}
+
+
+async def test_users_hear_for_whom_only_where_it_is_their_own(tmp_path: Path) -> None:
+    async with office(tmp_path) as at:
+        hold(at.rules, wish("ann", "a", "1"))
+        assert at.rules.reserve(wish("eve", "secret", "1/2", server="secret")) is None
+        assert at.rules.reserve(wish("ann", "own", "1/2", server="lab")) is None
+        at.clock.wait(0.1)
+        await at.say("ann", a=20)
+        seen = Administration(at.rules, at.kernels)
+        rows = {row["kernel_id"]: row for row in seen.everything()}
+        waiting = {(each["user"], each["server"]) for each in rows["a"]["promise"]["for"]}
+        assert waiting == {("eve", "secret"), ("ann", "lab")}
+        assert rows["secret"]["room_at"] == rows["a"]["promise"]["due"]
+        own = {row["kernel_id"]: row for row in seen.everything("ann")}
+        assert "eve" not in str(own)
+        assert "secret" not in str(own)
+        told = own["a"]["promise"]["for"]
+        assert sorted((each["kernel_id"] or "", each["size"]) for each in told) == [
+            ("", "1/2"),
+            ("own", "1/2"),
+        ]
 
 
 async def test_a_share_whose_server_does_not_give_it_back_is_taken(tmp_path: Path) -> None:

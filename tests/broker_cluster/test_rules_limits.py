@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ruled import START, Clock, FakeSight, hold, key, ruled, wish
+from ruled import GIB, START, Clock, FakeSight, hold, key, ruled, wish
 
 from jupyter_gpu_share.broker.cluster.names import key_of, prefix_of
 from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
 from jupyter_gpu_share.broker.cluster.ruling import Key, Wish
 from jupyter_gpu_share.broker.limits import Limits
 from jupyter_gpu_share.broker.meters import Meter, Use, covers
+from jupyter_gpu_share.engines.base import Capacity
 from jupyter_gpu_share.size import Size
 
 ALL = {"user": ["*"]}
@@ -158,6 +160,44 @@ async def test_sizes_count_by_the_gpus_that_there_are_or_were(tmp_path: Path) ->
     async with ruled(tmp_path, Clock(), count=0, limits=[gpus("1/2")]) as (rules, _):
         assert rules.why_not(wish("ann", "a", "1/2")) is None, "that is known without any"
         assert rules.why_not(wish("ann", "a", "10GiB")) is not None
+    coming = [Capacity("", "H100", "", 80 * GIB, 80 * GIB)]
+    memory = {"resource": "memory_bytes", "limit": "20GiB", "scope": ALL}
+    limits = [gpus("1/2"), memory]
+    async with ruled(tmp_path, Clock(), count=0, limits=limits, coming=coming) as (rules, _):
+        assert rules.why_not(wish("ann", "a", "10GiB")) is None, "its node may come"
+        assert rules.why_not(wish("ann", "a", "1/4")) is None
+        assert rules.why_not(wish("ann", "a", "1/2")) is not None, "it is 40 GiB of that"
+
+
+async def test_a_change_costs_the_same_whatever_the_number_of_kernels(tmp_path: Path) -> None:
+    """In calls of functions, which no busy machine changes."""
+    limits = [
+        gpus(1000, "total"),
+        gpus(8),
+        {"resource": "kernels", "limit": 5000, "scope": {"group": ["g"]}},
+        {"resource": "gpu_hours", "limit": 10**6, "window": 7, "scope": "total"},
+    ]
+    calls = {}
+    for number in (10, 1000):
+        clock = Clock()
+        async with ruled(tmp_path / f"{number}", clock, limits=limits) as (rules, _):
+            for each in range(number):
+                hold(rules, wish(f"u{each % 200}", f"k{each}", "1/4", "g"))
+            clock.wait(1)
+            count = 0
+
+            def seen(frame: Any, event: str, argument: Any) -> None:
+                nonlocal count
+                count += 1
+
+            sys.setprofile(seen)
+            try:
+                rules.gave_back(key("u1", "k1"))
+                hold(rules, wish("u1", "k1", "1/4", "g"))
+            finally:
+                sys.setprofile(None)
+            calls[number] = count
+    assert calls[1000] < 1.5 * calls[10]
 
 
 # -- hours ---------------------------------------------------------------------------------------
@@ -237,6 +277,40 @@ async def test_hours_of_a_window_are_counted_over_restarts(tmp_path: Path) -> No
         rules.drop(key("ann", "a"))
         clock.wait(24 * 60 - 119)
         assert rules.why_not(wish("ann", "b", "1/8")) is None
+
+
+async def test_an_account_that_could_not_be_saved_is_saved_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, folder = Clock(), tmp_path / "broker"
+    async with ruled(folder, clock) as (rules, _):
+        hold(rules, wish("ann", "a", "1"))
+        folder.rename(tmp_path / "away")
+        await rules.save()
+        assert "The account cannot be saved" in caplog.text
+        (tmp_path / "away").rename(folder)
+        clock.wait(60)
+        rules.drop(key("ann", "a"))
+        await rules.save()
+        written = (folder / "account.json").stat().st_mtime_ns
+        await rules.save()
+        assert (folder / "account.json").stat().st_mtime_ns == written, "nothing is new"
+    async with ruled(folder, clock) as (rules, _):
+        assert (await rules.usage("ann"))[0]["held"] == 3600
+
+
+async def test_what_happens_while_it_is_saved_is_not_lost(tmp_path: Path) -> None:
+    clock = Clock()
+    async with ruled(tmp_path, clock) as (rules, _):
+        hold(rules, wish("ann", "a", "1"))
+        saving = asyncio.create_task(rules.save())
+        await asyncio.sleep(0)
+        clock.wait(60)
+        rules.drop(key("ann", "a"))
+        await saving
+    async with ruled(tmp_path, clock) as (rules, _):
+        clock.wait(60)
+        assert (await rules.usage("ann"))[0]["held"] == 3600
 
 
 async def test_what_is_not_heard_of_yet_after_a_restart_was_held_all_the_time(

@@ -209,8 +209,8 @@ async def test_a_share_that_is_not_known_yet_is_waited_for() -> None:
     assert store.writes == []
 
 
-@pytest.mark.parametrize("lent", [False, True])
-async def test_a_share_stays_where_it_is(lent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("lent", "known"), [(False, True), (True, True), (True, False)])
+async def test_a_share_stays_where_it_is(lent: bool, known: bool) -> None:
     store = Cluster()
     store.full = False
     first = KernelObjects(store.leased(), ALICE, plan())
@@ -223,13 +223,14 @@ async def test_a_share_stays_where_it_is(lent: bool, monkeypatch: pytest.MonkeyP
     cluster = store.leased()
     share: Any = object()
     cluster.backend.granted = lambda pod, claims, facts: share if claims else None
+    cluster.backend.share_on = lambda held, size, device, facts: held if known else None
     cluster.claims_of = lambda names: [store.of(CLAIMS)[name] for name in names]
     store.count()
     one = await again(store, cluster)
     assert await one.resume(lambda news: None) == "10.0.0.7"
     assert store.writes == []
     assert one.lent is lent
-    assert one.share is (None if lent else share)
+    assert one.share is (share if known else None)
     assert one.owner == ALICE
     assert one.there
     if lent:

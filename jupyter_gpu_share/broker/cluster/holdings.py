@@ -13,12 +13,11 @@ from fractions import Fraction
 
 from ..books import Books
 from ..claim import Claim
-from ..limits import amount_of
+from ..limits import HELD, amount_of
 from ..meters import Meter, Subject, covers, subjects
 
 __all__ = ["Holdings"]
 
-_RESOURCES = ("gpus", "memory_bytes", "kernels")
 _NONE = Fraction(0)
 
 
@@ -96,15 +95,16 @@ class Holdings:
         )
 
     def _add(self, claim: Claim, sign: int) -> None:
+        amounts = {each: sign * amount_of(each, claim) for each in HELD}
         for subject in subjects(claim.user, claim.groups):
-            for resource in _RESOURCES:
-                left = self._sums.get((resource, subject), _NONE) + sign * amount_of(
-                    resource, claim
-                )
+            for resource, amount in amounts.items():
+                if not amount:
+                    continue
+                left = self._sums.get((resource, subject), _NONE) + amount
                 if left:
                     self._sums[resource, subject] = left
                 else:
-                    self._sums.pop((resource, subject), None)
+                    del self._sums[resource, subject]
 
     # -- what is known ---------------------------------------------------------------------------
 

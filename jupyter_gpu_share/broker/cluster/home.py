@@ -57,6 +57,8 @@ _AGAIN = 3.0
 _AT_ONCE, _RESUMING = 32, 10.0
 #: Seconds between two looks at what GPUs there are.
 _GPUS = 60.0
+#: Seconds between two looks whether a Hub that is away is back.
+_HUB = 5.0
 #: Seconds that changes of the queue are gathered before those who wait are told their places.
 _GATHERED = 0.5
 #: Seconds that a pod outlives what is kept of its server: the broker ends it long before.
@@ -80,6 +82,7 @@ class ClusterHome:
         broker: ClusterBroker,
         guard: Callable[[], None],
     ) -> None:
+        self._broker = broker
         self.settings = KubernetesEngine(parent=broker)
         kept = broker.kept_after_stop
         # Of what is kept without a server only the broker hears, which ends it when its time is up.
@@ -155,7 +158,12 @@ class ClusterHome:
         self.rules.begin()
         self._sweeper = Sweeper(self.cluster, self._is_known, self._is_alive)
         await self._sweeper.start()
-        for work in (self.rules.turns.follow(), self._reclaims.follow(), self._see_gpus()):
+        for work in (
+            self.rules.turns.follow(),
+            self._reclaims.follow(),
+            self._see_gpus(),
+            self._ask_the_hub(),
+        ):
             self._tasks.append(asyncio.create_task(work))
         self._ready = True
         _log.info("The broker knows of %d kernels", len(self.registry))
@@ -197,6 +205,15 @@ class ClusterHome:
                 self.rules.see_gpus(await self.rules.sight.gpus())
             except GpuShareError as error:
                 _log.info("What GPUs there are cannot be read: %s", error)
+
+    async def _ask_the_hub(self) -> None:
+        """Find out that the Hub is back though nobody else asks it: silence counts again then."""
+        callers = self._broker.callers
+        while True:
+            await asyncio.sleep(_HUB)
+            if callers.hub_away:
+                with suppress(GpuShareError):  # the broker's own is no user's
+                    await callers.of(self._broker.hub.token)
 
     # -- what changes in the cluster ---------------------------------------------------------
 

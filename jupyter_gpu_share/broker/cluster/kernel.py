@@ -98,7 +98,7 @@ class Kernel:
     lost_work: what its end has cost, a sentence; the row is kept for the next process to tell.
     vacated: by the last word of its process nothing of it is on the GPU.
     up: its container runs, or has.
-    was_lent: it had no share when it was taken over.
+    was_lent: it had no share when it was taken over, and has none again yet.
     work: what goes on for long: a start, or taking the share.
     begun: set when what a start writes is written, or found; or when it came to nothing.
     told: the row that was told last.

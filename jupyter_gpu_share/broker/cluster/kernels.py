@@ -15,8 +15,9 @@ from typing import Any
 
 from ..._threads import to_the_end
 from ...allocations import Share
-from ...engines.base import Exit, Starting, Waiting
+from ...engines.base import Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
+from ...engines.kubernetes.api import ServerTrouble, TooManyRequests, Unreachable
 from ...errors import KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
@@ -33,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that an answer waits for what the cluster was asked to write.
 _PATIENCE = 5.0
+#: Seconds between two tries to find out how far a kernel is: doubled up to the longest.
+_AGAIN, _LONGEST = 1.0, 15.0
 #: Rows of one server, those of ended kernels among them.
 _MOST_ROWS = 500
 
@@ -72,8 +75,12 @@ class Registry(Lives):
             raise Refused(refusal)
         if kernel is not None:
             self._retire(kernel, replaced=True)
-        owner = owner_of(process, attempt, groups)
-        new = Kernel(key, attempt, plan, process.instance, self._make(owner, plan), groups)
+        try:
+            objects = self._make(owner_of(process, attempt, groups), plan)
+        except BaseException:
+            self._rules.drop(key)
+            raise
+        new = Kernel(key, attempt, plan, process.instance, objects, groups)
         self._put(new)
         new.plan = replace(plan, keys=None)
         self._begin(new, self._start(new))
@@ -105,8 +112,7 @@ class Registry(Lives):
         def report(news: Waiting | Starting) -> None:
             self._report(kernel, news)
 
-        if not kernel.plan.size.is_none:
-            await self._unless_it_ends(kernel, self._order.wait(kernel.key, report))
+        await self._in_turn(kernel, report)
         kernel.address = await kernel.objects.come_up(report)
         self._up(kernel)
 
@@ -122,7 +128,7 @@ class Registry(Lives):
         try:
             await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not doing.done():
-                raise KernelStartError(f"The kernel could not start. {ended.result().reason}")
+                raise KernelStartError(f"The kernel has ended. {ended.result().reason}")
             await doing
         finally:
             for task in (doing, ended):
@@ -166,10 +172,10 @@ class Registry(Lives):
 
     async def _resume(self, kernel: Kernel) -> None:
         try:
-            up = await kernel.objects.recall()
+            up = await self._recalled(kernel)
         except Unfinished as error:
             # The same start is asked for anew, with new keys.
-            self._failed(kernel, Failure("keys", str(error)), up=False)
+            self._failed(kernel, Failure("keys", str(error)), lives_on=False)
             return
         if not up and kernel.objects.held_back:
             self._order.kept_back(kernel.key)
@@ -179,6 +185,18 @@ class Registry(Lives):
             self._up(kernel)
         else:
             await self._come_up(kernel)
+
+    async def _recalled(self, kernel: Kernel) -> bool:
+        """Find out how far a kernel is; a cluster that is away for a while ends none."""
+        pause = _AGAIN
+        while True:
+            try:
+                return await kernel.objects.recall()
+            except (Unreachable, ServerTrouble, TooManyRequests) as error:
+                kernel.reason = f"The broker was started again and reads on: {error}"
+                self.changed(kernel)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST)
 
     async def adopt(self, process: Process, kernel_id: str, attempt: str, before: str) -> Kernel:
         """Have a kernel of an earlier process of this very server be this process's.
@@ -208,7 +226,7 @@ class Registry(Lives):
         objects = self._make(owner, kernel.plan, kernel.objects.name)
         new = Kernel(kernel.key, attempt, kernel.plan, process.instance, objects, kernel.groups)
         new.phase, new.vacated = Phase.STARTING, kernel.vacated
-        new.was_lent = kernel.objects.lent
+        new.was_lent = kernel.objects.lent or kernel.was_lent
         # From here on it hears of its pod, on which it is written whose it is now.
         self._still(kernel)
         self._put(new)
@@ -244,7 +262,13 @@ class Registry(Lives):
         return kernel
 
     async def _settle(self, kernel: Kernel) -> None:
-        await kernel.objects.settle(lambda news: self._report(kernel, news))
+        def report(news: Waiting | Starting) -> None:
+            self._report(kernel, news)
+
+        if kernel.was_lent:
+            await self._in_turn(kernel, report)
+        await kernel.objects.settle(report)
+        kernel.was_lent = False
         self._up(kernel)
 
     async def release(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
@@ -256,9 +280,13 @@ class Registry(Lives):
         EngineError: it is still held, for certain.
         """
         kernel = self.own(process, kernel_id, attempt)
+        await self._release_in_turn(kernel)
+        return kernel
+
+    async def _release_in_turn(self, kernel: Kernel) -> None:
+        self._check_quiet(kernel)  # or it would wait here for as long as the kernel does
         async with kernel.lock:
             await self._release(kernel)
-        return kernel
 
     def take(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """Take the share again, which may have to be waited for. Idempotent.
@@ -275,7 +303,7 @@ class Registry(Lives):
             raise Refused("The kernel's share is being changed; try again in a moment.")
         self._check_limit(kernel, kernel.plan.size)
         kernel.phase, kernel.failed, kernel.vacated = Phase.TAKING, None, False
-        self._begin(kernel, self._take(kernel))
+        self._begin(kernel, self._take(kernel), lives_on=True)
         return kernel
 
     def _check_limit(self, kernel: Kernel, size: Size) -> None:
@@ -290,9 +318,18 @@ class Registry(Lives):
             raise Refused(refusal)
 
     async def _take(self, kernel: Kernel) -> None:
+        def report(news: Waiting | Starting) -> None:
+            self._report(kernel, news)
+
         async with kernel.lock:
-            await kernel.objects.take_back(lambda news: self._report(kernel, news))
+            await self._in_turn(kernel, report)
+            await kernel.objects.take_back(report)
         self._up(kernel)
+
+    async def _in_turn(self, kernel: Kernel, report: Report) -> None:
+        """Wait until it is the kernel's turn to be seen by the scheduler, or until it has ended."""
+        if not kernel.plan.size.is_none:
+            await self._unless_it_ends(kernel, self._order.wait(kernel.key, report))
 
     async def withdraw(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """Give up waiting for the share again. Idempotent.
@@ -329,6 +366,7 @@ class Registry(Lives):
         EngineError: it holds what it held.
         """
         kernel = self.own(process, kernel_id, attempt)
+        self._check_quiet(kernel)
         async with kernel.lock:
             self._check_quiet(kernel)
             if not kernel.objects.lent:
@@ -399,5 +437,4 @@ class Registry(Lives):
         ------
         Refused, EngineError
         """
-        async with kernel.lock:
-            await self._release(kernel)
+        await self._release_in_turn(kernel)

@@ -28,34 +28,42 @@ _END_GRACE = 8
 class Lives(Table):
     """The table, with the tasks of its kernels. :meth:`close` ends all that was begun."""
 
-    def _begin(self, kernel: Kernel, work: Coroutine[Any, Any, None]) -> None:
-        """Do what takes long for a kernel. How it ends is told by the kernel's row."""
-        kernel.work = self._spawn(self._worked(kernel, work))
+    def _begin(
+        self, kernel: Kernel, work: Coroutine[Any, Any, None], *, lives_on: bool = False
+    ) -> None:
+        """Do what takes long for a kernel. How it ends is told by the kernel's row.
+
+        Parameters
+        ----------
+        lives_on: the kernel goes on if nothing comes of it; else its start has failed.
+        """
+        kernel.work = self._spawn(self._worked(kernel, work, lives_on))
         if kernel.watching is None:
             kernel.watching = self._spawn(self._watch(kernel))
         self.changed(kernel)
 
-    async def _worked(self, kernel: Kernel, work: Coroutine[Any, Any, None]) -> None:
-        up = kernel.up
+    async def _worked(
+        self, kernel: Kernel, work: Coroutine[Any, Any, None], lives_on: bool
+    ) -> None:
         try:
             await work
         except GpuShareError as error:
-            self._failed(kernel, failure_of(error), up=up)
+            self._failed(kernel, failure_of(error), lives_on=lives_on)
         except asyncio.CancelledError:
             raise
         except Exception:
             _log.exception("A kernel met an error of the broker's own")
             words = "The broker met an error of its own; its log says more. Try again."
-            self._failed(kernel, Failure("engine", words), up=up)
+            self._failed(kernel, Failure("engine", words), lives_on=lives_on)
         finally:
             kernel.begun.set()
             self.changed(kernel)
 
-    def _failed(self, kernel: Kernel, failure: Failure, *, up: bool) -> None:
+    def _failed(self, kernel: Kernel, failure: Failure, *, lives_on: bool) -> None:
         if kernel.phase.over:
             return
         kernel.failed, kernel.queue, kernel.reason = failure, None, failure.detail
-        if up and kernel.objects.there:
+        if lives_on and kernel.objects.there:
             # It lives on without the share that it could not have.
             lent = kernel.objects.lent
             kernel.phase = Phase.RELEASED if lent else Phase.READY
@@ -111,11 +119,10 @@ class Lives(Table):
             self._spawn(self._orphaned(kernel))
 
     async def _orphaned(self, kernel: Kernel) -> None:
-        if kernel.phase is Phase.TAKING:  # nobody waits for it any more
+        if kernel.busy and kernel.up:  # nobody waits for its share any more
             await stopped(kernel.work)
-            if kernel.phase is Phase.TAKING:
+            if not kernel.phase.over:
                 kernel.phase, kernel.reason, kernel.queue = Phase.RELEASED, "", None
-                self._rules.gave_back(kernel.key)
         async with kernel.lock:
             if self._kernels.get(kernel.key) is not kernel or kernel.lost_work:
                 return
@@ -124,10 +131,11 @@ class Lives(Table):
             objects = kernel.objects
             fate = fate_of(
                 up=kernel.up,
-                lent=objects.lent,
+                # What was taken over without a share is known to its objects when it has one.
+                lent=objects.lent or (kernel.was_lent and not objects.detachable),
                 ended=kernel.phase.over,
-                detachable=objects.detachable and not kernel.busy,
-                vacated=kernel.vacated,
+                detachable=objects.detachable,
+                vacated=kernel.vacated or kernel.was_lent,
             )
             if fate is Fate.GIVE_BACK:
                 try:
@@ -139,6 +147,8 @@ class Lives(Table):
         if fate is Fate.DELETE:
             self._retire(kernel)
         elif fate is Fate.KEEP:
+            kernel.phase = Phase.RELEASED
+            self._rules.gave_back(kernel.key)
             self._keep(kernel)
         else:
             words = (

@@ -31,7 +31,7 @@ _SETTLED = timedelta(seconds=2)
 #: What was decided so short a time ago need not be decided again for each server that speaks.
 _FRESH = timedelta(seconds=1)
 #: Seconds between two writes of the account.
-_SAVE = 30.0
+_SAVE = 60.0
 
 
 class Reclaims:

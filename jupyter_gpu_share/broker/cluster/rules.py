@@ -128,7 +128,7 @@ class Rules:
         GpuShareError: the cluster cannot be read.
         """
         await in_thread(self._open)
-        self.see_gpus(await self.sight.gpus())
+        self.see_gpus([*self.sight.to_come(), *await self.sight.gpus()])
 
     def _open(self) -> None:
         folder = self.settings.folder
@@ -200,6 +200,8 @@ class Rules:
         size = wish.size
         if size not in self._amounts:
             self._amounts[size] = demand(size, self._kinds)
+            if not self._kinds and size.fraction is not None:
+                self._amounts[size] = size.fraction * size.count, 0  # that is known without any
         gpus, memory = self._amounts[size]
         return Claim(
             user=wish.key.user,

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ...engines.base import Capacity, Snapshot
 from ..claim import Claim
+from ..demand import Device
 from ..order import Room
 from .ruling import Key
 
@@ -16,8 +17,11 @@ __all__ = ["Kernels", "Sight"]
 class Sight(Protocol):
     """The cluster at this moment. Kernels are named by :attr:`Key.text`.
 
-    Every method may raise GpuShareError where the cluster cannot be read.
+    Every coroutine may raise GpuShareError where the cluster cannot be read.
     """
+
+    def to_come(self) -> Sequence[Device]:
+        """GPUs of nodes that the cluster can have, whether or not one is there."""
 
     async def gpus(self) -> Sequence[Capacity]:
         """All GPUs, with what is free of each."""

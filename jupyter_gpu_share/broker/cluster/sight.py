@@ -54,6 +54,13 @@ class ClusterSight(Sight):
         self._parts = parts
         self._placements = placements
 
+    def to_come(self) -> list[Capacity]:
+        """See :meth:`Sight.to_come`: those that the administrator has declared."""
+        kinds = [kind.told for kind in self._cluster.settings.declared]
+        return [
+            Capacity("", told.model, "", told.memory, told.memory, told.profile) for told in kinds
+        ]
+
     async def gpus(self) -> list[Capacity]:
         """See :meth:`Sight.gpus`."""
         facts = await self._cluster.shown()

@@ -169,7 +169,7 @@ class Turns:
     def served(self, name: str) -> None:
         """A kernel has its share. Those in line before it were passed."""
         claim = self._waiting.get(name)
-        if claim is not None and claim.gpus and self.active:
+        if claim is not None and claim.gpus and self.active and len(self._waiting) > 1:
             now = self._clock()
             for turn in self.in_line():
                 if turn.claim.kernel_id == name:

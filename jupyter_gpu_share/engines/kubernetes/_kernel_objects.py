@@ -291,12 +291,12 @@ class KernelObjects(WatchedPod):
             await self._recall_start(pod)
         if self._is_leased:
             lease = self._new_lease()
-            await (lease.adopt(self.name) if runs else lease.resume(self.name))
+            await (lease.adopt(self.name, as_watched=True) if runs else lease.resume(self.name))
             self.lease = lease
         if self._is_annotated and runs:
             self.annotation = Annotation(self.cluster, self.name, self.writes)
             await self.annotation.adopt()
-        self._up = runs and (self.lent or self._take_share())
+        self._up = runs and (self._take_share() or self.lent)
         self.look()
         return self._up
 
@@ -363,6 +363,9 @@ class KernelObjects(WatchedPod):
         if self.plan.size.is_none:
             self.share = Share((), 0, Fraction(0), Isolation.NONE)
             return True
+        if self.lease is not None and self.lease.lent:
+            self.share = self.lease.share_away
+            return self.share is not None
         pod = self.cluster.pod(self.name)
         claims = (
             self.lease.share_claims

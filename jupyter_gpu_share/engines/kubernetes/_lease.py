@@ -100,14 +100,28 @@ class Lease:
         return self._cluster.claims_of(seen) if seen == names else []
 
     @property
+    def share_away(self) -> Share | None:
+        """The share that comes back to a kernel that has none now; None where it is not known."""
+        own, facts = self._objects().get(self._own), self._cluster.facts
+        if own is None or self.device is None:
+            return None
+        rests = self._backend.granted({}, [own], facts)
+        return self._backend.share_on(rests, self.size, self.device, facts) if rests else None
+
+    @property
     def lent(self) -> bool:
         """Whether the share was given back, if perhaps not yet for sure, or never held."""
         return not self._held
 
-    async def adopt(self, kernel: str) -> None:
+    async def adopt(self, kernel: str, *, as_watched: bool = False) -> None:
         """Find the leases of a kernel that is taken over; it may have given its share back.
 
         Its server may have ended while it changed the size: the pod tells which one counts.
+
+        Parameters
+        ----------
+        as_watched: nobody else had the kernel since it was last watched, and it goes on meanwhile:
+            what the watch knows counts, and an API that does not answer ends no share.
         """
         self._kernel, self._own = kernel, f"{kernel}-gpu"
         self.device = self._device_of(self._own)
@@ -120,7 +134,11 @@ class Lease:
             wanted = self._backend.amount_on(self.size, device, facts)
             enough = exactly(amounts, wanted - self._resting(facts)) if wanted is not None else None
             self._held = set(held if enough is None else enough)
-            if await self._in_place(self._held):
+            if as_watched:
+                there = all(map(self._is_in_place, self._held))
+            else:
+                there = await self._in_place(self._held)
+            if there:
                 self._seen = set(self._held)
             else:
                 self._held = set()  # what is left of it is let go, and it is taken again
@@ -374,6 +392,18 @@ class Lease:
             return await within(PATIENCE, look_at_all())
         except (KubernetesError, asyncio.TimeoutError):
             return False
+
+    def _is_in_place(self, name: str) -> bool:
+        """Whether a lease is held and not about to end, as far as is watched."""
+        pod = self._cluster.pod(name)
+        objects = (pod, self._objects().get(name))
+        leaving = any(each is None or each["metadata"].get("deletionTimestamp") for each in objects)
+        return (
+            pod is not None
+            and not leaving
+            and failures.end_of(pod, None) is None
+            and self._device_of(name) is not None
+        )
 
     async def _post(
         self, device: tuple[str, str] | None, size: Size, amount: int | None = None

@@ -117,21 +117,41 @@ class _Parts:
         which = size, self._snapshot.only.get(index)
         if which not in self._needs:
             self._needs[which] = self._needed(*which)
-        room = sorted(
+        room = [
             (self._free[n], n, need) for n, need in self._needs[which] if self._free[n] >= need > 0
-        )
-        if len(room) < size.count:
+        ]
+        places = self._on_a_node(room, size.count)
+        if places is None:
             self._needs[which] = []  # there is only less room for those who come later
             return False
-        for _, n, need in room[: size.count]:
+        for _, n, need in places:
             self._free[n] -= need
         return True
+
+    def _on_a_node(
+        self, rows: list[tuple[int, int, int]], count: int
+    ) -> list[tuple[int, int, int]] | None:
+        """The least so many of these rows with the number of a GPU, which are on one node: a pod
+        is. None: no node has so many.
+        """
+        if count == 1:
+            return [min(rows)] if rows else None
+        nodes: dict[str, list[tuple[int, int, int]]] = {}
+        for row in sorted(rows):
+            nodes.setdefault(self._gpus[row[1]].node, []).append(row)
+        found = [each[:count] for each in nodes.values() if len(each) >= count]
+        return min(found, key=lambda each: sum(row[0] for row in each), default=None)
 
     def hold(self, index: int, size: Size) -> None:
         """Leave the GPUs to a kernel on which the least has to be freed for it."""
         needs = self._needed(size, self._snapshot.only.get(index))
-        order = sorted((need - self._free[n], n) for n, need in needs if need > 0)
-        for _, n in order[: size.count]:
+        rows = [
+            (max(need - self._free[n], 0), n, need)
+            for n, need in needs
+            if 0 < need <= self._gpus[n].memory_bytes
+        ]
+        # Where no node has so many there will never be room.
+        for _, n, _ in self._on_a_node(rows, size.count) or ():
             self._free[n] = 0
 
     def _needed(self, size: Size, only: frozenset[str] | None) -> list[tuple[int, int]]:
