@@ -40,8 +40,13 @@ def cluster_broker() -> str | None:
 
     if usual_engine() == "local":  # without what only the other needs
         return None
-    from ..broker.http_client import broker_url
-
+    try:
+        from ..broker.http_client import broker_url
+    except ImportError as error:
+        raise EngineError(
+            "The broker of a cluster is asked with more packages: pip install "
+            "'jupyter-gpu-share[kubernetes]'."
+        ) from error
     return broker_url()
 
 

@@ -17,7 +17,7 @@ from local_pods import LocalPods
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines import make_engine, usual_engine
-from jupyter_gpu_share.engines.base import KernelRequest, Running, Waiting
+from jupyter_gpu_share.engines.base import KernelRequest, Running, Starting, Waiting
 from jupyter_gpu_share.engines.idle_shares import IdleShare
 from jupyter_gpu_share.engines.kubernetes import BrokeredEngine
 from jupyter_gpu_share.errors import EngineError
@@ -214,6 +214,23 @@ async def test_a_start_waits_in_words_for_a_broker_that_is_away(
     with suppress(asyncio.CancelledError):
         await task
     await broker.start()
+
+
+async def test_a_pod_that_is_not_reached_is_told_of(
+    engine: BrokeredEngine, broker: FakeClusterBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.engines.kubernetes._brokered._UNREACHED", 0.1)
+    monkeypatch.setattr("jupyter_gpu_share.engines.kubernetes._brokered._LOOK", 0.02)
+    told: list[Any] = []
+    task = asyncio.create_task(engine.start(request(), told.append))
+    await eventually(
+        lambda: any(isinstance(each, Starting) and "doctor" in each.notice for each in told),
+        "it is told",
+    )
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert broker.kernels == {}
 
 
 async def test_a_start_that_was_given_up_is_ended_though_it_comes_late(

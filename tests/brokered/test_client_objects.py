@@ -14,6 +14,7 @@ from waiting import PATIENCE, eventually
 from jupyter_gpu_share.engines.base import Connection, Starting, Waiting
 from jupyter_gpu_share.engines.kubernetes._link import Owned
 from jupyter_gpu_share.engines.kubernetes._remote_objects import RemoteObjects
+from jupyter_gpu_share.engines.kubernetes._row import Row
 from jupyter_gpu_share.errors import EngineError, KernelStartError, NoGpuError
 from jupyter_gpu_share.size import Size
 
@@ -178,6 +179,46 @@ async def test_a_kernel_runs_on_while_the_broker_is_away_and_a_stop_is_owed(
     await eventually(lambda: not broker.kernels, "the stop is done")
     assert await soon(objects.settled(PATIENCE))
     assert not objects.made
+
+
+async def test_a_share_is_given_back_though_the_broker_is_away(
+    broker: FakeClusterBroker, process: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.engines.kubernetes._writes.PATIENCE", 0.1)
+    objects = await running(process())
+    await broker.stop()
+    await soon(objects.give_back())
+    assert objects.lent
+    assert objects.unanswered, "it goes on, and is not turned back"
+    await broker.start()
+    assert await soon(objects.settled(PATIENCE))
+    assert broker.kernels["k"].state == "released"
+
+
+async def test_one_that_cannot_be_given_back_is_held(
+    broker: FakeClusterBroker, process: Make
+) -> None:
+    objects = await running(process())
+    broker.set("k", detachable=False)
+    await eventually(lambda: not objects.detachable, "it is told")
+    for work in (objects.give_back(), objects.take_back(lambda news: None)):
+        with pytest.raises(EngineError, match="part of its pod"):
+            await soon(work)
+    assert not objects.lent
+    assert broker.kernels["k"].state == "ready"
+
+
+async def test_an_answer_that_comes_late_changes_nothing(
+    broker: FakeClusterBroker, process: Make
+) -> None:
+    """Its row may be older than what was told meanwhile."""
+    one = process()
+    objects = await running(one)
+    late = Row.read({**broker.kernels["k"].row(), "state": "waiting", "address": None})
+    assert one.followed.answered(late).state == "ready"
+    assert objects._state == "ready"
+    another = Row.read({**broker.kernels["k"].row(), "attempt": "f" * 32})
+    assert one.followed.answered(another) == another
 
 
 async def test_what_runs_is_the_same_after_a_restart_of_the_broker(

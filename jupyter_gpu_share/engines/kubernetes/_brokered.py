@@ -22,7 +22,7 @@ from ...broker.client import BrokerAway
 from ...broker.http_client import HttpBroker, broker_url, pauses, share_path, token_of
 from ...errors import EngineError, GpuShareError, SizeError
 from ...size import Size
-from ..base import Adoptable, Capacity, Finding, KernelRequest, Report, Running, Waiting
+from ..base import Adoptable, Capacity, Finding, KernelRequest, Report, Running, Starting, Waiting
 from ..idle_shares import AskedBack, IdleShare
 from ..local._wire import idle_to_json
 from . import _brokered_doctor
@@ -43,6 +43,8 @@ __all__ = ["BrokeredEngine"]
 _IDLE_INTERVAL = 20.0
 #: Seconds that a server which was told to end has for saying so: it may be killed after one.
 _FAREWELL = 0.4
+#: Seconds without a word of a pod that runs after which that is told, and between two looks.
+_UNREACHED, _LOOK = 10.0, 1.0
 #: States in which a kernel of an earlier process can be taken over.
 _UP = frozenset({"ready", "released", "taking"})
 
@@ -212,11 +214,16 @@ class BrokeredEngine(PodEngine):
     async def _begin(self, kernel: PodKernel, report: Report) -> Running:
         request = kernel.request
         found = self._found.pop(request.kernel_id, None)
-        if found is None or found.key != request.key:
-            return await kernel.start(report)
-        if found.size != request.size:
-            raise Owned(TAKEN_OVER)  # since it was found: it is not to be there twice
-        return await kernel.adopt(found.instance, report)
+        watching = asyncio.create_task(_tell_unreached(kernel, report))
+        try:
+            if found is None or found.key != request.key:
+                return await kernel.start(report)
+            if found.size != request.size:
+                raise Owned(TAKEN_OVER)  # since it was found: it is not to be there twice
+            return await kernel.adopt(found.instance, report)
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
 
     async def adoptable(self) -> list[Adoptable]:
         """See :meth:`Engine.adoptable <jupyter_gpu_share.engines.base.Engine.adoptable>`."""
@@ -391,6 +398,22 @@ class BrokeredEngine(PodEngine):
         if self._zmq is not None:
             self._zmq.destroy(linger=100)
             self._zmq = None
+
+
+async def _tell_unreached(kernel: PodKernel, report: Report) -> None:
+    """Tell who waits for a kernel whose pod runs, and cannot be reached from here."""
+    clock = asyncio.get_running_loop().time
+    since: float | None = None
+    while True:
+        await asyncio.sleep(_LOOK)
+        link, share = kernel.link, kernel.share
+        if link is None or share is None or link.state is not None:
+            since = None
+        elif since is None:
+            since = clock()
+        elif clock() >= since + _UNREACHED:
+            report(Starting(share, _brokered_doctor.NOT_REACHED))
+            return
 
 
 def _still(wanted: Mapping[str, AskedBack], idle: Collection[str]) -> dict[str, AskedBack]:

@@ -19,11 +19,15 @@ from ._machine import Machine
 from ._pods import AGENT_PORT, PORTS
 from ._row import Row
 
-__all__ = ["NO_SERVER", "about", "examine"]
+__all__ = ["NOT_REACHED", "NO_SERVER", "about", "examine"]
 
 NO_SERVER = (
     "The token in JUPYTERHUB_API_TOKEN is of no server, and kernels belong to one. Start them from "
     "a server of the Hub, or from a terminal of it."
+)
+NOT_REACHED = (
+    "The kernel's pod runs, and does not answer this server: perhaps the network lets nothing "
+    "through to it. `jupyter gpu-share doctor` in a terminal here says more."
 )
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 #: Seconds for a connection to a kernel's pod.
