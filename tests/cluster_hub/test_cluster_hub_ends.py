@@ -1,0 +1,107 @@
+"""A user's server ends under KubeSpawner's one second: shares are free, kept work is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from cluster.fixtures import CLUSTER_MARKS
+from hub_of_cluster import HubOfCluster
+from servers import until
+
+pytestmark = CLUSTER_MARKS
+
+#: Seconds after which nothing is held for a server that was stopped.
+SOON = 30.0
+#: A cell that does not end when it is interrupted.
+BUSY = """
+import threading, time
+print("begun", flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def killed(hub: HubOfCluster) -> None:
+    """The server's pod is gone without a word, as with its node."""
+    name = hub.pod_of("dave")["metadata"]["name"]
+    path = f"/api/v1/namespaces/{hub.servers}/pods/{name}?gracePeriodSeconds=0"
+    assert hub.cluster.api.raw("DELETE", path)[0] == 200
+
+
+def stopped(hub: HubOfCluster) -> None:
+    """As on the Hub's page, and by the idle culler."""
+    hub.ask("DELETE", "/users/dave/server")
+
+
+@pytest.mark.parametrize("end", [stopped, killed])
+def test_shares_are_back_and_kept_work_is_there(
+    hub: HubOfCluster, end: Callable[[HubOfCluster], None]
+) -> None:
+    dave = hub.server("dave")
+    kept = dave.open_notebook("kept.ipynb")
+    assert dave.run_cell(kept, "x = [42]; again = x; g = (n for n in range(3)); print(x)") == "[42]"
+    dave.ok(f"gpu-share/allocations/{kept}/release", "POST", {})
+    dave.wait_for(kept, "released")
+    idle, busy = dave.open_notebook("idle.ipynb"), dave.open_notebook("busy.ipynb")
+    assert dave.run_cell(idle, "y = 1; print(y)") == "1"
+    run_and_leave(hub, busy)
+    held = len(hub.objects("claims"))
+    assert held >= 2
+    began = time.monotonic()
+    end(hub)
+    until(lambda: not hub.objects("claims"), "the shares are back", SOON)
+    assert time.monotonic() - began < SOON
+    until(lambda: pods(hub) == {kept}, f"what is kept is there alone: {pods(hub)}", SOON)
+    until(lambda: hub.stopped("dave"), "the Hub has seen the end of the server", 90)
+
+    dave = hub.server("dave")
+    until(lambda: kept in dave.kernels(), "the kernel is taken over")
+    assert dave.notebooks()["kept.ipynb"] == kept
+    assert "True [42] 0" in dave.run_cell(kept, "print(again is x, x, next(g))")
+    # What was lost is told where it is missed.
+    anew = dave.open_notebook("busy.ipynb")
+    assert anew != busy
+    told = dave.run_cell(anew, "print('there')")
+    assert "there" in told and len(told.splitlines()) >= 2, told
+
+
+def pods(hub: HubOfCluster) -> set[str]:
+    """The kernels of the user that have a pod."""
+    return {
+        pod["metadata"]["annotations"]["gpu-share.jupyter.org/kernel-id"]
+        for pod in hub.kernel_pods("dave")
+    }
+
+
+def run_and_leave(hub: HubOfCluster, kernel_id: str) -> None:
+    """Have a cell run, and wait until it does."""
+    import json
+    from uuid import uuid4
+
+    import websocket
+
+    dave = hub.server("dave")
+    url = dave.url.replace("http", "ws", 1) + f"api/kernels/{kernel_id}/channels"
+    socket = websocket.create_connection(
+        url, header=[f"Authorization: token {dave.token}"], timeout=60
+    )
+    try:
+        header = {"msg_id": uuid4().hex, "msg_type": "execute_request", "version": "5.3"}
+        header |= {"session": uuid4().hex, "username": "", "date": "2026-01-01T00:00:00Z"}
+        content = {"code": BUSY, "silent": False, "store_history": True, "allow_stdin": False}
+        content |= {"user_expressions": {}, "stop_on_error": True}
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
+        socket.send(json.dumps({**message, "channel": "shell"}))
+
+        def begun() -> bool:
+            answer = json.loads(socket.recv())
+            return answer["msg_type"] == "stream" and "begun" in answer["content"]["text"]
+
+        until(begun, "the cell runs", 60)
+    finally:
+        socket.close()
