@@ -116,7 +116,8 @@ class ClusterBroker(Broker):
     ) -> None:
         super().__init__(**kwargs)
         self.hub = Hub.of(environ)
-        self.callers = Callers(HubApi(self.hub.api), self.hub.name, self.hub_grace)
+        self._hub_api = HubApi(self.hub.api)
+        self.callers = Callers(self._hub_api, self.hub.name, self.hub_grace)
         section = self.config.get("KubernetesEngine", {})
         kubeconfig, context = section.get("kubeconfig", ""), section.get("context", "")
         #: For the Lease alone: these writes are not guarded, and what fails is repeated there.
@@ -207,6 +208,7 @@ class ClusterBroker(Broker):
         if self._server is not None:
             await self._server.close_all_connections()
         await self.callers.close()
+        await self._hub_api.close()
         if self._fence is not None:
             await self._fence.release()
         await self._api.close()
