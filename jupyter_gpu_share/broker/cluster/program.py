@@ -15,7 +15,7 @@ from traitlets import Float, List, Unicode
 
 from ...engines.kubernetes.api import KubeApi, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError
-from ..connections import BoundedServer
+from ..connections import BoundedServer, more_descriptors
 from ..settings import Broker
 from .callers import Callers, HubApi
 from .fence import Fence, FenceLost
@@ -175,6 +175,7 @@ class ClusterBroker(Broker):
         ------
         GpuShareError
         """
+        more_descriptors()
         listening = _listen(self.bind)
         try:
             pages = hub_pages(self.hub, self._home.overview)
