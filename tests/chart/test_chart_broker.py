@@ -112,7 +112,8 @@ def test_kernels_of_the_real_broker_run_through_an_upgrade(deployment: Deploymen
     assert machine["you"]["user"] == "alice"
     assert machine["gpus"], "the chart lets the broker see the cluster's GPUs"
 
-    status, row = one.ask("PUT", f"/v1/shares/{kernel_id}", start_of("1/4"))
+    body = start_of("1/4")
+    status, row = one.ask("PUT", f"/v1/shares/{kernel_id}", body)
     assert status == 201, (row, one.told())
 
     def runs() -> Any:
@@ -125,7 +126,8 @@ def test_kernels_of_the_real_broker_run_through_an_upgrade(deployment: Deploymen
     (pod,) = one.kernels()
     assert pod["metadata"]["annotations"]["hub.jupyter.org/username"] == "alice"
     assert pod["spec"]["serviceAccountName"] == "gpu-share-kernel"
-    assert one.ask("DELETE", f"/v1/shares/{kernel_id}", bob=True)[0] in (403, 404)
+    query = f"?attempt={body['attempt']}"
+    assert one.ask("DELETE", f"/v1/shares/{kernel_id}{query}", bob=True)[0] == 404
 
     one.upgrade(patience=30)
     wait_for(runs, "the next broker knows the kernel", 60, one.told)
