@@ -120,6 +120,7 @@ async def cluster_broker(*arguments: Any, **engine: Any) -> AsyncIterator[Runnin
         assert broker.process is not None
         if broker.process.poll() is None:
             await asyncio.to_thread(broker.kill, signal.SIGTERM)
+        print(broker.log.read_text())  # shown where the test has failed
         hub.stop()
         await hub.close_all_connections()
 

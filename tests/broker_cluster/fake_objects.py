@@ -55,6 +55,8 @@ class FakeObjects:
         self.removal: Removal | None = None
         self.grace: int | None = None
         self.closed = False
+        #: As real ones they know of their share when they have settled.
+        self.adopted = self.was_lent = False
         self.on_leave: Callable[[], None] = lambda: None
         self.gone_keys: Keys | None = plan.keys
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -67,7 +69,7 @@ class FakeObjects:
 
     @property
     def detachable(self) -> bool:
-        return self.up and self.cluster.detachable
+        return self.up and self.cluster.detachable and not self.adopted
 
     async def start(self, report: Report) -> Connection:
         raise AssertionError("the registry makes it and has it come up")
@@ -118,15 +120,23 @@ class FakeObjects:
         last.lost = True
         last.end(Exit(-9, "taken over"))
         self.cluster.pods[self.name] = self
-        self.made, self.lent, self.up = True, last.lent, True
+        self.made, self.up, self.adopted, self.was_lent = (
+            True,
+            True,
+            True,
+            last.lent or last.was_lent,
+        )
         return Keys(KEY.encode()).connection("10.0.0.2")
 
     async def connection(self, ip: str) -> Connection:
         return Keys(KEY.encode()).connection(ip)
 
     async def settle(self, report: Report) -> None:
+        self.adopted, self.lent = False, self.was_lent
         if self.lent:
-            await self.take_back(report)
+            report(Waiting(QueuePosition(1, 1), "No room."))
+            self.lent = False  # it is asked for, and stays so if nobody gives it back
+            await self._or_end(self.cluster.room.wait())
         self.share = SHARE
 
     async def give_back(self) -> None:

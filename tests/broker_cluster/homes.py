@@ -125,6 +125,7 @@ class User:
     def __init__(self, home: FakeHome, token: str, name: str, server: str | None) -> None:
         self.home, self.token, self.name, self.server = home, token, name, server
         self.instance = uuid4().hex
+        self.last_stream = ""
 
     def again(self) -> User:
         """Another process of the same server."""
@@ -192,7 +193,7 @@ class User:
                 for row in rows:
                     if row and row["kernel_id"] == kernel_id and row["state"] == state:
                         return row
-        raise AssertionError("the stream ended")
+        raise AssertionError(f"the stream ended; its answer was {self.last_stream}")
 
     @asynccontextmanager
     async def events(
@@ -214,6 +215,8 @@ class User:
 
         async def read() -> AsyncIterator[tuple[str, str, Any]]:
             fields: dict[str, str] = {}
+            status = (await asyncio.wait_for(reader.readline(), PATIENCE)).decode().strip()
+            self.last_stream = status
             while line := await asyncio.wait_for(reader.readline(), PATIENCE):
                 name, _, value = line.decode().rstrip("\r\n").partition(": ")
                 if name in ("id", "event", "data"):

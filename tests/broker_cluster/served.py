@@ -24,6 +24,14 @@ from jupyter_gpu_share.errors import EngineError, NoGpuError, NotPossible
 
 PREFIX = "/hubs/services/gpu-share/"
 INSTANCE = "0123456789abcdef" * 2
+#: What a Hub tells its service.
+TOLD = {
+    "JUPYTERHUB_SERVICE_NAME": "gpu-share",
+    "JUPYTERHUB_SERVICE_PREFIX": "/hubs/services/gpu-share/",
+    "JUPYTERHUB_API_TOKEN": "secret-of-service",
+    "JUPYTERHUB_API_URL": "http://hub:8081/hubs/hub/api",
+    "JUPYTERHUB_BASE_URL": "/hubs/",
+}
 
 
 class Who(CallerHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -168,7 +169,11 @@ async def test_no_kernel_without_keys(home: FakeHome, ann: User, lacking: str) -
     assert (await ann.refused("PUT", "/v1/shares/k", plan))[0] == 400
     del plan["pod"]["keys"][lacking]
     assert (await ann.refused("PUT", "/v1/shares/k", plan))[0] == 400
+    plan["pod"]["keys"] = {"key": KEY}
+    assert (await ann.refused("PUT", "/v1/shares/k", plan))[0] == 400, "the wire is encrypted"
     assert not home.cluster.created
+    home.settings.encrypt = False
+    await ann.ok("PUT", "/v1/shares/k", plan)
 
 
 # -- shares of living kernels --------------------------------------------------------------------
@@ -309,6 +314,16 @@ async def test_events_of_others_are_not_heard(home: FakeHome, ann: User, bob: Us
         await bob.start("b")
         told = [data async for _, _, data in _some(heard, 2)]
     assert {row["row"]["kernel_id"] for row in told} == {"b"}
+
+
+@pytest.mark.parametrize("instance", [True, False])
+async def test_nobody_opens_streams_without_end(ann: User, instance: bool) -> None:
+    async with AsyncExitStack() as streams:
+        for _ in range(8):
+            heard = await streams.enter_async_context(ann.events(instance=instance))
+            assert (await anext(heard))[1] == "reset"
+        refused = await streams.enter_async_context(ann.events(instance=instance))
+        assert [each async for each in refused] == []
 
 
 async def test_another_process_of_the_server_has_to_wait_for_its_end(ann: User) -> None:
@@ -459,6 +474,27 @@ async def test_a_kernel_that_is_taken_over_survives_who_took_it(home: FakeHome, 
         )
         assert [pod.name for pod in held(home)] == [before["name"]]
         assert home.rules.lent == {("ann", "", "k")}
+
+
+async def test_what_is_taken_over_without_a_share_is_asked_of_the_limits(
+    home: FakeHome, ann: User, bob: User
+) -> None:
+    before = await ann.start()
+    await ann.ok("POST", "/v1/shares/k/release", {"attempt": before["attempt"]})
+    home.gone(ann)
+    home.rules.most = 1
+    await bob.start("b")
+    second, attempt = ann.again(), uuid4().hex
+    await eventually(
+        lambda: not home.registry.rows("ann", "", second.instance)[0]["held_by_other"], "it is gone"
+    )
+    body = {"attempt": attempt, "before": ann.instance}
+    await second.ok("POST", "/v1/shares/k/adopt", body)
+    status, _ = await second.refused("POST", "/v1/shares/k/settle", {"attempt": attempt})
+    assert status == 409
+    home.rules.most = 2
+    await second.ok("POST", "/v1/shares/k/settle", {"attempt": attempt})
+    await second.until("k", "ready")
 
 
 async def test_an_earlier_start_of_a_kernel_is_not_this_one(ann: User) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fake_hub import model
-from served import INSTANCE, PREFIX, Service
+from served import INSTANCE, PREFIX, TOLD, Service
 from waiting import eventually
 
 from jupyter_gpu_share.broker.cluster import service as module
@@ -205,14 +205,6 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- what the Hub tells its services -------------------------------------------------------------
-
-TOLD = {
-    "JUPYTERHUB_SERVICE_NAME": "gpu-share",
-    "JUPYTERHUB_SERVICE_PREFIX": "/hubs/services/gpu-share/",
-    "JUPYTERHUB_API_TOKEN": "secret-of-service",
-    "JUPYTERHUB_API_URL": "http://hub:8081/hubs/hub/api",
-    "JUPYTERHUB_BASE_URL": "/hubs/",
-}
 
 
 def test_it_knows_its_hub() -> None:

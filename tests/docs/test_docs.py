@@ -14,7 +14,8 @@ from messages import literals, sentences
 from shapes import Shapes, facts
 from traitlets import TraitType
 
-from jupyter_gpu_share.broker.daemon import Broker
+from jupyter_gpu_share.broker.cluster.program import ClusterBroker
+from jupyter_gpu_share.broker.daemon import LocalBroker
 from jupyter_gpu_share.cli._parser import make_parser
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._environment import _RESERVED, kernel_environment
@@ -33,7 +34,9 @@ PACKAGE = ROOT / "jupyter_gpu_share"
 ENGINE = PACKAGE / "engines" / "kubernetes"
 DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 DOCS += sorted((ROOT / "docs").glob("*.md"))
-CONFIGURED = {
+#: Both homes of the broker take ``c.Broker``.
+Broker = type("Broker", (LocalBroker, ClusterBroker), {})
+CONFIGURED: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         Broker,

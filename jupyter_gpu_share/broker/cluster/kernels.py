@@ -75,8 +75,12 @@ class Registry(Lives):
             raise Refused(refusal)
         if kernel is not None:
             self._retire(kernel, replaced=True)
-        owner = owner_of(process, attempt, groups)
-        new = Kernel(key, attempt, plan, process.instance, self._make(owner, plan), groups)
+        try:
+            objects = self._make(owner_of(process, attempt, groups), plan)
+        except BaseException:
+            self._rules.drop(key)
+            raise
+        new = Kernel(key, attempt, plan, process.instance, objects, groups)
         self._put(new)
         new.plan = replace(plan, keys=None)
         self._begin(new, self._start(new))
@@ -222,7 +226,7 @@ class Registry(Lives):
         objects = self._make(owner, kernel.plan, kernel.objects.name)
         new = Kernel(kernel.key, attempt, kernel.plan, process.instance, objects, kernel.groups)
         new.phase, new.vacated = Phase.STARTING, kernel.vacated
-        new.was_lent = kernel.objects.lent
+        new.was_lent = kernel.objects.lent or kernel.was_lent
         # From here on it hears of its pod, on which it is written whose it is now.
         self._still(kernel)
         self._put(new)

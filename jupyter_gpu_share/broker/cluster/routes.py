@@ -424,15 +424,15 @@ class _EventStream(_Handler):
         whose = (self.caller.user, self.server())
         self._loop = asyncio.current_task()
         instance = self.told_instance()
-        with suppress(StreamClosedError, asyncio.CancelledError):
-            if not instance:
-                await self._tell(whose, instance)
-                return
-            process = self.process()
-            if not self.registry.presence.room_for_stream(process):
-                self.refuse(429, "Your server has too many streams of events; end some of them.")
-            with self.registry.presence.stream(process):
-                await self._tell(whose, instance)
+        # One that does not say which it is holds up nobody's end, and is counted all the same.
+        process = self.process() if instance else Process(*whose, "")
+        if not self.registry.presence.room_for_stream(process):
+            self.refuse(429, "Your server has too many streams of events; end some of them.")
+        with (
+            suppress(StreamClosedError, asyncio.CancelledError),
+            self.registry.presence.stream(process),
+        ):
+            await self._tell(whose, instance)
 
     async def _tell(self, whose: tuple[str, str], instance: str) -> None:
         self.set_header("Content-Type", "text/event-stream")

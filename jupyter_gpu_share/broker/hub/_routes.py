@@ -136,7 +136,16 @@ def own_part(seen: Seen, visitor: Visitor) -> Seen:
     )
 
 
-class _Handler(HubOAuthenticated, PageHandler):
+class _Proven(HubOAuthenticated):
+    def get_current_user(self) -> Any:
+        """Called when a form's proof is made: what the Hub has said already.
+
+        JupyterHub's own method waits for its answer on the event loop, in a thread that stays.
+        """
+        return getattr(self, "_cached_hub_user", None)
+
+
+class _Handler(_Proven, PageHandler):
     visitor: Visitor
 
     def initialize(
@@ -222,7 +231,7 @@ class _Style(PageHandler):
         self.finish(STYLE + _STYLE)
 
 
-class _Callback(HubOAuthCallbackHandler):
+class _Callback(_Proven, HubOAuthCallbackHandler):
     def initialize(self, auth: Any) -> None:
         self.hub_auth = auth
 
