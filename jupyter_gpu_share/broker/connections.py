@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
 from collections.abc import Hashable
+from contextlib import suppress
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -11,7 +13,7 @@ from tornado.iostream import IOStream
 
 from .identity import uid_of
 
-__all__ = ["BoundedServer"]
+__all__ = ["BoundedServer", "more_descriptors"]
 
 ROOT = 0
 
@@ -59,3 +61,13 @@ class BoundedServer(HTTPServer):
         """Called by tornado when a connection has ended, whoever ended it."""
         self._users.pop(server_conn.stream, None)
         super().on_close(server_conn)
+
+
+def more_descriptors() -> None:
+    """Let this process have as many descriptors as it may.
+
+    Each connection takes one, and on a machine each process that is watched.
+    """
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

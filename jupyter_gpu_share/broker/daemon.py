@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 import os
-import resource
 import signal
 import socket
 import stat
@@ -29,7 +28,7 @@ from . import settings
 from ._ends import Ends
 from .api import MAX_BODY, Desk, application
 from .client import DEFAULT_SOCKET
-from .connections import BoundedServer
+from .connections import BoundedServer, more_descriptors
 from .events import Events
 from .identity import Accounts
 from .metrics_port import MetricsPort, read_token
@@ -199,7 +198,7 @@ class LocalBroker(settings.Broker):
 
     async def start(self) -> None:
         """Begin to serve."""
-        _more_descriptors()
+        more_descriptors()
         token = read_token(self.metrics_token_file)
         if self.metrics_by_user and self.metrics_port and not token:
             raise EngineError(
@@ -342,10 +341,3 @@ def _handed() -> socket.socket | None:
     handed.setblocking(False)
     os.set_inheritable(_FIRST_HANDED, False)
     return handed
-
-
-def _more_descriptors() -> None:
-    """Each connection, and each process that is watched, takes one."""
-    with suppress(OSError, ValueError):
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

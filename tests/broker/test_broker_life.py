@@ -28,7 +28,7 @@ async def test_the_system_tells_the_broker_of_ends(
 ) -> None:
     """It does not depend on looking now and then."""
     monkeypatch.setattr(daemon, "_SWEEP_INTERVAL", 24 * 3600.0)
-    own = daemon.Broker(
+    own = daemon.LocalBroker(
         socket=str(common / "run" / "broker.sock"),
         folder=str(common / "state"),
         simulate="1xA100-80GB",

@@ -79,7 +79,7 @@ def test_groups_come_with_the_identity(hub: HubOfService) -> None:
 
 
 def test_the_page_through_the_login_of_the_hub(hub: HubOfService) -> None:
-    hub.home.overview.rows[0]["info"]["user"] = ANN
+    hub.home.overview.rows[0]["user"] = ANN
     status, text = fetch(hub.page, token=hub.token(ANN))
     assert status == 200 and "Your GPU shares" in text and "ann-a-secret" in text
     assert "bob-c-secret" not in text and "<form" not in text

@@ -31,10 +31,10 @@ class Overview(Protocol):
         """Rows of all users' kernels that hold a share or wait for one.
 
         With the keys of a machine's route ``admin/shares``: ``kernel_id``, ``size``, ``state``
-        (``held`` or ``waiting``), ``pieces`` (with ``memory_bytes``), ``queue``, ``reason``,
-        ``held_since``, ``idle_seconds``, ``keep_until``, ``room_at``, ``info`` and ``promise``.
-        ``info`` has ``user``, ``server`` and ``path``; each of a promise's ``for`` has ``user``,
-        ``server``, ``kernel_id``, ``path`` and ``size``.
+        (``held`` or ``waiting``; others are not shown), ``pieces`` (with ``memory_bytes``),
+        ``queue``, ``reason``, ``held_since``, ``idle_seconds``, ``keep_until``, ``room_at``,
+        ``info`` (with ``path``) and ``promise``; and with ``user`` and ``server``. Each of a
+        promise's ``for`` has ``user``, ``server``, ``kernel_id``, ``path`` and ``size``.
         """
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:
@@ -77,7 +77,11 @@ class ClusterBoard:
     async def look(self) -> Seen:
         """All that there is; `own_part` chooses from it."""
         overview = self._overview
-        return Seen(await overview.machine(), await overview.everything(), await overview.usage())
+        shares = [
+            {**row, "info": {**row["info"], "user": row["user"], "server": row["server"]}}
+            for row in await overview.everything()
+        ]
+        return Seen(await overview.machine(), shares, await overview.usage())
 
     def order(self, form: Mapping[str, str]) -> Order | None:
         """What a button asks for; users and servers are told apart by the Hub's names."""
@@ -148,7 +152,7 @@ def hub_pages(hub: Hub, overview: Overview) -> list[Route]:
 
 
 def _user(row: Mapping[str, Any]) -> str:
-    return str(row["info"]["user"])
+    return str(row["user"])
 
 
 def _own_row(row: Mapping[str, Any], user: str) -> Mapping[str, Any]:

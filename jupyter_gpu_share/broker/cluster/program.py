@@ -15,7 +15,7 @@ from traitlets import Float, List, Unicode
 
 from ...engines.kubernetes.api import KubeApi, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError
-from ..connections import BoundedServer
+from ..connections import BoundedServer, more_descriptors
 from ..settings import Broker
 from .callers import Callers, HubApi
 from .fence import Fence, FenceLost
@@ -116,7 +116,8 @@ class ClusterBroker(Broker):
     ) -> None:
         super().__init__(**kwargs)
         self.hub = Hub.of(environ)
-        self.callers = Callers(HubApi(self.hub.api), self.hub.name, self.hub_grace)
+        self._hub_api = HubApi(self.hub.api)
+        self.callers = Callers(self._hub_api, self.hub.name, self.hub_grace)
         section = self.config.get("KubernetesEngine", {})
         kubeconfig, context = section.get("kubeconfig", ""), section.get("context", "")
         #: For the Lease alone: these writes are not guarded, and what fails is repeated there.
@@ -174,6 +175,7 @@ class ClusterBroker(Broker):
         ------
         GpuShareError
         """
+        more_descriptors()
         listening = _listen(self.bind)
         try:
             pages = hub_pages(self.hub, self._home.overview)
@@ -207,6 +209,7 @@ class ClusterBroker(Broker):
         if self._server is not None:
             await self._server.close_all_connections()
         await self.callers.close()
+        await self._hub_api.close()
         if self._fence is not None:
             await self._fence.release()
         await self._api.close()

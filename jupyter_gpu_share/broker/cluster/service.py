@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 INSTANCE = "Gpu-Share-Instance"
 _INSTANCE = re.compile(r"[0-9a-f]{32}")
 #: Most connections of one address, behind which the Hub's proxy may have many visitors, and of all.
-_CONNECTIONS = (1024, 16384)
+_CONNECTIONS = (2048, 16384)
 #: Seconds that a client has for its next request, and for the body of one.
 _IDLE_TIMEOUT, _BODY_TIMEOUT = 120.0, 10.0
 

@@ -299,8 +299,8 @@ def _form(view: View, do: str, label: str, name: str = "", share: Any = None) ->
     if share is not None:
         info = share["info"]
         # A machine has numbers of its users, a Hub names of its users and of their servers.
-        whose = {n: str(info[n]) for n in ("uid", "user", "server") if n in info}
-        fields |= {**whose, "kernel": share["kernel_id"]}
+        whose = ("uid",) if "uid" in info else ("user", "server")
+        fields |= {**{n: str(info[n]) for n in whose}, "kernel": share["kernel_id"]}
     hidden = "".join(
         f'<input type="hidden" name="{_text(key)}" value="{_text(value)}">'
         for key, value in fields.items()
