@@ -23,6 +23,7 @@ from traitlets.config import Config, LoggingConfigurable
 
 from ._threads import in_thread
 from .allocations import Allocation, AllocationTable, Kept, State
+from .engines import usual_engine
 from .errors import GpuShareError, NotPossible, SizeNotAllowed
 from .idle import IdlePolicy
 from .sentences import say, words_of
@@ -121,10 +122,23 @@ class Runtime(LoggingConfigurable):
         What was kept of kernels whose share was given back is left for the next server of the
         same notebooks. No kernel starts afterwards.
         """
-        self.stopping = True
+        await self.take_leave()
         await self.call(self.kernels.close_all(park=True))
         await self._keep_waits()
         await self._leave()
+
+    async def take_leave(self) -> None:
+        """Have the engines tell that this process ends, before anything that may take long.
+
+        No kernel starts afterwards.
+        """
+        self.stopping = True
+
+        async def work() -> None:
+            leaving = (engine.leave() for engine in self._engines.values())
+            await asyncio.gather(*leaving, return_exceptions=True)
+
+        await self.call(work())
 
     async def _keep_waits(self) -> None:
         """Let the next server know what the idle rule has found out about its waits."""
@@ -191,8 +205,8 @@ class Runtime(LoggingConfigurable):
     def engine_name(self) -> str:
         """The engine that kernels use unless their kernelspec names another."""
         section = self.config.get("GpuShareProvisioner", {})
-        name = section.get("engine", "local")
-        return name if isinstance(name, str) and name else "local"
+        name = section.get("engine", "")
+        return name if isinstance(name, str) and name else usual_engine()
 
     async def engine(self, name: str = "") -> Engine:
         """The engine of that name, made when it is first needed. On the runtime's loop only."""

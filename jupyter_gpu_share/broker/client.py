@@ -62,6 +62,11 @@ def find_broker(environ: Mapping[str, str] = os.environ) -> Path | None:
     if not named:
         path = Path(DEFAULT_SOCKET)
         return path if path.exists() else None
+    if named.lower().startswith(("http:", "https:")):
+        raise EngineError(
+            f"{BROKER} names the broker of a cluster, which shares out no GPUs of this machine. "
+            "Leave c.GpuShareProvisioner.engine out: kernels run in the cluster then."
+        )
     text = named.removeprefix("unix://")
     if not text.startswith("/"):
         raise EngineError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GpuShareError, NoGpuError
-from ._brokers import ask_broker
+from ._brokers import ask_broker, cluster_broker
 from ._servers import aside, ask, running_servers
 from ._tables import allocations_table, gpus_table, processes_table
 
@@ -52,7 +52,7 @@ async def collect(runtime: Runtime) -> Listing:
 
 
 async def collect_all() -> Listing:
-    """Ask the machine's broker for the kernels of all users.
+    """Ask the broker for the kernels of all users.
 
     Raises
     ------
@@ -61,6 +61,12 @@ async def collect_all() -> Listing:
     from ..engines.local import everybody
 
     without = "nobody knows the kernels of all users"
+    if cluster_broker() is not None:
+        from ..engines.kubernetes import everybody as everybody_there
+
+        rows, machine = await ask_broker(without, "/v1/admin/shares", "/v1/machine")
+        there, gpus = everybody_there(rows, machine)
+        return Listing([row.to_json() for row in there], gpus)
     rows, machine, processes = await ask_broker(
         without, "/v1/admin/shares", "/v1/machine", "/v1/admin/processes"
     )

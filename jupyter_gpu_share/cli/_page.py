@@ -6,7 +6,8 @@ import logging
 import os
 from pathlib import Path
 
-from ._brokers import broker_socket
+from ..errors import EngineError
+from ._brokers import broker_socket, cluster_broker
 from ._servers import aside
 
 __all__ = ["serve_hub", "show_page"]
@@ -17,10 +18,15 @@ async def show_page(port: int) -> int:
 
     Raises
     ------
-    EngineError: there is no broker, or the port is taken.
+    EngineError: there is no broker, it is that of a cluster, or the port is taken.
     """
     from ..broker.page import serve
 
+    if cluster_broker() is not None:
+        raise EngineError(
+            "The broker of a cluster shows its page at the Hub: open /services/gpu-share/ below "
+            "the Hub's address, or find it there under Services."
+        )
     socket = await aside(broker_socket, "there is nothing to show")
 
     def told(address: str) -> None:

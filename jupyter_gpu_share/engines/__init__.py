@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ..errors import EngineError
@@ -11,7 +12,13 @@ if TYPE_CHECKING:
 
     from .base import Engine
 
-__all__ = ["make_engine"]
+__all__ = ["make_engine", "usual_engine"]
+
+
+def usual_engine() -> str:
+    """The engine where nothing is configured: that of the cluster whose broker is named."""
+    named = os.environ.get("JUPYTER_GPU_SHARE_BROKER", "").strip().lower()
+    return "kubernetes" if named.startswith(("http:", "https:")) else "local"
 
 
 def make_engine(name: str, *, parent: Configurable) -> Engine:
@@ -27,12 +34,14 @@ def make_engine(name: str, *, parent: Configurable) -> Engine:
         return LocalEngine(parent=parent)
     if name == "kubernetes":
         try:
-            from .kubernetes import KubernetesEngine
+            from ..broker.http_client import broker_url
+            from .kubernetes import BrokeredEngine, KubernetesEngine
         except ImportError as error:
             raise EngineError(
                 "The engine 'kubernetes' needs more packages: pip install "
                 "'jupyter-gpu-share[kubernetes]'."
             ) from error
 
-        return KubernetesEngine(parent=parent)
+        # Who names a broker has no rights on the cluster, or is not to use them.
+        return (BrokeredEngine if broker_url() else KubernetesEngine)(parent=parent)
     raise EngineError(f"There is no engine called {name!r}; there are 'local' and 'kubernetes'.")

@@ -495,6 +495,23 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         """
         return ""
 
+    async def losses(self, path: str) -> Sequence[str]:
+        """What earlier kernels of a notebook have lost, one line for its user each; told once.
+
+        Of what this server's processes have noted themselves, nothing is told here.
+
+        Parameters
+        ----------
+        path: of the notebook, as :class:`KernelRequest` has it.
+        """
+        return ()
+
+    async def leave(self) -> None:
+        """Tell who has to know that this process is about to end. Takes a moment at most.
+
+        Its server may be killed right after. :meth:`stop` and :meth:`close` follow, if it is not.
+        """
+
     @property
     def sharing(self) -> tuple[str | None, str | None]:
         """Sharing backend and style of holding shares, where the engine has such a thing."""

@@ -488,6 +488,8 @@ class Keeper:
         """Have the first cell of a new kernel say what earlier ones of its notebook have lost."""
         self._told, self._done = [], self._relay.activity.cells_done
         try:
+            if note is not None and note.path is not None:
+                self._owed += await self._engine.losses(note.path)
             for line in self._owed:
                 await self._kernel.ask("say", line=line)
             if note is None or note.path is None:

@@ -185,6 +185,9 @@ class GpuShareApp(ExtensionApp):
         Called by jupyter_server when it ends, before it shuts down what kernels are left.
         """
         try:
+            if self._runtime is not None:
+                # First of all: a Hub may leave it a second.
+                await self._runtime.take_leave()
             tasks = {*self._ending, *([self._adopting] if self._adopting is not None else [])}
             for task in tasks:
                 task.cancel()

@@ -13,6 +13,7 @@ from typing import Any
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from ..broker.client import find_broker
+from ..engines import usual_engine
 from ..engines._presence import SIMULATE, driver_is_installed
 from ..errors import EngineError
 
@@ -51,7 +52,7 @@ def has_gpus(config: Any) -> bool | None:
     ----------
     config: of the server.
     """
-    if config.get("GpuShareProvisioner", {}).get("engine", "local") != "local":
+    if (config.get("GpuShareProvisioner", {}).get("engine") or usual_engine()) != "local":
         return True
     simulated = config.get("LocalEngine", {}).get("simulate") or os.environ.get(SIMULATE)
     if simulated or _has_broker():

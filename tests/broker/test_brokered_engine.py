@@ -299,8 +299,11 @@ async def test_without_a_socket_there_is_no_broker(
     monkeypatch.delenv(BROKER, raising=False)
     if not Path("/run/jupyter-gpu-share").exists():
         assert find_broker() is None
-    monkeypatch.setenv(BROKER, "https://hub/services/gpu-share")
+    monkeypatch.setenv(BROKER, "broker.sock")
     with pytest.raises(EngineError, match="is no path of a socket"):
+        find_broker()
+    monkeypatch.setenv(BROKER, "https://hub/services/gpu-share")
+    with pytest.raises(EngineError, match="names the broker of a cluster"):
         find_broker()
     monkeypatch.setenv(BROKER, "unix:///nowhere/broker.sock")
     assert find_broker() == Path("/nowhere/broker.sock")

@@ -407,3 +407,15 @@ async def test_whoever_is_told_may_fail_and_the_link_goes_on(
         "at r1",
         "at r2",
     ]
+
+
+async def test_the_first_sign_of_life_names_who_is_replaced(
+    context: zmq.asyncio.Context, agent: FakeAgent
+) -> None:
+    connection = Connection(transport="tcp", ip="127.0.0.1", ports={}, key=KEY)
+    link = AgentLink(connection, agent.port, instance="b", renewal=60.0, changed=lambda state: None)
+    link.open(context, "a")
+    try:
+        assert (await agent.hear())["replaces"] == "a", "or the agent would turn it away"
+    finally:
+        await link.close()

@@ -224,12 +224,33 @@ class Questions:
         self.lines.append(line)
 
 
-def keeper_of(mine: Path) -> tuple[Keeper, Questions]:
+def keeper_of(mine: Path, *lost: str) -> tuple[Keeper, Questions]:
     relay: Any = SimpleNamespace(activity=Activity(cells_sent=3, cells_done=3))
-    engine: Any = SimpleNamespace(ends_with_server=True)
+    left = list(lost)
+
+    async def losses(path: str) -> list[str]:
+        """What the engine knows of the notebook; it tells it once."""
+        told = list(left) if path == PATH else []
+        del left[: len(told)]
+        return told
+
+    engine: Any = SimpleNamespace(ends_with_server=True, losses=losses)
     keeper, asked = Keeper(relay, engine, "k1", folder=mine, policy=IdlePolicy()), Questions()
     keeper._kernel = cast("Any", asked)
     return keeper, asked
+
+
+async def test_what_the_engine_knows_is_said_until_a_cell_has_shown_it(mine: Path) -> None:
+    keeper, asked = keeper_of(mine, "Its server was stopped.")
+    await keeper.say_losses(replace(NOTE, path="other.ipynb"))
+    await keeper.say_losses(None)
+    assert asked.lines == []
+    await keeper.say_losses(NOTE)
+    await keeper.say_losses(NOTE)  # it was started again; the engine tells it once
+    assert asked.lines == ["Its server was stopped."] * 2
+    assert keeper.owes_words
+    keeper.have_said(Activity(cells_sent=4, cells_done=4))
+    assert not keeper.owes_words
 
 
 async def test_a_word_stays_until_a_cell_has_shown_it(mine: Path, dead: Path) -> None:

@@ -183,7 +183,7 @@ class PodKernel:
         told = self._told(report)
         self.connection = await self.objects.adopt(before, told)
         # Before anything that may take long: the pod ends if it hears of no server.
-        state = await self._unless_it_ends(self._linked(self.connection).greet(before))
+        state = await self._unless_it_ends(self._linked(self.connection, before).greet())
         await self._unless_it_ends(self.objects.settle(told))
         self._supervise()
         assert self.share is not None
@@ -259,7 +259,7 @@ class PodKernel:
         assert self.connection is not None
         return Running(self.share, self.connection)
 
-    def _linked(self, connection: Connection) -> AgentLink:
+    def _linked(self, connection: Connection, replaces: str = "") -> AgentLink:
         link = self.link = AgentLink(
             connection,
             AGENT_PORT,
@@ -267,7 +267,7 @@ class PodKernel:
             renewal=self.inside.renewal,
             changed=self._state_changed,
         )
-        link.open(self.inside.zmq)
+        link.open(self.inside.zmq, replaces)
         return link
 
     def _environment(self, share: Share | None = None) -> dict[str, str]:

@@ -108,8 +108,15 @@ class AgentLink:
         self._tasks: list[asyncio.Task[None]] = []
         self._socket: zmq.asyncio.Socket | None = None
 
-    def open(self, context: zmq.asyncio.Context) -> None:
-        """Connect, and renew the pod's life from now on."""
+    def open(self, context: zmq.asyncio.Context, replaces: str = "") -> None:
+        """Connect, and renew the pod's life from now on.
+
+        Parameters
+        ----------
+        replaces: the instance that owned the pod and is known to be gone. The first sign of life
+            has to name it: without that the agent turns it away.
+        """
+        self._replaces = replaces
         socket = self._socket = context.socket(zmq.DEALER)
         socket.linger = 0
         socket.ipv6 = self._connection.is_ipv6
@@ -143,14 +150,14 @@ class AgentLink:
 
         Parameters
         ----------
-        replaces: the instance that owned the pod and is known to be gone.
+        replaces: as :meth:`open` has it.
 
         Raises
         ------
         Owned: another server holds it.
         EngineError: the link was closed.
         """
-        self._replaces = replaces
+        self._replaces = replaces or self._replaces
         await self._insist({"op": "renew"}, lambda: self.state is not None)
         assert self.state is not None
         return self.state

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from ...broker.client import BrokerAway
 from ...errors import EngineError
 from .api import KubernetesError, within
 
@@ -172,4 +173,6 @@ async def _until_done(
 
 def unsure(error: BaseException) -> bool:
     """Whether what was asked may have been done all the same."""
-    return isinstance(error, KubernetesError) and error.unsure
+    if isinstance(error, KubernetesError):
+        return error.unsure
+    return isinstance(error, BrokerAway)

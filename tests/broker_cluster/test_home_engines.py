@@ -1,0 +1,172 @@
+"""The engine of a server without rights, over the real broker on a real cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+from brokers_of_cluster import RunningClusterBroker, cluster_broker
+from cluster.fixtures import CLUSTER_MARKS
+from jupyter_client import AsyncKernelClient
+from traitlets.config import Config
+from waiting import eventually
+
+from jupyter_gpu_share.engines.base import KernelRequest, Running
+from jupyter_gpu_share.engines.kubernetes import BrokeredEngine, KubernetesEngine
+from jupyter_gpu_share.size import Size
+
+pytestmark = CLUSTER_MARKS
+
+KEY = b"0123456789abcdef0123456789abcdef"
+ARGV = ["python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+LONG = 90.0
+
+
+@pytest.fixture
+async def broker(
+    cluster: Any, namespace: str, tmp_path: Path
+) -> AsyncIterator[RunningClusterBroker]:
+    settings = {"style": "lease", "renewal": 1.0}
+    async with cluster_broker(tmp_path, cluster.kubeconfig, namespace, **settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def engines(
+    broker: RunningClusterBroker, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[], BrokeredEngine]]:
+    """Makes engines: each is what one process of ann's server has."""
+    monkeypatch.setenv("JUPYTER_GPU_SHARE_BROKER", broker.url)
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", broker.user("ann").token)
+    made: list[BrokeredEngine] = []
+
+    def make() -> BrokeredEngine:
+        made.append(BrokeredEngine())
+        return made[-1]
+
+    yield make
+    for engine in made:
+        await engine.close()
+
+
+def request(kernel_id: str, size: str) -> KernelRequest:
+    return KernelRequest(kernel_id, "python3", Size.parse(size), ARGV, {}, KEY, path="n.ipynb")
+
+
+async def started(engine: Any, kernel_id: str = "k", size: str = "1/4") -> Running:
+    running: Running = await asyncio.wait_for(
+        engine.start(request(kernel_id, size), lambda news: None), LONG
+    )
+    return running
+
+
+class Client(AsyncKernelClient):
+    async def _async_is_alive(self) -> bool:
+        return True
+
+
+async def run(running: Running, code: str) -> str:
+    """Run a cell; what it printed."""
+    wire, client, said = running.connection, Client(), []
+    assert wire.curve_publickey is not None
+    assert wire.curve_secretkey is not None
+    info: dict[str, Any] = {f"{channel}_port": port for channel, port in wire.ports.items()}
+    info |= {"transport": "tcp", "ip": wire.ip, "key": wire.key}
+    info |= {"signature_scheme": wire.signature_scheme}
+    info |= {"curve_publickey": wire.curve_publickey.encode()}
+    info |= {"curve_secretkey": wire.curve_secretkey.encode()}
+    client.load_connection_info(info)
+    client.start_channels(hb=False)
+    try:
+        await client.wait_for_ready(timeout=LONG)
+
+        def take(message: dict[str, Any]) -> None:
+            if message["msg_type"] == "stream":
+                said.append(message["content"]["text"])
+
+        await asyncio.wait_for(client.execute_interactive(code, output_hook=take), LONG)
+    finally:
+        client.stop_channels()
+    return "".join(said).strip()
+
+
+async def test_a_kernel_lives_through_all_that_becomes_of_it(
+    engines: Callable[[], BrokeredEngine], broker: RunningClusterBroker, cluster: Any
+) -> None:
+    engine = engines()
+    running = await started(engine)
+    assert await run(running, "x = 42; print(x)") == "42"
+    await engine.give_back("k")
+    await engine.take_back("k", lambda news: None)
+    assert (await engine.change("k", Size.parse("1/2"))).fraction * 2 == 1
+    broker.kill()
+    assert await run(running, "print(x)") == "42", "the broker is away, and the kernel computes"
+    giving = asyncio.create_task(engine.give_back("k"))
+    broker.start()
+    await broker.ready()
+    await asyncio.wait_for(giving, LONG)
+    await eventually(lambda: not engine.unanswered("k"), "it is known what became of it", LONG)
+    await asyncio.wait_for(engine.take_back("k", lambda news: None), LONG)
+    assert await run(running, "print(x)") == "42"
+    (row,) = await engine.allocations()
+    assert (row.user, row.size) == ("ann", "1/2")
+    found = {finding.level for finding in await engine.diagnose()}
+    assert "error" not in found
+    await engine.stop("k")
+    assert await engine.allocations() == []
+
+
+async def test_the_next_process_has_the_kernel_with_its_variables(
+    engines: Callable[[], BrokeredEngine], broker: RunningClusterBroker
+) -> None:
+    first = engines()
+    running = await started(first)
+    await run(running, "x = 42")
+    await first.give_back("k")
+    kernel = first._kernels.pop("k")  # it is killed: nothing of it is said any more
+    assert kernel.link is not None
+    await kernel.link.close()
+    await first.leave()
+    second = engines()
+    found = await eventually(lambda: second.adoptable(), "it is found", LONG)
+    assert [each.kernel_id for each in found] == ["k"]
+    taken = await started(second)
+    assert taken.away
+    assert await run(taken, "print(x)") == "42"
+
+
+async def test_a_start_through_the_broker_takes_little_longer_than_one_without(
+    engines: Callable[[], BrokeredEngine], cluster: Any, namespace: str
+) -> None:
+    config = Config()
+    config.KubernetesEngine.update(
+        {
+            "kubeconfig": str(cluster.kubeconfig),
+            "namespace": namespace,
+            "server_name": "direct",
+            "image": "localhost/kernel:1",
+            "lease_image": "localhost/pause:1",
+            "image_pull_policy": "Never",
+            "style": "lease",
+        }
+    )
+    direct, brokered = KubernetesEngine(config=config), engines()
+    times: dict[Any, list[float]] = {direct: [], brokered: []}
+    try:
+        for n in range(6):
+            for engine, taken in times.items():
+                began = time.monotonic()
+                await started(engine, f"k{n}")
+                taken.append(time.monotonic() - began)
+                await engine.stop(f"k{n}")
+    finally:
+        await direct.close()
+    # The first one opens what stays open.
+    more = median(times[brokered][1:]) - median(times[direct][1:])
+    print(f"{1000 * more:.0f} ms more than {1000 * median(times[direct][1:]):.0f} ms")
+    assert more < 0.3, times  # 60 ms on a machine that does nothing else
