@@ -136,8 +136,11 @@ def test_kernels_of_the_real_broker_run_through_an_upgrade(deployment: Deploymen
     (pod,) = one.kernels()
     assert pod["metadata"]["annotations"]["hub.jupyter.org/username"] == "alice"
     assert pod["spec"]["serviceAccountName"] == "gpu-share-kernel"
-    query = f"?attempt={body['attempt']}"
-    assert one.ask("DELETE", f"/v1/shares/{kernel_id}{query}", bob=True)[0] == 404
+    # To bob there is no such kernel: he learns no keys, and what he ends is nothing.
+    path = f"/v1/shares/{kernel_id}"
+    assert one.ask("GET", f"{path}/connection", bob=True)[0] == 404
+    one.ask("DELETE", f"{path}?attempt={body['attempt']}", bob=True)
+    assert one.ask("GET", "/v1/shares", bob=True) == (200, [])
 
     one.upgrade(patience=30)
     wait_for(runs, "the next broker knows the kernel", 60, one.told)
