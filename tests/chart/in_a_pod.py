@@ -7,7 +7,7 @@ import selectors
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,7 +23,24 @@ def api_for_pods() -> Iterator[None]:
     """Let pods reach the API server, which listens on loopback only."""
     address = ["ip", "address", "replace", f"{_SERVICE}/32", "dev", "lo"]
     subprocess.run(address, check=True)
-    listening = socket.create_server((_SERVICE, 443), backlog=64)
+    try:
+        with forwarded((_SERVICE, 443), lambda: _API):
+            yield
+    finally:
+        subprocess.run(["ip", "address", "delete", f"{_SERVICE}/32", "dev", "lo"], check=True)
+
+
+@contextmanager
+def forwarded(
+    address: tuple[str, int], target: Callable[[], tuple[str, int]]
+) -> Iterator[tuple[str, int]]:
+    """Carry what comes to an address to another one, as a Service does; port 0: any.
+
+    Parameters
+    ----------
+    target: asked for each connection.
+    """
+    listening = socket.create_server(address, backlog=64)
     ended = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -33,14 +50,14 @@ def api_for_pods() -> Iterator[None]:
                 inside, _ = listening.accept()
             except OSError:
                 return
-            thread = threading.Thread(target=_carry, args=(inside, ended), daemon=True)
+            thread = threading.Thread(target=_carry, args=(inside, target, ended), daemon=True)
             threads.append(thread)
             thread.start()
 
     accepting = threading.Thread(target=accept, daemon=True)
     accepting.start()
     try:
-        yield
+        yield listening.getsockname()[:2]
     finally:
         ended.set()
         with suppress(OSError):
@@ -48,15 +65,16 @@ def api_for_pods() -> Iterator[None]:
         listening.close()
         for thread in (accepting, *threads):
             thread.join(10)
-        subprocess.run(["ip", "address", "delete", f"{_SERVICE}/32", "dev", "lo"], check=True)
 
 
-def _carry(inside: socket.socket, ended: threading.Event) -> None:
+def _carry(
+    inside: socket.socket, target: Callable[[], tuple[str, int]], ended: threading.Event
+) -> None:
     """Carry bytes both ways until one end is done."""
-    with inside, socket.create_connection(_API) as outside, selectors.DefaultSelector() as ready:
-        ready.register(inside, selectors.EVENT_READ, outside)
-        ready.register(outside, selectors.EVENT_READ, inside)
-        with suppress(OSError):
+    with inside, suppress(OSError), socket.create_connection(target(), 5) as outside:
+        with selectors.DefaultSelector() as ready:
+            ready.register(inside, selectors.EVENT_READ, outside)
+            ready.register(outside, selectors.EVENT_READ, inside)
             while not ended.is_set():
                 for key, _ in ready.select(1):
                     data = key.fileobj.recv(65536)  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ The Hub is a fake. The broker's image is that of kernels, with this machine's Py
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,9 +19,14 @@ from charts import BROKER, HELM_MARKS, Release, in_the_test_cluster, left_over
 from cluster import wait_for
 from cluster.fixtures import CLUSTER_MARKS
 from hubs import fetch
-from in_a_pod import FakeHub, api_for_pods
+from in_a_pod import FakeHub, api_for_pods, forwarded
 from machines import COMMAND
 from manifests import kubectl
+from notebooks import Notebook
+from traitlets.config import Config
+from waiting import eventually
+
+from jupyter_gpu_share.runtime import Runtime
 
 pytestmark = [*CLUSTER_MARKS, HELM_MARKS[-1]]
 
@@ -42,6 +48,7 @@ class Deployment:
         engine = {"image": "localhost/kernel:1", "image_pull_policy": "Never"}
         values["config"] = {"KubernetesEngine": engine}
         self.release = Release(cluster, home, namespace, values)
+        self.token = self._alice
         self.cluster, self.instance, self._engine = cluster, secrets.token_hex(16), engine
 
     def upgrade(self, **broker: Any) -> None:
@@ -56,10 +63,13 @@ class Deployment:
         pods = self.release.pods()
         return next((each for each in pods if "deletionTimestamp" not in each["metadata"]), pods[0])
 
+    def address(self) -> tuple[str, int]:
+        """Where the broker's Service leads."""
+        return str(self.broker()["status"].get("podIP")), 8000
+
     def ask(self, method: str, path: str, body: Any = None, bob: bool = False) -> tuple[int, Any]:
         """What the broker answers alice's server, or bob's."""
-        address = self.broker()["status"].get("podIP")
-        url = f"http://{address}:8000/services/gpu-share{path}"
+        url = f"http://{self.address()[0]}:8000/services/gpu-share{path}"
         token = self._bob if bob else self._alice
         return fetch(url, method, body, token, **{"Gpu-Share-Instance": self.instance})
 
@@ -112,7 +122,8 @@ def test_kernels_of_the_real_broker_run_through_an_upgrade(deployment: Deploymen
     assert machine["you"]["user"] == "alice"
     assert machine["gpus"], "the chart lets the broker see the cluster's GPUs"
 
-    status, row = one.ask("PUT", f"/v1/shares/{kernel_id}", start_of("1/4"))
+    body = start_of("1/4")
+    status, row = one.ask("PUT", f"/v1/shares/{kernel_id}", body)
     assert status == 201, (row, one.told())
 
     def runs() -> Any:
@@ -125,7 +136,11 @@ def test_kernels_of_the_real_broker_run_through_an_upgrade(deployment: Deploymen
     (pod,) = one.kernels()
     assert pod["metadata"]["annotations"]["hub.jupyter.org/username"] == "alice"
     assert pod["spec"]["serviceAccountName"] == "gpu-share-kernel"
-    assert one.ask("DELETE", f"/v1/shares/{kernel_id}", bob=True)[0] in (403, 404)
+    # To bob there is no such kernel: he learns no keys, and what he ends is nothing.
+    path = f"/v1/shares/{kernel_id}"
+    assert one.ask("GET", f"{path}/connection", bob=True)[0] == 404
+    one.ask("DELETE", f"{path}?attempt={body['attempt']}", bob=True)
+    assert one.ask("GET", "/v1/shares", bob=True) == (200, [])
 
     one.upgrade(patience=30)
     wait_for(runs, "the next broker knows the kernel", 60, one.told)
@@ -137,3 +152,38 @@ def test_kernels_of_the_real_broker_run_through_an_upgrade(deployment: Deploymen
     path = f"/api/v1/namespaces/{one.release.namespace}/pods"
     wait_for(lambda: not one.cluster.api.get(path)["items"], "the broker has ended", 60)
     assert left_over(one.cluster, one.release) == []
+
+
+async def test_a_users_variables_live_through_upgrades_of_the_broker(
+    deployment: Deployment, jupyter_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user's server has it: no rights on the cluster, and the address of the broker."""
+    one = None
+    Runtime.clear_instance()
+    try:
+        await asyncio.to_thread(deployment.release.install, *WORDS)
+        # There is no kube-proxy that would make a Service of it.
+        with forwarded(("127.0.0.1", 0), deployment.address) as (host, port):
+            monkeypatch.setenv(
+                "JUPYTER_GPU_SHARE_BROKER", f"http://{host}:{port}/services/gpu-share"
+            )
+            monkeypatch.setenv("JUPYTERHUB_API_TOKEN", deployment.token)
+            monkeypatch.setenv("KUBECONFIG", "/nowhere")
+            c = Config()
+            c.GpuShareProvisioner.engine = "kubernetes"
+            one = await Notebook(c, "1/4").start()
+            assert await one.run("x = 42; print(x)") == "42"
+            (pod,) = deployment.kernels()
+            await asyncio.to_thread(deployment.upgrade, patience=30)
+            assert await one.run("print(x)") == "42"
+            await asyncio.to_thread(deployment.upgrade, patience=60)
+            assert await one.run("print(x + 1)") == "43"
+            (same,) = deployment.kernels()
+            assert same["metadata"]["uid"] == pod["metadata"]["uid"]
+            await one.close()
+            one = None
+            await eventually(lambda: not deployment.kernels(), "the kernel's pod is gone", 90)
+    finally:
+        if one is not None:
+            await one.close()
+        await asyncio.to_thread(Runtime.clear_instance)
