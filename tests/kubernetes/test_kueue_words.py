@@ -22,6 +22,7 @@ from jupyter_gpu_share.engines.kubernetes import _failures as failures
 from jupyter_gpu_share.engines.kubernetes import _kueue as kueue
 from jupyter_gpu_share.engines.kubernetes._events import Events
 from jupyter_gpu_share.engines.kubernetes._making import _queued
+from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Owner
 from jupyter_gpu_share.engines.kubernetes._waits import Wait
 from jupyter_gpu_share.engines.kubernetes.backends import Rendered
 from jupyter_gpu_share.size import Size
@@ -239,8 +240,9 @@ def test_a_kernel_that_kueue_takes_out_is_told_so(
     ],
 )
 def test_the_queue_of_a_size(settings: dict[str, Any], size: str, queue: str | None) -> None:
-    request: Any = SimpleNamespace(size=Size.parse(size))
-    rendered = _queued(KubernetesEngine(**settings), request, Rendered(labels={"a": "b"}))
+    cluster: Any = SimpleNamespace(settings=KubernetesEngine(**settings), backend=None)
+    plan = KernelPlan("k", "python3", Size.parse(size))
+    rendered = _queued(cluster, Owner("alice", "i"), plan, Rendered(labels={"a": "b"}))
     assert rendered.labels.get("a") == "b"
     assert rendered.labels.get(kueue.QUEUE) == queue
 

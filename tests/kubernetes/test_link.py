@@ -158,16 +158,6 @@ async def test_whom_it_replaces_is_said_until_the_agent_has_accepted(
     assert "replaces" not in await agent.hear("quit")
 
 
-async def test_its_first_word_names_whom_it_replaces(
-    link_with: Callable[..., AgentLink], agent: FakeAgent
-) -> None:
-    """Though the task that greets runs after the one that renews."""
-    greeting = asyncio.ensure_future(link_with().greet(replaces="old"))
-    assert (await agent.hear())["replaces"] == "old"
-    await agent.tell()
-    await greeting
-
-
 # -- what it waits for -------------------------------------------------------------------------
 
 

@@ -105,8 +105,7 @@ class KernelObjects(WatchedPod):
     async def start(self, report: Report) -> Connection:
         """See :class:`~._objects.Objects`; it is :meth:`make`, then :meth:`come_up`."""
         keys = self.plan.keys
-        if keys is None:
-            raise EngineError("The kernel has no keys; start a new one.")
+        assert keys is not None  # else its pod is there already
         await self.make()
         return keys.connection(await self.come_up(report))
 

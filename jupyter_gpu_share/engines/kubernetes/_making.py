@@ -52,8 +52,7 @@ async def make(
     ------
     KernelStartError, EngineError, KubernetesError
     """
-    if kernel.keys is None:
-        raise EngineError("The kernel has no keys; start a new one.")
+    assert kernel.keys is not None  # else its pod is there already
     settings = cluster.settings
     plan = PodPlan(
         name=name,
