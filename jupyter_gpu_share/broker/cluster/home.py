@@ -179,8 +179,10 @@ class ClusterHome:
                 task.cancel()
 
     def _restore(self, found: Found) -> Kernel:
+        pod = self.cluster.pod(found.name) or {}
+        ran = (pod.get("status") or {}).get("phase", "Pending") != "Pending"
         return self.registry.restore(
-            found.key, found.attempt, found.plan, found.owner, found.groups, found.name
+            found.key, found.attempt, found.plan, found.owner, found.groups, found.name, ran=ran
         )
 
     async def close(self) -> None:
