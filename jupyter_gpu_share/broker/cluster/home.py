@@ -348,6 +348,14 @@ class _Objects(KernelObjects):
         """Of the pod; empty before it has one."""
         return address_of(self.cluster.pod(self.name) or {})
 
+    async def recall(self) -> bool:
+        """See :meth:`.Observed.recall`. What the size was rounded to is known again, too."""
+        runs = await super().recall()
+        if runs and not self.plan.size.is_none:
+            with suppress(GpuShareError):  # its GPU may have gone; then nothing is said of it
+                self.rendered = await self.cluster.render(self.plan.size)
+        return runs
+
 
 class _Order:
     """See :class:`.ruling.Order`."""
