@@ -5,7 +5,6 @@ A limit is so asked in one step, whatever the number of kernels.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -121,10 +120,6 @@ class Holdings:
         """Kernels of a user that hold or wait for a share, without the kernel ``but``."""
         own = self._of.get(user, {})
         return len(own) - (but in own)
-
-    def users(self) -> Counter[str]:
-        """Kernels of each user that hold or wait for a share."""
-        return Counter({user: len(own) for user, own in self._of.items()})
 
     def held(self, resource: str, whose: Subject, but: str) -> Fraction:
         """See :meth:`Tally.held <jupyter_gpu_share.broker.limits.Tally.held>`."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ __all__ = ["Rules", "Settings"]
 
 _log = logging.getLogger(__name__)
 
+#: Sizes of which it is remembered what they come to.
+_MOST_SIZES = 1000
 _PAUSED = (
     "The administrator gives out no new shares for now. What runs goes on; try again later, or "
     "start without a GPU."
@@ -110,7 +113,7 @@ class Rules:
             patience=settings.patience,
         )
         self._kinds: list[_Kind] = []
-        self._amounts: dict[Size, tuple[Any, int]] = {}
+        self._amounts: dict[Size, tuple[Fraction, int]] = {}
         self._counts_idle: frozenset[str] = frozenset()
         self._begun = False
         #: Kernels that were there when the broker began, of which nothing was heard since.
@@ -191,14 +194,12 @@ class Rules:
         """See :meth:`Ruling.why_not <.ruling.Ruling.why_not>`."""
         return self._why_not(self._claim(wish))
 
-    def fits(self, wishes: Sequence[Wish]) -> list[str | None]:
-        """For each of several wishes why it is not allowed; None: it is."""
-        return [self.why_not(wish) for wish in wishes]
-
     def _claim(self, wish: Wish) -> Claim:
         """A wish as limits and order see it."""
         size = wish.size
         if size not in self._amounts:
+            if len(self._amounts) >= _MOST_SIZES:  # anybody may ask about any
+                self._amounts.clear()
             self._amounts[size] = demand(size, self._kinds)
             if not self._kinds and size.fraction is not None:
                 self._amounts[size] = size.fraction * size.count, 0  # that is known without any
