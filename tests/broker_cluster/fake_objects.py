@@ -33,6 +33,8 @@ class FakeCluster:
         self.answers = asyncio.Event()
         self.answers.set()
         self.detachable = True
+        #: Pods that have ended, by name.
+        self.over: dict[str, Exit] = {}
         self.refuses_give_back = False
 
     def make(self, owner: Owner, plan: KernelPlan, name: str = "") -> FakeObjects:
@@ -107,10 +109,11 @@ class FakeObjects:
     async def recall(self) -> bool:
         if self.name not in self.cluster.pods:
             raise Unfinished("The broker began anew while the kernel started.")
+        await asyncio.sleep(0.01)  # it asks the cluster
         before = self.cluster.pods[self.name]
         self.made, self.share, self.lent = True, before.share, before.lent
         self.cluster.pods[self.name] = self
-        self.up = before.up
+        self.up = before.up and self.name not in self.cluster.over
         return self.up
 
     async def adopt(self, before: str, report: Report) -> Connection:
@@ -207,7 +210,8 @@ class FakeObjects:
         self.closed = True
 
     def look(self, gone: dict[str, Any] | None = None) -> None:
-        pass
+        if self.name in self.cluster.over:
+            self.end(self.cluster.over[self.name])
 
     def appeared(self, name: str) -> None:
         pass

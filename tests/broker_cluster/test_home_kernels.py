@@ -589,13 +589,15 @@ async def test_a_broker_that_begins_anew_goes_on_with_what_is_there(
     up = await ann.start("up")
     lent = await ann.start("lent")
     await ann.ok("POST", "/v1/shares/lent/release", {"attempt": lent["attempt"]})
+    over = await ann.start("over")
     home.cluster.room.clear()
     await ann.ok("PUT", "/v1/shares/waits", ann.plan())
     half = await ann.ok("PUT", "/v1/shares/half", ann.plan())
-    await eventually(lambda: len(held(home)) == 4, "all are made")
+    await eventually(lambda: len(held(home)) == 5, "all are made")
     old = list(home.registry)
     await home.registry.close()
     del home.cluster.pods[half["name"]]
+    home.cluster.over[over["name"]] = Exit(137, "It used too much memory.")
     rules, home.rules = home.rules, type(home.rules)()
     second = home._registry()
     for kernel in old:
@@ -606,21 +608,29 @@ async def test_a_broker_that_begins_anew_goes_on_with_what_is_there(
             kernel.objects.owner,  # type: ignore[attr-defined]
             kernel.groups,
             kernel.objects.name,
+            ran=kernel.up,
         )
     await eventually(
         lambda: (
             {row["kernel_id"]: row["state"] for row in second.rows("ann", "", ann.instance)}
-            == {"up": "ready", "lent": "released", "waits": "waiting", "half": "failed"}
+            == {
+                "up": "ready",
+                "lent": "released",
+                "over": "ended",
+                "waits": "waiting",
+                "half": "failed",
+            }
         ),
         "all are as they were",
     )
     rows = {row["kernel_id"]: row for row in second.rows("ann", "", ann.instance)}
     assert rows["half"]["failed"]["kind"] == "keys"
+    assert rows["over"]["ended"] == {"code": 137, "reason": "It used too much memory."}
     assert rows["up"]["attempt"] == up["attempt"]
     assert home.rules.lent == {("ann", "", "lent")} and len(home.rules.held) == 3
     home.cluster.room.set()
     await eventually(
-        lambda: second.rows("ann", "", "")[2]["state"] == "ready", "that which waited is up"
+        lambda: second.rows("ann", "", "")[3]["state"] == "ready", "that which waited is up"
     )
     assert home.cluster.created == [*dict.fromkeys(home.cluster.created)], "nothing made twice"
     await second.close()

@@ -179,8 +179,10 @@ class ClusterHome:
                 task.cancel()
 
     def _restore(self, found: Found) -> Kernel:
+        pod = self.cluster.pod(found.name) or {}
+        ran = (pod.get("status") or {}).get("phase", "Pending") != "Pending"
         return self.registry.restore(
-            found.key, found.attempt, found.plan, found.owner, found.groups, found.name
+            found.key, found.attempt, found.plan, found.owner, found.groups, found.name, ran=ran
         )
 
     async def close(self) -> None:
@@ -345,6 +347,14 @@ class _Objects(KernelObjects):
     def address(self) -> str:
         """Of the pod; empty before it has one."""
         return address_of(self.cluster.pod(self.name) or {})
+
+    async def recall(self) -> bool:
+        """See :meth:`.Observed.recall`. What the size was rounded to is known again, too."""
+        runs = await super().recall()
+        if runs and not self.plan.size.is_none:
+            with suppress(GpuShareError):  # its GPU may have gone; then nothing is said of it
+                self.rendered = await self.cluster.render(self.plan.size)
+        return runs
 
 
 class _Order:

@@ -160,13 +160,23 @@ class Registry(Lives):
         owner: Owner,
         groups: frozenset[str],
         name: str,
+        *,
+        ran: bool = False,
     ) -> Kernel:
-        """Go on with a kernel that is in the cluster; its process has some time to come back."""
+        """Go on with a kernel that is in the cluster; its process has some time to come back.
+
+        Parameters
+        ----------
+        name: of its pod.
+        ran: its container runs, or did: if it has ended, that is no start that failed.
+        """
         objects = self._make(owner, plan, name)
         kernel = Kernel(key, attempt, plan, owner.instance, objects, groups)
         self._put(kernel)
         self._rules.reserve(Wish(key, plan.size, groups))  # what is there is there
         self.presence.expect(kernel.process)
+        kernel.up = ran
+        objects.look()
         self._begin(kernel, self._resume(kernel))
         return kernel
 
@@ -180,10 +190,13 @@ class Registry(Lives):
         if not up and kernel.objects.held_back:
             self._order.kept_back(kernel.key)
         kernel.begun.set()
+        if kernel.phase.over:
+            return
         if up:
             kernel.address = kernel.objects.address
             self._up(kernel)
         else:
+            kernel.up = False
             await self._come_up(kernel)
 
     async def _recalled(self, kernel: Kernel) -> bool:

@@ -96,6 +96,8 @@ class Lives(Table):
             self.changed(kernel)
 
     def _report(self, kernel: Kernel, news: Waiting | Starting) -> None:
+        if kernel.phase.over:
+            return
         if isinstance(news, Waiting):
             if kernel.phase is not Phase.TAKING:
                 kernel.phase = Phase.WAITING
