@@ -358,6 +358,26 @@ async def test_a_server_that_comes_meanwhile_has_the_kernel(pod: Pod) -> None:
     assert await run(client, LOOK) == f"42 {3 * GIB}"
 
 
+async def test_a_question_that_is_lost_is_asked_again(pod: Pod) -> None:
+    """As an interrupt, or a cell that fails, has it be lost. Here every other answer is dropped."""
+    before = (
+        "from gpu_share_kernel.own_client import OwnClient\n"
+        "real, asked = OwnClient.read, []\n"
+        "def read(self, frames):\n"
+        "    message = real(self, frames)\n"
+        "    if message is None or message[1] not in ('execute_reply', 'gpu_share_answer'):\n"
+        "        return message\n"
+        "    if message[0] not in asked:\n"
+        "        asked.append(message[0])\n"
+        "    return message if asked.index(message[0]) % 2 else None\n"
+        "OwnClient.read = read\n"
+    )
+    client = await started(pod, before=before)
+    assert await parked(pod) == Parked(True)
+    assert in_use(pod) == 0
+    assert await back(client) == f"41 {3 * GIB}"
+
+
 async def test_memory_that_is_not_seen_free_brings_the_kernel_back(pod: Pod) -> None:
     """Here the fault is put into the agent's reading."""
     before = (

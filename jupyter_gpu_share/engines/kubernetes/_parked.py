@@ -6,9 +6,7 @@ A server may be given a second to end. What its kernels hold is not to depend on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
 
 import zmq.asyncio
 
@@ -83,9 +81,7 @@ async def park(
         connection, port, instance=instance, renewal=_RENEWAL, changed=lambda _state: None
     )
     try:
-        link.open(context)
-        greeted = link.greet(before)  # in one step: its first word names who is replaced
-        told = _told(link, greeted, vacate=vacate, watchdog=watchdog, patience=patience)
+        told = _told(link, context, before, vacate=vacate, watchdog=watchdog, patience=patience)
         state = await asyncio.wait_for(told, patience + _BEYOND)
     except asyncio.TimeoutError:
         return Parked(False, f"The kernel's agent did not answer within {patience + _BEYOND:g} s.")
@@ -98,13 +94,15 @@ async def park(
 
 async def _told(
     link: AgentLink,
-    greeted: Coroutine[Any, Any, AgentState],
+    context: zmq.asyncio.Context,
+    before: str,
     *,
     vacate: bool,
     watchdog: float,
     patience: float,
 ) -> AgentState:
-    state = await greeted
+    link.open(context)
+    state = await link.greet(before)
     if not state.parks:
         return state
     return await link.park(vacate=vacate, watchdog=watchdog, patience=patience)
