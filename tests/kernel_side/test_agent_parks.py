@@ -416,6 +416,27 @@ async def test_a_pod_of_an_older_version_is_left_alone(pod: Pod, tmp_path: Path)
     assert in_use(pod) == 3 * GIB
 
 
+@pytest.mark.parametrize(
+    ("background", "vacate", "why"),
+    [
+        ([], {"how": "cuda", "why": ""}, ""),
+        (["thread `a`"], {"how": "nothing", "why": ""}, ""),
+        (["thread `a`"], {"how": "simulated", "why": ""}, ""),
+        (["thread `a`"], {"how": "cuda", "why": ""}, "while this runs in it: thread `a`"),
+        ([], {"how": "none", "why": "It maps memory of others."}, "It maps memory of others."),
+        ([], None, "does not say"),
+        (7, {"how": "cuda"}, "something"),
+    ],
+)
+def test_what_the_kernel_tells_of_itself_decides(background: Any, vacate: Any, why: str) -> None:
+    """By the same rule as where a server asks: with CUDA nothing else may work in it."""
+    from gpu_share_kernel.parking import _hindrance
+
+    told = _hindrance({"background": background, "vacate": vacate})
+    assert why in told
+    assert bool(why) == bool(told)
+
+
 def test_what_an_agent_tells_of_it_is_bounded() -> None:
     from jupyter_gpu_share.engines.kubernetes._link import _state
 
