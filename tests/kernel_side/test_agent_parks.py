@@ -358,6 +358,26 @@ async def test_a_server_that_comes_meanwhile_has_the_kernel(pod: Pod) -> None:
     assert await run(client, LOOK) == f"42 {3 * GIB}"
 
 
+async def test_a_question_that_is_lost_is_asked_again(pod: Pod) -> None:
+    """As an interrupt, or a cell that fails, has it be lost. Here every other answer is dropped."""
+    before = (
+        "from gpu_share_kernel.own_client import OwnClient\n"
+        "real, asked = OwnClient.read, []\n"
+        "def read(self, frames):\n"
+        "    message = real(self, frames)\n"
+        "    if message is None or message[1] not in ('execute_reply', 'gpu_share_answer'):\n"
+        "        return message\n"
+        "    if message[0] not in asked:\n"
+        "        asked.append(message[0])\n"
+        "    return message if asked.index(message[0]) % 2 else None\n"
+        "OwnClient.read = read\n"
+    )
+    client = await started(pod, before=before)
+    assert await parked(pod) == Parked(True)
+    assert in_use(pod) == 0
+    assert await back(client) == f"41 {3 * GIB}"
+
+
 async def test_memory_that_is_not_seen_free_brings_the_kernel_back(pod: Pod) -> None:
     """Here the fault is put into the agent's reading."""
     before = (
@@ -394,6 +414,27 @@ async def test_a_pod_of_an_older_version_is_left_alone(pod: Pod, tmp_path: Path)
     assert not told.vacated
     assert "older version" in told.why
     assert in_use(pod) == 3 * GIB
+
+
+@pytest.mark.parametrize(
+    ("background", "vacate", "why"),
+    [
+        ([], {"how": "cuda", "why": ""}, ""),
+        (["thread `a`"], {"how": "nothing", "why": ""}, ""),
+        (["thread `a`"], {"how": "simulated", "why": ""}, ""),
+        (["thread `a`"], {"how": "cuda", "why": ""}, "while this runs in it: thread `a`"),
+        ([], {"how": "none", "why": "It maps memory of others."}, "It maps memory of others."),
+        ([], None, "does not say"),
+        (7, {"how": "cuda"}, "something"),
+    ],
+)
+def test_what_the_kernel_tells_of_itself_decides(background: Any, vacate: Any, why: str) -> None:
+    """By the same rule as where a server asks: with CUDA nothing else may work in it."""
+    from gpu_share_kernel.parking import _hindrance
+
+    told = _hindrance({"background": background, "vacate": vacate})
+    assert why in told
+    assert bool(why) == bool(told)
 
 
 def test_what_an_agent_tells_of_it_is_bounded() -> None:

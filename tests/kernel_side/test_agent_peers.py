@@ -99,7 +99,8 @@ async def test_every_word_of_the_owner_is_answered(pod: Pod) -> None:
         await peer.say(op)
         told = await peer.heard()
         nothing = {"op": "state", "run": None, "pid": None, "exit": None, "reading": None}
-        assert told == nothing | {"leaving": False}
+        unparked = {"parking": None, "parked": False, "park_why": ""}
+        assert told == nothing | unparked | {"leaving": False}
 
 
 # -- those who do not have the keys ------------------------------------------------------------

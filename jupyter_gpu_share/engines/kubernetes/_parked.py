@@ -81,8 +81,7 @@ async def park(
         connection, port, instance=instance, renewal=_RENEWAL, changed=lambda _state: None
     )
     try:
-        link.open(context, before)
-        told = _told(link, vacate=vacate, watchdog=watchdog, patience=patience)
+        told = _told(link, context, before, vacate=vacate, watchdog=watchdog, patience=patience)
         state = await asyncio.wait_for(told, patience + _BEYOND)
     except asyncio.TimeoutError:
         return Parked(False, f"The kernel's agent did not answer within {patience + _BEYOND:g} s.")
@@ -93,7 +92,16 @@ async def park(
     return Parked(state.parked, state.park_why)
 
 
-async def _told(link: AgentLink, *, vacate: bool, watchdog: float, patience: float) -> AgentState:
+async def _told(
+    link: AgentLink,
+    context: zmq.asyncio.Context,
+    before: str,
+    *,
+    vacate: bool,
+    watchdog: float,
+    patience: float,
+) -> AgentState:
+    link.open(context, before)
     state = await link.greet()
     if not state.parks:
         return state
