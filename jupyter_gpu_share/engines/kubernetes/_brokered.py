@@ -384,6 +384,17 @@ class BrokeredEngine(PodEngine):
             await self._http.ask("DELETE", "/v1/servers/self", patience=_FAREWELL)
         await self._followed.close()
 
+    async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
+        """See :meth:`Engine.stop <jupyter_gpu_share.engines.base.Engine.stop>`.
+
+        Once this process has said that it ends, the broker keeps what has given its share back, and
+        ends the others.
+        """
+        if not self._has_left:
+            await super().stop(kernel_id, keep_share=keep_share)
+        elif kernel := self._kernels.pop(kernel_id, None):
+            await kernel.let_be()
+
     async def close(self) -> None:
         """See :meth:`Engine.close <jupyter_gpu_share.engines.base.Engine.close>`."""
         await self.leave()

@@ -343,6 +343,17 @@ class PodKernel:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
         await self._quit()
+        await self._hang_up()
+
+    async def let_be(self) -> None:
+        """Stop talking to the pod, and leave it as it is."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self._hang_up()
+        await self.objects.close()
+
+    async def _hang_up(self) -> None:
         link, self.link = self.link, None
         if link is not None:
             await link.close()
