@@ -204,7 +204,7 @@ class User:
         host, port = str(url.hostname), url.port
         reader, writer = await asyncio.open_connection(host, port)
         lines = [
-            "GET /v1/events HTTP/1.1",
+            f"GET {url.path}/v1/events HTTP/1.1",
             "Host: x",
             "Connection: close",
             f"Authorization: token {self.token}",

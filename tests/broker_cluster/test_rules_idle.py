@@ -19,6 +19,7 @@ from jupyter_gpu_share.broker.idle import GRACE, LIFETIME
 from jupyter_gpu_share.engines.idle_shares import IdleShare
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.idle import IdlePolicy
+from jupyter_gpu_share.size import Size
 from tests.waiting import eventually
 
 A, B = "a" * 32, "b" * 32
@@ -210,6 +211,23 @@ async def test_idle_time_is_counted_and_a_word_counts_for_a_while(tmp_path: Path
         assert timedelta(minutes=1) > LIFETIME
 
 
+async def test_a_server_hears_what_was_taken_and_nothing_of_what_is_not_known_yet(
+    tmp_path: Path,
+) -> None:
+    async with office(tmp_path, count=4) as at:
+        for name in ("same", "lent", "smaller"):
+            hold(at.rules, wish("ann", name, "1/2"))
+        at.rules.gave_back(key("ann", "lent"))
+        at.rules.holds(key("ann", "smaller"), Size.parse("1/4"))
+        assert at.rules.reserve(wish("ann", "waiting", "1/2")) is None
+        names = ("same", "lent", "smaller", "waiting", "unknown")
+        words = {name: IdleShare(at.clock(), size=Size.parse("1/2")) for name in names}
+        answer = await at.reclaims.hear("ann", "", A, words)
+        assert set(answer.taken) == {"lent", "smaller"}
+        words = {name: IdleShare(at.clock()) for name in names}
+        assert (await at.reclaims.hear("ann", "", A, words)).taken == []
+
+
 async def test_an_administrators_order_needs_nobody_who_waits(tmp_path: Path) -> None:
     async with office(tmp_path, count=2) as at:
         hold(at.rules, wish("ann", "a", "1"))
@@ -237,6 +255,7 @@ async def test_a_cluster_that_is_away_takes_no_promise_and_ends_nothing(tmp_path
         at.clock.wait(0.1)
         assert await at.say("ann", a=20) == {"a": 0.0}
         at.sight.away = True
+        assert await at.say("ann", a=20.1) == {"a": 0.0}, "its word is heard, and answered"
         at.clock.wait(5)
         with pytest.raises(EngineError):
             await at.reclaims.take()

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ruled import MINUTE, START, Clock, Floor, hold, key, ruled, wish
+from ruled import MINUTE, START, Clock, FakeSight, Floor, hold, key, ruled, wish
 
 from jupyter_gpu_share.broker.claim import Claim
+from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
 from jupyter_gpu_share.broker.cluster.turns import NoRoom, turns
 from jupyter_gpu_share.broker.order import PATIENCE, Turn, gpus_by_user, line
 from jupyter_gpu_share.broker.standing import Standing
@@ -79,6 +80,15 @@ def test_room_is_held_for_one_that_was_passed_for_long() -> None:
         late = turns(in_line(large, small, overdue="large"), seen, Floor(gpus.copy()))
         assert "small" not in late.let, "the scheduler would give it what is held"
     assert turns(in_line(large, small, overdue="large"), (), NoRoom()).let == ("large",)
+
+
+def test_of_several_that_were_passed_for_long_the_first_alone_is_seen_without_room() -> None:
+    large, small = claim("ann", "large", "2x1"), claim("bob", "small", "1/4")
+    both = [Turn(large, overdue=True), Turn(small, overdue=True), Turn(claim("eve", "e"))]
+    assert turns(both, (), NoRoom()).let == ("large",)
+    assert turns(both, {"large"}, NoRoom()).let == ()
+    assert turns(both, {"large"}, Floor(Gpus(2))).let == (), "it may still be on its way there"
+    assert turns(both[::-1][1:], (), Floor(Gpus(1))).let == ("small",)
 
 
 def test_one_that_needs_no_gpu_passes_nobody() -> None:
@@ -205,7 +215,7 @@ class Simulation:
         return next((when for when, each in self.started if each.kernel_id == name), None)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_nobodys_first_waits_for_more_than_one_of_a_user_who_has_fifty(seed: int) -> None:
     chance = random.Random(seed)
     run = Simulation(Gpus(2), chance)
@@ -224,15 +234,15 @@ def test_nobodys_first_waits_for_more_than_one_of_a_user_who_has_fifty(seed: int
         assert sum(1 for when, each in run.started if each.user == "ann" and 1 < when < first) <= 1
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_large_one_is_not_starved_by_a_stream_of_small_ones(seed: int) -> None:
     chance = random.Random(seed)
     run = Simulation(Gpus(2), chance)
-    for number in range(1200):
+    for number in range(300):
         asked = claim(f"u{number % 40}", f"s{number}", "1/4", minute=number)
         run.ask(number, asked, chance.uniform(5, 12))
     run.ask(100, claim("zoe", "large", "2x1", minute=100), 30)
-    run.run(1000)
+    run.run(250)
     start = run.start_of("large")
     assert start is not None
     # Passed in some minutes; then its patience; then the longest of those that run, and of the one
@@ -295,7 +305,6 @@ async def test_turns_come_by_themselves_and_where_the_cluster_is_away_one_is_see
             sight.away = False
             rules.drop(key("ann", "held"))
             await eventually(lambda: sum(task.done() for task in waits) >= 2, "room for two")
-            await asyncio.gather(*(rules.admitted(each.key) for each in wishes[:0]))
         finally:
             following.cancel()
             for task in waits:
@@ -313,12 +322,6 @@ async def test_where_others_order_nobody_is_kept_back(tmp_path: Path) -> None:
 
 
 async def test_whom_an_earlier_broker_kept_back_is_kept_back(tmp_path: Path) -> None:
-    async with ruled(tmp_path, Clock()) as (rules, _):
-        pass
-    from ruled import FakeSight
-
-    from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
-
     rules = Rules(Settings(tmp_path), FakeSight(0), Clock())
     await rules.open()
     for name in ("seen", "hidden", "gone"):

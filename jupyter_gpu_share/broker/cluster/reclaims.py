@@ -57,10 +57,6 @@ class Reclaims:
         user, server: as they are proven.
         instance: the process of the server that speaks.
         said: of all idle kernels of that process, by id.
-
-        Raises
-        ------
-        GpuShareError: the cluster cannot be read. The word was heard.
         """
         rules = self._rules
         names = {Key(user, server, kernel_id).text: kernel_id for kernel_id in said}
@@ -72,7 +68,10 @@ class Reclaims:
         rules.idle.hear(prefix_of(user, server), instance, words, rules.clock())
         rules.count_idle()
         if self._decided is None or rules.clock() - self._decided >= _FRESH:
-            await self.decide()
+            try:
+                await self.decide()
+            except GpuShareError as error:  # the word was heard all the same
+                _log.info("It is not known whose idle share would help: %s", error)
         else:
             self._wake.set()  # hundreds of servers speak
         promises, waits = rules.idle.promises, self._waits
@@ -85,20 +84,19 @@ class Reclaims:
             for name in words
             if name in promises or name in by_hand
         }
-        taken = [
-            names[name]
-            for name, word in ((name, said[kernel_id]) for name, kernel_id in names.items())
-            if not self._holds(name, word)
-        ]
+        taken = [names[name] for name in names if self._taken(name, said[names[name]])]
         return Answer(wanted, taken, waits or bool(by_hand))
 
     def _held(self, name: str) -> Claim | None:
         claim = self._rules.holdings.known.get(name)
         return claim if claim is not None and claim.held_since is not None else None
 
-    def _holds(self, name: str, word: IdleShare) -> bool:
-        claim = self._held(name)
-        return word.size is None or (claim is not None and claim.size == word.size)
+    def _taken(self, name: str, word: IdleShare) -> bool:
+        """Whether a kernel has lost what its server believes. What is not known yet is not lost."""
+        claim = self._rules.holdings.known.get(name)
+        if word.size is None or claim is None:
+            return False
+        return claim.lent or (claim.held_since is not None and claim.size != word.size)
 
     async def decide(self) -> None:
         """Have the promises be those which are needed now.

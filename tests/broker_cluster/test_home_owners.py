@@ -1,0 +1,79 @@
+"""What is written on a kernel's pod, and read from it by the next broker."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from jupyter_gpu_share.broker.cluster.owners import (
+    found_on,
+    groups_of,
+    is_brokered,
+    key_of_owner,
+    owner_of,
+)
+from jupyter_gpu_share.broker.cluster.presence import Process
+from jupyter_gpu_share.broker.cluster.ruling import Key
+from jupyter_gpu_share.engines.kubernetes._names import PREFIX
+from jupyter_gpu_share.engines.kubernetes._pods import Labels
+
+ANN = Process("ann", "lab", "a" * 32)
+GROUPS = frozenset({"course", 'odd "name", é'})
+
+
+def pod(process: Process = ANN, **notes: str) -> dict[str, Any]:
+    owner = owner_of(process, "b" * 32, GROUPS)
+    labels = Labels(owner.server, "k", "attempt", owner.notes)
+    words = {"size": "1/4", "kernel_name": "python3", "path": "", "instance": owner.instance}
+    return {"metadata": labels.metadata("pod-1", "kernel", **{**words, **notes})}
+
+
+def test_all_that_the_registry_needs_is_on_the_pod() -> None:
+    found = found_on(pod())
+    assert found is not None
+    assert found.key == Key("ann", "lab", "k") == key_of_owner(found.owner, "k")
+    assert (found.attempt, found.name, found.groups) == ("b" * 32, "pod-1", GROUPS)
+    assert found.owner == owner_of(ANN, "b" * 32, GROUPS)
+    assert groups_of(found.owner) == GROUPS
+    assert (str(found.plan.size), found.plan.kernel_name, found.plan.path) == (
+        "1/4",
+        "python3",
+        None,
+    )
+    assert found.plan.keys is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hub.jupyter.org/username": "bob"},
+        {"hub.jupyter.org/servername": ""},
+        {"hub.jupyter.org/username": "ann-lab", "hub.jupyter.org/servername": ""},
+    ],
+)
+def test_a_pod_whose_label_says_something_else_is_nobodys(change: dict[str, str]) -> None:
+    """Who may change annotations of pods alone gets no kernel of another by it."""
+    forged = copy.deepcopy(pod())
+    forged["metadata"]["annotations"] |= change
+    assert not is_brokered(forged)
+    assert found_on(forged) is None
+
+
+def test_what_no_broker_has_made_is_left_alone() -> None:
+    other = pod()
+    for note in ("hub.jupyter.org/username", "hub.jupyter.org/servername"):
+        del other["metadata"]["annotations"][note]
+    assert not is_brokered(other) and found_on(other) is None
+
+
+def test_what_ends_and_what_makes_no_sense_is_not_gone_on_with() -> None:
+    ends = pod()
+    ends["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert found_on(ends) is None
+    assert found_on(pod(size="nonsense")) is None
+    odd = pod()
+    odd["metadata"]["annotations"][PREFIX + "groups"] = "{"
+    found = found_on(odd)
+    assert found is not None and found.groups == frozenset()
