@@ -357,7 +357,7 @@ async def test_rows_of_before_an_answer_end_nothing(
     one = process()
     objects = await running(one)
     one.followed._reset([])  # as if it had been told before the kernel was asked for
-    await soon(objects.settled())
+    await eventually(lambda: objects._looking and objects._looking.done(), "it is looked for")
     assert objects.there
     assert not objects._ended.done()
 
