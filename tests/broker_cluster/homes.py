@@ -18,7 +18,7 @@ from tornado.testing import bind_unused_port
 
 from jupyter_gpu_share.broker.cluster.callers import Callers
 from jupyter_gpu_share.broker.cluster.kernel import Kernel
-from jupyter_gpu_share.broker.cluster.kernels import Registry
+from jupyter_gpu_share.broker.cluster.kernels import Parking, Registry
 from jupyter_gpu_share.broker.cluster.presence import Process
 from jupyter_gpu_share.broker.cluster.routes import Desk, routes
 from jupyter_gpu_share.broker.cluster.ruling import Key
@@ -72,12 +72,17 @@ class FakeSeen:
         return datetime.now(timezone.utc)
 
 
+#: The process of the broker, as agents know it.
+BROKER = "b" * 32
+
+
 class FakeHome:
     """The home of the service, without a cluster."""
 
     ready = True
 
-    def __init__(self, kept: float = 1000.0) -> None:
+    def __init__(self, kept: float = 1000.0, parking: Parking | None = None) -> None:
+        self.parking = parking
         self.cluster, self.rules, self.events = FakeCluster(), FakeRules(), Events()
         self.hub, self.clock, self.seen = FakeHub(), Clock(), FakeSeen()
         self.callers = Callers(self.hub, "gpu-share", clock=self.clock)
@@ -95,6 +100,8 @@ class FakeHome:
             self.order,
             kept=self.kept,
             deaf=lambda: self.callers.hub_away,
+            instance=BROKER,
+            parking=self.parking,
         )
 
     async def open(self) -> None: ...

@@ -11,11 +11,12 @@ from uuid import uuid4
 
 import pytest
 from fake_objects import KEY
-from homes import CURVE, FakeHome, User, fake_home, held
+from homes import BROKER, CURVE, FakeHome, User, fake_home, held
 from waiting import eventually
 
 from jupyter_gpu_share.broker.cluster.presence import Process
-from jupyter_gpu_share.engines.base import Exit
+from jupyter_gpu_share.engines.base import Connection, Exit
+from jupyter_gpu_share.engines.kubernetes._parked import Parked
 
 
 @pytest.fixture
@@ -420,6 +421,53 @@ async def test_a_process_that_ends_leaves_no_share_held(home: FakeHome, ann: Use
     assert graces["busy"] == 8 and graces["late"] == 1
     await next_one.ok("DELETE", f"/v1/shares/busy?attempt={rows['busy']['attempt']}")
     assert await next_one.row("busy") is None
+
+
+@pytest.mark.parametrize("why", ["", "A cell does not end."])
+async def test_a_kernel_without_its_server_is_parked_or_ended(why: str) -> None:
+    """By its agent, which the broker asks as the pod's owner; the next process takes it over."""
+    asked = []
+
+    async def park(connection: Connection, before: str) -> Parked:
+        pod = held(home)[0]
+        asked.append((connection.ip, before, pod.owner.instance, pod.lent))
+        return Parked(not why, why)
+
+    async with fake_home(parking=park) as home:
+        user = home.user("ann")
+        before = await user.start()
+        home.gone(user)
+        second = user.again()
+        await second.until("k", "ended" if why else "released")
+        assert asked == [("10.0.0.2", user.instance, BROKER, False)]
+        row = await second.row("k")
+        assert row is not None and not row["held_by_other"]
+        if why:
+            assert why in row["lost_work"] and "variables are gone" in row["lost_work"]
+            await eventually(lambda: not held(home), "nothing is left of it")
+            return
+        assert row["lost_work"] == "" and held(home)[0].lent
+        assert set(home.rules.held) - home.rules.lent == set()
+        body = {"attempt": uuid4().hex, "before": row["instance"]}
+        row = await second.ok("POST", "/v1/shares/k/adopt", body)
+        assert row["name"] == before["name"]
+        await second.ok("POST", "/v1/shares/k/settle", {"attempt": body["attempt"]})
+        await second.until("k", "ready")
+
+
+async def test_an_idle_share_is_never_taken_from_under_a_kernel(home: FakeHome, ann: User) -> None:
+    """One that is on its GPU still has to end: somebody else gets the memory."""
+    on_it, off_it = await ann.start("on"), await ann.start("off")
+    idle = {"idle_seconds": 5, "keep_seconds": None, "vacated": True}
+    await ann.ok("PUT", "/v1/idle", {"kernels": {"off": idle}})
+    for row in (on_it, off_it):
+        kernel = home.registry.by_id(row["kernel_id"])
+        assert kernel is not None
+        await home.registry.give_back_by_hand(kernel)
+    await eventually(lambda: [pod.name for pod in held(home)] == [off_it["name"]], "one is left")
+    assert held(home)[0].lent
+    row = await ann.row("on")
+    assert row is not None and "did not leave its GPU" in row["lost_work"]
 
 
 async def test_the_next_process_takes_over_what_was_kept(home: FakeHome, ann: User) -> None:

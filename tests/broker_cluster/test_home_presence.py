@@ -229,6 +229,8 @@ def test_what_becomes_of_kernels(detachable: bool, vacated: bool) -> None:
     assert fate_of(up=False, lent=False, ended=False, **given) is Fate.DELETE
     assert fate_of(up=True, lent=False, ended=True, **given) is Fate.DELETE
     assert fate_of(up=True, lent=True, ended=False, **given) is Fate.KEEP
-    kept = detachable and vacated
     fate = fate_of(up=True, lent=False, ended=False, **given)
-    assert fate is (Fate.GIVE_BACK if kept else Fate.END)
+    if not detachable:
+        assert fate is Fate.END
+    else:
+        assert fate is (Fate.GIVE_BACK if vacated else Fate.PARK)

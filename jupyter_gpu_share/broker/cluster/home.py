@@ -21,6 +21,7 @@ from ...engines.kubernetes._fitting import why_not
 from ...engines.kubernetes._kernel_objects import KernelObjects
 from ...engines.kubernetes._names import annotation
 from ...engines.kubernetes._objects import KernelPlan, Owner
+from ...engines.kubernetes._parked import Parked, park
 from ...engines.kubernetes._pods import address_of
 from ...engines.kubernetes._snapshot import without
 from ...engines.kubernetes._sweeper import Sweeper
@@ -61,6 +62,8 @@ _GPUS = 60.0
 _HUB = 5.0
 #: Seconds that changes of the queue are gathered before those who wait are told their places.
 _GATHERED = 0.5
+#: Seconds that a kernel whose server is gone has to leave its GPU: its share is to be free soon.
+_PARKING = 12.0
 #: Seconds that a pod outlives what is kept of its server: the broker ends it long before.
 _LONGER = 600.0
 
@@ -111,6 +114,8 @@ class ClusterHome:
             _Order(self.rules),
             kept=kept,
             deaf=lambda: broker.callers.hub_away,
+            instance=self.cluster.instance,
+            parking=self._park if IdlePolicy(parent=broker).in_place else None,
         )
         kernels = _Kernels(self.registry)
         self.administration = Administration(self.rules, kernels)
@@ -224,6 +229,18 @@ class ClusterHome:
         key = key_of_owner(owner, plan.kernel_id)
         queue = queue_for(self._queues, key.user, groups_of(owner), plan.size)
         return _Objects(self.cluster, replace(owner, queue=queue), plan, name)
+
+    async def _park(self, connection: Connection, before: str) -> Parked:
+        """Called by the registry."""
+        return await park(
+            connection,
+            instance=self.cluster.instance,
+            before=before,
+            vacate=True,
+            watchdog=self.settings.watchdog,
+            patience=_PARKING,
+            context=self.cluster.zmq,
+        )
 
     def _changed(self, change: Change) -> None:
         obj = change.new or change.old

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ..._threads import to_the_end
 from ...allocations import Share
-from ...engines.base import Exit, Report, Starting, Waiting
+from ...engines.base import Connection, Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
+from ...engines.kubernetes._parked import Parked
 from ...engines.kubernetes.api import ServerTrouble, TooManyRequests, Unreachable
-from ...errors import KernelStartError
+from ...errors import GpuShareError, KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
 from .lives import Lives, stopped
@@ -40,8 +41,25 @@ _AGAIN, _LONGEST = 1.0, 15.0
 _MOST_ROWS = 500
 
 
+#: Has a kernel's agent take it off its GPU: by its connection, and the process whose it was.
+Parking = Callable[[Connection, str], Awaitable[Parked]]
+
+
 class Registry(Lives):
-    """All kernels, and what their servers ask of them. For one event loop."""
+    """All kernels, and what their servers ask of them. For one event loop. See :class:`.Table`.
+
+    Parameters
+    ----------
+    instance: this process, as agents know it.
+    parking: None where no kernel may keep its variables in place.
+    """
+
+    def __init__(
+        self, *args: Any, instance: str = "", parking: Parking | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._instance = instance
+        self._parking = parking
 
     async def start(
         self, process: Process, groups: frozenset[str], attempt: str, plan: KernelPlan
@@ -260,6 +278,30 @@ class Registry(Lives):
         self.changed(new)
         return new
 
+    async def _parked(self, kernel: Kernel) -> tuple[Kernel, str]:
+        """See :class:`.Lives`. The kernel is this process's until a server takes it over."""
+        if self._parking is None:
+            return kernel, "This JupyterHub keeps no variables in place."
+        before = kernel.instance
+        process = Process(kernel.key.user, kernel.key.server, self._instance)
+        try:
+            new = await self._adopt(kernel, process, kernel.attempt)
+        except GpuShareError as error:
+            return kernel, str(error)
+        async with new.lock:
+            new.reason = "Its server has stopped: the kernel leaves its GPU."
+            try:
+                connection = await new.objects.connection(new.address or "")
+                parked = await self._parking(connection, before)
+                if not parked.vacated:
+                    return new, parked.why
+                await new.objects.recall()  # what holds the share
+                await to_the_end(new.objects.give_back())
+            except GpuShareError as error:
+                return new, str(error)
+            new.reason = ""
+        return new, ""
+
     def settle(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """The agent of a kernel that was taken over has answered: have its share.
 
@@ -444,10 +486,18 @@ class Registry(Lives):
         self._lose(kernel, words, Exit(-9, words))
 
     async def give_back_by_hand(self, kernel: Kernel) -> None:
-        """An administrator's rule takes the share of a kernel that lives on.
+        """An administrator's rule takes the share of an idle kernel, which lives on if it can.
 
         Raises
         ------
         Refused, EngineError
         """
-        await self._release_in_turn(kernel)
+        self._check_quiet(kernel)
+        if kernel.objects.detachable and kernel.vacated:
+            await self._release_in_turn(kernel)
+        else:
+            words = (
+                "Its idle share was promised to somebody who waits, and the kernel did not leave "
+                "its GPU in time: it was ended, and its variables are gone. Run the notebook again."
+            )
+            self._lose(kernel, words, Exit(-9, words))

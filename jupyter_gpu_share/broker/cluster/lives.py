@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -146,18 +147,35 @@ class Lives(Table):
                 except GpuShareError as error:
                     _log.warning("A share could not be given back: %s", error)
                     fate = Fate.END
+            why = ""
+            if fate is Fate.PARK:
+                kernel, why = await self._parked(kernel)
+                fate = Fate.END if why else Fate.KEEP
         if fate is Fate.DELETE:
             self._retire(kernel)
         elif fate is Fate.KEEP:
-            kernel.phase = Phase.RELEASED
-            self._rules.gave_back(kernel.key)
-            self._keep(kernel)
+            if self._kernels.get(kernel.key) is kernel and not self.presence.alive(kernel.process):
+                kernel.phase = Phase.RELEASED
+                self._rules.gave_back(kernel.key)
+                self._keep(kernel)
         else:
             words = (
                 "Its server stopped while the kernel had its share: the kernel was ended, and its "
-                "variables are gone. Run the notebook again."
-            )
+                f"variables are gone. {why} Run the notebook again."
+            ).replace("  ", " ")
             self._lose(kernel, words, Exit(-15, words))
+
+    @abstractmethod
+    async def _parked(self, kernel: Kernel) -> tuple[Kernel, str]:
+        """Have the agent of a kernel without a server take it off its GPU, and give its share back.
+
+        Called with the kernel's lock held.
+
+        Returns
+        -------
+        The kernel as it is in the table then, and why it still has its share: a sentence, empty
+        where it has not.
+        """
 
     def _keep(self, kernel: Kernel) -> None:
         """Keep a kernel without its share for the next process of its server, for a while."""

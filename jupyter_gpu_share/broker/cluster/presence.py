@@ -92,14 +92,12 @@ class Fate(Enum):
     DELETE = "delete"  #: nothing is lost: it had not come up, or has ended
     KEEP = "keep"  #: it holds no share, and waits for the next process of its server
     GIVE_BACK = "give back"  #: it lives on without its share, as :attr:`KEEP`
+    PARK = "park"  #: its agent takes it off its GPU, then as :attr:`GIVE_BACK`; else :attr:`END`
     END = "end"  #: its pod ends, and with it what the kernel has in memory
 
 
 def fate_of(*, up: bool, lent: bool, ended: bool, detachable: bool, vacated: bool) -> Fate:
     """What becomes of a kernel whose process is gone.
-
-    Agents that move their kernel off its GPU by themselves would make :attr:`Fate.GIVE_BACK` of
-    each :attr:`Fate.END`: this is the one place that says which it is.
 
     Parameters
     ----------
@@ -112,7 +110,9 @@ def fate_of(*, up: bool, lent: bool, ended: bool, detachable: bool, vacated: boo
         return Fate.DELETE
     if lent:
         return Fate.KEEP
-    return Fate.GIVE_BACK if detachable and vacated else Fate.END
+    if not detachable:
+        return Fate.END
+    return Fate.GIVE_BACK if vacated else Fate.PARK
 
 
 class Presence:
