@@ -43,7 +43,8 @@ def test_shares_are_back_and_kept_work_is_there(
     hub: HubOfCluster, end: Callable[[HubOfCluster], None]
 ) -> None:
     dave = hub.server("dave")
-    kept = dave.open_notebook("kept.ipynb")
+    path = f"kept-{end.__name__}.ipynb"
+    kept = dave.open_notebook(path)
     assert dave.run_cell(kept, "x = [42]; again = x; g = (n for n in range(3)); print(x)") == "[42]"
     dave.ok(f"gpu-share/allocations/{kept}/release", "POST", {})
     dave.wait_for(kept, "released")
@@ -60,7 +61,7 @@ def test_shares_are_back_and_kept_work_is_there(
 
     dave = hub.server("dave")
     until(lambda: kept in dave.kernels(), "the kernel is taken over")
-    assert dave.notebooks()["kept.ipynb"] == kept
+    assert dave.notebooks()[path] == kept
     assert "True [42] 0" in dave.run_cell(kept, "print(again is x, x, next(g))")
     # What was lost is told where it is missed.
     anew = dave.open_notebook("busy.ipynb")
