@@ -512,6 +512,14 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         Its server may be killed right after. :meth:`stop` and :meth:`close` follow, if it is not.
         """
 
+    def keeps(self, kernel_id: str) -> bool:
+        """Whether a running kernel outlives this process, which has told that it ends.
+
+        Somebody else looks after it then: it is neither saved nor ended here, and :meth:`stop`
+        only lets go of it.
+        """
+        return False
+
     @property
     def sharing(self) -> tuple[str | None, str | None]:
         """Sharing backend and style of holding shares, where the engine has such a thing."""

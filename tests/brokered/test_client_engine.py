@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -199,6 +200,24 @@ async def test_the_next_process_takes_a_kernel_over_with_its_variables(
     assert await run(taken, "print(x)") == "42"
     assert broker.kernels["k"].instance == second.instance
     first._kernels.clear()
+
+
+async def test_a_server_that_ends_leaves_its_kernels_as_they_are(
+    engines: Callable[[], BrokeredEngine], broker: FakeClusterBroker, pods: LocalPods
+) -> None:
+    """The broker sees to them from then on: nothing that a stop does on the way ends one."""
+    first = engines()
+    await run(await started(first), "x = 42")
+    assert not first.keeps("k")
+    await first.leave()
+    assert first.keeps("k") and not first.keeps("other")
+    await first.signal("k", signal.SIGKILL)
+    await first.stop("k")
+    assert not first.keeps("k")
+    second = engines()
+    (found,) = await second.adoptable()
+    assert found.kernel_id == "k"
+    assert await run(await started(second), "print(x)") == "42"
 
 
 async def test_a_start_waits_in_words_for_a_broker_that_is_away(

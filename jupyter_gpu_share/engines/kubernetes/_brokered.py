@@ -384,11 +384,23 @@ class BrokeredEngine(PodEngine):
             await self._http.ask("DELETE", "/v1/servers/self", patience=_FAREWELL)
         await self._followed.close()
 
+    def keeps(self, kernel_id: str) -> bool:
+        """See :meth:`Engine.keeps <jupyter_gpu_share.engines.base.Engine.keeps>`.
+
+        The broker has its agent take it off its GPU, and keeps it for the next server.
+        """
+        kernel = self._kernels.get(kernel_id)
+        return self._has_left and kernel is not None and kernel.alive
+
+    async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
+        """See :meth:`Engine.signal <jupyter_gpu_share.engines.base.Engine.signal>`."""
+        if not self.keeps(kernel_id):
+            await super().signal(kernel_id, signum, alone=alone)
+
     async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
         """See :meth:`Engine.stop <jupyter_gpu_share.engines.base.Engine.stop>`.
 
-        Once this process has said that it ends, the broker keeps what has given its share back, and
-        ends the others.
+        Once this process has said that it ends, the broker sees to all of its kernels.
         """
         if not self._has_left:
             await super().stop(kernel_id, keep_share=keep_share)
