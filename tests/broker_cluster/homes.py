@@ -100,6 +100,7 @@ class FakeHome:
             self.order,
             kept=self.kept,
             deaf=lambda: self.callers.hub_away,
+            callers=self.callers,
             instance=BROKER,
             parking=self.parking,
         )

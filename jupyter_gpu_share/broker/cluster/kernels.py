@@ -106,14 +106,14 @@ class Registry(Lives):
         return new, True
 
     def _check_free(self, kernel: Kernel, process: Process) -> None:
-        """Refuse what another process has that is alive.
+        """Refuse what another process has that is heard of.
 
         Raises
         ------
         Refused
         """
         other = kernel.instance != process.instance
-        if other and self.presence.alive(kernel.process):
+        if other and self.presence.holds(kernel.process):
             raise Refused("Another process of your server runs this kernel; end it there first.")
 
     async def _begun(self, kernel: Kernel) -> None:

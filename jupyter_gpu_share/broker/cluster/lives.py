@@ -115,6 +115,7 @@ class Lives(Table):
 
     def _gone(self, process: Process) -> None:
         """A process is there no more: nobody holds a share for it."""
+        self.proofs.forget(process)
         kernels = self._of(process)
         if kernels:
             _log.info("A server's process of %s is gone; it had %d", process.user, len(kernels))
@@ -261,6 +262,7 @@ class Lives(Table):
     async def close(self) -> None:
         """End all work. The kernels stay as they are: another broker goes on with them."""
         self.presence.close()
+        await self.proofs.close()
         for kernel in self._kernels.values():
             if kernel.later is not None:
                 kernel.later.cancel()
