@@ -409,6 +409,11 @@ class Runtime(LoggingConfigurable):
 
         return await self.call(work())
 
+    @property
+    def more_to_adopt(self) -> bool:
+        """Whether it is of use to ask for adoptable kernels again, however late."""
+        return any(engine.more_to_adopt for engine in list(self._engines.values()))
+
     async def inherit(self, root: str) -> list[Adoptable]:
         """Take over what an earlier server saved of kernels whose process had ended.
 

@@ -486,6 +486,11 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         """
         return []
 
+    @property
+    def more_to_adopt(self) -> bool:
+        """Whether kernels may be :meth:`adoptable` later that were not when that was asked last."""
+        return False
+
     async def rounding(self, size: Size) -> str:
         """What a size becomes here, a sentence for the user; empty where it is exact.
 

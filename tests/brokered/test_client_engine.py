@@ -220,6 +220,33 @@ async def test_a_server_that_ends_leaves_its_kernels_as_they_are(
     assert await run(await started(second), "print(x)") == "42"
 
 
+async def test_more_may_be_taken_over_later_while_another_process_has_it(
+    engine: BrokeredEngine, broker: FakeClusterBroker
+) -> None:
+    from fake_cluster_broker import Kernel
+
+    other = "b" * 32
+    kernel = Kernel("old", "a" * 32, "1/2", other, state="ready")
+    broker.kernels["old"] = kernel
+    broker.alive.add(other)
+    assert await engine.adoptable() == [] and engine.more_to_adopt
+    broker.alive.clear()
+    kernel.state = "starting"
+    assert await engine.adoptable() == [] and engine.more_to_adopt
+    kernel.state, kernel.fields["ended"] = "ended", {"code": -9, "reason": "Gone."}
+    assert await engine.adoptable() == [] and not engine.more_to_adopt
+    await broker.stop()
+    with pytest.raises(EngineError):
+        await engine.adoptable()
+    assert engine.more_to_adopt, "nobody knows"
+    await broker.start()
+    engine.adopt = False
+    kernel.state, kernel.fields = "ready", {}
+    broker.alive.add(other)
+    assert await engine.adoptable() == [] and not engine.more_to_adopt
+    broker.kernels.clear()
+
+
 async def test_a_start_waits_in_words_for_a_broker_that_is_away(
     engine: BrokeredEngine, broker: FakeClusterBroker
 ) -> None:
