@@ -393,6 +393,31 @@ class HubOfCluster:
         for user, name in running:
             self.stop_server(user, name)
 
+    def crash(self, user: str) -> None:
+        """Kill the process of a user's default server. Kubernetes starts another in its pod."""
+
+        def killed() -> bool:
+            found = self._processes(user)
+            for pid in found:
+                os.kill(pid, signal.SIGKILL)
+            return bool(found)
+
+        until(killed, f"{user}'s server runs", _SERVER)
+
+    def _processes(self, user: str) -> list[int]:
+        """Processes of this machine that are the servers of a user of this very Hub."""
+        told = {f"JUPYTERHUB_USER={user}", f"JUPYTERHUB_API_URL={self._inside}/hubs/hub/api"}
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (folder / "cmdline").read_bytes()
+                environ = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            except OSError:  # it has ended
+                continue
+            if b"jupyterhub-singleuser" in command and told <= set(environ):
+                found.append(int(folder.name))
+        return found
+
     # -- the cluster -------------------------------------------------------------------------------
 
     def terminal(self, server: Server) -> Terminal:

@@ -82,6 +82,56 @@ def test_shares_are_back_and_kept_work_is_there(
     assert told.splitlines()[1:] == ["there"], told
 
 
+@pytest.mark.parametrize(("style", "times"), [("lease", 3), ("pod", 1)])
+def test_a_crash_is_no_stop(hub: HubOfCluster, style: str, times: int) -> None:
+    """Kubernetes starts the server again, after a while if that is not the first time."""
+    hub.kill_broker()
+    hub.start_broker(f"c.KubernetesEngine.style = {style!r}")
+    dave = hub.server("dave")
+    path = f"crash-{style}.ipynb"
+    kernel, other = dave.open_notebook(path), dave.start_kernel("1/8")
+    assert dave.run_cell(kernel, "x = [42]; g = (n for n in range(3)); print(x)") == "[42]"
+    assert dave.run_cell(other, "y = 1; print(y)") == "1"
+    before = uids(hub)
+    for _ in range(times):
+        hub.crash("dave")
+
+    def back() -> bool:
+        assert uids(hub) == before, "nothing of it was taken or given back"
+        return {kernel, other} <= set(dave.kernels())
+
+    until(back, "the kernels are taken over", 120)
+    assert dave.notebooks()[path] == kernel
+    assert dave.run_cell(kernel, "print(x, next(g))") == "[42] 0"
+    assert dave.run_cell(other, "print(y)") == "1"
+    assert dave.wait_for(kernel, "active")["share"] is not None
+    assert uids(hub) == before
+
+
+def test_what_cannot_leave_its_gpu_ends_with_a_stop_and_it_is_said(hub: HubOfCluster) -> None:
+    """In style ``pod`` the share is the pod's own."""
+    hub.kill_broker()
+    hub.start_broker("c.KubernetesEngine.style = 'pod'")
+    dave = hub.server("dave")
+    kernel = dave.open_notebook("whole.ipynb")
+    assert dave.run_cell(kernel, "x = 42; print(x)") == "42"
+    began = time.monotonic()
+    stopped(hub)
+    until(lambda: not hub.left(), f"nothing is left: {hub.left()}", SOON)
+    assert time.monotonic() - began < SOON
+    until(lambda: hub.stopped("dave"), "the Hub has seen the end of the server", 90)
+    dave = hub.server("dave")
+    told = dave.run_cell(dave.open_notebook("whole.ipynb"), "print('there')")
+    assert told.startswith("Its server stopped while the kernel had its share"), told
+    assert told.splitlines()[1:] == ["there"], told
+
+
+def uids(hub: HubOfCluster) -> set[str]:
+    """All pods and claims that kernels have."""
+    found = [*hub.objects(), *hub.objects("claims")]
+    return {each["metadata"]["uid"] for each in found}
+
+
 def shares(hub: HubOfCluster) -> set[str]:
     """The claims that hold shares; in style ``lease`` a kernel's pod has one that holds nothing."""
     names = {claim["metadata"]["name"] for claim in hub.objects("claims")}
