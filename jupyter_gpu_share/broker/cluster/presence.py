@@ -191,14 +191,9 @@ class Presence:
                 self._note(process, replace(last, streams=last.streams - 1, ended=now))
 
     def leaves(self, process: Process) -> None:
-        """The process has said that it ends."""
+        """The process has said that it ends, or its token is not accepted any more."""
         if (signs := self._signs.get(process)) is not None:
             self._note(process, replace(signs, left=True, until=0.0))
-
-    def refused(self, user: str, server: str) -> None:
-        """The token of a server is not accepted any more: all of its processes are gone."""
-        for process in [each for each in self._signs if each[:2] == (user, server)]:
-            self.leaves(process)
 
     def close(self) -> None:
         """Tell nothing any more."""

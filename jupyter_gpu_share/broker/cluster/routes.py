@@ -432,9 +432,10 @@ class _EventStream(_Handler):
             suppress(StreamClosedError, asyncio.CancelledError),
             self.registry.presence.stream(process),
         ):
-            await self._tell(whose, instance)
+            await self._tell(process)
 
-    async def _tell(self, whose: tuple[str, str], instance: str) -> None:
+    async def _tell(self, process: Process) -> None:
+        whose, instance = process[:2], process.instance
         self.set_header("Content-Type", "text/event-stream")
         self._end_with_a_dead_node()
         events, clock = self.desk.events, asyncio.get_running_loop().time
@@ -456,20 +457,21 @@ class _EventStream(_Handler):
                 await self._send(events.text(event.number, event.kind, data))
             if clock() >= sign:
                 sign = clock() + _HEARTBEAT
-                if not await self._still_proven(whose):
+                if not await self._still_proven(process):
                     return
                 await self._send(": \n\n")
 
-    async def _still_proven(self, whose: tuple[str, str]) -> bool:
+    async def _still_proven(self, process: Process) -> bool:
         """Whether the token still is that server's, or nobody can say."""
         try:
             await self.prove()
         except (UnknownToken, NotAllowed):
-            self.registry.presence.refused(*whose)
+            # This one alone: the server may have been started again, with another token.
+            self.registry.presence.leaves(process)
             return False
         except GpuShareError:
             return True  # the Hub is away: what is told here the server knows already
-        return (self.caller.user, self.caller.server) == whose
+        return (self.caller.user, self.caller.server) == process[:2]
 
     async def _reset(self, whose: tuple[str, str], instance: str) -> int:
         """Tell all that there is, for who does not know what happened before."""
