@@ -79,6 +79,9 @@ class Observed(Objects, Protocol):
     def owns(self, obj: dict[str, Any]) -> bool:
         """Whether an object with this kernel's id is one of its own."""
 
+    def also_of(self, other: Any) -> None:
+        """The pod may be that of ``other``, too, which has asked for it and was not answered."""
+
 
 class Making(Protocol):
     """Makes the objects of a kernel, in memory alone; ``name`` is of a pod that is there."""

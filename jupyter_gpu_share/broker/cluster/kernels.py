@@ -258,6 +258,7 @@ class Registry(Lives):
         new = Kernel(kernel.key, attempt, kernel.plan, process.instance, objects, kernel.groups)
         new.phase, new.vacated = Phase.STARTING, kernel.vacated
         new.was_lent = kernel.objects.lent or kernel.was_lent
+        objects.also_of(kernel.objects)
         # From here on it hears of its pod, on which it is written whose it is now.
         self._still(kernel)
         self._put(new)
@@ -266,6 +267,8 @@ class Registry(Lives):
             connection = await objects.adopt(kernel.instance, lambda news: self._report(new, news))
         except BaseException:
             if self._kernels.get(new.key) is new:
+                # It may be written all the same, as answers are lost: it is lost to nobody else.
+                kernel.objects.also_of(objects)
                 self._put(kernel)
                 kernel.watching = self._spawn(self._watch(kernel))
             raise
