@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
+import zmq.asyncio
 from fake_hub import Clock
 from homes import FakeHome, User, fake_home, held
+from tornado.testing import bind_unused_port
 from waiting import eventually
 
 from jupyter_gpu_share.broker.cluster.callers import HubAway, NotAllowed, UnknownToken
 from jupyter_gpu_share.broker.cluster.presence import AGAIN, QUIET, SILENCE, Process
 from jupyter_gpu_share.broker.cluster.proofs import Proofs
+from jupyter_gpu_share.engines.base import Connection
+from jupyter_gpu_share.engines.kubernetes import _parked
 
 
 class Silence:
@@ -164,3 +168,29 @@ async def test_what_the_hub_says_of_a_token(error: type[Exception], refused: boo
     await eventually(lambda: not proofs._asking, "it was asked")
     assert told == [process] * refused
     await proofs.close()
+
+
+async def test_an_agent_that_is_not_reached_holds_up_no_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_parked, "_GREETING", 0.2)
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    nowhere = Connection("tcp", "127.0.0.1", {}, b"k" * 32, "hmac-sha256", public, secret)
+    context = zmq.asyncio.Context()
+    listening, port = bind_unused_port()  # and says nothing
+    try:
+        parking = _parked.park(
+            nowhere,
+            instance="a" * 32,
+            before="b" * 32,
+            vacate=True,
+            watchdog=3600.0,
+            patience=1000.0,
+            context=context,
+            port=port,
+        )
+        parked = await asyncio.wait_for(parking, 20)
+    finally:
+        context.destroy(linger=0)
+        listening.close()
+    assert not parked.vacated and "did not answer within 0 s" in parked.why

@@ -19,6 +19,8 @@ __all__ = ["Parked", "park"]
 #: Seconds between two signs of life while the agent is waited for. When it has the last of them,
 #: another process may take the pod over without a word of whose it was.
 _RENEWAL = 5.0
+#: Seconds that an agent has to answer at all: else it is not reached, and the share is not to wait.
+_GREETING = 6.0
 #: Seconds that an agent may take beyond the patience: until the GPU's memory is seen to be free,
 #: until a kernel that could not leave is back on it, and for the way.
 _BEYOND = 15.0 + 30.0 + 10.0
@@ -71,7 +73,7 @@ async def park(
 
     Returns
     -------
-    Parked: at the latest 55 s after the patience.
+    Parked: within 6 s where the agent does not answer; else at the latest 55 s after the patience.
 
     Raises
     ------
@@ -80,11 +82,13 @@ async def park(
     link = AgentLink(
         connection, port, instance=instance, renewal=_RENEWAL, changed=lambda _state: None
     )
+    began = asyncio.get_running_loop().time()
     try:
         told = _told(link, context, before, vacate=vacate, watchdog=watchdog, patience=patience)
         state = await asyncio.wait_for(told, patience + _BEYOND)
     except asyncio.TimeoutError:
-        return Parked(False, f"The kernel's agent did not answer within {patience + _BEYOND:g} s.")
+        took = asyncio.get_running_loop().time() - began
+        return Parked(False, f"The kernel's agent did not answer within {took:.0f} s.")
     finally:
         await link.close()
     if not state.parks:
@@ -102,7 +106,7 @@ async def _told(
     patience: float,
 ) -> AgentState:
     link.open(context, before)
-    state = await link.greet()
+    state = await asyncio.wait_for(link.greet(), _GREETING)
     if not state.parks:
         return state
     return await link.park(vacate=vacate, watchdog=watchdog, patience=patience)
