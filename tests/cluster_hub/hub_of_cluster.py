@@ -394,15 +394,25 @@ class HubOfCluster:
             self.stop_server(user, name)
 
     def crash(self, user: str) -> None:
-        """Kill the process of a user's default server. Kubernetes starts another in its pod."""
+        """Kill the process of a user's default server, and wait for the next one in its pod.
 
-        def killed() -> bool:
-            found = self._processes(user)
-            for pid in found:
-                os.kill(pid, signal.SIGKILL)
-            return bool(found)
+        The Hub does not notice: whoever asked the server meanwhile would have it look.
+        """
 
-        until(killed, f"{user}'s server runs", _SERVER)
+        def container() -> dict[str, Any]:
+            status: dict[str, Any] = self.pod_of(user)["status"]["containerStatuses"][0]
+            return status
+
+        def runs_again() -> bool:
+            now = container()
+            return now["restartCount"] > before and "running" in now["state"]
+
+        before = container()["restartCount"]
+        found = self._processes(user)
+        assert found, f"{user} has no server"
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        until(runs_again, f"{user}'s server is started again", _SERVER)
 
     def _processes(self, user: str) -> list[int]:
         """Processes of this machine that are the servers of a user of this very Hub."""
