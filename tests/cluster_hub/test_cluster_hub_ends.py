@@ -84,7 +84,7 @@ def test_shares_are_back_and_kept_work_is_there(
 
 @pytest.mark.parametrize(("style", "times"), [("lease", 2), ("pod", 1)])
 def test_a_crash_is_no_stop(hub: HubOfCluster, style: str, times: int) -> None:
-    """Kubernetes starts the server again: at once, and after a while if that is not the first time."""
+    """Kubernetes starts the server again; the second time after a while."""
     hub.kill_broker()
     hub.start_broker(f"c.KubernetesEngine.style = {style!r}")
     dave = hub.server("dave")
@@ -124,6 +124,22 @@ def test_what_cannot_leave_its_gpu_ends_with_a_stop_and_it_is_said(hub: HubOfClu
     told = dave.run_cell(dave.open_notebook("whole.ipynb"), "print('there')")
     assert told.startswith("Its server stopped while the kernel had its share"), told
     assert told.splitlines()[1:] == ["there"], told
+
+
+def test_what_is_kept_is_not_kept_for_ever(hub: HubOfCluster) -> None:
+    hub.kill_broker()
+    hub.start_broker("c.Broker.kept_after_stop = 20")
+    dave = hub.server("dave")
+    kernel = dave.open_notebook("late.ipynb")
+    assert dave.run_cell(kernel, "x = 42; print(x)") == "42"
+    stopped(hub)
+    until(lambda: not shares(hub), "the share is back", SOON)
+    assert pods(hub) == {kernel}
+    until(lambda: not hub.left(), f"nothing is left: {hub.left()}", 2 * SOON)
+    until(lambda: hub.stopped("dave"), "the Hub has seen the end of the server", 90)
+    dave = hub.server("dave")
+    told = dave.run_cell(dave.open_notebook("late.ipynb"), "print('there')")
+    assert told.startswith("Its server did not come back"), told
 
 
 def uids(hub: HubOfCluster) -> set[str]:
