@@ -60,10 +60,10 @@ def test_the_decision_alone() -> None:
 
 
 def test_who_may_take_over_and_when_the_hub_is_asked() -> None:
-    assert free_at(Signs(heard=10.0)) == 10.0 + QUIET
-    assert free_at(Signs(ended=20.0, heard=10.0)) == 20.0 + QUIET
+    assert free_at(Signs(heard=10.0, proven=True)) == 10.0 + QUIET
+    assert free_at(Signs(ended=20.0, heard=10.0, proven=True)) == 20.0 + QUIET
     assert free_at(Signs(ended=20.0, streams=1)) is None
-    assert free_at(Signs(heard=10.0, until=500.0)) == 500.0
+    assert free_at(Signs(heard=10.0, until=500.0)) == 10.0 + RETURN  # after a restart
     assert free_at(Signs(streams=1, left=True)) == float("-inf")
     assert ask_at(Signs(ended=20.0, proven=True)) == 20.0 + QUIET
     assert ask_at(Signs(ended=20.0, proven=True, asked=25.0)) == 25.0 + AGAIN
@@ -248,8 +248,7 @@ async def play(moves: list[tuple[str, int, float]]) -> None:
         return silent(process) >= patience and world.clock.now >= state["until"]
 
     def held(process: Process) -> bool:
-        state = model[process]
-        return silent(process) < QUIET or world.clock.now < state["until"]
+        return silent(process) < (QUIET if model[process]["proven"] else RETURN)
 
     def ask() -> None:
         for process, state in model.items():

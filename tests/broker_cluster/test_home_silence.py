@@ -139,6 +139,9 @@ async def test_tokens_are_kept_while_there_are_kernels_and_shown_nowhere(
     await ann.start("second")
     silence.home.gone(ann)
     assert not len(proofs)
+    await ann.refused("POST", "/v1/shares/second/take", {"attempt": row["attempt"]})
+    silence.home.registry.prove(silence.process, ann.token)  # a request that ends only now
+    assert not len(proofs)
 
 
 async def test_who_has_said_that_it_ends_changes_nothing_any_more(silence: Silence) -> None:

@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 #: Seconds without a stream and a request after which a process is silent: another one of its server
 #: may take over what it has, and the Hub is asked about it. Then seconds to the next question.
 QUIET, AGAIN = 5.0, 5.0
-#: Seconds that a process has to come back about which the Hub cannot be asked.
+#: Seconds that a process has to come back about which the Hub cannot be asked, and to be heard after
+#: a restart of the broker before another one may take over what it has.
 RETURN = 20.0
 #: Seconds after which a silent process is gone though the Hub knows nothing of a stop.
 SILENCE = 120.0
@@ -99,7 +100,7 @@ def free_at(signs: Signs) -> float | None:
     """When another process of its server may take over what it has; None: not while that holds."""
     if signs.left:
         return float("-inf")
-    return None if signs.streams else max(signs.last + QUIET, signs.until)
+    return None if signs.streams else signs.last + (QUIET if signs.proven else RETURN)
 
 
 def ask_at(signs: Signs) -> float | None:

@@ -102,7 +102,7 @@ class Table(ABC):
 
     def prove(self, process: Process, token: str) -> None:
         """A process was proven by a token: the Hub can be asked about it while it has kernels."""
-        if self.has_kernels(process):
+        if self.presence.alive(process) and self.has_kernels(process):
             self.proofs.keep(process, token)
         else:
             self.proofs.forget(process)
