@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 #: Seconds without a stream and a request after which a process is silent: another one of its server
 #: may take over what it has, and the Hub is asked about it. Then seconds to the next question.
 QUIET, AGAIN = 5.0, 5.0
-#: Seconds that a process has to come back about which the Hub cannot be asked, and to be heard after
-#: a restart of the broker before another one may take over what it has.
+#: Seconds that a process has to come back about which the Hub cannot be asked, and to be heard
+#: after a restart of the broker before another one may take over what it has.
 RETURN = 20.0
 #: Seconds after which a silent process is gone though the Hub knows nothing of a stop.
 SILENCE = 120.0
