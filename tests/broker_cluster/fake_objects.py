@@ -39,6 +39,8 @@ class FakeCluster:
         self.refuses_give_back = False
         #: How many times the answer is lost that a pod was taken over.
         self.lost_adoptions = 0
+        #: How many times the cluster is away when it is looked for what holds a share.
+        self.unsettled = 0
 
     def make(self, owner: Owner, plan: KernelPlan, name: str = "") -> FakeObjects:
         return FakeObjects(self, owner, plan, name)
@@ -142,6 +144,9 @@ class FakeObjects:
         return Keys(KEY.encode()).connection(ip)
 
     async def settle(self, report: Report) -> None:
+        if self.cluster.unsettled:
+            self.cluster.unsettled -= 1
+            raise Unreachable("The Kubernetes API did not answer.")
         self.adopted, self.lent = False, self.was_lent
         if self.lent:
             report(Waiting(QueuePosition(1, 1), "No room."))

@@ -3,6 +3,7 @@ kernels with a fake cluster."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ import pytest
 from homes import FakeHome, User, fake_home, held
 from waiting import eventually
 
+from jupyter_gpu_share.broker.cluster.refusals import Refused
 from jupyter_gpu_share.engines.base import Connection
 from jupyter_gpu_share.engines.kubernetes._parked import Parked
 
@@ -98,3 +100,91 @@ async def test_nothing_is_left_where_the_answer_was_lost_and_nobody_comes_back()
 
 async def parks(connection: Connection, before: str) -> Parked:
     return Parked(True)
+
+
+async def adopted(home: FakeHome, ann: User, *, lent: bool) -> tuple[User, str]:
+    """A next process that has a kernel before its agent has answered, and the attempt."""
+    row = await ann.start()
+    if lent:
+        await ann.ok("POST", "/v1/shares/k/release", {"attempt": row["attempt"]})
+    (kernel,) = home.registry
+    second, attempt = ann.again(), uuid4().hex
+    await second.ok("PUT", "/v1/idle", {"kernels": {}})  # it is heard
+    await home.registry._adopt(kernel, kernel.process._replace(instance=second.instance), attempt)
+    return second, attempt
+
+
+@pytest.mark.parametrize("what", ["take", "change"])
+async def test_before_the_agent_has_answered_no_share_is_asked_for(
+    home: FakeHome, ann: User, what: str
+) -> None:
+    """It would wait for ever in a line, and room would be held for it."""
+    second, attempt = await adopted(home, ann, lent=True)
+    body = {"attempt": attempt, **({"size": "1", "dry_run": False} if what == "change" else {})}
+    assert (await second.refused("POST", f"/v1/shares/k/{what}", body))[0] == 409
+    assert home.rules.lent == {("ann", "", "k")}, "it neither holds a share nor waits for one"
+
+
+async def test_a_cluster_that_does_not_answer_ends_no_kernel_that_is_taken_over(
+    home: FakeHome, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.kernels._AGAIN", 0.01)
+    second, attempt = await adopted(home, ann, lent=False)
+    home.cluster.unsettled = 3
+    await second.ok("POST", "/v1/shares/k/settle", {"attempt": attempt})
+    await second.until("k", "ready")
+    assert home.cluster.unsettled == 0 and held(home)
+
+
+async def test_who_waits_for_a_share_and_is_not_heard_for_a_while_can_ask_again(
+    home: FakeHome, ann: User
+) -> None:
+    """What was reserved for it is not, or its place in the line would be for ever."""
+    row = await ann.start()
+    attempt = {"attempt": row["attempt"]}
+    await ann.ok("POST", "/v1/shares/k/release", attempt)
+    home.cluster.room.clear()
+    await ann.ok("POST", "/v1/shares/k/take", attempt)
+    (kernel,) = home.registry
+    home.registry._gone(kernel.process)
+    await eventually(lambda: kernel.phase.value == "released", "nobody waits")
+    assert home.registry.presence.alive(kernel.process), "it was heard again meanwhile"
+    assert home.rules.lent == {kernel.key}
+    home.cluster.room.set()
+    await ann.ok("POST", "/v1/shares/k/take", attempt)
+    await ann.until("k", "ready")
+
+
+async def test_a_kernel_that_is_settled_already_is_asked_for_again_like_any_other(
+    home: FakeHome, ann: User
+) -> None:
+    """As by a server whose word was heard by an earlier broker."""
+    row = await ann.start()
+    attempt = {"attempt": row["attempt"]}
+    await ann.ok("POST", "/v1/shares/k/release", attempt)
+    await ann.ok("POST", "/v1/shares/k/settle", attempt)
+    await ann.until("k", "ready")
+    assert not home.rules.lent
+
+
+async def test_one_whose_agent_has_not_answered_yet_is_parked_too() -> None:
+    async with fake_home(parking=parks) as home:
+        second, _ = await adopted(home, home.user("ann"), lent=False)
+        home.gone(second)
+        await second.until("k", "released")
+        assert held(home)[0].lent
+
+
+async def test_an_order_about_a_kernel_that_was_taken_over_meanwhile_is_refused(
+    home: FakeHome, ann: User
+) -> None:
+    await ann.start()
+    (kernel,) = home.registry
+    async with kernel.lock:
+        taking = asyncio.create_task(home.registry.give_back_by_hand(kernel))
+        kernel.vacated = True
+        await asyncio.sleep(0)
+        await home.registry._adopt(kernel, kernel.process._replace(instance="c" * 32), "d" * 32)
+    with pytest.raises(Refused):
+        await asyncio.wait_for(taking, 10)
+    assert not held(home)[0].lent and not home.rules.lent

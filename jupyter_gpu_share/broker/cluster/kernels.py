@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..._threads import to_the_end
 from ...allocations import Share
@@ -32,6 +32,8 @@ from .ruling import Key, Wish
 __all__ = ["Registry"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds that an answer waits for what the cluster was asked to write.
 _PATIENCE = 5.0
@@ -218,13 +220,18 @@ class Registry(Lives):
             await self._come_up(kernel)
 
     async def _recalled(self, kernel: Kernel) -> bool:
-        """Find out how far a kernel is; a cluster that is away for a while ends none."""
+        """Find out how far a kernel is."""
+        words = "The broker was started again and reads on"
+        return await self._patiently(kernel, kernel.objects.recall, words)
+
+    async def _patiently(self, kernel: Kernel, work: Callable[[], Awaitable[T]], words: str) -> T:
+        """Do what may be done twice, and again while the cluster is away: that ends no kernel."""
         pause = _AGAIN
         while True:
             try:
-                return await kernel.objects.recall()
+                return await work()
             except (Unreachable, ServerTrouble, TooManyRequests) as error:
-                kernel.reason = f"The broker was started again and reads on: {error}"
+                kernel.reason = f"{words}: {error}"
                 self.changed(kernel)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST)
@@ -313,6 +320,11 @@ class Registry(Lives):
         NoKernel, Refused
         """
         kernel = self.own(process, kernel_id, attempt)
+        if kernel.phase is Phase.RELEASED and not kernel.busy:
+            if kernel.objects.detachable:
+                # It has settled; that it waits for its share was forgotten by an earlier broker.
+                return self.take(process, kernel_id, attempt)
+            kernel.phase = Phase.STARTING
         if kernel.phase is Phase.STARTING and kernel.up and not kernel.busy:
             if kernel.was_lent:
                 self._check_limit(kernel, kernel.plan.size)
@@ -325,7 +337,9 @@ class Registry(Lives):
 
         if kernel.was_lent:
             await self._in_turn(kernel, report)
-        await kernel.objects.settle(report)
+        words = "Its share is looked for"
+        settling = self._patiently(kernel, lambda: kernel.objects.settle(report), words)
+        await self._unless_it_ends(kernel, settling)
         kernel.was_lent = False
         self._up(kernel)
 

@@ -122,23 +122,29 @@ class Lives(Table):
             self._spawn(self._orphaned(kernel))
 
     async def _orphaned(self, kernel: Kernel) -> None:
-        if kernel.busy and kernel.up:  # nobody waits for its share any more
-            await stopped(kernel.work)
-            if not kernel.phase.over:
-                kernel.phase, kernel.reason, kernel.queue = Phase.RELEASED, "", None
+        if kernel.work is not None and kernel.busy and kernel.up:
+            if kernel.phase is Phase.STARTING and not kernel.was_lent:
+                await asyncio.wait({kernel.work})  # its share is there, and is found soon
+            else:  # nobody waits for it any more
+                await stopped(kernel.work)
+                if not kernel.phase.over:
+                    kernel.phase, kernel.reason, kernel.queue = Phase.RELEASED, "", None
+                    self._rules.gave_back(kernel.key)  # who comes back asks again
+                    self.changed(kernel)
         async with kernel.lock:
             if self._kernels.get(kernel.key) is not kernel or kernel.lost_work:
                 return
             if self.presence.alive(kernel.process):
                 return
             objects = kernel.objects
+            # What was taken over is known to its objects when its agent has answered.
+            known = kernel.phase is not Phase.STARTING
             fate = fate_of(
                 up=kernel.up,
-                # What was taken over without a share is known to its objects when it has one.
                 lent=objects.lent or (kernel.was_lent and not objects.detachable),
                 ended=kernel.phase.over,
-                detachable=objects.detachable,
-                vacated=kernel.vacated or kernel.was_lent,
+                detachable=objects.detachable or not known,
+                vacated=known and (kernel.vacated or kernel.was_lent),
             )
             if fate is Fate.GIVE_BACK:
                 try:
@@ -291,8 +297,10 @@ class Lives(Table):
         """
         if kernel.phase.over:
             raise Refused("The kernel has ended.")
-        if kernel.busy or not kernel.up:
+        if kernel.busy or not kernel.up or kernel.phase is Phase.STARTING:
             raise Refused("The kernel starts, or waits for its share; try again then.")
+        if self._kernels.get(kernel.key) is not kernel:
+            raise Refused("The kernel was started again, or taken over; ask for its row.")
 
 
 async def stopped(task: asyncio.Task[Any] | None) -> None:
