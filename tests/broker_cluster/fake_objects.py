@@ -247,6 +247,8 @@ class FakeRules:
         self.held: dict[Key, Size] = {}
         self.lent: set[Key] = set()
         self.most: int | None = None
+        #: Of who asked last for each.
+        self.groups: dict[Key, frozenset[str]] = {}
 
     def why_not(self, wish: Wish) -> str | None:
         others = self.held.keys() - self.lent - {wish.key}
@@ -254,7 +256,8 @@ class FakeRules:
             return f"You may hold {self.most} shares."
         return None
 
-    def reserve(self, wish: Wish) -> str | None:
+    def reserve(self, wish: Wish, *, anew: bool = False) -> str | None:
+        self.groups[wish.key] = wish.groups
         refusal = self.why_not(wish)
         if refusal is None:
             self.held[wish.key] = wish.size

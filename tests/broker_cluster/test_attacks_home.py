@@ -188,3 +188,16 @@ async def test_an_order_about_a_kernel_that_was_taken_over_meanwhile_is_refused(
     with pytest.raises(Refused):
         await asyncio.wait_for(taking, 10)
     assert not held(home)[0].lent and not home.rules.lent
+
+
+async def test_limits_go_by_the_groups_that_the_hub_tells_now(home: FakeHome) -> None:
+    """Who has left a group takes no share by its right, however old the kernel is."""
+    ann = home.user("ann", groups=["staff"])
+    row = await ann.start()
+    attempt = {"attempt": row["attempt"]}
+    key = ("ann", "", "k")
+    assert home.rules.groups[key] == {"staff"}
+    home.hub.tokens[ann.token]["groups"] = []
+    home.clock.now += 30
+    await ann.ok("POST", "/v1/shares/k/change", {**attempt, "size": "1/2", "dry_run": False})
+    assert home.rules.groups[key] == frozenset()

@@ -45,6 +45,15 @@ def test_all_that_the_registry_needs_is_on_the_pod() -> None:
     assert found.plan.keys is None
 
 
+def test_groups_are_known_again_however_many_there_are() -> None:
+    """Or a limit of one of them would not hold after a restart."""
+    groups = frozenset(f"a group of an organisation with a long name {n}" for n in range(200))
+    owner = owner_of(ANN, "b" * 32, groups)
+    labels = Labels(owner.server, "k", "attempt", owner.notes)
+    found = found_on({"metadata": labels.metadata("pod-1", "kernel", size="1/4")})
+    assert found is not None and found.groups == groups
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -90,7 +90,7 @@ class Registry(Lives):
         if kernel is None and len(servers) >= _MOST_ROWS:
             raise Refused("Your server has too many kernels; end some of them.")
         # No await from here to where it is in the registry: two at once never pass a limit.
-        refusal = self._rules.reserve(Wish(key, plan.size, groups))
+        refusal = self._rules.reserve(Wish(key, plan.size, groups), anew=kernel is not None)
         if refusal is not None:
             raise Refused(refusal)
         if kernel is not None:
@@ -487,6 +487,11 @@ class Registry(Lives):
             if leaving.attempt == attempt and leaving.settling is not None:
                 await asyncio.wait({leaving.settling}, timeout=_PATIENCE)
         return all(each.attempt != attempt for each in self._leaving.get(key, ()))
+
+    def hear_groups(self, process: Process, groups: frozenset[str]) -> None:
+        """The Hub's word about the groups of a server's user: limits go by the last one."""
+        for kernel in self._servers.get((process.user, process.server), {}).values():
+            kernel.groups = groups
 
     def hear_idle(self, process: Process, vacated: Collection[str]) -> None:
         """A process has named its idle kernels.

@@ -158,6 +158,7 @@ class _Handler(CallerHandler):
         process = Process(self.caller.user, self.server(), self.instance)
         if not self.registry.presence.hear(process):
             self.refuse(429, "Your server has too many processes; end some of them.")
+        self.registry.hear_groups(process, self.caller.groups)
         return process
 
     def told_instance(self) -> str:
