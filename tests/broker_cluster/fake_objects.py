@@ -66,6 +66,7 @@ class FakeObjects:
         #: As real ones they know of their share when they have settled.
         self.adopted = self.was_lent = False
         self.on_leave: Callable[[], None] = lambda: None
+        self.on_make: Callable[[], object] = lambda: None
         self.gone_keys: Keys | None = plan.keys
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._removed = asyncio.Event()
@@ -84,6 +85,7 @@ class FakeObjects:
 
     async def make(self, *, held_back: bool = False) -> None:
         self.made = True
+        self.on_make()
         self.held_back = held_back
         await self.cluster.answers.wait()
         self.plan = replace(self.plan, keys=None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from fake_objects import FakeObjects
 from homes import FakeHome, User, fake_home, held
 from waiting import eventually
 
@@ -201,3 +203,24 @@ async def test_limits_go_by_the_groups_that_the_hub_tells_now(home: FakeHome) ->
     home.clock.now += 30
     await ann.ok("POST", "/v1/shares/k/change", {**attempt, "size": "1/2", "dry_run": False})
     assert home.rules.groups[key] == frozenset()
+
+
+async def test_the_next_pod_is_made_when_the_last_one_is_to_end_and_not_before(
+    home: FakeHome, ann: User
+) -> None:
+    """A broker that is killed in between leaves one pod of a kernel, not two."""
+    home.cluster.room.clear()
+    await ann.ok("PUT", "/v1/shares/k", ann.plan())
+    (first,) = held(home)
+    seen = []
+    make = first.cluster.make
+
+    def watched(*args: Any) -> FakeObjects:
+        objects = make(*args)
+        objects.on_make = lambda: seen.append(first.name in home.cluster.pods)
+        return objects
+
+    home.registry._make = watched
+    await ann.ok("PUT", "/v1/shares/k", ann.plan())
+    await eventually(lambda: seen, "it is made")
+    assert seen == [False]

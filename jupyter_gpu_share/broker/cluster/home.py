@@ -34,7 +34,7 @@ from .admin import Administration
 from .admin_routes import admin_routes
 from .kernel import Kernel
 from .kernels import Registry
-from .owners import Found, found_on, groups_of, is_brokered, key_of_owner
+from .owners import Found, found_on, groups_of, is_brokered, key_of_owner, newest
 from .page import Overview
 from .presence import Process
 from .program import ClusterBroker
@@ -121,6 +121,8 @@ class ClusterHome:
         self.administration = Administration(self.rules, kernels)
         self._reclaims = Reclaims(self.rules, kernels)
         self._sweeper: Sweeper | None = None
+        #: Pods that an earlier broker has left beside newer ones of the same kernels.
+        self._spare: list[_Objects] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._moving: asyncio.Task[None] | None = None
         self._ready = False
@@ -175,7 +177,14 @@ class ClusterHome:
 
     async def _rebuild(self) -> None:
         """Make the registry from the cluster."""
-        found = [each for pod in self.cluster.pods.objects.values() if (each := found_on(pod))]
+        pods = self.cluster.pods.objects.values()
+        found, spare = newest(each for pod in pods if (each := found_on(pod)))
+        for each in spare:
+            _log.warning("Kernel %s has two pods; %s ends", each.key.kernel_id, each.name)
+            objects = self._make(each.owner, each.plan, each.name)
+            objects.made = True
+            self._spare.append(objects)
+            await objects.delete()
         for begin in range(0, len(found), _AT_ONCE):
             kernels = [self._restore(each) for each in found[begin : begin + _AT_ONCE]]
             told = [asyncio.create_task(each.begun.wait()) for each in kernels]
@@ -201,6 +210,8 @@ class ClusterHome:
         if self._sweeper is not None:
             await self._sweeper.close()
         await self.registry.close()
+        for objects in self._spare:
+            await objects.close()
         with suppress(GpuShareError):
             await self.rules.save()
         await self.cluster.close()

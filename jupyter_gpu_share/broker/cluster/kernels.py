@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 #: Seconds that an answer waits for what the cluster was asked to write.
 _PATIENCE = 5.0
+#: Seconds after which a start says that it waits for the end of the last pod.
+_SOON = 1.0
 #: Seconds between two tries to find out how far a kernel is: doubled up to the longest.
 _AGAIN, _LONGEST = 1.0, 15.0
 #: Rows of one server, those of ended kernels among them.
@@ -167,10 +169,13 @@ class Registry(Lives):
     async def _left(self, kernel: Kernel) -> None:
         """Wait until the cluster has told that earlier pods of the kernel are to end."""
         for earlier in list(self._leaving.get(kernel.key, ())):
-            if earlier.objects.unanswered:
+            ending = earlier.settling
+            assert ending is not None  # it is set where it was taken out of the registry
+            await asyncio.wait({ending}, timeout=_SOON)
+            if not ending.done():
                 kernel.reason = "The cluster has not told yet what became of the last pod."
                 self.changed(kernel)
-            await earlier.objects.settled()
+                await asyncio.wait({ending})
 
     def restore(
         self,
