@@ -4,7 +4,9 @@ kernels with a fake cluster."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -224,3 +226,35 @@ async def test_the_next_pod_is_made_when_the_last_one_is_to_end_and_not_before(
     await ann.ok("PUT", "/v1/shares/k", ann.plan())
     await eventually(lambda: seen, "it is made")
     assert seen == [False]
+
+
+async def test_one_user_cannot_fill_the_brokers_memory(
+    home: FakeHome, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stream that nobody reads holds all rows of a server."""
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.presence._MOST_OF_USER", 5)
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.kernels._MOST_ROWS", 2)
+    path = "\N{SNAKE}" * 4096
+    row = await ann.ok("PUT", "/v1/shares/a", ann.plan(info={"kernel_name": "p", "path": path}))
+    assert len(json.dumps(row)) < 5000
+    await ann.until("a", "ready")
+    lab = home.user("ann", "lab")
+    await lab.start("b")
+    assert (await lab.refused("PUT", "/v1/shares/c", lab.plan()))[0] == 409
+    assert (await ann.ask("PUT", "/v1/shares/a", ann.plan()))[0] == 201, "one in its place"
+    async with AsyncExitStack() as streams:
+        for n in range(5):
+            each = [ann, ann.again(), lab][n % 3]
+            heard = await streams.enter_async_context(each.events(instance=True))
+            await anext(heard)
+        for each in (ann.again(), home.user("ann", "third")):
+            heard = await streams.enter_async_context(each.events(instance=True))
+            assert [event async for event in heard] == []
+            assert each.last_stream.startswith("HTTP/1.1 429")
+        bob = await streams.enter_async_context(home.user("bob").events(instance=True))
+        await anext(bob)
+
+
+async def test_a_number_without_end_is_no_number(home: FakeHome, ann: User) -> None:
+    await ann.start()
+    assert (await ann.refused("GET", f"/v1/shares/k/log?lines={'9' * 5000}"))[0] == 400

@@ -94,6 +94,16 @@ async def test_who_says_that_it_ends_is_gone_at_once_though_its_stream_is_open()
     assert world.gone == [ANN, ANN]
 
 
+async def test_who_comes_and_goes_all_the_time_leaves_nothing_behind() -> None:
+    world = World()
+    for _ in range(100):
+        world.presence.hear(ANN)
+        world.presence.leaves(ANN)
+        world.pass_time(0)
+    assert world.gone == [ANN] * 100
+    assert len(world.presence._due) <= 2
+
+
 async def test_while_nobody_can_be_heard_nobody_is_gone() -> None:
     world = World()
     world.presence.hear(ANN)

@@ -137,6 +137,23 @@ async def test_one_user_does_not_keep_others_out(service: Service) -> None:
     assert (await service.told("GET", WHO, token=ANN))[0] == 200
 
 
+async def test_who_hangs_up_is_counted_until_their_request_is_done(service: Service) -> None:
+    """What is worked on costs the same, whether or not anybody waits for it."""
+    under_way = service.server.request_callback.settings["under_way"]  # type: ignore[attr-defined]
+    service.home.gate.clear()
+    for number in range(1, 4):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        lines = [f"GET {WHO} HTTP/1.1", "Host: x", f"Authorization: token {ANN}"]
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        await eventually(lambda n=number: under_way["ann"] == n, "it is worked on")
+        writer.close()
+        await writer.wait_closed()
+    await eventually(lambda: not service.server._users, "they have hung up")
+    assert under_way["ann"] == 3
+    service.home.gate.set()
+    await eventually(lambda: not under_way, "all are done")
+
+
 async def test_while_one_has_too_many_another_is_served(service: Service) -> None:
     service.home.gate.clear()
     many = [asyncio.create_task(service.told("GET", WHO, token=ANN)) for _ in range(32)]

@@ -41,7 +41,7 @@ _PATIENCE = 5.0
 _SOON = 1.0
 #: Seconds between two tries to find out how far a kernel is: doubled up to the longest.
 _AGAIN, _LONGEST = 1.0, 15.0
-#: Rows of one server, those of ended kernels among them.
+#: Rows of one user, those of ended kernels among them.
 _MOST_ROWS = 500
 
 
@@ -88,9 +88,8 @@ class Registry(Lives):
             raise Refused("Another server has a kernel with this id; start a new one.")
         if kernel is not None and not kernel.phase.over:
             self._check_free(kernel, process)
-        servers = self._servers.get((key.user, key.server), {})
-        if kernel is None and len(servers) >= _MOST_ROWS:
-            raise Refused("Your server has too many kernels; end some of them.")
+        if kernel is None and len(self.of_user(key.user)) >= _MOST_ROWS:
+            raise Refused("You have too many kernels, on all of your servers; end some of them.")
         # No await from here to where it is in the registry: two at once never pass a limit.
         refusal = self._rules.reserve(Wish(key, plan.size, groups), anew=kernel is not None)
         if refusal is not None:

@@ -410,7 +410,7 @@ class _Log(_Handler):
     @told
     async def get(self, kernel_id: str) -> None:
         lines = self.get_query_argument("lines", "10")
-        if not lines.isdecimal() or not 0 < int(lines) <= _MOST_LINES:
+        if not lines.isdecimal() or len(lines) > 9 or not 0 < int(lines) <= _MOST_LINES:
             raise Malformed(f"The parameter lines is a number up to {_MOST_LINES}.")
         kernel = self.registry.of_server(self.process(), kernel_id_of(kernel_id))
         self.answer({"text": await kernel.objects.last_words(int(lines))})
@@ -428,7 +428,7 @@ class _EventStream(_Handler):
         # One that does not say which it is holds up nobody's end, and is counted all the same.
         process = self.process() if instance else Process(*whose, "")
         if not self.registry.presence.room_for_stream(process):
-            self.refuse(429, "Your server has too many streams of events; end some of them.")
+            self.refuse(429, "You have too many streams of events; end some of your programs.")
         with (
             suppress(StreamClosedError, asyncio.CancelledError),
             self.registry.presence.stream(process),
