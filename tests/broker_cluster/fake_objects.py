@@ -37,10 +37,12 @@ class FakeCluster:
         #: Pods that have ended, by name.
         self.over: dict[str, Exit] = {}
         self.refuses_give_back = False
+        #: What the cluster answers first when a share is given back.
+        self.not_now: list[Exception] = []
         #: How many times the answer is lost that a pod was taken over.
         self.lost_adoptions = 0
-        #: How many times the cluster is away when it is looked for what holds a share.
-        self.unsettled = 0
+        #: What the cluster answers first when it is looked for what holds a share.
+        self.unsettled: list[Exception] = []
 
     def make(self, owner: Owner, plan: KernelPlan, name: str = "") -> FakeObjects:
         return FakeObjects(self, owner, plan, name)
@@ -118,6 +120,8 @@ class FakeObjects:
         if self.name not in self.cluster.pods:
             raise Unfinished("The broker began anew while the kernel started.")
         await asyncio.sleep(0.01)  # it asks the cluster
+        if self.cluster.unsettled:
+            raise self.cluster.unsettled.pop()
         before = self.cluster.pods[self.name]
         self.made, self.share, self.lent = True, before.share, before.lent
         self.cluster.pods[self.name] = self
@@ -147,8 +151,7 @@ class FakeObjects:
 
     async def settle(self, report: Report) -> None:
         if self.cluster.unsettled:
-            self.cluster.unsettled -= 1
-            raise Unreachable("The Kubernetes API did not answer.")
+            raise self.cluster.unsettled.pop()
         self.adopted, self.lent = False, self.was_lent
         if self.lent:
             report(Waiting(QueuePosition(1, 1), "No room."))
@@ -157,6 +160,8 @@ class FakeObjects:
         self.share = SHARE
 
     async def give_back(self) -> None:
+        if self.cluster.not_now:
+            raise self.cluster.not_now.pop()
         if self.cluster.refuses_give_back:
             raise EngineError("The cluster refuses that.")
         self.lent = True

@@ -18,6 +18,13 @@ from waiting import eventually
 from jupyter_gpu_share.broker.cluster.refusals import Refused
 from jupyter_gpu_share.engines.base import Connection
 from jupyter_gpu_share.engines.kubernetes._parked import Parked
+from jupyter_gpu_share.engines.kubernetes.api import (
+    Forbidden,
+    QuotaExceeded,
+    ServerTrouble,
+    Unauthorized,
+    Unreachable,
+)
 
 
 @pytest.fixture
@@ -98,12 +105,21 @@ async def test_nothing_is_left_where_the_answer_was_lost_and_nobody_comes_back()
         await ann.start()
         home.cluster.lost_adoptions = 1
         home.gone(ann)
-        await eventually(lambda: not held(home), "it was ended as it could not be parked")
+        await eventually(lambda: not held(home), "it is not kept for ever")
         assert not home.rules.held
 
 
 async def parks(connection: Connection, before: str) -> Parked:
     return Parked(True)
+
+
+TROUBLES = [
+    Unreachable("The Kubernetes API did not answer."),
+    ServerTrouble("The Kubernetes API has a problem."),
+    Forbidden("The broker may not read pods."),
+    Unauthorized("The token is too old."),
+    QuotaExceeded("The quota is used up."),
+]
 
 
 async def adopted(home: FakeHome, ann: User, *, lent: bool) -> tuple[User, str]:
@@ -132,12 +148,29 @@ async def test_before_the_agent_has_answered_no_share_is_asked_for(
 async def test_a_cluster_that_does_not_answer_ends_no_kernel_that_is_taken_over(
     home: FakeHome, ann: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.kernels._AGAIN", 0.01)
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.lives._AGAIN", 0.01)
     second, attempt = await adopted(home, ann, lent=False)
-    home.cluster.unsettled = 3
+    home.cluster.unsettled = list(TROUBLES)
     await second.ok("POST", "/v1/shares/k/settle", {"attempt": attempt})
     await second.until("k", "ready")
-    assert home.cluster.unsettled == 0 and held(home)
+    assert not home.cluster.unsettled and held(home)
+
+
+async def test_a_cluster_that_refuses_for_a_moment_ends_no_kernel_at_a_restart(
+    home: FakeHome, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.lives._AGAIN", 0.01)
+    await ann.start()
+    (old,) = home.registry
+    await home.registry.close()
+    home.cluster.unsettled = list(TROUBLES)
+    second = home._registry()
+    kernel = second.restore(
+        old.key, old.attempt, old.plan, old.objects.owner, old.groups, old.objects.name, ran=True
+    )
+    await eventually(lambda: kernel.phase.value == "ready", "it is known again")
+    assert not home.cluster.unsettled and held(home)
+    await second.close()
 
 
 async def test_who_waits_for_a_share_and_is_not_heard_for_a_while_can_ask_again(
@@ -258,3 +291,44 @@ async def test_one_user_cannot_fill_the_brokers_memory(
 async def test_a_number_without_end_is_no_number(home: FakeHome, ann: User) -> None:
     await ann.start()
     assert (await ann.refused("GET", f"/v1/shares/k/log?lines={'9' * 5000}"))[0] == 400
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: type(trouble).__name__)
+async def test_a_cluster_in_trouble_costs_nobodys_variables_when_a_server_stops(
+    trouble: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.lives._AGAIN", 0.01)
+    async with fake_home(parking=parks) as home:
+        ann = home.user("ann")
+        await ann.start()
+        home.cluster.lost_adoptions, home.cluster.unsettled = 2, [trouble] * 2
+        home.gone(ann)
+        await ann.again().until("k", "released")
+        assert held(home)[0].lent and not home.cluster.unsettled
+
+
+async def test_what_the_cluster_goes_on_refusing_ends_the_kernel_with_its_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.lives._AGAIN", 0.01)
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.lives._REFUSALS", 0.05)
+    async with fake_home(parking=parks) as home:
+        ann = home.user("ann")
+        await ann.start()
+        home.cluster.unsettled = [Forbidden("The broker may not read pods.")] * 1000
+        home.gone(ann)
+        await ann.again().until("k", "ended")
+        await eventually(lambda: not held(home), "its pod has ended")
+
+
+async def test_a_share_that_cannot_be_given_back_at_the_moment_costs_no_variables(
+    home: FakeHome, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.lives._AGAIN", 0.01)
+    await ann.start()
+    idle = {"idle_seconds": 5, "keep_seconds": None, "vacated": True}
+    await ann.ok("PUT", "/v1/idle", {"kernels": {"k": idle}})
+    home.cluster.not_now = list(TROUBLES)
+    home.gone(ann)
+    await ann.again().until("k", "released")
+    assert held(home)[0].lent and not home.cluster.not_now

@@ -142,7 +142,7 @@ async def test_who_hangs_up_is_counted_until_their_request_is_done(service: Serv
     under_way = service.server.request_callback.settings["under_way"]  # type: ignore[attr-defined]
     service.home.gate.clear()
     for number in range(1, 4):
-        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port)
         lines = [f"GET {WHO} HTTP/1.1", "Host: x", f"Authorization: token {ANN}"]
         writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         await eventually(lambda n=number: under_way["ann"] == n, "it is worked on")

@@ -11,18 +11,17 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from ..._threads import to_the_end
 from ...allocations import Share
 from ...engines.base import Connection, Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
 from ...engines.kubernetes._parked import Parked
-from ...engines.kubernetes.api import ServerTrouble, TooManyRequests, Unreachable
 from ...errors import GpuShareError, KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
-from .lives import Lives, stopped
+from .lives import STOPPED, Lives, stopped
 from .owners import owner_of
 from .presence import Process
 from .refusals import Refused
@@ -33,14 +32,10 @@ __all__ = ["Registry"]
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 #: Seconds that an answer waits for what the cluster was asked to write.
 _PATIENCE = 5.0
 #: Seconds after which a start says that it waits for the end of the last pod.
 _SOON = 1.0
-#: Seconds between two tries to find out how far a kernel is: doubled up to the longest.
-_AGAIN, _LONGEST = 1.0, 15.0
 #: Rows of one user, those of ended kernels among them.
 _MOST_ROWS = 500
 
@@ -228,18 +223,6 @@ class Registry(Lives):
         words = "The broker was started again and reads on"
         return await self._patiently(kernel, kernel.objects.recall, words)
 
-    async def _patiently(self, kernel: Kernel, work: Callable[[], Awaitable[T]], words: str) -> T:
-        """Do what may be done twice, and again while the cluster is away: that ends no kernel."""
-        pause = _AGAIN
-        while True:
-            try:
-                return await work()
-            except (Unreachable, ServerTrouble, TooManyRequests) as error:
-                kernel.reason = f"{words}: {error}"
-                self.changed(kernel)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST)
-
     async def adopt(self, process: Process, kernel_id: str, attempt: str, before: str) -> Kernel:
         """Have a kernel of an earlier process of this very server be this process's.
 
@@ -298,19 +281,32 @@ class Registry(Lives):
             return kernel, "This JupyterHub keeps no variables in place."
         before = kernel.instance
         process = Process(kernel.key.user, kernel.key.server, self._instance)
+
+        async def adopt() -> Kernel:
+            if self._kernels.get(kernel.key) is not kernel or kernel.phase.over:
+                raise Refused("The kernel has ended.")
+            return await self._adopt(kernel, process, kernel.attempt)
+
         try:
-            new = await self._adopt(kernel, process, kernel.attempt)
+            new = await self._while_stopped(kernel, adopt)
         except GpuShareError as error:
             return kernel, str(error)
+
+        async def connection() -> Connection:
+            return await new.objects.connection(new.address or "")
+
+        async def give_back() -> None:
+            await new.objects.recall()  # what holds the share
+            await to_the_end(new.objects.give_back())
+
         async with new.lock:
-            new.reason = "Its server has stopped: the kernel leaves its GPU."
+            new.reason = f"{STOPPED}: the kernel leaves its GPU."
             try:
-                connection = await new.objects.connection(new.address or "")
-                parked = await self._parking(connection, before)
+                found = await self._while_stopped(new, connection)
+                parked = await self._parking(found, before)
                 if not parked.vacated:
                     return new, parked.why
-                await new.objects.recall()  # what holds the share
-                await to_the_end(new.objects.give_back())
+                await self._while_stopped(new, give_back)
             except GpuShareError as error:
                 return new, str(error)
             new.reason = ""
