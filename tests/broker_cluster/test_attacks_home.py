@@ -16,6 +16,7 @@ from homes import FakeHome, User, fake_home, held
 from waiting import eventually
 
 from jupyter_gpu_share.broker.cluster.refusals import Refused
+from jupyter_gpu_share.broker.cluster.ruling import Key
 from jupyter_gpu_share.engines.base import Connection
 from jupyter_gpu_share.engines.kubernetes._parked import Parked
 from jupyter_gpu_share.engines.kubernetes.api import (
@@ -332,3 +333,25 @@ async def test_a_share_that_cannot_be_given_back_at_the_moment_costs_no_variable
     home.gone(ann)
     await ann.again().until("k", "released")
     assert held(home)[0].lent and not home.cluster.not_now
+
+
+async def test_one_user_does_not_have_all_threads_reckon_for_them(
+    home: FakeHome, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way: list[str] = []
+    go_on = asyncio.Event()
+
+    async def fits(key: Key, groups: Any, sizes: Any) -> list[None]:
+        under_way.append(key.user)
+        await go_on.wait()
+        return [None for _ in sizes]
+
+    monkeypatch.setattr(home.seen, "fits", fits)
+    body = {"kernel_id": None, "sizes": ["1/4"]}
+    asked = [asyncio.create_task(ann.ok("POST", "/v1/fits", body)) for _ in range(5)]
+    await eventually(lambda: under_way, "one of them is reckoned")
+    asked.append(asyncio.create_task(home.user("bob").ok("POST", "/v1/fits", body)))
+    await eventually(lambda: "bob" in under_way, "another user's is, too")
+    assert under_way == ["ann", "bob"]
+    go_on.set()
+    assert await asyncio.gather(*asked) == [[None]] * 6

@@ -6,9 +6,10 @@ import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
+from weakref import WeakValueDictionary
 
 from tornado.iostream import IOStream, StreamClosedError
 
@@ -109,6 +110,8 @@ class Desk:
     events: Events
     seen: Seen
     settings: KubernetesSettings
+    #: Held by a user's request that takes long to reckon, so that no user has all threads.
+    reckoning: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
 
 def routes(desk: Desk) -> Sequence[Route]:
@@ -229,7 +232,10 @@ class _Fits(_Handler):
         key = Key(self.caller.user, self.caller.server or "", "")
         if kernel_id is not None:
             key = Key(self.caller.user, self.server(), kernel_id_of(kernel_id))
-        self.answer(await self.desk.seen.fits(key, self.caller.groups, sizes))
+        lock = self.desk.reckoning.setdefault(self.caller.user, asyncio.Lock())
+        async with lock:
+            found = await self.desk.seen.fits(key, self.caller.groups, sizes)
+        self.answer(found)
 
 
 class _Rounding(_Handler):
