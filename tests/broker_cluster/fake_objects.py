@@ -11,6 +11,7 @@ from typing import Any
 from jupyter_gpu_share.allocations import Device, Isolation, QueuePosition, Share
 from jupyter_gpu_share.broker.cluster.ruling import Key, Wish
 from jupyter_gpu_share.engines.base import Connection, Exit, Removal, Report, Starting, Waiting
+from jupyter_gpu_share.engines.kubernetes._names import SERVER, label
 from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Keys, Owner, Unfinished
 from jupyter_gpu_share.engines.kubernetes.api import Unreachable
 from jupyter_gpu_share.errors import EngineError
@@ -244,7 +245,7 @@ class FakeObjects:
         pass
 
     def owns(self, obj: dict[str, Any]) -> bool:
-        return True
+        return label(obj, SERVER) == self.owner.server
 
 
 class FakeRules:

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from waiting import eventually
 from jupyter_gpu_share.broker.cluster.refusals import Refused
 from jupyter_gpu_share.broker.cluster.ruling import Key
 from jupyter_gpu_share.engines.base import Connection
+from jupyter_gpu_share.engines.kubernetes._names import SERVER, hub_server_name
 from jupyter_gpu_share.engines.kubernetes._parked import Parked
 from jupyter_gpu_share.engines.kubernetes.api import (
     Forbidden,
@@ -355,3 +357,76 @@ async def test_one_user_does_not_have_all_threads_reckon_for_them(
     assert under_way == ["ann", "bob"]
     go_on.set()
     assert await asyncio.gather(*asked) == [[None]] * 6
+
+
+ODD: list[Any] = [
+    None, True, -1, 0, 1e300, float("inf"), float("nan"), 10**400, "", "\x00", "\ud800", "x" * 9000,
+    "1e999", [], {}, [[]], {"a": 1}, "\r\nX: y", "²", "1/0", "-1", "9" * 90 + "/1", "../..",
+]  # fmt: skip
+
+
+async def test_nothing_that_is_sent_meets_an_error_of_the_brokers_own(
+    home: FakeHome, ann: User, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = await ann.start()
+    known = {"attempt": row["attempt"]}
+    plan = ann.plan()
+    requests: list[tuple[str, str, Any]] = []
+    for odd in ODD:
+        idle = {"idle_seconds": odd, "keep_seconds": odd, "vacated": odd, "size": odd, "kept": odd}
+        requests += [
+            *(("PUT", "/v1/idle", {"kernels": {"k": {name: idle[name]}}}) for name in idle),
+            ("PUT", "/v1/idle", {"kernels": odd}),
+            ("PUT", "/v1/idle", {"kernels": {str(odd)[:99]: {"idle_seconds": 1}}}),
+            *(("PUT", "/v1/shares/odd", {**plan, name: odd}) for name in plan),
+            *(
+                ("PUT", "/v1/shares/odd", {**plan, "pod": {**plan["pod"], name: odd}})
+                for name in plan["pod"]
+            ),
+            *(
+                ("PUT", "/v1/shares/odd", {**plan, "info": {**plan["info"], name: odd}})
+                for name in plan["info"]
+            ),
+            ("POST", "/v1/shares/k/change", {**known, "size": odd, "dry_run": True}),
+            ("POST", "/v1/shares/k/leaving", {**known, "grace": odd}),
+            ("POST", "/v1/shares/k/adopt", {"attempt": odd, "before": odd}),
+            ("PATCH", "/v1/shares/k", {**known, "path": odd}),
+            ("POST", "/v1/fits", {"kernel_id": odd, "sizes": [odd]}),
+            ("POST", "/v1/fits", {"kernel_id": None, "sizes": odd}),
+            ("POST", "/v1/rounding", {"size": odd}),
+        ]
+    for method, path, body in requests:
+        status, _ = await ann.ask(method, path, body)
+        assert status not in (500, 503), (method, path, str(body)[:200])
+    for path in ("log?lines=\u0663", "log?lines=%00", "log?lines=1e3", "connection?x=%ff", "%ff"):
+        status, _ = await ann.ask("GET", f"/v1/shares/k/{path}")
+        assert status != 500, path
+    for last in ("x-1", "-", f"{home.events._name}--1", f"{home.events._name}-{'9' * 30}"):
+        async with ann.events(last) as heard:
+            assert (await anext(heard))[1] == "reset"
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+async def test_two_kernels_of_one_id_are_told_apart_by_what_they_have(home: FakeHome) -> None:
+    """One was about to end when the broker was killed, and the other had begun."""
+    kernels = []
+    for user in ("ann", "mallory"):
+        await home.user(user).start(user)
+        (kernel,) = (each for each in home.registry if each.key.user == user)
+        kernels.append(kernel)
+    await home.registry.close()
+    second = home._registry()
+    for old in kernels:
+        key, plan = old.key._replace(kernel_id="same"), replace(old.plan, kernel_id="same")
+        owner = old.objects.owner  # type: ignore[attr-defined]
+        second.restore(key, old.attempt, plan, owner, old.groups, old.objects.name, ran=True)
+    for kernel in second:
+        await kernel.begun.wait()
+        obj = {"metadata": {"labels": {SERVER: hub_server_name(kernel.key.user, "")}}}
+        assert second.by_id("same", obj) is kernel
+    mallory = next(each for each in second if each.key.user == "mallory")
+    second.end_by_hand(mallory, "It ended.")
+    second._retire(mallory)
+    (ann,) = second
+    assert second.by_id("same") is ann
+    await second.close()

@@ -78,7 +78,7 @@ class Registry(Lives):
             return kernel, False
         if not self.presence.alive(process):
             raise Refused("This process has said that it ends; it starts nothing any more.")
-        if (whose := self._ids.get(plan.kernel_id, key)) != key:
+        if (whose := next(iter(self._ids.get(plan.kernel_id, {})), key)) != key:
             _log.warning("%s asked for a kernel id of %s", process.user, whose.user)
             raise Refused("Another server has a kernel with this id; start a new one.")
         if kernel is not None and not kernel.phase.over:
