@@ -11,6 +11,7 @@ from typing import Any
 from jupyter_gpu_share.allocations import Device, Isolation, QueuePosition, Share
 from jupyter_gpu_share.broker.cluster.ruling import Key, Wish
 from jupyter_gpu_share.engines.base import Connection, Exit, Removal, Report, Starting, Waiting
+from jupyter_gpu_share.engines.kubernetes._names import SERVER, label
 from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Keys, Owner, Unfinished
 from jupyter_gpu_share.engines.kubernetes.api import Unreachable
 from jupyter_gpu_share.errors import EngineError
@@ -37,8 +38,12 @@ class FakeCluster:
         #: Pods that have ended, by name.
         self.over: dict[str, Exit] = {}
         self.refuses_give_back = False
+        #: What the cluster answers first when a share is given back.
+        self.not_now: list[Exception] = []
         #: How many times the answer is lost that a pod was taken over.
         self.lost_adoptions = 0
+        #: What the cluster answers first when it is looked for what holds a share.
+        self.unsettled: list[Exception] = []
 
     def make(self, owner: Owner, plan: KernelPlan, name: str = "") -> FakeObjects:
         return FakeObjects(self, owner, plan, name)
@@ -64,6 +69,7 @@ class FakeObjects:
         #: As real ones they know of their share when they have settled.
         self.adopted = self.was_lent = False
         self.on_leave: Callable[[], None] = lambda: None
+        self.on_make: Callable[[], object] = lambda: None
         self.gone_keys: Keys | None = plan.keys
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._removed = asyncio.Event()
@@ -82,6 +88,7 @@ class FakeObjects:
 
     async def make(self, *, held_back: bool = False) -> None:
         self.made = True
+        self.on_make()
         self.held_back = held_back
         await self.cluster.answers.wait()
         self.plan = replace(self.plan, keys=None)
@@ -114,6 +121,8 @@ class FakeObjects:
         if self.name not in self.cluster.pods:
             raise Unfinished("The broker began anew while the kernel started.")
         await asyncio.sleep(0.01)  # it asks the cluster
+        if self.cluster.unsettled:
+            raise self.cluster.unsettled.pop()
         before = self.cluster.pods[self.name]
         self.made, self.share, self.lent = True, before.share, before.lent
         self.cluster.pods[self.name] = self
@@ -142,6 +151,8 @@ class FakeObjects:
         return Keys(KEY.encode()).connection(ip)
 
     async def settle(self, report: Report) -> None:
+        if self.cluster.unsettled:
+            raise self.cluster.unsettled.pop()
         self.adopted, self.lent = False, self.was_lent
         if self.lent:
             report(Waiting(QueuePosition(1, 1), "No room."))
@@ -150,6 +161,8 @@ class FakeObjects:
         self.share = SHARE
 
     async def give_back(self) -> None:
+        if self.cluster.not_now:
+            raise self.cluster.not_now.pop()
         if self.cluster.refuses_give_back:
             raise EngineError("The cluster refuses that.")
         self.lent = True
@@ -232,7 +245,7 @@ class FakeObjects:
         pass
 
     def owns(self, obj: dict[str, Any]) -> bool:
-        return True
+        return label(obj, SERVER) == self.owner.server
 
 
 class FakeRules:
@@ -242,6 +255,8 @@ class FakeRules:
         self.held: dict[Key, Size] = {}
         self.lent: set[Key] = set()
         self.most: int | None = None
+        #: Of who asked last for each.
+        self.groups: dict[Key, frozenset[str]] = {}
 
     def why_not(self, wish: Wish) -> str | None:
         others = self.held.keys() - self.lent - {wish.key}
@@ -249,7 +264,8 @@ class FakeRules:
             return f"You may hold {self.most} shares."
         return None
 
-    def reserve(self, wish: Wish) -> str | None:
+    def reserve(self, wish: Wish, *, anew: bool = False) -> str | None:
+        self.groups[wish.key] = wish.groups
         refusal = self.why_not(wish)
         if refusal is None:
             self.held[wish.key] = wish.size

@@ -175,6 +175,17 @@ async def test_a_refused_token_ends_its_process_and_no_other() -> None:
     assert all(world.presence.alive(process) for process in others)
 
 
+async def test_who_comes_and_goes_all_the_time_leaves_nothing_behind() -> None:
+    world = World()
+    for _ in range(100):
+        with world.presence.stream(ANN):
+            pass
+        world.presence.leaves(ANN)
+        world.pass_time(0)
+    assert world.gone == [ANN] * 100
+    assert len(world.presence._due) <= 2
+
+
 async def test_while_nobody_can_be_heard_nobody_is_gone() -> None:
     world = World()
     world.presence.hear(ANN)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ _MOST = 64
 _MOST_STREAMS = 8
 #: Processes that have said that they end, and are remembered: what they sent may come later.
 _MOST_OVER = 4096
+#: Streams of all of a user's processes at once: each costs memory for as long as it is not read.
+_MOST_OF_USER = 64
 
 
 class Process(NamedTuple):
@@ -175,6 +178,8 @@ class Presence:
         self._clock = clock
         self._signs: dict[Process, Signs] = {}
         self._count: dict[tuple[str, str], int] = {}
+        #: Streams that are open, by user.
+        self._streams: Counter[str] = Counter()
         #: When each is to be looked at again, the first first, and of each the one that counts.
         #: An end that has come to be later is found when the earlier one is looked at.
         self._due: list[tuple[float, Process]] = []
@@ -232,7 +237,8 @@ class Presence:
     def room_for_stream(self, process: Process) -> bool:
         """Whether the process may have one more stream open."""
         signs = self._signs.get(process)
-        return signs is None or signs.streams < _MOST_STREAMS
+        own = 0 if signs is None else signs.streams
+        return own < _MOST_STREAMS and self._streams[process.user] < _MOST_OF_USER
 
     @contextmanager
     def stream(self, process: Process) -> Iterator[None]:
@@ -241,9 +247,13 @@ class Presence:
         signs = self._signs.get(process) or self._new()
         born, streams = signs.born, signs.streams + 1
         self._note(process, replace(signs, streams=streams, left=False, proven=True))
+        self._streams[process.user] += 1
         try:
             yield
         finally:
+            self._streams[process.user] -= 1
+            if not self._streams[process.user]:
+                del self._streams[process.user]
             now, last = self._clock(), self._signs.get(process)
             if last is not None and last.born == born:
                 self._note(process, replace(last, streams=last.streams - 1, ended=now))
@@ -321,6 +331,9 @@ class Presence:
             return False
         self._next[process] = at
         heappush(self._due, (at, process))
+        if len(self._due) > 2 * len(self._next) + 2:
+            # What counts no more would stay for as long as a process has to come back.
+            self._due = sorted((at, process) for process, at in self._next.items())
         return True
 
     def _forget(self, process: Process) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
+from weakref import WeakValueDictionary
 
 from tornado.iostream import IOStream, StreamClosedError
 
@@ -109,6 +110,8 @@ class Desk:
     events: Events
     seen: Seen
     settings: KubernetesSettings
+    #: Held by a user's request that takes long to reckon, so that no user has all threads.
+    reckoning: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
 
 def routes(desk: Desk) -> Sequence[Route]:
@@ -163,6 +166,7 @@ class _Handler(CallerHandler):
             raise Refused("This process has said that it ends; its kernels are not its own now.")
         if not self.registry.presence.hear(process):
             self.refuse(429, "Your server has too many processes; end some of them.")
+        self.registry.hear_groups(process, self.caller.groups)
         self._asks = process
         return process
 
@@ -240,7 +244,10 @@ class _Fits(_Handler):
         key = Key(self.caller.user, self.caller.server or "", "")
         if kernel_id is not None:
             key = Key(self.caller.user, self.server(), kernel_id_of(kernel_id))
-        self.answer(await self.desk.seen.fits(key, self.caller.groups, sizes))
+        lock = self.desk.reckoning.setdefault(self.caller.user, asyncio.Lock())
+        async with lock:
+            found = await self.desk.seen.fits(key, self.caller.groups, sizes)
+        self.answer(found)
 
 
 class _Rounding(_Handler):
@@ -421,7 +428,7 @@ class _Log(_Handler):
     @told
     async def get(self, kernel_id: str) -> None:
         lines = self.get_query_argument("lines", "10")
-        if not lines.isdecimal() or not 0 < int(lines) <= _MOST_LINES:
+        if not lines.isdecimal() or len(lines) > 9 or not 0 < int(lines) <= _MOST_LINES:
             raise Malformed(f"The parameter lines is a number up to {_MOST_LINES}.")
         kernel = self.registry.of_server(self.process(), kernel_id_of(kernel_id))
         self.answer({"text": await kernel.objects.last_words(int(lines))})
@@ -439,7 +446,7 @@ class _EventStream(_Handler):
         # One that does not say which it is holds up nobody's end, and is counted all the same.
         process = self.process() if instance else Process(*whose, "")
         if not self.registry.presence.room_for_stream(process):
-            self.refuse(429, "Your server has too many streams of events; end some of them.")
+            self.refuse(429, "You have too many streams of events; end some of your programs.")
         with (
             suppress(StreamClosedError, asyncio.CancelledError),
             self.registry.presence.stream(process),
