@@ -58,7 +58,7 @@ def _held(cluster: Any, servers: str, kernels: str) -> None:
     name = "gpu-share-" + 32 * "0"
     labels = {
         "app.kubernetes.io/managed-by": "jupyter-gpu-share",
-        "gpu-share.jupyter.org/server": "hub-" + 16 * "0",
+        "gpu-share.jupyter.org/server": "hub-" + 32 * "0",
     }
     typed = {
         "metadata": {"name": name, "labels": labels},
@@ -77,7 +77,7 @@ def _held(cluster: Any, servers: str, kernels: str) -> None:
                 return False
         return True
 
-    wait_for(refused, "the admission policies hold the broker", 120, lambda: str(told))
+    wait_for(refused, "the admission policies hold the broker", 60, lambda: str(told))
 
 
 def kubectl(cluster: Any, *words: str, given: str | None = None) -> str:
