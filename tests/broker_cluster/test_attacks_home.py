@@ -430,3 +430,21 @@ async def test_two_kernels_of_one_id_are_told_apart_by_what_they_have(home: Fake
     (ann,) = second
     assert second.by_id("same") is ann
     await second.close()
+
+
+async def test_what_an_administrator_says_of_an_end_stays() -> None:
+    home: FakeHome
+
+    async def park(connection: Connection, before: str) -> Parked:
+        (kernel,) = home.registry
+        home.registry.end_by_hand(kernel, "An administrator ended the kernel.")
+        return Parked(False, "It did not leave its GPU.")
+
+    async with fake_home(parking=park) as home:
+        ann = home.user("ann")
+        await ann.start()
+        home.gone(ann)
+        await eventually(lambda: not held(home), "it has ended")
+        await home.registry.close()
+        (row,) = home.registry.rows("ann", "")
+        assert row["lost_work"] == "An administrator ended the kernel."

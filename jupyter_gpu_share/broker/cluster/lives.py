@@ -175,7 +175,7 @@ class Lives(Table):
                 kernel.phase = Phase.RELEASED
                 self._rules.gave_back(kernel.key)
                 self._keep(kernel)
-        else:
+        elif not kernel.lost_work:  # else somebody has ended it, and said why
             words = (
                 "Its server stopped while the kernel had its share: the kernel was ended, and its "
                 f"variables are gone. {why} Run the notebook again."
