@@ -430,3 +430,47 @@ async def test_two_kernels_of_one_id_are_told_apart_by_what_they_have(home: Fake
     (ann,) = second
     assert second.by_id("same") is ann
     await second.close()
+
+
+async def test_what_an_administrator_says_of_an_end_stays() -> None:
+    home: FakeHome
+
+    async def park(connection: Connection, before: str) -> Parked:
+        (kernel,) = home.registry
+        home.registry.end_by_hand(kernel, "An administrator ended the kernel.")
+        return Parked(False, "It did not leave its GPU.")
+
+    async with fake_home(parking=park) as home:
+        ann = home.user("ann")
+        await ann.start()
+        home.gone(ann)
+        await eventually(lambda: not held(home), "it has ended")
+        await home.registry.close()
+        (row,) = home.registry.rows("ann", "")
+        assert row["lost_work"] == "An administrator ended the kernel."
+
+
+@pytest.mark.parametrize("vacated", [True, False])
+async def test_who_comes_back_while_the_cluster_is_away_keeps_the_share(
+    vacated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would be given away from under a kernel that is used again."""
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.lives._AGAIN", 0.01)
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.lives._LONGEST", 0.01)
+    async with fake_home(parking=parks) as home:
+        ann = home.user("ann")
+        await ann.start()
+        idle = {"idle_seconds": 5, "keep_seconds": None, "vacated": vacated}
+        await ann.ok("PUT", "/v1/idle", {"kernels": {"k": idle}})
+        home.cluster.lost_adoptions = 1000
+        home.cluster.not_now = [Unreachable("The Kubernetes API did not answer.")] * 1000
+        home.gone(ann)
+        (kernel,) = home.registry
+        await eventually(lambda: "has stopped" in kernel.reason, "it is tried")
+        await ann.ok("PUT", "/v1/idle", {"kernels": {}})
+        await eventually(lambda: not kernel.lock.locked(), "nothing is tried any more")
+        home.cluster.lost_adoptions, home.cluster.not_now = 0, []
+        row = await ann.row()
+        assert row is not None and row["state"] == "ready" and row["instance"] == ann.instance
+        assert row["reason"] == ""
+        assert not held(home)[0].lent and not home.rules.lent

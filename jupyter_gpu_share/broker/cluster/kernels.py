@@ -21,7 +21,7 @@ from ...engines.kubernetes._parked import Parked
 from ...errors import GpuShareError, KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
-from .lives import STOPPED, Lives, stopped
+from .lives import STOPPED, CameBack, Lives, stopped
 from .owners import owner_of
 from .presence import Process
 from .refusals import Refused
@@ -289,6 +289,8 @@ class Registry(Lives):
 
         try:
             new = await self._while_stopped(kernel, adopt)
+        except CameBack:
+            raise
         except GpuShareError as error:
             return kernel, str(error)
 

@@ -20,7 +20,7 @@ from .refusals import Refused
 from .rows import Failure, Phase, failure_of
 from .table import Table
 
-__all__ = ["STOPPED", "Lives", "stopped"]
+__all__ = ["STOPPED", "CameBack", "Lives", "stopped"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,10 @@ _AGAIN, _LONGEST = 1.0, 15.0
 #: the kernel ends with it.
 _REFUSALS = 10.0
 STOPPED = "Its server has stopped"
+
+
+class CameBack(GpuShareError):  # noqa: N818
+    """A server is there again whose kernel was about to lose its share."""
 
 
 class Lives(Table):
@@ -162,12 +166,17 @@ class Lives(Table):
                 try:
                     await self._while_stopped(kernel, lambda: self._release(kernel))
                     fate = Fate.KEEP
+                except CameBack:
+                    return
                 except GpuShareError as error:
                     _log.warning("A share could not be given back: %s", error)
                     fate = Fate.END
             why = ""
             if fate is Fate.PARK:
-                kernel, why = await self._parked(kernel)
+                try:
+                    kernel, why = await self._parked(kernel)
+                except CameBack:
+                    return
                 fate = Fate.END if why else Fate.KEEP
         if fate is Fate.DELETE:
             self._retire(kernel)
@@ -176,7 +185,7 @@ class Lives(Table):
                 kernel.phase = Phase.RELEASED
                 self._rules.gave_back(kernel.key)
                 self._keep(kernel)
-        else:
+        elif not kernel.lost_work:  # else somebody has ended it, and said why
             words = (
                 "Its server stopped while the kernel had its share: the kernel was ended, and its "
                 f"variables are gone. {why} Run the notebook again."
@@ -216,8 +225,21 @@ class Lives(Table):
             pause = min(2 * pause, _LONGEST)
 
     async def _while_stopped(self, kernel: Kernel, work: Callable[[], Awaitable[T]]) -> T:
-        """Do what takes a share from a kernel without a server; see :meth:`_patiently`."""
-        return await self._patiently(kernel, work, STOPPED, _REFUSALS)
+        """Do what takes a share from a kernel without a server; see :meth:`_patiently`.
+
+        Raises
+        ------
+        CameBack: meanwhile the process whose it is was heard again, and goes on with it.
+        """
+
+        async def unless_it_is_back() -> T:
+            if self.presence.alive(kernel.process):
+                kernel.reason = ""
+                self.changed(kernel)
+                raise CameBack("The kernel's server is there again.")
+            return await work()
+
+        return await self._patiently(kernel, unless_it_is_back, STOPPED, _REFUSALS)
 
     @abstractmethod
     async def _parked(self, kernel: Kernel) -> tuple[Kernel, str]:
@@ -229,6 +251,10 @@ class Lives(Table):
         -------
         The kernel as it is in the table then, and why it still has its share: a sentence, empty
         where it has not.
+
+        Raises
+        ------
+        CameBack: its server is there again, and has it.
         """
 
     def _keep(self, kernel: Kernel) -> None:
