@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from uuid import uuid4
 
 import pytest
@@ -134,7 +135,10 @@ async def test_each_launch_ends_in_a_kernel_or_in_one_line(hub: HubOfCluster, se
         for user in everybody:
             assert len(user.ready) + len(user.lines) == EACH
             assert all("\n" not in line and line.endswith(".") for line in user.lines), user.lines
-            assert user.granted == sorted(user.granted), (user.name, user.granted)
+        # A kill may meet a start whose keys are on their way: it is asked for anew, and is later.
+        grants = [user.granted for user in everybody]
+        passed = sum(a > b for each in grants for a, b in pairwise(each))
+        assert passed <= kills, grants
         ready = sum(len(user.ready) for user in everybody)
         lines = [line for user in everybody for line in user.lines]
         assert ready >= USERS * EACH - kills, lines
