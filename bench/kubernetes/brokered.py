@@ -85,7 +85,7 @@ def _many(cluster: Cluster) -> list[Row]:
         launched = users("launch", KERNELS, ASKED, _SIZE)
         busy = broker.processor_seconds() - begun
         events = cluster.audit(since)
-        writes = sum(map(_is_write, events))
+        writes = sum(map(is_write, events))
         delays = sorted(_delays(events, launched["told"]))
         evicted = sorted(users("evict", EVICTED, _PAUSE))
         begun = broker.processor_seconds()
@@ -160,7 +160,7 @@ def _of_broker(event: Mapping[str, Any]) -> bool:
     return str(event.get("userAgent", "")).startswith(_AGENT)
 
 
-def _is_write(event: Mapping[str, Any]) -> bool:
+def is_write(event: Mapping[str, Any]) -> bool:
     """Whether an event of the audit log is one of the broker's writes for kernels.
 
     What it writes whether or not there are kernels is none: its own Lease, and its files once.
