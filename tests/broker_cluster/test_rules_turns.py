@@ -351,3 +351,41 @@ async def test_who_is_placed_has_passed_those_before_them(tmp_path: Path) -> Non
         rules.holds(small.key)
         clock.wait(PATIENCE / MINUTE)
         assert rules.turns.in_line()[0].overdue
+
+
+async def test_the_line_is_made_once_for_all_who_ask_in_a_second(tmp_path: Path) -> None:
+    """With a thousand kernels that wait each start would sort all of them."""
+    clock = Clock()
+    async with ruled(tmp_path, clock, count=1) as (rules, _):
+        wishes = [wish(f"user-{n % 10}", f"k{n}", "1") for n in range(50)]
+        for each in wishes:
+            assert rules.reserve(each) is None
+        made = 0
+        in_line = rules.turns.in_line
+
+        def counted() -> list[Turn]:
+            nonlocal made
+            made += 1
+            return in_line()
+
+        rules.turns.in_line = counted  # type: ignore[method-assign]
+        places = [rules.turns.place(each.key.text) for each in wishes]
+        assert {place[1] for place in places if place} == {50}
+        assert sorted(place[0] for place in places if place) == list(range(1, 51))
+        for each in wishes[:25]:
+            rules.holds(each.key)
+        assert made == 1
+        clock.wait(1)
+        assert rules.turns.place(wishes[0].key.text) is None
+        place = rules.turns.place(wishes[-1].key.text)
+        assert place is not None and place[1] == 25
+        assert made == 2
+
+
+async def test_who_asked_last_is_in_the_line_at_once(tmp_path: Path) -> None:
+    async with ruled(tmp_path, Clock(), count=1) as (rules, _):
+        for name in ("first", "second"):
+            one = wish("ann", name, "1")
+            assert rules.reserve(one) is None
+            assert rules.turns.place(one.key.text) is not None
+        assert rules.turns.place(one.key.text) == (2, 2)
