@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from ruled import MINUTE, START, Clock, FakeSight, Floor, hold, key, ruled, wish
 
 from jupyter_gpu_share.broker.claim import Claim
+from jupyter_gpu_share.broker.cluster import home
 from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
 from jupyter_gpu_share.broker.cluster.turns import NoRoom, turns
 from jupyter_gpu_share.broker.order import PATIENCE, Turn, gpus_by_user, line
 from jupyter_gpu_share.broker.standing import Standing
+from jupyter_gpu_share.engines.base import Waiting
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.idle.replay import Gpus
 from jupyter_gpu_share.size import Size
@@ -389,3 +391,26 @@ async def test_who_asked_last_is_in_the_line_at_once(tmp_path: Path) -> None:
             assert rules.reserve(one) is None
             assert rules.turns.place(one.key.text) is not None
         assert rules.turns.place(one.key.text) == (2, 2)
+
+
+async def test_who_waits_for_a_turn_is_told_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home, "_TOLD_FIRST", 0.01)
+    monkeypatch.setattr(home, "_TOLD_AGAIN", 0.01)
+    clock = Clock()
+    async with ruled(tmp_path, clock, count=1) as (rules, _):
+        order = home._Order(rules)
+        first, second = wish("ann", "first", "1"), wish("bob", "second", "1")
+        for each in (first, second):
+            assert rules.reserve(each) is None
+        told: list[Waiting] = []
+        waits = asyncio.create_task(order.wait(second.key, told.append))  # type: ignore[arg-type]
+        await eventually(lambda: told, "the place is told")
+        assert (told[0].queue.position, told[0].queue.of) == (2, 2)
+        rules.drop(first.key)
+        await rules.turns.decide()
+        await asyncio.wait_for(waits, 5)
+        order_of_one = len(told)
+        await asyncio.wait_for(order.wait(second.key, told.append), 5)  # type: ignore[arg-type]
+        assert len(told) == order_of_one, "its turn has come"
