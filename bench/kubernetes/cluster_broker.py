@@ -53,6 +53,8 @@ class FakeHub:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        # Who leaves before the answer is no matter.
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/hub/api"
         self._thread = threading.Thread(target=self._server.serve_forever, name="fake Hub")
         self._thread.start()
