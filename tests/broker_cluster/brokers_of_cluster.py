@@ -26,7 +26,7 @@ _BROKER = "import sys; from jupyter_gpu_share.cli import main; sys.exit(main(sys
 PREFIX = "/services/gpu-share"
 
 
-class _WhoseToken(web.RequestHandler):
+class WhoseToken(web.RequestHandler):
     def initialize(self, hub: FakeHub) -> None:
         self.hub = hub
 
@@ -108,7 +108,7 @@ class RunningClusterBroker:
 async def cluster_broker(*arguments: Any, **engine: Any) -> AsyncIterator[RunningClusterBroker]:
     """One that runs and is ready."""
     broker = RunningClusterBroker(*arguments, **engine)
-    hub = HTTPServer(web.Application([(r"/hub/api/user", _WhoseToken, {"hub": broker.hub})]))
+    hub = HTTPServer(web.Application([(r"/hub/api/user", WhoseToken, {"hub": broker.hub})]))
     listening, port = bind_unused_port()
     hub.add_socket(listening)
     broker.hub_url = f"http://127.0.0.1:{port}"

@@ -12,10 +12,14 @@ import yaml
 from charts import CHART, ETC, STANZAS
 from cluster.build import REPOSITORY
 from jsonschema import Draft7Validator
+from plans import body, kernel
+from traitlets.config import Config
 
 from jupyter_gpu_share._version import __version__
 from jupyter_gpu_share.broker.hub import ADMINISTRATOR, share_gpus_of_cluster
 from jupyter_gpu_share.cli._parser import make_parser
+from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
+from jupyter_gpu_share.engines.kubernetes._objects import HUB_USER
 
 ACCESS = "access:services!service=gpu-share"
 
@@ -142,11 +146,31 @@ def test_the_lists_that_would_take_the_place_of_others_are_named() -> None:
         assert path in named or (last == "scopes" and f"`{role}`" in named), path
 
 
+def blocks_of_docs() -> list[dict[str, Any]]:
+    """The values that the docs show."""
+    text = (REPOSITORY / "docs" / "jupyterhub.md").read_text()
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+def test_homes_are_mounted_by_the_users_name() -> None:
+    (settings,) = (
+        each["config"]["KubernetesEngine"]
+        for each in blocks_of_docs()
+        if "volumes" in each.get("config", {}).get("KubernetesEngine", {})
+    )
+    engine = KubernetesEngine(config=Config({"KubernetesEngine": settings}))
+    container = kernel(body(patches=engine.additions))
+    assert {"name": "homes", "mountPath": "/home/jovyan", "subPathExpr": "home/$(HUB_USER)"} in (
+        container["volumeMounts"]
+    )
+    (name,) = (each for each in container["env"] if each["name"] == "HUB_USER")
+    assert name["valueFrom"]["fieldRef"]["fieldPath"] == f"metadata.annotations['{HUB_USER}']"
+
+
 def test_what_the_docs_say_of_values_are_values() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    text = (REPOSITORY / "docs" / "jupyterhub.md").read_text()
-    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
-    assert len(blocks) == 3
+    blocks = blocks_of_docs()
+    assert len(blocks) == 4
     for values in blocks:
         ours = not values.keys() & {"hub", "proxy", "singleuser"}
         if ours:

@@ -84,7 +84,8 @@ async def examine(broker: HttpBroker) -> list[Finding]:
             Finding(
                 "warning",
                 "The broker sees no GPU in the cluster.",
-                "The administrator runs `jupyter gpu-share doctor` in the broker's pod.",
+                "The administrator runs: kubectl exec deployment/gpu-share-broker -n <namespace of "
+                "the Hub> -- jupyter-gpu-share doctor",
             )
         )
     if not machine.image and not machine.images:

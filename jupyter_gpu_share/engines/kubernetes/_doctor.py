@@ -65,11 +65,12 @@ async def _about_cluster(cluster: Cluster) -> list[Finding]:
         version = await cluster.api.version()
     except KubernetesError as error:
         return [Finding("error", str(error), how_to_reach(error))]
+    who = "" if cluster.everybody else f", this server is {cluster.server!r} there"
     found = [
         Finding(
             "ok",
             f"Kubernetes {version.get('gitVersion', '?')}, {cluster.api.access}; kernels run in "
-            f"the namespace {cluster.namespace!r}, this server is {cluster.server!r} there.",
+            f"the namespace {cluster.namespace!r}{who}.",
         ),
         Finding("ok", f"Shares come from the backend {cluster.backend.name}."),
     ]
