@@ -50,7 +50,7 @@ async def test_each_users_kernels_have_their_own_folder(
         row = await ann.start("a", "0")
         pod = cluster.api.get(f"/api/v1/namespaces/{namespace}/pods/{row['name']}")
         assert pod["status"]["phase"] == "Running"
-        volumes = Path(cluster.kubelet_folder) / "pods" / pod["metadata"]["uid"] / "volumes"
+        volumes = cluster.run / "kubelet" / "pods" / pod["metadata"]["uid"] / "volumes"
         (homes,) = volumes.glob("*/homes/home")
         assert [each.name for each in homes.iterdir()] == [name]
         await ann.ok("DELETE", f"/v1/shares/a?attempt={row['attempt']}")

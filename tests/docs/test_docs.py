@@ -52,7 +52,7 @@ CONFIGURED: dict[str, Any] = {
 MADE = {"build/bench.json", "build/browser"}
 #: What tells its own remedy, or is for who writes a client of the broker.
 UNEXPLAINED = {
-    *("__init__.py", "_settings.py", "_doctor.py", "_brokered_doctor.py"),
+    *("__init__.py", "_settings.py", "_doctor.py", "_brokered_doctor.py", "doctor.py"),
     *("admin_routes.py", "routes.py", "rows.py"),
 }
 #: What the engine says where nothing is wrong.
