@@ -264,6 +264,8 @@ class BrokeredLedger:
         try:
             answer = self._client.ask("PUT", "/v1/idle", {"kernels": rows})
         except BrokerAway:
+            # What was heard of those who wait counts still.
+            self._idle = replace(told, waiting=True)
             return told.still_wanted(idle)
         self._idle = answered(answer, idle, monotonic(), now)
         return self._idle.wanted
