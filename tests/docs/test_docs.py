@@ -69,7 +69,7 @@ STATES = {
 OF_PROTOCOL = {
     "The broker writes nothing before it has its Lease.",
     "The request needs the header …: 32 hexadecimal digits.",
-    "There is nothing at this address.",
+    "There is nothing at this address; the broker's begin with ….",
     "Without the service's name every token of the Hub would do.",
     "… has no kernel … ….",
     "… that holds a share.",

@@ -201,7 +201,8 @@ class CallerHandler(JsonHandler):
 class _Nothing(CallerHandler):
     @told
     async def prepare(self) -> None:
-        self.refuse(404, "There is nothing at this address.")
+        where = self.settings["prefix"]
+        self.refuse(404, f"There is nothing at this address; the broker's begin with {where}.")
 
 
 class _Health(JsonHandler):
@@ -243,6 +244,7 @@ def application(
         cookie_secret=secrets.token_bytes(32),
         callers=callers,
         home=home,
+        prefix=prefix,
         under_way=Counter(),
     )
 
