@@ -42,6 +42,7 @@ COPIED = (
 _OTHERS = {
     "Broker": {"bind", "folder", "home"},
     "KubernetesEngine": {"context", "kubeconfig", "namespace", "server_name", "service_account"},
+    "SizePolicy": {"max_total"},
 }
 _TEXT = {"type": "string"}
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"}

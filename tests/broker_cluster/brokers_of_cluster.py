@@ -38,9 +38,14 @@ class WhoseToken(web.RequestHandler):
 
 
 class RunningClusterBroker:
-    """``jupyter gpu-share broker`` with a kubeconfig, as it runs in a pod."""
+    """``jupyter gpu-share broker`` with a kubeconfig, as it runs in a pod.
 
-    def __init__(self, folder: Path, kubeconfig: Path, namespace: str, **engine: Any) -> None:
+    ``engine`` are settings of ``c.KubernetesEngine``, ``more`` is a line of the configuration.
+    """
+
+    def __init__(
+        self, folder: Path, kubeconfig: Path, namespace: str, more: str = "", **engine: Any
+    ) -> None:
         self.hub = FakeHub()
         self.token = uuid4().hex
         self.hub.tokens[self.token] = {**model("x"), "kind": "service", "name": "gpu-share"}
@@ -61,6 +66,7 @@ class RunningClusterBroker:
             'c.Broker.home = "cluster"',
             f'c.Broker.bind = "127.0.0.1:{self.port}"',
             f"c.Broker.folder = {str(folder / 'books')!r}",
+            more,
         ]
         self.configuration = folder / "broker_config.py"
         self.configuration.write_text("\n".join(lines))
