@@ -24,6 +24,8 @@ from jupyter_gpu_share.broker.cluster import doctor
 from jupyter_gpu_share.broker.cluster.doctor import examine
 from jupyter_gpu_share.cli import _broker, main
 from jupyter_gpu_share.engines.base import Finding
+from jupyter_gpu_share.engines.kubernetes._doctor import about_leases
+from jupyter_gpu_share.engines.kubernetes.backends._nodes import LET_READ
 
 TOKEN = "token-of-the-brokers-service"
 
@@ -98,6 +100,14 @@ def test_remedies_are_those_of_the_chart() -> None:
     )
     assert found.what == "The broker may not read Events."
     assert (found.fix or "").startswith("helm upgrade")
+    found = doctor._of_broker(
+        Finding("warning", "The Jupyter server may not read nodes.", LET_READ)
+    )
+    assert found.what == "The broker may not read nodes."
+    assert (found.fix or "").startswith("cluster.readPods: true")
+    for allowed, wanted in ((None, "kubectl get namespace"), (False, "adminAccess: true")):
+        (lacking,) = about_leases(["A100"], allowed, "kernels")
+        assert (doctor._of_broker(lacking).fix or "").startswith(wanted)
 
 
 def test_elsewhere_doctor_looks_at_this_machine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 
 from traitlets.config import Config
@@ -10,14 +11,15 @@ from traitlets.config import Config
 from ...engines.base import Finding
 from ...engines.kubernetes import KubernetesEngine
 from ...engines.kubernetes._cluster import Cluster
+from ...engines.kubernetes._doctor import ADMIN_ACCESS, how_to_reach
 from ...engines.kubernetes._doctor import examine as examine_cluster
-from ...engines.kubernetes._doctor import how_to_reach
 from ...errors import GpuShareError
 from .callers import Callers, HubApi
 from .service import Hub
 
 __all__ = ["examine"]
 
+_SERVER = re.compile(r"\b(This|The Jupyter) server may")
 #: What becomes of a remedy for a server's own rights: the chart has the broker's.
 _CHART = {
     "kubectl apply -k etc/kubernetes/base": "helm upgrade  # the chart has the rights",
@@ -101,5 +103,8 @@ async def _about_cluster(config: Config) -> list[Finding]:
 
 def _of_broker(finding: Finding) -> Finding:
     """In the words of who installs the chart."""
-    what = finding.what.replace("This server may", "The broker may")
-    return Finding(finding.level, what, _CHART.get(finding.fix or "", finding.fix))
+    what, fix = _SERVER.sub("The broker may", finding.what), finding.fix or ""
+    fix = _CHART.get(fix, fix)
+    if fix.startswith("kubectl label namespace") and ADMIN_ACCESS in fix:
+        fix = f"adminAccess: {'true' if fix.endswith('=true') else 'false'}  # values of the chart"
+    return Finding(finding.level, what, fix or None)
