@@ -38,9 +38,13 @@ COPIED = (
     "kubernetes/policy/secrets.yaml",
     "prometheus/jupyter-gpu-share.rules.yaml",
 )
-#: Settings that the chart itself sets, or that mean nothing in a cluster.
+#: Settings that the chart itself sets, or that the broker does not heed: they are for one server.
 _OTHERS = {
     "Broker": {"bind", "folder", "home"},
+    "IdlePolicy": {
+        *("aim", "cull_after", "timeout", "usual_size", "snapshot_encryption", "snapshot_folder"),
+        *("snapshot_lifetime", "snapshot_limit", "snapshot_patience"),
+    },
     "KubernetesEngine": {"context", "kubeconfig", "namespace", "server_name", "service_account"},
     "SizePolicy": {"max_total"},
 }

@@ -184,6 +184,26 @@ def test_what_the_docs_say_of_values_are_values() -> None:
     assert [each["tokenKey"] for each in monitors] == keys != []
 
 
+@pytest.mark.parametrize(
+    ("section", "setting", "value", "heeded"),
+    [
+        ("IdlePolicy", "warn_before", 60, True),
+        ("IdlePolicy", "in_place", False, True),
+        ("IdlePolicy", "timeout", 60, False),
+        ("IdlePolicy", "snapshot_limit", 1, False),
+        ("SizePolicy", "maximum", "1/2", True),
+        ("SizePolicy", "max_total", "1", False),
+        ("KubernetesEngine", "kubeconfig", "x", False),
+    ],
+)
+def test_what_the_broker_does_not_heed_is_refused(
+    section: str, setting: str, value: Any, heeded: bool
+) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = {"config": {section: {setting: value}}}
+    assert Draft7Validator(schema).is_valid(values) is heeded
+
+
 def test_images_without_the_package_start_kernels_all_the_same() -> None:
     # A provisioner that is not installed would hide every kernelspec of such an image.
     assert set(stanzas()["singleuser"]["extraEnv"]) == {"JUPYTER_GPU_SHARE_BROKER"}
