@@ -45,7 +45,10 @@ _OTHERS = {
         *("aim", "cull_after", "timeout", "usual_size", "snapshot_encryption", "snapshot_folder"),
         *("snapshot_lifetime", "snapshot_limit", "snapshot_patience"),
     },
-    "KubernetesEngine": {"context", "kubeconfig", "namespace", "server_name", "service_account"},
+    "KubernetesEngine": {
+        *("context", "kubeconfig", "namespace", "server_name", "service_account"),
+        *("adopt", "usage_interval"),
+    },
     "SizePolicy": {"max_total"},
 }
 _TEXT = {"type": "string"}
