@@ -62,6 +62,10 @@ def test_tokens_of_a_real_hub(hub: HubOfService) -> None:
     assert who(hub, "a-token-of-nobody")[0] == 401
     assert who(hub, hub.token(CAT))[1]["administrator"]
     assert not who(hub, hub.token(CAT, SCOPE))[1]["administrator"]
+    # What runs in an administrator's server is no administrator.
+    of_cat = token_of_server(hub, CAT)
+    assert not who(hub, of_cat)[1]["administrator"]
+    hub.stop_server(CAT)
 
     status, found = who(hub, WATCHING)
     assert (status, found["user"], found["server"]) == (200, "service/gpu-share-metrics", None)
