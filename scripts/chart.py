@@ -38,18 +38,10 @@ COPIED = (
     "kubernetes/policy/secrets.yaml",
     "prometheus/jupyter-gpu-share.rules.yaml",
 )
-#: Settings that the chart itself sets, or that the broker does not heed: they are for one server.
+#: Settings that the chart itself sets, or that mean nothing in a cluster.
 _OTHERS = {
-    "Broker": {"bind", "folder", "home"},
-    "IdlePolicy": {
-        *("aim", "cull_after", "timeout", "usual_size", "snapshot_encryption", "snapshot_folder"),
-        *("snapshot_lifetime", "snapshot_limit", "snapshot_patience"),
-    },
-    "KubernetesEngine": {
-        *("context", "kubeconfig", "namespace", "server_name", "service_account"),
-        *("adopt", "usage_interval"),
-    },
-    "SizePolicy": {"max_total"},
+    "Broker": {"bind", "folder", "home", "metrics_token_file"},
+    "KubernetesEngine": {"context", "kubeconfig", "namespace", "server_name", "service_account"},
 }
 _TEXT = {"type": "string"}
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"}
@@ -152,12 +144,23 @@ _QUEUES = {
 }
 
 
+#: Settings that the broker does not heed: they are for one server.
+_OF_SERVERS = {
+    "IdlePolicy": {
+        *("aim", "cull_after", "timeout", "usual_size", "snapshot_encryption", "snapshot_folder"),
+        *("snapshot_lifetime", "snapshot_limit", "snapshot_patience"),
+    },
+    "SizePolicy": {"max_total"},
+    "KubernetesEngine": {"adopt", "usage_interval"},
+}
+
+
 def settings(kind: type[HasTraits], name: str) -> dict[str, Any]:
     """The schema of one class' settings by their names."""
     return {
         setting: _of_trait(trait)
         for setting, trait in sorted(kind.class_traits(config=True).items())
-        if setting not in _OTHERS.get(name, ())
+        if setting not in {*_OTHERS.get(name, ()), *_OF_SERVERS.get(name, ())}
     }
 
 

@@ -129,17 +129,6 @@ class LocalBroker(settings.Broker):
         """,
     )
 
-    metrics_token_file = Unicode(
-        config=True,
-        help="""
-        File with a token that Prometheus has to send for metrics, closed to everybody else.
-        Default: none, and everybody on the machine gets them.
-
-        ::
-
-            c.Broker.metrics_token_file = "/etc/jupyter-gpu-share/metrics-token"
-        """,
-    )
     metrics_port = Integer(
         0,
         min=0,

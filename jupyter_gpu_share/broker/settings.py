@@ -116,6 +116,17 @@ class Broker(LoggingConfigurable):
             c.Broker.metrics_by_user = True
         """,
     )
+    metrics_token_file = Unicode(
+        config=True,
+        help="""
+        File with a token that Prometheus has to send for metrics, closed to everybody else.
+        Default: none. On a machine everybody gets them then, in a cluster administrators alone.
+
+        ::
+
+            c.Broker.metrics_token_file = "/etc/jupyter-gpu-share/metrics-token"
+        """,
+    )
 
     def read_limits(self) -> Limits | None:
         """The limits; None where there are none.

@@ -45,10 +45,10 @@ c.JupyterHub.load_roles = [
 for role in c.JupyterHub.load_roles:
     if role["name"] == "tests":
         role["scopes"].append("admin:groups")
-# As docs/jupyterhub.md says for Prometheus.
-c.JupyterHub.services.append(dict(name="gpu-share-metrics", api_token=more["watching"]))
+# As docs/jupyterhub.md says of programs of one's own.
+c.JupyterHub.services.append(dict(name="gpu-share-usage", api_token=more["watching"]))
 c.JupyterHub.load_roles.append(dict(
-    name="gpu-share-metrics", services=["gpu-share-metrics"],
+    name="gpu-share-usage", services=["gpu-share-usage"],
     scopes=["custom:gpu-share:admin", "access:services!service=gpu-share"],
 ))
 """

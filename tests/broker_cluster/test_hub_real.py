@@ -68,7 +68,7 @@ def test_tokens_of_a_real_hub(hub: HubOfService) -> None:
     hub.stop_server(CAT)
 
     status, found = who(hub, WATCHING)
-    assert (status, found["user"], found["server"]) == (200, "service/gpu-share-metrics", None)
+    assert (status, found["user"], found["server"]) == (200, "service/gpu-share-usage", None)
     assert found["administrator"] and start(hub, WATCHING)[0] == 403
 
     # It is refused soon after its server has stopped.

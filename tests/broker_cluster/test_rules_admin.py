@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 from fake_hub import model
-from moments import Clock
 from prometheus_client.parser import text_string_to_metric_families
-from ruled import FakeKernels, hold, key, ruled, wish
+from ruled import Clock, FakeKernels, hold, key, ruled, wish
 from served import PREFIX, Service
 
 from jupyter_gpu_share.broker.cluster.admin import Administration

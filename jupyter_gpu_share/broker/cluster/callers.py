@@ -340,7 +340,7 @@ def caller_of(model: dict[str, Any], service: str) -> Caller:
 
 
 def _watcher_of(model: dict[str, Any], service: str) -> Caller:
-    """A service of the Hub's, such as Prometheus', that is given what administrators may.
+    """A service of the Hub that is given what administrators may, to read the account, say.
 
     It has a name that no user can have: the Hub allows no slash in those.
 
