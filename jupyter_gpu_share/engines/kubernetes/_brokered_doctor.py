@@ -50,7 +50,8 @@ _NO_NAME = (
     "singleuser.extraEnv; a broker in another namespace is gpu-share-broker.<namespace>."
 )
 _NOBODY_LISTENS = (
-    "Nothing listens there: the administrator looks whether the broker is ready: "
+    "Nothing listens there, or a policy refuses it (singleuser.networkPolicy.egress): the "
+    "administrator looks whether the broker is ready: "
     "kubectl get deployment,pods -l app.kubernetes.io/name=jupyter-gpu-share -A"
 )
 _NO_TLS = (
