@@ -251,6 +251,7 @@ class ClusterHome:
             watchdog=self.settings.watchdog,
             patience=_PARKING,
             context=self.cluster.zmq,
+            ends=True,
         )
 
     def _changed(self, change: Change) -> None:

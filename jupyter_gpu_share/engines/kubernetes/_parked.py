@@ -6,6 +6,7 @@ A server may be given a second to end. What its kernels hold is not to depend on
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 import zmq.asyncio
@@ -49,6 +50,7 @@ async def park(
     watchdog: float,
     patience: float,
     context: zmq.asyncio.Context,
+    ends: bool = False,
     port: int = AGENT_PORT,
 ) -> Parked:
     """Have a pod's agent park its kernel: one conversation, after which nothing is kept of it.
@@ -67,6 +69,8 @@ async def park(
     patience: seconds that the kernel has to leave its GPU. A cell has half of it to end, is then
         interrupted, and has to be over after three quarters.
     context: for the socket.
+    ends: where it stays on its GPU the kernel ends at once and in order, with its pod, as nobody
+        has anything to save of it.
     port: of the agent.
 
     Returns
@@ -82,11 +86,19 @@ async def park(
     )
     try:
         told = _told(link, context, before, vacate=vacate, watchdog=watchdog, patience=patience)
-        state = await asyncio.wait_for(told, patience + _BEYOND)
-    except asyncio.TimeoutError:
-        return Parked(False, f"The kernel's agent did not answer within {patience + _BEYOND:g} s.")
+        found = await _within(patience + _BEYOND, told)
+        if ends and not found.vacated:
+            await link.leave()
+        return found
     finally:
         await link.close()
+
+
+async def _within(seconds: float, told: Awaitable[AgentState]) -> Parked:
+    try:
+        state = await asyncio.wait_for(told, seconds)
+    except asyncio.TimeoutError:
+        return Parked(False, f"The kernel's agent did not answer within {seconds:g} s.")
     if not state.parks:
         return Parked(False, "An older version has started the pod, and cannot park its kernel.")
     return Parked(state.parked, state.park_why)
