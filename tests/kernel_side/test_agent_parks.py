@@ -404,6 +404,16 @@ async def test_a_kernel_that_cannot_be_moved_says_why(pod: Pod) -> None:
     assert await parked(pod) == Parked(False, "The kernel holds no share.")
 
 
+async def test_an_agent_that_is_not_reached_is_not_waited_for(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the user's keys are no pair: the share is held for as long."""
+    monkeypatch.setattr("jupyter_gpu_share.engines.kubernetes._parked._GREETING", 0.5)
+    pod.boot()
+    told = await asyncio.wait_for(parked(pod, key=b"another key", patience=LONG), PATIENCE)
+    assert told == Parked(False, "The kernel's agent did not answer in time.")
+
+
 async def test_a_kernel_that_stays_on_its_gpu_ends_in_order_where_nobody_comes(pod: Pod) -> None:
     """It does not wait for the word of a server that is gone until it is killed."""
     pod.boot()

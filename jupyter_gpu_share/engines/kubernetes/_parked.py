@@ -20,6 +20,8 @@ __all__ = ["Parked", "park"]
 #: Seconds between two signs of life while the agent is waited for. When it has the last of them,
 #: another process may take the pod over without a word of whose it was.
 _RENEWAL = 5.0
+#: Seconds until an agent has to answer at all, which takes milliseconds where it is reached.
+_GREETING = 5.0
 #: Seconds that an agent may take beyond the patience: until the GPU's memory is seen to be free,
 #: until a kernel that could not leave is back on it, and for the way.
 _BEYOND = 15.0 + 30.0 + 10.0
@@ -98,7 +100,7 @@ async def _within(seconds: float, told: Awaitable[AgentState]) -> Parked:
     try:
         state = await asyncio.wait_for(told, seconds)
     except asyncio.TimeoutError:
-        return Parked(False, f"The kernel's agent did not answer within {seconds:g} s.")
+        return Parked(False, "The kernel's agent did not answer in time.")
     if not state.parks:
         return Parked(False, "An older version has started the pod, and cannot park its kernel.")
     return Parked(state.parked, state.park_why)
@@ -114,7 +116,8 @@ async def _told(
     patience: float,
 ) -> AgentState:
     link.open(context, before)
-    state = await link.greet()
+    # Its share is held for as long: one that is not reached is not waited for.
+    state = await asyncio.wait_for(link.greet(), _GREETING)
     if not state.parks:
         return state
     return await link.park(vacate=vacate, watchdog=watchdog, patience=patience)
