@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ruled import MINUTE, START, Clock, FakeSight, Floor, hold, key, ruled, wish
+from moments import MINUTE, START, Clock
+from ruled import FakeSight, Floor, hold, key, ruled, wish
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.cluster.rules import Rules, Settings

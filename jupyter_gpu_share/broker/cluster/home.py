@@ -28,7 +28,7 @@ from ...engines.kubernetes._sweeper import Sweeper
 from ...engines.kubernetes.api import Change, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import GpuShareError
 from ...idle import IdlePolicy
-from ...size import Size
+from ...size import Size, SizePolicy
 from ..events import Events
 from .admin import Administration
 from .admin_routes import admin_routes
@@ -46,6 +46,7 @@ from .rules import Rules, Settings
 from .ruling import Key, Wish
 from .service import Route
 from .sight import ClusterSight, Part
+from .sizes import Sizes
 
 __all__ = ["ClusterHome"]
 
@@ -100,6 +101,7 @@ class ClusterHome:
                 folder=Path(broker.folder),
                 limits=broker.read_limits(),
                 kernels_per_user=broker.claims_per_user,
+                sizes=Sizes(SizePolicy(parent=broker)),
                 policy=IdlePolicy(parent=broker),
                 patience=timedelta(seconds=broker.patience),
                 metrics_by_user=broker.metrics_by_user,
