@@ -68,11 +68,7 @@ class JsonHandler(web.RequestHandler):
         self._counted = under_way, who
 
     def on_finish(self) -> None:
-        """Called by tornado."""
-        self._done()
-
-    def on_connection_close(self) -> None:
-        """Called by tornado."""
+        """Called by tornado when it is answered, whether or not anybody waits for that any more."""
         self._done()
 
     def _done(self) -> None:

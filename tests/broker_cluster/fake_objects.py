@@ -11,7 +11,9 @@ from typing import Any
 from jupyter_gpu_share.allocations import Device, Isolation, QueuePosition, Share
 from jupyter_gpu_share.broker.cluster.ruling import Key, Wish
 from jupyter_gpu_share.engines.base import Connection, Exit, Removal, Report, Starting, Waiting
+from jupyter_gpu_share.engines.kubernetes._names import SERVER, label
 from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Keys, Owner, Unfinished
+from jupyter_gpu_share.engines.kubernetes.api import Unreachable
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.size import Size
 
@@ -36,6 +38,12 @@ class FakeCluster:
         #: Pods that have ended, by name.
         self.over: dict[str, Exit] = {}
         self.refuses_give_back = False
+        #: What the cluster answers first when a share is given back.
+        self.not_now: list[Exception] = []
+        #: How many times the answer is lost that a pod was taken over.
+        self.lost_adoptions = 0
+        #: What the cluster answers first when it is looked for what holds a share.
+        self.unsettled: list[Exception] = []
 
     def make(self, owner: Owner, plan: KernelPlan, name: str = "") -> FakeObjects:
         return FakeObjects(self, owner, plan, name)
@@ -57,9 +65,11 @@ class FakeObjects:
         self.removal: Removal | None = None
         self.grace: int | None = None
         self.closed = False
+        self.also: set[str] = set()
         #: As real ones they know of their share when they have settled.
         self.adopted = self.was_lent = False
         self.on_leave: Callable[[], None] = lambda: None
+        self.on_make: Callable[[], object] = lambda: None
         self.gone_keys: Keys | None = plan.keys
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._removed = asyncio.Event()
@@ -78,6 +88,7 @@ class FakeObjects:
 
     async def make(self, *, held_back: bool = False) -> None:
         self.made = True
+        self.on_make()
         self.held_back = held_back
         await self.cluster.answers.wait()
         self.plan = replace(self.plan, keys=None)
@@ -110,6 +121,8 @@ class FakeObjects:
         if self.name not in self.cluster.pods:
             raise Unfinished("The broker began anew while the kernel started.")
         await asyncio.sleep(0.01)  # it asks the cluster
+        if self.cluster.unsettled:
+            raise self.cluster.unsettled.pop()
         before = self.cluster.pods[self.name]
         self.made, self.share, self.lent = True, before.share, before.lent
         self.cluster.pods[self.name] = self
@@ -118,11 +131,14 @@ class FakeObjects:
 
     async def adopt(self, before: str, report: Report) -> Connection:
         last = self.cluster.pods.get(self.name)
-        if last is None or last.owner.instance not in (before, self.owner.instance):
+        if last is None or last.owner.instance not in (before, self.owner.instance, *self.also):
             raise EngineError("Another Jupyter server of the same name runs this kernel.")
+        self.cluster.pods[self.name] = self
+        if self.cluster.lost_adoptions:
+            self.cluster.lost_adoptions -= 1
+            raise Unreachable("The Kubernetes API did not answer.")
         last.lost = True
         last.end(Exit(-9, "taken over"))
-        self.cluster.pods[self.name] = self
         self.made, self.up, self.adopted, self.was_lent = (
             True,
             True,
@@ -135,6 +151,8 @@ class FakeObjects:
         return Keys(KEY.encode()).connection(ip)
 
     async def settle(self, report: Report) -> None:
+        if self.cluster.unsettled:
+            raise self.cluster.unsettled.pop()
         self.adopted, self.lent = False, self.was_lent
         if self.lent:
             report(Waiting(QueuePosition(1, 1), "No room."))
@@ -143,6 +161,8 @@ class FakeObjects:
         self.share = SHARE
 
     async def give_back(self) -> None:
+        if self.cluster.not_now:
+            raise self.cluster.not_now.pop()
         if self.cluster.refuses_give_back:
             raise EngineError("The cluster refuses that.")
         self.lent = True
@@ -193,7 +213,8 @@ class FakeObjects:
             self._deleted()
 
     def _deleted(self) -> None:
-        if self.cluster.pods.get(self.name) is self:
+        pod = self.cluster.pods.get(self.name)
+        if pod is not None and pod.owner.instance in (self.owner.instance, *self.also):
             del self.cluster.pods[self.name]
         self.made = self.unanswered = False
 
@@ -209,7 +230,14 @@ class FakeObjects:
     async def close(self) -> None:
         self.closed = True
 
+    def also_of(self, other: FakeObjects) -> None:
+        self.also |= {other.owner.instance, *other.also}
+
     def look(self, gone: dict[str, Any] | None = None) -> None:
+        pod = self.cluster.pods.get(self.name)
+        if pod is not None and pod.owner.instance not in (self.owner.instance, *self.also):
+            self.lost = True
+            self.end(Exit(-9, "taken over"))
         if self.name in self.cluster.over:
             self.end(self.cluster.over[self.name])
 
@@ -217,7 +245,7 @@ class FakeObjects:
         pass
 
     def owns(self, obj: dict[str, Any]) -> bool:
-        return True
+        return label(obj, SERVER) == self.owner.server
 
 
 class FakeRules:
@@ -227,6 +255,8 @@ class FakeRules:
         self.held: dict[Key, Size] = {}
         self.lent: set[Key] = set()
         self.most: int | None = None
+        #: Of who asked last for each.
+        self.groups: dict[Key, frozenset[str]] = {}
 
     def why_not(self, wish: Wish) -> str | None:
         others = self.held.keys() - self.lent - {wish.key}
@@ -234,7 +264,8 @@ class FakeRules:
             return f"You may hold {self.most} shares."
         return None
 
-    def reserve(self, wish: Wish) -> str | None:
+    def reserve(self, wish: Wish, *, anew: bool = False) -> str | None:
+        self.groups[wish.key] = wish.groups
         refusal = self.why_not(wish)
         if refusal is None:
             self.held[wish.key] = wish.size

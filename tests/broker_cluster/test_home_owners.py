@@ -12,6 +12,7 @@ from jupyter_gpu_share.broker.cluster.owners import (
     groups_of,
     is_brokered,
     key_of_owner,
+    newest,
     owner_of,
 )
 from jupyter_gpu_share.broker.cluster.presence import Process
@@ -43,6 +44,33 @@ def test_all_that_the_registry_needs_is_on_the_pod() -> None:
         None,
     )
     assert found.plan.keys is None
+
+
+def test_of_two_pods_of_one_kernel_the_last_one_counts() -> None:
+    found = []
+    for name, process, created in (
+        ("second", ANN, "2026-11-01T12:00:09Z"),
+        ("bobs", Process("bob", "lab", "c" * 32), "2026-11-01T12:00:01Z"),
+        ("third", ANN, "2026-11-01T12:00:10Z"),
+        ("first", ANN, "2026-10-30T12:00:00Z"),
+    ):
+        one = pod(process)
+        one["metadata"] |= {"name": name, "creationTimestamp": created}
+        each = found_on(one)
+        assert each is not None
+        found.append(each)
+    kept, spare = newest(found)
+    assert {each.name for each in kept} == {"third", "bobs"}
+    assert [each.name for each in spare] == ["first", "second"]
+
+
+def test_groups_are_known_again_however_many_there_are() -> None:
+    """Or a limit of one of them would not hold after a restart."""
+    groups = frozenset(f"a group of an organisation with a long name {n}" for n in range(200))
+    owner = owner_of(ANN, "b" * 32, groups)
+    labels = Labels(owner.server, "k", "attempt", owner.notes)
+    found = found_on({"metadata": labels.metadata("pod-1", "kernel", size="1/4")})
+    assert found is not None and found.groups == groups
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,47 @@ async def test_one_user_does_not_keep_others_out(service: Service) -> None:
     assert (await service.told("GET", WHO, token=ANN))[0] == 200
 
 
+async def test_who_hangs_up_is_counted_until_their_request_is_done(service: Service) -> None:
+    """What is worked on costs the same, whether or not anybody waits for it."""
+    under_way = service.server.request_callback.settings["under_way"]  # type: ignore[attr-defined]
+    service.home.gate.clear()
+    for number in range(1, 4):
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        lines = [f"GET {WHO} HTTP/1.1", "Host: x", f"Authorization: token {ANN}"]
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        await eventually(lambda n=number: under_way["ann"] == n, "it is worked on")
+        writer.close()
+        await writer.wait_closed()
+    await eventually(lambda: not service.server._users, "they have hung up")
+    assert under_way["ann"] == 3
+    service.home.gate.set()
+    await eventually(lambda: not under_way, "all are done")
+
+
+async def test_bodies_that_do_not_end_fill_no_memory(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the whole request is there nobody is asked for a token."""
+    monkeypatch.setattr(module, "_ARRIVING", (100_000, 1_000_000))
+    arriving = service.server.arriving  # type: ignore[attr-defined]
+    connections = []
+    for number in range(1, 6):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        connections.append((reader, writer))
+        lines = [f"PUT {WHO} HTTP/1.1", "Host: x", "Content-Length: 40000"]
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + b" " * 30_000)
+        if number <= 3:
+            size = number * 30_000
+            await eventually(lambda size=size: arriving.total() == size, "it arrives")
+        else:
+            assert b" 400 " in await asyncio.wait_for(reader.readline(), 10)
+    for _, writer in connections:
+        writer.close()
+    await eventually(lambda: not arriving, "nothing arrives any more")
+    assert (await service.told("PUT", WHO, {}, token=ANN, Gpu_Share_Instance=INSTANCE))[0] == 201
+    await eventually(lambda: not arriving, "what has arrived counts no more")
+
+
 async def test_while_one_has_too_many_another_is_served(service: Service) -> None:
     service.home.gate.clear()
     many = [asyncio.create_task(service.told("GET", WHO, token=ANN)) for _ in range(32)]

@@ -151,6 +151,20 @@ async def test_a_pause_is_for_new_shares_and_kept_over_restarts(tmp_path: Path) 
         assert not rules.paused
 
 
+async def test_a_pause_is_not_passed_by_another_start_of_a_kernel(tmp_path: Path) -> None:
+    async with ruled(tmp_path, Clock()) as (rules, _):
+        await rules.pause(True)
+        hold(rules, wish("ann", "none", "0"))
+        assert rules.reserve(wish("ann", "none", "1"), anew=True) is not None
+        assert rules.reserve(wish("ann", "none", "1")) is not None
+        assert rules.why_not(wish("ann", "none", "1")) is not None
+        await rules.pause(False)
+        hold(rules, wish("ann", "a", "1/8"))
+        await rules.pause(True)
+        assert rules.reserve(wish("ann", "a", "1/8"), anew=True) is None, "it is what it has"
+        assert rules.reserve(wish("ann", "a", "1"), anew=True) is not None
+
+
 async def test_sizes_count_by_the_gpus_that_there_are_or_were(tmp_path: Path) -> None:
     async with ruled(tmp_path, Clock(), limits=[gpus("1/2")]) as (rules, sight):
         assert rules.why_not(wish("ann", "a", "40GiB")) is None

@@ -315,6 +315,23 @@ async def test_turns_come_by_themselves_and_where_the_cluster_is_away_one_is_see
             await asyncio.gather(following, *waits, return_exceptions=True)
 
 
+async def test_another_start_of_another_size_waits_like_all_others(tmp_path: Path) -> None:
+    async with ruled(tmp_path, Clock()) as (rules, _):
+        hold(rules, wish("mallory", "m", "1/8"))
+        hold(rules, wish("bob", "b", "7/8"))
+        assert rules.reserve(wish("ann", "a", "1")) is None
+        assert rules.reserve(wish("mallory", "m", "1"), anew=True) is None
+        admitted = asyncio.create_task(rules.admitted(key("mallory", "m")))
+        await rules.turns.decide()
+        assert [turn.claim.user for turn in rules.turns.in_line()] == ["ann", "mallory"]
+        assert not admitted.done() and not rules.turns.sees(key("mallory", "m").text)
+        admitted.cancel()
+        assert rules.holdings.held("gpus", ("user", "mallory"), "") == 1
+        hold(rules, wish("ann", "same", "1/8"))
+        assert rules.reserve(wish("ann", "same", "1/8"), anew=True) is None
+        assert len(rules.turns.in_line()) == 2, "what it has it need not wait for"
+
+
 async def test_where_others_order_nobody_is_kept_back(tmp_path: Path) -> None:
     async with ruled(tmp_path, Clock(), ordered=True) as (rules, sight):
         for number in range(20):

@@ -276,6 +276,21 @@ async def test_one_that_waits_for_its_share_waits_on_after_a_restart(
     assert (await soon(task)).memory_bytes == 40 * 2**30
 
 
+async def test_one_whose_waiting_was_forgotten_asks_again(
+    broker: FakeClusterBroker, process: Make
+) -> None:
+    """The broker gives up waiting where nothing is heard of this process for a while."""
+    objects = await running(process())
+    await soon(objects.give_back())
+    broker.set_room(0)
+    task = asyncio.create_task(objects.take_back(lambda news: None))
+    await eventually(lambda: broker.kernels["k"].state == "taking", "it waits")
+    broker.set("k", state="released")
+    await eventually(lambda: broker.kernels["k"].state == "taking", "it waits again")
+    broker.set_room(1)
+    assert (await soon(task)).memory_bytes == 40 * 2**30
+
+
 async def test_who_gives_up_waiting_for_the_share_holds_none(
     broker: FakeClusterBroker, process: Make
 ) -> None:

@@ -20,7 +20,7 @@ from jupyter_gpu_share.engines.kubernetes._engine import KubernetesEngine
 from jupyter_gpu_share.engines.kubernetes._kernel import Inside, PodKernel
 from jupyter_gpu_share.engines.kubernetes._kernel_objects import KernelObjects
 from jupyter_gpu_share.engines.kubernetes._link import Owned
-from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER
+from jupyter_gpu_share.engines.kubernetes._names import PART, PREFIX, SERVER, annotation
 from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Owner
 from jupyter_gpu_share.engines.kubernetes._ownership import claim_pod, delete_own
 from jupyter_gpu_share.engines.kubernetes._pods import owner
@@ -351,3 +351,30 @@ async def test_an_own_pod_is_deleted_though_it_changes_all_the_time() -> None:
     store.get = changed  # type: ignore[method-assign]
     await delete_own(store.cluster(), OWNER, NAME)
     assert not store.of(PODS)
+
+
+async def test_a_pod_may_be_anybodys_who_was_not_answered() -> None:
+    """Where one process makes the pods of all others, none of them is lost by that."""
+    store = Store()
+    await put_pod(store, "asked", "Running")
+    await put_secret(store)
+    cluster = store.cluster(settings=SimpleNamespace(style="pod"))
+    last = KernelObjects(cluster, Owner("alice", "last"), PLAN, NAME)
+    asked = KernelObjects(cluster, Owner("alice", "asked"), PLAN, NAME)
+    last.made = True
+    last._uid, last._version = "u", "0"
+    last.also_of(asked)
+    last.look()
+    assert not last.lost
+    third = KernelObjects(cluster, Owner("alice", "third"), PLAN, NAME)
+    with pytest.raises(Owned):
+        await third.adopt("last", lambda news: None)
+    third.also_of(last)
+    await third.adopt("last", lambda news: None)
+    assert annotation(store.of(PODS)[NAME], "instance") == "third"
+    await last.delete()
+    assert NAME in store.of(PODS), "it is the third one's for certain"
+    last.also_of(third)
+    last.made = True
+    await last.delete()
+    assert NAME not in store.of(PODS)

@@ -34,7 +34,7 @@ from .admin import Administration
 from .admin_routes import admin_routes
 from .kernel import Kernel
 from .kernels import Registry
-from .owners import Found, found_on, groups_of, is_brokered, key_of_owner
+from .owners import Found, found_on, groups_of, is_brokered, key_of_owner, newest
 from .page import Overview
 from .presence import Process
 from .program import ClusterBroker
@@ -126,6 +126,8 @@ class ClusterHome:
         self.administration = Administration(self.rules, kernels)
         self._reclaims = Reclaims(self.rules, kernels)
         self._sweeper: Sweeper | None = None
+        #: Pods that an earlier broker has left beside newer ones of the same kernels.
+        self._spare: list[_Objects] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._moving: asyncio.Task[None] | None = None
         self._has_moved = False
@@ -181,7 +183,14 @@ class ClusterHome:
 
     async def _rebuild(self) -> None:
         """Make the registry from the cluster."""
-        found = [each for pod in self.cluster.pods.objects.values() if (each := found_on(pod))]
+        pods = self.cluster.pods.objects.values()
+        found, spare = newest(each for pod in pods if (each := found_on(pod)))
+        for each in spare:
+            _log.warning("Kernel %s has two pods; %s ends", each.key.kernel_id, each.name)
+            objects = self._make(each.owner, each.plan, each.name)
+            objects.made = True
+            self._spare.append(objects)
+            await objects.delete()
         for begin in range(0, len(found), _AT_ONCE):
             kernels = [self._restore(each) for each in found[begin : begin + _AT_ONCE]]
             told = [asyncio.create_task(each.begun.wait()) for each in kernels]
@@ -207,6 +216,8 @@ class ClusterHome:
         if self._sweeper is not None:
             await self._sweeper.close()
         await self.registry.close()
+        for objects in self._spare:
+            await objects.close()
         with suppress(GpuShareError):
             await self.rules.save()
         await self.cluster.close()
@@ -246,12 +257,13 @@ class ClusterHome:
             watchdog=self.settings.watchdog,
             patience=_PARKING,
             context=self.cluster.zmq,
+            ends=True,
         )
 
     def _changed(self, change: Change) -> None:
         obj = change.new or change.old
-        kernel = self.registry.by_id(annotation(obj, "kernel-id"))
-        if kernel is not None and kernel.objects.owns(obj or {}):
+        kernel = self.registry.by_id(annotation(obj, "kernel-id"), obj or {})
+        if kernel is not None:
             if change.old is None:
                 kernel.objects.appeared(change.name)
             kernel.objects.look(change.old if change.new is None else None)
@@ -278,8 +290,7 @@ class ClusterHome:
 
     def _is_known(self, pod: Object) -> bool:
         """Whether a pod is of a kernel of the registry. Called by the sweeper."""
-        kernel = self.registry.by_id(annotation(pod, "kernel-id"))
-        return kernel is not None and kernel.objects.owns(pod)
+        return self.registry.by_id(annotation(pod, "kernel-id"), pod) is not None
 
     def _is_alive(self, pod: Object) -> bool:
         """Whether somebody looks after a pod that is of no kernel of the registry."""

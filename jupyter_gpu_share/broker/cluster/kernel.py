@@ -79,6 +79,9 @@ class Observed(Objects, Protocol):
     def owns(self, obj: dict[str, Any]) -> bool:
         """Whether an object with this kernel's id is one of its own."""
 
+    def also_of(self, other: Any) -> None:
+        """The pod may be that of ``other``, too, which has asked for it and was not answered."""
+
 
 class Making(Protocol):
     """Makes the objects of a kernel, in memory alone; ``name`` is of a pod that is there."""
@@ -94,7 +97,7 @@ class Kernel:
     ----------
     plan: what it was made from, without its keys once they are in its Secret.
     instance: the process of its server that has it.
-    groups: of the user, as they were proven when it was asked for.
+    groups: of the user, as they were proven last.
     lost_work: what its end has cost, a sentence; the row is kept for the next process to tell.
     vacated: by the last word of its process nothing of it is on the GPU.
     up: its container runs, or has.

@@ -18,11 +18,10 @@ from ...allocations import Share
 from ...engines.base import Connection, Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
 from ...engines.kubernetes._parked import Parked
-from ...engines.kubernetes.api import ServerTrouble, TooManyRequests, Unreachable
 from ...errors import GpuShareError, KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
-from .lives import Lives, stopped
+from .lives import STOPPED, CameBack, Lives, stopped
 from .owners import owner_of
 from .presence import Process
 from .refusals import Refused
@@ -36,9 +35,9 @@ _log = logging.getLogger(__name__)
 #: Seconds that an answer waits for what the cluster was asked to write: of a start, whose row tells
 #: the rest, and of an end.
 _BEGUN, _PATIENCE = 1.0, 5.0
-#: Seconds between two tries to find out how far a kernel is: doubled up to the longest.
-_AGAIN, _LONGEST = 1.0, 15.0
-#: Rows of one server, those of ended kernels among them.
+#: Seconds after which a start says that it waits for the end of the last pod.
+_SOON = 1.0
+#: Rows of one user, those of ended kernels among them.
 _MOST_ROWS = 500
 
 
@@ -81,16 +80,15 @@ class Registry(Lives):
             return kernel, False
         if not self.presence.alive(process):
             raise Refused("This process has said that it ends; it starts nothing any more.")
-        if (whose := self._ids.get(plan.kernel_id, key)) != key:
+        if (whose := next(iter(self._ids.get(plan.kernel_id, {})), key)) != key:
             _log.warning("%s asked for a kernel id of %s", process.user, whose.user)
             raise Refused("Another server has a kernel with this id; start a new one.")
         if kernel is not None and not kernel.phase.over:
             self._check_free(kernel, process)
-        servers = self._servers.get((key.user, key.server), {})
-        if kernel is None and len(servers) >= _MOST_ROWS:
-            raise Refused("Your server has too many kernels; end some of them.")
+        if kernel is None and len(self.of_user(key.user)) >= _MOST_ROWS:
+            raise Refused("You have too many kernels, on all of your servers; end some of them.")
         # No await from here to where it is in the registry: two at once never pass a limit.
-        refusal = self._rules.reserve(Wish(key, plan.size, groups))
+        refusal = self._rules.reserve(Wish(key, plan.size, groups), anew=kernel is not None)
         if refusal is not None:
             raise Refused(refusal)
         if kernel is not None:
@@ -167,10 +165,13 @@ class Registry(Lives):
     async def _left(self, kernel: Kernel) -> None:
         """Wait until the cluster has told that earlier pods of the kernel are to end."""
         for earlier in list(self._leaving.get(kernel.key, ())):
-            if earlier.objects.unanswered:
+            ending = earlier.settling
+            assert ending is not None  # it is set where it was taken out of the registry
+            await asyncio.wait({ending}, timeout=_SOON)
+            if not ending.done():
                 kernel.reason = "The cluster has not told yet what became of the last pod."
                 self.changed(kernel)
-            await earlier.objects.settled()
+                await asyncio.wait({ending})
 
     def restore(
         self,
@@ -220,16 +221,9 @@ class Registry(Lives):
             await self._come_up(kernel)
 
     async def _recalled(self, kernel: Kernel) -> bool:
-        """Find out how far a kernel is; a cluster that is away for a while ends none."""
-        pause = _AGAIN
-        while True:
-            try:
-                return await kernel.objects.recall()
-            except (Unreachable, ServerTrouble, TooManyRequests) as error:
-                kernel.reason = f"The broker was started again and reads on: {error}"
-                self.changed(kernel)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST)
+        """Find out how far a kernel is."""
+        words = "The broker was started again and reads on"
+        return await self._patiently(kernel, kernel.objects.recall, words)
 
     async def adopt(self, process: Process, kernel_id: str, attempt: str, before: str) -> Kernel:
         """Have a kernel of an earlier process of this very server be this process's.
@@ -260,6 +254,7 @@ class Registry(Lives):
         new = Kernel(kernel.key, attempt, kernel.plan, process.instance, objects, kernel.groups)
         new.phase, new.vacated = Phase.STARTING, kernel.vacated
         new.was_lent = kernel.objects.lent or kernel.was_lent
+        objects.also_of(kernel.objects)
         # From here on it hears of its pod, on which it is written whose it is now.
         self._still(kernel)
         self._put(new)
@@ -268,6 +263,8 @@ class Registry(Lives):
             connection = await objects.adopt(kernel.instance, lambda news: self._report(new, news))
         except BaseException:
             if self._kernels.get(new.key) is new:
+                # It may be written all the same, as answers are lost: it is lost to nobody else.
+                kernel.objects.also_of(objects)
                 self._put(kernel)
                 kernel.watching = self._spawn(self._watch(kernel))
             raise
@@ -286,19 +283,34 @@ class Registry(Lives):
             return kernel, "This JupyterHub keeps no variables in place."
         before = kernel.instance
         process = Process(kernel.key.user, kernel.key.server, self._instance)
+
+        async def adopt() -> Kernel:
+            if self._kernels.get(kernel.key) is not kernel or kernel.phase.over:
+                raise Refused("The kernel has ended.")
+            return await self._adopt(kernel, process, kernel.attempt)
+
         try:
-            new = await self._adopt(kernel, process, kernel.attempt)
+            new = await self._while_stopped(kernel, adopt)
+        except CameBack:
+            raise
         except GpuShareError as error:
             return kernel, str(error)
+
+        async def connection() -> Connection:
+            return await new.objects.connection(new.address or "")
+
+        async def give_back() -> None:
+            await new.objects.recall()  # what holds the share
+            await to_the_end(new.objects.give_back())
+
         async with new.lock:
-            new.reason = "Its server has stopped: the kernel leaves its GPU."
+            new.reason = f"{STOPPED}: the kernel leaves its GPU."
             try:
-                connection = await new.objects.connection(new.address or "")
-                parked = await self._parking(connection, before)
+                found = await self._while_stopped(new, connection)
+                parked = await self._parking(found, before)
                 if not parked.vacated:
                     return new, parked.why
-                await new.objects.recall()  # what holds the share
-                await to_the_end(new.objects.give_back())
+                await self._while_stopped(new, give_back)
             except GpuShareError as error:
                 return new, str(error)
             new.reason = ""
@@ -312,6 +324,11 @@ class Registry(Lives):
         NoKernel, Refused
         """
         kernel = self.own(process, kernel_id, attempt)
+        if kernel.phase is Phase.RELEASED and not kernel.busy:
+            if kernel.objects.detachable:
+                # It has settled; that it waits for its share was forgotten by an earlier broker.
+                return self.take(process, kernel_id, attempt)
+            kernel.phase = Phase.STARTING
         if kernel.phase is Phase.STARTING and kernel.up and not kernel.busy:
             if kernel.was_lent:
                 self._check_limit(kernel, kernel.plan.size)
@@ -324,7 +341,9 @@ class Registry(Lives):
 
         if kernel.was_lent:
             await self._in_turn(kernel, report)
-        await kernel.objects.settle(report)
+        words = "Its share is looked for"
+        settling = self._patiently(kernel, lambda: kernel.objects.settle(report), words)
+        await self._unless_it_ends(kernel, settling)
         kernel.was_lent = False
         self._up(kernel)
 
@@ -472,6 +491,11 @@ class Registry(Lives):
             if leaving.attempt == attempt and leaving.settling is not None:
                 await asyncio.wait({leaving.settling}, timeout=_PATIENCE)
         return all(each.attempt != attempt for each in self._leaving.get(key, ()))
+
+    def hear_groups(self, process: Process, groups: frozenset[str]) -> None:
+        """The Hub's word about the groups of a server's user: limits go by the last one."""
+        for kernel in self._servers.get((process.user, process.server), {}).values():
+            kernel.groups = groups
 
     def hear_idle(self, process: Process, vacated: Collection[str]) -> None:
         """A process has named its idle kernels.

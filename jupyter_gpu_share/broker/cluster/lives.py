@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from ..._threads import to_the_end
 from ...engines.base import Exit, Starting, Waiting
+from ...engines.kubernetes._writes import unsure
+from ...engines.kubernetes.api import Invalid, KubernetesError, NotFound
 from ...errors import GpuShareError
 from .kernel import Kernel
 from .presence import Fate, Process, fate_of
@@ -17,13 +20,25 @@ from .refusals import Refused
 from .rows import Failure, Phase, failure_of
 from .table import Table
 
-__all__ = ["Lives", "stopped"]
+__all__ = ["STOPPED", "CameBack", "Lives", "stopped"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds that the pod of a server that is gone has to end: with those in which the server may come
 #: back, its share is free within half a minute.
 _END_GRACE = 8
+#: Seconds between two tries of what the cluster does not let be done: doubled up to the longest.
+_AGAIN, _LONGEST = 1.0, 15.0
+#: Seconds for which the cluster may refuse what takes a share from a kernel without a server. Then
+#: the kernel ends with it.
+_REFUSALS = 10.0
+STOPPED = "Its server has stopped"
+
+
+class CameBack(GpuShareError):  # noqa: N818
+    """A server is there again whose kernel was about to lose its share."""
 
 
 class Lives(Table):
@@ -122,34 +137,45 @@ class Lives(Table):
             self._spawn(self._orphaned(kernel))
 
     async def _orphaned(self, kernel: Kernel) -> None:
-        if kernel.busy and kernel.up:  # nobody waits for its share any more
-            await stopped(kernel.work)
-            if not kernel.phase.over:
-                kernel.phase, kernel.reason, kernel.queue = Phase.RELEASED, "", None
+        if kernel.work is not None and kernel.busy and kernel.up:
+            if kernel.phase is Phase.STARTING and not kernel.was_lent:
+                await asyncio.wait({kernel.work})  # its share is there, and is found soon
+            else:  # nobody waits for it any more
+                await stopped(kernel.work)
+                if not kernel.phase.over:
+                    kernel.phase, kernel.reason, kernel.queue = Phase.RELEASED, "", None
+                    self._rules.gave_back(kernel.key)  # who comes back asks again
+                    self.changed(kernel)
         async with kernel.lock:
             if self._kernels.get(kernel.key) is not kernel or kernel.lost_work:
                 return
             if self.presence.alive(kernel.process):
                 return
             objects = kernel.objects
+            # What was taken over is known to its objects when its agent has answered.
+            known = kernel.phase is not Phase.STARTING
             fate = fate_of(
                 up=kernel.up,
-                # What was taken over without a share is known to its objects when it has one.
                 lent=objects.lent or (kernel.was_lent and not objects.detachable),
                 ended=kernel.phase.over,
-                detachable=objects.detachable,
-                vacated=kernel.vacated or kernel.was_lent,
+                detachable=objects.detachable or not known,
+                vacated=known and (kernel.vacated or kernel.was_lent),
             )
             if fate is Fate.GIVE_BACK:
                 try:
-                    await self._release(kernel)
+                    await self._while_stopped(kernel, lambda: self._release(kernel))
                     fate = Fate.KEEP
+                except CameBack:
+                    return
                 except GpuShareError as error:
                     _log.warning("A share could not be given back: %s", error)
                     fate = Fate.END
             why = ""
             if fate is Fate.PARK:
-                kernel, why = await self._parked(kernel)
+                try:
+                    kernel, why = await self._parked(kernel)
+                except CameBack:
+                    return
                 fate = Fate.END if why else Fate.KEEP
         if fate is Fate.DELETE:
             self._retire(kernel)
@@ -158,12 +184,61 @@ class Lives(Table):
                 kernel.phase = Phase.RELEASED
                 self._rules.gave_back(kernel.key)
                 self._keep(kernel)
-        else:
+        elif not kernel.lost_work:  # else somebody has ended it, and said why
             words = (
                 "Its server stopped while the kernel had its share: the kernel was ended, and its "
                 f"variables are gone. {why} Run the notebook again."
             ).replace("  ", " ")
             self._lose(kernel, words, Exit(-15, words))
+
+    async def _patiently(
+        self,
+        kernel: Kernel,
+        work: Callable[[], Awaitable[T]],
+        words: str,
+        refusals: float = math.inf,
+    ) -> T:
+        """Do what may be done twice, and again until the cluster lets it: that ends no kernel.
+
+        A refusal may be of the moment, too: of an API server that does not know yet who may what,
+        of a token that is about to be renewed, of a quota.
+
+        Parameters
+        ----------
+        words: say what goes on, for the kernel's row.
+        refusals: seconds after which a refusal counts. Where there is no answer nothing does.
+        """
+        clock = asyncio.get_running_loop().time
+        pause, end = _AGAIN, clock() + refusals
+        while True:
+            try:
+                return await work()
+            except (NotFound, Invalid):
+                raise
+            except KubernetesError as error:
+                if clock() >= end and not unsure(error):
+                    raise
+                kernel.reason = f"{words}: {error}"
+                self.changed(kernel)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST)
+
+    async def _while_stopped(self, kernel: Kernel, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what takes a share from a kernel without a server; see :meth:`_patiently`.
+
+        Raises
+        ------
+        CameBack: meanwhile the process whose it is was heard again, and goes on with it.
+        """
+
+        async def unless_it_is_back() -> T:
+            if self.presence.alive(kernel.process):
+                kernel.reason = ""
+                self.changed(kernel)
+                raise CameBack("The kernel's server is there again.")
+            return await work()
+
+        return await self._patiently(kernel, unless_it_is_back, STOPPED, _REFUSALS)
 
     @abstractmethod
     async def _parked(self, kernel: Kernel) -> tuple[Kernel, str]:
@@ -175,6 +250,10 @@ class Lives(Table):
         -------
         The kernel as it is in the table then, and why it still has its share: a sentence, empty
         where it has not.
+
+        Raises
+        ------
+        CameBack: its server is there again, and has it.
         """
 
     def _keep(self, kernel: Kernel) -> None:
@@ -291,8 +370,10 @@ class Lives(Table):
         """
         if kernel.phase.over:
             raise Refused("The kernel has ended.")
-        if kernel.busy or not kernel.up:
+        if kernel.busy or not kernel.up or kernel.phase is Phase.STARTING:
             raise Refused("The kernel starts, or waits for its share; try again then.")
+        if self._kernels.get(kernel.key) is not kernel:
+            raise Refused("The kernel was started again, or taken over; ask for its row.")
 
 
 async def stopped(task: asyncio.Task[Any] | None) -> None:

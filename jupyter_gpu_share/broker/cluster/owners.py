@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ...errors import SizeError
 from .presence import Process
 from .ruling import Key
 
-__all__ = ["Found", "found_on", "groups_of", "is_brokered", "key_of_owner", "owner_of"]
+__all__ = ["Found", "found_on", "groups_of", "is_brokered", "key_of_owner", "newest", "owner_of"]
 
 #: Annotations: which start of the kernel it is, and the user's groups as they were proven then.
 _START, _GROUPS = PREFIX + "start", PREFIX + "groups"
@@ -55,6 +55,22 @@ class Found:
     owner: Owner
     groups: frozenset[str]
     name: str
+    created: str = ""
+
+
+def newest(found: Iterable[Found]) -> tuple[list[Found], list[Found]]:
+    """Of each kernel the pod that was made last, and those that are to go.
+
+    There are several where a broker ended between the start of the next one and the end of the
+    last.
+    """
+    last: dict[Key, Found] = {}
+    spare = []
+    for each in sorted(found, key=lambda each: each.created):
+        if each.key in last:
+            spare.append(last[each.key])
+        last[each.key] = each
+    return list(last.values()), spare
 
 
 def found_on(pod: Mapping[str, Any]) -> Found | None:
@@ -81,6 +97,7 @@ def found_on(pod: Mapping[str, Any]) -> Found | None:
         owner=owner_of(process, attempt, groups),
         groups=groups,
         name=meta["name"],
+        created=meta.get("creationTimestamp") or "",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ RESTART = 60.0
 _MOST = 64
 #: Streams of one process at once: an old one may not have been seen to end.
 _MOST_STREAMS = 8
+#: Streams of all of a user's processes at once: each costs memory for as long as it is not read.
+_MOST_OF_USER = 64
 
 
 class Process(NamedTuple):
@@ -137,6 +140,8 @@ class Presence:
         self._clock = clock
         self._signs: dict[Process, Signs] = {}
         self._count: dict[tuple[str, str], int] = {}
+        #: Streams that are open, by user.
+        self._streams: Counter[str] = Counter()
         #: When each is to be looked at again, the first first, and of each the one that counts.
         #: An end that has come to be later is found when the earlier one is looked at.
         self._due: list[tuple[float, Process]] = []
@@ -175,7 +180,8 @@ class Presence:
     def room_for_stream(self, process: Process) -> bool:
         """Whether the process may have one more stream open."""
         signs = self._signs.get(process)
-        return signs is None or signs.streams < _MOST_STREAMS
+        own = 0 if signs is None else signs.streams
+        return own < _MOST_STREAMS and self._streams[process.user] < _MOST_OF_USER
 
     @contextmanager
     def stream(self, process: Process) -> Iterator[None]:
@@ -183,22 +189,21 @@ class Presence:
         signs = self._signs.get(process) or self._new()
         born = signs.born
         self._note(process, replace(signs, streams=signs.streams + 1, left=False))
+        self._streams[process.user] += 1
         try:
             yield
         finally:
+            self._streams[process.user] -= 1
+            if not self._streams[process.user]:
+                del self._streams[process.user]
             now, last = self._clock(), self._signs.get(process)
             if last is not None and last.born == born:
                 self._note(process, replace(last, streams=last.streams - 1, ended=now))
 
     def leaves(self, process: Process) -> None:
-        """The process has said that it ends."""
+        """The process has said that it ends, or its token is not accepted any more."""
         if (signs := self._signs.get(process)) is not None:
             self._note(process, replace(signs, left=True, until=0.0))
-
-    def refused(self, user: str, server: str) -> None:
-        """The token of a server is not accepted any more: all of its processes are gone."""
-        for process in [each for each in self._signs if each[:2] == (user, server)]:
-            self.leaves(process)
 
     def close(self) -> None:
         """Tell nothing any more."""
@@ -249,6 +254,9 @@ class Presence:
     def _look_at(self, at: float, process: Process) -> None:
         self._next[process] = at
         heappush(self._due, (at, process))
+        if len(self._due) > 2 * len(self._next) + 2:
+            # What counts no more would stay for as long as a process has to come back.
+            self._due = sorted((at, process) for process, at in self._next.items())
 
     def _forget(self, process: Process) -> None:
         del self._signs[process]

@@ -6,9 +6,10 @@ import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
+from weakref import WeakValueDictionary
 
 from tornado.iostream import IOStream, StreamClosedError
 
@@ -109,6 +110,8 @@ class Desk:
     events: Events
     seen: Seen
     settings: KubernetesSettings
+    #: Held by a user's request that takes long to reckon, so that no user has all threads.
+    reckoning: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
 
 def routes(desk: Desk) -> Sequence[Route]:
@@ -158,6 +161,7 @@ class _Handler(CallerHandler):
         process = Process(self.caller.user, self.server(), self.instance)
         if not self.registry.presence.hear(process):
             self.refuse(429, "Your server has too many processes; end some of them.")
+        self.registry.hear_groups(process, self.caller.groups)
         return process
 
     def told_instance(self) -> str:
@@ -228,7 +232,10 @@ class _Fits(_Handler):
         key = Key(self.caller.user, self.caller.server or "", "")
         if kernel_id is not None:
             key = Key(self.caller.user, self.server(), kernel_id_of(kernel_id))
-        self.answer(await self.desk.seen.fits(key, self.caller.groups, sizes))
+        lock = self.desk.reckoning.setdefault(self.caller.user, asyncio.Lock())
+        async with lock:
+            found = await self.desk.seen.fits(key, self.caller.groups, sizes)
+        self.answer(found)
 
 
 class _Rounding(_Handler):
@@ -409,7 +416,7 @@ class _Log(_Handler):
     @told
     async def get(self, kernel_id: str) -> None:
         lines = self.get_query_argument("lines", "10")
-        if not lines.isdecimal() or not 0 < int(lines) <= _MOST_LINES:
+        if not lines.isdecimal() or len(lines) > 9 or not 0 < int(lines) <= _MOST_LINES:
             raise Malformed(f"The parameter lines is a number up to {_MOST_LINES}.")
         kernel = self.registry.of_server(self.process(), kernel_id_of(kernel_id))
         self.answer({"text": await kernel.objects.last_words(int(lines))})
@@ -427,14 +434,15 @@ class _EventStream(_Handler):
         # One that does not say which it is holds up nobody's end, and is counted all the same.
         process = self.process() if instance else Process(*whose, "")
         if not self.registry.presence.room_for_stream(process):
-            self.refuse(429, "Your server has too many streams of events; end some of them.")
+            self.refuse(429, "You have too many streams of events; end some of your programs.")
         with (
             suppress(StreamClosedError, asyncio.CancelledError),
             self.registry.presence.stream(process),
         ):
-            await self._tell(whose, instance)
+            await self._tell(process)
 
-    async def _tell(self, whose: tuple[str, str], instance: str) -> None:
+    async def _tell(self, process: Process) -> None:
+        whose, instance = process[:2], process.instance
         self.set_header("Content-Type", "text/event-stream")
         self._end_with_a_dead_node()
         events, clock = self.desk.events, asyncio.get_running_loop().time
@@ -456,20 +464,21 @@ class _EventStream(_Handler):
                 await self._send(events.text(event.number, event.kind, data))
             if clock() >= sign:
                 sign = clock() + _HEARTBEAT
-                if not await self._still_proven(whose):
+                if not await self._still_proven(process):
                     return
                 await self._send(": \n\n")
 
-    async def _still_proven(self, whose: tuple[str, str]) -> bool:
+    async def _still_proven(self, process: Process) -> bool:
         """Whether the token still is that server's, or nobody can say."""
         try:
             await self.prove()
         except (UnknownToken, NotAllowed):
-            self.registry.presence.refused(*whose)
+            # This one alone: the server may have been started again, with another token.
+            self.registry.presence.leaves(process)
             return False
         except GpuShareError:
             return True  # the Hub is away: what is told here the server knows already
-        return (self.caller.user, self.caller.server) == whose
+        return (self.caller.user, self.caller.server) == process[:2]
 
     async def _reset(self, whose: tuple[str, str], instance: str) -> int:
         """Tell all that there is, for who does not know what happened before."""

@@ -41,7 +41,9 @@ _SCHEME = re.compile(r"hmac-[a-z0-9_]{2,20}", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{16,200}", re.ASCII)
 _CURVE = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}", re.ASCII)
 _SEED = re.compile(r"(random|\d{1,10})?", re.ASCII)
-_LONGEST_SIZE, _LONGEST_NAME, _LONGEST_PATH = 100, 200, 4096
+_LONGEST_SIZE, _LONGEST_NAME = 100, 200
+#: Bytes: each row has one, and each stream of events may hold all rows of a server.
+_LONGEST_PATH = 1024
 _MOST_FLAGS, _LONGEST_FLAG = 20, 200
 
 
@@ -300,7 +302,7 @@ def path_of(path: Any) -> str | None:
         return None
     if not isinstance(path, str):
         raise Malformed("The path of the notebook is no text.")
-    return one_line(path)[:_LONGEST_PATH] or None
+    return one_line(path).encode()[:_LONGEST_PATH].decode(errors="ignore") or None
 
 
 def kernel_id_of(text: Any) -> str:

@@ -219,10 +219,12 @@ class Rules:
             name=wish.key.kernel_id,
         )
 
-    def _why_not(self, claim: Claim) -> str | None:
+    def _why_not(self, claim: Claim, *, anew: bool = False) -> str | None:
         name = claim.kernel_id
         known = self.holdings.asked(name)
-        has = known is not None and not known.lent
+        has = known is not None and not known.lent and not known.size.is_none
+        if anew and known is not None and known.size != claim.size:
+            has = False
         if self.orders.paused and not has and not claim.size.is_none:
             return _PAUSED
         if self.settings.sizes is not None:
@@ -240,13 +242,16 @@ class Rules:
         refusal = self.settings.limits.weigh(claim, self.holdings, self.clock())
         return refusal.text if refusal is not None else None
 
-    def reserve(self, wish: Wish) -> str | None:
+    def reserve(self, wish: Wish, *, anew: bool = False) -> str | None:
         """See :meth:`Ruling.reserve <.ruling.Ruling.reserve>`."""
         claim = self._claim(wish)
-        if self._begun and (why := self._why_not(claim)) is not None:
+        if self._begun and (why := self._why_not(claim, anew=anew)) is not None:
             return why
         name = claim.kernel_id
         known = self.holdings.known.get(name)
+        if anew and known is not None and known.size != claim.size:
+            self.drop(wish.key)  # nobody gets another size before those who wait for it
+            known = None
         if known is not None and known.held_since is not None:
             self.holdings.reserve(claim)  # it holds its share until it has the other one
             return None

@@ -48,8 +48,13 @@ class Ruling(Protocol):
     def why_not(self, wish: Wish) -> str | None:
         """Why the limits do not allow it, a sentence; None: they do."""
 
-    def reserve(self, wish: Wish) -> str | None:
-        """The same; where they allow it, it counts from here on as if it were held."""
+    def reserve(self, wish: Wish, *, anew: bool = False) -> str | None:
+        """The same; where they allow it, it counts from here on as if it were held.
+
+        Parameters
+        ----------
+        anew: it is another start in place of the one that is there, which ends.
+        """
 
     def holds(self, key: Key, size: Size | None = None) -> None:
         """A kernel holds the share that was reserved, or one of ``size``."""

@@ -6,12 +6,13 @@ import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from tornado import web
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPInputError, HTTPMessageDelegate
 from tornado.iostream import IOStream
 
 from ...errors import EngineError, NoGpuError, NotPossible, SizeError
@@ -36,6 +37,8 @@ INSTANCE = "Gpu-Share-Instance"
 _INSTANCE = re.compile(r"[0-9a-f]{32}")
 #: Most connections of one address, behind which the Hub's proxy may have many visitors, and of all.
 _CONNECTIONS = (2048, 16384)
+#: Bytes of bodies that are still arriving, of one address and of all: whose they are is not known.
+_ARRIVING = (4 * 2**20, 64 * 2**20)
 #: Seconds that a client has for its next request, and for the body of one.
 _IDLE_TIMEOUT, _BODY_TIMEOUT = 120.0, 10.0
 
@@ -272,8 +275,52 @@ def make_server(routes: web.Application) -> BoundedServer:
 class _Server(BoundedServer):
     """Who connects is known by their address alone."""
 
+    def initialize(self, *args: Any, **options: Any) -> None:
+        super().initialize(*args, **options)
+        #: Bytes of bodies that are arriving, by address.
+        self.arriving: Counter[str] = Counter()
+
     def owner(self, stream: IOStream) -> str:
         return str(stream.socket.getpeername()[0])
+
+    def start_request(self, server_conn: Any, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        inner = super().start_request(server_conn, request_conn)
+        owner = self._users.get(server_conn.stream, "")
+        return _Arriving(inner, self.arriving, str(owner))
+
+
+class _Arriving(HTTPMessageDelegate):
+    """A request whose body counts while it arrives, in which it is not known who sends it."""
+
+    def __init__(self, inner: HTTPMessageDelegate, arriving: Counter[str], owner: str) -> None:
+        self._inner, self._arriving, self._owner = inner, arriving, owner
+        self._size = 0
+
+    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
+        return self._inner.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        each, total = _ARRIVING
+        size = len(chunk)
+        if self._arriving[self._owner] + size > each or self._arriving.total() + size > total:
+            raise HTTPInputError("Too much is being sent at once.")
+        self._size += size
+        self._arriving[self._owner] += size
+        return self._inner.data_received(chunk)
+
+    def finish(self) -> None:
+        self._arrived()
+        self._inner.finish()
+
+    def on_connection_close(self) -> None:
+        self._arrived()
+        self._inner.on_connection_close()
+
+    def _arrived(self) -> None:
+        self._arriving[self._owner] -= self._size
+        self._size = 0
+        if not self._arriving[self._owner]:
+            del self._arriving[self._owner]
 
 
 def _token(header: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from ...errors import EngineError, NoGpuError
@@ -49,7 +49,7 @@ class Table(ABC):
         self.presence = Presence(self._gone, deaf=deaf)
         self._kernels: dict[Key, Kernel] = {}
         #: Whose is which id: no two users' kernels have the same.
-        self._ids: dict[str, Key] = {}
+        self._ids: dict[str, dict[Key, None]] = {}
         #: By server, so that nobody's rows are looked for among everybody's.
         self._servers: dict[tuple[str, str], dict[str, Kernel]] = {}
         #: Those that are on their way out, by key.
@@ -73,10 +73,16 @@ class Table(ABC):
             for kernel in self._servers.get((user, server), {}).values()
         ]
 
-    def by_id(self, kernel_id: str) -> Kernel | None:
-        """The kernel with an id, whose ever it is."""
-        key = self._ids.get(kernel_id)
-        return None if key is None else self._kernels.get(key)
+    def by_id(self, kernel_id: str, its: Mapping[str, Any] | None = None) -> Kernel | None:
+        """The kernel with an id, whose ever it is.
+
+        Parameters
+        ----------
+        its: an object that has to be the kernel's. Of two kernels that have the same id, as one
+            was about to end when the other began, only so the right one is found.
+        """
+        kernels = (self._kernels[key] for key in self._ids.get(kernel_id, ()))
+        return next((each for each in kernels if its is None or each.objects.owns(dict(its))), None)
 
     def of_user(self, user: str) -> list[Kernel]:
         """All kernels of a user, over all of their servers."""
@@ -172,13 +178,15 @@ class Table(ABC):
     def _put(self, kernel: Kernel) -> None:
         key = kernel.key
         self._kernels[key] = kernel
-        self._ids[key.kernel_id] = key
+        self._ids.setdefault(key.kernel_id, {})[key] = None
         self._servers.setdefault((key.user, key.server), {})[key.kernel_id] = kernel
 
     def _drop(self, kernel: Kernel) -> None:
         key = kernel.key
         del self._kernels[key]
-        self._ids.pop(key.kernel_id, None)
+        del self._ids[key.kernel_id][key]
+        if not self._ids[key.kernel_id]:
+            del self._ids[key.kernel_id]
         rows = self._servers[(key.user, key.server)]
         del rows[key.kernel_id]
         if not rows:

@@ -219,7 +219,9 @@ class KernelObjects(WatchedPod):
     async def adopt(self, before: str, report: Report) -> Connection:
         """See :class:`~._objects.Objects`."""
         name = self.name
-        pod = await self.writes.once(lambda: claim_pod(self.cluster, self.owner, name, before))
+        pod = await self.writes.once(
+            lambda: claim_pod(self.cluster, self.owner, name, before, self._also)
+        )
         self.made = True
         self._owns(pod)
         connection = await self.connection(address_of(pod))
@@ -513,7 +515,7 @@ class KernelObjects(WatchedPod):
         self._end(Exit(-signals.SIGKILL, say("was-shut-down")))
 
         async def write() -> None:
-            await delete_own(self.cluster, self.owner, self.name, grace=grace)
+            await delete_own(self.cluster, self.owner, self.name, grace=grace, also=self._also)
             self.made = False
 
         if self.made:

@@ -28,6 +28,7 @@ __all__ = [
     "object_name",
     "selector",
     "server_name",
+    "shown",
 ]
 
 PREFIX = "gpu-share.jupyter.org/"
@@ -127,8 +128,13 @@ def annotation(obj: Mapping[str, Any] | None, name: str) -> str:
 
 def note(text: str) -> str:
     """A text as the value of an annotation: as it is, but not endless."""
-    text = text.encode("utf-8", "replace").decode()
+    text = shown(text)
     return text if len(text) <= _LONGEST_ANNOTATION else text[: _LONGEST_ANNOTATION - 1] + "…"
+
+
+def shown(text: str) -> str:
+    """A text that Kubernetes takes, whole."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _hash(text: str) -> str:

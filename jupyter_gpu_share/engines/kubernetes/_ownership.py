@@ -6,6 +6,8 @@ proof of what belongs to whom, and what a process owned once it does not own for
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ...errors import KernelStartError
 from ...sentences import say
 from ._cluster import Cluster, Object
@@ -19,13 +21,16 @@ __all__ = ["TAKEN_OVER", "claim_pod", "delete_own", "taken_over"]
 TAKEN_OVER = "Another Jupyter server of the same name runs this kernel."
 
 
-async def claim_pod(cluster: Cluster, owner: Owner, name: str, before: str) -> Object:
+async def claim_pod(
+    cluster: Cluster, owner: Owner, name: str, before: str, also: Collection[str] = ()
+) -> Object:
     """Write on a pod that it is the owner's process's now; the pod as it is then.
 
     Parameters
     ----------
     owner: whose it is to be; a pod of another server is never.
     before: the process whose it was, which has ended.
+    also: others whose it may be, as they have asked for it and were not answered.
 
     Raises
     ------
@@ -41,7 +46,7 @@ async def claim_pod(cluster: Cluster, owner: Owner, name: str, before: str) -> O
         whose, ours = annotation(pod, "instance"), label(pod, SERVER) == owner.server
         if ours and whose == owner.instance:
             return pod  # it was written, though the answer was lost
-        if not ours or whose != before:
+        if not ours or (whose != before and whose not in also):
             raise Owned(TAKEN_OVER)
         change = {
             "metadata": {
@@ -55,12 +60,15 @@ async def claim_pod(cluster: Cluster, owner: Owner, name: str, before: str) -> O
             continue  # something else of it has changed meanwhile
 
 
-async def delete_own(cluster: Cluster, owner: Owner, name: str, *, grace: int = 1) -> None:
+async def delete_own(
+    cluster: Cluster, owner: Owner, name: str, *, grace: int = 1, also: Collection[str] = ()
+) -> None:
     """Delete a pod, unless it is gone or another process has it by now.
 
     Parameters
     ----------
     grace: seconds that it has to end in order.
+    also: see :func:`claim_pod`.
 
     Raises
     ------
@@ -72,7 +80,7 @@ async def delete_own(cluster: Cluster, owner: Owner, name: str, *, grace: int = 
             pod = await api.get(PODS, name, space)
         except NotFound:
             return
-        if annotation(pod, "instance") != owner.instance:
+        if annotation(pod, "instance") not in {owner.instance, *also}:
             return
         meta = pod["metadata"]
         uid, version = meta["uid"], meta["resourceVersion"]
@@ -83,7 +91,12 @@ async def delete_own(cluster: Cluster, owner: Owner, name: str, *, grace: int = 
         return
 
 
-def taken_over(pod: Object, instance: str, since: str) -> bool:
-    """Whether a pod that was a process's at the version ``since`` is another's now."""
+def taken_over(pod: Object, instance: str, since: str, also: Collection[str] = ()) -> bool:
+    """Whether a pod that was a process's at the version ``since`` is another's now.
+
+    Parameters
+    ----------
+    also: see :func:`claim_pod`.
+    """
     later = int(pod["metadata"]["resourceVersion"]) > int(since)  # numbers that count on
-    return later and annotation(pod, "instance") != instance
+    return later and annotation(pod, "instance") not in {instance, *also}

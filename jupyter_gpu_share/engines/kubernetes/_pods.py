@@ -30,6 +30,7 @@ from ._names import (
     annotation,
     label_value,
     note,
+    shown,
 )
 from .backends import CONTAINER, GPU_TOLERATION, Rendered, dig
 
@@ -72,7 +73,8 @@ class Labels:
 
     Attributes
     ----------
-    notes: annotations that all objects of the kernel carry, with their whole names.
+    notes: annotations that all objects of the kernel carry, with their whole names. They are
+        never cut: what is read from them decides.
 
     Raises
     ------
@@ -104,7 +106,7 @@ class Labels:
                 ATTEMPT: self.attempt,
                 PREFIX + "kernel-id": note(self.kernel_id),
                 **{PREFIX + key.replace("_", "-"): note(text) for key, text in notes.items()},
-                **{key: note(text) for key, text in self.notes.items()},
+                **{key: shown(text) for key, text in self.notes.items()},
             },
         }
 

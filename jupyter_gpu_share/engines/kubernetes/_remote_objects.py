@@ -190,11 +190,10 @@ class RemoteObjects(RemoteRow):
 
     async def _held(self, rest: str, report: Report) -> Row:
         """Ask for the share, and wait until it is held, as long as that takes."""
-        asked_at, before = -1, self._row
+        ask, before = True, self._row
         while True:
-            if asked_at < 0 or (self._resets > asked_at and self._state == "released"):
-                asked_at = self._resets  # a broker that has begun anew has forgotten what waits
-                before = self._row
+            if ask:
+                ask, before = False, self._row
                 await self._answer(self._post(rest), report)
             row, news = self._row, self._news
             assert row is not None
@@ -202,6 +201,11 @@ class RemoteObjects(RemoteRow):
                 raise KernelStartError(self._ended.result().reason)
             if row is not before:  # that may tell of an earlier try
                 check(row)
+                if row.state == "released":
+                    # Who waits is forgotten by a broker that has begun anew, and where nothing was
+                    # heard of this process for a while.
+                    ask = True
+                    continue
             if row.state == "ready" and row.share is not None:
                 return row
             report(progress_of(row))

@@ -63,6 +63,7 @@ class WatchedPod:
             leave=lambda: self.on_leave(),
         )
         self._uid = self._version = ""  # of the pod, and when it came to be this process's
+        self._also: set[str] = set()  # other processes as whose the pod may be known
         self._up = False  # the agent can be talked to
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._unleased: Unleased | None = None
@@ -84,7 +85,9 @@ class WatchedPod:
         pod = self.cluster.pod(self.name)
         cause = None
         if pod is not None:
-            self.lost |= bool(self._version) and taken_over(pod, self.owner.instance, self._version)
+            self.lost |= bool(self._version) and taken_over(
+                pod, self.owner.instance, self._version, self._also
+            )
             cause = failures.end_of(pod, None)
             if cause is None:
                 self.parting.note(pod)
@@ -122,6 +125,13 @@ class WatchedPod:
         if label(obj, SERVER) != self.owner.server:
             return False
         return label(obj, PART) != "kernel" or obj["metadata"]["name"] == self.name
+
+    def also_of(self, other: WatchedPod) -> None:
+        """The pod may be that of ``other``, too, which has asked for it and was not answered.
+
+        Where one process makes all pods, it is nobody else's by that.
+        """
+        self._also |= {other.owner.instance, *other._also}
 
     def _is_own(self, gone: Object) -> bool:
         """Whether it is the pod. The watch may tell of its end before its creation is answered."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from math import isfinite
 from typing import Any
 
 from ...size import Size
@@ -184,7 +184,9 @@ _GPU = ("uuid", "model", "index", "memory_bytes", "profile", "parent", "simulate
 
 
 def _span(seconds: Any) -> timedelta:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not isfinite(seconds):
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    # A whole number may be too large to become a float, and compares with one all the same.
+    if not number or not -math.inf < seconds < math.inf:
         raise ValueError("The field kernels has what is no number of seconds.")
     return timedelta(seconds=min(max(seconds, 0), _LONGEST))
 
