@@ -196,4 +196,4 @@ async def test_an_agent_that_is_not_reached_holds_up_no_share(
     finally:
         context.destroy(linger=0)
         listening.close()
-    assert not parked.vacated and "did not answer within 0 s" in parked.why
+    assert not parked.vacated and "did not answer" in parked.why

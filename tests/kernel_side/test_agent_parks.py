@@ -99,6 +99,7 @@ async def parked(
     vacate: bool = True,
     watchdog: float = LONG,
     patience: float = PATIENCE,
+    ends: bool = False,
     **other: Any,
 ) -> Parked:
     connection = (
@@ -112,6 +113,7 @@ async def parked(
         watchdog=watchdog,
         patience=patience,
         context=pod.context,
+        ends=ends,
         port=pod.port,
     )
     return await asyncio.wait_for(asked, 3 * PATIENCE)
@@ -400,6 +402,30 @@ async def test_a_kernel_that_cannot_be_moved_says_why(pod: Pod) -> None:
     await pod.ready()
     await link.close()
     assert await parked(pod) == Parked(False, "The kernel holds no share.")
+
+
+async def test_an_agent_that_is_not_reached_is_not_waited_for(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the user's keys are no pair: the share is held for as long."""
+    monkeypatch.setattr("jupyter_gpu_share.engines.kubernetes._parked._GREETING", 0.5)
+    pod.boot()
+    told = await asyncio.wait_for(parked(pod, key=b"another key", patience=LONG), PATIENCE)
+    assert told == Parked(False, "The kernel's agent did not answer in time.")
+
+
+async def test_a_kernel_that_stays_on_its_gpu_ends_in_order_where_nobody_comes(pod: Pod) -> None:
+    """It does not wait for the word of a server that is gone until it is killed."""
+    pod.boot()
+    link = pod.link("server")
+    await link.start("r1", ARGV, {}, None)
+    client = await pod.ready()
+    bye = "import atexit; atexit.register(lambda: open('bye', 'w').close())"
+    await run(client, bye)
+    await link.close()
+    assert await parked(pod, ends=True) == Parked(False, "The kernel holds no share.")
+    await eventually(lambda: (pod.folder / "bye").exists(), "it has ended in order")
+    await eventually(lambda: pod.process.poll() is not None, "its pod has ended")
 
 
 async def test_a_pod_of_an_older_version_is_left_alone(pod: Pod, tmp_path: Path) -> None:

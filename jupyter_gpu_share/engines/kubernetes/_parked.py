@@ -6,6 +6,7 @@ A server may be given a second to end. What its kernels hold is not to depend on
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 import zmq.asyncio
@@ -19,8 +20,8 @@ __all__ = ["Parked", "park"]
 #: Seconds between two signs of life while the agent is waited for. When it has the last of them,
 #: another process may take the pod over without a word of whose it was.
 _RENEWAL = 5.0
-#: Seconds that an agent has to answer at all: else it is not reached, and the share is not to wait.
-_GREETING = 6.0
+#: Seconds until an agent has to answer at all, which takes milliseconds where it is reached.
+_GREETING = 5.0
 #: Seconds that an agent may take beyond the patience: until the GPU's memory is seen to be free,
 #: until a kernel that could not leave is back on it, and for the way.
 _BEYOND = 15.0 + 30.0 + 10.0
@@ -51,6 +52,7 @@ async def park(
     watchdog: float,
     patience: float,
     context: zmq.asyncio.Context,
+    ends: bool = False,
     port: int = AGENT_PORT,
 ) -> Parked:
     """Have a pod's agent park its kernel: one conversation, after which nothing is kept of it.
@@ -69,11 +71,13 @@ async def park(
     patience: seconds that the kernel has to leave its GPU. A cell has half of it to end, is then
         interrupted, and has to be over after three quarters.
     context: for the socket.
+    ends: where it stays on its GPU the kernel ends at once and in order, with its pod, as nobody
+        has anything to save of it.
     port: of the agent.
 
     Returns
     -------
-    Parked: within 6 s where the agent does not answer; else at the latest 55 s after the patience.
+    Parked: at the latest 55 s after the patience.
 
     Raises
     ------
@@ -82,15 +86,21 @@ async def park(
     link = AgentLink(
         connection, port, instance=instance, renewal=_RENEWAL, changed=lambda _state: None
     )
-    began = asyncio.get_running_loop().time()
     try:
         told = _told(link, context, before, vacate=vacate, watchdog=watchdog, patience=patience)
-        state = await asyncio.wait_for(told, patience + _BEYOND)
-    except asyncio.TimeoutError:
-        took = asyncio.get_running_loop().time() - began
-        return Parked(False, f"The kernel's agent did not answer within {took:.0f} s.")
+        found = await _within(patience + _BEYOND, told)
+        if ends and not found.vacated:
+            await link.leave()
+        return found
     finally:
         await link.close()
+
+
+async def _within(seconds: float, told: Awaitable[AgentState]) -> Parked:
+    try:
+        state = await asyncio.wait_for(told, seconds)
+    except asyncio.TimeoutError:
+        return Parked(False, "The kernel's agent did not answer in time.")
     if not state.parks:
         return Parked(False, "An older version has started the pod, and cannot park its kernel.")
     return Parked(state.parked, state.park_why)
@@ -106,6 +116,7 @@ async def _told(
     patience: float,
 ) -> AgentState:
     link.open(context, before)
+    # Its share is held for as long: one that is not reached is not waited for.
     state = await asyncio.wait_for(link.greet(), _GREETING)
     if not state.parks:
         return state
