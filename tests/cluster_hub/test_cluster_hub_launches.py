@@ -135,10 +135,11 @@ async def test_each_launch_ends_in_a_kernel_or_in_one_line(hub: HubOfCluster, se
         for user in everybody:
             assert len(user.ready) + len(user.lines) == EACH
             assert all("\n" not in line and line.endswith(".") for line in user.lines), user.lines
-        # A kill may meet a start whose keys are on their way: it is asked for anew, and is later.
+        # Two that are let at once may change places, and a kill may meet starts whose keys are on
+        # their way: those are asked for anew, and are later.
         grants = [user.granted for user in everybody]
         passed = sum(a > b for each in grants for a, b in pairwise(each))
-        assert passed <= kills, grants
+        assert passed <= USERS, grants
         ready = sum(len(user.ready) for user in everybody)
         lines = [line for user in everybody for line in user.lines]
         assert ready >= USERS * EACH - kills, lines
