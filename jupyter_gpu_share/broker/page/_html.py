@@ -140,7 +140,7 @@ def _held(view: View) -> str:
             f'<td class="words">{_text(_unused(share, view.now))}</td>',
         ]
         if view.administrator:
-            name = f"{_notebook(share)} of {share['info'].get('user')}"
+            name = f"{_notebook(share)} of {_user(share)}"
             cells.append(
                 f"<td>{_form(view, 'release', 'Ask back', name, share)} "
                 f"<details><summary>End…{_hidden(name)}</summary>"
@@ -155,7 +155,7 @@ def _held(view: View) -> str:
 def _waiting(view: View) -> str:
     rows = [
         [
-            _cell(str(share["queue"]["position"])),
+            _cell(str(share["queue"]["position"] or "-")),
             *_whose(view, share),
             _cell(share["size"]),
             f'<td class="words">{_text(_room(share, view.now))}</td>',
@@ -321,8 +321,14 @@ def _heads(view: View) -> list[str]:
 
 
 def _whose(view: View, share: Mapping[str, Any]) -> list[str]:
-    user = [_named(str(share["info"].get("user", "-")))] if view.administrator else []
+    user = [_named(_user(share))] if view.administrator else []
     return [*user, _named(_notebook(share))]
+
+
+def _user(share: Mapping[str, Any]) -> str:
+    """A user, and which of their servers it is at a Hub, as its addresses have both."""
+    server = share["info"].get("server")
+    return f"{share['info'].get('user', '-')}{f'/{server}' if server else ''}"
 
 
 def _notebook(share: Mapping[str, Any]) -> str:
