@@ -151,6 +151,7 @@ def row(user: str, server: str, kernel: str, **other: Any) -> dict[str, Any]:
         "info": {"path": f"{user}-{kernel}-secret.ipynb"},
         "held_since": "2126-03-01T10:00:00+00:00",
         "idle_seconds": None,
+        "asked_back": False,
         "keep_until": None,
         "promise": None,
         "room_at": None,

@@ -171,6 +171,7 @@ async def test_a_kernel_is_ended_and_a_share_asked_back_by_the_whole_name(office
             office.administration.ask_back(wrong, "root")
     office.administration.ask_back(key("ann", "k", "lab"), "root")
     assert rules.orders.asked([key("ann", "k", "lab").text])
+    assert [row["asked_back"] for row in office.administration.everything()] == [True]
     office.administration.end(key("ann", "k", "lab"), "root")
     assert [ended for ended, _ in office.kernels.ended] == [key("ann", "k", "lab")]
     hold(rules, wish("ann", "k", server="lab"))

@@ -41,7 +41,8 @@ class Administration:
 
         Each with ``user``, ``server``, ``kernel_id``, ``size``, ``state`` (``held``, ``waiting`` or
         ``lent``), ``share`` (as its server is told it), ``held_since``, ``idle_seconds``,
-        ``keep_until``, ``promise`` and ``room_at``, and with what its server is told of it.
+        ``asked_back``, ``keep_until``, ``promise`` and ``room_at``, and with what its server is
+        told of it.
         """
         rules, now = self._rules, self._rules.clock()
         since, idle = rules.held_since(), rules.idle.since(now)
@@ -74,6 +75,7 @@ class Administration:
                     "idle_seconds": (now - idle[key.text]).total_seconds()
                     if key.text in idle
                     else None,
+                    "asked_back": self._rules.orders.is_asked(key.text),
                     **self._promised(key, rows, user),
                 }
             )

@@ -167,14 +167,17 @@ def _waiting(view: View) -> str:
 
 
 def _unused(share: Mapping[str, Any], now: datetime) -> str:
-    becomes = _promise(share, now)
-    return f"{_idle(share['idle_seconds'])}{'. ' if becomes else ''}{becomes}"
+    unused = "" if share["idle_seconds"] is None else _idle(share["idle_seconds"])
+    return ". ".join(each for each in (unused, _promise(share, now)) if each) or "-"
 
 
 def _promise(share: Mapping[str, Any], now: datetime) -> str:
     """Who gets an idle share, and until when its user may keep it; empty: nobody waits for it."""
     promise, keep = share["promise"], share["keep_until"]
     if promise is None:
+        if share["asked_back"]:
+            used = share["idle_seconds"] is None
+            return f"It is asked back{', and goes once it is unused' if used else ''}."
         kept = keep is not None and datetime.fromisoformat(keep) > now
         return f"Kept until {_since(keep, now)}, used or not." if kept else ""
     waiting = [
@@ -346,9 +349,7 @@ def _since(moment: str | None, now: datetime) -> str:
     return f"{local:%H:%M}" if local.date() == now.date() else f"{local:%d %b %H:%M}"
 
 
-def _idle(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
+def _idle(seconds: float) -> str:
     minutes = int(seconds) // 60
     return f"{int(seconds)} s" if not minutes else f"{minutes} min"
 
