@@ -38,6 +38,8 @@ class Holder:
         self._instance, self._attempts = uuid4().hex, dict[str, str]()
         #: Seconds for which nobody has used a kernel, by its id.
         self.idle: dict[str, float] = {}
+        #: Whether it gives back at once what it is asked for; else it does nothing.
+        self.gives = True
         self._over = threading.Event()
         self._beats = threading.Thread(target=self._live, name=f"server of {user}")
 
@@ -93,6 +95,6 @@ class Holder:
                 for name, seconds in list(self.idle.items())
             }
             status, answer = self.ask("PUT", "/v1/idle", {"kernels": kernels})
-            for kernel in answer["wanted"] if status == 200 else ():
+            for kernel in answer["wanted"] if status == 200 and self.gives else ():
                 attempt = {"attempt": self._attempts[kernel]}
                 self.ask("POST", f"/v1/shares/{kernel}/release", attempt)

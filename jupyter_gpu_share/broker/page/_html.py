@@ -31,8 +31,16 @@ td.words { min-width: 12rem; }
 .name { max-width: 18rem; overflow-wrap: anywhere; width: max-content; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 form, details { display: inline-block; }
-button, summary { cursor: pointer; font: inherit; }
+button, summary { cursor: pointer; font: inherit; white-space: nowrap; }
+details button { white-space: normal; }
+button { background: ButtonFace; border: 1px solid #888; border-radius: .25rem; color: ButtonText;
+  padding: .1rem .5rem; }
 .hidden { clip-path: inset(50%); height: 1px; overflow: hidden; position: absolute; width: 1px; }
+/* Its buttons are seen on a small screen, too. */
+@media (max-width: 64rem) {
+  .name { max-width: 10rem; }
+  td.words { min-width: 9rem; }
+}
 [role=alert] { border-left: .3rem solid #c33; padding-left: .6rem; }
 """
 
