@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labs import lab_server, write_choice, write_notebook
+from labs import BUILT, NAME, lab_server, write_choice, write_notebook
 from pages import Heard, assert_accessible, log_in, open_lab, run_cell, wait_for_kernel
-from parts import granted, open_sidebar, sidebar, toolbar
-from playwright.sync_api import BrowserContext, Page, expect
+from parts import granted, open_sidebar
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 from servers import Server
 from waiting import PATIENCE
 
 sys.path.append(str(Path(__file__).parents[1] / "brokered"))
 from fake_cluster_broker import TOKEN, FakeClusterBroker, fake_broker
 from local_pods import LocalPods
+
+from jupyter_gpu_share.broker.cluster.rules import _PAUSED
 
 
 class Brokered:
@@ -52,7 +54,7 @@ class Brokered:
         assert self._ready.wait(PATIENCE)
         return self.broker
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(PATIENCE)
 
@@ -76,62 +78,94 @@ def brokered(tmp_path: Path) -> Iterator[Brokered]:
 @pytest.fixture
 def alice(
     brokered: Brokered,
-    new_user: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     context: BrowserContext,
 ) -> Iterator[Server]:
-    monkeypatch.setenv("JUPYTER_GPU_SHARE_BROKER", brokered.broker.url)
-    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", TOKEN)
-    with lab_server(tmp_path / "alice", simulate="", environment=new_user) as server:
+    # The page of these sources, whatever is installed beside the tests.
+    built = tmp_path / "share" / "labextensions" / NAME
+    built.parent.mkdir(parents=True)
+    built.symlink_to(BUILT)
+    told = {
+        "JUPYTER_GPU_SHARE_BROKER": brokered.broker.url,
+        "JUPYTERHUB_API_TOKEN": TOKEN,
+        "JUPYTER_PATH": str(tmp_path / "share"),
+    }
+    prefix = ("env", *(f"{name}={value}" for name, value in told.items()))
+    folder = tmp_path / "alice"
+    with lab_server(folder, simulate="", prefix=prefix) as server:
         log_in(context, server)
         yield server
 
 
-def test_what_the_sidebar_says_of_a_cluster(
+def opened(page: Page, server: Server, name: str, size: str) -> Locator:
+    """The sidebar with a new notebook in front, which asks for a size."""
+    write_notebook(server, name, "x = 42; print(x)")
+    write_choice(server, name, size)
+    open_lab(page, server, name)
+    return open_sidebar(page)
+
+
+def test_a_kernel_holds_gives_back_and_takes_again(
     alice: Server, brokered: Brokered, page: Page, heard: Heard
 ) -> None:
-    broker = brokered.broker
-    write_notebook(alice, "one.ipynb", "x = 42; print(x)")
-    write_choice(alice, "one.ipynb", "1/2")
-    open_lab(page, alice, "one.ipynb")
+    panel = opened(page, alice, "one.ipynb", "1/2")
     wait_for_kernel(page)
-    panel = open_sidebar(page)
     expect(run_cell(page, 0)).to_have_text("42")
     expect(panel).to_contain_text("40 GiB ½ of a GPU")
-    expect(panel).to_contain_text("node-1")
-    print("HELD", panel.inner_text())
-    print("STATUS", alice.ok("gpu-share/status"))
+    expect(panel).to_contain_text("A100 · node-1")
+    assert_accessible(page, "[aria-label='GPU shares']")
     kernel = str(granted(alice, "one.ipynb")["kernel_id"])
-    assert broker.kernels[kernel].size == "1/2"
+    panel.get_by_role("button", name="Give Back").click()
+    expect(panel).to_contain_text("Run a cell to take the share back.")
+    assert brokered.broker.kernels[kernel].state == "released"
+    panel.get_by_role("button", name="Wake", exact=True).click()
+    expect(panel.get_by_role("button", name="Give Back")).to_be_visible()
+    assert brokered.broker.kernels[kernel].state == "ready"
+    expect(run_cell(page, 0)).to_have_text("42")
+    assert heard.unexpected() == []
+
+
+def test_who_waits_hears_of_all_who_do(
+    alice: Server, brokered: Brokered, page: Page, heard: Heard
+) -> None:
+    brokered.do(brokered.broker.set_room, 0.5)
+    panel = opened(page, alice, "two.ipynb", "1")
+    expect(panel).to_contain_text("No GPU has room.")
+    expect(panel).to_contain_text("Waiting, 1 of 2")
+    # The other one is somebody else's: of its kernel alice hears nothing but that.
+    expect(panel).to_contain_text("2 kernels wait.")
+    assert_accessible(page, "[aria-label='GPU shares']")
+    brokered.do(brokered.broker.set_room, 1.0)
+    expect(panel).to_contain_text("80 GiB a whole GPU")
+    expect(panel.get_by_role("button", name="Give Back")).to_be_visible()
+    assert heard.unexpected() == []
+
+
+@pytest.mark.parametrize(
+    "why", ["You hold or wait for 1 GPU, which is the most that you may.", _PAUSED]
+)
+def test_a_limit_or_a_pause_is_told_in_the_words_of_the_broker(
+    alice: Server, brokered: Brokered, page: Page, heard: Heard, why: str
+) -> None:
+    heard.allow("404|500|503")  # the kernel is not there
+    brokered.broker.refused = why
+    panel = opened(page, alice, "three.ipynb", "1/4")
+    expect(panel).to_contain_text("The kernel has no share:")
+    expect(panel).to_contain_text(why)
+    expect(panel.get_by_role("button", name="Start Without a GPU").first).to_be_visible()
     assert_accessible(page, "[aria-label='GPU shares']")
 
-    # A second one waits for its turn, in the broker's words.
-    write_notebook(alice, "two.ipynb", "1")
-    write_choice(alice, "two.ipynb", "1")
-    open_lab(page, alice, "two.ipynb")
+
+def test_a_broker_that_is_away_is_told_and_so_is_a_cluster_without_gpus(
+    alice: Server, brokered: Brokered, page: Page, heard: Heard
+) -> None:
+    brokered.broker.machine = lambda: {**FakeClusterBroker.machine(brokered.broker), "gpus": []}  # type: ignore[method-assign]
+    open_lab(page, alice)
     panel = open_sidebar(page)
-    expect(panel).to_contain_text("No GPU has room.")
-    print("WAITS", panel.inner_text())
-    print("TOOLBAR", toolbar(page).inner_text())
-    # A limit refuses a third one in the broker's words.
-    broker.refused = "You may hold 1 GPU, and hold or wait for 1.5."
-    write_notebook(alice, "three.ipynb", "1")
-    write_choice(alice, "three.ipynb", "1/4")
-    open_lab(page, alice, "three.ipynb")
+    expect(panel).to_contain_text("There is no GPU now.")
+    away = "The JupyterHub does not answer, so nothing new is started."
+    brokered.broker.problem = (503, away)
+    open_lab(page, alice)
     panel = open_sidebar(page)
-    expect(panel).to_contain_text(broker.refused)
-    print("REFUSED", panel.inner_text())
-    page.screenshot(path="/tmp/w/pages/build/refused.png")
-    broker.refused = (
-        "The administrator gives out no new shares for now. What runs goes on; try again later, or "
-        "start without a GPU."
-    )
-    write_notebook(alice, "four.ipynb", "1")
-    write_choice(alice, "four.ipynb", "1/4")
-    open_lab(page, alice, "four.ipynb")
-    panel = open_sidebar(page)
-    expect(panel).to_contain_text(broker.refused)
-    print("PAUSED", panel.inner_text())
-    page.screenshot(path="/tmp/w/pages/build/paused.png")
+    expect(panel).to_contain_text(away)
     assert heard.unexpected() == []
