@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,17 +16,27 @@ from typing import Any
 import pytest
 from cluster.fixtures import CLUSTER_MARKS
 from holders import Holder, HubOfCluster, hub_of_cluster
-from hubs import PASSWORD
+from hubs import PASSWORD, fetch
 from pages import Heard, assert_readable
 from playwright.sync_api import Page, expect
+from prometheus_client.parser import text_string_to_metric_families
 from servers import until
 
 pytestmark = CLUSTER_MARKS
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
 
 ANN, ROOT = "ann", "root-of-hub"
 EVE = "<img src=x onerror=\"document.title='taken'\">"
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">.ipynb"
 LONG = "course/week-01/a-long-name-of-a-notebook-that-trains.ipynb"
+#: Port of the metrics.
+METRICS = free_port()
 #: Seconds within which the page shows what its buttons did.
 SOON = 1.0
 
@@ -33,7 +44,7 @@ SOON = 1.0
 @pytest.fixture(scope="module")
 def hub(cluster: Any) -> Iterator[HubOfCluster]:
     with hub_of_cluster(cluster) as running:
-        running.start_broker()
+        running.start_broker(f"c.Broker.metrics_bind = '127.0.0.1:{METRICS}'")
         yield running
 
 
@@ -65,6 +76,12 @@ def log_in(page: Page, hub: HubOfCluster, name: str) -> None:
     page.wait_for_url(page_of(hub))
 
 
+def reloaded(page: Page, text: str) -> bool:
+    """Whether a page has a text, when it is loaded anew."""
+    page.reload()
+    return text in (page.text_content("main") or "")
+
+
 def row_of(page: Page, text: str) -> Any:
     return page.get_by_role("row").filter(has_text=text)
 
@@ -83,12 +100,14 @@ def test_an_administrator_sees_all_and_asks_back_and_ends(
     assert_readable(page)
 
     # One that is used, and one that nobody uses, which then goes.
-    users["lab"].idle["b"] = 700.0
+    users["lab"].gives, users["lab"].idle["b"] = False, 700.0
+    until(lambda: reloaded(page, "11 min"), "its server has said so")
     for name, told in ((LONG, "It is asked back, and goes once it is unused."), ("lab.ipynb", "")):
         begun = time.monotonic()
         row_of(page, name).get_by_role("button", name="Ask back").click()
         expect(row_of(page, name)).to_contain_text(told or "It is asked back.")
         assert time.monotonic() - begun < SOON
+    users["lab"].gives = True
     until(lambda: users["lab"].state("b") == "released", "its server has given it back")
     page.get_by_role("link", name="Look again").click()
     expect(row_of(page, "lab.ipynb")).to_have_count(0)
@@ -123,6 +142,23 @@ def test_a_user_sees_their_own_of_all_their_servers(
     assert "<img" not in page.get_by_role("main").inner_html() and EVE not in page.content()
     assert_readable(page)
     assert heard.unexpected() == []
+
+
+def test_prometheus_gets_the_metrics_without_names(
+    hub: HubOfCluster, users: dict[str, Holder]
+) -> None:
+    status, text = fetch(f"http://127.0.0.1:{METRICS}/metrics")
+    assert status == 200
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            name = sample.name.removeprefix("jupyter_gpu_share_broker_")
+            found.setdefault(name, {})[",".join(sample.labels.values())] = sample.value
+    assert found["kernels"] == {"used": 3, "idle": 0, "waiting": 0}
+    held = sum(found["gpu_memory_held_bytes"].values())
+    assert held == pytest.approx(80 * 2**30, rel=0.01)
+    assert len(found["gpu_memory_bytes"]) == 2
+    assert "onerror" not in text and "user=" not in text
 
 
 def test_what_is_an_administrators_is_theirs(hub: HubOfCluster, users: dict[str, Holder]) -> None:
