@@ -25,11 +25,12 @@ from . import (
     traffic,
     users,
 )
-from .kubernetes import pods, room, scale, wake
+from .kubernetes import brokered, pods, room, scale, wake
 from .rows import Row, draw
 
 SUBJECTS = {
     "broker": broker.rows,
+    "broker-cluster": brokered.rows,
     "keep": keep.rows,
     "launch": launch.rows,
     "traffic": traffic.rows,

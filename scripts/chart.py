@@ -144,12 +144,23 @@ _QUEUES = {
 }
 
 
+#: Settings that the broker does not heed: they are for one server.
+_OF_SERVERS = {
+    "IdlePolicy": {
+        *("aim", "cull_after", "timeout", "usual_size", "snapshot_encryption", "snapshot_folder"),
+        *("snapshot_lifetime", "snapshot_limit", "snapshot_patience"),
+    },
+    "SizePolicy": {"max_total"},
+    "KubernetesEngine": {"adopt", "usage_interval"},
+}
+
+
 def settings(kind: type[HasTraits], name: str) -> dict[str, Any]:
     """The schema of one class' settings by their names."""
     return {
         setting: _of_trait(trait)
         for setting, trait in sorted(kind.class_traits(config=True).items())
-        if setting not in _OTHERS.get(name, ())
+        if setting not in {*_OTHERS.get(name, ()), *_OF_SERVERS.get(name, ())}
     }
 
 

@@ -54,7 +54,7 @@ def rows() -> list[Row]:
     looked = looks.rows()
     with ExitStack() as stack:
         nodes = stack.enter_context(cluster.kwok(NODES))
-        stack.enter_context(_gpus(cluster, nodes))
+        stack.enter_context(gpus(cluster, nodes))
         stack.enter_context(kwok_pods_here())
         space = stack.enter_context(testbed.namespace(cluster))
         others = [stack.enter_context(testbed.namespace(cluster)) for _ in range(PLACES)]
@@ -89,7 +89,7 @@ def rows() -> list[Row]:
 
 
 @contextmanager
-def _gpus(cluster: Cluster, nodes: list[str]) -> Iterator[None]:
+def gpus(cluster: Cluster, nodes: list[str]) -> Iterator[None]:
     """Let the nodes have GPUs like that of the real node."""
     real = next(
         each

@@ -70,7 +70,8 @@ def find_broker(environ: Mapping[str, str] = os.environ) -> Path | None:
     text = named.removeprefix("unix://")
     if not text.startswith("/"):
         raise EngineError(
-            f"{BROKER}={named!r} is no path of a socket; write it like {DEFAULT_SOCKET}."
+            f"{BROKER}={named!r} is no path of a socket; write it like {DEFAULT_SOCKET}, or for "
+            "the broker of a cluster http://gpu-share-broker:8000/services/gpu-share."
         )
     return Path(text)
 

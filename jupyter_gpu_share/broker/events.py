@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import takewhile
 from typing import Any
 from uuid import uuid4
 
 __all__ = ["Event", "Events"]
 
-#: How many are kept for who comes back.
-_KEPT = 1000
+#: How many are kept for who comes back, and of how many it is known what was forgotten.
+_KEPT, _MOST = 1000, 10_000
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,13 @@ class Events:
     def __init__(self) -> None:
         #: Numbers begin anew with each broker, so the broker is part of an event's id.
         self._name = uuid4().hex[:12]
-        self._kept: deque[Event] = deque(maxlen=_KEPT)
+        self._kept: deque[Event] = deque()
+        #: The same by whom they are about, so that nobody looks through everybody's.
+        self._own: dict[Hashable | None, deque[Event]] = {}
         self._number = 0
+        #: The last one that is forgotten, by whom it was about; and up to which that is not known.
+        self._lost: dict[Hashable | None, int] = {}
+        self._unknown = 0
         #: What readers wait for, by whom they read for.
         self._news: dict[Hashable, asyncio.Event] = {}
 
@@ -49,10 +54,30 @@ class Events:
     def publish(self, whose: Hashable | None, kind: str, data: dict[str, Any]) -> None:
         """Tell somebody of something, a user or one of their servers; None: everybody."""
         self._number += 1
-        self._kept.append(Event(self._number, whose, kind, data))
+        event = Event(self._number, whose, kind, data)
+        self._kept.append(event)
+        self._own.setdefault(whose, deque()).append(event)
+        if len(self._kept) > _KEPT:
+            self._forget()
         for reader in [whose] if whose is not None else list(self._news):
             if (news := self._news.pop(reader, None)) is not None:
                 news.set()
+
+    def _forget(self) -> None:
+        """Forget the first of all, which is the first of those about the same."""
+        first = self._kept.popleft()
+        own = self._own[first.whose]
+        own.popleft()
+        if not own:
+            del self._own[first.whose]
+        if len(self._lost) >= _MOST:
+            self._lost.clear()
+            self._unknown = first.number
+        self._lost[first.whose] = first.number
+
+    def _since(self, number: int, whose: Hashable | None) -> Iterator[Event]:
+        """The last events about ``whose`` alone, the last one first."""
+        return takewhile(lambda each: each.number > number, reversed(self._own.get(whose, ())))
 
     def resumed(self, last_id: str | None) -> int | None:
         """The number of the event with this id; None where what came after it is not known.
@@ -71,10 +96,10 @@ class Events:
         None instead of events: some of them are forgotten.
         """
         while True:
-            if number < self._number - len(self._kept):
+            if number < max(self._unknown, *(self._lost.get(each, 0) for each in (whose, None))):
                 return self._number, None
-            new = islice(reversed(self._kept), self._number - number)
-            found = [each for each in new if each.whose in (whose, None)][::-1]
+            new = [*self._since(number, whose), *self._since(number, None)]
+            found = sorted(new, key=lambda each: each.number)
             number = self._number
             if found:
                 return number, found

@@ -12,7 +12,7 @@ from traitlets.config.loader import PyFileConfigLoader
 from .._text import one_line
 from ..errors import EngineError
 
-__all__ = ["CONFIGURATION", "read_configuration", "serve"]
+__all__ = ["CONFIGURATION", "of_cluster", "read_configuration", "serve"]
 
 #: Read where no other file is named.
 CONFIGURATION = Path("/etc/jupyter-gpu-share/broker_config.py")
@@ -44,6 +44,27 @@ async def serve(configuration: str | None, socket: str | None) -> int:
         config.Broker.socket = socket
     await LocalBroker(config=config).run()
     return 0
+
+
+def of_cluster(configuration: str | None) -> Config | None:
+    """The configuration of a cluster's broker, if this is its pod, or it is named; else None.
+
+    Raises
+    ------
+    EngineError: it cannot be read, or is not that of a cluster's broker.
+    """
+    if configuration is None:
+        if not os.environ.get("KUBERNETES_SERVICE_HOST") or not CONFIGURATION.exists():
+            return None
+        config = read_configuration(None)
+        return config if _is_of_cluster(config) else None
+    config = read_configuration(configuration)
+    if not _is_of_cluster(config):
+        raise EngineError(
+            f"{configuration} is not the configuration of a cluster's broker: c.Broker.home is "
+            'not "cluster". Leave out --config to check this machine.'
+        )
+    return config
 
 
 def _is_of_cluster(config: Config) -> bool:

@@ -62,11 +62,18 @@ async def run_sizes(arguments: argparse.Namespace) -> int:
 
 
 async def run_doctor(arguments: argparse.Namespace) -> int:
-    """Check the installation."""
-    from ._examine import examine
+    """Check the installation, or what a cluster's broker needs."""
+    from ._broker import of_cluster
     from ._tables import findings_text
 
-    findings = [finding async for finding in examine(_runtime())]
+    if (config := of_cluster(arguments.config)) is not None:
+        from ..broker.cluster.doctor import examine as examine_broker
+
+        findings = await examine_broker(config)
+    else:
+        from ._examine import examine
+
+        findings = [finding async for finding in examine(_runtime())]
     if arguments.json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:

@@ -63,13 +63,18 @@ def make_parser() -> argparse.ArgumentParser:
             "sizes", commands.run_sizes, "Show the sizes that you can choose, and what is free now."
         )
     )
-    add_json(
-        add(
-            "doctor",
-            commands.run_doctor,
-            "Check the installation, and say what to do about each problem.",
-        )
+    doctor = add(
+        "doctor",
+        commands.run_doctor,
+        "Check the installation, and say what to do about each problem.",
     )
+    doctor.add_argument(
+        "--config",
+        metavar="FILE",
+        help="Check what a cluster's broker with this configuration needs, instead of this "
+        "machine. In the broker's pod it is found.",
+    )
+    add_json(doctor)
 
     install = add(
         "install",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
 
 from ..size import Size
 
-__all__ = ["AskedBack", "IdleShare"]
+__all__ = ["AskedBack", "IdleShare", "ToldOfIdle", "answered"]
+
+#: Seconds after which a broker is told again although nothing is new; what it was told counts
+#: somewhat longer.
+_INTERVAL = 20.0
 
 
 @dataclass(frozen=True)
@@ -42,3 +49,47 @@ class AskedBack:
 
     due: datetime | None = None
     taken: bool = False
+
+
+@dataclass(frozen=True)
+class ToldOfIdle:
+    """What a broker was last told of this process's idle kernels, and what it answered.
+
+    Attributes
+    ----------
+    idle, wanted: by kernel id.
+    at: when; monotonic seconds.
+    waiting: whether somebody waited then.
+    """
+
+    idle: Mapping[str, IdleShare] = field(default_factory=dict)
+    at: float = -math.inf
+    wanted: Mapping[str, AskedBack] = field(default_factory=dict)
+    waiting: bool = False
+
+    def suffices(self, idle: Mapping[str, IdleShare], at: float) -> bool:
+        """Whether there is nothing else to say, nobody waited, and it is not long ago."""
+        return not self.waiting and self.idle == idle and at < self.at + _INTERVAL
+
+    def still_wanted(self, idle: Mapping[str, IdleShare]) -> dict[str, AskedBack]:
+        """What is asked back of these while the broker is away."""
+        return {key: asked for key, asked in self.wanted.items() if key in idle}
+
+
+def answered(
+    answer: Mapping[str, Any], idle: Mapping[str, IdleShare], at: float, now: datetime
+) -> ToldOfIdle:
+    """What a broker's answer to these words means.
+
+    Parameters
+    ----------
+    at, now: when it came; monotonic seconds, and an aware time.
+    """
+    wanted = {
+        str(kernel_id): AskedBack(
+            None if seconds is None else now + timedelta(seconds=float(seconds))
+        )
+        for kernel_id, seconds in answer["wanted"].items()
+    }
+    wanted |= {str(one): AskedBack(now, taken=True) for one in answer.get("taken") or ()}
+    return ToldOfIdle(dict(idle), at, wanted, bool(answer.get("waiting")))

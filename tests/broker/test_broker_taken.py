@@ -69,5 +69,5 @@ async def test_a_share_is_taken_from_a_server_that_says_nothing(
     assert "did not give its share of 1 back in time; nothing is left to it" in caplog.text
     assert kernel.poll() is None, "the kernel and its variables stay"
     assert (await ask("PUT", "/v1/idle", idle))["taken"] == ["a"]
-    kinds = [event.kind for event in broker.events._kept if event.uid == os.getuid()]
+    kinds = [event.kind for event in broker.events._kept if event.whose == os.getuid()]
     assert "taken" in kinds

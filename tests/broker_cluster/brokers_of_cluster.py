@@ -26,7 +26,7 @@ _BROKER = "import sys; from jupyter_gpu_share.cli import main; sys.exit(main(sys
 PREFIX = "/services/gpu-share"
 
 
-class _WhoseToken(web.RequestHandler):
+class WhoseToken(web.RequestHandler):
     def initialize(self, hub: FakeHub) -> None:
         self.hub = hub
 
@@ -38,9 +38,14 @@ class _WhoseToken(web.RequestHandler):
 
 
 class RunningClusterBroker:
-    """``jupyter gpu-share broker`` with a kubeconfig, as it runs in a pod."""
+    """``jupyter gpu-share broker`` with a kubeconfig, as it runs in a pod.
 
-    def __init__(self, folder: Path, kubeconfig: Path, namespace: str, **engine: Any) -> None:
+    ``engine`` are settings of ``c.KubernetesEngine``, ``more`` is a line of the configuration.
+    """
+
+    def __init__(
+        self, folder: Path, kubeconfig: Path, namespace: str, more: str = "", **engine: Any
+    ) -> None:
         self.hub = FakeHub()
         self.token = uuid4().hex
         self.hub.tokens[self.token] = {**model("x"), "kind": "service", "name": "gpu-share"}
@@ -61,6 +66,7 @@ class RunningClusterBroker:
             'c.Broker.home = "cluster"',
             f'c.Broker.bind = "127.0.0.1:{self.port}"',
             f"c.Broker.folder = {str(folder / 'books')!r}",
+            more,
         ]
         self.configuration = folder / "broker_config.py"
         self.configuration.write_text("\n".join(lines))
@@ -108,7 +114,7 @@ class RunningClusterBroker:
 async def cluster_broker(*arguments: Any, **engine: Any) -> AsyncIterator[RunningClusterBroker]:
     """One that runs and is ready."""
     broker = RunningClusterBroker(*arguments, **engine)
-    hub = HTTPServer(web.Application([(r"/hub/api/user", _WhoseToken, {"hub": broker.hub})]))
+    hub = HTTPServer(web.Application([(r"/hub/api/user", WhoseToken, {"hub": broker.hub})]))
     listening, port = bind_unused_port()
     hub.add_socket(listening)
     broker.hub_url = f"http://127.0.0.1:{port}"

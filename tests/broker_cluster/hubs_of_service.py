@@ -22,12 +22,14 @@ from jupyter_gpu_share.broker.cluster.page import hub_pages
 from jupyter_gpu_share.broker.cluster.service import Hub, application, make_server
 from jupyter_gpu_share.broker.hub import _routes  # noqa: F401 - takes long on a busy machine
 
-__all__ = ["SCOPE", "HubOfService", "hub_of_service"]
+__all__ = ["SCOPE", "WATCHING", "HubOfService", "hub_of_service"]
 
 T = TypeVar("T")
 
 SCOPE = "access:services!service=gpu-share"
 TOKEN = "token-of-the-broker-as-a-service"
+#: Of another service, which has the administrators' scope.
+WATCHING = "token-of-a-service-that-watches"
 
 #: In place of the service that this package's page is on a machine.
 _MORE = """
@@ -43,6 +45,12 @@ c.JupyterHub.load_roles = [
 for role in c.JupyterHub.load_roles:
     if role["name"] == "tests":
         role["scopes"].append("admin:groups")
+# As docs/jupyterhub.md says of programs of one's own.
+c.JupyterHub.services.append(dict(name="gpu-share-usage", api_token=more["watching"]))
+c.JupyterHub.load_roles.append(dict(
+    name="gpu-share-usage", services=["gpu-share-usage"],
+    scopes=["custom:gpu-share:admin", "access:services!service=gpu-share"],
+))
 """
 
 
@@ -58,6 +66,7 @@ class HubOfService(RunningHub):
         sockets = bind_sockets(0, "127.0.0.1")
         self.port = sockets[0].getsockname()[1]
         told = {"url": f"http://127.0.0.1:{self.port}", "token": TOKEN, "roles": roles}
+        told["watching"] = WATCHING
         super().__init__(folder, namespace, "import json\n" + _MORE.format(more=json.dumps(told)))
         self._sockets = sockets
         self.home = FakeHome()

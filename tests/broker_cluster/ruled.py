@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+from moments import Clock
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
@@ -19,22 +20,7 @@ from jupyter_gpu_share.errors import EngineError, KernelStartError
 from jupyter_gpu_share.idle.replay import Gpus
 from jupyter_gpu_share.size import Size
 
-START = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
-MINUTE = timedelta(minutes=1)
 GIB = 2**30
-
-
-class Clock:
-    """Time that goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def wait(self, minutes: float) -> None:
-        self.now += minutes * MINUTE
 
 
 class Floor:

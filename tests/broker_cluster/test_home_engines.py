@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from brokers_of_cluster import RunningClusterBroker, cluster_broker
 from cluster.fixtures import CLUSTER_MARKS
-from jupyter_client import AsyncKernelClient
+from kernel_talk import printed
 from traitlets.config import Config
 from waiting import eventually
 
@@ -65,34 +65,9 @@ async def started(engine: Any, kernel_id: str = "k", size: str = "1/4") -> Runni
     return running
 
 
-class Client(AsyncKernelClient):
-    async def _async_is_alive(self) -> bool:
-        return True
-
-
 async def run(running: Running, code: str) -> str:
     """Run a cell; what it printed."""
-    wire, client, said = running.connection, Client(), []
-    assert wire.curve_publickey is not None
-    assert wire.curve_secretkey is not None
-    info: dict[str, Any] = {f"{channel}_port": port for channel, port in wire.ports.items()}
-    info |= {"transport": "tcp", "ip": wire.ip, "key": wire.key}
-    info |= {"signature_scheme": wire.signature_scheme}
-    info |= {"curve_publickey": wire.curve_publickey.encode()}
-    info |= {"curve_secretkey": wire.curve_secretkey.encode()}
-    client.load_connection_info(info)
-    client.start_channels(hb=False)
-    try:
-        await client.wait_for_ready(timeout=LONG)
-
-        def take(message: dict[str, Any]) -> None:
-            if message["msg_type"] == "stream":
-                said.append(message["content"]["text"])
-
-        await asyncio.wait_for(client.execute_interactive(code, output_hook=take), LONG)
-    finally:
-        client.stop_channels()
-    return "".join(said).strip()
+    return await printed(running.connection, code, LONG)
 
 
 async def test_a_kernel_lives_through_all_that_becomes_of_it(

@@ -96,10 +96,31 @@ async def test_without_the_scope_both_roles_are_named(world: World, lacking: lis
     assert ACCESS in text and '"user"' in text and '"server"' in text and "\n" not in text
 
 
-async def test_services_and_what_is_no_user_are_refused(world: World) -> None:
-    world.hub.tokens[TOKEN] = model("ann", "", ADMINISTRATOR, kind="service")
-    with pytest.raises(NotAllowed):
+@pytest.mark.parametrize(
+    ("kind", "scopes"),
+    [
+        ("service", [ACCESS]),
+        ("service", [ADMINISTRATOR]),
+        ("service", ["access:services", "access:servers!server=ann/"]),
+        ("something", [ACCESS, ADMINISTRATOR]),
+    ],
+)
+async def test_other_services_and_what_is_no_user_are_refused(
+    world: World, kind: str, scopes: list[str]
+) -> None:
+    world.hub.tokens[TOKEN] = {**model("ann"), "kind": kind, "scopes": scopes}
+    with pytest.raises(NotAllowed, match=ADMINISTRATOR):
         await world.of()
+
+
+async def test_a_service_of_administrators_looks_and_is_nobody(world: World) -> None:
+    # It has the name of a user, and a scope for their server: neither makes it that user.
+    world.hub.tokens[TOKEN] = {**model("ann", "", ADMINISTRATOR, kind="service"), "groups": ["x"]}
+    found = await world.of()
+    assert found == Caller("service/ann", None, administrator=True)
+    world.hub.trouble = 0
+    world.clock.now += 21
+    assert not (await world.of()).fresh
 
 
 @pytest.mark.parametrize("token", ["", "short", "a" * 600, "white space", "new\nline1234", "ä" * 9])

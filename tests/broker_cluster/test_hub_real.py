@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import pytest
 from hubs import ANN, BOB, CAT, fetch
-from hubs_of_service import SCOPE, HubOfService, hub_of_service
+from hubs_of_service import SCOPE, WATCHING, HubOfService, hub_of_service
 from served import INSTANCE
 from servers import until
 
@@ -62,6 +62,14 @@ def test_tokens_of_a_real_hub(hub: HubOfService) -> None:
     assert who(hub, "a-token-of-nobody")[0] == 401
     assert who(hub, hub.token(CAT))[1]["administrator"]
     assert not who(hub, hub.token(CAT, SCOPE))[1]["administrator"]
+    # What runs in an administrator's server is no administrator.
+    of_cat = token_of_server(hub, CAT)
+    assert not who(hub, of_cat)[1]["administrator"]
+    hub.stop_server(CAT)
+
+    status, found = who(hub, WATCHING)
+    assert (status, found["user"], found["server"]) == (200, "service/gpu-share-usage", None)
+    assert found["administrator"] and start(hub, WATCHING)[0] == 403
 
     # It is refused soon after its server has stopped.
     assert who(hub, ann)[0] == 200

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruled import Clock, FakeKernels, FakeSight, hold, key, ruled, wish
+from moments import Clock
+from ruled import FakeKernels, FakeSight, hold, key, ruled, wish
 
 from jupyter_gpu_share.broker.cluster.admin import Administration
 from jupyter_gpu_share.broker.cluster.reclaims import Reclaims

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ruled import GIB, START, Clock, FakeSight, hold, key, ruled, wish
+from moments import START, Clock
+from ruled import GIB, FakeSight, hold, key, ruled, wish
 
 from jupyter_gpu_share.broker.cluster.names import key_of, prefix_of
 from jupyter_gpu_share.broker.cluster.rules import Rules, Settings

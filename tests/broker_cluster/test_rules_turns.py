@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ruled import MINUTE, START, Clock, FakeSight, Floor, hold, key, ruled, wish
+from moments import MINUTE, START, Clock
+from ruled import FakeSight, Floor, hold, key, ruled, wish
 
 from jupyter_gpu_share.broker.claim import Claim
+from jupyter_gpu_share.broker.cluster import home
 from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
 from jupyter_gpu_share.broker.cluster.turns import NoRoom, turns
 from jupyter_gpu_share.broker.order import PATIENCE, Turn, gpus_by_user, line
 from jupyter_gpu_share.broker.standing import Standing
+from jupyter_gpu_share.engines.base import Waiting
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.idle.replay import Gpus
 from jupyter_gpu_share.size import Size
@@ -351,3 +354,64 @@ async def test_who_is_placed_has_passed_those_before_them(tmp_path: Path) -> Non
         rules.holds(small.key)
         clock.wait(PATIENCE / MINUTE)
         assert rules.turns.in_line()[0].overdue
+
+
+async def test_the_line_is_made_once_for_all_who_ask_in_a_second(tmp_path: Path) -> None:
+    """With a thousand kernels that wait each start would sort all of them."""
+    clock = Clock()
+    async with ruled(tmp_path, clock, count=1) as (rules, _):
+        wishes = [wish(f"user-{n % 10}", f"k{n}", "1") for n in range(50)]
+        for each in wishes:
+            assert rules.reserve(each) is None
+        made = 0
+        in_line = rules.turns.in_line
+
+        def counted() -> list[Turn]:
+            nonlocal made
+            made += 1
+            return in_line()
+
+        rules.turns.in_line = counted  # type: ignore[method-assign]
+        places = [rules.turns.place(each.key.text) for each in wishes]
+        assert {place[1] for place in places if place} == {50}
+        assert sorted(place[0] for place in places if place) == list(range(1, 51))
+        for each in wishes[:25]:
+            rules.holds(each.key)
+        assert made == 1
+        clock.wait(1)
+        assert rules.turns.place(wishes[0].key.text) is None
+        place = rules.turns.place(wishes[-1].key.text)
+        assert place is not None and place[1] == 25
+        assert made == 2
+
+
+async def test_who_asked_last_is_in_the_line_at_once(tmp_path: Path) -> None:
+    async with ruled(tmp_path, Clock(), count=1) as (rules, _):
+        for name in ("first", "second"):
+            one = wish("ann", name, "1")
+            assert rules.reserve(one) is None
+            assert rules.turns.place(one.key.text) is not None
+        assert rules.turns.place(one.key.text) == (2, 2)
+
+
+async def test_who_waits_for_a_turn_is_told_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home, "_TOLD_FIRST", 0.01)
+    monkeypatch.setattr(home, "_TOLD_AGAIN", 0.01)
+    clock = Clock()
+    async with ruled(tmp_path, clock, count=1) as (rules, _):
+        order = home._Order(rules)
+        first, second = wish("ann", "first", "1"), wish("bob", "second", "1")
+        for each in (first, second):
+            assert rules.reserve(each) is None
+        told: list[Waiting] = []
+        waits = asyncio.create_task(order.wait(second.key, told.append))  # type: ignore[arg-type]
+        await eventually(lambda: told, "the place is told")
+        assert (told[0].queue.position, told[0].queue.of) == (2, 2)
+        rules.drop(first.key)
+        await rules.turns.decide()
+        await asyncio.wait_for(waits, 5)
+        order_of_one = len(told)
+        await asyncio.wait_for(order.wait(second.key, told.append), 5)  # type: ignore[arg-type]
+        assert len(told) == order_of_one, "its turn has come"

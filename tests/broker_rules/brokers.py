@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+
+from moments import Clock
 
 from jupyter_gpu_share.broker.events import Events
 from jupyter_gpu_share.broker.identity import Account
@@ -14,22 +15,6 @@ from jupyter_gpu_share.broker.store import Store
 from jupyter_gpu_share.engines._processes import this_process
 from jupyter_gpu_share.engines.local._inventory import inventory
 from jupyter_gpu_share.size import Size
-
-START = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
-MINUTE = timedelta(minutes=1)
-
-
-class Clock:
-    """Time that goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def wait(self, minutes: float) -> None:
-        self.now += minutes * MINUTE
 
 
 def account(number: int) -> Account:

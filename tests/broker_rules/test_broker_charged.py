@@ -7,7 +7,8 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from brokers import Clock, People, account, open_store
+from brokers import People, account, open_store
+from moments import Clock
 
 from jupyter_gpu_share.broker import counting
 from jupyter_gpu_share.broker.given_back import Held

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from brokers import Clock, People, account, open_store
+from brokers import People, account, open_store
+from moments import Clock
 from waiting import PATIENCE
 
 from jupyter_gpu_share.engines._processes import Holder, this_process

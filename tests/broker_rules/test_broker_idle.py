@@ -9,9 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from brokers import MINUTE, Clock, People, account, open_store
+from brokers import People, account, open_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moments import MINUTE, Clock
 
 from jupyter_gpu_share.broker.idle import GRACE, LIFETIME, IdleShares
 from jupyter_gpu_share.broker.limits import Limits

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Clock, account, open_store
+from brokers import account, open_store
+from moments import Clock
 from prometheus_client.parser import text_string_to_metric_families
 
 from jupyter_gpu_share.broker.account import Figures

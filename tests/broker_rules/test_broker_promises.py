@@ -6,9 +6,9 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from brokers import MINUTE, Clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moments import MINUTE, Clock
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.idle import GRACE, LIFETIME, IdleShares

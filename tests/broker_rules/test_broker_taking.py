@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
-from brokers import MINUTE, Clock, People, account, open_store
+from brokers import People, account, open_store
+from moments import MINUTE, Clock
 
 from jupyter_gpu_share.broker.idle import GRACE
 from jupyter_gpu_share.broker.reclaims import Answer, Reclaims

@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from brokers import MINUTE, START, Clock, account, open_store
+from brokers import account, open_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moments import MINUTE, START, Clock
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.order import PATIENCE, gpus_by_user, line, serve

@@ -259,6 +259,8 @@ class FakeClusterBroker:
         if path in ("/v1/admin/shares", "/v1/admin/usage"):
             if not self.administrator:
                 return 403, {"detail": "That is for administrators: custom:gpu-share:admin."}
+            if path == "/v1/admin/usage":
+                return 200, [_USE, {**_USE, "of": "group", "name": "course"}]
             return 200, [_of_all(kernel) for kernel in self.kernels.values()]
         if path == "/v1/idle":
             self.idle = body["kernels"]

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
+import aiohttp
 import pytest
 from fake_cluster_broker import TOKEN, FakeClusterBroker, Kernel
+
+from jupyter_gpu_share.broker.client import BrokerAway, BrokerRefused
+from jupyter_gpu_share.engines.kubernetes._brokered_doctor import about
 
 LONG = 60.0
 
@@ -83,6 +89,10 @@ async def test_usage_is_the_brokers_count(broker: FakeClusterBroker, jupyter_dir
     assert "2.00" in out
     code, _, error = await said(broker, jupyter_dirs, "usage", "--all")
     assert code != 0
+    broker.administrator = True
+    code, out, error = await said(broker, jupyter_dirs, "usage", "--all")
+    assert code == 0, error
+    assert "group course" in out
 
 
 async def test_doctor_names_both_stanzas(broker: FakeClusterBroker, jupyter_dirs: Path) -> None:
@@ -104,3 +114,32 @@ async def test_the_page_is_at_the_hub(broker: FakeClusterBroker, jupyter_dirs: P
     code, _, error = await said(broker, jupyter_dirs, "page")
     assert code != 0
     assert "/services/gpu-share/" in error
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:9/services/gpu-share", "Nothing listens there"),
+        ("https://{port}/services/gpu-share", "No secure connection can be made"),
+        ("http://{port}/services/other", "is no broker (status 404)"),
+    ],
+)
+async def test_doctor_tells_why_the_broker_is_not_reached(
+    broker: FakeClusterBroker, jupyter_dirs: Path, url: str, words: str
+) -> None:
+    port = broker.url.partition("//")[2].partition("/")[0]
+    code, out, _ = await said(
+        broker, jupyter_dirs, "doctor", JUPYTER_GPU_SHARE_BROKER=url.format(port=port)
+    )
+    assert code == 1
+    assert words in out.splitlines()[0] + out.splitlines()[1]
+
+
+def test_what_says_nothing_may_be_a_policy() -> None:
+    away = BrokerAway("The broker does not answer.")
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    away.__cause__ = aiohttp.ClientConnectorDNSError(Mock(), unknown)
+    assert "Nobody knows that name" in (about(away).fix or "")
+    away.__cause__ = aiohttp.ConnectionTimeoutError()
+    assert "singleuser.networkPolicy.egress" in (about(away).fix or "")
+    assert "services/gpu-share" in (about(BrokerRefused("Nothing here.", 404)).fix or "")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from fake_cluster_broker import GIB, TOKEN, FakeClusterBroker
-from jupyter_client import AsyncKernelClient
+from kernel_talk import printed
 from local_pods import LocalPods
 from waiting import PATIENCE, eventually
 
@@ -74,40 +74,9 @@ async def started(engine: BrokeredEngine, *args: Any, **fields: Any) -> Running:
     return await asyncio.wait_for(engine.start(request(*args, **fields), lambda _: None), LONG)
 
 
-class Client(AsyncKernelClient):
-    async def _async_is_alive(self) -> bool:
-        return True
-
-
 async def run(running: Running, code: str) -> str:
     """Run a cell; what it printed."""
-    wire, client, said = running.connection, Client(), []
-    info: dict[str, Any] = {f"{channel}_port": port for channel, port in wire.ports.items()}
-    assert wire.curve_publickey is not None
-    assert wire.curve_secretkey is not None
-    client.load_connection_info(
-        info
-        | {
-            "transport": "tcp",
-            "ip": wire.ip,
-            "key": wire.key,
-            "signature_scheme": wire.signature_scheme,
-            "curve_publickey": wire.curve_publickey.encode(),
-            "curve_secretkey": wire.curve_secretkey.encode(),
-        }
-    )
-    client.start_channels(hb=False)
-    try:
-        await client.wait_for_ready(timeout=LONG)
-
-        def take(message: dict[str, Any]) -> None:
-            if message["msg_type"] == "stream":
-                said.append(message["content"]["text"])
-
-        await asyncio.wait_for(client.execute_interactive(code, output_hook=take), LONG)
-    finally:
-        client.stop_channels()
-    return "".join(said).strip()
+    return await printed(running.connection, code, LONG)
 
 
 async def test_it_is_the_engine_where_a_broker_is_named(

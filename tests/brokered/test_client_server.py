@@ -25,6 +25,8 @@ async def serve(
     """Starts servers of alice, one after the other, in a folder of hers."""
     monkeypatch.setenv("JUPYTER_GPU_SHARE_BROKER", broker.url)
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", TOKEN)
+    # As a Hub sets it nowhere: the address of the broker suffices.
+    monkeypatch.delenv("JUPYTER_DEFAULT_PROVISIONER_NAME", raising=False)
     broker.placed = "starting"
     pods = LocalPods(broker, tmp_path / "pods")
     running: list[Server] = []

@@ -52,7 +52,7 @@ FULL: dict[str, Any] = {
             "queues": [{"group": "course-*", "sizes": ["1"], "queue": "courses"}],
             "patience": 30.5,
         },
-        "IdlePolicy": {"timeout": 60, "demand_after": None, "in_place": True},
+        "IdlePolicy": {"warn_before": 60, "demand_after": None, "in_place": True},
         "SizePolicy": {"minimum": "1/8"},
         "KubernetesEngine": {
             "image": "kernels:1",

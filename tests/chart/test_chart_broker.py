@@ -6,6 +6,7 @@ The Hub is a fake. The broker's image is that of kernels, with this machine's Py
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import Iterator
 from contextlib import closing
@@ -79,6 +80,14 @@ class Deployment:
         found: list[dict[str, Any]] = self.cluster.api.get(path)["items"]
         return found
 
+    def doctor(self) -> list[dict[str, str]]:
+        """What ``doctor`` finds in the broker's pod."""
+        where = ("exec", f"deployment/{BROKER}", "-n", self.release.namespace, "--")
+        found: list[dict[str, str]] = json.loads(
+            kubectl(self.cluster, *where, *COMMAND, "doctor", "--json")
+        )
+        return found
+
     def told(self) -> str:
         return kubectl(
             self.cluster, "logs", f"deployment/{BROKER}", "-n", self.release.namespace, "--tail=30"
@@ -121,6 +130,11 @@ def test_kernels_of_the_real_broker_run_through_an_upgrade(deployment: Deploymen
     assert status == 200, machine
     assert machine["you"]["user"] == "alice"
     assert machine["gpus"], "the chart lets the broker see the cluster's GPUs"
+    # It finds the broker's configuration, and nothing that the chart has left out.
+    said = one.doctor()
+    assert "its service gpu-share" in said[0]["what"], said
+    assert "The rights in the namespace suffice." in [each["what"] for each in said]
+    assert [each for each in said if each["level"] in ("error", "warning")] == []
 
     body = start_of("1/4")
     status, row = one.ask("PUT", f"/v1/shares/{kernel_id}", body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from typing import Any
@@ -10,10 +11,15 @@ import pytest
 import yaml
 from charts import CHART, ETC, STANZAS
 from cluster.build import REPOSITORY
+from jsonschema import Draft7Validator
+from plans import body, kernel
+from traitlets.config import Config
 
 from jupyter_gpu_share._version import __version__
 from jupyter_gpu_share.broker.hub import ADMINISTRATOR, share_gpus_of_cluster
 from jupyter_gpu_share.cli._parser import make_parser
+from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
+from jupyter_gpu_share.engines.kubernetes._objects import HUB_USER
 
 ACCESS = "access:services!service=gpu-share"
 
@@ -102,16 +108,105 @@ def test_every_key_is_one_of_zero_to_jupyterhubs() -> None:
         assert any(f"{path}.".startswith(known.removesuffix("*")) for known in KNOWN), path
 
 
+def commented(key: str) -> dict[str, Any]:
+    """What stands below a key in the comments at the end, for some Hubs only."""
+    comments = STANZAS.read_text().rpartition(f"# {key}:\n")
+    block = re.match(r"(?:#.*\n)+", "".join(comments[1:]))
+    assert block
+    found: dict[str, Any] = yaml.safe_load(re.sub(r"^# ?", "", block[0], flags=re.MULTILINE))
+    return found if key == "hub" else found[key]
+
+
 def test_what_is_only_sometimes_needed_is_of_the_same_form() -> None:
-    comments = STANZAS.read_text().rpartition("# hub:\n")
-    text = "".join(comments[1:]).replace("# ", "").replace("#", "")
-    optional = yaml.safe_load(text)
-    for path in leaves(optional):
+    optional = commented("hub")
+    for path in leaves({**optional, "singleuser": commented("singleuser")}):
         assert any(f"{path}.".startswith(known.removesuffix("*")) for known in KNOWN), path
     assert (
         optional["proxy"]["chp"]["networkPolicy"]["egress"]
         == (optional["hub"]["networkPolicy"]["egress"])
     )
+
+
+def lists(value: Any, path: str = "") -> list[str]:
+    """The paths of all lists."""
+    if isinstance(value, list):
+        return [path]
+    inner = value.items() if isinstance(value, dict) else ()
+    return [each for key, one in inner for each in lists(one, f"{path}.{key}".strip("."))]
+
+
+def test_the_lists_that_would_take_the_place_of_others_are_named() -> None:
+    # Of two lists Helm takes the last, so the administrator's own would be gone without a word.
+    named = " ".join(STANZAS.read_text().partition("\nhub:")[0].replace("#", "").split())
+    ours = ("hub.services.gpu-share.", "hub.loadRoles.gpu-share-admin.", "singleuser.extraFiles.")
+    found = [path for path in lists(stanzas()) if not path.startswith(ours)]
+    assert len(found) == 3
+    for path in found:
+        role, _, last = path.removeprefix("hub.loadRoles.").partition(".")
+        assert path in named or (last == "scopes" and f"`{role}`" in named), path
+
+
+def blocks_of_docs() -> list[dict[str, Any]]:
+    """The values that the docs show."""
+    text = (REPOSITORY / "docs" / "jupyterhub.md").read_text()
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+def test_homes_are_mounted_by_the_users_name() -> None:
+    (settings,) = (
+        each["config"]["KubernetesEngine"]
+        for each in blocks_of_docs()
+        if "volumes" in each.get("config", {}).get("KubernetesEngine", {})
+    )
+    engine = KubernetesEngine(config=Config({"KubernetesEngine": settings}))
+    container = kernel(body(patches=engine.additions))
+    assert {"name": "homes", "mountPath": "/home/jovyan", "subPathExpr": "home/$(HUB_USER)"} in (
+        container["volumeMounts"]
+    )
+    (name,) = (each for each in container["env"] if each["name"] == "HUB_USER")
+    assert name["valueFrom"]["fieldRef"]["fieldPath"] == f"metadata.annotations['{HUB_USER}']"
+
+
+def test_what_the_docs_say_of_values_are_values() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    blocks = blocks_of_docs()
+    assert len(blocks) > 2
+    for values in blocks:
+        ours = not values.keys() & {"hub", "proxy", "singleuser"}
+        if ours:
+            Draft7Validator(schema).validate(values)
+        for path in [] if ours else leaves(values):
+            assert any(f"{path}.".startswith(known.removesuffix("*")) for known in KNOWN), path
+    # The key of the Secret follows from the service's name.
+    (service,) = (name for each in blocks for name in each.get("hub", {}).get("services", ()))
+    assert (
+        f"`hub.services.{service}.apiToken`" in (REPOSITORY / "docs" / "jupyterhub.md").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value", "heeded"),
+    [
+        ("IdlePolicy", "warn_before", 60, True),
+        ("IdlePolicy", "in_place", False, True),
+        ("IdlePolicy", "timeout", 60, False),
+        ("IdlePolicy", "snapshot_limit", 1, False),
+        ("SizePolicy", "maximum", "1/2", True),
+        ("SizePolicy", "max_total", "1", False),
+        ("KubernetesEngine", "kubeconfig", "x", False),
+    ],
+)
+def test_what_the_broker_does_not_heed_is_refused(
+    section: str, setting: str, value: Any, heeded: bool
+) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = {"config": {section: {setting: value}}}
+    assert Draft7Validator(schema).is_valid(values) is heeded
+
+
+def test_images_without_the_package_start_kernels_all_the_same() -> None:
+    # A provisioner that is not installed would hide every kernelspec of such an image.
+    assert set(stanzas()["singleuser"]["extraEnv"]) == {"JUPYTER_GPU_SHARE_BROKER"}
 
 
 def test_both_ways_configure_the_same_hub() -> None:
@@ -169,7 +264,7 @@ def test_the_settings_of_users_servers_are_settings() -> None:
     assert set(file["data"]) == {"SizePolicy"}
     policy = SizePolicy(config=Config(file["data"]))
     offered = {each["size"] for each in policy.offered}
-    for profile in stanzas()["singleuser"]["profileList"]:
+    for profile in commented("singleuser")["profileList"]:
         (variables,) = profile["kubespawner_override"].values()
         assert set(variables) == {"JUPYTER_GPU_SHARE_SIZE"}
         assert variables["JUPYTER_GPU_SHARE_SIZE"] in offered

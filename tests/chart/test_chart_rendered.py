@@ -213,7 +213,7 @@ def test_the_engine_takes_it(full: Objects, tmp_path: Path) -> None:
     assert set(c.Broker) <= set(ClusterBroker.class_trait_names(config=True))
     assert Limits(c.Broker.limits)
     policy = IdlePolicy(config=Config(c))
-    assert (policy.timeout, policy.demand_after) == (60, None)
+    assert (policy.warn_before, policy.demand_after) == (60, None)
 
 
 # -- what it grants ----------------------------------------------------------------------------

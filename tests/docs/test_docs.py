@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ CONFIGURED: dict[str, Any] = {
 }
 #: Files that are made by a target of the Makefile, and are not in the repository.
 MADE = {"build/bench.json", "build/browser"}
+#: What tells its own remedy, or is for who writes a client of the broker.
+UNEXPLAINED = {
+    *("__init__.py", "_settings.py", "_doctor.py", "_brokered_doctor.py", "doctor.py"),
+    *("admin_routes.py", "routes.py", "rows.py"),
+}
 #: What the engine says where nothing is wrong.
 STATES = {
     "The kernel does not run.",
@@ -57,6 +63,17 @@ STATES = {
     "The kernel's pod ends.",
     "The share is being allocated.",
     "The access to Kubernetes has been closed.",
+    "The kernel has ended.",
+    "The kernel has ended. …",
+}
+#: What the broker of a cluster tells who writes a client of their own, or what nobody can meet.
+OF_PROTOCOL = {
+    "The broker writes nothing before it has its Lease.",
+    "The request needs the header …: 32 hexadecimal digits.",
+    "There is nothing at this address; the broker's begin with ….",
+    "Without the service's name every token of the Hub would do.",
+    "… has no kernel … ….",
+    "… that holds a share.",
 }
 
 
@@ -165,11 +182,34 @@ def test_every_setting_of_the_engine_is_told_with_its_default() -> None:
     assert told == {name: shown(trait) for name, trait in traits.items()}
 
 
-def shown(trait: TraitType[Any, Any]) -> str:
+def shown(trait: TraitType[Any, Any], nothing: str = "none") -> str:
     value = trait.default()
     if isinstance(value, float):
         return f"{value:g}"
-    return (", ".join(value) if isinstance(value, list | dict) else str(value)) or "none"
+    return (", ".join(value) if isinstance(value, list | dict) else str(value)) or nothing
+
+
+@pytest.mark.parametrize(
+    ("document", "heading", "home"),
+    [
+        ("shared-machine", "Settings", LocalBroker),
+        ("jupyterhub", "Settings of the broker", ClusterBroker),
+    ],
+)
+def test_every_setting_of_the_broker_is_told_with_its_default(
+    document: str, heading: str, home: type[LocalBroker | ClusterBroker]
+) -> None:
+    table = rows(section(read(f"docs/{document}.md"), heading))
+    told = {
+        code(cells[0])[0].removeprefix("c.Broker."): ", ".join(code(cells[1])) or cells[1]
+        for cells in table
+        if code(cells[0])[0].startswith("c.Broker.")
+    }
+    traits = home.class_traits(config=True)
+    of_chart = runpy.run_path(str(ROOT / "scripts" / "chart.py"))["_OTHERS"]["Broker"]
+    for name in of_chart if home is ClusterBroker else ():
+        traits.pop(name, None)
+    assert told == {name: shown(trait, "empty") for name, trait in traits.items()}
 
 
 def test_what_never_reaches_a_kernel_from_the_server_is_told() -> None:
@@ -299,9 +339,9 @@ def test_every_message_that_is_explained_is_one_of_the_package() -> None:
     "path",
     [
         path
-        for folder in (ENGINE, ENGINE / "api", ENGINE / "backends")
+        for folder in (ENGINE, ENGINE / "api", ENGINE / "backends", PACKAGE / "broker" / "cluster")
         for path in sorted(folder.glob("*.py"))
-        if path.name not in ("__init__.py", "_settings.py", "_doctor.py", "_brokered_doctor.py")
+        if path.name not in UNEXPLAINED
     ],
     ids=lambda path: path.stem,
 )
@@ -310,7 +350,7 @@ def test_every_message_of_the_engine_is_explained(path: Path) -> None:
     missing = [
         text
         for text in sentences(path)
-        if text not in STATES
+        if text not in STATES | OF_PROTOCOL
         and " becomes …" not in text
         and not any(fits(pattern, text) for pattern in explained)
     ]

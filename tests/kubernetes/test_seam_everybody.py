@@ -126,21 +126,27 @@ async def test_a_place_is_not_counted_anew_for_each_who_asks() -> None:
     cluster = await opened(api)
     try:
         counted = 0
-        count = cluster.waiting
+        count = cluster._own_line
 
-        def waiting() -> list[str]:
+        def waiting() -> list[tuple[str, str]]:
             nonlocal counted
             counted += 1
             return count()
 
-        cluster.waiting = waiting  # type: ignore[method-assign]
+        cluster._own_line = waiting  # type: ignore[method-assign]
         for _ in range(100):
             cluster.place("one")
         assert counted == 1
         one = kernel("one", "hub-a", 1)
         cluster._changed(Change(one, {**one, "status": {"phase": "Pending", "conditions": []}}))
         cluster.place("one")
-        assert counted == 1, "nobody came, and nobody went"
+        for second, name in enumerate(("two", "three"), 2):
+            cluster.pods.objects[name] = kernel(name, "hub-b", second)
+            cluster._changed(Change(None, cluster.pods.objects[name]))
+        assert (cluster.place("three").position, cluster.place("three").of) == (3, 3)
+        cluster._changed(Change(cluster.pods.objects.pop("two"), None))
+        assert (cluster.place("three").position, cluster.place("three").of) == (2, 2)
+        assert counted == 1, "who comes and who goes is noted, and the others are not counted"
     finally:
         await cluster.close()
 

@@ -303,9 +303,9 @@ class Callers:
     def _judged(self, model: dict[str, Any] | None) -> Caller | GpuShareError:
         if model is None:
             return UnknownToken(_TAKEN_BACK)
-        if model.get("kind") != "user":
-            return NotAllowed("The token is no user's; the broker answers users and their servers.")
         try:
+            if model.get("kind") != "user":
+                return _watcher_of(model, self._service)
             return caller_of(model, self._service)
         except NotAllowed as error:
             return error
@@ -337,6 +337,24 @@ def caller_of(model: dict[str, Any], service: str) -> Caller:
         groups=frozenset(model["groups"]),
         administrator=ADMINISTRATOR in scopes,
     )
+
+
+def _watcher_of(model: dict[str, Any], service: str) -> Caller:
+    """A service of the Hub that is given what administrators may, to read the account, say.
+
+    It has a name that no user can have: the Hub allows no slash in those.
+
+    Raises
+    ------
+    NotAllowed: it is any other service, or none.
+    """
+    scopes = frozenset(model["scopes"])
+    if not {access_scope(service), ADMINISTRATOR} <= scopes or model.get("kind") != "service":
+        raise NotAllowed(
+            "The token is no user's; the broker answers users, their servers, and services with "
+            f"the scopes {access_scope(service)} and {ADMINISTRATOR}."
+        )
+    return Caller(user=f"service/{model['name']}", server=None, administrator=True)
 
 
 def _server_of(user: str, scopes: Iterable[str]) -> str | None:

@@ -28,7 +28,7 @@ from ...engines.kubernetes._sweeper import Sweeper
 from ...engines.kubernetes.api import Change, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError, GpuShareError
 from ...idle import IdlePolicy
-from ...size import Size
+from ...size import Size, SizePolicy
 from ..events import Events
 from .admin import Administration
 from .admin_routes import admin_routes
@@ -46,6 +46,7 @@ from .rules import Rules, Settings
 from .ruling import Key, Wish
 from .service import Route
 from .sight import ClusterSight, Part
+from .sizes import Sizes
 
 __all__ = ["ClusterHome"]
 
@@ -60,8 +61,11 @@ _AT_ONCE, _RESUMING = 32, 10.0
 _GPUS = 60.0
 #: Seconds between two looks whether a Hub that is away is back.
 _HUB = 5.0
-#: Seconds that changes of the queue are gathered before those who wait are told their places.
-_GATHERED = 0.5
+#: Seconds that changes of the queue are gathered before those who wait are told their places, so
+#: many of them at a time: each that is told is a row for a user.
+_GATHERED, _TOLD_AT_ONCE = 0.5, 50
+#: Seconds after which who waits for a turn is told the place, and between two such words.
+_TOLD_FIRST, _TOLD_AGAIN = 0.5, 10.0
 #: Seconds that a kernel whose server is gone has to leave its GPU: its share is to be free soon.
 _PARKING = 12.0
 #: Seconds that a pod outlives what is kept of its server: the broker ends it long before.
@@ -100,6 +104,7 @@ class ClusterHome:
                 folder=Path(broker.folder),
                 limits=broker.read_limits(),
                 kernels_per_user=broker.claims_per_user,
+                sizes=Sizes(SizePolicy(parent=broker)),
                 policy=IdlePolicy(parent=broker),
                 patience=timedelta(seconds=broker.patience),
                 metrics_by_user=broker.metrics_by_user,
@@ -123,6 +128,7 @@ class ClusterHome:
         self._sweeper: Sweeper | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._moving: asyncio.Task[None] | None = None
+        self._has_moved = False
         self._ready = False
 
     # -- the service -------------------------------------------------------------------------
@@ -259,17 +265,22 @@ class ClusterHome:
         if change.new is None:
             self.rules.turns.changed()  # something is free, perhaps
         waits = self.cluster.waits
-        if waits(change.old) != waits(change.new) and (self._moving is None or self._moving.done()):
-            self._moving = asyncio.create_task(self._queue_moved())
+        if waits(change.old) != waits(change.new):
+            self._has_moved = True
+            if self._moving is None or self._moving.done():
+                self._moving = asyncio.create_task(self._queue_moved())
 
     async def _queue_moved(self) -> None:
         """Have those look who wait: each has another place, perhaps."""
-        await asyncio.sleep(_GATHERED)
-        for number, kernel in enumerate(self.registry):
-            if kernel.phase in (Phase.WAITING, Phase.TAKING) and kernel.busy:
-                kernel.objects.look()
-                if number % 20 == 0:
-                    await asyncio.sleep(0)
+        while self._has_moved:
+            await asyncio.sleep(_GATHERED)
+            self._has_moved = False
+            waiting = [each for each in self.registry if _waits(each)]
+            for number, kernel in enumerate(waiting, 1):
+                if _waits(kernel):
+                    kernel.objects.look()
+                if number % _TOLD_AT_ONCE == 0:
+                    await asyncio.sleep(_GATHERED)
 
     def _is_known(self, pod: Object) -> bool:
         """Whether a pod is of a kernel of the registry. Called by the sweeper."""
@@ -363,6 +374,10 @@ class ClusterHome:
         return self.rules.clock()
 
 
+def _waits(kernel: Kernel) -> bool:
+    return kernel.phase in (Phase.WAITING, Phase.TAKING) and kernel.busy
+
+
 class _Objects(KernelObjects):
     """See :class:`.kernel.Observed`."""
 
@@ -392,11 +407,18 @@ class _Order:
 
     async def wait(self, key: Key, report: Report) -> None:
         turns = self._rules.turns
-        line = [turn.claim.kernel_id for turn in turns.in_line()] if turns.active else []
-        if not turns.sees(key.text) and key.text in line and len(line) > 1:
-            place = QueuePosition(line.index(key.text) + 1, len(line))
-            report(Waiting(place, "It waits for its turn: others wait, who hold or used less."))
-        await self._rules.admitted(key)
+        if turns.sees(key.text):
+            return
+        pause = _TOLD_FIRST
+        while True:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._rules.admitted(key), pause)
+                return
+            pause = _TOLD_AGAIN
+            place = turns.place(key.text)
+            if place is not None and place[1] > 1:
+                words = "It waits for its turn: others wait, who hold or used less."
+                report(Waiting(QueuePosition(*place), words))
 
     def kept_back(self, key: Key) -> None:
         self._rules.kept_back(key)

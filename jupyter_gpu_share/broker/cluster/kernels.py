@@ -33,8 +33,9 @@ __all__ = ["Registry"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that an answer waits for what the cluster was asked to write.
-_PATIENCE = 5.0
+#: Seconds that an answer waits for what the cluster was asked to write: of a start, whose row tells
+#: the rest, and of an end.
+_BEGUN, _PATIENCE = 1.0, 5.0
 #: Seconds between two tries to find out how far a kernel is: doubled up to the longest.
 _AGAIN, _LONGEST = 1.0, 15.0
 #: Rows of one server, those of ended kernels among them.
@@ -64,7 +65,8 @@ class Registry(Lives):
     async def start(
         self, process: Process, groups: frozenset[str], attempt: str, plan: KernelPlan
     ) -> tuple[Kernel, bool]:
-        """Start a kernel; whether it is a new start. Its objects are written when this returns.
+        """Start a kernel; whether it is a new start. Its objects are written when this returns, or
+        are about to be where the cluster takes long: what becomes of that, its row tells.
 
         The same attempt again is the same start, whatever became of the first answer.
 
@@ -118,7 +120,7 @@ class Registry(Lives):
 
     async def _begun(self, kernel: Kernel) -> None:
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(kernel.begun.wait(), _PATIENCE)
+            await asyncio.wait_for(kernel.begun.wait(), _BEGUN)
 
     async def _start(self, kernel: Kernel) -> None:
         await self._left(kernel)

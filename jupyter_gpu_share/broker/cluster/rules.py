@@ -32,6 +32,7 @@ from ..waits import Waits
 from .holdings import Holdings
 from .ruling import Key, Wish
 from .seeing import Sight
+from .sizes import Sizes
 from .turns import Turns
 
 __all__ = ["Rules", "Settings"]
@@ -62,6 +63,7 @@ class Settings:
     folder: of the account and of a pause; open to the broker's user only.
     limits: None: there are none.
     kernels_per_user: most kernels of one user that hold or wait for a share.
+    sizes: which ones may be had at all; None: all.
     policy: about idle shares; what users have configured counts only as far as this allows.
     patience: for how long others may pass a kernel for which there is no room.
     ordered: whether KAI or Kueue orders those who wait, so that the broker does not.
@@ -71,6 +73,7 @@ class Settings:
     folder: Path
     limits: Limits | None = None
     kernels_per_user: int = 200
+    sizes: Sizes | None = None
     policy: IdlePolicy | None = None
     patience: timedelta = PATIENCE
     ordered: bool = False
@@ -222,6 +225,10 @@ class Rules:
         has = known is not None and not known.lent
         if self.orders.paused and not has and not claim.size.is_none:
             return _PAUSED
+        if self.settings.sizes is not None:
+            memories = {kind.memory_bytes for kind in self._kinds if kind.memory_bytes}
+            if why := self.settings.sizes.why_not(claim.size, memories):
+                return why
         others = self.holdings.counted(claim.user, name)
         if others >= self.settings.kernels_per_user:
             return (

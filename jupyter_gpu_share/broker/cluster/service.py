@@ -17,6 +17,7 @@ from tornado.iostream import IOStream
 from ...errors import EngineError, NoGpuError, NotPossible, SizeError
 from .._http import MAX_BODY, MAX_HEADERS, JsonHandler, Statuses, told
 from ..connections import BoundedServer
+from ..hub import ADMINISTRATOR
 from .callers import Caller, Callers, NotAllowed, TooMany, UnknownToken
 
 __all__ = [
@@ -190,7 +191,12 @@ class CallerHandler(JsonHandler):
     def of_administrator(self) -> None:
         """Refuse everybody who is no administrator. They learn nothing of what is there."""
         if not self.caller.administrator:
-            self.refuse(403, "Only an administrator of the broker may do that.")
+            self.refuse(
+                403,
+                "Only an administrator of the broker may do that, with a token that has the scope "
+                f"{ADMINISTRATOR}; that of a server has not. The broker's page at the Hub needs "
+                "none.",
+            )
 
     def set_default_headers(self) -> None:
         """Called by tornado."""
@@ -201,7 +207,8 @@ class CallerHandler(JsonHandler):
 class _Nothing(CallerHandler):
     @told
     async def prepare(self) -> None:
-        self.refuse(404, "There is nothing at this address.")
+        where = self.settings["prefix"]
+        self.refuse(404, f"There is nothing at this address; the broker's begin with {where}.")
 
 
 class _Health(JsonHandler):
@@ -243,6 +250,7 @@ def application(
         cookie_secret=secrets.token_bytes(32),
         callers=callers,
         home=home,
+        prefix=prefix,
         under_way=Counter(),
     )
 

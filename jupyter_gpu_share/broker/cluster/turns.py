@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from ...errors import EngineError, GpuShareError
@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _AGAIN = 5.0
 #: Seconds between two decisions at most, whatever one of them costs.
 _LONGEST_PAUSE = 2.0
+#: How old the line may be by which it is told who was passed, and who is where.
+_LATELY = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,25 @@ class Decision:
 
     let: tuple[str, ...]
     passed: frozenset[str]
+
+
+@dataclass
+class _Line:
+    """The line as it was at a moment.
+
+    Attributes
+    ----------
+    names: of the kernels, in their order; ``place`` is where each of them is in it.
+    passed: so many of the first are known to have been passed.
+    """
+
+    at: datetime
+    names: list[str]
+    passed: int = 0
+    place: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.place = {name: number for number, name in enumerate(self.names)}
 
 
 class NoRoom:
@@ -144,6 +165,7 @@ class Turns:
         self._seen: set[str] = set()
         self._admitted: dict[str, asyncio.Event] = {}
         self._wake = asyncio.Event()
+        self._last: _Line | None = None
 
     # -- who waits -------------------------------------------------------------------------------
 
@@ -170,11 +192,12 @@ class Turns:
         """A kernel has its share. Those in line before it were passed."""
         claim = self._waiting.get(name)
         if claim is not None and claim.gpus and self.active and len(self._waiting) > 1:
-            now = self._clock()
-            for turn in self.in_line():
-                if turn.claim.kernel_id == name:
-                    break
-                self._pass(turn.claim.kernel_id, now)
+            now, lately = self._clock(), self._lately(name)
+            place = lately.place[name]
+            for other in lately.names[lately.passed : place]:
+                if other in self._waiting:
+                    self._pass(other, now)
+            lately.passed = max(lately.passed, place)
         self.ended(name)
 
     def ended(self, name: str) -> None:
@@ -229,6 +252,23 @@ class Turns:
             now,
             self._patience,
         )
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        """The place in line of a kernel, from 1, and how many wait, as of late; None: it does not.
+
+        That costs no more where many wait: the line is made once for all who ask in a second.
+        """
+        if name not in self._waiting:
+            return None
+        lately = self._lately(name)
+        return lately.place[name] + 1, len(lately.names)
+
+    def _lately(self, name: str) -> _Line:
+        """The line as it was lately, with a kernel in it that waits."""
+        now = self._clock()
+        if self._last is None or name not in self._last.place or now - self._last.at >= _LATELY:
+            self._last = _Line(now, [turn.claim.kernel_id for turn in self.in_line()])
+        return self._last
 
     # -- whose turn it is ------------------------------------------------------------------------
 

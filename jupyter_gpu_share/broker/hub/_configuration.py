@@ -52,7 +52,8 @@ def share_gpus(
         Littlest JupyterHub makes the users.
     url: where the page listens. Where the Hub is not root's, name a port above 1023.
     """
-    _provide(c)
+    # For papermill and consoles in terminals, too.
+    c.Spawner.environment.update({"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"})
     properties = c.SystemdSpawner.unit_extra_properties
     if isinstance(properties, dict):
         c.SystemdSpawner.unit_extra_properties = {**_UNIT, **properties}
@@ -78,11 +79,13 @@ def share_gpus_of_cluster(
     groups: Iterable[str] = (),
     base_url: str = "/",
 ) -> None:
-    """Have all programs of users on shares of a cluster's GPUs, by a broker that runs there.
+    """Have users' servers start kernels on shares of a cluster's GPUs, by a broker that runs there.
 
     The broker is a service that the Hub does not start. Called at the end of
     ``jupyterhub_config.py``: what sets roles, services or the environment of servers anew after it
-    takes that away. With Zero to JupyterHub, ``etc/helm/zero-to-jupyterhub.yaml`` does the same.
+    takes that away. Servers whose image lacks this package go on as before: so nothing here sets
+    ``JUPYTER_DEFAULT_PROVISIONER_NAME``, which would hide all of their kernels. With Zero to
+    JupyterHub, ``etc/helm/zero-to-jupyterhub.yaml`` does the same.
 
     Parameters
     ----------
@@ -95,15 +98,10 @@ def share_gpus_of_cluster(
     base_url: the Hub's, as in ``c.JupyterHub.base_url``.
     """
     url = url.rstrip("/")
-    _provide(c, JUPYTER_GPU_SHARE_BROKER=f"{url}{base_url.rstrip('/')}/services/{_NAME}")
+    broker = f"{url}{base_url.rstrip('/')}/services/{_NAME}"
+    c.Spawner.environment.update({"JUPYTER_GPU_SHARE_BROKER": broker})
     c.JupyterHub.services.append({"name": _NAME, "url": url, "api_token": token, **_PAGE})
     _allow(c, ("user", "server"), administrators, groups)
-
-
-def _provide(c: Any, **variables: str) -> None:
-    """Have users' servers, and the terminals in them, start kernels on shares."""
-    named = {"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"}
-    c.Spawner.environment.update({**named, **variables})
 
 
 def _allow(

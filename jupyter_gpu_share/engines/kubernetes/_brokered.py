@@ -6,11 +6,10 @@ Kernels and their agents are talked to straight; the broker is asked for shares 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +22,7 @@ from ...broker.http_client import HttpBroker, broker_url, pauses, share_path, to
 from ...errors import EngineError, GpuShareError, SizeError
 from ...size import Size
 from ..base import Adoptable, Capacity, Finding, KernelRequest, Report, Running, Starting, Waiting
-from ..idle_shares import AskedBack, IdleShare
+from ..idle_shares import AskedBack, IdleShare, ToldOfIdle, answered
 from ..local._wire import idle_to_json
 from . import _brokered_doctor
 from ._answers import Once, keys_of, unless_gone
@@ -39,8 +38,6 @@ from ._row import Row, allocation_of
 
 __all__ = ["BrokeredEngine"]
 
-#: Seconds after which it is told again which kernels are idle; it counts somewhat longer.
-_IDLE_INTERVAL = 20.0
 #: Seconds that a server which was told to end has for saying so: it may be killed after one.
 _FAREWELL = 0.4
 #: Seconds without a word of a pod that runs after which that is told, and between two looks.
@@ -56,16 +53,6 @@ class _Found:
     key: bytes
     size: Size
     instance: str
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What the broker was last told of idle kernels, when, and what it answered."""
-
-    idle: Mapping[str, IdleShare] = field(default_factory=dict)
-    at: float = -math.inf
-    wanted: Mapping[str, AskedBack] = field(default_factory=dict)
-    waiting: bool = False
 
 
 class BrokeredEngine(PodEngine):
@@ -96,7 +83,7 @@ class BrokeredEngine(PodEngine):
         self._machine: Machine | None = None
         self._zmq: zmq.asyncio.Context | None = None
         self._found: dict[str, _Found] = {}
-        self._idle = _Told()
+        self._idle = ToldOfIdle()
         self._somebody_waits = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: set[tuple[str, str]] = set()
@@ -326,9 +313,8 @@ class BrokeredEngine(PodEngine):
             return {}
         told, idle = self._idle, self._with_sizes(idle)
         clock = asyncio.get_running_loop().time
-        fresh = clock() < told.at + _IDLE_INTERVAL
         waits, self._somebody_waits = self._somebody_waits, False
-        if not waits and not told.waiting and told.idle == idle and fresh:
+        if not waits and told.suffices(idle, clock()):
             return told.wanted
         now = datetime.now(timezone.utc)
         rows = {kernel_id: idle_to_json(share, now) for kernel_id, share in idle.items()}
@@ -336,17 +322,9 @@ class BrokeredEngine(PodEngine):
             answer = await self._broker.ask("PUT", "/v1/idle", {"kernels": rows})
         except BrokerAway:
             self._somebody_waits |= waits
-            return _still(told.wanted, idle)
-        wanted = {
-            str(kernel_id): AskedBack(
-                None if seconds is None else now + timedelta(seconds=float(seconds))
-            )
-            for kernel_id, seconds in answer["wanted"].items()
-        }
-        taken = answer.get("taken") or ()
-        wanted |= {str(kernel_id): AskedBack(now, taken=True) for kernel_id in taken}
-        self._idle = _Told(dict(idle), clock(), wanted, bool(answer.get("waiting")))
-        return wanted
+            return told.still_wanted(idle)
+        self._idle = answered(answer, idle, clock(), now)
+        return self._idle.wanted
 
     def _with_sizes(self, idle: Mapping[str, IdleShare]) -> dict[str, IdleShare]:
         """Each with the size that is held of all that this process knows."""
@@ -425,7 +403,3 @@ async def _tell_unreached(kernel: PodKernel, report: Report) -> None:
         elif clock() >= since + _UNREACHED:
             report(Starting(share, _brokered_doctor.NOT_REACHED))
             return
-
-
-def _still(wanted: Mapping[str, AskedBack], idle: Collection[str]) -> dict[str, AskedBack]:
-    return {key: asked for key, asked in wanted.items() if key in idle}

@@ -6,8 +6,10 @@ The words name stanzas of Zero to JupyterHub's values, which is where an adminis
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 
+import aiohttp
 from packaging.version import InvalidVersion, Version
 
 from ..._version import __version__
@@ -29,7 +31,7 @@ NOT_REACHED = (
     "The kernel's pod runs, and does not answer this server: perhaps the network lets nothing "
     "through to it. `jupyter gpu-share doctor` in a terminal here says more."
 )
-_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
 #: Seconds for a connection to a kernel's pod.
 _PATIENCE = 3.0
 #: Pods that are tried.
@@ -42,6 +44,23 @@ _SCOPE = (
 _BROKER_EGRESS = (
     "The administrator allows it in singleuser.networkPolicy.egress, and looks whether the broker "
     "runs: kubectl get deployment,pods -l app.kubernetes.io/name=jupyter-gpu-share -A"
+)
+_NO_NAME = (
+    "Nobody knows that name: the administrator corrects JUPYTER_GPU_SHARE_BROKER in "
+    "singleuser.extraEnv; a broker in another namespace is gpu-share-broker.<namespace>."
+)
+_NOBODY_LISTENS = (
+    "Nothing listens there, or a policy refuses it (singleuser.networkPolicy.egress): the "
+    "administrator looks whether the broker is ready: "
+    "kubectl get deployment,pods -l app.kubernetes.io/name=jupyter-gpu-share -A"
+)
+_NO_TLS = (
+    "No secure connection can be made: the administrator corrects JUPYTER_GPU_SHARE_BROKER in "
+    "singleuser.extraEnv, as the chart's broker is at http://, or the certificate."
+)
+_NO_ADDRESS = (
+    "The administrator corrects JUPYTER_GPU_SHARE_BROKER in singleuser.extraEnv: its path is "
+    "hub.baseUrl and services/gpu-share."
 )
 
 
@@ -84,7 +103,8 @@ async def examine(broker: HttpBroker) -> list[Finding]:
             Finding(
                 "warning",
                 "The broker sees no GPU in the cluster.",
-                "The administrator runs `jupyter gpu-share doctor` in the broker's pod.",
+                "The administrator runs: kubectl exec deployment/gpu-share-broker -n <namespace of "
+                "the Hub> -- jupyter-gpu-share doctor",
             )
         )
     if not machine.image and not machine.images:
@@ -116,10 +136,22 @@ def about(error: GpuShareError) -> Finding:
         # It answers by itself that something behind it is away.
         return Finding("error", str(error), "Wait, or ask your administrator: it is tried again.")
     if isinstance(error, BrokerAway):
-        return Finding("error", str(error), _BROKER_EGRESS)
+        return Finding("error", str(error), _remedy(error.__cause__))
+    if status == _NOT_FOUND:
+        return Finding("error", str(error), _NO_ADDRESS)
     return Finding(
         "error", str(error), "Ask your administrator; docs/jupyterhub.md says how it is set up."
     )
+
+
+def _remedy(cause: BaseException | None) -> str:
+    """What to do, by what the network said: a policy that lets nothing through says nothing."""
+    if isinstance(cause, aiohttp.ClientSSLError):
+        return _NO_TLS
+    reason = cause.os_error if isinstance(cause, aiohttp.ClientConnectorError) else cause
+    if isinstance(reason, socket.gaierror):
+        return _NO_NAME
+    return _NOBODY_LISTENS if isinstance(reason, ConnectionRefusedError) else _BROKER_EGRESS
 
 
 def _of_server(machine: Machine) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import socket
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -107,8 +108,8 @@ class Cluster:
         self.claims: Watch | None = None
         self._told = changed
         self._moved_others = moved
-        #: Places in the queue by the names of pods, where all who wait are watched.
-        self._places: dict[str, int] | None = None
+        #: Time of creation and name of each pod that waits, in order, where all are watched.
+        self._line: list[tuple[str, str]] | None = None
         #: When something of this server has changed last; monotonic.
         self._moved = time.monotonic()
         #: What is read, in the API's plural: until a backend is chosen, what shows which there is.
@@ -228,7 +229,7 @@ class Cluster:
             self.api,
             resource,
             self.namespace,
-            self._changed,
+            self._changed if resource is PODS else self._tell,
             selector=selector(**whose),
             period=self.settings.watch_period,
         )
@@ -444,10 +445,25 @@ class Cluster:
             await self.refresh(_STALE_GPUS, slices=True)
 
     def _changed(self, change: Change) -> None:
+        """A pod has changed."""
+        if self._line is not None:
+            for pod, there in ((change.old, False), (change.new, True)):
+                if pod is not None and self.waits(pod):
+                    self._note_in_line(self._line, _arrival(pod), there)
+        self._tell(change)
+
+    def _tell(self, change: Change) -> None:
         self._moved = time.monotonic()
-        if self.waits(change.old) != self.waits(change.new):
-            self._places = None
         self._told(change)
+
+    @staticmethod
+    def _note_in_line(line: list[tuple[str, str]], who: tuple[str, str], there: bool) -> None:
+        at = bisect_left(line, who)
+        known = at < len(line) and line[at] == who
+        if there and not known:
+            line.insert(at, who)
+        elif known and not there:
+            del line[at]
 
     # -- what the watches know ---------------------------------------------------------------
 
@@ -499,12 +515,10 @@ class Cluster:
 
         Other servers' are as they were read last.
         """
-        own = [
-            (pod["metadata"]["creationTimestamp"], name)
-            for name, pod in self.pods.objects.items()
-            if self.waits(pod)
-        ]
-        return [name for _, name in sorted({*own, *self.queue.others})]
+        return [name for _, name in sorted({*self._own_line(), *self.queue.others})]
+
+    def _own_line(self) -> list[tuple[str, str]]:
+        return sorted(_arrival(pod) for pod in self.pods.objects.values() if self.waits(pod))
 
     def place(self, name: str) -> QueuePosition:
         """A pod's place in that queue; the last one where it is not seen there yet.
@@ -519,8 +533,17 @@ class Cluster:
         return QueuePosition(position, max(len(waiting), position))
 
     def _place_of_all(self, name: str) -> QueuePosition:
-        """The same where all who wait are watched: they are counted when one of them changes."""
-        if self._places is None:
-            self._places = {name: n for n, name in enumerate(self.waiting(), start=1)}
-        position = self._places.get(name, len(self._places) + 1)
-        return QueuePosition(position, max(len(self._places), position))
+        """The same where all who wait are watched: each is noted when it comes and when it goes."""
+        if self._line is None:
+            self._line = self._own_line()
+        pod, many = self.pod(name), len(self._line)
+        position = many + 1
+        if pod is not None and self.waits(pod):
+            position = bisect_left(self._line, _arrival(pod)) + 1
+        return QueuePosition(position, max(many, position))
+
+
+def _arrival(pod: Object) -> tuple[str, str]:
+    """Where a pod that waits is in line, by time and name."""
+    meta = pod["metadata"]
+    return str(meta.get("creationTimestamp", "")), str(meta["name"])

@@ -24,7 +24,7 @@ from .api import (
 )
 from .backends import DraBackend, nodes_apart
 
-__all__ = ["about_leases", "examine", "how_to_reach"]
+__all__ = ["ADMIN_ACCESS", "about_leases", "examine", "how_to_reach"]
 
 #: What the smallest Role of etc/kubernetes grants, that of overlays/shared.
 _NEEDED: tuple[tuple[Resource, tuple[str, ...]], ...] = (
@@ -36,7 +36,7 @@ _NEEDED: tuple[tuple[Resource, tuple[str, ...]], ...] = (
 _NEEDED_BY_DRA = (CLAIMS, ("get", "list", "watch", "create", "delete"))
 _APPLY = "kubectl apply -k etc/kubernetes/base"
 #: Label of a namespace whose claims may have administrator access.
-_ADMIN_ACCESS = "resource.kubernetes.io/admin-access"
+ADMIN_ACCESS = "resource.kubernetes.io/admin-access"
 
 
 def how_to_reach(error: GpuShareError) -> str:
@@ -65,11 +65,12 @@ async def _about_cluster(cluster: Cluster) -> list[Finding]:
         version = await cluster.api.version()
     except KubernetesError as error:
         return [Finding("error", str(error), how_to_reach(error))]
+    who = "" if cluster.everybody else f", this server is {cluster.server!r} there"
     found = [
         Finding(
             "ok",
             f"Kubernetes {version.get('gitVersion', '?')}, {cluster.api.access}; kernels run in "
-            f"the namespace {cluster.namespace!r}, this server is {cluster.server!r} there.",
+            f"the namespace {cluster.namespace!r}{who}.",
         ),
         Finding("ok", f"Shares come from the backend {cluster.backend.name}."),
     ]
@@ -181,7 +182,7 @@ async def _about_style(cluster: Cluster) -> list[Finding]:
     allowed: bool | None
     try:
         namespace = await cluster.api.get(NAMESPACES, cluster.namespace)
-        allowed = (namespace["metadata"].get("labels") or {}).get(_ADMIN_ACCESS) == "true"
+        allowed = (namespace["metadata"].get("labels") or {}).get(ADMIN_ACCESS) == "true"
     except (Forbidden, NotFound):
         allowed = None
     return about_leases(cluster.backend.privileged(cluster.facts), allowed, cluster.namespace)
@@ -195,7 +196,7 @@ def about_leases(privileged: Sequence[str], allowed: bool | None, namespace: str
     privileged: models of GPUs on which kernels can rest by administrator access alone.
     allowed: whether the namespace allows that; None: this cannot be read.
     """
-    label = f"kubectl label namespace {namespace} {_ADMIN_ACCESS}"
+    label = f"kubectl label namespace {namespace} {ADMIN_ACCESS}"
     if not privileged:
         found = [
             Finding(

@@ -36,6 +36,7 @@ class Events:
         self._known: dict[str, tuple[Sequence[Object], float]] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._may = True
+        self._pruned = self._clock()
 
     def words(self, pod: Object) -> str:
         """What is known to be said of a pod. What is old is read again, for the next who asks."""
@@ -55,7 +56,9 @@ class Events:
 
     async def _read(self, uid: str, gated: bool) -> None:
         now = self._clock()
-        self._known = {key: one for key, one in self._known.items() if now - one[1] < _FORGET}
+        if now - self._pruned >= _AGAIN:
+            self._pruned = now
+            self._known = {key: one for key, one in self._known.items() if now - one[1] < _FORGET}
         before, _ = self._known.get(uid, ((), 0.0))
         self._known[uid] = before, now
         try:

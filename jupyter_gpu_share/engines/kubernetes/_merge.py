@@ -45,7 +45,11 @@ def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
     directive = _directive(patch)
     if directive == "delete":
         return {}
-    result = {} if directive == "replace" else {key: _copy(value) for key, value in base.items()}
+    # What the patch has too is copied where both are merged, not at each level above that again.
+    result = {
+        key: value if key in patch else _copy(value)
+        for key, value in ({} if directive == "replace" else base).items()
+    }
     for key, value in patch.items():
         if key == _DIRECTIVE:
             continue
@@ -66,7 +70,7 @@ def _merged(key: str, old: Any, new: Any) -> Any:
         if key in _KEYS:
             return _by_key(there, new, _KEYS[key])
         if key in _UNIONS:
-            return there + [_copy(item) for item in new if item not in there]
+            return [_copy(item) for item in there + [item for item in new if item not in there]]
         return [_copy(item) for item in new]
     if isinstance(old, dict | list):
         _of_kind(key, new, type(old)())
@@ -94,13 +98,16 @@ def _by_key(base: list[Any], patch: list[Any] | tuple[Any, ...], key: str) -> li
         told[directive].append(item)
     gone = [item[key] for item in told["delete"]]
     result = [] if told["replace"] else [old for old in base if old.get(key) not in gone]
+    fresh: set[int] = set()  # places of what is a copy already
     for item in told["merge"]:
         at = next((i for i, old in enumerate(result) if old.get(key) == item[key]), None)
         if at is None:
+            at = len(result)
             result.append(merge({}, item))
         else:
             result[at] = merge(result[at], item)
-    return result
+        fresh.add(at)
+    return [each if at in fresh else _copy(each) for at, each in enumerate(result)]
 
 
 def _directive(patch: Mapping[str, Any]) -> str:

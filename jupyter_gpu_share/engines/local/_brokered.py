@@ -7,12 +7,11 @@ who starts is asked again until it answers, and what it has to be told is told t
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,7 +21,7 @@ from ...errors import EngineError, LedgerError
 from ...size import Size
 from .._places import here
 from .._processes import Holder
-from ..idle_shares import AskedBack, IdleShare
+from ..idle_shares import AskedBack, IdleShare, ToldOfIdle, answered
 from ._contents import Claim, Holding, LedgerSnapshot
 from ._gpu import Gpu
 from ._ledger import claim_is_gone
@@ -34,8 +33,6 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two tries to reach a broker that is away.
 _TRY_INTERVAL = 1.0
-#: Seconds after which it is told again which kernels are idle; it counts somewhat longer.
-_IDLE_INTERVAL = 20.0
 _NO_SUCH = 404
 
 
@@ -46,16 +43,6 @@ class _Asked:
     body: dict[str, Any]
     claim: Claim
     sent: bool = False
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What the broker was last told of idle kernels, when, and what it answered."""
-
-    idle: Mapping[str, IdleShare] = field(default_factory=dict)
-    at: float = -math.inf
-    wanted: Mapping[str, AskedBack] = field(default_factory=dict)
-    waiting: bool = False
 
 
 class BrokeredLedger:
@@ -77,7 +64,7 @@ class BrokeredLedger:
         self._lost: set[str] = set()
         self._try_at = 0.0
         self._listener: _Listener | None = None
-        self._idle = _Told()
+        self._idle = ToldOfIdle()
 
     @property
     def counts_others(self) -> bool:
@@ -270,24 +257,18 @@ class BrokeredLedger:
         away what it has asked for stands, as it does for the broker.
         """
         told, idle = self._idle, self._with_sizes(idle)
-        fresh = monotonic() < told.at + _IDLE_INTERVAL
-        if not self._hear().wanted() and not told.waiting and told.idle == idle and fresh:
+        if not self._hear().wanted() and told.suffices(idle, monotonic()):
             return told.wanted
         now = datetime.now(timezone.utc)
         rows = {kernel_id: idle_to_json(share, now) for kernel_id, share in idle.items()}
         try:
             answer = self._client.ask("PUT", "/v1/idle", {"kernels": rows})
         except BrokerAway:
-            return {key: asked for key, asked in told.wanted.items() if key in idle}
-        wanted = {
-            str(kernel_id): AskedBack(
-                None if seconds is None else now + timedelta(seconds=float(seconds))
-            )
-            for kernel_id, seconds in answer["wanted"].items()
-        }
-        wanted |= {str(kernel_id): AskedBack(now, taken=True) for kernel_id in answer["taken"]}
-        self._idle = _Told(dict(idle), monotonic(), wanted, bool(answer["waiting"]))
-        return wanted
+            # What was heard of those who wait counts still.
+            self._idle = replace(told, waiting=True)
+            return told.still_wanted(idle)
+        self._idle = answered(answer, idle, monotonic(), now)
+        return self._idle.wanted
 
     def _with_sizes(self, idle: Mapping[str, IdleShare]) -> dict[str, IdleShare]:
         """Each with the size that is held of all that this process knows: the broker may hold it

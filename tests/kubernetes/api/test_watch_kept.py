@@ -116,3 +116,16 @@ async def test_without_a_bookmark_a_long_watch_is_taken_for_dead(
     await eventually(lambda: len(server.asked("watch")) >= 2, "the silence is noticed", SOON)
     assert len(server.asked("list")) == 1, "it goes on where it was"
     await watched.watch.close()
+
+
+async def test_objects_of_a_kind_share_their_keys_and_short_texts(
+    server: ScriptedServer, watch: Watch
+) -> None:
+    """A thousand pods would have a thousand copies of each, which is most of what they take."""
+    for name in ("a", "b"):
+        server.put(name, body(name))
+    await watch.synced()
+    labels = [each["metadata"]["labels"] for each in watch.objects.values()]
+    (one, text), (other, again) = (next(iter(each.items())) for each in labels)
+    assert one is other
+    assert text is again

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -47,6 +48,8 @@ _LISTED = "k8s.io/initial-events-end"
 _SHORTEST = 0.5
 #: Deleted objects that are remembered, so that a late event does not bring one back.
 _GRAVES = 1000
+#: Longest texts, in characters, that objects have in common; names and uids are longer.
+_SHARED = 32
 
 
 @dataclass(frozen=True)
@@ -381,6 +384,7 @@ class Watch:
     def _put(self, item: Object) -> None:
         meta, key = item["metadata"], self._key(item)
         meta.pop("managedFields", None)  # half of an object, and of no use here
+        item = _sharing(item)
         old = self.objects.get(key)
         if old is not None and old["metadata"]["uid"] != meta["uid"]:
             # Another object of the same name; that the first was deleted has not been heard.
@@ -423,6 +427,20 @@ def _event(line: bytes, what: str) -> tuple[str, Object]:
     if kind == "ERROR":
         raise error_of(int(item.get("code") or 500), json.dumps(item), what)
     return kind, item
+
+
+def _sharing(value: Any) -> Any:
+    """The same data with one copy of each key and short text, however many objects have them.
+
+    Objects of a kind are all alike, and most of what they take are their keys.
+    """
+    if isinstance(value, dict):
+        return {sys.intern(key): _sharing(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_sharing(each) for each in value]
+    if type(value) is str and len(value) <= _SHARED:
+        return sys.intern(value)
+    return value
 
 
 def _after(version: str, other: str) -> bool:
