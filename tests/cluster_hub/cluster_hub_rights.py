@@ -58,7 +58,7 @@ def _held(cluster: Any, servers: str, kernels: str) -> None:
     name = "gpu-share-" + 32 * "0"
     labels = {
         "app.kubernetes.io/managed-by": "jupyter-gpu-share",
-        "gpu-share.jupyter.org/server": "hub-" + 16 * "0",
+        "gpu-share.jupyter.org/server": "hub-" + 32 * "0",
     }
     typed = {
         "metadata": {"name": name, "labels": labels},
@@ -66,14 +66,16 @@ def _held(cluster: Any, servers: str, kernels: str) -> None:
         "stringData": {"username": "", "password": ""},
     }
 
+    last: list[Any] = []
+
     def refused() -> bool:
         for body, policy in (({"metadata": {"name": "x"}}, b"-objects"), (typed, b"-secrets")):
-            status, answer = api.raw("POST", secrets, body)
+            status, answer = last[:] = api.raw("POST", secrets, body)
             if status != 403 or policy not in answer:
                 return False
         return True
 
-    wait_for(refused, "the admission policies hold the broker", 60)
+    wait_for(refused, "the admission policies hold the broker", 60, lambda: f"{last}")
 
 
 def kubectl(cluster: Any, *words: str, given: str | None = None) -> str:
