@@ -63,7 +63,8 @@ faults: $(STAMP) ## Do each fault of a cluster 20 times, thousands of random sch
 	mkdir -p build && rm -f build/faults.jsonl
 	JUPYTER_GPU_SHARE_FAULT_ROUNDS=20 JUPYTER_GPU_SHARE_FAULT_LOG=$(CURDIR)/build/faults.jsonl \
 		JUPYTER_GPU_SHARE_REQUIRE_CLUSTER=1 $(BIN)/python -m pytest -q \
-		-m fault tests/kubernetes tests/release tests/server tests/kernel_side tests/local tests/broker
+		-m fault tests/kubernetes tests/release tests/server tests/kernel_side tests/local tests/broker \
+		tests/cluster_hub
 	$(BIN)/python tests/kubernetes/faults_table.py build/faults.jsonl docs/faults.md
 
 pictures: $(STAMP) extension ## Make the pictures of the docs anew, from the real page

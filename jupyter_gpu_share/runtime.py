@@ -105,6 +105,8 @@ class Runtime(LoggingConfigurable):
 
     async def _close(self) -> None:
         # A server may end without a word: what it said is kept then, too.
+        if self.end_kernel is not None:
+            await self._say_farewell()
         await self.kernels.close_all(park=self.end_kernel is not None)
         await self._keep_waits()
         await self._leave()
@@ -133,12 +135,11 @@ class Runtime(LoggingConfigurable):
         No kernel starts afterwards.
         """
         self.stopping = True
+        await self.call(self._say_farewell())
 
-        async def work() -> None:
-            leaving = (engine.leave() for engine in self._engines.values())
-            await asyncio.gather(*leaving, return_exceptions=True)
-
-        await self.call(work())
+    async def _say_farewell(self) -> None:
+        leaving = (engine.leave() for engine in self._engines.values())
+        await asyncio.gather(*leaving, return_exceptions=True)
 
     async def _keep_waits(self) -> None:
         """Let the next server know what the idle rule has found out about its waits."""
@@ -408,6 +409,11 @@ class Runtime(LoggingConfigurable):
             return await (await self.engine()).adoptable()
 
         return await self.call(work())
+
+    @property
+    def more_to_adopt(self) -> bool:
+        """Whether it is of use to ask for adoptable kernels again, however late."""
+        return any(engine.more_to_adopt for engine in list(self._engines.values()))
 
     async def inherit(self, root: str) -> list[Adoptable]:
         """Take over what an earlier server saved of kernels whose process had ended.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,9 @@ async def examine(runtime: Runtime) -> AsyncIterator[Finding]:
     """All findings, in the order in which they are shown."""
     config = from_files()
     gpus = has_gpus(config)
+    told = set()
     for finding in await runtime.diagnose():
+        told.add(finding.what)
         yield finding
     if gpus is None:
         try:
@@ -50,7 +52,7 @@ async def examine(runtime: Runtime) -> AsyncIterator[Finding]:
     for finding in (*_kernels(config, gpus), *about_page()):
         yield finding
     # In a thread: each server may take seconds.
-    for finding in await asyncio.to_thread(lambda: list(_servers())):
+    for finding in await asyncio.to_thread(lambda: list(_servers(told))):
         yield finding
 
 
@@ -164,16 +166,21 @@ def _ipykernel() -> Finding:
     return Finding("ok", f"ipykernel {text} can encrypt its connections.")
 
 
-def _servers() -> Iterator[Finding]:
-    """The user's Jupyter servers: whether they give shares, by their own word."""
+def _servers(told: Collection[str]) -> Iterator[Finding]:
+    """The user's Jupyter servers: whether they give shares, by their own word.
+
+    Parameters
+    ----------
+    told: what was said already.
+    """
     servers = list(running_servers())
     if not servers:
         yield Finding("ok", "No Jupyter server of yours runs.")
     for server in servers:
-        yield _server(server)
+        yield _server(server, told)
 
 
-def _server(server: Server) -> Finding:
+def _server(server: Server, told: Collection[str]) -> Finding:
     name = name_of(server)
     try:
         status = ask(server, "GET", "gpu-share/status")
@@ -188,6 +195,9 @@ def _server(server: Server) -> Finding:
             f"{name} runs version {status['version']}; {__version__} is installed.",
             "Start that server again.",
         )
+    if status["problem"] in told:
+        what = f"{name} gives no shares, for the reason above."
+        return Finding("note", what, "Start that server again when this is mended.")
     if status["problem"] or not specs:
         return Finding(
             "note",

@@ -486,6 +486,11 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
         """
         return []
 
+    @property
+    def more_to_adopt(self) -> bool:
+        """Whether kernels may be :meth:`adoptable` later that were not when that was asked last."""
+        return False
+
     async def rounding(self, size: Size) -> str:
         """What a size becomes here, a sentence for the user; empty where it is exact.
 
@@ -511,6 +516,14 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
 
         Its server may be killed right after. :meth:`stop` and :meth:`close` follow, if it is not.
         """
+
+    def keeps(self, kernel_id: str) -> bool:
+        """Whether a running kernel outlives this process, which has told that it ends.
+
+        Somebody else looks after it then: it is neither saved nor ended here, and :meth:`stop`
+        only lets go of it.
+        """
+        return False
 
     @property
     def sharing(self) -> tuple[str | None, str | None]:

@@ -256,14 +256,19 @@ def work_of(
         await end(keep_share=keeps_share)
         return Told(Event.DONE)
 
+    def stays() -> bool:
+        return facts.process and context.engine.keeps(context.kernel_id)
+
     async def park() -> Told:
-        await _release.save(context, note())
+        if not stays():  # else the process itself is kept, and once is enough
+            await _release.save(context, note())
         await end(keep_share=False)
         return Told(Event.DONE)
 
     async def end(*, keep_share: bool) -> None:
-        kept = _are_kept(told.event, facts, known(), context)
-        goes = facts.again and not kept  # only a stop leaves it to the next server
+        left = stays()  # and with it all that it has: nothing is lost, and no file is wanted
+        kept = not left and _are_kept(told.event, facts, known(), context)
+        goes = facts.again and not kept and not left  # only a stop leaves it to the next server
         lost = goes and (facts.work is Work.PARK or await _release.has_snapshot(context))
         await _start.stop(context, keep_share=keep_share, keep_variables=kept)
         if facts.work is Work.STOP:  # it has ended with its server there

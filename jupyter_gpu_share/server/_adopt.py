@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ __all__ = ["adopt_kernels"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds before each look; together longer than a server is given to renew its sign of life.
+#: Seconds before each look; together longer than a server is given to renew its sign of life. The
+#: last is repeated while the engine knows of more.
 _PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
 
 
@@ -38,8 +40,10 @@ async def adopt_kernels(serverapp: Any, runtime: Runtime) -> None:
         await _adopt_all(serverapp, runtime, saved)
     if runtime.engine_name == "local":
         return  # its kernels end with their server
-    for pause in _PAUSES:
-        await asyncio.sleep(pause)
+    for number in count():
+        if number >= len(_PAUSES) and not runtime.more_to_adopt:
+            return
+        await asyncio.sleep(_PAUSES[min(number, len(_PAUSES) - 1)])
         try:
             found = await runtime.adoptable()
         except GpuShareError as error:

@@ -100,6 +100,7 @@ class FakeHome:
             self.order,
             kept=self.kept,
             deaf=lambda: self.callers.hub_away,
+            callers=self.callers,
             instance=BROKER,
             parking=self.parking,
         )
@@ -120,9 +121,9 @@ class FakeHome:
         return User(self, token, user, server)
 
     def gone(self, user: User) -> None:
-        """Time passes until the process of a user is gone."""
+        """Time passes until the process of a user is gone; it may come back."""
         process = Process(user.name, user.server or "", user.instance)
-        self.registry.presence.leaves(process)
+        self.registry.presence.refused(process)
         self.registry.presence.look()
 
 

@@ -129,13 +129,14 @@ async def test_a_stopped_server_gives_its_shares_back_within_half_a_minute(
         await ann.start("held", "1/2")
         lent = await ann.start("lent", "1/4")
         await ann.ok("POST", "/v1/shares/lent/release", {"attempt": lent["attempt"]})
-    # Its stream has ended, and it does not come back.
+    # Its stream has ended, it does not come back, and the Hub says that it was stopped.
+    del broker.hub.tokens[ann.token]
     await eventually(
         lambda: {pod["metadata"]["name"] for pod in objects("pods")} == {lent["name"]},
         "all shares are back",
         30.0,
     )
-    second = ann.again()
+    second = broker.user("ann")
     rows = {row["kernel_id"]: row for row in await second.ok("GET", "/v1/shares")}
     assert rows["held"]["state"] == "ended" and rows["held"]["lost_work"]
     adopt = {"attempt": "0" * 32, "before": ann.instance}

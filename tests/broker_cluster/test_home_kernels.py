@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import uuid4
 
@@ -55,7 +56,10 @@ async def test_a_start_is_told_by_rows_and_keys_stay_nowhere(home: FakeHome, ann
     (kernel,) = home.registry
     assert kernel.plan.keys is None and kernel.objects.plan.keys is None  # type: ignore[attr-defined]
     (pod,) = held(home)
-    assert pod.owner.notes == {
+    notes = dict(pod.owner.notes)
+    asked = datetime.fromisoformat(notes.pop("gpu-share.jupyter.org/asked").replace("Z", "+00:00"))
+    assert abs(asked - datetime.now(timezone.utc)) < timedelta(minutes=5)
+    assert notes == {
         "hub.jupyter.org/username": "ann",
         "hub.jupyter.org/servername": "",
         "gpu-share.jupyter.org/start": plan["attempt"],

@@ -105,3 +105,19 @@ def test_what_ends_and_what_makes_no_sense_is_not_gone_on_with() -> None:
     odd["metadata"]["annotations"][PREFIX + "groups"] = "{"
     found = found_on(odd)
     assert found is not None and found.groups == frozenset()
+
+
+def test_those_of_one_second_come_in_the_order_in_which_they_were_asked_for() -> None:
+    """The next broker lets them wait in that order; the cluster knows whole seconds alone."""
+    found = []
+    for name, asked in (("b", ".000002Z"), ("c", ".100000Z"), ("a", ".000001Z")):
+        owner = owner_of(ANN, "b" * 32, GROUPS, f"2026-11-01T12:00:09{asked}")
+        labels = Labels(owner.server, name, "attempt", owner.notes)
+        words = {"size": "1/4", "kernel_name": "python3", "path": "", "instance": owner.instance}
+        one = {"metadata": labels.metadata(name, "kernel", **words)}
+        one["metadata"]["creationTimestamp"] = "2026-11-01T12:00:09Z"
+        each = found_on(one)
+        assert each is not None and each.owner == owner
+        found.append(each)
+    last, spare = newest(found)
+    assert [each.name for each in last] == ["a", "b", "c"] and not spare

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyter_gpu_share.broker.cluster.presence import (
+    AGAIN,
+    QUIET,
     RESTART,
     RETURN,
     SILENCE,
@@ -17,7 +19,9 @@ from jupyter_gpu_share.broker.cluster.presence import (
     Presence,
     Process,
     Signs,
+    ask_at,
     fate_of,
+    free_at,
     gone_at,
 )
 
@@ -36,7 +40,8 @@ class World:
 
     def __init__(self) -> None:
         self.clock, self.gone, self.deaf = Clock(), list[Process](), False
-        self.presence = Presence(self.gone.append, self.clock, lambda: self.deaf)
+        self.asked: list[Process] = []
+        self.presence = Presence(self.gone.append, self.clock, lambda: self.deaf, self.asked.append)
 
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -44,12 +49,29 @@ class World:
 
 
 def test_the_decision_alone() -> None:
-    assert gone_at(Signs(heard=10.0)) == 10.0 + SILENCE
+    assert gone_at(Signs(heard=10.0)) == 10.0 + RETURN
+    assert gone_at(Signs(heard=10.0, proven=True)) == 10.0 + SILENCE
+    assert gone_at(Signs(heard=10.0, proven=True), 7.0) == 17.0
     assert gone_at(Signs(streams=1, heard=10.0)) is None
     assert gone_at(Signs(ended=20.0, heard=10.0)) == 20.0 + RETURN
-    assert gone_at(Signs(ended=20.0, heard=21.0)) == 21.0 + SILENCE
-    assert gone_at(Signs(heard=10.0, until=500.0)) == 500.0
+    assert gone_at(Signs(ended=20.0, heard=21.0, proven=True)) == 21.0 + SILENCE
+    assert gone_at(Signs(heard=10.0, until=500.0, proven=True)) == 500.0
     assert gone_at(Signs(streams=1, until=500.0, left=True)) == float("-inf")
+
+
+def test_who_may_take_over_and_when_the_hub_is_asked() -> None:
+    assert free_at(Signs(heard=10.0, proven=True)) == 10.0 + QUIET
+    assert free_at(Signs(ended=20.0, heard=10.0, proven=True)) == 20.0 + QUIET
+    assert free_at(Signs(ended=20.0, streams=1)) is None
+    assert free_at(Signs(heard=10.0, until=500.0)) == 10.0 + RETURN  # after a restart
+    assert free_at(Signs(streams=1, left=True)) == float("-inf")
+    assert ask_at(Signs(ended=20.0, proven=True)) == 20.0 + QUIET
+    assert ask_at(Signs(ended=20.0, proven=True, asked=25.0)) == 25.0 + AGAIN
+    assert ask_at(Signs(ended=20.0)) is None
+    assert ask_at(Signs(ended=20.0, streams=1, proven=True)) is None
+    assert ask_at(Signs(ended=20.0, left=True, proven=True)) is None
+    # Shares of a stopped server are to be back in half a minute, the way off the GPU among it.
+    assert QUIET + AGAIN <= 10.0
 
 
 async def test_a_stream_keeps_it_and_its_end_leaves_some_time() -> None:
@@ -57,12 +79,44 @@ async def test_a_stream_keeps_it_and_its_end_leaves_some_time() -> None:
     with world.presence.stream(ANN):
         world.pass_time(10_000)
         assert world.presence.alive(ANN)
-    world.pass_time(RETURN - 1)
+    world.pass_time(SILENCE - 1)
     assert world.presence.alive(ANN) and not world.gone
     with world.presence.stream(ANN):
         world.pass_time(10_000)
-    world.pass_time(RETURN)
+    world.pass_time(SILENCE)
     assert world.gone == [ANN] and not world.presence.alive(ANN)
+
+
+async def test_one_that_crashed_keeps_what_it_has_and_the_next_may_take_it() -> None:
+    """The Hub accepts its token still: somebody may start it again, as Kubernetes does."""
+    world = World()
+    with world.presence.stream(ANN):
+        world.pass_time(100)
+    assert world.presence.holds(ANN), "its stream may have ended for a moment"
+    world.pass_time(QUIET)
+    assert not world.presence.holds(ANN) and world.presence.alive(ANN)
+    world.presence.hear(ANN)
+    assert world.presence.holds(ANN), "it is there again"
+    world.pass_time(SILENCE - 1)
+    assert world.presence.alive(ANN) and not world.presence.holds(ANN)
+    world.pass_time(1)
+    assert world.gone == [ANN]
+
+
+async def test_the_hub_is_asked_about_the_silent_again_and_again_and_about_no_others() -> None:
+    world = World()
+    silent, waited_for = ANN._replace(instance="b" * 32), ANN._replace(instance="c" * 32)
+    world.presence.hear(silent)
+    world.presence.expect(waited_for)  # of it no token is known yet
+    with world.presence.stream(ANN):
+        for _ in range(20):
+            world.pass_time(1)
+    assert world.asked == [silent] * 4  # at 5, 10, 15 and 20
+    world.presence.refused(silent)
+    world.pass_time(0)
+    assert world.gone == [silent]
+    world.pass_time(AGAIN)
+    assert world.asked == [silent] * 4 + [ANN]
 
 
 async def test_two_streams_at_once_are_one_process() -> None:
@@ -73,7 +127,7 @@ async def test_two_streams_at_once_are_one_process() -> None:
             second.enter_context(world.presence.stream(ANN))
         world.pass_time(1000)
         assert world.presence.alive(ANN)
-    world.pass_time(RETURN)
+    world.pass_time(SILENCE)
     assert world.gone == [ANN]
 
 
@@ -90,14 +144,42 @@ async def test_who_says_that_it_ends_is_gone_at_once_though_its_stream_is_open()
             first.close()  # and only now its first stream is seen to end
             world.pass_time(1000)
             assert world.presence.alive(ANN)
-    world.pass_time(RETURN)
+    world.pass_time(SILENCE)
     assert world.gone == [ANN, ANN]
+
+
+async def test_what_comes_after_the_word_of_the_end_makes_nobody_alive() -> None:
+    """A request that was sent before, or by what the process does while it ends."""
+    world = World()
+    world.presence.hear(ANN)
+    world.presence.leaves(ANN)
+    world.pass_time(0)
+    assert world.gone == [ANN] and world.presence.has_left(ANN)
+    assert world.presence.hear(ANN)
+    assert not world.presence.alive(ANN) and not world.presence.holds(ANN)
+    for number in range(5000):  # it is not remembered for ever
+        world.presence.leaves(ANN._replace(instance=f"{number:032x}"))
+    assert not world.presence.has_left(ANN)
+    assert len(world.presence._over) < 5000
+
+
+async def test_a_refused_token_ends_its_process_and_no_other() -> None:
+    """The next process of that server has another token, and may be there already."""
+    world = World()
+    others = [Process("ann", "lab", "b" * 32), Process("ann", "", "d" * 32)]
+    for process in (ANN, *others):
+        world.presence.hear(process)
+    world.presence.refused(ANN)
+    world.pass_time(0)
+    assert world.gone == [ANN]
+    assert all(world.presence.alive(process) for process in others)
 
 
 async def test_who_comes_and_goes_all_the_time_leaves_nothing_behind() -> None:
     world = World()
     for _ in range(100):
-        world.presence.hear(ANN)
+        with world.presence.stream(ANN):
+            pass
         world.presence.leaves(ANN)
         world.pass_time(0)
     assert world.gone == [ANN] * 100
@@ -129,10 +211,9 @@ async def test_one_server_cannot_fill_the_table() -> None:
     assert not world.presence._due or len(world.presence._due) == 1
 
 
-async def test_the_timer_tells_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_timer_tells_by_itself() -> None:
     gone = asyncio.Event()
-    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.presence.SILENCE", 0.05)
-    presence = Presence(lambda process: gone.set())
+    presence = Presence(lambda process: gone.set(), silence=0.05)
     presence.hear(ANN)
     await asyncio.wait_for(gone.wait(), 10)
     presence.close()
@@ -140,7 +221,7 @@ async def test_the_timer_tells_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
 
 MOVES = st.lists(
     st.tuples(
-        st.sampled_from(["hear", "open", "close", "leave", "expect", "wait"]),
+        st.sampled_from(["hear", "open", "close", "leave", "refuse", "expect", "wait"]),
         st.integers(0, 2),
         st.floats(0, 70),
     ),
@@ -161,16 +242,31 @@ async def play(moves: list[tuple[str, int, float]]) -> None:
     model: dict[Process, dict[str, float]] = {}
     open_streams: dict[Process, list[ExitStack]] = {process: [] for process in processes}
     told: list[Process] = []
+    asked: list[Process] = []
+    left: set[Process] = set()
+
+    def silent(process: Process) -> float:
+        state = model[process]
+        if state["streams"]:
+            return -1.0
+        return world.clock.now - max(state["ended"], state["heard"])
 
     def over(process: Process) -> bool:
         state = model[process]
         if state["left"]:
             return True
-        if state["streams"]:
-            return False
-        after = state["ended"] >= state["heard"]
-        end = state["ended"] + RETURN if after else state["heard"] + SILENCE
-        return world.clock.now >= max(end, state["until"])
+        patience = SILENCE if state["proven"] else RETURN
+        return silent(process) >= patience and world.clock.now >= state["until"]
+
+    def held(process: Process) -> bool:
+        return silent(process) < (QUIET if model[process]["proven"] else RETURN)
+
+    def ask() -> None:
+        for process, state in model.items():
+            again = world.clock.now >= state["asked"] + AGAIN
+            if state["proven"] and silent(process) >= QUIET and again and not over(process):
+                state["asked"] = world.clock.now
+                asked.append(process)
 
     def settle() -> None:
         for process in [each for each in model if over(each)]:
@@ -180,7 +276,7 @@ async def play(moves: list[tuple[str, int, float]]) -> None:
 
     def known(process: Process) -> dict[str, float]:
         fresh = {"streams": 0, "ended": -1.0, "heard": world.clock.now, "until": 0.0, "left": 0}
-        return model.setdefault(process, fresh)
+        return model.setdefault(process, {**fresh, "proven": 0, "asked": -1000.0})
 
     keep: list[ExitStack] = []
     for move, number, seconds in moves:
@@ -189,22 +285,27 @@ async def play(moves: list[tuple[str, int, float]]) -> None:
             world.pass_time(seconds)
         elif move == "hear":
             world.presence.hear(process)
-            state = known(process)
-            if not state["left"]:
-                state["heard"] = world.clock.now
+            if process not in left:
+                known(process).update(heard=world.clock.now, proven=1)
         elif move == "open":
             stack = ExitStack()
             stack.enter_context(world.presence.stream(process))
             open_streams[process].append(stack)
             keep.append(stack)
             known(process)["streams"] += 1
-            model[process]["left"] = 0
+            model[process].update(left=0, proven=1)
+            left.discard(process)
         elif move == "close" and open_streams[process]:
             open_streams[process].pop().close()
             known(process)["streams"] -= 1
             model[process]["ended"] = world.clock.now
         elif move == "leave":
             world.presence.leaves(process)
+            left.add(process)
+            if process in model:
+                model[process]["left"], model[process]["until"] = 1, 0.0
+        elif move == "refuse":
+            world.presence.refused(process)
             if process in model:
                 model[process]["left"], model[process]["until"] = 1, 0.0
         elif move == "expect":
@@ -212,8 +313,14 @@ async def play(moves: list[tuple[str, int, float]]) -> None:
             known(process)["until"] = world.clock.now + RESTART
         world.presence.look()
         settle()
+        ask()
         assert sorted(world.gone) == sorted(told)
+        assert sorted(world.asked) == sorted(asked)
         assert {each for each in processes if world.presence.alive(each)} == set(model)
+        assert {each for each in processes if world.presence.holds(each)} == {
+            each for each in model if held(each)
+        }
+        assert {each for each in processes if world.presence.has_left(each)} == left
         assert len(world.presence._due) <= 3 * len(processes)
     for stack in keep:
         stack.close()

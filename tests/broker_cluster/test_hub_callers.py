@@ -274,3 +274,22 @@ async def test_no_token_is_told(world: World, caplog: pytest.LogCaptureFixture) 
     await world.settled()
     told = f"{texts} {caplog.text}"
     assert TOKEN not in told and "another-token" not in told and "does not answer" in told
+
+
+async def test_who_asks_for_the_hubs_word_of_now_gets_no_other(world: World) -> None:
+    await world.of()
+    assert (await world.callers.now(TOKEN)).user == "ann"
+    assert world.hub.asked == 2
+    del world.hub.tokens[TOKEN]
+    assert await world.of() == Caller("ann", "")  # as it was said a moment ago
+    with pytest.raises(UnknownToken):
+        await world.callers.now(TOKEN)
+    with pytest.raises(UnknownToken):
+        await world.of()
+    world.hub.tokens[TOKEN] = model("ann")
+    world.clock.now += 60
+    await world.of()
+    world.hub.trouble = 0
+    for _ in range(2):
+        with pytest.raises(HubAway):
+            await world.callers.now(TOKEN)

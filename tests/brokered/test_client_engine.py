@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -168,6 +169,51 @@ async def test_the_next_process_takes_a_kernel_over_with_its_variables(
     assert await run(taken, "print(x)") == "42"
     assert broker.kernels["k"].instance == second.instance
     first._kernels.clear()
+
+
+async def test_a_server_that_ends_leaves_its_kernels_as_they_are(
+    engines: Callable[[], BrokeredEngine], broker: FakeClusterBroker, pods: LocalPods
+) -> None:
+    """The broker sees to them from then on: nothing that a stop does on the way ends one."""
+    first = engines()
+    await run(await started(first), "x = 42")
+    assert not first.keeps("k")
+    await first.leave()
+    assert first.keeps("k") and not first.keeps("other")
+    await first.signal("k", signal.SIGKILL)
+    await first.stop("k")
+    assert not first.keeps("k")
+    second = engines()
+    (found,) = await second.adoptable()
+    assert found.kernel_id == "k"
+    assert await run(await started(second), "print(x)") == "42"
+
+
+async def test_more_may_be_taken_over_later_while_another_process_has_it(
+    engine: BrokeredEngine, broker: FakeClusterBroker
+) -> None:
+    from fake_cluster_broker import Kernel
+
+    other = "b" * 32
+    kernel = Kernel("old", "a" * 32, "1/2", other, state="ready")
+    broker.kernels["old"] = kernel
+    broker.alive.add(other)
+    assert await engine.adoptable() == [] and engine.more_to_adopt
+    broker.alive.clear()
+    kernel.state = "starting"
+    assert await engine.adoptable() == [] and engine.more_to_adopt
+    kernel.state, kernel.fields["ended"] = "ended", {"code": -9, "reason": "Gone."}
+    assert await engine.adoptable() == [] and not engine.more_to_adopt
+    await broker.stop()
+    with pytest.raises(EngineError):
+        await engine.adoptable()
+    assert engine.more_to_adopt, "nobody knows"
+    await broker.start()
+    engine.adopt = False
+    kernel.state, kernel.fields = "ready", {}
+    broker.alive.add(other)
+    assert await engine.adoptable() == [] and not engine.more_to_adopt
+    broker.kernels.clear()
 
 
 async def test_a_start_waits_in_words_for_a_broker_that_is_away(

@@ -200,6 +200,7 @@ def test_programs_without_a_server(
         ),
         ({"version": "0.0.1"}, ["python3"], "warning", "runs version 0.0.1"),
         ({"problem": "No GPU."}, [], "note", "gives no shares. No GPU."),
+        ({"problem": "Told."}, [], "note", "gives no shares, for the reason above."),
         ({}, [], "note", "gives no shares."),
     ],
 )
@@ -212,7 +213,7 @@ def test_a_server_says_itself_whether_it_gives_shares(
     }
     monkeypatch.setattr(_examine, "running_servers", lambda: iter([SERVER]))
     monkeypatch.setattr(_examine, "ask", lambda _server, _method, path: answers[path])
-    (found,) = _examine._servers()
+    (found,) = _examine._servers({"Told."})
     assert found.level == level
     assert says in found.what
 
@@ -223,5 +224,5 @@ def test_a_server_without_the_extension_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(_examine, "running_servers", lambda: iter([SERVER]))
     monkeypatch.setattr(_examine, "ask", ask)
-    (found,) = _examine._servers()
+    (found,) = _examine._servers(())
     assert (found.level, "lacks the extension" in found.what) == ("warning", True)

@@ -66,16 +66,18 @@ def _held(cluster: Any, servers: str, kernels: str) -> None:
         "stringData": {"username": "", "password": ""},
     }
 
-    last: list[Any] = []
+    told: list[Any] = []
 
     def refused() -> bool:
+        told.clear()
         for body, policy in (({"metadata": {"name": "x"}}, b"-objects"), (typed, b"-secrets")):
-            status, answer = last[:] = api.raw("POST", secrets, body)
+            status, answer = api.raw("POST", secrets, body)
+            told.append((status, answer))
             if status != 403 or policy not in answer:
                 return False
         return True
 
-    wait_for(refused, "the admission policies hold the broker", 60, lambda: f"{last}")
+    wait_for(refused, "the admission policies hold the broker", 60, lambda: str(told))
 
 
 def kubectl(cluster: Any, *words: str, given: str | None = None) -> str:

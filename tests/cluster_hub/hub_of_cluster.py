@@ -399,6 +399,41 @@ class HubOfCluster:
         for user, name in running:
             self.stop_server(user, name)
 
+    def crash(self, user: str) -> None:
+        """Kill the process of a user's default server, and wait for the next one in its pod.
+
+        The Hub does not notice: whoever asked the server meanwhile would have it look.
+        """
+
+        def container() -> dict[str, Any]:
+            status: dict[str, Any] = self.pod_of(user)["status"]["containerStatuses"][0]
+            return status
+
+        def runs_again() -> bool:
+            now = container()
+            return now["restartCount"] > before and "running" in now["state"]
+
+        before = container()["restartCount"]
+        found = self._processes(user)
+        assert found, f"{user} has no server"
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        until(runs_again, f"{user}'s server is started again", _SERVER)
+
+    def _processes(self, user: str) -> list[int]:
+        """Processes of this machine that are the servers of a user of this very Hub."""
+        told = {f"JUPYTERHUB_USER={user}", f"JUPYTERHUB_API_URL={self._inside}/hubs/hub/api"}
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (folder / "cmdline").read_bytes()
+                environ = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            except OSError:  # it has ended
+                continue
+            if b"jupyterhub-singleuser" in command and told <= set(environ):
+                found.append(int(folder.name))
+        return found
+
     # -- the cluster -------------------------------------------------------------------------------
 
     def terminal(self, server: Server) -> Terminal:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,27 +73,6 @@ def pause(seconds: float, holds: Callable[[], bool]) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert holds()
-
-
-def test_the_broker_is_killed_under_launches(hub: HubOfCluster) -> None:
-    """Each launch ends in a kernel or in one line, and nothing is left of any."""
-    servers = [hub.server(user) for user in ("ann", "bob", "cat")]
-    chance = random.Random(20)
-    with ThreadPoolExecutor(12) as threads:
-        launches = {threads.submit(launch, server): server for server in servers for _ in range(3)}
-        for _ in range(3):
-            threading.Event().wait(chance.uniform(0.05, 3.0))  # the kill is at random
-            hub.kill_broker()
-            hub.start_broker()
-        ended = {each: each.result(8 * PATIENCE) for each in launches}
-    kernels = [(launches[each], told) for each, (status, told) in ended.items() if status == 201]
-    lines = [told for status, told in ended.values() if status != 201]
-    assert all("\n" not in str(line["message"]) for line in lines), lines
-    assert len(kernels) >= 3, lines
-    for server, model in kernels:
-        assert server.run_cell(model["id"], "print(6 * 7)") == "42"
-        server.ok(f"api/kernels/{model['id']}", "DELETE")
-    until(lambda: not hub.left(), f"nothing is left: {hub.left()}", 3 * PATIENCE)
 
 
 def launch(server: Server) -> tuple[int, Any]:

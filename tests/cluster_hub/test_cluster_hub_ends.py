@@ -14,7 +14,9 @@ pytestmark = CLUSTER_MARKS
 
 #: Seconds after which nothing is held for a server that was stopped.
 SOON = 30.0
-#: A cell that does not end when it is interrupted.
+#: A cell that ends when it is interrupted.
+SLEEP = "import time; print('begun', flush=True); time.sleep(3600)"
+#: A cell that does not.
 BUSY = """
 import threading, time
 print("begun", flush=True)
@@ -48,26 +50,102 @@ def test_shares_are_back_and_kept_work_is_there(
     assert dave.run_cell(kept, "x = [42]; again = x; g = (n for n in range(3)); print(x)") == "[42]"
     dave.ok(f"gpu-share/allocations/{kept}/release", "POST", {})
     dave.wait_for(kept, "released")
-    idle, busy = dave.open_notebook("idle.ipynb"), dave.open_notebook("busy.ipynb")
-    assert dave.run_cell(idle, "y = 1; print(y)") == "1"
-    run_and_leave(hub, busy)
-    assert len(shares(hub)) == 2
+    idle, works, busy = (
+        dave.open_notebook(f"{name}-{end.__name__}.ipynb") for name in ("idle", "works", "busy")
+    )
+    assert dave.run_cell(idle, "y = [1]; h = (n for n in range(3)); print(y)") == "[1]"
+    assert dave.run_cell(works, "z = [7]; print(z)") == "[7]"
+    run_and_leave(hub, works, SLEEP)
+    run_and_leave(hub, busy, BUSY)
+    assert len(shares(hub)) == 3
     began = time.monotonic()
     end(hub)
     until(lambda: not shares(hub), "the shares are back", SOON)
     assert time.monotonic() - began < SOON
-    until(lambda: pods(hub) == {kept}, f"what is kept is there alone: {pods(hub)}", SOON)
+    there = {kept, idle, works}
+    until(lambda: pods(hub) == there, f"what can be kept is there alone: {pods(hub)}", SOON)
     until(lambda: hub.stopped("dave"), "the Hub has seen the end of the server", 90)
 
     dave = hub.server("dave")
-    until(lambda: kept in dave.kernels(), "the kernel is taken over")
+    until(lambda: there <= set(dave.kernels()), "the kernels are taken over")
     assert dave.notebooks()[path] == kept
-    assert "True [42] 0" in dave.run_cell(kept, "print(again is x, x, next(g))")
+    assert dave.run_cell(kept, "print(again is x, x, next(g))") == "True [42] 0"
+    # They had their shares, and a cell ran: the broker had them leave their GPU.
+    assert dave.run_cell(idle, "print(y, next(h))") == "[1] 0"
+    assert dave.run_cell(works, "print(z)") == "[7]"
+    until(lambda: len(shares(hub)) == 3, "they hold their shares again")
     # What was lost is told where it is missed.
-    anew = dave.open_notebook("busy.ipynb")
+    anew = dave.open_notebook(f"busy-{end.__name__}.ipynb")
     assert anew != busy
     told = dave.run_cell(anew, "print('there')")
-    assert "there" in told and len(told.splitlines()) >= 2, told
+    assert told.startswith("Its server stopped while the kernel had its share"), told
+    assert told.splitlines()[1:] == ["there"], told
+
+
+@pytest.mark.parametrize(("style", "times"), [("lease", 2), ("pod", 1)])
+def test_a_crash_is_no_stop(hub: HubOfCluster, style: str, times: int) -> None:
+    """Kubernetes starts the server again; the second time after a while."""
+    hub.kill_broker()
+    hub.start_broker(f"c.KubernetesEngine.style = {style!r}")
+    dave = hub.server("dave")
+    path = f"crash-{style}.ipynb"
+    kernel, other = dave.open_notebook(path), dave.start_kernel("1/8")
+    assert dave.run_cell(kernel, "x = [42]; g = (n for n in range(3)); print(x)") == "[42]"
+    assert dave.run_cell(other, "y = 1; print(y)") == "1"
+    before = uids(hub)
+    for _ in range(times):
+        hub.crash("dave")
+
+    def back() -> bool:
+        assert uids(hub) == before, "nothing of it was taken or given back"
+        return {kernel, other} <= set(dave.kernels())
+
+    until(back, "the kernels are taken over", 120)
+    assert dave.notebooks()[path] == kernel
+    assert dave.run_cell(kernel, "print(x, next(g))") == "[42] 0"
+    assert dave.run_cell(other, "print(y)") == "1"
+    assert dave.wait_for(kernel, "active")["share"] is not None
+    assert uids(hub) == before
+
+
+def test_what_cannot_leave_its_gpu_ends_with_a_stop_and_it_is_said(hub: HubOfCluster) -> None:
+    """In style ``pod`` the share is the pod's own."""
+    hub.kill_broker()
+    hub.start_broker("c.KubernetesEngine.style = 'pod'")
+    dave = hub.server("dave")
+    kernel = dave.open_notebook("whole.ipynb")
+    assert dave.run_cell(kernel, "x = 42; print(x)") == "42"
+    began = time.monotonic()
+    stopped(hub)
+    until(lambda: not hub.left(), f"nothing is left: {hub.left()}", SOON)
+    assert time.monotonic() - began < SOON
+    until(lambda: hub.stopped("dave"), "the Hub has seen the end of the server", 90)
+    dave = hub.server("dave")
+    told = dave.run_cell(dave.open_notebook("whole.ipynb"), "print('there')")
+    assert told.startswith("Its server stopped while the kernel had its share"), told
+    assert told.splitlines()[1:] == ["there"], told
+
+
+def test_what_is_kept_is_not_kept_for_ever(hub: HubOfCluster) -> None:
+    hub.kill_broker()
+    hub.start_broker("c.Broker.kept_after_stop = 20")
+    dave = hub.server("dave")
+    kernel = dave.open_notebook("late.ipynb")
+    assert dave.run_cell(kernel, "x = 42; print(x)") == "42"
+    stopped(hub)
+    until(lambda: not shares(hub), "the share is back", SOON)
+    assert pods(hub) == {kernel}
+    until(lambda: not hub.left(), f"nothing is left: {hub.left()}", 2 * SOON)
+    until(lambda: hub.stopped("dave"), "the Hub has seen the end of the server", 90)
+    dave = hub.server("dave")
+    told = dave.run_cell(dave.open_notebook("late.ipynb"), "print('there')")
+    assert told.startswith("Its server did not come back"), told
+
+
+def uids(hub: HubOfCluster) -> set[str]:
+    """All pods and claims that kernels have."""
+    found = [*hub.objects(), *hub.objects("claims")]
+    return {each["metadata"]["uid"] for each in found}
 
 
 def shares(hub: HubOfCluster) -> set[str]:
@@ -84,7 +162,7 @@ def pods(hub: HubOfCluster) -> set[str]:
     }
 
 
-def run_and_leave(hub: HubOfCluster, kernel_id: str) -> None:
+def run_and_leave(hub: HubOfCluster, kernel_id: str, code: str) -> None:
     """Have a cell run, and wait until it does."""
     import json
     from uuid import uuid4
@@ -99,7 +177,7 @@ def run_and_leave(hub: HubOfCluster, kernel_id: str) -> None:
     try:
         header = {"msg_id": uuid4().hex, "msg_type": "execute_request", "version": "5.3"}
         header |= {"session": uuid4().hex, "username": "", "date": "2026-01-01T00:00:00Z"}
-        content = {"code": BUSY, "silent": False, "store_history": True, "allow_stdin": False}
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
         content |= {"user_expressions": {}, "stop_on_error": True}
         message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
         socket.send(json.dumps({**message, "channel": "shell"}))

@@ -83,6 +83,10 @@ class FakeEngine:
         self.why = "It is evicted."
         self.let_go_of = 0
         self.ends_when_let_go_of = True
+        self.others_keep = False
+
+    def keeps(self, kernel_id: str) -> bool:
+        return self.others_keep
 
     async def removed(self, kernel_id: str) -> Removal:
         await self.evicts.wait()

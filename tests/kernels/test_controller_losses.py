@@ -64,6 +64,32 @@ async def test_what_a_stop_does_not_keep_is_said_by_the_next_server(
         assert ["none are kept" in line for line in made.keeper.lines] == [True] * (not outlives)
 
 
+@pytest.mark.parametrize("outlives", [True, False])
+@pytest.mark.parametrize("away", [True, False])
+async def test_what_others_keep_is_not_kept_twice(away: bool, outlives: bool) -> None:
+    """Two would come back of one: its process with its variables, and a file of them."""
+    async with bench() as made:
+        await made.launch()
+        made.keeper.outlives = outlives
+        if away:
+            await made.controller.release(lose_variables=False)
+        made.engine.others_keep = True
+        made.gates.fails.add("save")  # that is not asked for
+        await made.controller.close(park=True)
+        assert not made.keeper.has_snapshot
+        assert made.keeper.lines == []
+
+
+async def test_what_is_saved_already_is_left_though_others_keep_processes() -> None:
+    async with bench() as made:
+        await made.launch()
+        made.keeper.kept = Kept("snapshot", ())
+        await made.controller.release(lose_variables=False)
+        made.engine.others_keep = True
+        await made.controller.close(park=True)
+        assert made.keeper.has_snapshot
+
+
 async def test_what_cannot_be_saved_in_a_stop_is_said_with_its_reason() -> None:
     async with bench() as made:
         await made.launch()

@@ -37,6 +37,9 @@ class Said:
         said = self
 
         class Runtime:
+            async def take_leave(self) -> None:
+                said.calls.append("leave")
+
             async def stop(self) -> None:
                 said.calls.append("stop")
                 await stop()
@@ -96,7 +99,7 @@ async def test_kernels_are_ended_before_the_events_and_for_a_bounded_time(
     app = extension(said, stop)
     app.log = logging.getLogger(__name__)
     await asyncio.wait_for(app.stop_extension(), PATIENCE)
-    assert said.calls == ["stop", "events", "metrics"]
+    assert said.calls == ["leave", "stop", "events", "metrics"]
     assert says in caplog.text
 
 

@@ -209,6 +209,35 @@ class Callers:
         if self._clock() < self._away_until:
             return self._by_grace(key)
         goes_on = self.hub_away and key in self._known
+        task = self._asked_about(key, token)
+        if goes_on:  # nobody has to wait until a Hub that is away gives no answer again
+            return self._by_grace(key)
+        return await asyncio.shield(task)  # who leaves does not end it for others
+
+    async def now(self, token: str) -> Caller:
+        """Who has a token by what the Hub says now; what it said before does not count.
+
+        Raises
+        ------
+        UnknownToken, NotAllowed: the Hub refuses it, or it may not access the broker.
+        HubAway: the Hub does not answer.
+        TooMany
+        """
+        if self._clock() < self._away_until:
+            raise HubAway(_AWAY)
+        key = hashlib.sha256(token.encode()).hexdigest()
+        caller = await asyncio.shield(self._asked_about(key, token))
+        if not caller.fresh:
+            raise HubAway(_AWAY)
+        return caller
+
+    def _asked_about(self, key: str, token: str) -> asyncio.Task[Caller]:
+        """The question about a token that is under way, or a new one.
+
+        Raises
+        ------
+        TooMany
+        """
         task = self._asking.get(key)
         if task is None:
             if key not in self._known:
@@ -218,9 +247,7 @@ class Callers:
             task = asyncio.create_task(self._ask(key, token), name="ask the Hub")
             self._asking[key] = task
             task.add_done_callback(lambda task: self._asked(key, task))
-        if goes_on:  # nobody has to wait until a Hub that is away gives no answer again
-            return self._by_grace(key)
-        return await asyncio.shield(task)  # who leaves does not end it for others
+        return task
 
     async def check_own(self, token: str) -> None:
         """Look whether the broker's own token is that of the service that it takes itself for.
@@ -289,10 +316,7 @@ class Callers:
     def _by_grace(self, key: str) -> Caller:
         known = self._known.get(key)
         if known is None:
-            raise HubAway(
-                "The JupyterHub does not answer, so it is not known who asks. Try again in a "
-                "minute, or ask your administrator."
-            )
+            raise HubAway(_AWAY)
         if self._clock() - known.at >= self._grace:
             raise HubAway(
                 "The JupyterHub has not answered for too long, so it is not known any more who "
@@ -392,6 +416,10 @@ def _caller_of(known: _Known) -> Caller:
 _NONE_SENT = (
     "The broker needs a token of the JupyterHub, which a user's server has in its environment; "
     "send the header Authorization: token <JUPYTERHUB_API_TOKEN>."
+)
+_AWAY = (
+    "The JupyterHub does not answer, so it is not known who asks. Try again in a minute, or ask "
+    "your administrator."
 )
 _TAKEN_BACK = (
     "The JupyterHub does not know this token, or has taken it back. Start your server again from "

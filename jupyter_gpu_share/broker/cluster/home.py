@@ -119,6 +119,8 @@ class ClusterHome:
             _Order(self.rules),
             kept=kept,
             deaf=lambda: broker.callers.hub_away,
+            callers=broker.callers,
+            silence=broker.silence,
             instance=self.cluster.instance,
             parking=self._park if IdlePolicy(parent=broker).in_place else None,
         )

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 from ..._threads import to_the_end
@@ -39,6 +40,10 @@ _BEGUN, _PATIENCE = 1.0, 5.0
 _SOON = 1.0
 #: Rows of one user, those of ended kernels among them.
 _MOST_ROWS = 500
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 #: Has a kernel's agent take it off its GPU: by its connection, and the process whose it was.
@@ -94,7 +99,7 @@ class Registry(Lives):
         if kernel is not None:
             self._retire(kernel, replaced=True)
         try:
-            objects = self._make(owner_of(process, attempt, groups), plan)
+            objects = self._make(owner_of(process, attempt, groups, _now()), plan)
         except BaseException:
             self._rules.drop(key)
             raise
@@ -106,14 +111,14 @@ class Registry(Lives):
         return new, True
 
     def _check_free(self, kernel: Kernel, process: Process) -> None:
-        """Refuse what another process has that is alive.
+        """Refuse what another process has that is heard of.
 
         Raises
         ------
         Refused
         """
         other = kernel.instance != process.instance
-        if other and self.presence.alive(kernel.process):
+        if other and self.presence.holds(kernel.process):
             raise Refused("Another process of your server runs this kernel; end it there first.")
 
     async def _begun(self, kernel: Kernel) -> None:

@@ -130,6 +130,7 @@ class Lives(Table):
 
     def _gone(self, process: Process) -> None:
         """A process is there no more: nobody holds a share for it."""
+        self.proofs.forget(process)
         kernels = self._of(process)
         if kernels:
             _log.info("A server's process of %s is gone; it had %d", process.user, len(kernels))
@@ -340,6 +341,7 @@ class Lives(Table):
     async def close(self) -> None:
         """End all work. The kernels stay as they are: another broker goes on with them."""
         self.presence.close()
+        await self.proofs.close()
         for kernel in self._kernels.values():
             if kernel.later is not None:
                 kernel.later.cancel()

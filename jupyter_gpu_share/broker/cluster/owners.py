@@ -18,12 +18,21 @@ __all__ = ["Found", "found_on", "groups_of", "is_brokered", "key_of_owner", "new
 
 #: Annotations: which start of the kernel it is, and the user's groups as they were proven then.
 _START, _GROUPS = PREFIX + "start", PREFIX + "groups"
+#: When it was asked for: the cluster's own word knows whole seconds alone, in which many may be.
+_ASKED = PREFIX + "asked"
 
 
-def owner_of(process: Process, attempt: str, groups: frozenset[str]) -> Owner:
-    """Whose the objects of a kernel are, by what is proven of its server."""
+def owner_of(process: Process, attempt: str, groups: frozenset[str], asked: str = "") -> Owner:
+    """Whose the objects of a kernel are, by what is proven of its server.
+
+    Parameters
+    ----------
+    asked: when the kernel was asked for, RFC 3339 in UTC; empty where that counts no more.
+    """
     owner = Owner.of_hub(*process)
     own = {_START: attempt, _GROUPS: json.dumps(sorted(groups))}
+    if asked:
+        own[_ASKED] = asked
     return Owner(owner.server, owner.instance, owner.user, {**owner.notes, **own})
 
 
@@ -94,10 +103,10 @@ def found_on(pod: Mapping[str, Any]) -> Found | None:
             size=size,
             path=annotation(pod, "path") or None,
         ),
-        owner=owner_of(process, attempt, groups),
+        owner=owner_of(process, attempt, groups, notes.get(_ASKED, "")),
         groups=groups,
         name=meta["name"],
-        created=meta.get("creationTimestamp") or "",
+        created=notes.get(_ASKED) or meta.get("creationTimestamp") or "",
     )
 
 

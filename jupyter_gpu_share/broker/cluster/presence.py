@@ -1,7 +1,9 @@
 """Which processes of users' servers are alive, as far as they are heard; no clock of theirs counts.
 
-A process that is alive has a stream of events open, or has asked for something lately. What is to
-become of a kernel whose process is gone is decided here too.
+A process that is alive has a stream of events open, or has asked for something lately. One that is
+silent may have been stopped, or may have crashed and be started again in a moment: the Hub is asked
+which. It takes the token of a stopped server back, and that of one that crashed stays good. What is
+to become of a kernel whose process is gone is decided here too.
 """
 
 from __future__ import annotations
@@ -18,20 +20,26 @@ from itertools import count
 from time import monotonic
 from typing import NamedTuple
 
-__all__ = ["Fate", "Presence", "Process", "Signs", "fate_of", "gone_at"]
+__all__ = ["Fate", "Presence", "Process", "Signs", "ask_at", "fate_of", "free_at", "gone_at"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that a process has to come back after its stream of events has ended.
+#: Seconds without a stream and a request after which a process is silent: another one of its server
+#: may take over what it has, and the Hub is asked about it. Then seconds to the next question.
+QUIET, AGAIN = 5.0, 5.0
+#: Seconds that a process has to come back about which the Hub cannot be asked, and to be heard
+#: after a restart of the broker before another one may take over what it has.
 RETURN = 20.0
-#: Seconds after its last request in which a process without a stream counts as alive.
-SILENCE = 45.0
+#: Seconds after which a silent process is gone though the Hub knows nothing of a stop.
+SILENCE = 120.0
 #: Seconds that everybody has to come back after a restart of the broker.
 RESTART = 60.0
 #: Processes of one server at once: terminals and programs have their own.
 _MOST = 64
 #: Streams of one process at once: an old one may not have been seen to end.
 _MOST_STREAMS = 8
+#: Processes that have said that they end, and are remembered: what they sent may come later.
+_MOST_OVER = 4096
 #: Streams of all of a user's processes at once: each costs memory for as long as it is not read.
 _MOST_OF_USER = 64
 
@@ -62,6 +70,8 @@ class Signs:
     heard: when it asked for something last.
     until: till then it counts as alive whatever is heard.
     left: it has said that it ends, or its token was refused.
+    proven: it was heard with a token, which the Hub can be asked about.
+    asked: when the Hub was asked about it last.
     born: which of the processes by this name it is, should it have been forgotten in between.
     """
 
@@ -70,23 +80,44 @@ class Signs:
     heard: float = 0.0
     until: float = 0.0
     left: bool = False
+    proven: bool = False
+    asked: float = float("-inf")
     born: int = 0
 
+    @property
+    def last(self) -> float:
+        """When something was heard of it last, if it has no stream open."""
+        return self.heard if self.ended is None else max(self.ended, self.heard)
 
-def gone_at(signs: Signs) -> float | None:
-    """When a process counts as gone if nothing more is heard of it; None: not while that holds.
 
-    A request after the end of a stream shows that the process lives on without one.
-    """
+def gone_at(signs: Signs, silence: float = SILENCE) -> float | None:
+    """When a process counts as gone if nothing more is heard of it; None: not while that holds."""
     if signs.left:
         return float("-inf")
     if signs.streams:
         return None
-    if signs.ended is not None and signs.ended >= signs.heard:
-        end = signs.ended + RETURN
-    else:
-        end = signs.heard + SILENCE
-    return max(end, signs.until)
+    return max(signs.last + (silence if signs.proven else RETURN), signs.until)
+
+
+def free_at(signs: Signs) -> float | None:
+    """When another process of its server may take over what it has; None: not while that holds."""
+    if signs.left:
+        return float("-inf")
+    return None if signs.streams else signs.last + (QUIET if signs.proven else RETURN)
+
+
+def ask_at(signs: Signs) -> float | None:
+    """When the Hub is to be asked about a process; None: not while that holds."""
+    if signs.left or signs.streams or not signs.proven:
+        return None
+    return max(signs.last + QUIET, signs.asked + AGAIN)
+
+
+def _look_at(signs: Signs, silence: float) -> float | None:
+    """When a process is to be looked at."""
+    return min(
+        (at for at in (gone_at(signs, silence), ask_at(signs)) if at is not None), default=None
+    )
 
 
 class Fate(Enum):
@@ -126,6 +157,9 @@ class Presence:
     gone: called once for each process that is gone, in the loop; must not block.
     deaf: whether nobody can be heard now, as the Hub is away that proves who calls: then silence
         says nothing.
+    ask: called again and again for each process that is silent, in the loop; must not block. Has
+        the Hub asked about it, and calls :meth:`refused` where it accepts the token no more.
+    silence: seconds that a silent process has to come back while the Hub accepts its token.
     clock: seconds, monotonic.
     """
 
@@ -134,9 +168,13 @@ class Presence:
         gone: Callable[[Process], None],
         clock: Callable[[], float] = monotonic,
         deaf: Callable[[], bool] = lambda: False,
+        ask: Callable[[Process], None] = lambda process: None,
+        silence: float = SILENCE,
     ) -> None:
         self._gone = gone
         self._deaf = deaf
+        self._ask = ask
+        self._silence = silence
         self._clock = clock
         self._signs: dict[Process, Signs] = {}
         self._count: dict[tuple[str, str], int] = {}
@@ -146,6 +184,8 @@ class Presence:
         #: An end that has come to be later is found when the earlier one is looked at.
         self._due: list[tuple[float, Process]] = []
         self._next: dict[Process, float] = {}
+        #: Those that have said that they end, the first first.
+        self._over: dict[Process, None] = {}
         self._born = count(1)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -154,21 +194,38 @@ class Presence:
         signs = self._signs.get(process)
         if signs is None:
             return False
-        end = gone_at(signs)
+        end = gone_at(signs, self._silence)
         return end is None or end > self._clock()
+
+    def holds(self, process: Process) -> bool:
+        """Whether no other process of its server may take over what it has.
+
+        What is silent may be alive still, and has lost that all the same.
+        """
+        signs = self._signs.get(process)
+        if signs is None:
+            return False
+        free = free_at(signs)
+        return free is None or free > self._clock()
+
+    def has_left(self, process: Process) -> bool:
+        """Whether it has said that it ends."""
+        return process in self._over
 
     def hear(self, process: Process) -> bool:
         """The process has asked for something. False: its server has too many processes.
 
         One that has said that it ends is not there again by that.
         """
+        if process in self._over:
+            return True
         signs = self._signs.get(process)
         if signs is None:
             if self._count.get(process[:2], 0) >= _MOST:
                 return False
             signs = self._new()
         if not signs.left:
-            self._note(process, replace(signs, heard=self._clock()))
+            self._note(process, replace(signs, heard=self._clock(), proven=True))
         return True
 
     def expect(self, process: Process) -> None:
@@ -186,9 +243,10 @@ class Presence:
     @contextmanager
     def stream(self, process: Process) -> Iterator[None]:
         """While this is entered the process has a stream of events open."""
+        self._over.pop(process, None)
         signs = self._signs.get(process) or self._new()
-        born = signs.born
-        self._note(process, replace(signs, streams=signs.streams + 1, left=False))
+        born, streams = signs.born, signs.streams + 1
+        self._note(process, replace(signs, streams=streams, left=False, proven=True))
         self._streams[process.user] += 1
         try:
             yield
@@ -201,7 +259,17 @@ class Presence:
                 self._note(process, replace(last, streams=last.streams - 1, ended=now))
 
     def leaves(self, process: Process) -> None:
-        """The process has said that it ends, or its token is not accepted any more."""
+        """The process has said that it ends. What it has sent before may come later."""
+        self._over[process] = None
+        if len(self._over) > _MOST_OVER:
+            del self._over[next(iter(self._over))]
+        self.refused(process)
+
+    def refused(self, process: Process) -> None:
+        """The Hub accepts the token of a process no more: its server was stopped.
+
+        It says nothing of other processes of that server: the next one has a token of its own.
+        """
         if (signs := self._signs.get(process)) is not None:
             self._note(process, replace(signs, left=True, until=0.0))
 
@@ -221,23 +289,30 @@ class Presence:
             if self._next.get(process) != at:
                 continue
             del self._next[process]
-            end = gone_at(self._signs[process])
+            signs = self._signs[process]
+            end = gone_at(signs, self._silence)
             if end is None:
                 continue  # it is put down again when the stream ends
-            if end <= now and not self._signs[process].left and self._deaf():
+            if end <= now and not signs.left and self._deaf():
                 # Everybody has their time to come back when they can be heard again.
-                until = now + RETURN
-                self._signs[process] = replace(self._signs[process], until=until)
-                end = until
+                end = now + RETURN
+                signs = replace(signs, until=end)
             if end > now:
-                self._look_at(end, process)
+                asks = ask_at(signs)
+                if asks is not None and asks <= now:
+                    signs = replace(signs, asked=now)
+                    self._called(self._ask, process)
+                self._put_down(process, signs)
                 continue
             self._forget(process)
-            try:
-                self._gone(process)
-            except Exception:
-                _log.exception("The end of a server's process could not be taken note of")
+            self._called(self._gone, process)
         self._set_timer()
+
+    def _called(self, told: Callable[[Process], None], process: Process) -> None:
+        try:
+            told(process)
+        except Exception:
+            _log.exception("What became of a server's process could not be taken note of")
 
     def _new(self) -> Signs:
         return Signs(heard=self._clock(), born=next(self._born))
@@ -245,18 +320,21 @@ class Presence:
     def _note(self, process: Process, signs: Signs) -> None:
         if process not in self._signs:
             self._count[process[:2]] = self._count.get(process[:2], 0) + 1
-        self._signs[process] = signs
-        end = gone_at(signs)
-        if end is not None and end < self._next.get(process, float("inf")):
-            self._look_at(end, process)
+        if self._put_down(process, signs):
             self._set_timer()
 
-    def _look_at(self, at: float, process: Process) -> None:
+    def _put_down(self, process: Process, signs: Signs) -> bool:
+        """Take signs for what holds now; whether it is to be looked at earlier than before."""
+        self._signs[process] = signs
+        at = _look_at(signs, self._silence)
+        if at is None or at >= self._next.get(process, float("inf")):
+            return False
         self._next[process] = at
         heappush(self._due, (at, process))
         if len(self._due) > 2 * len(self._next) + 2:
             # What counts no more would stay for as long as a process has to come back.
             self._due = sorted((at, process) for process, at in self._next.items())
+        return True
 
     def _forget(self, process: Process) -> None:
         del self._signs[process]

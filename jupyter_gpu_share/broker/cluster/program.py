@@ -115,6 +115,21 @@ class ClusterBroker(Broker):
         """,
     )
 
+    silence = Float(
+        120.0,
+        min=0.0,
+        config=True,
+        help="""
+        Seconds that a user's server has to come back of which nothing is heard, while the Hub does
+        not say that it was stopped: as after a crash. Its kernels keep their shares meanwhile. Once
+        the Hub has stopped it they go at once. Default 120.
+
+        ::
+
+            c.Broker.silence = 300
+        """,
+    )
+
     queues: List[Any] = List(
         config=True,
         help="""

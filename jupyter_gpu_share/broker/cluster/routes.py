@@ -152,6 +152,9 @@ class _Handler(CallerHandler):
         (EngineError, 409),
     )
 
+    #: The process that asks, once that is known.
+    _asks: Process | None = None
+
     def initialize(self, desk: Desk) -> None:
         self.desk = desk
         self.registry = desk.registry
@@ -159,10 +162,19 @@ class _Handler(CallerHandler):
     def process(self) -> Process:
         """The proven server's process that asks; that is a sign of its life."""
         process = Process(self.caller.user, self.server(), self.instance)
+        if self.registry.presence.has_left(process):
+            raise Refused("This process has said that it ends; its kernels are not its own now.")
         if not self.registry.presence.hear(process):
             self.refuse(429, "Your server has too many processes; end some of them.")
         self.registry.hear_groups(process, self.caller.groups)
+        self._asks = process
         return process
+
+    def on_finish(self) -> None:
+        """Called by tornado after each answer, when it is known what has come of it."""
+        super().on_finish()
+        if self._asks is not None:
+            self.registry.prove(self._asks, self.token)
 
     def told_instance(self) -> str:
         """The process that asks, where it says so."""
@@ -439,10 +451,10 @@ class _EventStream(_Handler):
             suppress(StreamClosedError, asyncio.CancelledError),
             self.registry.presence.stream(process),
         ):
-            await self._tell(process)
+            await self._tell(process, instance)
 
-    async def _tell(self, process: Process) -> None:
-        whose, instance = process[:2], process.instance
+    async def _tell(self, process: Process, instance: str) -> None:
+        whose = (process.user, process.server)
         self.set_header("Content-Type", "text/event-stream")
         self._end_with_a_dead_node()
         events, clock = self.desk.events, asyncio.get_running_loop().time
@@ -473,11 +485,11 @@ class _EventStream(_Handler):
         try:
             await self.prove()
         except (UnknownToken, NotAllowed):
-            # This one alone: the server may have been started again, with another token.
-            self.registry.presence.leaves(process)
+            self.registry.presence.refused(process)
             return False
         except GpuShareError:
             return True  # the Hub is away: what is told here the server knows already
+        self.registry.prove(process, self.token)
         return (self.caller.user, self.caller.server) == process[:2]
 
     async def _reset(self, whose: tuple[str, str], instance: str) -> int:

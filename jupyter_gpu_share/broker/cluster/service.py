@@ -159,7 +159,12 @@ class CallerHandler(JsonHandler):
         UnknownToken, NotAllowed, HubAway, TooMany
         """
         callers: Callers = self.settings["callers"]
-        self.caller = await callers.of(_token(self.request.headers.get("Authorization", "")))
+        self.caller = await callers.of(self.token)
+
+    @property
+    def token(self) -> str:
+        """The token that was sent; empty where there is none."""
+        return _token(self.request.headers.get("Authorization", ""))
 
     @property
     def instance(self) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 from ...errors import EngineError, NoGpuError
 from ..events import Events
 from .kernel import Kernel, Making
-from .presence import Presence, Process
+from .presence import SILENCE, Presence, Process
+from .proofs import Asked, Proofs
 from .refusals import NoKernel, Refused
 from .rows import View, for_caller, row_of, same
 from .ruling import Key, Order, Ruling
@@ -28,7 +29,8 @@ class Table(ABC):
     ----------
     rules, order: what the administrator decides, and who is placed when.
     kept: seconds that is kept what a server that is gone has left.
-    deaf: see :class:`.Presence`.
+    callers: who asks the Hub about tokens.
+    deaf, silence: see :class:`.Presence`.
     """
 
     def __init__(
@@ -40,13 +42,17 @@ class Table(ABC):
         *,
         kept: float,
         deaf: Callable[[], bool] = lambda: False,
+        callers: Asked,
+        silence: float = SILENCE,
     ) -> None:
         self._make = make
         self._events = events
         self._rules = rules
         self._order = order
         self._kept = kept
-        self.presence = Presence(self._gone, deaf=deaf)
+        self.presence = Presence(self._gone, deaf=deaf, ask=self._ask, silence=silence)
+        #: Of the processes that have kernels.
+        self.proofs = Proofs(callers, self.presence.refused)
         self._kernels: dict[Key, Kernel] = {}
         #: Whose is which id: no two users' kernels have the same.
         self._ids: dict[str, dict[Key, None]] = {}
@@ -92,6 +98,26 @@ class Table(ABC):
             if whose == user
             for kernel in kernels.values()
         ]
+
+    def has_kernels(self, process: Process) -> bool:
+        """Whether a process has kernels that live."""
+        servers = self._servers.get((process.user, process.server), {})
+        return any(
+            each.instance == process.instance and not each.phase.over for each in servers.values()
+        )
+
+    def prove(self, process: Process, token: str) -> None:
+        """A process was proven by a token: the Hub can be asked about it while it has kernels."""
+        if self.presence.alive(process) and self.has_kernels(process):
+            self.proofs.keep(process, token)
+        else:
+            self.proofs.forget(process)
+
+    def _ask(self, process: Process) -> None:
+        if self.has_kernels(process):
+            self.proofs.ask(process)
+        else:
+            self.proofs.forget(process)
 
     def knows(self, process: Process, kernel_id: str, attempt: str) -> bool:
         """Whether this very start was asked for before."""
@@ -141,7 +167,7 @@ class Table(ABC):
             path=kernel.plan.path,
             phase=kernel.phase,
             instance=kernel.instance,
-            alive=self.presence.alive(kernel.process),
+            alive=self.presence.holds(kernel.process),
             reason=kernel.reason,
             queue=kernel.queue,
             share=objects.share,

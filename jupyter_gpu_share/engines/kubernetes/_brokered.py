@@ -87,7 +87,7 @@ class BrokeredEngine(PodEngine):
         self._somebody_waits = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: set[tuple[str, str]] = set()
-        self._has_left = False
+        self._has_left = self._more_to_adopt = False
         section = self.config.get("KubernetesEngine", {})
         for name in ("adopt", "usage_interval"):
             if name in section:
@@ -216,11 +216,19 @@ class BrokeredEngine(PodEngine):
         """See :meth:`Engine.adoptable <jupyter_gpu_share.engines.base.Engine.adoptable>`."""
         found: dict[str, _Found] = {}
         adoptable = []
-        for row in map(Row.read, await self._broker.ask("GET", "/v1/shares")):
-            other = (
-                row.instance == self.instance or row.held_by_other or row.kernel_id in self._kernels
-            )
-            if other or row.state not in _UP or row.lost:
+        self._more_to_adopt = True  # where it is not told
+        rows = [Row.read(row) for row in await self._broker.ask("GET", "/v1/shares")]
+        others = [
+            row
+            for row in rows
+            if row.instance != self.instance and row.kernel_id not in self._kernels
+        ]
+        # Its process may have crashed just now, or it may be on its way up.
+        self._more_to_adopt = self.adopt and any(
+            not row.is_over and (row.held_by_other or row.state not in _UP) for row in others
+        )
+        for row in others:
+            if row.held_by_other or row.state not in _UP or row.lost:
                 continue
             if not self.adopt:
                 self._unknown(row)
@@ -246,6 +254,14 @@ class BrokeredEngine(PodEngine):
             )
         self._found = found
         return adoptable
+
+    @property
+    def more_to_adopt(self) -> bool:
+        """See :attr:`Engine.more_to_adopt <jupyter_gpu_share.engines.base.Engine.more_to_adopt>`.
+
+        A process of this server that crashed has its kernels until it was silent for a while.
+        """
+        return self._more_to_adopt
 
     async def losses(self, path: str) -> Sequence[str]:
         """See :meth:`Engine.losses <jupyter_gpu_share.engines.base.Engine.losses>`."""
@@ -362,11 +378,23 @@ class BrokeredEngine(PodEngine):
             await self._http.ask("DELETE", "/v1/servers/self", patience=_FAREWELL)
         await self._followed.close()
 
+    def keeps(self, kernel_id: str) -> bool:
+        """See :meth:`Engine.keeps <jupyter_gpu_share.engines.base.Engine.keeps>`.
+
+        The broker has its agent take it off its GPU, and keeps it for the next server.
+        """
+        kernel = self._kernels.get(kernel_id)
+        return self._has_left and kernel is not None and kernel.alive
+
+    async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:
+        """See :meth:`Engine.signal <jupyter_gpu_share.engines.base.Engine.signal>`."""
+        if not self.keeps(kernel_id):
+            await super().signal(kernel_id, signum, alone=alone)
+
     async def stop(self, kernel_id: str, *, keep_share: bool = False) -> None:
         """See :meth:`Engine.stop <jupyter_gpu_share.engines.base.Engine.stop>`.
 
-        Once this process has said that it ends, the broker keeps what has given its share back, and
-        ends the others.
+        Once this process has said that it ends, the broker sees to all of its kernels.
         """
         if not self._has_left:
             await super().stop(kernel_id, keep_share=keep_share)
