@@ -40,7 +40,7 @@ COPIED = (
 )
 #: Settings that the chart itself sets, or that mean nothing in a cluster.
 _OTHERS = {
-    "Broker": {"bind", "folder", "home", "metrics_token_file"},
+    "Broker": {"bind", "folder", "home", "metrics_bind", "metrics_token_file"},
     "KubernetesEngine": {"context", "kubeconfig", "namespace", "server_name", "service_account"},
 }
 _TEXT = {"type": "string"}

@@ -31,7 +31,7 @@ from .client import DEFAULT_SOCKET
 from .connections import BoundedServer, more_descriptors
 from .events import Events
 from .identity import Accounts
-from .metrics_port import MetricsPort, read_token
+from .metrics_port import MetricsPort, listen_locally, read_token
 from .store import Store
 from .unshared import LEAST_GRACE, Unshared
 
@@ -235,7 +235,7 @@ class LocalBroker(settings.Broker):
         server.add_socket(listening)
         self._server = server
         if self.metrics_port:
-            self._metrics = MetricsPort(self.metrics_port, desk.metrics, token)
+            self._metrics = MetricsPort(listen_locally(self.metrics_port), desk.metrics, token)
         self._tasks += [
             asyncio.create_task(self._machine.follow(), name="look at the GPUs"),
             asyncio.create_task(self._sweep(desk), name="look for the dead"),

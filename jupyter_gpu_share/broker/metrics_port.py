@@ -1,6 +1,6 @@
-"""Metrics on a port of this machine, as Prometheus asks for them.
+"""Metrics on a port of their own, as Prometheus asks for them.
 
-Every user of the machine can connect to it. So it has few connections and makes its answer at most
+On a machine every user can connect to it. So it has few connections and makes its answer at most
 once a second, and where it names users it asks for a token.
 """
 
@@ -21,7 +21,7 @@ from tornado.iostream import IOStream
 from ..errors import EngineError, GpuShareError
 from .connections import BoundedServer
 
-__all__ = ["MetricsPort", "read_token"]
+__all__ = ["MetricsPort", "listen_locally", "read_token"]
 
 _CONNECTIONS = 16
 _IDLE_TIMEOUT = 60.0
@@ -33,20 +33,16 @@ Collect = Callable[[], Awaitable[bytes]]
 
 
 class MetricsPort:
-    """Serves ``/metrics`` on 127.0.0.1.
+    """Serves ``/metrics``.
 
     Parameters
     ----------
+    listening: a socket, which is closed with it.
     collect: makes the answer.
     token: who has none as ``Authorization: Bearer`` gets nothing; empty: everybody gets it.
-
-    Raises
-    ------
-    EngineError: the port is taken.
     """
 
-    def __init__(self, port: int, collect: Collect, token: str = "") -> None:
-        listening = _listen(port)
+    def __init__(self, listening: socket.socket, collect: Collect, token: str = "") -> None:
         given = {"answer": _Answer(collect), "token": token}
         self._server = _Server(
             web.Application([(r"/metrics", _Metrics, given)], log_function=lambda handler: None),
@@ -140,7 +136,13 @@ def read_token(path: str) -> str:
     return token
 
 
-def _listen(port: int) -> socket.socket:
+def listen_locally(port: int) -> socket.socket:
+    """A listening socket at a port of 127.0.0.1.
+
+    Raises
+    ------
+    EngineError: it is taken.
+    """
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

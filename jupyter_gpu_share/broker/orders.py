@@ -62,6 +62,10 @@ class Orders:
         """Those of these idle kernels whose share is asked back."""
         return self._asked & frozenset(idle)
 
+    def is_asked(self, name: str) -> bool:
+        """Whether a share is asked back, used or not."""
+        return name in self._asked
+
     def remove(self, name: str) -> None:
         """Forget the order about a share that has gone."""
         self._asked -= {name}

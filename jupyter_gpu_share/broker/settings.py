@@ -108,8 +108,8 @@ class Broker(LoggingConfigurable):
         False,
         config=True,
         help="""
-        Have metrics name the users who held most. On a port of a machine that takes
-        ``metrics_token_file``, as every user of the machine can ask there. Default False.
+        Have metrics name the users who held most. On a port for Prometheus that takes
+        ``metrics_token_file``, as others may reach it, too. Default False.
 
         ::
 
@@ -120,7 +120,7 @@ class Broker(LoggingConfigurable):
         config=True,
         help="""
         File with a token that Prometheus has to send for metrics, closed to everybody else.
-        Default: none. On a machine everybody gets them then, in a cluster administrators alone.
+        Default: none; whoever reaches the port gets them then.
 
         ::
 

@@ -384,6 +384,7 @@ class Store:
                     "idle_seconds": (now - idle[claim.kernel_id]).total_seconds()
                     if claim.kernel_id in idle
                     else None,
+                    "asked_back": self.orders.is_asked(claim.kernel_id),
                     **promised(claim, self.idle, self._claims, account.uid if account else None),
                 }
             )

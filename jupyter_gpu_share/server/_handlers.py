@@ -25,6 +25,8 @@ from ..size import SIZE_VARIABLE, Request, Size, size_in_kernelspec, size_in_not
 from ._handler import SHOW_QUEUE, GpuShareHandler, Refused, path_of, told, uuid_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..engines.base import Capacity
 
 __all__ = ["ROUTES"]
@@ -49,7 +51,7 @@ class StatusHandler(GpuShareHandler):
                 raise NotPossible(self.elsewhere)
             gpus = await self.runtime.capacity()
             if self.settings[SHOW_QUEUE]:
-                queue = sum(row.queue is not None for row in await self.runtime.machine())
+                queue = _waiting(await self.runtime.machine())
             next_release, turns = await self.runtime.outlook()
         except GpuShareError as error:
             problem = words_of(error)
@@ -374,6 +376,12 @@ def _memory(size: Size, gpus: list[Capacity]) -> list[int] | None:
     """The least and the most that a size has of one of these GPUs; None where no GPU is for it."""
     found = [size.bytes_of(gpu.memory_bytes) for gpu in gpus if gpu.profile == size.profile]
     return [min(found), max(found)] if found and not size.is_none else None
+
+
+def _waiting(rows: Sequence[Allocation]) -> int:
+    """How many kernels wait. A broker tells users of their own alone, and how many there are."""
+    places = [row.queue for row in rows if row.queue is not None]
+    return max([len(places), *(place.of for place in places)])
 
 
 def _gpu(gpu: Capacity) -> dict[str, Any]:

@@ -129,7 +129,7 @@ function calmly(shares: IShares, trans: TranslationBundle, empty: boolean): stri
     case 'ready': {
       const { status } = shares;
       const none = empty && status !== null && status.gpus.length === 0;
-      return none ? (status.problem ?? trans.__('This server has no GPU.')) : null;
+      return none ? (status.problem ?? trans.__('There is no GPU now.')) : null;
     }
   }
 }

@@ -44,6 +44,7 @@ def share(kernel: str, **other: Any) -> dict[str, Any]:
         "info": {"user": "ann", "uid": 7, "path": f"{kernel}.ipynb"},
         "held_since": (NOON - timedelta(hours=2)).isoformat(),
         "idle_seconds": None,
+        "asked_back": False,
         "keep_until": None,
         "promise": None,
         "room_at": None,
@@ -143,6 +144,7 @@ def waiter(user: str | None, path: str | None = None) -> dict[str, Any]:
             "bob's 01234567 (1/2) waits for it. It was due at 11:59, and is taken at 12:00.",
         ),
         ({"promise": promise()}, f"It is asked back. {GOES}"),
+        ({"asked_back": True}, "It is asked back."),
         ({"keep_until": (NOON + timedelta(hours=1)).isoformat()}, "Kept until 13:00, used or not."),
         ({"keep_until": NOON.isoformat()}, ""),
     ],
@@ -151,6 +153,12 @@ def test_what_becomes_of_an_idle_share_is_said(told: dict[str, Any], words: str)
     text = " ".join(Seen(document(view(share("a", idle_seconds=200.0, **told)))).text.split())
     found = re.search(r"10:00 3 min\. (.*?) Ask back", text)
     assert (found.group(1) if found else "") == words
+
+
+def test_what_is_asked_back_while_it_is_used_is_said() -> None:
+    text = " ".join(Seen(document(view(share("a", asked_back=True)))).text.split())
+    assert "10:00 It is asked back, and goes once it is unused. Ask back" in text
+    assert "10:00 - Ask back" in " ".join(Seen(document(view(share("a")))).text.split())
 
 
 def test_who_waits_sees_when_idle_shares_go_for_it() -> None:

@@ -108,11 +108,14 @@ class FakeKernels:
     given_back: list[Key] = field(default_factory=list)
     ended: list[tuple[Key, str]] = field(default_factory=list)
     refuses: bool = False
+    #: What each kernel that holds something is told of its share.
+    share: dict[str, Any] | None = None
 
     def rows(self) -> Iterable[tuple[Key, Mapping[str, Any]]]:
         for claim in self.rules.holdings.known.values():
             key = Key(claim.user, claim.server, claim.name)
-            yield key, {"path": f"{claim.name}.ipynb", "kernel_name": "python3", "share": None}
+            share = self.share if claim.held_since is not None else None
+            yield key, {"path": f"{claim.name}.ipynb", "kernel_name": "python3", "share": share}
 
     async def give_back(self, key: Key) -> None:
         if self.refuses:

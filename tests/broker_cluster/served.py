@@ -85,9 +85,15 @@ class FakeHome:
         self.again = asyncio.Event()
         self.opened = self.closed = False
         self.overview = FakeOverview()
+        self.metric = 1
 
     def routes(self) -> Sequence[Route]:
         return [(r"/v1/who", Who, {}), (r"/v1/watch", Watch, {})]
+
+    async def metrics(self) -> bytes:
+        if not self.ready:
+            raise EngineError("It reads what runs.")
+        return b"# HELP a x\n# TYPE a gauge\na %d\n" % self.metric
 
     async def open(self) -> None:
         self.opened = self.ready = True
@@ -145,6 +151,7 @@ def row(user: str, server: str, kernel: str, **other: Any) -> dict[str, Any]:
         "info": {"path": f"{user}-{kernel}-secret.ipynb"},
         "held_since": "2126-03-01T10:00:00+00:00",
         "idle_seconds": None,
+        "asked_back": False,
         "keep_until": None,
         "promise": None,
         "room_at": None,

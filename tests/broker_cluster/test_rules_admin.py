@@ -6,11 +6,15 @@ import csv
 import io
 import re
 from collections.abc import AsyncIterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
+import yaml
 from fake_hub import model
+from jsonschema import Draft202012Validator
 from prometheus_client.parser import text_string_to_metric_families
 from ruled import Clock, FakeKernels, hold, key, ruled, wish
 from served import PREFIX, Service
@@ -19,8 +23,14 @@ from jupyter_gpu_share.broker.cluster.admin import Administration
 from jupyter_gpu_share.broker.cluster.admin_routes import admin_routes
 from jupyter_gpu_share.broker.cluster.refusals import NoKernel
 from jupyter_gpu_share.broker.cluster.rules import Rules
+from jupyter_gpu_share.engines.base import Capacity
 from jupyter_gpu_share.engines.idle_shares import IdleShare
+from jupyter_gpu_share.engines.kubernetes import everybody
 
+GIB = 2**30
+SPEC: dict[str, Any] = yaml.safe_load(
+    files("jupyter_gpu_share.broker.cluster").joinpath("openapi.yaml").read_text()
+)
 HOSTILE = '=cmd|"a"!A1,\n<img onerror>'
 PREFIX_OF_ALL = "jupyter_gpu_share_broker_"
 ADMIN = "custom:gpu-share:admin"
@@ -112,6 +122,42 @@ async def test_the_account_is_by_user_and_group_and_a_table_has_no_formulas(
     assert [row[2] for row in table[1:] if row[1] == "user"] == ["'" + HOSTILE, "bob"]
 
 
+async def test_a_row_has_the_whole_share_and_is_as_described(office: Office) -> None:
+    devices = [{"uuid": f"GPU-{n}", "model": "A100", "node": "n1"} for n in range(2)]
+    office.kernels.share = {
+        "devices": devices,
+        "memory_bytes": 40 * GIB,
+        "fraction": "1/2",
+        "isolation": "framework",
+        "simulated": True,
+    }
+    hold(office.rules, wish("ann", "a", "2x1/2", server="lab"))
+    assert office.rules.reserve(wish("bob", "w", "2x1")) is None
+    rows = {row["kernel_id"]: row for row in office.administration.everything()}
+    schema = {**SPEC["components"]["schemas"]["AnyRow"], "components": SPEC["components"]}
+    for row in rows.values():
+        Draft202012Validator(schema).validate(row)
+    assert rows["a"]["share"] == office.kernels.share
+    assert [piece["memory_bytes"] for piece in rows["a"]["pieces"]] == [40 * GIB, 40 * GIB]
+    assert rows["w"]["share"] is None and rows["w"]["pieces"] == []
+    machine = {
+        "version": "1",
+        "engine": "kubernetes",
+        "backend": "dra",
+        "style": "lease",
+        "place": "here",
+        "gpus": [],
+        "memory_to_come": [],
+        "paused": False,
+        "you": {"user": "root", "server": None, "groups": [], "administrator": True},
+        "kernels": {"python": "python3", "renewal": 1.0, "encrypt": True},
+    }
+    shown = {each.kernel_id: each for each in everybody(list(rows.values()), machine)[0]}
+    share = shown["a"].share
+    assert share is not None and share.to_json() == office.kernels.share
+    assert shown["a"].user == "ann/lab"
+
+
 # -- what is done ----------------------------------------------------------------------------------
 
 
@@ -125,6 +171,7 @@ async def test_a_kernel_is_ended_and_a_share_asked_back_by_the_whole_name(office
             office.administration.ask_back(wrong, "root")
     office.administration.ask_back(key("ann", "k", "lab"), "root")
     assert rules.orders.asked([key("ann", "k", "lab").text])
+    assert [row["asked_back"] for row in office.administration.everything()] == [True]
     office.administration.end(key("ann", "k", "lab"), "root")
     assert [ended for ended, _ in office.kernels.ended] == [key("ann", "k", "lab")]
     hold(rules, wish("ann", "k", server="lab"))
@@ -276,6 +323,22 @@ async def test_metrics_are_as_prometheus_wants_them_and_name_nobody(
     assert found["given_back_gpu_seconds_total",] == 15
     assert found["wait_seconds_count",] == 2
     assert not any(name.startswith("unshared") for name, *_ in found), "nobody can see those"
+
+
+async def test_gpus_of_drivers_that_tell_no_uuid_are_told_apart(tmp_path: Path) -> None:
+    """Else Prometheus refuses all of it."""
+    async with ruled(tmp_path, Clock()) as (rules, sight):
+        names = (("gpu-0", "n1"), ("gpu-0", "n2"), ("gpu-0", "n2"), ("GPU-9", "n3"))
+        gpus = [Capacity(uuid, "A100", node, GIB, GIB) for uuid, node in names]
+        sight.gpus = AsyncMock(return_value=gpus)  # type: ignore[method-assign]
+        text = (await Administration(rules, FakeKernels(rules)).metrics()).decode()
+        found = [
+            sample.labels["gpu"]
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name.endswith("gpu_memory_free_bytes")
+        ]
+        assert found == ["n1/gpu-0", "n2/gpu-0", "n2/gpu-0#2", "GPU-9"]
 
 
 async def test_metrics_name_users_if_the_administrator_says_so(tmp_path: Path) -> None:

@@ -485,6 +485,7 @@ def _of_all(kernel: Kernel) -> dict[str, Any]:
         "state": states.get(kernel.state, "waiting"),
         "queue": {"position": 1, "of": 2},
         "reason": "",
+        "share": share(kernel.size) if kernel.holds else None,
         "pieces": [],
         "info": {"user": "bob", "path": kernel.path, "kernel_name": kernel.kernel_name},
         "idle_seconds": None,

@@ -78,6 +78,9 @@ async def test_list_all_is_for_administrators(
     rows = {row["kernel_id"]: row for row in json.loads(out)}
     assert rows["aaaa"]["user"] == "bob/lab"
     assert (rows["aaaa"]["state"], rows["cccc"]["state"]) == ("active", "queued")
+    assert rows["aaaa"]["share"]["devices"], "it is shown of which GPU it is"
+    _, out, _ = await said(broker, jupyter_dirs, "list", "--all")
+    assert "GiB of A100" in next(line for line in out.splitlines() if "bob/lab" in line)
 
 
 async def test_usage_is_the_brokers_count(broker: FakeClusterBroker, jupyter_dirs: Path) -> None:

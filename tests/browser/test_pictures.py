@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from broker_users import user
+from holders import Holder, hub_of_cluster
 from hubs import ANN, BOB, CAT, UIDS, running_hub
 from labs import write_notebook
 from pages import (
@@ -32,7 +33,7 @@ from parts import choose, execute, granted, open_sidebar, sidebar, toolbar
 from PIL import Image  # matplotlib brings it
 from playwright.sync_api import Page, expect
 from pretending import gpu, moment, pretend, row, share, thirty
-from servers import Server
+from servers import Server, until
 
 from jupyter_gpu_share.broker.client import DEFAULT_SOCKET
 
@@ -337,3 +338,39 @@ def test_the_machine_behind_a_hub(page: Page) -> None:
         DOCS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=DOCS / "hub-page.png")
         make_small(DOCS / "hub-page.png")
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(1500)
+def test_the_cluster_behind_a_hub(cluster: Any, page: Page) -> None:
+    with hub_of_cluster(cluster) as hub, ExitStack() as stack:
+        hub.start_broker()
+        servers = (("ann", ""), ("ann", "lab"), ("bob", ""), ("cem", ""))
+        alive = (Holder.alive(hub, *each) for each in servers)
+        ann, lab, bob, cem = (stack.enter_context(each) for each in alive)
+        lab.start("b", "1", "course/week-03/train-large.ipynb")
+        ann.start("a", "1/2", "course/train.ipynb")
+        bob.start("c", "1/4", "eda.ipynb")
+        cem.start("d", "1/2", "segment.ipynb", "waiting")
+        bob.gives, bob.idle["c"] = False, 700.0
+        page.set_extra_http_headers({"Authorization": f"token {hub.token('root-of-hub')}"})
+        page.goto(f"{hub.url}services/gpu-share/")
+        until(lambda: reloaded(page, "segment.ipynb (1/2) waits for it."), "it is asked back")
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 780})
+                in_time(page, _DRAWN)
+                button = page.get_by_role("button", name="Ask back").first.bounding_box()
+                assert button is not None and button["x"] + button["width"] <= width
+                taken(page, f"cluster-{scheme}-{width}")
+        DOCS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=DOCS / "cluster-page.png")
+        make_small(DOCS / "cluster-page.png")
+        hub.empty()
+
+
+def reloaded(page: Page, text: str) -> bool:
+    """Whether a page has a text, when it is loaded anew."""
+    page.reload()
+    return text in (page.text_content("main") or "")

@@ -67,7 +67,8 @@ FULL: dict[str, Any] = {
     "storage": {"storageClass": "fast"},
     "service": {"annotations": {"a": "b"}},
     "metrics": {
-        "serviceMonitor": {"enabled": True, "tokenSecret": "prometheus", "labels": {"a": "b"}},
+        "tokenSecret": "prometheus",
+        "serviceMonitor": {"enabled": True, "labels": {"a": "b"}},
         "rules": {"enabled": True},
         "dashboard": {"enabled": True},
     },

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from charts import BROKER, HELM_MARKS, HUB, KERNELS, STANZAS, rendered
+from charts import BROKER, FULL, HELM_MARKS, HUB, KERNELS, STANZAS, rendered
 from network_policy import Peer, allows
 
 from jupyter_gpu_share.engines.kubernetes._pods import AGENT_PORT, PORTS
@@ -192,6 +192,17 @@ def test_a_hub_without_ways_to_private_addresses_needs_one(own: Any, broker: Pee
     strict[1]["spec"]["egress"] += stanza["proxy"]["chp"]["networkPolicy"]["egress"]
     assert allows([*own, *strict], PROXY, broker, 8000)
     assert allows([*own, *strict], THE_HUB, broker, 8000)
+
+
+def test_prometheus_reaches_the_metrics_and_nothing_else(home: Path, broker: Peer) -> None:
+    own = rendered(home, FULL)
+    policies = [each for (kind, _), each in own.items() if kind == "NetworkPolicy"]
+    prometheus = Peer("10.1.4.1", {}, "monitoring", named("monitoring"))
+    assert allows(policies, prometheus, broker, 9500)
+    assert not allows(policies, prometheus, broker, 8000)
+    assert not any(allows(policies, prometheus, KERNEL, port) for port in ALL)
+    for other in (ALICE, THE_HUB, PROXY, KERNEL, WEB, STRANGER, OUTSIDE):
+        assert not allows(policies, other, broker, 9500), other
 
 
 def test_nobody_else_reaches_the_broker(policies: Any, broker: Peer) -> None:

@@ -317,6 +317,11 @@ def test_monitoring_is_what_etc_has(full: Objects, default: Objects) -> None:
     alerts = yaml.safe_load((ETC / "prometheus/jupyter-gpu-share.rules.yaml").read_text())
     (wanted,), (group,) = alerts["groups"], full["PrometheusRule", BROKER]["spec"]["groups"]
 
+    # A machine's Prometheus has its address; a cluster's knows of no broker without a pod.
+    away = next(rule for rule in wanted["rules"] if rule["alert"] == "GpuShareBrokerAway")
+    absent = f'absent(up{{job="jupyter-gpu-share",instance="{HUB}/{BROKER}"}})'
+    away["expr"] += f" or {absent}"
+
     def plain(rule: dict[str, Any]) -> dict[str, Any]:
         """All but what it advises."""
         summary = {"summary": rule["annotations"]["summary"]}
@@ -332,15 +337,74 @@ def test_monitoring_is_what_etc_has(full: Objects, default: Objects) -> None:
     assert json.loads(text) == json.loads((ETC / "grafana/jupyter-gpu-share.json").read_text())
     monitor = full["ServiceMonitor", BROKER]["spec"]
     (endpoint,) = monitor["endpoints"]
-    assert endpoint["path"] == "/hubs/services/gpu-share/v1/metrics"
-    assert endpoint["authorization"]["type"] == "Bearer"
-    # The alerts name their job.
+    assert (endpoint["port"], endpoint["path"]) == ("metrics", "/metrics")
+    assert endpoint["authorization"] == {
+        "type": "Bearer",
+        "credentials": {"name": "prometheus", "key": "token"},
+    }
+    # The alerts name their job, and have one broker before and after an upgrade.
+    (relabelled,) = endpoint["relabelings"]
+    assert relabelled == {"targetLabel": "instance", "replacement": f"{HUB}/{BROKER}"}
     assert monitor["jobLabel"] == "app.kubernetes.io/name"
     labels = full["Service", BROKER]["metadata"]["labels"]
     assert labels["app.kubernetes.io/name"] == "jupyter-gpu-share"
     assert 'up{job="jupyter-gpu-share"}' in str(alerts)
     for kind in ("ServiceMonitor", "PrometheusRule"):
         assert (kind, BROKER) not in default
+
+
+def served(objects: Objects, folder: Path) -> tuple[Any, dict[str, Any], set[str], set[int]]:
+    """The broker's settings, its container, its volumes, and the ports of its Service."""
+    (container,) = pod_of(objects)["spec"]["containers"]
+    volumes = {each["name"] for each in pod_of(objects)["spec"]["volumes"]}
+    ports = {each["port"] for each in objects["Service", BROKER]["spec"]["ports"]}
+    return configured(objects["ConfigMap", BROKER], folder).Broker, container, volumes, ports
+
+
+def test_metrics_have_a_port_and_a_token_where_they_are_wanted(
+    home: Path, default: Objects, full: Objects, tmp_path: Path
+) -> None:
+    broker, container, volumes, ports = served(default, tmp_path / "default")
+    assert "metrics_bind" not in broker and ports == {8000}
+    assert [each["name"] for each in container["ports"]] == ["http"]
+
+    broker, container, volumes, ports = served(full, tmp_path / "full")
+    assert broker.metrics_bind == "0.0.0.0:9500" and ports == {8000, 9500}
+    assert {"name": "metrics", "containerPort": 9500} in container["ports"]
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "metrics-token")
+    assert broker.metrics_token_file == f"{mount['mountPath']}/token"
+    (volume,) = (v for v in pod_of(full)["spec"]["volumes"] if v["name"] == "metrics-token")
+    assert volume["secret"]["secretName"] == "prometheus"
+    assert volume["secret"]["items"] == [{"key": "token", "path": "token"}]
+    # What `read_token` takes: not open to everybody, and the group's by fsGroup.
+    assert volume["secret"]["defaultMode"] == 0o440
+    assert pod_of(full)["spec"]["securityContext"]["fsGroup"]
+
+    inside = {"networkPolicy": {"enabled": False}, "metrics": {"enabled": True}}
+    broker, container, volumes, ports = served(rendered(home, inside), tmp_path / "inside")
+    assert broker.metrics_bind and "metrics_token_file" not in broker and ports == {8000, 9500}
+    assert "metrics-token" not in volumes
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"metrics": {"enabled": True}}, "networkPolicy.prometheusNamespace"),
+        (
+            {
+                "metrics": {"serviceMonitor": {"enabled": True}},
+                "networkPolicy": {"prometheusNamespace": {"a": "b"}},
+                "config": {"Broker": {"metrics_by_user": True}},
+            },
+            "metrics.tokenSecret",
+        ),
+    ],
+)
+def test_metrics_that_nobody_would_get_or_everybody_are_refused(
+    home: Path, values: dict[str, Any], told: str
+) -> None:
+    done = template(home, values)
+    assert done.returncode and told in done.stderr
 
 
 # -- what it refuses ---------------------------------------------------------------------------

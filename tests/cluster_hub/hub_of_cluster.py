@@ -80,7 +80,13 @@ def home(spawner):
 c.KubeSpawner.pre_spawn_hook = home
 c.JupyterHub.services = [
     {{"name": "tests", "api_token": told["token"]}},
-    {{"name": "gpu-share", "api_token": told["broker_token"], "url": told["broker"]}},
+    {{
+        "name": "gpu-share",
+        "api_token": told["broker_token"],
+        "url": told["broker"],
+        "oauth_client_allowed_scopes": ["custom:gpu-share:admin"],
+        "oauth_no_confirm": True,
+    }},
 ]
 c.JupyterHub.custom_scopes = {{
     "custom:gpu-share:admin": {{"description": "See and end the kernels of all users"}}

@@ -387,7 +387,7 @@ async def test_a_kernel_that_is_wanted_no_more_when_it_is_told_of_is_ended(
         assert pod.kernels() == {state.pid}
     else:
         await eventually(lambda: link.state and link.state.exit_code is not None, "it is told")
-        assert link.state == AgentState(run="r1", exit_code=-signal.SIGKILL)
+        assert link.state == AgentState(run="r1", exit_code=-signal.SIGKILL, parks=True)
 
 
 @pytest.mark.slow

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from ..._threads import in_thread
+from ...engines.base import Capacity
 from ..account_text import COLUMNS, safe
 from ..claim import Claim
 from ..idle import GRACE
@@ -38,8 +40,9 @@ class Administration:
         """All kernels of all users, or of one, who hears no name of anybody else.
 
         Each with ``user``, ``server``, ``kernel_id``, ``size``, ``state`` (``held``, ``waiting`` or
-        ``lent``), ``held_since``, ``idle_seconds``, ``keep_until``, ``promise`` and ``room_at``,
-        and with what its server is told of it.
+        ``lent``), ``share`` (as its server is told it), ``held_since``, ``idle_seconds``,
+        ``asked_back``, ``keep_until``, ``promise`` and ``room_at``, and with what its server is
+        told of it.
         """
         rules, now = self._rules, self._rules.clock()
         since, idle = rules.held_since(), rules.idle.since(now)
@@ -60,7 +63,8 @@ class Administration:
                     "state": _state(claim),
                     "queue": row.get("queue") or {"position": 0, "of": 0},
                     "reason": row.get("reason") or "",
-                    "pieces": [{"memory_bytes": share["memory_bytes"]}] if share else [],
+                    "share": share,
+                    "pieces": _pieces(share),
                     "info": {
                         "user": key.user,
                         "server": key.server,
@@ -71,6 +75,7 @@ class Administration:
                     "idle_seconds": (now - idle[key.text]).total_seconds()
                     if key.text in idle
                     else None,
+                    "asked_back": self._rules.orders.is_asked(key.text),
                     **self._promised(key, rows, user),
                 }
             )
@@ -118,13 +123,13 @@ class Administration:
         rules = self._rules
         gpus = [
             {
-                "uuid": gpu.uuid,
+                "uuid": name,
                 "model": gpu.model,
                 "memory_bytes": gpu.memory_bytes,
                 "held_bytes": gpu.memory_bytes - gpu.free_bytes,
                 "free_bytes": gpu.free_bytes,
             }
-            for gpu in await rules.sight.gpus()
+            for name, gpu in _told_apart(await rules.sight.gpus())
         ]
         idle = rules.idle.since(rules.clock())
         shares = [
@@ -172,6 +177,27 @@ class Administration:
         """
         await self._rules.pause(paused)
         _log.warning("%s %s new shares", by, "pauses" if paused else "gives out")
+
+
+def _pieces(share: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What a share has of each GPU, as a machine's broker has it in its record."""
+    if share is None:
+        return []
+    memory = share["memory_bytes"]
+    return [{"uuid": device["uuid"], "memory_bytes": memory} for device in share["devices"]]
+
+
+def _told_apart(gpus: Sequence[Capacity]) -> Iterator[tuple[str, Capacity]]:
+    """GPUs with a name that no other one has: Prometheus takes each series once.
+
+    Drivers that tell no uuid number the GPUs of each node anew.
+    """
+    seen = Counter(gpu.uuid for gpu in gpus)
+    here: Counter[str] = Counter()
+    for gpu in gpus:
+        name = gpu.uuid if seen[gpu.uuid] == 1 else f"{gpu.node}/{gpu.uuid}"
+        here[name] += 1
+        yield (name if here[name] == 1 else f"{name}#{here[name]}"), gpu
 
 
 def _none(key: Key) -> str:

@@ -26,7 +26,7 @@ from ...engines.kubernetes._pods import address_of
 from ...engines.kubernetes._snapshot import without
 from ...engines.kubernetes._sweeper import Sweeper
 from ...engines.kubernetes.api import Change, ServerTrouble, TooManyRequests, Unreachable
-from ...errors import GpuShareError
+from ...errors import EngineError, GpuShareError
 from ...idle import IdlePolicy
 from ...size import Size, SizePolicy
 from ..events import Events
@@ -151,6 +151,12 @@ class ClusterHome:
     def overview(self) -> Overview:
         """What the page asks."""
         return _Overview(self)
+
+    async def metrics(self) -> bytes:
+        """See :meth:`.program.Served.metrics`."""
+        if not self._ready:
+            raise EngineError("The broker has just started and reads what runs in the cluster.")
+        return await self.administration.metrics()
 
     async def open(self) -> None:
         """Get to know what runs, and begin to work. Waits for a cluster that is away.

@@ -32,9 +32,9 @@ class Overview(Protocol):
 
         With the keys of a machine's route ``admin/shares``: ``kernel_id``, ``size``, ``state``
         (``held`` or ``waiting``; others are not shown), ``pieces`` (with ``memory_bytes``),
-        ``queue``, ``reason``, ``held_since``, ``idle_seconds``, ``keep_until``, ``room_at``,
-        ``info`` (with ``path``) and ``promise``; and with ``user`` and ``server``. Each of a
-        promise's ``for`` has ``user``, ``server``, ``kernel_id``, ``path`` and ``size``.
+        ``queue``, ``reason``, ``held_since``, ``idle_seconds``, ``asked_back``, ``keep_until``,
+        ``room_at``, ``info`` (with ``path``) and ``promise``; and with ``user`` and ``server``.
+        Each of a promise's ``for`` has ``user``, ``server``, ``kernel_id``, ``path`` and ``size``.
         """
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:

@@ -16,6 +16,7 @@ from traitlets import Float, List, Unicode
 from ...engines.kubernetes.api import KubeApi, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError
 from ..connections import BoundedServer, more_descriptors
+from ..metrics_port import MetricsPort, read_token
 from ..settings import Broker
 from .callers import Callers, HubApi
 from .fence import Fence, FenceLost
@@ -35,11 +36,19 @@ _CLOSING = 10.0
 
 
 class Served(Home, Protocol):
-    """A home whose kernels the page shows, too."""
+    """A home whose kernels the page and Prometheus see, too."""
 
     @property
     def overview(self) -> Overview:
         """What the page asks."""
+
+    async def metrics(self) -> bytes:
+        """Everything in Prometheus' text format.
+
+        Raises
+        ------
+        GpuShareError: it is not ready, or the cluster cannot be read.
+        """
 
 
 #: Makes the home from the settings and what is to be called before each write to the cluster.
@@ -94,6 +103,18 @@ class ClusterBroker(Broker):
         """,
     )
 
+    metrics_bind = Unicode(
+        config=True,
+        help="""
+        Address and port on which Prometheus gets metrics, under ``/metrics``; not the one of
+        ``bind``, so that who asks needs no token of the Hub. Default: none.
+
+        ::
+
+            c.Broker.metrics_bind = "0.0.0.0:9500"
+        """,
+    )
+
     silence = Float(
         120.0,
         min=0.0,
@@ -143,6 +164,7 @@ class ClusterBroker(Broker):
         self._home = make_home(self, self._guard)
         self._opened = False
         self._server: BoundedServer | None = None
+        self._metrics: MetricsPort | None = None
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -191,7 +213,8 @@ class ClusterBroker(Broker):
         GpuShareError
         """
         more_descriptors()
-        listening = _listen(self.bind)
+        self._metrics = self._metrics_port()
+        listening = _listen(self.bind, "bind")
         try:
             pages = hub_pages(self.hub, self._home.overview)
             routes = application(self.callers, self._home, self.hub.prefix, pages)
@@ -223,11 +246,24 @@ class ClusterBroker(Broker):
                 await asyncio.wait_for(self._home.close(), _CLOSING)
         if self._server is not None:
             await self._server.close_all_connections()
+        if self._metrics is not None:
+            await self._metrics.close()
         await self.callers.close()
         await self._hub_api.close()
         if self._fence is not None:
             await self._fence.release()
         await self._api.close()
+
+    def _metrics_port(self) -> MetricsPort | None:
+        if not self.metrics_bind:
+            return None
+        token = read_token(self.metrics_token_file)
+        if self.metrics_by_user and not token:
+            raise EngineError(
+                "With c.Broker.metrics_by_user whoever reaches c.Broker.metrics_bind could read "
+                "what users hold: name a c.Broker.metrics_token_file, or leave one of them out."
+            )
+        return MetricsPort(_listen(self.metrics_bind, "metrics_bind"), self._home.metrics, token)
 
     def _guard(self) -> None:
         if self._fence is None:
@@ -265,8 +301,8 @@ async def _ended(task: asyncio.Task[Any]) -> None:
             task.exception()
 
 
-def _listen(bind: str) -> socket.socket:
-    """A listening socket at an address with a port.
+def _listen(bind: str, setting: str) -> socket.socket:
+    """A listening socket at an address with a port, which a setting of ``c.Broker`` names.
 
     Raises
     ------
@@ -291,6 +327,7 @@ def _listen(bind: str) -> socket.socket:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise EngineError(
-            f"The broker cannot listen on {bind}: {why}. Name another address in c.Broker.bind."
+            f"The broker cannot listen on {bind}: {why}. Name another address in "
+            f"c.Broker.{setting}."
         ) from error
     return listening

@@ -43,6 +43,9 @@ main { padding: 0 1rem 1rem; }
   margin-bottom: 1rem; padding: .5rem 1rem; }
 .navbar img { height: 28px; }
 .navbar .who { margin-left: auto; }
+@media (prefers-color-scheme: dark) {
+  .navbar img { background: #fff; border-radius: .25rem; padding: 0 .3rem; }
+}
 """
 
 

@@ -31,8 +31,16 @@ td.words { min-width: 12rem; }
 .name { max-width: 18rem; overflow-wrap: anywhere; width: max-content; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 form, details { display: inline-block; }
-button, summary { cursor: pointer; font: inherit; }
+button, summary { cursor: pointer; font: inherit; white-space: nowrap; }
+details button { white-space: normal; }
+button { background: ButtonFace; border: 1px solid #888; border-radius: .25rem; color: ButtonText;
+  padding: .1rem .5rem; }
 .hidden { clip-path: inset(50%); height: 1px; overflow: hidden; position: absolute; width: 1px; }
+/* Its buttons are seen on a small screen, too. */
+@media (max-width: 64rem) {
+  .name { max-width: 10rem; }
+  td.words { min-width: 9rem; }
+}
 [role=alert] { border-left: .3rem solid #c33; padding-left: .6rem; }
 """
 
@@ -140,7 +148,7 @@ def _held(view: View) -> str:
             f'<td class="words">{_text(_unused(share, view.now))}</td>',
         ]
         if view.administrator:
-            name = f"{_notebook(share)} of {share['info'].get('user')}"
+            name = f"{_notebook(share)} of {_user(share)}"
             cells.append(
                 f"<td>{_form(view, 'release', 'Ask back', name, share)} "
                 f"<details><summary>End…{_hidden(name)}</summary>"
@@ -155,7 +163,7 @@ def _held(view: View) -> str:
 def _waiting(view: View) -> str:
     rows = [
         [
-            _cell(str(share["queue"]["position"])),
+            _cell(str(share["queue"]["position"] or "-")),
             *_whose(view, share),
             _cell(share["size"]),
             f'<td class="words">{_text(_room(share, view.now))}</td>',
@@ -167,14 +175,17 @@ def _waiting(view: View) -> str:
 
 
 def _unused(share: Mapping[str, Any], now: datetime) -> str:
-    becomes = _promise(share, now)
-    return f"{_idle(share['idle_seconds'])}{'. ' if becomes else ''}{becomes}"
+    unused = "" if share["idle_seconds"] is None else _idle(share["idle_seconds"])
+    return ". ".join(each for each in (unused, _promise(share, now)) if each) or "-"
 
 
 def _promise(share: Mapping[str, Any], now: datetime) -> str:
     """Who gets an idle share, and until when its user may keep it; empty: nobody waits for it."""
     promise, keep = share["promise"], share["keep_until"]
     if promise is None:
+        if share["asked_back"]:
+            used = share["idle_seconds"] is None
+            return f"It is asked back{', and goes once it is unused' if used else ''}."
         kept = keep is not None and datetime.fromisoformat(keep) > now
         return f"Kept until {_since(keep, now)}, used or not." if kept else ""
     waiting = [
@@ -321,8 +332,14 @@ def _heads(view: View) -> list[str]:
 
 
 def _whose(view: View, share: Mapping[str, Any]) -> list[str]:
-    user = [_named(str(share["info"].get("user", "-")))] if view.administrator else []
+    user = [_named(_user(share))] if view.administrator else []
     return [*user, _named(_notebook(share))]
+
+
+def _user(share: Mapping[str, Any]) -> str:
+    """A user, and which of their servers it is at a Hub, as its addresses have both."""
+    server = share["info"].get("server")
+    return f"{share['info'].get('user', '-')}{f'/{server}' if server else ''}"
 
 
 def _notebook(share: Mapping[str, Any]) -> str:
@@ -340,9 +357,7 @@ def _since(moment: str | None, now: datetime) -> str:
     return f"{local:%H:%M}" if local.date() == now.date() else f"{local:%d %b %H:%M}"
 
 
-def _idle(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
+def _idle(seconds: float) -> str:
     minutes = int(seconds) // 60
     return f"{int(seconds)} s" if not minutes else f"{minutes} min"
 

@@ -46,7 +46,7 @@ export function Gpus(props: IGpusProps): React.JSX.Element {
         </p>
       )}
       {status !== null && gpus.length === 0 && (
-        <p className="jp-GpuShare-muted">{status.problem ?? trans.__('This server has no GPU.')}</p>
+        <p className="jp-GpuShare-muted">{status.problem ?? trans.__('There is no GPU now.')}</p>
       )}
       {ordered.length > 0 && (
         <ul className="jp-GpuShare-gpus" role="list" aria-label={trans.__('GPUs')}>

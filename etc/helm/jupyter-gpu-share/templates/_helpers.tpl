@@ -26,6 +26,24 @@
 {{- printf "%s/services/%s/" (.Values.hub.baseUrl | trimSuffix "/") .Values.hub.service -}}
 {{- end -}}
 
+{{- /* As what Prometheus knows the broker. */ -}}
+{{- define "share.instance" -}}
+{{- printf "%s/%s" .Release.Namespace (include "share.name" .) -}}
+{{- end -}}
+
+{{- /* Whether metrics are served; "" if not. */ -}}
+{{- define "share.metrics" -}}
+{{- if or .Values.metrics.enabled .Values.metrics.serviceMonitor.enabled -}}
+{{- if and (dig "Broker" "metrics_by_user" false .Values.config) (not .Values.metrics.tokenSecret) -}}
+{{- fail "metrics.tokenSecret: config.Broker.metrics_by_user names users, so name a Secret with a token that Prometheus has to send" -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.prometheusNamespace) (not .Values.networkPolicy.ingress) -}}
+{{- fail "networkPolicy.prometheusNamespace: labels of Prometheus' namespace, without which it does not reach the metrics" -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{- define "share.image" -}}
 {{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
