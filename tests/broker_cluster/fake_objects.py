@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
@@ -257,6 +258,8 @@ class FakeRules:
         self.most: int | None = None
         #: Of who asked last for each.
         self.groups: dict[Key, frozenset[str]] = {}
+        #: Since when each waits, by who asked last; None: from then on.
+        self.asked: dict[Key, datetime | None] = {}
 
     def why_not(self, wish: Wish) -> str | None:
         others = self.held.keys() - self.lent - {wish.key}
@@ -265,7 +268,7 @@ class FakeRules:
         return None
 
     def reserve(self, wish: Wish, *, anew: bool = False) -> str | None:
-        self.groups[wish.key] = wish.groups
+        self.groups[wish.key], self.asked[wish.key] = wish.groups, wish.asked_at
         refusal = self.why_not(wish)
         if refusal is None:
             self.held[wish.key] = wish.size

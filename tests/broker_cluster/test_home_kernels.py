@@ -15,9 +15,13 @@ from fake_objects import KEY
 from homes import BROKER, CURVE, FakeHome, User, fake_home, held
 from waiting import eventually
 
+from jupyter_gpu_share.broker.cluster.owners import asked_of
 from jupyter_gpu_share.broker.cluster.presence import Process
+from jupyter_gpu_share.broker.cluster.ruling import Key
 from jupyter_gpu_share.engines.base import Connection, Exit
+from jupyter_gpu_share.engines.kubernetes._objects import KernelPlan, Keys
 from jupyter_gpu_share.engines.kubernetes._parked import Parked
+from jupyter_gpu_share.size import Size
 
 
 @pytest.fixture
@@ -680,9 +684,20 @@ async def test_a_broker_that_begins_anew_goes_on_with_what_is_there(
     assert rows["over"]["ended"] == {"code": 137, "reason": "It used too much memory."}
     assert rows["up"]["attempt"] == up["attempt"]
     assert home.rules.lent == {("ann", "", "lent")} and len(home.rules.held) == 3
+    # The same start with new keys has its place among those who wait.
+    half_key = Key("ann", "", "half")
+    first_asked = asked_of(next(each.objects.owner for each in old if each.key == half_key))  # type: ignore[attr-defined]
+    assert first_asked is not None
+    plan = KernelPlan("half", "python3", Size.parse("1/4"), keys=Keys(KEY.encode()))
+    again, _ = await second.start(Process("ann", "", ann.instance), frozenset(), "c" * 32, plan)
+    assert home.rules.asked[half_key] == first_asked == again.asked
     home.cluster.room.set()
     await eventually(
-        lambda: second.rows("ann", "", "")[3]["state"] == "ready", "that which waited is up"
+        lambda: (
+            {row["kernel_id"]: row["state"] for row in second.rows("ann", "", "")}["waits"]
+            == "ready"
+        ),
+        "that which waited is up",
     )
     assert home.cluster.created == [*dict.fromkeys(home.cluster.created)], "nothing made twice"
     await second.close()

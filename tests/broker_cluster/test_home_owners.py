@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
 from jupyter_gpu_share.broker.cluster.owners import (
+    asked_of,
     found_on,
     groups_of,
     is_brokered,
@@ -110,8 +112,10 @@ def test_what_ends_and_what_makes_no_sense_is_not_gone_on_with() -> None:
 def test_those_of_one_second_come_in_the_order_in_which_they_were_asked_for() -> None:
     """The next broker lets them wait in that order; the cluster knows whole seconds alone."""
     found = []
-    for name, asked in (("b", ".000002Z"), ("c", ".100000Z"), ("a", ".000001Z")):
-        owner = owner_of(ANN, "b" * 32, GROUPS, f"2026-11-01T12:00:09{asked}")
+    for name, asked in (("b", 2), ("c", 100_000), ("a", 1)):
+        moment = datetime(2026, 11, 1, 12, 0, 9, asked, timezone.utc)
+        owner = owner_of(ANN, "b" * 32, GROUPS, moment)
+        assert asked_of(owner) == moment
         labels = Labels(owner.server, name, "attempt", owner.notes)
         words = {"size": "1/4", "kernel_name": "python3", "path": "", "instance": owner.instance}
         one = {"metadata": labels.metadata(name, "kernel", **words)}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from moments import Clock
 from ruled import FakeKernels, FakeSight, hold, key, ruled, wish
+from waiting import eventually
 
 from jupyter_gpu_share.broker.cluster.admin import Administration
 from jupyter_gpu_share.broker.cluster.reclaims import Reclaims
@@ -21,7 +22,6 @@ from jupyter_gpu_share.engines.idle_shares import IdleShare
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.idle import IdlePolicy
 from jupyter_gpu_share.size import Size
-from tests.waiting import eventually
 
 A, B = "a" * 32, "b" * 32
 

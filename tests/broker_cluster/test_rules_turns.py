@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moments import MINUTE, START, Clock
 from ruled import FakeSight, Floor, hold, key, ruled, wish
+from waiting import eventually
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.cluster import home
@@ -25,7 +26,6 @@ from jupyter_gpu_share.engines.base import Waiting
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.idle.replay import Gpus
 from jupyter_gpu_share.size import Size
-from tests.waiting import eventually
 
 
 def claim(user: str, kernel: str, size: str = "1/2", minute: float = 0) -> Claim:
@@ -371,6 +371,20 @@ async def test_who_is_placed_has_passed_those_before_them(tmp_path: Path) -> Non
         rules.holds(small.key)
         clock.wait(PATIENCE / MINUTE)
         assert rules.turns.in_line()[0].overdue
+
+
+async def test_who_has_waited_before_has_the_place_of_then(tmp_path: Path) -> None:
+    """As a start that an earlier broker could not finish; nobody has waited since tomorrow."""
+    clock = Clock()
+    async with ruled(tmp_path, clock, count=1) as (rules, _):
+        hold(rules, wish("zoe", "held", "1"))
+        now = clock()
+        asked = {"last": now + 2 * MINUTE, "second": None, "first": now - MINUTE}
+        for name, since in asked.items():
+            assert rules.reserve(replace(wish("ann", name, "1"), asked_at=since)) is None
+        await rules.turns.decide()
+        order = [turn.claim.name for turn in rules.turns.in_line()]
+        assert order[0] == "first" and set(order) == set(asked)
 
 
 async def test_the_line_is_made_once_for_all_who_ask_in_a_second(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from ...allocations import QueuePosition
@@ -98,6 +99,7 @@ class Kernel:
     plan: what it was made from, without its keys once they are in its Secret.
     instance: the process of its server that has it.
     groups: of the user, as they were proven last.
+    asked: when it was asked for, aware; None where nobody knows.
     lost_work: what its end has cost, a sentence; the row is kept for the next process to tell.
     vacated: by the last word of its process nothing of it is on the GPU.
     up: its container runs, or has.
@@ -113,6 +115,7 @@ class Kernel:
     instance: str
     objects: Observed
     groups: frozenset[str] = frozenset()
+    asked: datetime | None = None
     phase: Phase = Phase.WAITING
     reason: str = ""
     queue: QueuePosition | None = None

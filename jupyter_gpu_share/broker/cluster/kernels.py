@@ -23,7 +23,7 @@ from ...errors import GpuShareError, KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
 from .lives import STOPPED, CameBack, Lives, stopped
-from .owners import owner_of
+from .owners import asked_of, owner_of
 from .presence import Process
 from .refusals import Refused
 from .rows import Failure, Phase
@@ -40,10 +40,6 @@ _BEGUN, _PATIENCE = 1.0, 5.0
 _SOON = 1.0
 #: Rows of one user, those of ended kernels among them.
 _MOST_ROWS = 500
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 #: Has a kernel's agent take it off its GPU: by its connection, and the process whose it was.
@@ -92,18 +88,23 @@ class Registry(Lives):
             self._check_free(kernel, process)
         if kernel is None and len(self.of_user(key.user)) >= _MOST_ROWS:
             raise Refused("You have too many kernels, on all of your servers; end some of them.")
+        since = None
+        if kernel is not None and kernel.failed is not None and kernel.failed.kind == "keys":
+            since = kernel.asked  # the same start, of which an earlier broker had the keys
+        asked = since or datetime.now(timezone.utc)
         # No await from here to where it is in the registry: two at once never pass a limit.
-        refusal = self._rules.reserve(Wish(key, plan.size, groups), anew=kernel is not None)
+        wish = Wish(key, plan.size, groups, since)
+        refusal = self._rules.reserve(wish, anew=kernel is not None)
         if refusal is not None:
             raise Refused(refusal)
         if kernel is not None:
             self._retire(kernel, replaced=True)
         try:
-            objects = self._make(owner_of(process, attempt, groups, _now()), plan)
+            objects = self._make(owner_of(process, attempt, groups, asked), plan)
         except BaseException:
             self._rules.drop(key)
             raise
-        new = Kernel(key, attempt, plan, process.instance, objects, groups)
+        new = Kernel(key, attempt, plan, process.instance, objects, groups, asked)
         self._put(new)
         new.plan = replace(plan, keys=None)
         self._begin(new, self._start(new))
@@ -197,9 +198,10 @@ class Registry(Lives):
         ran: its container runs, or did: if it has ended, that is no start that failed.
         """
         objects = self._make(owner, plan, name)
-        kernel = Kernel(key, attempt, plan, owner.instance, objects, groups)
+        asked = asked_of(owner)
+        kernel = Kernel(key, attempt, plan, owner.instance, objects, groups, asked)
         self._put(kernel)
-        self._rules.reserve(Wish(key, plan.size, groups))  # what is there is there
+        self._rules.reserve(Wish(key, plan.size, groups, asked))  # what is there is there
         self.presence.expect(kernel.process)
         kernel.up = ran
         objects.look()

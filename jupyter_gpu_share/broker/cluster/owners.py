@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 from ...engines.kubernetes._names import PART, PREFIX, SERVER, annotation, hub_server_name, label
@@ -14,7 +15,16 @@ from ...errors import SizeError
 from .presence import Process
 from .ruling import Key
 
-__all__ = ["Found", "found_on", "groups_of", "is_brokered", "key_of_owner", "newest", "owner_of"]
+__all__ = [
+    "Found",
+    "asked_of",
+    "found_on",
+    "groups_of",
+    "is_brokered",
+    "key_of_owner",
+    "newest",
+    "owner_of",
+]
 
 #: Annotations: which start of the kernel it is, and the user's groups as they were proven then.
 _START, _GROUPS = PREFIX + "start", PREFIX + "groups"
@@ -22,23 +32,39 @@ _START, _GROUPS = PREFIX + "start", PREFIX + "groups"
 _ASKED = PREFIX + "asked"
 
 
-def owner_of(process: Process, attempt: str, groups: frozenset[str], asked: str = "") -> Owner:
+def owner_of(
+    process: Process, attempt: str, groups: frozenset[str], asked: datetime | None = None
+) -> Owner:
     """Whose the objects of a kernel are, by what is proven of its server.
 
     Parameters
     ----------
-    asked: when the kernel was asked for, RFC 3339 in UTC; empty where that counts no more.
+    asked: when the kernel was asked for, aware; None where that counts no more.
     """
     owner = Owner.of_hub(*process)
     own = {_START: attempt, _GROUPS: json.dumps(sorted(groups))}
-    if asked:
-        own[_ASKED] = asked
+    if asked is not None:
+        moment = asked.astimezone(timezone.utc).isoformat(timespec="microseconds")
+        own[_ASKED] = moment.replace("+00:00", "Z")
     return Owner(owner.server, owner.instance, owner.user, {**owner.notes, **own})
 
 
 def key_of_owner(owner: Owner, kernel_id: str) -> Key:
     """The name of an owner's kernel among all users'."""
     return Key(owner.notes[HUB_USER], owner.notes[HUB_SERVER], kernel_id)
+
+
+def asked_of(owner: Owner) -> datetime | None:
+    """When the kernel was asked for, as :func:`owner_of` was told, aware; None: nobody knows."""
+    return _moment(owner.notes.get(_ASKED, ""))
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
 
 
 def groups_of(owner: Owner) -> frozenset[str]:
@@ -103,7 +129,7 @@ def found_on(pod: Mapping[str, Any]) -> Found | None:
             size=size,
             path=annotation(pod, "path") or None,
         ),
-        owner=owner_of(process, attempt, groups, notes.get(_ASKED, "")),
+        owner=owner_of(process, attempt, groups, _moment(notes.get(_ASKED, ""))),
         groups=groups,
         name=meta["name"],
         created=notes.get(_ASKED) or meta.get("creationTimestamp") or "",

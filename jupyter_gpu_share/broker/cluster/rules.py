@@ -207,13 +207,14 @@ class Rules:
             if not self._kinds and size.fraction is not None:
                 self._amounts[size] = size.fraction * size.count, 0  # that is known without any
         gpus, memory = self._amounts[size]
+        now = self.clock()
         return Claim(
             user=wish.key.user,
             kernel_id=wish.key.text,
             size=size,
             gpus=gpus,
             memory_bytes=memory,
-            asked_at=self.clock(),
+            asked_at=min(wish.asked_at or now, now),
             groups=wish.groups,
             server=wish.key.server,
             name=wish.key.kernel_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from ...engines.base import Report
@@ -32,11 +33,13 @@ class Wish:
     Attributes
     ----------
     groups: of the user, as they are proven.
+    asked_at: since when it waits, aware; None: from now on.
     """
 
     key: Key
     size: Size
     groups: frozenset[str] = frozenset()
+    asked_at: datetime | None = None
 
 
 class Ruling(Protocol):
