@@ -36,7 +36,7 @@ class Events:
         self._known: dict[str, tuple[Sequence[Object], float]] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._may = True
-        self._pruned = self._clock()
+        self._pruned = -_AGAIN
 
     def words(self, pod: Object) -> str:
         """What is known to be said of a pod. What is old is read again, for the next who asks."""
