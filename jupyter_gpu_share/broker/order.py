@@ -30,6 +30,10 @@ __all__ = [
     "serve",
 ]
 
+#: Digits after the point of GPUs that make a difference: sums that were made in another order differ
+#: in later ones, and whoever came first is to be first among equals.
+_DIGITS = 9
+
 #: For how long others may pass a claim for which there is no room yet.
 PATIENCE = timedelta(minutes=10)
 
@@ -117,7 +121,7 @@ def line(
     heap = []
     for user, claims in lists.items():
         has[user] = has.get(user, 0.0) + mean(user)
-        heap.append((has[user], place[claims[-1].kernel_id], user))
+        heap.append((round(has[user], _DIGITS), place[claims[-1].kernel_id], user))
     heapq.heapify(heap)
     found = [Turn(claim, overdue=True) for claim in overdue]
     while heap:
@@ -126,7 +130,8 @@ def line(
         found.append(Turn(claim))
         if lists[user]:
             following = place[lists[user][-1].kernel_id]
-            heapq.heappush(heap, (score + float(claim.gpus), following, user))
+            score = round(score + float(claim.gpus), _DIGITS)
+            heapq.heappush(heap, (score, following, user))
     return found
 
 

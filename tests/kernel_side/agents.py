@@ -258,6 +258,7 @@ class Pod:
         instance: str = "a",
         renewal: float = 5.0,
         *,
+        replaces: str = "",
         changed: Callable[[AgentState], None] | None = None,
         **other: Any,
     ) -> AgentLink:
@@ -270,7 +271,7 @@ class Pod:
             renewal=renewal,
             changed=changed or self.states.append,
         )
-        link.open(self.context)
+        link.open(self.context, replaces)
         self._links.append(link)
         return link
 

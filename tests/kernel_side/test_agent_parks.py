@@ -127,15 +127,15 @@ def in_use(pod: Pod) -> int:
 
 async def under_way(pod: Pod) -> AgentLink:
     """Wait until the order has reached the agent; a link to it of who gave it."""
-    link = pod.link("broker")
-    await asyncio.wait_for(link.greet("server"), PATIENCE)
+    link = pod.link("broker", replaces="server")
+    await asyncio.wait_for(link.greet(), PATIENCE)
     await eventually(lambda: link.state and link.state.parking, "it is being parked")
     return link
 
 
 async def taken_over(pod: Pod, before: str = "broker", instance: str = "next") -> AgentLink:
-    link = pod.link(instance)
-    await asyncio.wait_for(link.greet(before), PATIENCE)
+    link = pod.link(instance, replaces=before)
+    await asyncio.wait_for(link.greet(), PATIENCE)
     return link
 
 
