@@ -30,8 +30,8 @@ __all__ = [
     "serve",
 ]
 
-#: Digits after the point of GPUs that make a difference: sums that were made in another order differ
-#: in later ones, and whoever came first is to be first among equals.
+#: Digits after the point of GPUs that make a difference. Sums made in another order differ in later
+#: ones, and among equals whoever came first is to be first.
 _DIGITS = 9
 
 #: For how long others may pass a claim for which there is no room yet.
