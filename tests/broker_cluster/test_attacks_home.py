@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
@@ -28,17 +27,6 @@ from jupyter_gpu_share.engines.kubernetes.api import (
     Unauthorized,
     Unreachable,
 )
-
-
-@pytest.fixture
-async def home() -> AsyncIterator[FakeHome]:
-    async with fake_home() as made:
-        yield made
-
-
-@pytest.fixture
-def ann(home: FakeHome) -> User:
-    return home.user("ann")
 
 
 async def test_the_stream_of_an_earlier_server_does_not_end_the_next_ones_kernels(

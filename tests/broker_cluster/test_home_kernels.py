@@ -25,17 +25,6 @@ from jupyter_gpu_share.size import Size
 
 
 @pytest.fixture
-async def home() -> AsyncIterator[FakeHome]:
-    async with fake_home() as made:
-        yield made
-
-
-@pytest.fixture
-def ann(home: FakeHome) -> User:
-    return home.user("ann")
-
-
-@pytest.fixture
 def bob(home: FakeHome) -> User:
     return home.user("bob")
 
