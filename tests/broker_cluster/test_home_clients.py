@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_objects import KEY
-from homes import FakeHome, User, fake_home
+from homes import FakeHome, User
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.broker.http_client import HttpBroker
@@ -20,12 +20,6 @@ from jupyter_gpu_share.engines.kubernetes._remote_objects import RemoteObjects
 from jupyter_gpu_share.engines.kubernetes._row import Row, allocation_of
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.size import Size
-
-
-@pytest.fixture
-async def home() -> AsyncIterator[FakeHome]:
-    async with fake_home() as made:
-        yield made
 
 
 class Client:
