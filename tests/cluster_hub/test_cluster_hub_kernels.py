@@ -121,6 +121,28 @@ def test_another_users_terminal_gets_nothing(hub: HubOfCluster) -> None:
     assert len(tried) == 64
     assert all("curve" not in json.dumps(each[3]) for each in tried)
 
+    # The stream of events, as anybody's, from any number on.
+    code = (
+        "import socket, urllib.parse\n"
+        "at = urllib.parse.urlsplit(broker)\n"
+        "text = ''\n"
+        "for number in ('', '0', '1', '../ann', '9' * 30):\n"
+        "    with socket.create_connection((at.hostname, at.port), timeout=10) as stream:\n"
+        "        lines = ['GET ' + at.path + '/v1/events?user=ann HTTP/1.1', 'Host: x',\n"
+        "            'Authorization: token ' + own, 'Last-Event-ID: ' + number,\n"
+        "            *(n + ': ' + v for n, v in forged.items())]\n"
+        "        stream.sendall('\\r\\n'.join([*lines, '', '']).encode())\n"
+        "        stream.settimeout(2)\n"
+        "        try:\n"
+        "            while data := stream.recv(65536):\n"
+        "                text += data.decode()\n"
+        "        except TimeoutError:\n"
+        "            pass\n"
+        "print(json.dumps(text))"
+    )
+    heard = hub.terminal(bob).tell(f"{ASK}\n{given}\n{KERNEL_CALLS}\n{code}")
+    assert "HTTP/1.1 200" in heard and kernel not in heard, heard
+
     # Of everybody: what is told, who ends, what administrators may.
     code = (
         "everybody = [\n"
@@ -153,28 +175,6 @@ def test_another_users_terminal_gets_nothing(hub: HubOfCluster) -> None:
     assert nobody == [401, 401, 401]
     assert set(others) <= {403, 404}, others
     assert idle[0] < 500 and ended[0] < 500, (idle, ended)
-
-    # The stream of events, as anybody's, from any number on.
-    code = (
-        "import socket, urllib.parse\n"
-        "at = urllib.parse.urlsplit(broker)\n"
-        "text = ''\n"
-        "for number in ('', '0', '1', '../ann', '9' * 30):\n"
-        "    with socket.create_connection((at.hostname, at.port), timeout=10) as stream:\n"
-        "        lines = ['GET ' + at.path + '/v1/events?user=ann HTTP/1.1', 'Host: x',\n"
-        "            'Authorization: token ' + own, 'Last-Event-ID: ' + number,\n"
-        "            *(n + ': ' + v for n, v in forged.items())]\n"
-        "        stream.sendall('\\r\\n'.join([*lines, '', '']).encode())\n"
-        "        stream.settimeout(2)\n"
-        "        try:\n"
-        "            while data := stream.recv(65536):\n"
-        "                text += data.decode()\n"
-        "        except TimeoutError:\n"
-        "            pass\n"
-        "print(json.dumps(text))"
-    )
-    heard = hub.terminal(bob).tell(f"{ASK}\n{given}\n{KERNEL_CALLS}\n{code}")
-    assert "200" in heard and kernel not in heard
 
     # The pod itself: who has no keys of it gets no answer.
     code = (

@@ -99,10 +99,17 @@ async def test_every_layout_carries_kernels_as_it_stands(
     apply("base")
     await launch(own, "20GiB", "pod")  # of a fraction nothing can be known yet
     apply("overlays/cluster-read-pods")
-    assert own.may("list", "pods", "")
+    await eventually(lambda: own.may("list", "pods", ""), "all pods may be read")
     kubectl(cluster, "delete", "-k", FOLDER / "overlays/cluster-read-pods")
     apply("overlays/cluster-read")
-    assert not own.may("list", "pods", "")
+    await eventually(lambda: not own.may("list", "pods", ""), "no right to all pods is left")
+    await eventually(
+        lambda: all(
+            own.may("list", each, "", group=group)
+            for each, group in (("nodes", ""), ("resourceslices", "resource.k8s.io"))
+        ),
+        "nodes and their devices may be read",
+    )
     await launch(own, "1/4", "pod")
     await launch(own, "1/4", "lease")
     apply("overlays/admin-access")
