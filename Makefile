@@ -33,17 +33,9 @@ lab: $(STAMP) extension ## Start JupyterLab on two simulated GPUs, with the demo
 extension: $(STAMP) # Build the JupyterLab extension again if its sources have changed.
 	$(NPM) python scripts/labextension.py
 
-# Pages and pods in one run, all else beside it. Pages before pods: Chromium drops what it loads when
-# a cluster's network interfaces come and go. Where the cluster's programs are not built yet, that is
-# done while the first tests run.
 test: $(STAMP) extension $(MODULES) ## Run all tests, other projects' suites included
 	scripts/install-tools
-	mkdir -p build
-	$(BIN)/python -m tests.cluster build > build/cluster.log 2>&1 & cluster=$$!; \
-		$(BIN)/python scripts/run-tests beside -m "not browser and not cluster" \
-			--durations=15 > build/tests-beside.log 2>&1 & beside=$$!; \
-		$(BIN)/python scripts/run-tests pages-and-pods -m "browser or cluster" --durations=15; end=$$?; \
-		wait $$beside || end=$$?; cat build/tests-beside.log; wait $$cluster; exit $$end
+	$(BIN)/python scripts/run-all-tests --durations=15
 
 test-fast: $(STAMP) ## Run the tests that take less than a minute together
 	$(BIN)/python -m pytest -m "not slow and not suite"

@@ -52,7 +52,7 @@ def check_ports(ports: dict[int, str]) -> None:
             except OSError as err:
                 raise ClusterError(
                     f"port {port} on loopback, which {user} needs, is taken by another program; "
-                    "only one test cluster can run on a machine"
+                    "only one test cluster can run in a network"
                 ) from err
 
 

@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import inspect
 import json
+import os
 import secrets
 import shutil
 import signal
@@ -29,6 +30,8 @@ START = 60.0
 NODE_READY = 90.0
 GONE = 120.0
 
+#: Names a second cluster of this machine, for a process that has a network of its own.
+NAME = "JUPYTER_GPU_SHARE_TEST_CLUSTER"
 DEVICE_CLASS = "gpu.nvidia.com"
 #: A socket's path may have 107 characters; the kubelet makes the longest ones.
 _LONGEST_SOCKET = "kubelet/plugins_registry/gpu.nvidia.com-reg.sock"
@@ -50,7 +53,7 @@ class Cluster:
     admin_token = _config.ADMIN_TOKEN
 
     def __init__(self, gpus: int = 2) -> None:
-        self.run = cache_folder() / "run"
+        self.run = cache_folder() / os.environ.get(NAME, "run")
         self._record = self.run / "cluster.json"
         parts = {name: part.folder for name, part in PARTS.items()}
         self._layout = _config.Layout(self.run, parts, gpus)
@@ -85,7 +88,7 @@ class Cluster:
         return True
 
     def down(self) -> None:
-        """End it and remove all that it left on the machine, but for the logs in ``last-run``."""
+        """End it and remove all that it left on the machine, but for the logs."""
         self._hold(patience=5)
         try:
             self._tear_down()
@@ -119,7 +122,7 @@ class Cluster:
     def _hold(self, patience: float) -> None:
         if not self._is_held:
             wait = "another process uses the cluster; waiting for it"
-            self._held.enter_context(locked("cluster", wait, patience))
+            self._held.enter_context(locked(f"cluster-{self.run.name}", wait, patience))
             self._is_held = True
 
     def _kept(self) -> bool:
@@ -187,7 +190,7 @@ class Cluster:
         self.__dict__.pop("api", None)
 
     def _keep_logs(self) -> None:
-        kept = self.run.parent / "last-run"
+        kept = self.run.parent / f"last-{self.run.name}"
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir()
         for path in (self.run / "logs", self.audit_log):

@@ -25,6 +25,7 @@ from . import KERNEL_IMAGE, ApiError, Cluster, wait_for
 from ._config import Layout
 from ._host import BRIDGE, KWOK_PODS
 from .build import REPOSITORY, build
+from .cluster import NAME
 from .fixtures import CLUSTER_MARKS
 
 pytestmark = CLUSTER_MARKS
@@ -143,7 +144,7 @@ def test_a_kernel_in_a_pod_answers_a_client_on_the_host(cluster: Cluster, namesp
             **{f"{channel}_port": port for channel, port in PORTS.items()},
         }
     )
-    client.start_channels()
+    client.start_channels(hb=False)  # it may take longer to start than a heartbeat may be missed
     try:
         client.wait_for_ready(timeout=PATIENCE)
         reply = client.kernel_info(reply=True, timeout=PATIENCE)
@@ -403,7 +404,7 @@ def test_nothing_is_left_of_a_cluster_that_is_taken_down(elsewhere: Path, end: s
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", LIFE, end],
         cwd=REPOSITORY,
-        env={**os.environ, "XDG_CACHE_HOME": str(elsewhere)},
+        env={**os.environ, "XDG_CACHE_HOME": str(elsewhere), NAME: "run"},
         capture_output=True,
         text=True,
         timeout=300,
