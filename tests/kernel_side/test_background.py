@@ -170,16 +170,19 @@ async def test_threads_are_seen_until_they_end(kernel: Session) -> None:
         "threading.Timer(600, len).start()\n"
         "_thread.start_new_thread(poll, ())\n"
         "def strange(): threading.current_thread(); go.wait()\n"
-        "_thread.start_new_thread(strange, ())\n"
-        "time.sleep(0.05)"
+        "_thread.start_new_thread(strange, ())"
     )
+
+    def dummies() -> int:
+        return sum("Dummy-" in line for line in seen(kernel))
+
+    await eventually(lambda: dummies() == 1, "the thread that Python did not start has a name")
     lines = seen(kernel)
     assert "thread `poller` (`poll`)" in lines
     assert "thread `w` (`Watcher`)" in lines
     assert sum("Timer" in line for line in lines) == 1
     assert sum("(poll)" in line or "Thread-" in line for line in lines) >= 1
     assert "thread in `__main__.poll`" in lines
-    assert sum("Dummy-" in line for line in lines) == 1
     assert len(lines) == 6
     kernel.run("go.set(); [t.cancel() for t in threading.enumerate() if hasattr(t, 'cancel')]")
     await nothing(kernel)
@@ -193,9 +196,13 @@ async def test_a_pools_worker_counts_while_it_works(kernel: Session) -> None:
         "time.sleep(0.05)"
     )
     await nothing(kernel)
-    kernel.run("idle.submit(go.wait); threads.apply_async(go.wait); time.sleep(0.05)")
-    lines = seen(kernel)
-    assert len(lines) == 2 and all(re.fullmatch("worker `.*` of a pool", row) for row in lines)
+    kernel.run("idle.submit(go.wait); threads.apply_async(go.wait)")
+
+    def workers() -> bool:
+        lines = seen(kernel)
+        return len(lines) == 2 and all(re.fullmatch("worker `.*` of a pool", row) for row in lines)
+
+    await eventually(workers, "both work")
     kernel.run("go.set()")
     await nothing(kernel)
     kernel.run("asyncio.get_running_loop().run_in_executor(None, len, [])")
