@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from ...errors import EngineError, GpuShareError
-from ..hub import ADMINISTRATOR
+from ..hub import ADMINISTRATOR, access_scope
 
 __all__ = [
     "Caller",
@@ -27,7 +27,6 @@ __all__ = [
     "NotAllowed",
     "TooMany",
     "UnknownToken",
-    "access_scope",
 ]
 
 _log = logging.getLogger(__name__)
@@ -333,11 +332,6 @@ class Callers:
             return caller_of(model, self._service)
         except NotAllowed as error:
             return error
-
-
-def access_scope(service: str) -> str:
-    """The scope that a token needs for a service."""
-    return f"access:services!service={service}"
 
 
 def caller_of(model: dict[str, Any], service: str) -> Caller:

@@ -21,7 +21,7 @@ from ..settings import Broker
 from .callers import Callers, HubApi
 from .fence import Fence, FenceLost
 from .page import Overview, hub_pages
-from .service import Home, Hub, application, make_server
+from .service import Home, application, hub_of, make_server
 
 __all__ = ["ClusterBroker", "Served"]
 
@@ -151,7 +151,7 @@ class ClusterBroker(Broker):
         self, make_home: MakeHome, environ: Mapping[str, str] = os.environ, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.hub = Hub.of(environ)
+        self.hub = hub_of(environ)
         self._hub_api = HubApi(self.hub.api)
         self.callers = Callers(self._hub_api, self.hub.name, self.hub_grace)
         section = self.config.get("KubernetesEngine", {})
