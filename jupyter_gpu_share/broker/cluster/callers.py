@@ -84,11 +84,6 @@ class Caller:
     administrator: bool = False
     fresh: bool = True
 
-    @property
-    def key(self) -> str:
-        """Text for this user's this server, and for no other. Kernels and events go by it."""
-        return json.dumps([self.user, self.server])
-
 
 @dataclass(frozen=True)
 class HubAnswer:
@@ -245,7 +240,7 @@ class Callers:
                 self._new.add(key)
             task = asyncio.create_task(self._ask(key, token), name="ask the Hub")
             self._asking[key] = task
-            task.add_done_callback(lambda task: self._asked(key, task))
+            task.add_done_callback(lambda task: self._answered(key, task))
         return task
 
     async def check_own(self, token: str) -> None:
@@ -306,7 +301,7 @@ class Callers:
             del table[next(iter(table))]
         return _caller_of(known)
 
-    def _asked(self, key: str, task: asyncio.Task[Caller]) -> None:
+    def _answered(self, key: str, task: asyncio.Task[Caller]) -> None:
         del self._asking[key]
         self._new.discard(key)
         if not task.cancelled():

@@ -450,7 +450,7 @@ class _Kernels:
     async def give_back(self, key: Key) -> None:
         kernel = self._registry.get(key)
         if kernel is not None:
-            await self._registry.give_back_by_hand(kernel)
+            await self._registry.give_back_by_rule(kernel)
 
     def end(self, key: Key, words: str) -> bool:
         kernel = self._registry.get(key)

@@ -105,6 +105,9 @@ class Kernel:
     up: its container runs, or has.
     was_lent: it had no share when it was taken over, and has none again yet.
     work: what goes on for long: a start, or taking the share.
+    watching: waits for the end of the pod.
+    settling: waits for writes to the cluster whose outcome is not known.
+    later: what is done when the kernel was kept for long enough without its server.
     begun: set when what a start writes is written, or found; or when it came to nothing.
     told: the row that was told last.
     """

@@ -60,7 +60,7 @@ class Registry(TakeOvers):
         key = Key(process.user, process.server, plan.kernel_id)
         kernel = self._kernels.get(key)
         if kernel is not None and kernel.attempt == attempt and kernel.instance == process.instance:
-            await self._begun(kernel)
+            await self._wait_until_begun(kernel)
             return kernel, False
         if not self.presence.alive(process):
             raise Refused("This process has said that it ends; it starts nothing any more.")
@@ -91,15 +91,15 @@ class Registry(TakeOvers):
         self._put(new)
         new.plan = replace(plan, keys=None)
         self._begin(new, self._start(new))
-        await self._begun(new)
+        await self._wait_until_begun(new)
         return new, True
 
-    async def _begun(self, kernel: Kernel) -> None:
+    async def _wait_until_begun(self, kernel: Kernel) -> None:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(kernel.begun.wait(), _BEGUN)
 
     async def _start(self, kernel: Kernel) -> None:
-        await self._left(kernel)
+        await self._wait_for_earlier(kernel)
         await kernel.objects.make(held_back=self._order.active)
         kernel.begun.set()
         await self._come_up(kernel)
@@ -110,7 +110,7 @@ class Registry(TakeOvers):
 
         await self._in_turn(kernel, report)
         kernel.address = await kernel.objects.come_up(report)
-        self._up(kernel)
+        self._note_up(kernel)
 
     async def _unless_it_ends(self, kernel: Kernel, work: Coroutine[Any, Any, None]) -> None:
         """Wait for something that nobody does any more when the pod has ended.
@@ -131,7 +131,7 @@ class Registry(TakeOvers):
                 task.cancel()
             await asyncio.gather(doing, ended, return_exceptions=True)
 
-    def _up(self, kernel: Kernel) -> None:
+    def _note_up(self, kernel: Kernel) -> None:
         kernel.up = True
         kernel.phase, kernel.reason, kernel.queue = Phase.READY, "", None
         if kernel.objects.lent:
@@ -140,7 +140,7 @@ class Registry(TakeOvers):
         else:
             self._rules.holds(kernel.key)
 
-    async def _left(self, kernel: Kernel) -> None:
+    async def _wait_for_earlier(self, kernel: Kernel) -> None:
         """Wait until the cluster has told that earlier pods of the kernel are to end."""
         for earlier in list(self._leaving.get(kernel.key, ())):
             ending = earlier.settling
@@ -194,7 +194,7 @@ class Registry(TakeOvers):
             return
         if up:
             kernel.address = kernel.objects.address
-            self._up(kernel)
+            self._note_up(kernel)
         else:
             kernel.up = False
             await self._come_up(kernel)
@@ -233,7 +233,7 @@ class Registry(TakeOvers):
         settling = self._patiently(kernel, lambda: kernel.objects.settle(report), words)
         await self._unless_it_ends(kernel, settling)
         kernel.was_lent = False
-        self._up(kernel)
+        self._note_up(kernel)
 
     async def release(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """Give the share of a kernel back that lives on.
@@ -288,7 +288,7 @@ class Registry(TakeOvers):
         async with kernel.lock:
             await self._in_turn(kernel, report)
             await kernel.objects.take_back(report)
-        self._up(kernel)
+        self._note_up(kernel)
 
     async def _in_turn(self, kernel: Kernel, report: Report) -> None:
         """Wait until it is the kernel's turn to be seen by the scheduler, or until it has ended."""
@@ -399,7 +399,7 @@ class Registry(TakeOvers):
         """An administrator ends a kernel; ``words`` say so to its user."""
         self._lose(kernel, words, Exit(-9, words))
 
-    async def give_back_by_hand(self, kernel: Kernel) -> None:
+    async def give_back_by_rule(self, kernel: Kernel) -> None:
         """An administrator's rule takes the share of an idle kernel, which lives on if it can.
 
         Raises

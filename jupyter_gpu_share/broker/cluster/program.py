@@ -197,13 +197,13 @@ class ClusterBroker(Broker):
             if await _first(ending, begun):
                 return
         finally:
-            await _ended(begun)
+            await _end(begun)
         assert self._fence is not None
         keeping = asyncio.create_task(self._fence.keep(), name="keep the Lease")
         try:
             await _first(ending, keeping)
         finally:
-            await _ended(keeping)
+            await _end(keeping)
 
     async def start(self) -> None:
         """Answer, wait until no other broker works, and begin to work.
@@ -233,8 +233,8 @@ class ClusterBroker(Broker):
         try:
             await _first(opening, keeping)
         finally:
-            await _ended(keeping)
-            await _ended(opening)
+            await _end(keeping)
+            await _end(opening)
         _log.info("The broker is ready")
 
     async def close(self) -> None:
@@ -293,7 +293,7 @@ async def _first(*tasks: asyncio.Task[Any]) -> bool:
     return tasks[0].done()
 
 
-async def _ended(task: asyncio.Task[Any]) -> None:
+async def _end(task: asyncio.Task[Any]) -> None:
     """End a task whose result counts no more."""
     if task.cancel():
         await asyncio.wait({task})

@@ -28,7 +28,7 @@ class Table(ABC):
     Parameters
     ----------
     rules, order: what the administrator decides, and who is placed when.
-    kept: seconds that is kept what a server that is gone has left.
+    kept: seconds for which the kernels of a server that is gone are kept.
     callers: who asks the Hub about tokens.
     deaf, silence: see :class:`.Presence`.
     """
@@ -80,7 +80,7 @@ class Table(ABC):
         ]
 
     def by_id(self, kernel_id: str, its: Mapping[str, Any] | None = None) -> Kernel | None:
-        """The kernel with an id, whose ever it is.
+        """The kernel with an id, whoever has it.
 
         Parameters
         ----------
@@ -235,4 +235,4 @@ class Table(ABC):
 
     @abstractmethod
     def _gone(self, process: Process) -> None:
-        """A process is there no more."""
+        """A process is gone."""

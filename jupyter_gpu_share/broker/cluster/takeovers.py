@@ -80,7 +80,7 @@ class TakeOvers(Lives):
         new.was_lent = kernel.objects.lent or kernel.was_lent
         objects.also_of(kernel.objects)
         # From here on it hears of its pod, on which it is written whose it is now.
-        self._still(kernel)
+        self._stop_tasks(kernel)
         self._put(new)
         try:
             # The keys are in what it answers, and are let go of here.
