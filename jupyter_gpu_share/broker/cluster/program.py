@@ -15,7 +15,7 @@ from traitlets import Float, List, Unicode
 
 from ...engines.kubernetes.api import KubeApi, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError
-from ..connections import BoundedServer, more_descriptors
+from ..connections import BoundedServer, listening_at, more_descriptors
 from ..metrics_port import MetricsPort, read_token
 from ..settings import Broker
 from .callers import Callers, HubApi
@@ -314,20 +314,11 @@ def _listen(bind: str, setting: str) -> socket.socket:
         if not port.isdecimal() or not host:
             raise OSError("write it like 0.0.0.0:8000")
         found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(1024)
-            listening.setblocking(False)
-        except BaseException:
-            listening.close()
-            raise
+        family, _, _, _, address = found[0]
+        return listening_at(address, family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise EngineError(
             f"The broker cannot listen on {bind}: {why}. Name another address in "
             f"c.Broker.{setting}."
         ) from error
-    return listening
