@@ -130,8 +130,8 @@ class HubApi:
             self._client.close()
 
 
-class _Asked(Protocol):
-    """What `Callers` needs of the Hub."""
+class _TellsOfTokens(Protocol):
+    """What `Callers` needs of the Hub; see :class:`HubApi`."""
 
     def user(self, token: str) -> Awaitable[HubAnswer]: ...
 
@@ -161,7 +161,7 @@ class Callers:
 
     def __init__(
         self,
-        hub: _Asked,
+        hub: _TellsOfTokens,
         service: str,
         grace: float = 600.0,
         clock: Callable[[], float] = monotonic,

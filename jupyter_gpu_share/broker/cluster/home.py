@@ -392,7 +392,7 @@ def _waits(kernel: Kernel) -> bool:
 
 
 class _Objects(KernelObjects):
-    """See :class:`.kernel.Observed`."""
+    """See :class:`.kernel.WatchedObjects`."""
 
     @property
     def address(self) -> str:
@@ -400,7 +400,7 @@ class _Objects(KernelObjects):
         return address_of(self.cluster.pod(self.name) or {})
 
     async def recall(self) -> bool:
-        """See :meth:`.Observed.recall`. What the size was rounded to is known again, too."""
+        """See :meth:`.WatchedObjects.recall`. What the size was rounded to is known again, too."""
         runs = await super().recall()
         if runs and not self.plan.size.is_none:
             with suppress(GpuShareError):  # its GPU may have gone; then nothing is said of it

@@ -14,10 +14,10 @@ from .presence import Process
 from .rows import Failure, Phase
 from .ruling import Key
 
-__all__ = ["Kernel", "Making", "Observed", "Unfinished"]
+__all__ = ["Kernel", "Making", "Unfinished", "WatchedObjects"]
 
 
-class Observed(Objects, Protocol):
+class WatchedObjects(Objects, Protocol):
     """The objects of a kernel, in the process that watches the cluster."""
 
     @property
@@ -87,7 +87,7 @@ class Observed(Objects, Protocol):
 class Making(Protocol):
     """Makes the objects of a kernel, in memory alone; ``name`` is of a pod that is there."""
 
-    def __call__(self, owner: Owner, plan: KernelPlan, name: str = "") -> Observed: ...
+    def __call__(self, owner: Owner, plan: KernelPlan, name: str = "") -> WatchedObjects: ...
 
 
 @dataclass(eq=False)
@@ -116,7 +116,7 @@ class Kernel:
     attempt: str
     plan: KernelPlan
     instance: str
-    objects: Observed
+    objects: WatchedObjects
     groups: frozenset[str] = frozenset()
     asked: datetime | None = None
     phase: Phase = Phase.WAITING

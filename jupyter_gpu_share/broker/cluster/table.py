@@ -12,7 +12,7 @@ from ...errors import EngineError, NoGpuError
 from ..events import Events
 from .kernel import Kernel, Making
 from .presence import SILENCE, Presence, Process
-from .proofs import Asked, Proofs
+from .proofs import AsksTheHub, Proofs
 from .refusals import NoKernel, Refused
 from .rows import View, for_caller, row_of, same
 from .ruling import Key, Order, Ruling
@@ -29,7 +29,7 @@ class Table(ABC):
     ----------
     rules, order: what the administrator decides, and who is placed when.
     kept: seconds for which the kernels of a server that is gone are kept.
-    callers: who asks the Hub about tokens.
+    callers: asks the Hub about tokens.
     deaf, silence: see :class:`.Presence`.
     """
 
@@ -42,7 +42,7 @@ class Table(ABC):
         *,
         kept: float,
         deaf: Callable[[], bool] = lambda: False,
-        callers: Asked,
+        callers: AsksTheHub,
         silence: float = SILENCE,
     ) -> None:
         self._make = make
