@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import socket
 from collections import Counter
 from collections.abc import Hashable
 from contextlib import suppress
@@ -13,7 +14,7 @@ from tornado.iostream import IOStream
 
 from .identity import uid_of
 
-__all__ = ["BoundedServer", "more_descriptors"]
+__all__ = ["BoundedServer", "listening_at", "more_descriptors"]
 
 ROOT = 0
 
@@ -61,6 +62,31 @@ class BoundedServer(HTTPServer):
         """Called by tornado when a connection has ended, whoever ended it."""
         self._users.pop(server_conn.stream, None)
         super().on_close(server_conn)
+
+
+def listening_at(
+    address: Any, *, family: int = socket.AF_INET, backlog: int | None = None
+) -> socket.socket:
+    """A socket that listens at an address of TCP, also where an earlier process has just ended.
+
+    Parameters
+    ----------
+    backlog: most connections that are not accepted yet; None: what the system has.
+
+    Raises
+    ------
+    OSError
+    """
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(*([] if backlog is None else [backlog]))
+        listening.setblocking(False)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 def more_descriptors() -> None:

@@ -19,7 +19,7 @@ from tornado import web
 from tornado.iostream import IOStream
 
 from ..errors import EngineError, GpuShareError
-from .connections import BoundedServer
+from .connections import BoundedServer, listening_at
 
 __all__ = ["MetricsPort", "listen_locally", "read_token"]
 
@@ -143,16 +143,10 @@ def listen_locally(port: int) -> socket.socket:
     ------
     EngineError: it is taken.
     """
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", port))
-        listening.listen(_CONNECTIONS)
-        listening.setblocking(False)
+        return listening_at(("127.0.0.1", port), backlog=_CONNECTIONS)
     except OSError as error:
-        listening.close()
         raise EngineError(
             f"The metrics cannot use port {port} of 127.0.0.1: {error.strerror}. Name another in "
             "c.Broker.metrics_port."
         ) from error
-    return listening

@@ -18,11 +18,12 @@ from tornado.testing import bind_unused_port
 
 from jupyter_gpu_share.broker.cluster.callers import Callers
 from jupyter_gpu_share.broker.cluster.kernel import Kernel
-from jupyter_gpu_share.broker.cluster.kernels import Parking, Registry
+from jupyter_gpu_share.broker.cluster.kernels import Registry
 from jupyter_gpu_share.broker.cluster.presence import Process
 from jupyter_gpu_share.broker.cluster.routes import Desk, routes
 from jupyter_gpu_share.broker.cluster.ruling import Key
 from jupyter_gpu_share.broker.cluster.service import Route, application, make_server
+from jupyter_gpu_share.broker.cluster.takeovers import Parking
 from jupyter_gpu_share.broker.events import Events
 from jupyter_gpu_share.engines.base import Connection
 from jupyter_gpu_share.engines.idle_shares import IdleShare

@@ -19,7 +19,7 @@ from waiting import PATIENCE
 
 from jupyter_gpu_share.broker.cluster.callers import Callers, HubApi
 from jupyter_gpu_share.broker.cluster.page import hub_pages
-from jupyter_gpu_share.broker.cluster.service import Hub, application, make_server
+from jupyter_gpu_share.broker.cluster.service import application, hub_of, make_server
 from jupyter_gpu_share.broker.hub import _routes  # noqa: F401 - takes long on a busy machine
 
 __all__ = ["SCOPE", "WATCHING", "HubOfService", "hub_of_service"]
@@ -95,7 +95,7 @@ class HubOfService(RunningHub):
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(PATIENCE)
 
     async def _serve(self, api: str) -> None:
-        hub = Hub.of(
+        hub = hub_of(
             {
                 "JUPYTERHUB_SERVICE_NAME": "gpu-share",
                 "JUPYTERHUB_SERVICE_PREFIX": "/hubs/services/gpu-share/",

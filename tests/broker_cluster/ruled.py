@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moments import Clock
+from simulated_line import Floor
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
@@ -21,19 +22,6 @@ from jupyter_gpu_share.idle.replay import Gpus
 from jupyter_gpu_share.size import Size
 
 GIB = 2**30
-
-
-class Floor:
-    """Room on simulated GPUs."""
-
-    def __init__(self, gpus: Gpus) -> None:
-        self.gpus = gpus
-
-    def take(self, asked: Claim) -> bool:
-        return not asked.gpus or self.gpus.take(asked.size) is not None
-
-    def hold(self, asked: Claim) -> None:
-        self.gpus.hold(asked.size)
 
 
 @dataclass

@@ -209,7 +209,7 @@ async def test_an_order_about_a_kernel_that_was_taken_over_meanwhile_is_refused(
     await ann.start()
     (kernel,) = home.registry
     async with kernel.lock:
-        taking = asyncio.create_task(home.registry.give_back_by_hand(kernel))
+        taking = asyncio.create_task(home.registry.give_back_by_rule(kernel))
         kernel.vacated = True
         await asyncio.sleep(0)
         await home.registry._adopt(kernel, kernel.process._replace(instance="c" * 32), "d" * 32)

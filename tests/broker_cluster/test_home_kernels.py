@@ -460,7 +460,7 @@ async def test_an_idle_share_is_never_taken_from_under_a_kernel(home: FakeHome, 
     for row in (on_it, off_it):
         kernel = home.registry.by_id(row["kernel_id"])
         assert kernel is not None
-        await home.registry.give_back_by_hand(kernel)
+        await home.registry.give_back_by_rule(kernel)
     await eventually(lambda: [pod.name for pod in held(home)] == [off_it["name"]], "one is left")
     assert held(home)[0].lent
     row = await ann.row("on")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jupyter_gpu_share.broker.cluster.names import key_of
 from jupyter_gpu_share.broker.cluster.owners import (
     asked_of,
     found_on,
@@ -125,3 +126,11 @@ def test_those_of_one_second_come_in_the_order_in_which_they_were_asked_for() ->
         found.append(each)
     last, spare = newest(found)
     assert [each.name for each in last] == ["a", "b", "c"] and not spare
+
+
+def test_no_two_kernels_have_one_name() -> None:
+    servers = [("alice", "lab"), ("alice-lab", ""), ("alice-", ""), ("alice", "")]
+    servers += [("alice/lab", ""), ('alice", "', ""), ("alice", "null")]
+    names = {Key(*each, "k").text for each in servers}
+    assert len(names) == len(servers)
+    assert {key_of(name)[:2] for name in names} == set(servers)

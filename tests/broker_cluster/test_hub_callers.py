@@ -74,12 +74,6 @@ async def test_groups_and_rights_come_with_the_identity(world: World) -> None:
     assert await world.of() == Caller("ann", "", frozenset({"course", "staff"}), administrator=True)
 
 
-def test_no_two_servers_have_one_key() -> None:
-    servers = [("alice", "lab"), ("alice-lab", ""), ("alice-", ""), ("alice", ""), ("alice", None)]
-    servers += [("alice/lab", ""), ('alice", "', ""), ("alice", "null")]
-    assert len({Caller(*each).key for each in servers}) == len(servers)
-
-
 async def test_every_token_of_a_hub_will_not_do(world: World) -> None:
     with pytest.raises(EngineError, match="every token"):
         Callers(world.hub, "")

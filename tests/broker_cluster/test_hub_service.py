@@ -13,7 +13,7 @@ from served import INSTANCE, PREFIX, TOLD, Service
 from waiting import eventually
 
 from jupyter_gpu_share.broker.cluster import service as module
-from jupyter_gpu_share.broker.cluster.service import Hub
+from jupyter_gpu_share.broker.cluster.service import hub_of
 from jupyter_gpu_share.broker.hub import ADMINISTRATOR
 from jupyter_gpu_share.errors import EngineError
 
@@ -249,19 +249,19 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_knows_its_hub() -> None:
-    hub = Hub.of(TOLD)
+    hub = hub_of(TOLD)
     assert (hub.prefix, hub.base) == ("/hubs/services/gpu-share/", "/hubs/hub/")
     assert "secret" not in repr(hub) and "secret" not in str(hub)
     without = {k: v for k, v in TOLD.items() if k != "JUPYTERHUB_SERVICE_PREFIX"}
-    assert Hub.of(without).prefix == "/hubs/services/gpu-share/"
-    assert Hub.of({**without, "JUPYTERHUB_BASE_URL": ""}).prefix == "/services/gpu-share/"
-    assert Hub.of({**TOLD, "JUPYTERHUB_SERVICE_PREFIX": "/"}).prefix == "/"
+    assert hub_of(without).prefix == "/hubs/services/gpu-share/"
+    assert hub_of({**without, "JUPYTERHUB_BASE_URL": ""}).prefix == "/services/gpu-share/"
+    assert hub_of({**TOLD, "JUPYTERHUB_SERVICE_PREFIX": "/"}).prefix == "/"
 
 
 @pytest.mark.parametrize("name", ["SERVICE_NAME", "API_TOKEN", "API_URL"])
 def test_it_does_not_start_without_what_proves(name: str) -> None:
     with pytest.raises(EngineError, match=f"JUPYTERHUB_{name} is not set"):
-        Hub.of({**TOLD, f"JUPYTERHUB_{name}": ""})
+        hub_of({**TOLD, f"JUPYTERHUB_{name}": ""})
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_it_does_not_start_without_what_proves(name: str) -> None:
 )
 def test_what_it_is_told_makes_sense(told: dict[str, str]) -> None:
     with pytest.raises(EngineError):
-        Hub.of({**TOLD, **told})
+        hub_of({**TOLD, **told})
 
 
 async def test_a_token_of_another_service_is_noticed(

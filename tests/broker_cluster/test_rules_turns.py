@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import random
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import simulated_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moments import MINUTE, START, Clock
-from ruled import FakeSight, Floor, hold, key, ruled, wish
+from moments import MINUTE, Clock
+from ruled import FakeSight, hold, key, ruled, wish
+from simulated_line import Floor, SimulatedLine
 from waiting import eventually
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.cluster import home
 from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
 from jupyter_gpu_share.broker.cluster.turns import NoRoom, turns
-from jupyter_gpu_share.broker.order import PATIENCE, Turn, gpus_by_user, line
-from jupyter_gpu_share.broker.standing import Standing
+from jupyter_gpu_share.broker.order import PATIENCE, Turn
 from jupyter_gpu_share.engines.base import Waiting
 from jupyter_gpu_share.errors import EngineError
 from jupyter_gpu_share.idle.replay import Gpus
@@ -29,10 +28,7 @@ from jupyter_gpu_share.size import Size
 
 
 def claim(user: str, kernel: str, size: str = "1/2", minute: float = 0) -> Claim:
-    found = Size.parse(size)
-    gpus = (found.fraction or Fraction(0)) * found.count
-    asked = START + minute * MINUTE
-    return Claim(user, kernel, found, gpus, int(gpus * 80 * 2**30), asked)
+    return simulated_line.claim(user, kernel, size, minute)
 
 
 def in_line(*claims: Claim, overdue: str = "") -> list[Turn]:
@@ -134,63 +130,25 @@ def test_whoever_waits_is_never_all_kept_back(
 
 
 @dataclass
-class Simulation:
-    """Kernels that hold their share for some minutes; a scheduler places those that it sees."""
+class Scheduled(SimulatedLine):
+    """A scheduler places those that the broker lets it see."""
 
-    gpus: Gpus
-    chance: random.Random
-    now: float = 0.0
-    waiting: dict[str, Claim] = field(default_factory=dict)
+    chance: random.Random = field(kw_only=True)
     seen: set[str] = field(default_factory=set)
-    held: dict[str, Claim] = field(default_factory=dict)
-    minutes: dict[str, float] = field(default_factory=dict)
-    places: dict[str, list[int]] = field(default_factory=dict)
-    todo: list[tuple[float, int, str, Claim]] = field(default_factory=list)
-    started: list[tuple[float, Claim]] = field(default_factory=list)
-    standing: Standing = field(default_factory=Standing)
 
-    def ask(self, minute: float, asked: Claim, minutes: float) -> None:
-        self.minutes[asked.kernel_id] = minutes
-        heapq.heappush(self.todo, (minute, len(self.minutes), "ask", asked))
-
-    def run(self, until: float = 1e9) -> None:
-        while self.todo and self.todo[0][0] <= until:
-            self.now, _, what, asked = heapq.heappop(self.todo)
-            if what == "ask":
-                self.waiting[asked.kernel_id] = asked
-            else:
-                del self.held[asked.kernel_id]
-                self.gpus.free(asked.size, self.places.pop(asked.kernel_id))
-                self.standing.change(asked.user, -float(asked.gpus), self.moment)
-            if not self.todo or self.todo[0][0] > self.now:
-                # Either may be faster: the scheduler with what it sees, or the broker.
-                if self.chance.random() < 0.5:
-                    self.schedule()
-                self.decide()
-                self.schedule()
-                self.decide()
-
-    @property
-    def moment(self):  # type: ignore[no-untyped-def]
-        return START + self.now * MINUTE
-
-    def turns(self) -> list[Turn]:
-        return line(
-            self.waiting.values(),
-            gpus_by_user(self.held.values()),
-            lambda user: self.standing.mean(user, self.moment),
-            self.moment,
-        )
+    def serve(self) -> None:
+        # Either may be faster: the scheduler with what it sees, or the broker.
+        if self.chance.random() < 0.5:
+            self.schedule()
+        self.decide()
+        self.schedule()
+        self.decide()
 
     def decide(self) -> None:
         found = turns(self.turns(), self.seen, Floor(self.gpus.copy()))
         for name in found.passed:
-            self.mark(name)
+            self.mark_passed(name)
         self.seen.update(found.let)
-
-    def mark(self, name: str) -> None:
-        if self.waiting[name].passed_since is None:
-            self.waiting[name] = replace(self.waiting[name], passed_since=self.moment)
 
     def schedule(self) -> None:
         """Place whom it sees, in whatever order it likes."""
@@ -204,24 +162,15 @@ class Simulation:
             for turn in self.turns():
                 if turn.claim.kernel_id == name:
                     break
-                self.mark(turn.claim.kernel_id)
-            self.places[name] = places
-            del self.waiting[name]
+                self.mark_passed(turn.claim.kernel_id)
             self.seen.discard(name)
-            self.held[name] = asked
-            self.standing.change(asked.user, float(asked.gpus), self.moment)
-            self.started.append((self.now, asked))
-            end = self.now + self.minutes[name]
-            heapq.heappush(self.todo, (end, len(self.started), "end", asked))
-
-    def start_of(self, name: str) -> float | None:
-        return next((when for when, each in self.started if each.kernel_id == name), None)
+            self.give(asked, places)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_nobodys_first_waits_for_more_than_one_of_a_user_who_has_fifty(seed: int) -> None:
     chance = random.Random(seed)
-    run = Simulation(Gpus(2), chance)
+    run = Scheduled(Gpus(2), chance=chance)
     for number in range(50):
         run.ask(0, claim("ann", f"ann{number}"), chance.uniform(20, 60))
     for user in range(10):
@@ -240,7 +189,7 @@ def test_nobodys_first_waits_for_more_than_one_of_a_user_who_has_fifty(seed: int
 @pytest.mark.parametrize("seed", range(5))
 def test_a_large_one_is_not_starved_by_a_stream_of_small_ones(seed: int) -> None:
     chance = random.Random(seed)
-    run = Simulation(Gpus(2), chance)
+    run = Scheduled(Gpus(2), chance=chance)
     for number in range(300):
         asked = claim(f"u{number % 40}", f"s{number}", "1/4", minute=number)
         run.ask(number, asked, chance.uniform(5, 12))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from fractions import Fraction
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moments import MINUTE, START
+from simulated_line import Floor, SimulatedLine, at, claim
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.limits import Limits, Use
@@ -22,19 +23,6 @@ from jupyter_gpu_share.engines.base import Waiter
 from jupyter_gpu_share.idle import IdlePolicy
 from jupyter_gpu_share.idle.replay import Gpus
 from jupyter_gpu_share.size import Size
-
-START = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
-MINUTE = timedelta(minutes=1)
-
-
-def at(minutes: float) -> datetime:
-    return START + minutes * MINUTE
-
-
-def claim(user: str, kernel: str, size: str = "1/4", minute: float = 0, **more: Any) -> Claim:
-    found = Size.parse(size)
-    gpus = (found.fraction or Fraction(0)) * found.count
-    return Claim(user, kernel, found, gpus, int(gpus * 80 * 2**30), at(minute), **more)
 
 
 def held(user: str, kernel: str, size: str = "1/4", idle: float | None = None) -> Claim:
@@ -48,24 +36,6 @@ def nothing(user: str) -> float:
 
 def order(waiting: Sequence[Claim], have: Sequence[Claim] = (), minute: float = 0) -> list[str]:
     return [turn.claim.kernel_id for turn in line(waiting, gpus_by_user(have), nothing, at(minute))]
-
-
-class Floor:
-    """Room on simulated GPUs."""
-
-    def __init__(self, gpus: Gpus) -> None:
-        self.gpus = gpus
-        self.places: dict[str, list[int]] = {}
-
-    def take(self, asked: Claim) -> bool:
-        places = self.gpus.take(asked.size)
-        if places is None:
-            return False
-        self.places[asked.kernel_id] = places
-        return True
-
-    def hold(self, asked: Claim) -> None:
-        self.gpus.hold(asked.size)
 
 
 # -- the line --------------------------------------------------------------------------------------
@@ -181,68 +151,24 @@ def test_limits_see_what_was_granted_a_moment_ago() -> None:
     assert found.limited == {"a2", "a3"}
 
 
-@dataclass
-class Simulation:
-    """Claims that hold their share for some minutes, and are served as a broker serves them."""
-
-    gpus: Gpus
-    now: float = 0.0
-    waiting: dict[str, Claim] = field(default_factory=dict)
-    held: dict[str, Claim] = field(default_factory=dict)
-    minutes: dict[str, float] = field(default_factory=dict)
-    places: dict[str, list[int]] = field(default_factory=dict)
-    todo: list[tuple[float, int, str, Claim]] = field(default_factory=list)
-    started: list[tuple[float, Claim]] = field(default_factory=list)
-    standing: Standing = field(default_factory=Standing)
-
-    def ask(self, minute: float, asked: Claim, minutes: float) -> None:
-        self.minutes[asked.kernel_id] = minutes
-        heapq.heappush(self.todo, (minute, len(self.minutes), "ask", asked))
-
-    def run(self, until: float = 1e9) -> None:
-        while self.todo and self.todo[0][0] <= until:
-            self.now, _, what, asked = heapq.heappop(self.todo)
-            if what == "ask":
-                self.waiting[asked.kernel_id] = asked
-            elif what == "end":
-                del self.held[asked.kernel_id]
-                self.gpus.free(asked.size, self.places.pop(asked.kernel_id))
-                self.standing.change(asked.user, -float(asked.gpus), at(self.now))
-            if not self.todo or self.todo[0][0] > self.now:
-                self.serve()
+class Served(SimulatedLine):
+    """A broker serves them."""
 
     def serve(self) -> None:
-        moment = at(self.now)
-        turns = line(
-            self.waiting.values(),
-            gpus_by_user(self.held.values()),
-            lambda user: self.standing.mean(user, moment),
-            moment,
-        )
         floor = Floor(self.gpus.copy())
-        found = serve(turns, self.held.values(), floor)
+        found = serve(self.turns(), self.held.values(), floor)
         for asked in found.granted:
-            del self.waiting[asked.kernel_id]
-            self.held[asked.kernel_id] = asked
             places = floor.places[asked.kernel_id]
             self.gpus.use(asked.size, places)
-            self.places[asked.kernel_id] = places
-            self.standing.change(asked.user, float(asked.gpus), moment)
-            self.started.append((self.now, asked))
-            end = self.now + self.minutes[asked.kernel_id]
-            heapq.heappush(self.todo, (end, len(self.started), "end", asked))
-        for kernel in found.passed:
-            if self.waiting[kernel].passed_since is None:
-                self.waiting[kernel] = replace(self.waiting[kernel], passed_since=moment)
-
-    def start_of(self, kernel: str) -> float | None:
-        return next((when for when, each in self.started if each.kernel_id == kernel), None)
+            self.give(asked, places)
+        for name in found.passed:
+            self.mark_passed(name)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ten_users_with_five_against_one_with_fifty(seed: int) -> None:
     chance = random.Random(seed)
-    run = Simulation(Gpus(2))
+    run = Served(Gpus(2))
     for number in range(50):
         run.ask(0, claim("ann", f"ann{number}", "1/2"), chance.uniform(20, 60))
     for user in range(10):
@@ -263,7 +189,7 @@ def test_ten_users_with_five_against_one_with_fifty(seed: int) -> None:
 
 def test_a_large_one_is_not_starved_by_a_stream_of_small_ones() -> None:
     chance = random.Random(1)
-    run = Simulation(Gpus(2))
+    run = Served(Gpus(2))
     for number in range(2000):
         asked = claim(f"u{number % 40}", f"s{number}", "1/4", minute=number)
         run.ask(number, asked, chance.uniform(5, 12))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from fake_cluster_broker import FakeClusterBroker
 from server_processes import KEY, Process
 from waiting import PATIENCE, eventually
 
+from jupyter_gpu_share.allocations import Share
 from jupyter_gpu_share.engines.base import Connection, Starting, Waiting
 from jupyter_gpu_share.engines.kubernetes._link import Owned
 from jupyter_gpu_share.engines.kubernetes._remote_objects import RemoteObjects
@@ -19,6 +20,8 @@ from jupyter_gpu_share.errors import EngineError, KernelStartError, NoGpuError
 from jupyter_gpu_share.size import Size
 
 Make = Callable[..., Process]
+#: A start that goes on, and what it has told so far.
+Begun: TypeAlias = tuple["asyncio.Task[Connection]", list[Waiting | Starting]]
 
 
 async def soon(work: Any) -> Any:
@@ -26,7 +29,7 @@ async def soon(work: Any) -> Any:
     return await asyncio.wait_for(work, PATIENCE)
 
 
-def begun(objects: RemoteObjects) -> tuple[asyncio.Task[Connection], list[Waiting | Starting]]:
+def begun(objects: RemoteObjects) -> Begun:
     told: list[Waiting | Starting] = []
     return asyncio.create_task(objects.start(told.append)), told
 
@@ -35,6 +38,33 @@ async def running(process: Process, *args: Any, **plan: Any) -> RemoteObjects:
     objects = process.kernel(*args, **plan)
     await soon(begun(objects)[0])
     return objects
+
+
+async def waiting(broker: FakeClusterBroker, objects: RemoteObjects) -> Begun:
+    """A start for which there is no room, when it was told that it waits."""
+    broker.set_room(0)
+    task, told = begun(objects)
+    await eventually(lambda: told, "it waits")
+    return task, told
+
+
+async def released(process: Process) -> RemoteObjects:
+    """A kernel that runs, and has given its share back."""
+    objects = await running(process)
+    await soon(objects.give_back())
+    return objects
+
+
+async def taking(broker: FakeClusterBroker, objects: RemoteObjects) -> asyncio.Task[Share]:
+    """A kernel takes its share again, for which there is no room: it waits for it."""
+    broker.set_room(0)
+    task = asyncio.create_task(objects.take_back(lambda news: None))
+    await until_taking(broker)
+    return task
+
+
+async def until_taking(broker: FakeClusterBroker) -> None:
+    await eventually(lambda: broker.kernels["k"].state == "taking", "it waits")
 
 
 async def test_a_kernel_starts_and_ends(broker: FakeClusterBroker, process: Make) -> None:
@@ -63,10 +93,8 @@ async def test_a_kernel_starts_and_ends(broker: FakeClusterBroker, process: Make
 async def test_one_that_waits_is_told_why_and_gets_its_turn(
     broker: FakeClusterBroker, process: Make
 ) -> None:
-    broker.set_room(0)
     objects = process().kernel()
-    task, told = begun(objects)
-    await eventually(lambda: told, "it waits")
+    task, told = await waiting(broker, objects)
     first = told[0]
     assert isinstance(first, Waiting)
     assert (first.reason, first.queue.of) == ("No GPU has room.", 2)
@@ -78,10 +106,8 @@ async def test_one_that_waits_is_told_why_and_gets_its_turn(
 async def test_who_gives_up_waiting_leaves_nothing(
     broker: FakeClusterBroker, process: Make
 ) -> None:
-    broker.set_room(0)
     objects = process().kernel()
-    task, told = begun(objects)
-    await eventually(lambda: told, "it waits")
+    task, _ = await waiting(broker, objects)
     task.cancel()
     await asyncio.wait({task})
     await soon(objects.delete())
@@ -95,10 +121,8 @@ async def test_who_gives_up_waiting_leaves_nothing(
 async def test_why_a_start_fails_is_told(
     broker: FakeClusterBroker, process: Make, failed: str, error: type[Exception]
 ) -> None:
-    broker.set_room(0)
     objects = process().kernel()
-    task, told = begun(objects)
-    await eventually(lambda: told, "it waits")
+    task, _ = await waiting(broker, objects)
     broker.set("k", state="failed", failed={"kind": failed, "detail": "For a reason."})
     with pytest.raises(error, match=r"For a reason\."):
         await soon(task)
@@ -235,10 +259,8 @@ async def test_what_runs_is_the_same_after_a_restart_of_the_broker(
 async def test_a_start_that_a_new_broker_does_not_know_is_asked_for_again(
     broker: FakeClusterBroker, process: Make
 ) -> None:
-    broker.set_room(0)
     objects = process().kernel()
-    task, told = begun(objects)
-    await eventually(lambda: told, "it waits")
+    task, _ = await waiting(broker, objects)
     await broker.restart(forget=lambda kernel: True)
     broker.set_room(1)
     await soon(task)
@@ -248,10 +270,8 @@ async def test_a_start_that_a_new_broker_does_not_know_is_asked_for_again(
 async def test_a_start_whose_keys_are_lost_is_another_attempt(
     broker: FakeClusterBroker, process: Make
 ) -> None:
-    broker.set_room(0)
     objects = process().kernel()
-    task, told = begun(objects)
-    await eventually(lambda: told, "it waits")
+    task, _ = await waiting(broker, objects)
     first = objects.attempt
     broker.room = 1
     broker.set("k", state="failed", failed={"kind": "keys", "detail": "The keys are lost."})
@@ -264,14 +284,10 @@ async def test_a_start_whose_keys_are_lost_is_another_attempt(
 async def test_one_that_waits_for_its_share_waits_on_after_a_restart(
     broker: FakeClusterBroker, process: Make
 ) -> None:
-    objects = await running(process())
-    await soon(objects.give_back())
-    broker.set_room(0)
-    told: list[Any] = []
-    task = asyncio.create_task(objects.take_back(told.append))
-    await eventually(lambda: broker.kernels["k"].state == "taking", "it waits")
+    objects = await released(process())
+    task = await taking(broker, objects)
     await broker.restart()
-    await eventually(lambda: broker.kernels["k"].state == "taking", "it waits again")
+    await until_taking(broker)
     broker.set_room(1)
     assert (await soon(task)).memory_bytes == 40 * 2**30
 
@@ -280,13 +296,10 @@ async def test_one_whose_waiting_was_forgotten_asks_again(
     broker: FakeClusterBroker, process: Make
 ) -> None:
     """The broker gives up waiting where nothing is heard of this process for a while."""
-    objects = await running(process())
-    await soon(objects.give_back())
-    broker.set_room(0)
-    task = asyncio.create_task(objects.take_back(lambda news: None))
-    await eventually(lambda: broker.kernels["k"].state == "taking", "it waits")
+    objects = await released(process())
+    task = await taking(broker, objects)
     broker.set("k", state="released")
-    await eventually(lambda: broker.kernels["k"].state == "taking", "it waits again")
+    await until_taking(broker)
     broker.set_room(1)
     assert (await soon(task)).memory_bytes == 40 * 2**30
 
@@ -294,11 +307,8 @@ async def test_one_whose_waiting_was_forgotten_asks_again(
 async def test_who_gives_up_waiting_for_the_share_holds_none(
     broker: FakeClusterBroker, process: Make
 ) -> None:
-    objects = await running(process())
-    await soon(objects.give_back())
-    broker.set_room(0)
-    task = asyncio.create_task(objects.take_back(lambda news: None))
-    await eventually(lambda: broker.kernels["k"].state == "taking", "it waits")
+    objects = await released(process())
+    task = await taking(broker, objects)
     task.cancel()
     await asyncio.wait({task})
     assert broker.kernels["k"].state == "released"
@@ -310,12 +320,9 @@ async def test_who_gives_up_waiting_for_the_share_holds_none(
 async def test_a_share_that_cannot_be_had_again_is_told_and_can_be_tried_again(
     broker: FakeClusterBroker, process: Make
 ) -> None:
-    objects = await running(process())
-    await soon(objects.give_back())
+    objects = await released(process())
     for _ in range(2):
-        broker.set_room(0)
-        task = asyncio.create_task(objects.take_back(lambda news: None))
-        await eventually(lambda: broker.kernels["k"].state == "taking", "it waits")
+        task = await taking(broker, objects)
         broker.set("k", state="released", failed={"kind": "engine", "detail": "Not now."})
         with pytest.raises(EngineError, match="Not now"):
             await soon(task)

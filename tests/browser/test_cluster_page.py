@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from cluster.fixtures import CLUSTER_MARKS
 from holders import Holder, HubOfCluster, hub_of_cluster
-from hubs import PASSWORD, fetch
+from hubs import fetch
+from logins import log_in
 from pages import Heard, assert_readable
 from playwright.sync_api import Page, expect
 from prometheus_client.parser import text_string_to_metric_families
@@ -67,15 +68,6 @@ def page_of(hub: HubOfCluster) -> str:
     return f"{hub.url}services/gpu-share/"
 
 
-def log_in(page: Page, hub: HubOfCluster, name: str) -> None:
-    """Open the page as somebody whom the Hub does not know yet."""
-    page.goto(page_of(hub))
-    page.get_by_label("Username").fill(name)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(page_of(hub))
-
-
 def reloaded(page: Page, text: str) -> bool:
     """Whether a page has a text, when it is loaded anew."""
     page.reload()
@@ -89,7 +81,7 @@ def row_of(page: Page, text: str) -> Any:
 def test_an_administrator_sees_all_and_asks_back_and_ends(
     hub: HubOfCluster, users: dict[str, Holder], page: Page, heard: Heard
 ) -> None:
-    log_in(page, hub, ROOT)
+    log_in(page, page_of(hub), ROOT)
     expect(page).to_have_title("GPU shares of all users")
     # Names are text.
     expect(page.get_by_role("cell", name=HOSTILE, exact=True)).to_be_visible()
@@ -133,7 +125,7 @@ def test_an_administrator_sees_all_and_asks_back_and_ends(
 def test_a_user_sees_their_own_of_all_their_servers(
     hub: HubOfCluster, users: dict[str, Holder], page: Page, heard: Heard
 ) -> None:
-    log_in(page, hub, ANN)
+    log_in(page, page_of(hub), ANN)
     expect(page).to_have_title("Your GPU shares")
     expect(row_of(page, LONG)).to_be_visible()
     expect(row_of(page, "lab.ipynb")).to_be_visible()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from broker_users import User, user
-from hubs import ANN, BOB, CAT, PASSWORD, UIDS, RunningHub, running_hub
+from hubs import ANN, BOB, CAT, UIDS, RunningHub, running_hub
+from logins import log_in
 from pages import Heard, assert_readable
 from playwright.sync_api import BrowserContext, Page, expect
 
@@ -39,15 +40,6 @@ def users(hub: RunningHub) -> Iterator[dict[str, User]]:
         yield found
 
 
-def log_in(page: Page, hub: RunningHub, name: str) -> None:
-    """Open the page as somebody whom the Hub does not know yet."""
-    page.goto(hub.page)
-    page.get_by_label("Username").fill(name)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(hub.page)
-
-
 def assert_fits(page: Page, heard: Heard) -> None:
     """All of it is loaded, and it is readable by everybody and at any width."""
     # Before axe, which asks for more than the page may have.
@@ -58,7 +50,7 @@ def assert_fits(page: Page, heard: Heard) -> None:
 def test_an_administrator_logs_in_and_ends_a_kernel(
     hub: RunningHub, users: dict[str, User], page: Page, heard: Heard
 ) -> None:
-    log_in(page, hub, CAT)
+    log_in(page, hub.page, CAT)
     expect(page).to_have_title("GPU shares of all users")
     expect(page.get_by_role("cell", name=HOSTILE, exact=True)).to_be_visible()
     # The Hub's own style sheet and logo are there.
@@ -91,7 +83,7 @@ def test_an_administrator_logs_in_and_ends_a_kernel(
 def test_a_user_logs_in_and_sees_their_own(
     hub: RunningHub, users: dict[str, User], context: BrowserContext, page: Page, heard: Heard
 ) -> None:
-    log_in(page, hub, BOB)
+    log_in(page, hub.page, BOB)
     expect(page).to_have_title("Your GPU shares")
     expect(page.get_by_role("cell", name=HOSTILE, exact=True)).to_be_visible()
     expect(page.get_by_text("It needs 40 GiB of one GPU")).to_be_visible()

@@ -33,7 +33,8 @@ TOLD = {
 def test_it_knows_where_it_is() -> None:
     service = Service.of(TOLD)
     assert (service.host, service.port) == ("127.0.0.1", 1014)
-    assert (service.base, service.prefix) == ("/hubs/hub/", "/hubs/services/gpu-share/")
+    assert (service.hub.base, service.hub.prefix) == ("/hubs/hub/", "/hubs/services/gpu-share/")
+    assert "secret" not in repr(service)
 
 
 @pytest.mark.parametrize("name", sorted(set(TOLD) - {"JUPYTERHUB_BASE_URL"}))

@@ -64,14 +64,14 @@ async def test_the_successor_of_a_server_that_is_known_to_be_gone_is_let_in_at_o
     old = pod.link("a", renewal=60.0)
     state = await old.start("r1", ARGV, {}, None)
     await run(await pod.ready(), "x = 41")
-    new = pod.link("b")
-    assert await new.greet(replaces="a") == state
+    new = pod.link("b", replaces="a")
+    assert await new.greet() == state
     assert await run(await pod.ready(), "print(x + 1)") == "42"
     with pytest.raises(Owned):
         await old.start("r2", ARGV, {}, None)
     # That it once replaced somebody gives nobody the right to replace it.
     with pytest.raises(Owned):
-        await pod.link("c").greet(replaces="a")
+        await pod.link("c", replaces="a").greet()
     assert (await new.start("r3", ARGV, {}, None)).run == "r3"
 
 

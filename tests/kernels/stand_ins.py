@@ -27,7 +27,7 @@ from jupyter_gpu_share.idle import IdlePolicy
 from jupyter_gpu_share.kernels._checkpoint import Look
 from jupyter_gpu_share.kernels._context import WorkContext
 from jupyter_gpu_share.kernels.controller import Surroundings
-from jupyter_gpu_share.kernels.facts import Phase
+from jupyter_gpu_share.kernels.facts import Event, Phase
 from jupyter_gpu_share.kernels.kernel import Kernel
 from jupyter_gpu_share.relay import Activity
 from jupyter_gpu_share.size import Size
@@ -339,6 +339,19 @@ class Bench:
         row = self.table.get(ID)
         assert row is not None
         return row
+
+    async def give_up_a_start(self) -> None:
+        """Start a kernel anew, and give up before that has begun: the last one is being ended."""
+        await self.launch()
+        gate = self.gates.close("stop")
+        self.controller.tell(Event.RESTART)
+        assert self.engine.ended is not None
+        self.engine.ended.set()  # in its own way
+        await eventually(lambda: "stop" in self.gates.reached, "it is being ended")
+        await self.launch(patience=0)
+        self.controller.tell(Event.INTERRUPT)
+        gate.set()
+        await self.until(Phase.RELEASED)
 
 
 @asynccontextmanager

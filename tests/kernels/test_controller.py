@@ -24,16 +24,7 @@ from jupyter_gpu_share.relay import Activity
 
 async def test_a_start_that_is_given_up_before_it_began_keeps_no_share() -> None:
     async with bench() as made:
-        await made.launch()
-        gate = made.gates.close("stop")
-        made.controller.tell(Event.RESTART)
-        assert made.engine.ended is not None
-        made.engine.ended.set()  # in its own way
-        await eventually(lambda: "stop" in made.gates.reached, "it is being ended")
-        await made.launch(patience=0)
-        made.controller.tell(Event.INTERRUPT)
-        gate.set()
-        await made.until(Phase.RELEASED)
+        await made.give_up_a_start()
         assert made.shown.share is None
         assert not made.engine.held
 

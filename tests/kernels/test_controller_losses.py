@@ -112,16 +112,7 @@ async def test_a_kernel_with_its_share_loses_nothing_that_was_kept(park: bool) -
 
 async def test_one_whose_start_was_given_up_has_nothing_to_lose() -> None:
     async with bench() as made:
-        await made.launch()
-        gate = made.gates.close("stop")
-        made.controller.tell(Event.RESTART)
-        assert made.engine.ended is not None
-        made.engine.ended.set()  # in its own way
-        await eventually(lambda: "stop" in made.gates.reached, "it is being ended")
-        await made.launch(patience=0)
-        made.controller.tell(Event.INTERRUPT)
-        gate.set()
-        await made.until(Phase.RELEASED)
+        await made.give_up_a_start()
         made.keeper.outlives = False
         await made.controller.close(park=True)
         assert made.keeper.lines == []

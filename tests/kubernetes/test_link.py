@@ -86,11 +86,13 @@ async def link_with(
     made: list[AgentLink] = []
 
     def make(
-        renewal: float = 60.0, changed: Callable[[AgentState], None] = told.append
+        renewal: float = 60.0,
+        changed: Callable[[AgentState], None] = told.append,
+        replaces: str = "",
     ) -> AgentLink:
         connection = Connection(transport="tcp", ip="127.0.0.1", ports={}, key=KEY)
         link = AgentLink(connection, agent.port, instance="a", renewal=renewal, changed=changed)
-        link.open(context)
+        link.open(context, replaces)
         made.append(link)
         return link
 
@@ -146,12 +148,13 @@ async def test_that_nothing_is_to_be_saved_is_said_with_every_sign_of_life(
 
 
 async def test_whom_it_replaces_is_said_until_the_agent_has_accepted(
-    link: AgentLink, agent: FakeAgent
+    link_with: Callable[..., AgentLink], agent: FakeAgent
 ) -> None:
-    greeting = asyncio.ensure_future(link.greet(replaces="old"))
-    while (message := await agent.hear()).get("replaces") != "old":
-        assert "replaces" not in message
-    assert (await agent.hear())["replaces"] == "old", "it is said again until there is an answer"
+    link = link_with(replaces="old")
+    greeting = asyncio.ensure_future(link.greet())
+    assert (await agent.hear())["replaces"] == "old", "it is said from the first sign of life on"
+    for _ in range(3):
+        assert (await agent.hear())["replaces"] == "old", "it is said until there is an answer"
     await agent.tell(run="r0", pid=7)
     assert await greeting == AgentState(run="r0", pid=7)
     await link.quit()
@@ -213,7 +216,7 @@ async def test_an_end_is_not_waited_for_for_ever(link: AgentLink, agent: FakeAge
 
 @pytest.mark.parametrize("what", ["greet", "start"])
 async def test_another_server_has_it(what: str, link: AgentLink, agent: FakeAgent) -> None:
-    calls = {"greet": lambda: link.greet("x"), "start": lambda: link.start("r1", [], {}, None)}
+    calls: dict[str, Any] = {"greet": link.greet, "start": lambda: link.start("r1", [], {}, None)}
     asking = asyncio.ensure_future(calls[what]())
     await agent.hear()
     await agent.tell_raw(b'{"op": "refused"}')

@@ -143,8 +143,13 @@ def test_whoever_deletes_a_pod_here_says_how_long_it_has() -> None:
     found = []
     for path in Path(kubernetes.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            deletes = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "delete"
-            if deletes and node.args and getattr(node.args[0], "id", "") in ("PODS", "resource"):
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(node.func, "attr", "") or getattr(node.func, "id", "")
+            what = {
+                getattr(each, "id", "") for each in node.args[:2]
+            }  # the first may be the cluster
+            if called in ("delete", "delete_as_read") and what & {"PODS", "resource"}:
                 found.append(path.name)
                 assert any(each.arg == "grace" for each in node.keywords), path.name
     assert len(found) >= 4, found

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from ...errors import EngineError, GpuShareError
-from ..hub import ADMINISTRATOR
+from ..hub import ADMINISTRATOR, access_scope
 
 __all__ = [
     "Caller",
@@ -27,7 +27,6 @@ __all__ = [
     "NotAllowed",
     "TooMany",
     "UnknownToken",
-    "access_scope",
 ]
 
 _log = logging.getLogger(__name__)
@@ -85,11 +84,6 @@ class Caller:
     administrator: bool = False
     fresh: bool = True
 
-    @property
-    def key(self) -> str:
-        """Text for this user's this server, and for no other. Kernels and events go by it."""
-        return json.dumps([self.user, self.server])
-
 
 @dataclass(frozen=True)
 class HubAnswer:
@@ -136,8 +130,8 @@ class HubApi:
             self._client.close()
 
 
-class _Asked(Protocol):
-    """What `Callers` needs of the Hub."""
+class _TellsOfTokens(Protocol):
+    """What `Callers` needs of the Hub; see :class:`HubApi`."""
 
     def user(self, token: str) -> Awaitable[HubAnswer]: ...
 
@@ -167,7 +161,7 @@ class Callers:
 
     def __init__(
         self,
-        hub: _Asked,
+        hub: _TellsOfTokens,
         service: str,
         grace: float = 600.0,
         clock: Callable[[], float] = monotonic,
@@ -246,7 +240,7 @@ class Callers:
                 self._new.add(key)
             task = asyncio.create_task(self._ask(key, token), name="ask the Hub")
             self._asking[key] = task
-            task.add_done_callback(lambda task: self._asked(key, task))
+            task.add_done_callback(lambda task: self._answered(key, task))
         return task
 
     async def check_own(self, token: str) -> None:
@@ -307,7 +301,7 @@ class Callers:
             del table[next(iter(table))]
         return _caller_of(known)
 
-    def _asked(self, key: str, task: asyncio.Task[Caller]) -> None:
+    def _answered(self, key: str, task: asyncio.Task[Caller]) -> None:
         del self._asking[key]
         self._new.discard(key)
         if not task.cancelled():
@@ -333,11 +327,6 @@ class Callers:
             return caller_of(model, self._service)
         except NotAllowed as error:
             return error
-
-
-def access_scope(service: str) -> str:
-    """The scope that a token needs for a service."""
-    return f"access:services!service={service}"
 
 
 def caller_of(model: dict[str, Any], service: str) -> Caller:

@@ -15,7 +15,7 @@ from ...engines.kubernetes._doctor import ADMIN_ACCESS, how_to_reach
 from ...engines.kubernetes._doctor import examine as examine_cluster
 from ...errors import GpuShareError
 from .callers import Callers, HubApi
-from .service import Hub
+from .service import hub_of
 
 __all__ = ["examine"]
 
@@ -49,7 +49,7 @@ async def examine(config: Config, environ: Mapping[str, str] = os.environ) -> li
 
 async def _about_hub(environ: Mapping[str, str]) -> Finding:
     try:
-        hub = Hub.of(environ)
+        hub = hub_of(environ)
     except GpuShareError as error:
         return Finding("error", str(error), "hub  # values of the chart")
     api = HubApi(hub.api)

@@ -392,7 +392,7 @@ def _waits(kernel: Kernel) -> bool:
 
 
 class _Objects(KernelObjects):
-    """See :class:`.kernel.Observed`."""
+    """See :class:`.kernel.WatchedObjects`."""
 
     @property
     def address(self) -> str:
@@ -400,7 +400,7 @@ class _Objects(KernelObjects):
         return address_of(self.cluster.pod(self.name) or {})
 
     async def recall(self) -> bool:
-        """See :meth:`.Observed.recall`. What the size was rounded to is known again, too."""
+        """See :meth:`.WatchedObjects.recall`. What the size was rounded to is known again, too."""
         runs = await super().recall()
         if runs and not self.plan.size.is_none:
             with suppress(GpuShareError):  # its GPU may have gone; then nothing is said of it
@@ -450,7 +450,7 @@ class _Kernels:
     async def give_back(self, key: Key) -> None:
         kernel = self._registry.get(key)
         if kernel is not None:
-            await self._registry.give_back_by_hand(kernel)
+            await self._registry.give_back_by_rule(kernel)
 
     def end(self, key: Key, words: str) -> bool:
         kernel = self._registry.get(key)

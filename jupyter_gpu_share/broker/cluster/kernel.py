@@ -14,10 +14,10 @@ from .presence import Process
 from .rows import Failure, Phase
 from .ruling import Key
 
-__all__ = ["Kernel", "Making", "Observed", "Unfinished"]
+__all__ = ["Kernel", "Making", "Unfinished", "WatchedObjects"]
 
 
-class Observed(Objects, Protocol):
+class WatchedObjects(Objects, Protocol):
     """The objects of a kernel, in the process that watches the cluster."""
 
     @property
@@ -87,7 +87,7 @@ class Observed(Objects, Protocol):
 class Making(Protocol):
     """Makes the objects of a kernel, in memory alone; ``name`` is of a pod that is there."""
 
-    def __call__(self, owner: Owner, plan: KernelPlan, name: str = "") -> Observed: ...
+    def __call__(self, owner: Owner, plan: KernelPlan, name: str = "") -> WatchedObjects: ...
 
 
 @dataclass(eq=False)
@@ -105,6 +105,9 @@ class Kernel:
     up: its container runs, or has.
     was_lent: it had no share when it was taken over, and has none again yet.
     work: what goes on for long: a start, or taking the share.
+    watching: waits for the end of the pod.
+    settling: waits for writes to the cluster whose outcome is not known.
+    later: what is done when the kernel was kept for long enough without its server.
     begun: set when what a start writes is written, or found; or when it came to nothing.
     told: the row that was told last.
     """
@@ -113,7 +116,7 @@ class Kernel:
     attempt: str
     plan: KernelPlan
     instance: str
-    objects: Observed
+    objects: WatchedObjects
     groups: frozenset[str] = frozenset()
     asked: datetime | None = None
     phase: Phase = Phase.WAITING

@@ -1,14 +1,14 @@
-"""The kernels of all users: who has which, what becomes of each, and what their servers are told.
+"""The kernels of all users, and what their servers ask of them.
 
-The registry is the only writer of what is here. It lives in memory alone: a broker that begins
-anew makes it from the cluster.
+The registry is the only writer of what a kernel's row tells. It lives in memory alone: a broker
+that begins anew makes it from the cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -16,18 +16,18 @@ from typing import Any
 
 from ..._threads import to_the_end
 from ...allocations import Share
-from ...engines.base import Connection, Exit, Report, Starting, Waiting
+from ...engines.base import Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
-from ...engines.kubernetes._parked import Parked
-from ...errors import GpuShareError, KernelStartError
+from ...errors import KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
-from .lives import STOPPED, CameBack, Lives, stopped
+from .lives import stopped
 from .owners import asked_of, owner_of
 from .presence import Process
 from .refusals import Refused
 from .rows import Failure, Phase
 from .ruling import Key, Wish
+from .takeovers import TakeOvers
 
 __all__ = ["Registry"]
 
@@ -42,25 +42,8 @@ _SOON = 1.0
 _MOST_ROWS = 500
 
 
-#: Has a kernel's agent take it off its GPU: by its connection, and the process whose it was.
-Parking = Callable[[Connection, str], Awaitable[Parked]]
-
-
-class Registry(Lives):
-    """All kernels, and what their servers ask of them. For one event loop. See :class:`.Table`.
-
-    Parameters
-    ----------
-    instance: this process, as agents know it.
-    parking: None where no kernel may keep its variables in place.
-    """
-
-    def __init__(
-        self, *args: Any, instance: str = "", parking: Parking | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._instance = instance
-        self._parking = parking
+class Registry(TakeOvers):
+    """All kernels, and what their servers ask of them. For one event loop. See :class:`.Table`."""
 
     async def start(
         self, process: Process, groups: frozenset[str], attempt: str, plan: KernelPlan
@@ -77,7 +60,7 @@ class Registry(Lives):
         key = Key(process.user, process.server, plan.kernel_id)
         kernel = self._kernels.get(key)
         if kernel is not None and kernel.attempt == attempt and kernel.instance == process.instance:
-            await self._begun(kernel)
+            await self._wait_until_begun(kernel)
             return kernel, False
         if not self.presence.alive(process):
             raise Refused("This process has said that it ends; it starts nothing any more.")
@@ -108,26 +91,15 @@ class Registry(Lives):
         self._put(new)
         new.plan = replace(plan, keys=None)
         self._begin(new, self._start(new))
-        await self._begun(new)
+        await self._wait_until_begun(new)
         return new, True
 
-    def _check_free(self, kernel: Kernel, process: Process) -> None:
-        """Refuse what another process has that is heard of.
-
-        Raises
-        ------
-        Refused
-        """
-        other = kernel.instance != process.instance
-        if other and self.presence.holds(kernel.process):
-            raise Refused("Another process of your server runs this kernel; end it there first.")
-
-    async def _begun(self, kernel: Kernel) -> None:
+    async def _wait_until_begun(self, kernel: Kernel) -> None:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(kernel.begun.wait(), _BEGUN)
 
     async def _start(self, kernel: Kernel) -> None:
-        await self._left(kernel)
+        await self._wait_for_earlier(kernel)
         await kernel.objects.make(held_back=self._order.active)
         kernel.begun.set()
         await self._come_up(kernel)
@@ -138,7 +110,7 @@ class Registry(Lives):
 
         await self._in_turn(kernel, report)
         kernel.address = await kernel.objects.come_up(report)
-        self._up(kernel)
+        self._note_up(kernel)
 
     async def _unless_it_ends(self, kernel: Kernel, work: Coroutine[Any, Any, None]) -> None:
         """Wait for something that nobody does any more when the pod has ended.
@@ -159,7 +131,7 @@ class Registry(Lives):
                 task.cancel()
             await asyncio.gather(doing, ended, return_exceptions=True)
 
-    def _up(self, kernel: Kernel) -> None:
+    def _note_up(self, kernel: Kernel) -> None:
         kernel.up = True
         kernel.phase, kernel.reason, kernel.queue = Phase.READY, "", None
         if kernel.objects.lent:
@@ -168,7 +140,7 @@ class Registry(Lives):
         else:
             self._rules.holds(kernel.key)
 
-    async def _left(self, kernel: Kernel) -> None:
+    async def _wait_for_earlier(self, kernel: Kernel) -> None:
         """Wait until the cluster has told that earlier pods of the kernel are to end."""
         for earlier in list(self._leaving.get(kernel.key, ())):
             ending = earlier.settling
@@ -222,7 +194,7 @@ class Registry(Lives):
             return
         if up:
             kernel.address = kernel.objects.address
-            self._up(kernel)
+            self._note_up(kernel)
         else:
             kernel.up = False
             await self._come_up(kernel)
@@ -231,97 +203,6 @@ class Registry(Lives):
         """Find out how far a kernel is."""
         words = "The broker was started again and reads on"
         return await self._patiently(kernel, kernel.objects.recall, words)
-
-    async def adopt(self, process: Process, kernel_id: str, attempt: str, before: str) -> Kernel:
-        """Have a kernel of an earlier process of this very server be this process's.
-
-        Raises
-        ------
-        NoKernel
-        Refused: it has ended, or another process that is alive has it.
-        EngineError
-        """
-        kernel = self.of_server(process, kernel_id)
-        async with kernel.lock:
-            if kernel.instance == process.instance and kernel.attempt == attempt:
-                return kernel
-            ended = kernel.phase.over and not kernel.objects.lost
-            if self._kernels.get(kernel.key) is not kernel or ended or not kernel.up:
-                raise Refused("The kernel has ended, or had not come up: it cannot be taken over.")
-            if kernel.instance != before:
-                raise Refused("Another process of your server has taken this kernel over.")
-            self._check_free(kernel, process)
-            if kernel.busy:
-                raise Refused("The kernel's share is being taken; try again in a moment.")
-            return await to_the_end(self._adopt(kernel, process, attempt))
-
-    async def _adopt(self, kernel: Kernel, process: Process, attempt: str) -> Kernel:
-        owner = owner_of(process, attempt, kernel.groups)
-        objects = self._make(owner, kernel.plan, kernel.objects.name)
-        new = Kernel(kernel.key, attempt, kernel.plan, process.instance, objects, kernel.groups)
-        new.phase, new.vacated = Phase.STARTING, kernel.vacated
-        new.was_lent = kernel.objects.lent or kernel.was_lent
-        objects.also_of(kernel.objects)
-        # From here on it hears of its pod, on which it is written whose it is now.
-        self._still(kernel)
-        self._put(new)
-        try:
-            # The keys are in what it answers, and are let go of here.
-            connection = await objects.adopt(kernel.instance, lambda news: self._report(new, news))
-        except BaseException:
-            if self._kernels.get(new.key) is new:
-                # It may be written all the same, as answers are lost: it is lost to nobody else.
-                kernel.objects.also_of(objects)
-                self._put(kernel)
-                kernel.watching = self._spawn(self._watch(kernel))
-            raise
-        if self._kernels.get(new.key) is not new:
-            raise Refused("The kernel was ended meanwhile.")
-        new.address, new.up = connection.ip, True
-        self._spawn(kernel.objects.close())
-        new.begun.set()
-        new.watching = self._spawn(self._watch(new))
-        self.changed(new)
-        return new
-
-    async def _parked(self, kernel: Kernel) -> tuple[Kernel, str]:
-        """See :class:`.Lives`. The kernel is this process's until a server takes it over."""
-        if self._parking is None:
-            return kernel, "This JupyterHub keeps no variables in place."
-        before = kernel.instance
-        process = Process(kernel.key.user, kernel.key.server, self._instance)
-
-        async def adopt() -> Kernel:
-            if self._kernels.get(kernel.key) is not kernel or kernel.phase.over:
-                raise Refused("The kernel has ended.")
-            return await self._adopt(kernel, process, kernel.attempt)
-
-        try:
-            new = await self._while_stopped(kernel, adopt)
-        except CameBack:
-            raise
-        except GpuShareError as error:
-            return kernel, str(error)
-
-        async def connection() -> Connection:
-            return await new.objects.connection(new.address or "")
-
-        async def give_back() -> None:
-            await new.objects.recall()  # what holds the share
-            await to_the_end(new.objects.give_back())
-
-        async with new.lock:
-            new.reason = f"{STOPPED}: the kernel leaves its GPU."
-            try:
-                found = await self._while_stopped(new, connection)
-                parked = await self._parking(found, before)
-                if not parked.vacated:
-                    return new, parked.why
-                await self._while_stopped(new, give_back)
-            except GpuShareError as error:
-                return new, str(error)
-            new.reason = ""
-        return new, ""
 
     def settle(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """The agent of a kernel that was taken over has answered: have its share.
@@ -352,7 +233,7 @@ class Registry(Lives):
         settling = self._patiently(kernel, lambda: kernel.objects.settle(report), words)
         await self._unless_it_ends(kernel, settling)
         kernel.was_lent = False
-        self._up(kernel)
+        self._note_up(kernel)
 
     async def release(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """Give the share of a kernel back that lives on.
@@ -407,7 +288,7 @@ class Registry(Lives):
         async with kernel.lock:
             await self._in_turn(kernel, report)
             await kernel.objects.take_back(report)
-        self._up(kernel)
+        self._note_up(kernel)
 
     async def _in_turn(self, kernel: Kernel, report: Report) -> None:
         """Wait until it is the kernel's turn to be seen by the scheduler, or until it has ended."""
@@ -518,7 +399,7 @@ class Registry(Lives):
         """An administrator ends a kernel; ``words`` say so to its user."""
         self._lose(kernel, words, Exit(-9, words))
 
-    async def give_back_by_hand(self, kernel: Kernel) -> None:
+    async def give_back_by_rule(self, kernel: Kernel) -> None:
         """An administrator's rule takes the share of an idle kernel, which lives on if it can.
 
         Raises

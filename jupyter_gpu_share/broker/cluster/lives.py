@@ -53,12 +53,12 @@ class Lives(Table):
         ----------
         lives_on: the kernel goes on if nothing comes of it; else its start has failed.
         """
-        kernel.work = self._spawn(self._worked(kernel, work, lives_on))
+        kernel.work = self._spawn(self._run_work(kernel, work, lives_on))
         if kernel.watching is None:
             kernel.watching = self._spawn(self._watch(kernel))
         self.changed(kernel)
 
-    async def _worked(
+    async def _run_work(
         self, kernel: Kernel, work: Coroutine[Any, Any, None], lives_on: bool
     ) -> None:
         try:
@@ -129,7 +129,7 @@ class Lives(Table):
         return [each for each in servers.values() if each.instance == process.instance]
 
     def _gone(self, process: Process) -> None:
-        """A process is there no more: nobody holds a share for it."""
+        """A process is gone: nobody holds a share for it."""
         self.proofs.forget(process)
         kernels = self._of(process)
         if kernels:
@@ -267,14 +267,14 @@ class Lives(Table):
                 words = f"Its server did not come back for {hours}: the kernel was ended."
                 self._lose(kernel, words, Exit(-15, words))
 
-        self._once_more(kernel, over)
+        self._after_kept(kernel, over)
         self.changed(kernel)
 
     def _lose(self, kernel: Kernel, words: str, how: Exit) -> None:
         """End a kernel with all it has in memory, and keep the row that says so."""
         if self._kernels.get(kernel.key) is not kernel:
             return
-        self._still(kernel)
+        self._stop_tasks(kernel)
         kernel.phase, kernel.ended, kernel.queue = Phase.ENDED, how, None
         kernel.reason = kernel.lost_work = words
         self._rules.drop(kernel.key)
@@ -283,11 +283,12 @@ class Lives(Table):
             if self._kernels.get(kernel.key) is kernel:
                 self._retire(kernel)
 
-        self._once_more(kernel, forget)
+        self._after_kept(kernel, forget)
         self._spawn(self._delete(kernel, _END_GRACE))
         self.changed(kernel)
 
-    def _once_more(self, kernel: Kernel, then: Callable[[], None]) -> None:
+    def _after_kept(self, kernel: Kernel, then: Callable[[], None]) -> None:
+        """Call something once the kernel was kept for as long as it is without its server."""
         if kernel.later is not None:
             kernel.later.cancel()
         kernel.later = asyncio.get_running_loop().call_later(self._kept, then)
@@ -301,7 +302,7 @@ class Lives(Table):
         """
         if self._kernels.get(kernel.key) is not kernel:
             return
-        self._still(kernel)
+        self._stop_tasks(kernel)
         self._drop(kernel)
         if not replaced:
             self._rules.drop(kernel.key)
@@ -311,8 +312,8 @@ class Lives(Table):
         gone = {"kernel_id": kernel.key.kernel_id, "attempt": kernel.attempt}
         self._events.publish((kernel.key.user, kernel.key.server), "gone", gone)
 
-    def _still(self, kernel: Kernel) -> None:
-        """End what goes on for a kernel, but for writes to the cluster."""
+    def _stop_tasks(self, kernel: Kernel) -> None:
+        """Stop what goes on for a kernel, but for writes to the cluster."""
         for task in (kernel.work, kernel.watching):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()

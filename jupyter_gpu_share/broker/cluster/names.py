@@ -20,5 +20,5 @@ def key_of(name: str) -> Key:
 
 
 def prefix_of(user: str, server: str) -> str:
-    """With what the names of a server's kernels begin, and no others."""
+    """The beginning of the names of a server's kernels, and of no others."""
     return json.dumps([user, server])[:-1] + ", "

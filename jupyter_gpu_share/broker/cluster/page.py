@@ -9,11 +9,10 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from ...errors import EngineError
-from ..hub import ADMINISTRATOR
-from ..hub._visitors import FRESH, Visitor, Visitors
+from ..hub import ADMINISTRATOR, Hub
+from ..hub._visitors import Visitor, Visitors
 from ..page import Order, Seen
-from .callers import access_scope
-from .service import Hub, Route
+from .service import Route
 
 __all__ = ["ClusterBoard", "Overview", "hub_pages"]
 
@@ -131,23 +130,13 @@ def hub_pages(hub: Hub, overview: Overview) -> list[Route]:
     EngineError: the package jupyterhub is missing.
     """
     try:
-        from jupyterhub.services.auth import HubOAuth
-
         from ..hub._routes import page_routes
     except ImportError as error:
         raise EngineError(
             "The broker's page needs JupyterHub's package: "
             "pip install 'jupyter-gpu-share[kubernetes,hub]'"
         ) from error
-    auth = HubOAuth(
-        access_scopes={access_scope(hub.name)},
-        api_token=hub.token,
-        api_url=hub.api,
-        base_url=hub.prefix,
-        cache_max_age=FRESH,
-        hub_prefix=hub.base,
-        oauth_client_id=f"service-{hub.name}",
-    )
+    auth = hub.login()
     return page_routes(ClusterBoard(overview), auth, Visitors(auth, None, ADMINISTRATOR))
 
 

@@ -15,13 +15,13 @@ from traitlets import Float, List, Unicode
 
 from ...engines.kubernetes.api import KubeApi, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError
-from ..connections import BoundedServer, more_descriptors
+from ..connections import BoundedServer, listening_at, more_descriptors
 from ..metrics_port import MetricsPort, read_token
 from ..settings import Broker
 from .callers import Callers, HubApi
 from .fence import Fence, FenceLost
 from .page import Overview, hub_pages
-from .service import Home, Hub, application, make_server
+from .service import Home, application, hub_of, make_server
 
 __all__ = ["ClusterBroker", "Served"]
 
@@ -151,7 +151,7 @@ class ClusterBroker(Broker):
         self, make_home: MakeHome, environ: Mapping[str, str] = os.environ, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.hub = Hub.of(environ)
+        self.hub = hub_of(environ)
         self._hub_api = HubApi(self.hub.api)
         self.callers = Callers(self._hub_api, self.hub.name, self.hub_grace)
         section = self.config.get("KubernetesEngine", {})
@@ -197,13 +197,13 @@ class ClusterBroker(Broker):
             if await _first(ending, begun):
                 return
         finally:
-            await _ended(begun)
+            await _end(begun)
         assert self._fence is not None
         keeping = asyncio.create_task(self._fence.keep(), name="keep the Lease")
         try:
             await _first(ending, keeping)
         finally:
-            await _ended(keeping)
+            await _end(keeping)
 
     async def start(self) -> None:
         """Answer, wait until no other broker works, and begin to work.
@@ -233,8 +233,8 @@ class ClusterBroker(Broker):
         try:
             await _first(opening, keeping)
         finally:
-            await _ended(keeping)
-            await _ended(opening)
+            await _end(keeping)
+            await _end(opening)
         _log.info("The broker is ready")
 
     async def close(self) -> None:
@@ -293,7 +293,7 @@ async def _first(*tasks: asyncio.Task[Any]) -> bool:
     return tasks[0].done()
 
 
-async def _ended(task: asyncio.Task[Any]) -> None:
+async def _end(task: asyncio.Task[Any]) -> None:
     """End a task whose result counts no more."""
     if task.cancel():
         await asyncio.wait({task})
@@ -314,20 +314,11 @@ def _listen(bind: str, setting: str) -> socket.socket:
         if not port.isdecimal() or not host:
             raise OSError("write it like 0.0.0.0:8000")
         found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(1024)
-            listening.setblocking(False)
-        except BaseException:
-            listening.close()
-            raise
+        family, _, _, _, address = found[0]
+        return listening_at(address, family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise EngineError(
             f"The broker cannot listen on {bind}: {why}. Name another address in "
             f"c.Broker.{setting}."
         ) from error
-    return listening

@@ -13,11 +13,11 @@ from ...errors import GpuShareError
 from .callers import Caller, NotAllowed, UnknownToken
 from .presence import Process
 
-__all__ = ["Asked", "Proofs"]
+__all__ = ["AsksTheHub", "Proofs"]
 
 
-class Asked(Protocol):
-    """Who asks the Hub; see :class:`.Callers`."""
+class AsksTheHub(Protocol):
+    """Asks the Hub whose a token is now; see :class:`.Callers`."""
 
     def now(self, token: str) -> Awaitable[Caller]: ...
 
@@ -39,7 +39,7 @@ class Proofs:
     refused: told of a process whose token the Hub accepts no more, or not as its server's.
     """
 
-    def __init__(self, callers: Asked, refused: Callable[[Process], None]) -> None:
+    def __init__(self, callers: AsksTheHub, refused: Callable[[Process], None]) -> None:
         self._callers = callers
         self._refused = refused
         self._tokens: dict[Process, _Token] = {}

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from ...errors import GpuShareError
 
-__all__ = ["Malformed", "NoKernel", "NotAllowed", "Refused", "TooMany"]
+__all__ = ["Malformed", "NoKernel", "Refused"]
 
 
 class Malformed(GpuShareError):  # noqa: N818
     """What is asked cannot be understood: 400."""
-
-
-class NotAllowed(GpuShareError):  # noqa: N818
-    """Who asks may not do that at all: 403."""
 
 
 class NoKernel(GpuShareError):  # noqa: N818
@@ -21,7 +17,3 @@ class NoKernel(GpuShareError):  # noqa: N818
 
 class Refused(GpuShareError):  # noqa: N818
     """A rule does not allow it, somebody else has it, or it is not possible now: 409."""
-
-
-class TooMany(GpuShareError):  # noqa: N818
-    """Who asks has too much of it already: 429."""

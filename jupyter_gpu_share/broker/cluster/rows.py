@@ -24,7 +24,6 @@ __all__ = [
     "attempt_of",
     "failure_of",
     "for_caller",
-    "instance_of",
     "kernel_id_of",
     "path_of",
     "plan_of",
@@ -51,7 +50,7 @@ class Phase(str, Enum):
     """Where a kernel stands, as its server is told."""
 
     WAITING = "waiting"  #: it has no share yet
-    STARTING = "starting"  #: its share is known, its container does not run, or is not answered for
+    STARTING = "starting"  #: its share is known; its container, or its agent, is awaited
     READY = "ready"  #: its container runs, and it has its share
     RELEASED = "released"  #: it has given its share back, and lives
     TAKING = "taking"  #: it waits for its share again
@@ -167,7 +166,7 @@ def for_caller(row: Mapping[str, Any], instance: str) -> dict[str, Any]:
 
 
 def same(row: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
-    """Whether there is nothing to tell: time that passes is none."""
+    """Whether a row tells nothing new. That a removal comes nearer is nothing new."""
     if other is None or bool(row["removal"]) != bool(other["removal"]):
         return False
     return {**row, "removal": None} == {**other, "removal": None}
@@ -326,16 +325,4 @@ def attempt_of(text: Any) -> str:
     """
     if not isinstance(text, str) or not _HEX.fullmatch(text):
         raise Malformed("The request names no attempt: 32 hexadecimal digits.")
-    return text
-
-
-def instance_of(text: Any) -> str:
-    """Which process of a server asks, as its header says.
-
-    Raises
-    ------
-    Malformed
-    """
-    if not isinstance(text, str) or not _HEX.fullmatch(text):
-        raise Malformed("The header Gpu-Share-Instance is missing: 32 hexadecimal digits.")
     return text

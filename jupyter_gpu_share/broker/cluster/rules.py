@@ -48,7 +48,7 @@ _PAUSED = (
 
 
 class _Kind(NamedTuple):
-    """Of GPUs, as far as sizes are counted by it."""
+    """A kind of GPU, as far as sizes are counted by it."""
 
     memory_bytes: int
     profile: str | None

@@ -7,7 +7,6 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
@@ -18,20 +17,24 @@ from tornado.iostream import IOStream
 from ...errors import EngineError, NoGpuError, NotPossible, SizeError
 from .._http import MAX_BODY, MAX_HEADERS, JsonHandler, Statuses, told
 from ..connections import BoundedServer
-from ..hub import ADMINISTRATOR
+from ..hub import ADMINISTRATOR, Hub
 from .callers import Caller, Callers, NotAllowed, TooMany, UnknownToken
 
 __all__ = [
     "CallerHandler",
     "Home",
-    "Hub",
     "Route",
     "application",
+    "hub_of",
     "make_server",
 ]
 
 _log = logging.getLogger(__name__)
 
+_MISSING = (
+    "The broker is no service of a JupyterHub here: {} is not set. Without it no token can be "
+    "proven; docs/jupyterhub.md says what to set."
+)
 #: Header that says which process of a user's server asks.
 INSTANCE = "Gpu-Share-Instance"
 _INSTANCE = re.compile(r"[0-9a-f]{32}")
@@ -68,61 +71,23 @@ class Home(Protocol):
         """Let go of everything. Kernels go on."""
 
 
-@dataclass(frozen=True)
-class Hub:
-    """What a service knows of its Hub.
+def hub_of(environ: Mapping[str, str]) -> Hub:
+    """The Hub, from the environment of a service.
 
-    Attributes
-    ----------
-    name: the service's at the Hub.
-    prefix, base: paths of the service and of the Hub's pages; both end with a slash.
-    api: URL of the Hub's API.
-    token: the service's own.
+    Raises
+    ------
+    EngineError: something is not told, or cannot be.
     """
-
-    name: str
-    prefix: str
-    base: str
-    api: str
-    token: str
-
-    @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Hub:
-        """From the environment of a service.
-
-        Raises
-        ------
-        EngineError: something is not told. Without its own name every token of the Hub would do.
-        """
-        found = {}
-        for part in ("SERVICE_NAME", "API_TOKEN", "API_URL"):
-            found[part] = environ.get(f"JUPYTERHUB_{part}", "")
-            if not found[part]:
-                raise EngineError(
-                    f"The broker is no service of a JupyterHub here: JUPYTERHUB_{part} is not set. "
-                    "Without it no token can be proven; docs/jupyterhub.md says what to set."
-                )
-        name, api = found["SERVICE_NAME"], urlsplit(found["API_URL"])
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
-            raise EngineError(f"JUPYTERHUB_SERVICE_NAME={name!r} is no name of a service.")
-        if api.scheme not in ("http", "https") or not api.hostname:
-            raise EngineError(
-                f"JUPYTERHUB_API_URL={found['API_URL']!r} is no address of a Hub's API; write it "
-                "like http://hub:8081/hub/api."
-            )
-        base = environ.get("JUPYTERHUB_BASE_URL") or "/"
-        prefix = environ.get("JUPYTERHUB_SERVICE_PREFIX") or f"{base.rstrip('/')}/services/{name}/"
-        return cls(
-            name=name,
-            prefix=_path(prefix),
-            base=f"{_path(base)}hub/",
-            api=found["API_URL"],
-            token=found["API_TOKEN"],
+    hub = Hub.of(environ, _MISSING)
+    api = urlsplit(hub.api)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", hub.name, re.ASCII):
+        raise EngineError(f"JUPYTERHUB_SERVICE_NAME={hub.name!r} is no name of a service.")
+    if api.scheme not in ("http", "https") or not api.hostname:
+        raise EngineError(
+            f"JUPYTERHUB_API_URL={hub.api!r} is no address of a Hub's API; write it like "
+            "http://hub:8081/hub/api."
         )
-
-    def __repr__(self) -> str:
-        """Without the token, as logs may show it."""
-        return f"Hub({self.name} at {self.prefix}, {self.api})"
+    return hub
 
 
 class CallerHandler(JsonHandler):
@@ -332,9 +297,3 @@ def _token(header: str) -> str:
     """The token of a header; empty where there is none."""
     kind, _, token = header.partition(" ")
     return token.strip() if kind.lower() in ("token", "bearer") else ""
-
-
-def _path(text: str) -> str:
-    """A path with a slash at both ends."""
-    inner = text.strip("/")
-    return f"/{inner}/" if inner else "/"

@@ -26,7 +26,7 @@ class Part:
     ----------
     names: of the pods and claims that hold its share.
     only: uuids of the only GPUs that it can use, as its process is on them; None: any will do.
-    resting: of these the names that are a part of the share that it waits for.
+    resting: names of what it holds meanwhile of the share that it waits for.
     """
 
     names: frozenset[str]

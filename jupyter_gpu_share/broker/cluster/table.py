@@ -12,7 +12,7 @@ from ...errors import EngineError, NoGpuError
 from ..events import Events
 from .kernel import Kernel, Making
 from .presence import SILENCE, Presence, Process
-from .proofs import Asked, Proofs
+from .proofs import AsksTheHub, Proofs
 from .refusals import NoKernel, Refused
 from .rows import View, for_caller, row_of, same
 from .ruling import Key, Order, Ruling
@@ -28,8 +28,8 @@ class Table(ABC):
     Parameters
     ----------
     rules, order: what the administrator decides, and who is placed when.
-    kept: seconds that is kept what a server that is gone has left.
-    callers: who asks the Hub about tokens.
+    kept: seconds for which the kernels of a server that is gone are kept.
+    callers: asks the Hub about tokens.
     deaf, silence: see :class:`.Presence`.
     """
 
@@ -42,7 +42,7 @@ class Table(ABC):
         *,
         kept: float,
         deaf: Callable[[], bool] = lambda: False,
-        callers: Asked,
+        callers: AsksTheHub,
         silence: float = SILENCE,
     ) -> None:
         self._make = make
@@ -80,7 +80,7 @@ class Table(ABC):
         ]
 
     def by_id(self, kernel_id: str, its: Mapping[str, Any] | None = None) -> Kernel | None:
-        """The kernel with an id, whose ever it is.
+        """The kernel with an id, whoever has it.
 
         Parameters
         ----------
@@ -235,4 +235,4 @@ class Table(ABC):
 
     @abstractmethod
     def _gone(self, process: Process) -> None:
-        """A process is there no more."""
+        """A process is gone."""

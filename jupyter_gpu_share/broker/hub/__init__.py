@@ -2,6 +2,16 @@
 
 from ._accounts import LITTLEST
 from ._configuration import ADMINISTRATOR, share_gpus, share_gpus_of_cluster
+from ._hub import Hub, access_scope
 from ._service import Service, serve
 
-__all__ = ["ADMINISTRATOR", "LITTLEST", "Service", "serve", "share_gpus", "share_gpus_of_cluster"]
+__all__ = [
+    "ADMINISTRATOR",
+    "LITTLEST",
+    "Hub",
+    "Service",
+    "access_scope",
+    "serve",
+    "share_gpus",
+    "share_gpus_of_cluster",
+]

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ._hub import access_scope
+
 __all__ = ["ADMINISTRATOR", "share_gpus", "share_gpus_of_cluster"]
 
 #: The scope of who sees and ends the kernels of all users.
@@ -15,7 +17,7 @@ _NAME = "gpu-share"
 #: Only root can listen there: on a higher port a user could wait for others' visits.
 _URL = "http://127.0.0.1:1014"
 #: Who asks for a service: the users, and their servers' tokens.
-_ACCESS = f"access:services!service={_NAME}"
+_ACCESS = access_scope(_NAME)
 #: What the Hub's own roles have where nobody has changed them. A role that the configuration names
 #: has only what stands there.
 _ROLES = {

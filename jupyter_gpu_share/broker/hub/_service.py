@@ -15,11 +15,17 @@ from urllib.parse import urlsplit
 from ...errors import EngineError
 from ..page import listen, run
 from ._configuration import ADMINISTRATOR
-from ._visitors import FRESH, Visitors
+from ._hub import Hub, told
+from ._visitors import Visitors
 
 __all__ = ["Service", "serve"]
 
 _log = logging.getLogger(__name__)
+
+_MISSING = (
+    "The page is no service of a JupyterHub here: {} is not set. Have the Hub start it, as "
+    "docs/shared-machine.md says."
+)
 
 
 @dataclass(frozen=True)
@@ -28,15 +34,10 @@ class Service:
 
     Attributes
     ----------
-    prefix, base: paths of the service and of the Hub's pages; both end with a slash.
     host, port: where to listen.
     """
 
-    name: str
-    prefix: str
-    base: str
-    token: str
-    api: str
+    hub: Hub
     host: str
     port: int
 
@@ -46,31 +47,17 @@ class Service:
 
         Raises
         ------
-        EngineError: it is not one. Without its own name every token of the Hub would do.
+        EngineError: it is not one.
         """
-        found = {}
-        for part in ("SERVICE_NAME", "SERVICE_PREFIX", "SERVICE_URL", "API_TOKEN", "API_URL"):
-            found[part] = environ.get(f"JUPYTERHUB_{part}", "")
-            if not found[part]:
-                raise EngineError(
-                    f"The page is no service of a JupyterHub here: JUPYTERHUB_{part} is not set. "
-                    "Have the Hub start it, as docs/shared-machine.md says."
-                )
-        url = urlsplit(found["SERVICE_URL"])
+        hub = Hub.of(environ, _MISSING)
+        _, where = told(environ, "SERVICE_PREFIX", "SERVICE_URL", missing=_MISSING)
+        url = urlsplit(where)
         if url.scheme != "http" or not url.hostname or not url.port:
             raise EngineError(
-                f"The page cannot listen at {found['SERVICE_URL']}; write the service's url like "
+                f"The page cannot listen at {where}; write the service's url like "
                 "http://127.0.0.1:1014."
             )
-        return cls(
-            name=found["SERVICE_NAME"],
-            prefix=found["SERVICE_PREFIX"].rstrip("/") + "/",
-            base=environ.get("JUPYTERHUB_BASE_URL", "/").rstrip("/") + "/hub/",
-            token=found["API_TOKEN"],
-            api=found["API_URL"],
-            host=url.hostname,
-            port=url.port,
-        )
+        return cls(hub, url.hostname, url.port)
 
 
 async def serve(broker: Path, service: Service, account: str) -> None:
@@ -86,26 +73,16 @@ async def serve(broker: Path, service: Service, account: str) -> None:
     EngineError: the package jupyterhub is missing, the account names nobody, or the port is taken.
     """
     try:
-        from jupyterhub.services.auth import HubOAuth
-
         from ._routes import MachineHubBoard, application
     except ImportError as error:
         raise EngineError(
             "The page needs JupyterHub's package: pip install 'jupyter-gpu-share[hub]'"
         ) from error
-    auth = HubOAuth(
-        access_scopes={f"access:services!service={service.name}"},
-        api_token=service.token,
-        api_url=service.api,
-        base_url=service.prefix,
-        cache_max_age=FRESH,
-        hub_prefix=service.base,
-        oauth_client_id=f"service-{service.name}",
-    )
+    auth = service.hub.login()
     routes = application(MachineHubBoard(broker), auth, Visitors(auth, account, ADMINISTRATOR))
     listening = listen(service.host, service.port, "Name another in the service's url.")
     with _until_the_hub_ends():
-        await run(routes, listening, lambda: _log.info("The page is at %s", service.prefix))
+        await run(routes, listening, lambda: _log.info("The page is at %s", service.hub.prefix))
 
 
 @contextmanager

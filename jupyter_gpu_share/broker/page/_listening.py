@@ -11,6 +11,7 @@ from tornado import web
 from tornado.httpserver import HTTPServer
 
 from ...errors import EngineError
+from ..connections import listening_at
 
 __all__ = ["listen", "run"]
 
@@ -30,16 +31,10 @@ def listen(host: str, port: int, other: str) -> socket.socket:
     ------
     EngineError: the port is taken, or the host is none of this machine's.
     """
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen()
-        listening.setblocking(False)
+        return listening_at((host, port))
     except OSError as error:
-        listening.close()
         raise EngineError(f"The page cannot use port {port}: {error.strerror}. {other}") from error
-    return listening
 
 
 async def run(

@@ -23,6 +23,7 @@ from ...allocations import QueuePosition, Share
 from ...errors import EngineError
 from ...size import Size, format_bytes
 from ..base import Report, Waiting
+from ._as_read import patch_as_read, until_unchanged
 from ._cluster import Cluster, Object
 from ._waits import Until, until_known
 from ._writes import Writes
@@ -347,23 +348,18 @@ class Annotation:
         return await self._cluster.api.get(PODS, self._name, self._cluster.namespace)
 
     async def _patch(self, pod: Object, notes: Object) -> None:
-        """Change annotations of the pod as it was read, and of no later state of it."""
-        version = pod["metadata"]["resourceVersion"]
-        body = {"metadata": {"resourceVersion": version, "annotations": notes}}
-        await self._cluster.api.patch(PODS, self._name, body, self._cluster.namespace)
+        await patch_as_read(self._cluster, PODS, pod, {"metadata": {"annotations": notes}})
 
     async def _change(self, notes: Callable[[Object], Object]) -> None:
         """Have annotations on the pod, whatever else changes of it meanwhile."""
-        for _ in range(_TRIES):
-            pod = await self._pod()
-            try:
-                await self._patch(pod, notes(pod))
-                return
-            except Conflict:
-                continue
-            except ValueError as error:
-                raise EngineError(f"The kernel's share cannot be given back: {error}.") from error
-        raise EngineError("The kernel's pod is changed all the time; try again.")
+        try:
+            await until_unchanged(
+                self._cluster, self._name, lambda pod: self._patch(pod, notes(pod)), tries=_TRIES
+            )
+        except Conflict as error:
+            raise EngineError("The kernel's pod is changed all the time; try again.") from error
+        except ValueError as error:
+            raise EngineError(f"The kernel's share cannot be given back: {error}.") from error
 
     async def _wait(self, seconds: float, until: Until) -> None:
         """Let time pass, unless the pod ends meanwhile."""

@@ -21,6 +21,7 @@ from ..base import (
     Snapshot,
 )
 from . import _doctor
+from ._as_read import delete_as_read
 from ._cluster import Cluster, Object
 from ._fitting import why_not
 from ._kernel import Inside, PodKernel
@@ -232,14 +233,7 @@ class KubernetesEngine(PodEngine, KubernetesSettings):
                 continue
             if not self.adopt:
                 with suppress(Conflict):  # it has changed, and is looked at again
-                    await cluster.api.delete(
-                        PODS,
-                        pod["metadata"]["name"],
-                        cluster.namespace,
-                        grace=1,
-                        uid=pod["metadata"]["uid"],
-                        version=pod["metadata"]["resourceVersion"],
-                    )
+                    await delete_as_read(cluster, PODS, pod, grace=1)
                 continue
             try:
                 secret = await cluster.api.get(SECRETS, pod["metadata"]["name"], cluster.namespace)

@@ -153,19 +153,14 @@ class AgentLink:
             self._socket.close(linger=100)
             self._socket = None
 
-    async def greet(self, replaces: str = "") -> AgentState:
+    async def greet(self) -> AgentState:
         """Wait until the agent answers.
-
-        Parameters
-        ----------
-        replaces: as :meth:`open` has it.
 
         Raises
         ------
         Owned: another server holds it.
         EngineError: the link was closed.
         """
-        self._replaces = replaces or self._replaces
         await self._insist({"op": "renew"}, lambda: self.state is not None)
         assert self.state is not None
         return self.state

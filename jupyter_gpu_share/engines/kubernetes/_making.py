@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ...errors import EngineError, KernelStartError
 from ..base import KernelRequest
+from ._as_read import patch_as_read, until_unchanged
 from ._cluster import Cluster, Object
 from ._kueue import QUEUE
 from ._names import PREFIX
@@ -16,7 +18,7 @@ from ._objects import KernelPlan, Owner
 from ._pods import Labels, PodPlan, claim_body, pod_body, secret_body
 from ._pods import owner as reference_to
 from ._settings import KubernetesSettings
-from .api import CLAIMS, PODS, SECRETS, AlreadyExists, Conflict, KubernetesError, NotFound
+from .api import CLAIMS, PODS, SECRETS, AlreadyExists, KubernetesError, NotFound
 from .backends import Claim, KaiBackend, Rendered
 
 __all__ = ["TURN", "has_gate", "image_of", "make", "make_claims", "open_gate"]
@@ -151,25 +153,15 @@ async def open_gate(cluster: Cluster, name: str) -> None:
     ------
     KubernetesError
     """
-    api, space = cluster.api, cluster.namespace
-    while True:
-        try:
-            pod = await api.get(PODS, name, space)
-        except NotFound:
-            return
-        if not has_gate(pod):
-            return
-        left = [gate for gate in pod["spec"]["schedulingGates"] if gate.get("name") != TURN]
-        version = pod["metadata"]["resourceVersion"]
-        change = {
-            "metadata": {"resourceVersion": version},
-            "spec": {"schedulingGates": left or None},
-        }
-        try:
-            await api.patch(PODS, name, change, space)
-        except Conflict:
-            continue  # something else of it has changed meanwhile
-        return
+
+    async def take_off(pod: Object) -> None:
+        if has_gate(pod):
+            left = [gate for gate in pod["spec"]["schedulingGates"] if gate.get("name") != TURN]
+            change = {"spec": {"schedulingGates": left or None}}
+            await patch_as_read(cluster, PODS, pod, change)
+
+    with suppress(NotFound):
+        await until_unchanged(cluster, name, take_off)
 
 
 def _queued(cluster: Cluster, owner: Owner, kernel: KernelPlan, rendered: Rendered) -> Rendered:

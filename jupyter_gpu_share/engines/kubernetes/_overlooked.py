@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from ...errors import NoGpuError
 from ...size import Size
 from . import _failures as failures
+from ._as_read import delete_as_read
 from ._cluster import Cluster, Object
 from ._snapshot import without
 from .api import CLAIMS, KubernetesError
@@ -79,16 +80,9 @@ async def _has_room(cluster: Cluster, size: Size, held: Collection[str]) -> bool
 
 async def _post_anew(cluster: Cluster, claim: Object) -> bool:
     known = claim["metadata"]
-    name = known["name"]
     try:
-        # As it is known here: one that was allocated meanwhile has another version, and stays.
-        await cluster.api.delete(
-            CLAIMS,
-            name,
-            cluster.namespace,
-            uid=known["uid"],
-            version=known["resourceVersion"],
-        )
+        # One that was allocated meanwhile is not as it was read, and stays.
+        await delete_as_read(cluster, CLAIMS, claim)
     except KubernetesError as error:
         _log.debug("A claim was not posted anew: %s", error)
         if not error.unsure:

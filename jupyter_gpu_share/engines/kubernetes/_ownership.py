@@ -7,14 +7,16 @@ proof of what belongs to whom, and what a process owned once it does not own for
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 
 from ...errors import KernelStartError
 from ...sentences import say
+from ._as_read import delete_as_read, patch_as_read, until_unchanged
 from ._cluster import Cluster, Object
 from ._link import Owned
 from ._names import PREFIX, SERVER, annotation, label
 from ._objects import Owner
-from .api import PODS, Conflict, NotFound
+from .api import PODS, NotFound
 
 __all__ = ["TAKEN_OVER", "claim_pod", "delete_own", "taken_over"]
 
@@ -38,9 +40,8 @@ async def claim_pod(
     KernelStartError: somebody has deleted it.
     KubernetesError
     """
-    api, space = cluster.api, cluster.namespace
-    while True:
-        pod = await api.get(PODS, name, space)
+
+    async def claim(pod: Object) -> Object:
         if pod["metadata"].get("deletionTimestamp"):
             raise KernelStartError(say("pod-deleted"))
         whose, ours = annotation(pod, "instance"), label(pod, SERVER) == owner.server
@@ -48,16 +49,10 @@ async def claim_pod(
             return pod  # it was written, though the answer was lost
         if not ours or (whose != before and whose not in also):
             raise Owned(TAKEN_OVER)
-        change = {
-            "metadata": {
-                "resourceVersion": pod["metadata"]["resourceVersion"],
-                "annotations": {PREFIX + "instance": owner.instance, **owner.notes},
-            }
-        }
-        try:
-            return await api.patch(PODS, name, change, space)
-        except Conflict:
-            continue  # something else of it has changed meanwhile
+        notes = {PREFIX + "instance": owner.instance, **owner.notes}
+        return await patch_as_read(cluster, PODS, pod, {"metadata": {"annotations": notes}})
+
+    return await until_unchanged(cluster, name, claim)
 
 
 async def delete_own(
@@ -74,21 +69,13 @@ async def delete_own(
     ------
     KubernetesError
     """
-    api, space = cluster.api, cluster.namespace
-    while True:
-        try:
-            pod = await api.get(PODS, name, space)
-        except NotFound:
-            return
-        if annotation(pod, "instance") not in {owner.instance, *also}:
-            return
-        meta = pod["metadata"]
-        uid, version = meta["uid"], meta["resourceVersion"]
-        try:
-            await api.delete(PODS, name, space, grace=grace, uid=uid, version=version)
-        except Conflict:
-            continue
-        return
+
+    async def delete(pod: Object) -> None:
+        if annotation(pod, "instance") in {owner.instance, *also}:
+            await delete_as_read(cluster, PODS, pod, grace=grace)
+
+    with suppress(NotFound):
+        await until_unchanged(cluster, name, delete)
 
 
 def taken_over(pod: Object, instance: str, since: str, also: Collection[str] = ()) -> bool:

@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 
 from .._processes import Holder, boot_id, this_process
 from . import _failures as failures
+from ._as_read import delete_as_read
 from ._cluster import Cluster, Object
 from ._names import MANAGED, PART, PREFIX, SERVER, annotation, label, selector
 from ._observed import Observed
@@ -233,21 +234,14 @@ class Sweeper:
         return self.pending.age(pod["metadata"]["uid"], None) > _SETTLED
 
     async def _delete(self, pod: Object) -> None:
-        meta = pod["metadata"]
+        name = pod["metadata"]["name"]
         try:
-            await self._cluster.api.delete(
-                PODS,
-                meta["name"],
-                self._cluster.namespace,
-                grace=1,
-                uid=meta["uid"],
-                version=meta["resourceVersion"],
-            )
-            _log.info("Removed the pod %s of a server that is gone", meta["name"])
+            await delete_as_read(self._cluster, PODS, pod, grace=1)
+            _log.info("Removed the pod %s of a server that is gone", name)
         except Forbidden:
-            _log.debug("The pod %s belongs to another server", meta["name"])
+            _log.debug("The pod %s belongs to another server", name)
         except Conflict:
-            _log.debug("The pod %s has changed, and is judged anew", meta["name"])
+            _log.debug("The pod %s has changed, and is judged anew", name)
 
     async def _sweep_leases(self, pods: list[Object]) -> None:
         query = {"labelSelector": selector(part="server")}
@@ -259,18 +253,11 @@ class Sweeper:
             self._others = sum(server != self._cluster.server for server in servers)
             self._cluster.queue.alone = not self._others
         for lease in leases:
-            meta = lease["metadata"]
             # A while longer than it is valid: its pods are judged by it.
             over = self._run_out(lease, 2 * self._interval) or _known_dead(lease)
             if over and not _has_pods(lease, pods):
                 with suppress(Forbidden, Conflict):  # another server's, or renewed just now
-                    await self._cluster.api.delete(
-                        LEASES,
-                        meta["name"],
-                        self._cluster.namespace,
-                        uid=meta["uid"],
-                        version=meta["resourceVersion"],
-                    )
+                    await delete_as_read(self._cluster, LEASES, lease)
 
 
 def _has_pods(lease: Object, pods: list[Object]) -> bool:

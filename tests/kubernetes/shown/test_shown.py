@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-from counted import Clock, CountedApi, gpu_node, gpu_pod, looked_at
+from counted import Clock, CountedApi, gpu_pod
 from waiting import PATIENCE, eventually
 
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine, _live
@@ -16,26 +15,6 @@ from jupyter_gpu_share.engines.kubernetes.api import Change, Forbidden, Unreacha
 from jupyter_gpu_share.engines.kubernetes.backends import Facts, make_backend
 
 pytestmark = pytest.mark.timeout(PATIENCE)
-
-
-@pytest.fixture
-def api() -> CountedApi:
-    api = CountedApi()
-    api.put("nodes", gpu_node("node-1"))
-    api.put("pods", gpu_pod("theirs", "node-1"))
-    return api
-
-
-@pytest.fixture
-async def cluster(api: CountedApi) -> AsyncIterator[Cluster]:
-    cluster = looked_at(api)
-    yield cluster
-    await cluster.close()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
 
 
 async def free(cluster: Cluster) -> int:

@@ -32,26 +32,6 @@ class SlowToSay(CountedApi):
         return found
 
 
-@pytest.fixture
-def api() -> CountedApi:
-    api = CountedApi()
-    api.put("nodes", gpu_node("node-1"))
-    api.put("pods", gpu_pod("theirs", "node-1"))
-    return api
-
-
-@pytest.fixture
-async def cluster(api: CountedApi) -> AsyncIterator[Cluster]:
-    cluster = looked_at(api)
-    yield cluster
-    await cluster.close()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
-
-
 def following() -> list[str]:
     """Names of the tasks that follow something."""
     names = [task.get_name() for task in asyncio.all_tasks()]
