@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
+from servers import until
 from waiting import PATIENCE
 
 from jupyter_gpu_share.engines._places import here
@@ -48,6 +49,8 @@ def started(*argv: str, env: dict[str, str] | None = None) -> Iterator[subproces
         argv, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
     ) as process:
         try:
+            # For a moment after its start a process has no environment that could be read.
+            until(Path(f"/proc/{process.pid}/environ").read_bytes, "it has its environment")
             yield process
         finally:
             process.kill()
