@@ -83,6 +83,7 @@ _TOLD: dict[str, Any] = {
     "networkPolicy.egress": _LIST,
     "networkPolicy.ingress": _LIST,
     "networkPolicy.prometheusNamespace": _TEXTS,
+    "networkPolicy.resolvers": {"type": "array", "items": _TEXT},
     "nodeSelector": _TEXTS,
     "podAnnotations": _TEXTS,
     "podLabels": _TEXTS,
