@@ -55,6 +55,7 @@ _QUANTITY = {"type": "string", "pattern": "^[0-9.]+([KMGTPE]i?|k|m)?$"}
 #: What cannot be seen from a default, by path.
 _TOLD: dict[str, Any] = {
     "affinity": _ANYTHING,
+    "config.KubernetesEngine.tolerations": _LIST,
     "command": {"type": "array", "items": _TEXT},
     "extraEnv": _LIST,
     "extraVolumeMounts": _LIST,

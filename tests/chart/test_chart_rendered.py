@@ -278,6 +278,18 @@ def test_kernels_reach_what_those_of_the_manifests_reach(default: Objects, full:
     assert more == [*own["egress"], *FULL["kernels"]["networkPolicy"]["egress"]]
 
 
+def test_pods_go_where_those_of_zero_to_jupyterhub_go(default: Objects, tmp_path: Path) -> None:
+    """Taints of its guides keep a pool of nodes for users, or for the Hub."""
+    kernels = configured(default["ConfigMap", BROKER], tmp_path / "etc").KubernetesEngine
+    broker = pod_of(default)["spec"]
+    for found, whose in ((kernels.tolerations, "user"), (broker["tolerations"], "core")):
+        assert [each.pop("key") for each in found] == [
+            "hub.jupyter.org/dedicated",
+            "hub.jupyter.org_dedicated",
+        ]
+        assert found == [{"operator": "Equal", "value": whose, "effect": "NoSchedule"}] * 2
+
+
 def test_policies_hold_the_broker_in_the_kernels_namespace(default: Objects) -> None:
     account = f"request.userInfo.username == 'system:serviceaccount:{HUB}:{BROKER}'"
     policies = [each for (kind, _), each in default.items() if kind == "ValidatingAdmissionPolicy"]
