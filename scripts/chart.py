@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +182,20 @@ def schema() -> dict[str, Any]:
     return {"$schema": "http://json-schema.org/draft-07/schema#", **made}
 
 
-def _closed(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+def _closed(properties: dict[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    found = {"type": "object", "additionalProperties": False, "properties": properties}
+    return {**found, "required": sorted(required)} if required else found
+
+
+def _needed(value: Any, path: str) -> bool:
+    """Whether a key has to have a value. Helm drops one that is written without any.
+
+    Nothing in place of labels would select every pod, and nothing in place of a namespace would be
+    that of the Hub.
+    """
+    if path in _TOLD and isinstance(value, dict | list):
+        return not {"minProperties", "minItems"}.isdisjoint(_TOLD[path])
+    return value not in ("", False)
 
 
 def _of_value(value: Any, path: str) -> dict[str, Any]:
@@ -192,7 +204,8 @@ def _of_value(value: Any, path: str) -> dict[str, Any]:
         return found
     if isinstance(value, dict):
         prefix = f"{path}." if path else ""
-        return _closed({key: _of_value(each, prefix + key) for key, each in value.items()})
+        needed = [key for key, each in value.items() if _needed(each, prefix + key)]
+        return _closed({key: _of_value(each, prefix + key) for key, each in value.items()}, needed)
     for kind, name in ((bool, "boolean"), (int, "integer"), (str, "string")):
         if isinstance(value, kind):
             return {"type": name}

@@ -1,10 +1,9 @@
-"""What Helm makes of the chart: right objects, and no values that it does not know."""
+"""What Helm makes of the chart."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -419,100 +418,6 @@ def test_metrics_that_nobody_would_get_or_everybody_are_refused(
 ) -> None:
     done = template(home, values)
     assert done.returncode and told in done.stderr
-
-
-# -- what it refuses ---------------------------------------------------------------------------
-
-
-def levels(schema: dict[str, Any], path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths of all objects that have only keys that are known."""
-    for choice in schema.get("oneOf", ()):
-        yield from levels(choice, path)
-    if schema.get("additionalProperties") is False:
-        yield path
-    for key, inner in schema.get("properties", {}).items():
-        yield from levels(inner, (*path, key))
-    if "items" in schema:
-        yield from levels(schema["items"], (*path, 0))
-
-
-SCHEMA = json.loads((CHART / "values.schema.json").read_text())
-LEVELS = list(levels(SCHEMA))
-
-
-def within(path: tuple[Any, ...], value: Any) -> Any:
-    """Values with one value at a path."""
-    for key in reversed(path):
-        value = [value] if key == 0 else {key: value}
-    return value
-
-
-@pytest.mark.parametrize("path", LEVELS, ids=lambda path: ".".join(map(str, path)) or "top")
-def test_a_misspelt_key_is_refused(path: tuple[Any, ...], home: Path) -> None:
-    done = template(home, within(path, {"mispelt": 1}))
-    assert done.returncode
-    assert "additional properties 'mispelt' not allowed" in done.stderr
-
-
-def test_there_is_no_level_without_a_schema() -> None:
-    """What Kubernetes or users name is open; all else says which keys there are."""
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-
-    def closed(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-        if isinstance(value, dict):
-            yield path
-            for key, inner in value.items():
-                yield from closed(inner, (*path, key))
-
-    opened = {path for path in closed(values) if path not in LEVELS}
-    assert opened == {
-        ("affinity",),
-        ("hub", "podLabels"),
-        ("hub", "proxyLabels"),
-        ("hub", "serverLabels"),
-        ("kernels", "annotations"),
-        ("kernels", "labels"),
-        ("kernels", "quota"),
-        ("metrics", "dashboard", "labels"),
-        ("metrics", "rules", "labels"),
-        ("metrics", "serviceMonitor", "labels"),
-        ("networkPolicy", "prometheusNamespace"),
-        ("nodeSelector",),
-        ("podAnnotations",),
-        ("podLabels",),
-        ("podSecurityContext",),
-        ("podSecurityContext", "seccompProfile"),
-        ("resources", "limits"),
-        ("resources", "requests"),
-        ("securityContext",),
-        ("securityContext", "capabilities"),
-        ("service", "annotations"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("config", "Broker", "limits"), [{"resource": "gpu", "limit": 1}]),
-        (("config", "Broker", "limits"), [{"resource": "gpus", "limit": 1, "scope": "all"}]),
-        (("config", "Broker", "patience"), "long"),
-        (("config", "Broker", "folder"), "/tmp"),
-        (("config", "KubernetesEngine", "namespace"), "default"),
-        (("config", "KubernetesEngine", "style"), "leases"),
-        (("config", "KubernetesEngine", "renewal"), 0),
-        (("kernels", "namespace"), "Kernels"),
-        (("kernels", "create"), "yes"),
-        (("service", "port"), 0),
-        (("networkPolicy", "apiServer", "cidrs"), []),
-        (("image", "pullPolicy"), "Sometimes"),
-        (("storage", "size"), "large"),
-        (("replicas",), 2),
-    ],
-)
-def test_a_wrong_value_is_refused(path: tuple[Any, ...], value: Any, home: Path) -> None:
-    done = template(home, within(path, value))
-    assert done.returncode
-    assert "don't meet the specifications of the schema" in done.stderr
 
 
 # -- what it tells -----------------------------------------------------------------------------
