@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -198,12 +199,12 @@ async def test_what_is_known_is_bounded(world: World, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("trouble", [0, 500, 502, 503, 429, 302, 200])
 async def test_a_hub_that_is_away_is_no_refusal(world: World, trouble: int) -> None:
     """A page of a proxy that answers for the Hub is no word about a token, either."""
-    assert (await world.of()).fresh
+    assert (await world.of()).fresh and world.callers.hub_back == math.inf
     world.hub.trouble = trouble
     world.clock.now += 21
     found = await world.of()
     assert found == Caller("ann", "", fresh=False)
-    assert world.callers.hub_away
+    assert world.callers.hub_away and world.callers.hub_back == 0
     with pytest.raises(HubAway, match="does not answer"):
         await world.of("another-token")
     world.hub.trouble = None
@@ -211,6 +212,8 @@ async def test_a_hub_that_is_away_is_no_refusal(world: World, trouble: int) -> N
     await world.of()
     await world.settled()
     assert (await world.of()).fresh and not world.callers.hub_away
+    world.clock.now += 7
+    assert world.callers.hub_back == 7
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -183,12 +183,17 @@ class Callers:
         self._asking: dict[str, asyncio.Task[Caller]] = {}
         #: Tokens among those that are asked about of which nothing was known.
         self._new: set[str] = set()
-        self._away_until = float("-inf")
+        self._away_until = self._back = float("-inf")
 
     @property
     def hub_away(self) -> bool:
         """Whether the Hub gave no answer when it was asked last."""
         return self._away_until > float("-inf")
+
+    @property
+    def hub_back(self) -> float:
+        """Seconds since the Hub answers again: 0 while it is away, infinity if it never was."""
+        return 0.0 if self.hub_away else self._clock() - self._back
 
     async def of(self, token: str) -> Caller:
         """Who has a token.
@@ -292,6 +297,7 @@ class Callers:
             self._away_until = self._clock() + _PAUSE
             return self._by_grace(key)
         if self.hub_away:
+            self._back = self._clock()
             _log.info("The JupyterHub answers again")
         self._away_until = float("-inf")
         known = _Known(self._judged(model), self._clock())
