@@ -152,7 +152,8 @@ def test_ports_agree(default: Objects) -> None:
     assert port["containerPort"] == 8000
     (served,) = default["Service", BROKER]["spec"]["ports"]
     assert (served["port"], served["targetPort"]) == (8000, port["name"])
-    assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+    for probe, path in (("readinessProbe", "/healthz"), ("livenessProbe", "/livez")):
+        assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
     (ingress,) = default["NetworkPolicy", BROKER]["spec"]["ingress"]
     assert [each["port"] for each in ingress["ports"]] == [8000]
     (first,) = default["NetworkPolicy", KERNELS]["spec"]["ingress"]
