@@ -221,6 +221,14 @@ def _of_trait(trait: TraitType[Any, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"type": [name, "null"] if trait.allow_none else name}
     if isinstance(trait, Integer | Float) and trait.min is not None and trait.min > float("-inf"):
         found["minimum"] = trait.min
+    # A label that is written true, or a number in the environment, would end the broker's start.
+    for kind, inner, key in (
+        (List, "_trait", "items"),
+        (Dict, "_value_trait", "additionalProperties"),
+    ):
+        of = getattr(trait, inner, None) if isinstance(trait, kind) else None
+        if of is not None:
+            found[key] = _of_trait(of)
     return found
 
 
