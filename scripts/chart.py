@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ _QUANTITY = {"type": "string", "pattern": "^[0-9.]+([KMGTPE]i?|k|m)?$"}
 #: What cannot be seen from a default, by path.
 _TOLD: dict[str, Any] = {
     "affinity": _ANYTHING,
+    "config.KubernetesEngine.tolerations": _LIST,
     "command": {"type": "array", "items": _TEXT},
     "extraEnv": _LIST,
     "extraVolumeMounts": _LIST,
@@ -83,6 +84,7 @@ _TOLD: dict[str, Any] = {
     "networkPolicy.egress": _LIST,
     "networkPolicy.ingress": _LIST,
     "networkPolicy.prometheusNamespace": _TEXTS,
+    "networkPolicy.resolvers": {"type": "array", "items": _TEXT},
     "nodeSelector": _TEXTS,
     "podAnnotations": _TEXTS,
     "podLabels": _TEXTS,
@@ -180,8 +182,20 @@ def schema() -> dict[str, Any]:
     return {"$schema": "http://json-schema.org/draft-07/schema#", **made}
 
 
-def _closed(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+def _closed(properties: dict[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    found = {"type": "object", "additionalProperties": False, "properties": properties}
+    return {**found, "required": sorted(required)} if required else found
+
+
+def _needed(value: Any, path: str) -> bool:
+    """Whether a key has to have a value. Helm drops one that is written without any.
+
+    Nothing in place of labels would select every pod, and nothing in place of a namespace would be
+    that of the Hub.
+    """
+    if path in _TOLD and isinstance(value, dict | list):
+        return not {"minProperties", "minItems"}.isdisjoint(_TOLD[path])
+    return value not in ("", False)
 
 
 def _of_value(value: Any, path: str) -> dict[str, Any]:
@@ -190,7 +204,8 @@ def _of_value(value: Any, path: str) -> dict[str, Any]:
         return found
     if isinstance(value, dict):
         prefix = f"{path}." if path else ""
-        return _closed({key: _of_value(each, prefix + key) for key, each in value.items()})
+        needed = [key for key, each in value.items() if _needed(each, prefix + key)]
+        return _closed({key: _of_value(each, prefix + key) for key, each in value.items()}, needed)
     for kind, name in ((bool, "boolean"), (int, "integer"), (str, "string")):
         if isinstance(value, kind):
             return {"type": name}
@@ -206,6 +221,14 @@ def _of_trait(trait: TraitType[Any, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"type": [name, "null"] if trait.allow_none else name}
     if isinstance(trait, Integer | Float) and trait.min is not None and trait.min > float("-inf"):
         found["minimum"] = trait.min
+    # A label that is written true, or a number in the environment, would end the broker's start.
+    for kind, inner, key in (
+        (List, "_trait", "items"),
+        (Dict, "_value_trait", "additionalProperties"),
+    ):
+        of = getattr(trait, inner, None) if isinstance(trait, kind) else None
+        if of is not None:
+            found[key] = _of_trait(of)
     return found
 
 

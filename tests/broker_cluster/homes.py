@@ -100,7 +100,7 @@ class FakeHome:
             self.rules,
             self.order,
             kept=self.kept,
-            deaf=lambda: self.callers.hub_away,
+            heard=lambda: self.callers.hub_back,
             callers=self.callers,
             instance=BROKER,
             parking=self.parking,

@@ -162,11 +162,11 @@ def row(user: str, server: str, kernel: str, **other: Any) -> dict[str, Any]:
 class Service:
     """The service on a port of its own, before a fake Hub."""
 
-    def __init__(self, prefix: str = PREFIX) -> None:
+    def __init__(self, prefix: str = PREFIX, pages: Sequence[Route] = ()) -> None:
         self.hub, self.clock, self.home = FakeHub(), Clock(), FakeHome()
         self.callers = Callers(self.hub, "gpu-share", clock=self.clock)
         self.prefix = prefix
-        self.server = make_server(application(self.callers, self.home, prefix))
+        self.server = make_server(application(self.callers, self.home, prefix, pages))
         sockets = bind_sockets(0, "127.0.0.1")
         self.port = sockets[0].getsockname()[1]
         self.server.add_sockets(sockets)

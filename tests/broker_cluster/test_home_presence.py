@@ -39,9 +39,14 @@ class World:
     """Presence under a clock that only the test moves."""
 
     def __init__(self) -> None:
-        self.clock, self.gone, self.deaf = Clock(), list[Process](), False
+        self.clock, self.gone = Clock(), list[Process]()
+        #: Since when the Hub answers again; None: it is away.
+        self.back: float | None = float("-inf")
         self.asked: list[Process] = []
-        self.presence = Presence(self.gone.append, self.clock, lambda: self.deaf, self.asked.append)
+        self.presence = Presence(self.gone.append, self.clock, self._heard, self.asked.append)
+
+    def _heard(self) -> float:
+        return 0.0 if self.back is None else self.clock.now - self.back
 
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -189,15 +194,58 @@ async def test_who_comes_and_goes_all_the_time_leaves_nothing_behind() -> None:
 async def test_while_nobody_can_be_heard_nobody_is_gone() -> None:
     world = World()
     world.presence.hear(ANN)
-    world.deaf = True
+    world.back = None
     for _ in range(20):
         world.pass_time(SILENCE)
     assert not world.gone
-    world.deaf = False
-    world.pass_time(RETURN - 1)
+    world.back = world.clock.now
+    world.pass_time(RESTART - 1)
     assert not world.gone, "it has its time to come back once it can be heard"
     world.pass_time(1)
     assert world.gone == [ANN]
+
+
+@settings(deadline=None)
+@given(
+    away=st.floats(0.0, 900.0),
+    late=st.floats(0.0, RESTART - 1),
+    expected=st.booleans(),
+    back=st.booleans(),
+)
+def test_who_comes_back_soon_after_the_hub_finds_what_it_had(
+    away: float, late: float, expected: bool, back: bool
+) -> None:
+    """Whenever the Hub is back: a look may come just then, before anybody could be heard."""
+
+    async def play() -> None:
+        world = World()
+        if expected:  # the broker was started again while the Hub was away
+            world.presence.expect(ANN)
+        else:
+            world.presence.hear(ANN)
+        world.back = None
+        pass_seconds(world, away)
+        world.back = world.clock.now
+        if back:
+            pass_seconds(world, late)
+            assert not world.gone
+            world.presence.hear(ANN)
+            pass_seconds(world, SILENCE - 1)
+            assert not world.gone
+        pass_seconds(world, SILENCE + RETURN + RESTART)
+        assert world.gone == [ANN], "and it is not there for ever"
+        world.presence.close()
+
+    asyncio.run(play())
+
+
+def pass_seconds(world: World, seconds: float) -> None:
+    """Time passes, and everything is looked at when it is due."""
+    end = world.clock.now + seconds
+    while (due := world.presence._due) and due[0][0] <= end:
+        world.clock.now = max(world.clock.now, due[0][0])
+        world.presence.look()
+    world.clock.now = end
 
 
 async def test_one_server_cannot_fill_the_table() -> None:

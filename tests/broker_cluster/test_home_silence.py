@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 import zmq.asyncio
-from fake_hub import Clock
+from fake_hub import ACCESS, Clock
 from homes import FakeHome, User, fake_home, held
 from tornado.testing import bind_unused_port
 from waiting import eventually
@@ -70,6 +70,41 @@ async def test_one_that_crashed_loses_nothing_and_the_next_takes_over(silence: S
     (now,) = held(silence.home)
     assert now.name == pod.name
     assert not silence.presence.alive(silence.process)
+
+
+async def test_a_hub_that_has_dropped_the_broker_ends_nobodys_kernels(
+    silence: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator who upgrades the Hub leaves out the values that it has for the broker."""
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.routes._HEARTBEAT", 0.02)
+    home, ann, own = silence.home, silence.ann, "the-token-of-the-broker"
+    home.hub.tokens[own] = {"kind": "service", "name": "gpu-share", "scopes": [], "groups": []}
+    await home.callers.check_own(own)
+    await silence.crash()
+    scopes = home.hub.tokens[ann.token]["scopes"]
+    bob = home.user("bob")
+    async with bob.events(instance=True) as heard:
+        await bob.start("b")
+        scopes.remove(ACCESS)
+        home.hub.tokens[bob.token]["scopes"].remove(ACCESS)
+        del home.hub.tokens[own]
+        home.clock.now += 30
+        await eventually(lambda: home.callers.hub_away, "that is noticed")
+        for _ in range(100):  # the silent one, too, has its time when the Hub knows the broker
+            home.clock.now += AGAIN
+            await silence.passes(AGAIN)
+        assert len(held(home)) == 2 and silence.presence.alive(silence.process)
+        status, why = await bob.refused("PUT", "/v1/shares/c", bob.plan())
+        assert status == 503 and "nothing new" in why
+        (kernel,) = (each for each in home.registry if each.key.user == "bob")
+        kernel.reason = "news"
+        home.registry.changed(kernel)
+        async for _, kind, data in heard:
+            if kind == "row" and data["row"]["reason"] == "news":
+                break
+    home.hub.tokens[ann.token]["scopes"].append(ACCESS)
+    home.clock.now += 30
+    await ann.until("k", "ready")
 
 
 async def test_while_the_hub_accepts_its_token_it_has_time_to_come_back(silence: Silence) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from fake_hub import ACCESS, Clock, FakeHub, model
 from waiting import eventually
 
+from jupyter_gpu_share.broker.cluster import callers as module
 from jupyter_gpu_share.broker.cluster.callers import (
     Caller,
     Callers,
@@ -20,7 +23,7 @@ from jupyter_gpu_share.broker.cluster.callers import (
     UnknownToken,
 )
 from jupyter_gpu_share.broker.hub import ADMINISTRATOR
-from jupyter_gpu_share.errors import EngineError
+from jupyter_gpu_share.errors import EngineError, GpuShareError
 
 TOKEN = "0123456789abcdef"
 
@@ -192,12 +195,12 @@ async def test_what_is_known_is_bounded(world: World, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("trouble", [0, 500, 502, 503, 429, 302, 200])
 async def test_a_hub_that_is_away_is_no_refusal(world: World, trouble: int) -> None:
     """A page of a proxy that answers for the Hub is no word about a token, either."""
-    assert (await world.of()).fresh
+    assert (await world.of()).fresh and world.callers.hub_back == math.inf
     world.hub.trouble = trouble
     world.clock.now += 21
     found = await world.of()
     assert found == Caller("ann", "", fresh=False)
-    assert world.callers.hub_away
+    assert world.callers.hub_away and world.callers.hub_back == 0
     with pytest.raises(HubAway, match="does not answer"):
         await world.of("another-token")
     world.hub.trouble = None
@@ -205,6 +208,8 @@ async def test_a_hub_that_is_away_is_no_refusal(world: World, trouble: int) -> N
     await world.of()
     await world.settled()
     assert (await world.of()).fresh and not world.callers.hub_away
+    world.clock.now += 7
+    assert world.callers.hub_back == 7
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -213,6 +218,64 @@ async def test_a_refusal_is_no_hub_that_is_away(world: World, status: int) -> No
     world.hub.trouble = status
     world.clock.now += 21
     with pytest.raises(UnknownToken):
+        await world.of()
+
+
+OWN = "the-token-of-the-broker"
+
+
+async def dropped(world: World) -> None:
+    """An upgrade of the Hub has left out the broker's service, and with it everybody's scope."""
+    world.hub.tokens[OWN] = {"kind": "service", "name": "gpu-share", "scopes": [], "groups": []}
+    await world.callers.check_own(OWN)
+    assert (await world.of()).fresh
+    del world.hub.tokens[OWN]
+    world.hub.tokens[TOKEN]["scopes"].remove(ACCESS)
+    world.clock.now += 21
+
+
+async def test_a_hub_that_has_dropped_the_broker_is_away(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await dropped(world)
+    for _ in range(20):
+        assert await world.of() == Caller("ann", "", fresh=False)
+        assert world.callers.hub_away and world.callers.hub_back == 0
+        with pytest.raises(HubAway):
+            await world.callers.now(TOKEN)
+        with suppress(GpuShareError):  # as the home does to find out that it is back
+            await world.callers.of(OWN)
+        assert world.callers.hub_away
+        world.clock.now += 5
+    assert [each.getMessage() for each in caplog.records].count(module._DROPPED) == 1
+    world.clock.now += 600
+    with pytest.raises(HubAway):
+        await world.of()
+    world.hub.tokens[TOKEN]["scopes"].append(ACCESS)
+    world.clock.now += 21
+    await world.settled()
+    with suppress(HubAway):  # with a new token, which the broker has not
+        await world.of()
+    await world.settled()
+    assert (await world.of()).fresh and not world.callers.hub_away
+
+
+async def test_who_alone_loses_the_scope_is_refused(world: World) -> None:
+    """Though the broker's own token is old by now: others may use it still."""
+    bob = "token-of-bob"
+    world.hub.tokens[bob] = model("bob")
+    await world.of(bob)
+    await dropped(world)
+    assert (await world.of(bob)).fresh
+    with pytest.raises(NotAllowed):
+        await world.of()
+    assert not world.callers.hub_away
+
+
+async def test_while_the_broker_is_a_service_who_lacks_the_scope_is_refused(world: World) -> None:
+    await dropped(world)
+    world.hub.tokens[OWN] = {"kind": "service", "name": "gpu-share", "scopes": [], "groups": []}
+    with pytest.raises(NotAllowed):
         await world.of()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from served import FakeOverview, row
+from served import PREFIX, FakeOverview, Service, row
 
 from jupyter_gpu_share.broker.cluster.page import ClusterBoard
+from jupyter_gpu_share.broker.hub._routes import page_routes
 from jupyter_gpu_share.broker.hub._visitors import Visitor
 from jupyter_gpu_share.broker.page import View
 from jupyter_gpu_share.broker.page._html import document
@@ -23,6 +25,21 @@ FORM = {"do": "", "uid": "", "user": "", "server": "", "kernel": ""}
 async def shown(board: ClusterBoard, visitor: Visitor) -> str:
     own = board.own_part(await board.look(), visitor)
     return document(View(own.machine, own.shares, own.usage, NOW, "proof", "", own.processes))
+
+
+async def test_the_page_is_found_without_the_slash_too() -> None:
+    """At the Hub's root its address has none that is left out."""
+    for prefix, path, status in ((PREFIX, PREFIX.rstrip("/"), 302), ("/", "/v1", 404)):
+        board = ClusterBoard(FakeOverview())
+        visitors: Any = None
+        auth: Any = SimpleNamespace(base_url=prefix)
+        service = Service(prefix, page_routes(board, auth, visitors))
+        try:
+            answer = await service.ask("GET", path)
+            assert answer.code == status
+            assert answer.headers.get("Location") == (prefix if status == 302 else None)
+        finally:
+            await service.close()
 
 
 async def test_users_see_their_own_over_all_servers() -> None:

@@ -209,7 +209,7 @@ assert os.environ["JUPYTERHUB_API_TOKEN"] and os.environ["POD_UID"]
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200 if self.path == "/healthz" else 404)
+        self.send_response(200 if self.path in ("/healthz", "/livez") else 404)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

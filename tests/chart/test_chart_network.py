@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from charts import BROKER, FULL, HELM_MARKS, HUB, KERNELS, STANZAS, rendered
+from charts import BROKER, FULL, HELM_MARKS, HUB, KERNELS, STANZAS, Objects, rendered
 from network_policy import Peer, allows
 
 from jupyter_gpu_share.engines.kubernetes._pods import AGENT_PORT, PORTS
@@ -48,7 +48,7 @@ def usual(private: bool, metadata: bool) -> list[dict[str, Any]]:
     found += [rule(cidrs=(METADATA,))] if metadata else []
     names = {"namespaceSelector": {"matchLabels": SYSTEM}}
     ports = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
-    found.append({"to": [names, *rule(cidrs=PRIVATE)["to"]], "ports": ports})
+    found.append({"to": [names, *rule(cidrs=(METADATA, *PRIVATE))["to"]], "ports": ports})
     return found
 
 
@@ -127,10 +127,14 @@ def policies(own: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*own, *zero_to_jupyterhub(stanzas["singleuser"]["networkPolicy"]["egress"])]
 
 
+def pod_labels(found: Objects) -> dict[str, str]:
+    labels: dict[str, str] = found["Deployment", BROKER]["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
 @pytest.fixture(scope="module")
 def broker(home: Path) -> Peer:
-    pod = rendered(home)["Deployment", BROKER]["spec"]["template"]["metadata"]
-    return Peer("10.1.0.5", pod["labels"], HUB, named(HUB))
+    return Peer("10.1.0.5", pod_labels(rendered(home)), HUB, named(HUB))
 
 
 def named(namespace: str) -> dict[str, str]:
@@ -154,6 +158,12 @@ STRANGER = Peer("10.1.2.1", labels("singleuser-server"), "elsewhere", named("els
 WEB = Peer("10.1.0.9", {"app": "web"}, HUB, named(HUB))
 API_SERVER = Peer("10.96.0.1")
 OUTSIDE = Peer("203.0.113.5")
+#: Who tells names: pods, a cache of the node under its own address or under that of the pods'
+#: service, and the resolvers of a cloud and of machines.
+RESOLVERS = [
+    Peer("10.1.5.1", {"k8s-app": "kube-dns"}, "kube-system", SYSTEM),
+    *map(Peer, ("169.254.20.10", "169.254.25.10", "169.254.169.254", "10.96.0.10", "192.168.1.1")),
+]
 
 
 def test_users_servers_reach_the_broker_and_kernels(policies: Any, broker: Peer) -> None:
@@ -215,8 +225,6 @@ def test_the_broker_reaches_the_hub_the_api_server_and_names_only(
 ) -> None:
     assert all(allows(policies, broker, API_SERVER, port) for port in (443, 6443))
     assert not allows(policies, broker, API_SERVER, 80)
-    resolver = Peer("10.96.0.10", {"k8s-app": "kube-dns"}, "kube-system", SYSTEM)
-    assert allows(policies, broker, resolver, 53, "UDP")
     # Traffic of kernels never goes through it.
     assert not any(allows(policies, broker, KERNEL, port) for port in ALL)
     assert not allows(policies, broker, PROXY, 8000)
@@ -231,6 +239,31 @@ def test_kernels_are_apart(policies: Any) -> None:
         for port in (443, 6443, 8000, 8081, 8888, ALL[0]):
             assert not allows(policies, KERNEL, target, port), target
     assert allows(policies, KERNEL, OUTSIDE, 443)
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS, ids=lambda each: each.ip)
+def test_names_are_had_wherever_users_servers_have_them(
+    policies: Any, broker: Peer, resolver: Peer
+) -> None:
+    for source in (broker, KERNEL):
+        assert all(allows(policies, source, resolver, 53, kind) for kind in ("UDP", "TCP"))
+        assert not any(allows(policies, source, resolver, port) for port in (52, 54, 80))
+    assert not any(allows(policies, KERNEL, resolver, port) for port in (443, 6443))
+    assert not allows(policies, LEASE, resolver, 53, "UDP")
+    by_hub = zero_to_jupyterhub([])
+    if resolver.ip != "169.254.25.10":  # the cache of Kubespray, which it knows nothing of
+        assert allows(by_hub, ALICE, resolver, 53, "UDP")
+
+
+def test_an_administrator_says_who_tells_names(home: Path) -> None:
+    for resolvers, allowed in (([], False), (["192.168.1.1/32"], True)):
+        found = rendered(home, {"networkPolicy": {"resolvers": resolvers}})
+        policies = [each for (kind, _), each in found.items() if kind == "NetworkPolicy"]
+        pod = Peer("10.1.0.5", pod_labels(found), HUB, named(HUB))
+        for source in (pod, KERNEL):
+            assert allows(policies, source, RESOLVERS[0], 53, "UDP")
+            assert allows(policies, source, RESOLVERS[-1], 53, "UDP") is allowed
+            assert not allows(policies, source, RESOLVERS[-2], 53, "UDP")
 
 
 def test_a_hub_of_another_namespace(home: Path) -> None:

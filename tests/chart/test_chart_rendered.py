@@ -1,10 +1,9 @@
-"""What Helm makes of the chart: right objects, and no values that it does not know."""
+"""What Helm makes of the chart."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,8 @@ def test_ports_agree(default: Objects) -> None:
     assert port["containerPort"] == 8000
     (served,) = default["Service", BROKER]["spec"]["ports"]
     assert (served["port"], served["targetPort"]) == (8000, port["name"])
-    assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": port["name"]}
+    for probe, path in (("readinessProbe", "/healthz"), ("livenessProbe", "/livez")):
+        assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
     (ingress,) = default["NetworkPolicy", BROKER]["spec"]["ingress"]
     assert [each["port"] for each in ingress["ports"]] == [8000]
     (first,) = default["NetworkPolicy", KERNELS]["spec"]["ingress"]
@@ -266,7 +266,9 @@ def test_kernels_have_a_namespace_that_takes_no_privileges(default: Objects, ful
 def test_kernels_reach_what_those_of_the_manifests_reach(default: Objects, full: Objects) -> None:
     kernels, leases = shipped("base/network-policies.yaml")
     own = default["NetworkPolicy", "gpu-share-kernels"]["spec"]
-    assert own["egress"] == kernels["spec"]["egress"]
+    *theirs, names = own["egress"]
+    assert theirs == kernels["spec"]["egress"]
+    assert names["ports"] == theirs[0]["ports"], "beside them nothing but names"
     assert own["podSelector"] == kernels["spec"]["podSelector"]
     assert [each["ports"] for each in own["ingress"]] == [
         each["ports"] for each in kernels["spec"]["ingress"]
@@ -274,6 +276,18 @@ def test_kernels_reach_what_those_of_the_manifests_reach(default: Objects, full:
     assert default["NetworkPolicy", "gpu-share-leases"]["spec"] == leases["spec"]
     more = full["NetworkPolicy", "gpu-share-kernels"]["spec"]["egress"]
     assert more == [*own["egress"], *FULL["kernels"]["networkPolicy"]["egress"]]
+
+
+def test_pods_go_where_those_of_zero_to_jupyterhub_go(default: Objects, tmp_path: Path) -> None:
+    """Taints of its guides keep a pool of nodes for users, or for the Hub."""
+    kernels = configured(default["ConfigMap", BROKER], tmp_path / "etc").KubernetesEngine
+    broker = pod_of(default)["spec"]
+    for found, whose in ((kernels.tolerations, "user"), (broker["tolerations"], "core")):
+        assert [each.pop("key") for each in found] == [
+            "hub.jupyter.org/dedicated",
+            "hub.jupyter.org_dedicated",
+        ]
+        assert found == [{"operator": "Equal", "value": whose, "effect": "NoSchedule"}] * 2
 
 
 def test_policies_hold_the_broker_in_the_kernels_namespace(default: Objects) -> None:
@@ -405,100 +419,6 @@ def test_metrics_that_nobody_would_get_or_everybody_are_refused(
 ) -> None:
     done = template(home, values)
     assert done.returncode and told in done.stderr
-
-
-# -- what it refuses ---------------------------------------------------------------------------
-
-
-def levels(schema: dict[str, Any], path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths of all objects that have only keys that are known."""
-    for choice in schema.get("oneOf", ()):
-        yield from levels(choice, path)
-    if schema.get("additionalProperties") is False:
-        yield path
-    for key, inner in schema.get("properties", {}).items():
-        yield from levels(inner, (*path, key))
-    if "items" in schema:
-        yield from levels(schema["items"], (*path, 0))
-
-
-SCHEMA = json.loads((CHART / "values.schema.json").read_text())
-LEVELS = list(levels(SCHEMA))
-
-
-def within(path: tuple[Any, ...], value: Any) -> Any:
-    """Values with one value at a path."""
-    for key in reversed(path):
-        value = [value] if key == 0 else {key: value}
-    return value
-
-
-@pytest.mark.parametrize("path", LEVELS, ids=lambda path: ".".join(map(str, path)) or "top")
-def test_a_misspelt_key_is_refused(path: tuple[Any, ...], home: Path) -> None:
-    done = template(home, within(path, {"mispelt": 1}))
-    assert done.returncode
-    assert "additional properties 'mispelt' not allowed" in done.stderr
-
-
-def test_there_is_no_level_without_a_schema() -> None:
-    """What Kubernetes or users name is open; all else says which keys there are."""
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-
-    def closed(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-        if isinstance(value, dict):
-            yield path
-            for key, inner in value.items():
-                yield from closed(inner, (*path, key))
-
-    opened = {path for path in closed(values) if path not in LEVELS}
-    assert opened == {
-        ("affinity",),
-        ("hub", "podLabels"),
-        ("hub", "proxyLabels"),
-        ("hub", "serverLabels"),
-        ("kernels", "annotations"),
-        ("kernels", "labels"),
-        ("kernels", "quota"),
-        ("metrics", "dashboard", "labels"),
-        ("metrics", "rules", "labels"),
-        ("metrics", "serviceMonitor", "labels"),
-        ("networkPolicy", "prometheusNamespace"),
-        ("nodeSelector",),
-        ("podAnnotations",),
-        ("podLabels",),
-        ("podSecurityContext",),
-        ("podSecurityContext", "seccompProfile"),
-        ("resources", "limits"),
-        ("resources", "requests"),
-        ("securityContext",),
-        ("securityContext", "capabilities"),
-        ("service", "annotations"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("config", "Broker", "limits"), [{"resource": "gpu", "limit": 1}]),
-        (("config", "Broker", "limits"), [{"resource": "gpus", "limit": 1, "scope": "all"}]),
-        (("config", "Broker", "patience"), "long"),
-        (("config", "Broker", "folder"), "/tmp"),
-        (("config", "KubernetesEngine", "namespace"), "default"),
-        (("config", "KubernetesEngine", "style"), "leases"),
-        (("config", "KubernetesEngine", "renewal"), 0),
-        (("kernels", "namespace"), "Kernels"),
-        (("kernels", "create"), "yes"),
-        (("service", "port"), 0),
-        (("networkPolicy", "apiServer", "cidrs"), []),
-        (("image", "pullPolicy"), "Sometimes"),
-        (("storage", "size"), "large"),
-        (("replicas",), 2),
-    ],
-)
-def test_a_wrong_value_is_refused(path: tuple[Any, ...], value: Any, home: Path) -> None:
-    done = template(home, within(path, value))
-    assert done.returncode
-    assert "don't meet the specifications of the schema" in done.stderr
 
 
 # -- what it tells -----------------------------------------------------------------------------

@@ -177,12 +177,21 @@ class Callers:
         self._asking: dict[str, asyncio.Task[Caller]] = {}
         #: Tokens among those that are asked about of which nothing was known.
         self._new: set[str] = set()
-        self._away_until = float("-inf")
+        self._away_until = self._back = float("-inf")
+        #: The broker's own token, once the Hub has known it; and whether it knows it no more.
+        self._own, self._dropped = "", False
+        #: When a token was found last that may access the broker.
+        self._allowed = float("-inf")
 
     @property
     def hub_away(self) -> bool:
-        """Whether the Hub gave no answer when it was asked last."""
+        """Whether the Hub gave no answer when it was asked last, or has dropped the broker."""
         return self._away_until > float("-inf")
+
+    @property
+    def hub_back(self) -> float:
+        """Seconds since the Hub answers again: 0 while it is away, infinity if it never was."""
+        return 0.0 if self.hub_away else self._clock() - self._back
 
     async def of(self, token: str) -> Caller:
         """Who has a token.
@@ -258,7 +267,9 @@ class Callers:
                 f"JUPYTERHUB_SERVICE_NAME says {self._service}: give the broker the token and the "
                 "name of one service of the JupyterHub."
             )
-        if answer.status in _REFUSALS:
+        if answer.status not in _REFUSALS:
+            self._own = token
+        else:
             _log.warning(
                 "The JupyterHub does not know the broker's own token, JUPYTERHUB_API_TOKEN: users' "
                 "servers are served, and nobody can log in to the page."
@@ -285,10 +296,19 @@ class Callers:
                 )
             self._away_until = self._clock() + _PAUSE
             return self._by_grace(key)
-        if self.hub_away:
-            _log.info("The JupyterHub answers again")
-        self._away_until = float("-inf")
         known = _Known(self._judged(model), self._clock())
+        if isinstance(known.caller, NotAllowed) and key in self._known and await self._is_dropped():
+            if not self.hub_away:
+                _log.warning(_DROPPED)
+            self._dropped, self._away_until = True, self._clock() + _PAUSE
+            return self._by_grace(key)
+        if isinstance(known.caller, Caller):
+            self._dropped, self._allowed = False, known.at
+        if not self._dropped:
+            if self.hub_away:
+                self._back = self._clock()
+                _log.info("The JupyterHub answers again")
+            self._away_until = float("-inf")
         self._known.pop(key, None)
         self._refused.pop(key, None)
         table, most = (
@@ -300,6 +320,16 @@ class Callers:
         if len(table) > most:
             del table[next(iter(table))]
         return _caller_of(known)
+
+    async def _is_dropped(self) -> bool:
+        """Whether the Hub has the broker's service no more.
+
+        Then nobody's token has the scope for it: as after an upgrade of the Hub that has left out
+        what it was told of the broker, which is no reason to end what everybody runs.
+        """
+        if not self._own or self._clock() - self._allowed < _PAUSE:
+            return False
+        return (await self._hub.user(self._own)).status in _REFUSALS
 
     def _answered(self, key: str, task: asyncio.Task[Caller]) -> None:
         del self._asking[key]
@@ -402,6 +432,11 @@ def _caller_of(known: _Known) -> Caller:
     return known.caller
 
 
+_DROPPED = (
+    "The JupyterHub has this broker's service no more: what its tokens have goes on for a while, "
+    "and nothing new begins. Tell the Hub of it again (docs/jupyterhub.md, step 3), and take that "
+    "along at each upgrade of the Hub."
+)
 _NONE_SENT = (
     "The broker needs a token of the JupyterHub, which a user's server has in its environment; "
     "send the header Authorization: token <JUPYTERHUB_API_TOKEN>."

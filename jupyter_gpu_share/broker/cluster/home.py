@@ -118,7 +118,7 @@ class ClusterHome:
             self.rules,
             _Order(self.rules),
             kept=kept,
-            deaf=lambda: broker.callers.hub_away,
+            heard=lambda: broker.callers.hub_back,
             callers=broker.callers,
             silence=broker.silence,
             instance=self.cluster.instance,

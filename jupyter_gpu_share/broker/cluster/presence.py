@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from time import monotonic
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ QUIET, AGAIN = 5.0, 5.0
 RETURN = 20.0
 #: Seconds after which a silent process is gone though the Hub knows nothing of a stop.
 SILENCE = 120.0
-#: Seconds that everybody has to come back after a restart of the broker.
+#: Seconds that everybody has to come back after a restart of the broker, and when the Hub is back.
 RESTART = 60.0
 #: Processes of one server at once: terminals and programs have their own.
 _MOST = 64
@@ -155,8 +156,9 @@ class Presence:
     Parameters
     ----------
     gone: called once for each process that is gone, in the loop; must not block.
-    deaf: whether nobody can be heard now, as the Hub is away that proves who calls: then silence
-        says nothing.
+    heard: seconds since everybody can be heard again: 0 while the Hub is away that proves who
+        calls, infinity if it never was. Until they had their time to come back silence says
+        nothing.
     ask: called again and again for each process that is silent, in the loop; must not block. Has
         the Hub asked about it, and calls :meth:`refused` where it accepts the token no more.
     silence: seconds that a silent process has to come back while the Hub accepts its token.
@@ -167,12 +169,12 @@ class Presence:
         self,
         gone: Callable[[Process], None],
         clock: Callable[[], float] = monotonic,
-        deaf: Callable[[], bool] = lambda: False,
+        heard: Callable[[], float] = lambda: inf,
         ask: Callable[[Process], None] = lambda process: None,
         silence: float = SILENCE,
     ) -> None:
         self._gone = gone
-        self._deaf = deaf
+        self._heard = heard
         self._ask = ask
         self._silence = silence
         self._clock = clock
@@ -293,9 +295,8 @@ class Presence:
             end = gone_at(signs, self._silence)
             if end is None:
                 continue  # it is put down again when the stream ends
-            if end <= now and not signs.left and self._deaf():
-                # Everybody has their time to come back when they can be heard again.
-                end = now + RETURN
+            if end <= now and not signs.left and (early := RESTART - self._heard()) > 0:
+                end = now + early
                 signs = replace(signs, until=end)
             if end > now:
                 asks = ask_at(signs)

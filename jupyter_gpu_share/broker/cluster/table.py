@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
@@ -30,7 +31,7 @@ class Table(ABC):
     rules, order: what the administrator decides, and who is placed when.
     kept: seconds for which the kernels of a server that is gone are kept.
     callers: asks the Hub about tokens.
-    deaf, silence: see :class:`.Presence`.
+    heard, silence: see :class:`.Presence`.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Table(ABC):
         order: Order,
         *,
         kept: float,
-        deaf: Callable[[], bool] = lambda: False,
+        heard: Callable[[], float] = lambda: math.inf,
         callers: AsksTheHub,
         silence: float = SILENCE,
     ) -> None:
@@ -50,7 +51,7 @@ class Table(ABC):
         self._rules = rules
         self._order = order
         self._kept = kept
-        self.presence = Presence(self._gone, deaf=deaf, ask=self._ask, silence=silence)
+        self.presence = Presence(self._gone, heard=heard, ask=self._ask, silence=silence)
         #: Of the processes that have kernels.
         self.proofs = Proofs(callers, self.presence.refused)
         self._kernels: dict[Key, Kernel] = {}

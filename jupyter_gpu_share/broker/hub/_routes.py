@@ -104,6 +104,8 @@ def page_routes(
     known = {"auth": auth}
     given = {**known, "board": board, "visitors": visitors, "under_way": Counter()}
     return [
+        # Who writes the address by hand leaves the slash out, and the Hub's proxy lets it pass.
+        ("", web.RedirectHandler, {"url": auth.base_url, "permanent": False}),
         ("/", _Page, given),
         ("/do", _Do, given),
         ("/style.css", _Style, {}),

@@ -26,6 +26,14 @@
 {{- printf "%s/services/%s/" (.Values.hub.baseUrl | trimSuffix "/") .Values.hub.service -}}
 {{- end -}}
 
+{{- /* Where names are asked for, besides kube-system: a rule's `to`, as a list in YAML. */ -}}
+{{- define "share.resolvers" -}}
+{{- range .Values.networkPolicy.resolvers }}
+- ipBlock:
+    cidr: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
 {{- /* As what Prometheus knows the broker. */ -}}
 {{- define "share.instance" -}}
 {{- printf "%s/%s" .Release.Namespace (include "share.name" .) -}}
