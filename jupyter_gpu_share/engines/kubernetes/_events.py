@@ -51,7 +51,7 @@ class Events:
         if gated:
             return kueue.waits_for(pod, events)
         if dig(pod, "spec", "nodeName"):
-            return preparing.told_by(events)
+            return preparing.told_by(pod, events)
         return autoscaler.told_by(events)
 
     async def _read(self, uid: str, gated: bool) -> None:

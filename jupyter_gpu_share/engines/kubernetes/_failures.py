@@ -40,7 +40,7 @@ _IMAGE = {
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 #: What the node tries again by itself; the first unless it says that there is no sense in it.
 _PULLED_AGAIN = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
-_MADE_AGAIN = {"CreateContainerError", "RunContainerError"}
+_MADE_AGAIN = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 #: By a reason or by its words: there is no such image, or not for those who ask.
 _NO_SUCH_IMAGE = {"InvalidImageName", "ErrImageNeverPull"}
 _NO_SUCH = re.compile(
@@ -65,6 +65,8 @@ _TURNED_AWAY = {
     "NodeAffinity",
     "NodeName",
     "NodePorts",
+    "SMTAlignmentError",
+    "TaintToleration",
     "TopologyAffinityError",
 }
 
@@ -105,12 +107,22 @@ def hindrance(pod: Object) -> Cause | None:
         if reason in _CONFIG:
             passing = reason in _MADE_AGAIN and _PASSING.search(message) is not None
             return _not_made(reason, message, passing=passing)
+        if reason == "CrashLoopBackOff":
+            # A sidecar that has to be up before the kernel's container is made.
+            ended = dig(status, "lastState", "terminated", default={})
+            text = _with_code("beside-failed", ended, name=repr(status.get("name")))
+            return Cause("config", text, passing=True, what=text)
     return None
 
 
 def _needed(pod: Object) -> list[Object]:
-    """What is told of the kernel's container, and of those that have to be done before it."""
+    """What is told of the kernel's container, and of those that have to be up or done before it.
+
+    Nothing where it runs: a sidecar that is begun again later is no matter of the kernel's.
+    """
     kernel = named(dig(pod, "status", "containerStatuses"))
+    if dig(kernel, "state", "running") is not None:
+        return []
     before = dig(pod, "status", "initContainerStatuses", default=[])
     return [*([kernel] if kernel else []), *before]
 
