@@ -68,6 +68,16 @@ def laid_over(obj: Any, patch: Any) -> Any:
         {"spec": {"taints": [{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]}},
         {"spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}},
         {"spec": {"taints": [{"key": "karpenter.sh/disrupted", "effect": "NoSchedule"}]}},
+        # What GKE, a handler of notices on AWS, AKS and Cluster API taint a node with for a while.
+        *(
+            {"spec": {"taints": [{"key": key, "effect": "NoSchedule"}]}}
+            for key in (
+                "cloud.google.com/impending-node-termination",
+                "aws-node-termination-handler/spot-itn",
+                "remediator.kubernetes.azure.com/unschedulable",
+                "node.cluster.x-k8s.io/uninitialized",
+            )
+        ),
     ],
 )
 @pytest.mark.parametrize(("backend", "size", "bare", "slices"), clusters())
