@@ -197,11 +197,12 @@ def separating(chosen: Sequence[GpuNode], others: Iterable[GpuNode]) -> dict[str
 
     Empty where there are no others. Where no labels tell them apart, the first node alone.
     """
-    rest = list(others)
-    for number in range(len(TELLING) + 1):
-        for some in combinations(TELLING, number):
-            wanted = {name: chosen[0].labels.get(name, "") for name in some}
-            told = all(wanted.values()) and all(_has(node, wanted) for node in chosen)
+    rest, there = list(others), chosen[0].labels
+    telling = [name for name in TELLING if there.get(name)]
+    for number in range(len(telling) + 1):
+        for some in combinations(telling, number):
+            wanted = {name: there[name] for name in some}
+            told = all(_has(node, wanted) for node in chosen)
             if told and not any(_has(node, wanted) for node in rest):
                 return wanted
     first = chosen[0]
