@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import Any
 
 from ....allocations import Device
@@ -55,7 +55,7 @@ GPU, SHARED_GPU = "nvidia.com/gpu", "nvidia.com/gpu.shared"
 _HOSTNAME = "kubernetes.io/hostname"
 _VENDORS = {"NVIDIA", "Tesla", "TESLA", "GeForce"}
 #: Names of families, which say little without the next word.
-_FAMILIES = {"RTX", "GTX", "Quadro", "TITAN"}
+_FAMILIES = {"RTX", "GTX", "PRO", "Quadro", "TITAN"}
 #: Annotations that ask for a share, by the schedulers that read them.
 _ASKING = ("gpu-fraction", "gpu-memory", "nvidia.com/container.", "hami.io/vgpu-devices")
 _TELLING = (*_ASKING, "run.ai/", "received-resource-type")
@@ -182,7 +182,8 @@ def a_model(model: str) -> str:
     words = [word for word in re.split(r"[- ]", model) if word not in _VENDORS]
     if not words or model == "GPU":
         return "a GPU"
-    short = " ".join(words[:2]) if words[0] in _FAMILIES else words[0]
+    families = len([*takewhile(_FAMILIES.__contains__, words)])
+    short = " ".join(words[: families + 1])
     return f"an {short}" if short[0] in "AEFHILMNORSX" else f"a {short}"
 
 
