@@ -52,6 +52,8 @@ PODS_UNREAD = Finding(
 #: Extended resources of NVIDIA's device plugin: whole GPUs or replicas of them, and replicas where
 #: the plugin is told to rename them.
 GPU, SHARED_GPU = "nvidia.com/gpu", "nvidia.com/gpu.shared"
+#: Begins labels of MIG instances beside whole GPUs, of which a node then has none.
+_INSTANCES = PREFIX + "mig-"
 _HOSTNAME = "kubernetes.io/hostname"
 _VENDORS = {"NVIDIA", "Tesla", "TESLA", "GeForce"}
 #: Names of families, which say little without the next word.
@@ -124,13 +126,9 @@ def possible_nodes(facts: Facts) -> list[GpuNode]:
 
 def _gpu_node(node: Object, facts: Facts) -> GpuNode | None:
     labels: Mapping[str, str] = dig(node, "metadata", "labels", default={})
-    amounts = dig(node, "status", "allocatable", default={})
-    offered = {
-        name: number
-        for name, amount in amounts.items()
-        if name in (GPU, SHARED_GPU) or profile_in(name)
-        if (number := parse_quantity(amount)) > 0
-    }
+    offered, rests = _amounts(node, "allocatable"), ""
+    if not offered and dig(node, "metadata", "name") not in facts.claimed:
+        offered, rests = _resting(node, labels), "offers none of its GPUs"
     if not offered:
         return None
     kind = kind_of(labels, facts.kinds)
@@ -142,8 +140,35 @@ def _gpu_node(node: Object, facts: Facts) -> GpuNode | None:
         labels=labels,
         kind=kind,
         barred=barred(node, facts.placement_on(node)),
-        away=away(node, facts.placement_on(node)),
+        away=away(node, facts.placement_on(node)) or rests,
     )
+
+
+def _amounts(node: Object, which: str) -> dict[str, int]:
+    """GPUs and MIG instances of a node by its own word; what it has none of is left out."""
+    return {
+        name: number
+        for name, amount in dig(node, "status", which, default={}).items()
+        if name in (GPU, SHARED_GPU) or profile_in(name)
+        if (number := parse_quantity(amount)) > 0
+    }
+
+
+def _resting(node: Object, labels: Mapping[str, str]) -> dict[str, int]:
+    """What a node that offers nothing will offer again.
+
+    Its device plugin does not run just now, or no GPU is healthy: then the node goes on to count
+    what it has. Where the node itself was away, only labels tell that, until the plugin is back.
+    """
+    if has := _amounts(node, "capacity"):
+        return has
+    known = dig(node, "status", "allocatable", default={})
+    name = SHARED_GPU if SHARED_GPU in known else GPU
+    if name not in known or any(label.startswith(_INSTANCES) for label in labels):
+        return {}
+    told = told_by(labels)
+    # By the number of GPUs alone, shared ones would be taken for whole ones.
+    return {name: number} if (number := told.count * told.replicas) else {}
 
 
 def _coming(kind: Kind) -> GpuNode:
@@ -268,17 +293,17 @@ def capacities(
 
 def nodes_apart(facts: Facts) -> list[Finding]:
     """What ``doctor`` says of nodes with GPUs that kernels cannot use, or not now."""
-    with_gpus = {node.name for node in gpu_nodes(facts)}
-    with_gpus |= {dig(item, "spec", "nodeName") for item in facts.slices}
+    known = {node.name: node for node in gpu_nodes(facts)}
     found = []
     for node in facts.nodes:
         name = dig(node, "metadata", "name", default="")
-        if name not in with_gpus:
+        if name not in known and name not in facts.claimed:
             continue
+        gpus = known.get(name)
         if why := barred(node, facts.placement_on(node)):
             fix = "c.KubernetesEngine.tolerations, c.KubernetesEngine.node_selector"
             found.append(Finding("note", f"No kernel goes to {name}: it {why}.", fix))
-        elif why := away(node, facts.placement_on(node)):
+        elif why := gpus.away if gpus is not None else away(node, facts.placement_on(node)):
             found.append(
                 Finding(
                     "warning",
