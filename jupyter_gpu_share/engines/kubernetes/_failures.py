@@ -411,14 +411,21 @@ def _memory_limit(pod: Object) -> str:
 
 #: What a node can lack beside GPUs.
 _MORE = re.compile(r"Insufficient (cpu|memory|ephemeral-storage|pods|hugepages)|Too many pods")
+#: Of nodes that are away for a while: there may be the GPUs, and nobody uses them.
+_AWAY = re.compile(
+    r"node\(s\) were unschedulable"
+    r"|untolerated taint \{(node\.kubernetes\.io/|karpenter\.sh/|ToBeDeletedByClusterAutoscaler)"
+)
 _NODES = re.compile(r"0/(\d+) nodes are available: ([^.]*(?:\.\S[^.]*)*)")
 
 
 def for_want_of_more(message: str) -> bool:
-    """Whether by the scheduler's words a node lacks something else than GPUs.
+    """Whether by the scheduler's words a node lacks something else than GPUs, or is away.
 
     That other nodes have no GPU is true then, and not why the pod waits.
     """
+    if _AWAY.search(message):
+        return True
     if not _MORE.search(message):
         return False
     if (told := _NODES.match(message)) is None:
