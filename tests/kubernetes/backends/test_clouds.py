@@ -79,6 +79,20 @@ def test_a_slice_is_no_whole_gpu() -> None:
             PLUGIN.render(Size.parse("1"), facts(getattr(SHAPES, node)))
 
 
+@pytest.mark.parametrize(("healthy", "units"), [(12, 16), (3, 4), (4, 4), (16, 16)])
+def test_a_gpu_that_is_not_healthy_makes_no_other_part_of_the_rest(
+    healthy: int, units: int
+) -> None:
+    """A machine of four GPUs whose sharing is told by numbers alone."""
+    node = SHAPES.eks_karpenter
+    node["metadata"]["labels"]["karpenter.k8s.aws/instance-gpu-count"] = "4"
+    node["status"]["allocatable"]["nvidia.com/gpu"] = str(healthy)
+    node["status"]["capacity"] = {**node["status"]["allocatable"], "nvidia.com/gpu": str(units)}
+    gpus = PLUGIN.capacity(facts(node))
+    assert len(gpus) == healthy
+    assert {gpu.memory_bytes for gpu in gpus} == {16 * GIB * 4 // units}
+
+
 def test_instances_of_gke_are_those_of_their_label() -> None:
     known = facts(SHAPES.gke_mig)
     assert detect(known) == ("mig",)

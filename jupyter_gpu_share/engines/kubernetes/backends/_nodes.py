@@ -135,6 +135,8 @@ def _gpu_node(node: Object, facts: Facts) -> GpuNode | None:
     told = told_by(labels) | (kind.told if kind is not None else Told())
     return _as_told(
         told,
+        # Those that are not healthy are offered no more, and counted all the same.
+        units=_amounts(node, "capacity").get(GPU) or offered.get(GPU, 0),
         name=dig(node, "metadata", "name", default=""),
         offered=offered,
         labels=labels,
@@ -174,18 +176,20 @@ def _resting(node: Object, labels: Mapping[str, str]) -> dict[str, int]:
 def _coming(kind: Kind) -> GpuNode:
     told = kind.told
     resource = mig_resource(told.profile) if told.profile else GPU
+    number = told.count * told.replicas
     return _as_told(
         replace(told, profile=None),
+        units=number if resource == GPU else 0,
         name="",
-        offered={resource: told.count * told.replicas},
+        offered={resource: number},
         labels=kind.placement.node_selector,
         kind=kind,
         away="is not there yet",
     )
 
 
-def _as_told(told: Told, *, offered: Mapping[str, int], **fields: Any) -> GpuNode:
-    replicas, sharing, units = told.replicas, told.sharing, offered.get(GPU, 0)
+def _as_told(told: Told, *, units: int, offered: Mapping[str, int], **fields: Any) -> GpuNode:
+    replicas, sharing = told.replicas, told.sharing
     if not replicas and told.count and units and units % told.count == 0:
         replicas = units // told.count
     if not sharing and (SHARED_GPU in offered or replicas):
