@@ -285,6 +285,14 @@ def waits(reason: str, message: str = "", name: str = "kernel") -> dict[str, Any
         ("ErrImageNeverPull", "", False),
         ("CreateContainerError", "context deadline exceeded", True),
         ("CreateContainerError", 'name "a" is reserved for "b"', True),
+        (
+            "CreateContainerError",
+            (
+                "failed to generate spec: failed to inject CDI devices: unresolvable CDI devices "
+                "k8s.gpu.nvidia.com/claim=1"
+            ),
+            True,
+        ),
         ("CreateContainerError", "no command specified", False),
         ("CreateContainerConfigError", 'secret "none" not found', False),
         (

@@ -54,9 +54,11 @@ _SENSELESS = re.compile(r"unknown", re.IGNORECASE)
 _BUSY = re.compile(r"too ?many ?requests|quota exceeded|\b(429|50[0234])\b", re.IGNORECASE)
 #: The codes of gRPC, and what is quoted.
 _NAMES = re.compile(r'rpc error: code = \w+|"[^"]*"')
-#: Of a container that could not be made: it may be another time.
+#: Of a container that could not be made: it may be another time. A GPU's driver tells the runtime
+#: of its devices (CDI) a moment after the node does.
 _PASSING = re.compile(
-    r"deadline exceeded|timed? ?out|is reserved|try again|connection refused|unavailable",
+    r"deadline exceeded|timed? ?out|is reserved|try again|connection refused|unavailable"
+    r"|unresolvable CDI",
     re.IGNORECASE,
 )
 #: Why a node turned a pod away that the scheduler had sent to it; ``OutOf…`` beside these.
