@@ -208,4 +208,5 @@ def test_what_comes_before_the_kernel_in_its_pod_is_told() -> None:
         "It says (Unhealthy): Startup probe failed: connection refused."
     )
     done = {"status": {"conditions": [{**waits, "status": "True"}]}}
-    assert preparing.told_by(done, [begun]) == ""
+    for events in ([begun], [begun, probe]):
+        assert preparing.told_by(done, events) == "", "another container's, beside the kernel"

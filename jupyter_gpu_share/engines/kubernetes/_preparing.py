@@ -21,11 +21,9 @@ _TROUBLE = {
     "FailedCreatePodSandBox",
     "FailedPrepareDynamicResources",
     "NetworkNotReady",
-    # Of what has to be up before the kernel's container.
-    "BackOff",
-    "FailedPostStartHook",
-    "Unhealthy",
 }
+#: The same of what has to be up before the kernel's container, while it is not up.
+_BEFORE = {"BackOff", "FailedPostStartHook", "Unhealthy"}
 #: What comes after it.
 _GOES_ON = {"SuccessfulAttachVolume", "Pulling", "Pulled", "Created", "Started"}
 
@@ -35,16 +33,25 @@ def told_by(pod: Object, events: Iterable[Object]) -> str:
 
     By Events from old to new; where they tell of no trouble, which containers come before it.
     """
+    before = _not_done(pod)
     for event in reversed(list(events)):
         reason = event.get("reason", "")
         if reason in _GOES_ON:
             break
-        if reason in _TROUBLE:
+        if reason in _TROUBLE or (before is not None and reason in _BEFORE):
             return _says(reason, event.get("message"))
+    if before is not None:
+        return _says(before.get("reason") or "Initialized", before.get("message"))
+    return ""
+
+
+def _not_done(pod: Object) -> Object | None:
+    """What the node says of containers before the kernel's that are not done, or not up."""
     for condition in dig(pod, "status", "conditions", default=[]):
         if condition.get("type") == "Initialized" and condition.get("status") == "False":
-            return _says(condition.get("reason") or "Initialized", condition.get("message"))
-    return ""
+            told: Object = condition
+            return told
+    return None
 
 
 def _says(reason: str, message: str | None) -> str:
