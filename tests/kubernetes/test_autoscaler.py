@@ -1,7 +1,7 @@
 """What an autoscaler says of a pod that waits. The words are those of the autoscalers' sources.
 
 Cluster Autoscaler: processors/status/eventing_scale_up_processor.go; Karpenter:
-pkg/controllers/provisioning/scheduling/events.go.
+pkg/controllers/provisioning/scheduling/events.go. GKE's own, FailedScaleUp: as users quote them.
 """
 
 from __future__ import annotations
@@ -70,6 +70,50 @@ REFUSED = event(
             event("FailedScheduling", 'Failed to schedule pod, incompatible with nodepool "gpu"'),
             'The cluster\'s autoscaler brings no node for it: incompatible with nodepool "gpu".',
         ),
+        # As older ones and GKE's say it.
+        (
+            event(
+                "NotTriggerScaleUp",
+                "pod didn't trigger scale-up (it wouldn't fit if a new node is added): "
+                "1 node(s) didn't match node selector, 1 max node group size reached",
+            ),
+            (
+                "The cluster's autoscaler brings no node for it: 1 node(s) didn't match node "
+                "selector, 1 max node group size reached."
+            ),
+        ),
+        (
+            event(
+                "NotTriggerScaleUp",
+                "pod didn't trigger scale-up (it wouldn't fit if a new node is added)",
+            ),
+            (
+                "The cluster's autoscaler brings no node for it: it wouldn't fit if a new node is "
+                "added."
+            ),
+        ),
+        *(
+            (
+                event("FailedScaleUp", f"{said}Pod is at risk of not being scheduled."),
+                f"The cluster's autoscaler brings no node for it: {cause}.",
+            )
+            for said, cause in (
+                (
+                    (
+                        "Node scale up in zones us-central1-c, us-central1-a associated with this "
+                        "pod failed: GCE out of resources. "
+                    ),
+                    "GCE out of resources",
+                ),
+                (
+                    "Node scale up in zones associated with this pod failed: Internal error. ",
+                    "Internal error",
+                ),
+                ("In other words. ", "In other words"),
+            )
+        ),
+        (event("FailedScaleUp", ""), ""),
+        (event("NotTriggerScaleUp", "pod didn't trigger scale-up: "), ""),
         (event("FailedScheduling", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."), ""),
         (event("Pulled", "Container image already present"), ""),
         ({}, ""),
@@ -140,7 +184,7 @@ async def test_the_wait_says_what_the_autoscaler_does() -> None:
     await one.close()
 
 
-async def test_who_may_not_read_events_asks_once() -> None:
+async def test_who_may_not_read_events_asks_seldom() -> None:
     api: Any = Api()
     api.trouble = Forbidden("no")
     one = Events(api, "notebooks")
@@ -150,6 +194,12 @@ async def test_who_may_not_read_events_asks_once() -> None:
         assert one.words(POD) == ""
         await read(one)
     assert len(api.asked) == 1
+    # The right was granted since, or an API server that had just come back knew of no rights.
+    api.trouble, api.events = None, [TRIGGERED]
+    clock[0] = _events._REFUSED
+    one.words(POD)
+    await read(one)
+    assert one.words(POD) == BRINGS
 
 
 async def test_an_answer_that_does_not_come_is_asked_for_again() -> None:

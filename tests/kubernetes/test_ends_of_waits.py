@@ -182,10 +182,31 @@ def test_what_the_node_says_is_told_until_it_goes_on() -> None:
         "reason": "FailedAttachVolume",
         "message": 'Multi-Attach error for volume "home" Volume is already used by pod(s) other',
     }
-    assert preparing.told_by([{"reason": "Scheduled"}]) == ""
-    assert preparing.told_by([attach]) == (
+    assert preparing.told_by({}, [{"reason": "Scheduled"}]) == ""
+    assert preparing.told_by({}, [attach]) == (
         'It says (FailedAttachVolume): Multi-Attach error for volume "home" Volume is already used '
         "by pod(s) other."
     )
-    assert preparing.told_by([attach, {"reason": "SuccessfulAttachVolume"}]) == ""
-    assert preparing.told_by([{"reason": "Pulling"}, attach]) != ""
+    assert preparing.told_by({}, [attach, {"reason": "SuccessfulAttachVolume"}]) == ""
+    assert preparing.told_by({}, [{"reason": "Pulling"}, attach]) != ""
+
+
+def test_what_comes_before_the_kernel_in_its_pod_is_told() -> None:
+    """As an injected agent that waits for its server: it runs, and no Event tells of it."""
+    waits = {
+        "type": "Initialized",
+        "status": "False",
+        "reason": "ContainersNotInitialized",
+        "message": "containers with incomplete status: [vault-agent-init]",
+    }
+    pod = {"status": {"conditions": [{"type": "PodScheduled", "status": "True"}, waits]}}
+    begun = {"reason": "Started", "message": "Started container vault-agent-init"}
+    words = "It says (ContainersNotInitialized): containers with incomplete status: "
+    assert preparing.told_by(pod, [begun]) == f"{words}[vault-agent-init]."
+    probe = {"reason": "Unhealthy", "message": "Startup probe failed: connection refused"}
+    assert preparing.told_by(pod, [begun, probe]) == (
+        "It says (Unhealthy): Startup probe failed: connection refused."
+    )
+    done = {"status": {"conditions": [{**waits, "status": "True"}]}}
+    for events in ([begun], [begun, probe]):
+        assert preparing.told_by(done, events) == "", "another container's, beside the kernel"

@@ -158,6 +158,7 @@ SOURCES: list[tuple[dict[str, Any], str, str, int]] = [
      "node", "(UnexpectedAdmissionError): Allocate failed due to no healthy devices present.", 1),
     (failed("OutOfnvidia.com/gpu", "not enough"), "node", "had no room after all", 1),
     (failed("TopologyAffinityError", "no"), "node", "had no room after all", 1),
+    (failed("TaintToleration", "node(s) had taints"), "node", "no room after", 1),
     (failed("SomethingNew", "in\nwords"), "ended", "has ended (SomethingNew: in words)", 1),
     (failed(), "ended", "has ended (Failed)", 1),
     ({"status": {"phase": "Succeeded"}}, "ended", "has ended (Succeeded)", 1),
@@ -284,8 +285,21 @@ def waits(reason: str, message: str = "", name: str = "kernel") -> dict[str, Any
         ("ErrImageNeverPull", "", False),
         ("CreateContainerError", "context deadline exceeded", True),
         ("CreateContainerError", 'name "a" is reserved for "b"', True),
+        (
+            "CreateContainerError",
+            (
+                "failed to generate spec: failed to inject CDI devices: unresolvable CDI devices "
+                "k8s.gpu.nvidia.com/claim=1"
+            ),
+            True,
+        ),
         ("CreateContainerError", "no command specified", False),
         ("CreateContainerConfigError", 'secret "none" not found', False),
+        (
+            "CreateContainerConfigError",
+            "failed to sync secret cache: timed out waiting for the condition",
+            True,
+        ),
     ],
 )
 def test_what_the_node_tries_again(reason: str, message: str, passing: bool) -> None:
@@ -348,7 +362,7 @@ def test_words_of_the_cluster_are_passed_on_without_secrets(
     assert cause is not None
     assert passed_on in cause.text
     event = {"reason": "FailedMount", "message": message}
-    assert passed_on in preparing.told_by([event])
+    assert passed_on in preparing.told_by({}, [event])
     event = {"reason": "NotTriggerScaleUp", "message": f"pod didn't trigger scale-up: {message}"}
     assert passed_on in autoscaler.told_by([event])
     event = {"reason": "Pending", "message": message}
@@ -399,6 +413,25 @@ def test_only_what_the_kernel_needs_hinders_it(first: bool) -> None:
         assert hindrance(beside(waits(reason), first=first)) is not None
         before = {"initContainerStatuses": [waits(reason, name="prepare")]}
         assert hindrance(beside(comes, first=first, **before)) is not None
+
+
+PROXY = {
+    "name": "istio-proxy",
+    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting"}},
+    "lastState": {"terminated": {"exitCode": 2, "message": "no such issuer"}},
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sidecar_that_does_not_come_up_hinders_the_kernel_and_later_no_more(first: bool) -> None:
+    """A native one: what follows it is not made before it is up."""
+    cause = hindrance(beside(waits("PodInitializing"), first=first, initContainerStatuses=[PROXY]))
+    assert cause is not None
+    assert cause.passing, "the node begins it again"
+    assert "'istio-proxy' beside the kernel has failed with code 2: no such issuer." in cause.what
+    kernel = {"name": "kernel", "state": {"running": {}}}
+    for state in (PROXY, waits("RunContainerError", name="istio-proxy")):
+        assert hindrance(beside(kernel, first=first, initContainerStatuses=[state])) is None
 
 
 # -- whatever a cluster says -------------------------------------------------------------------

@@ -83,6 +83,18 @@ def pending(message: str) -> dict[str, Any]:
             f"{BEFORE}{USED_UP}. Pending the preemption of 1 workload(s)",
             f"{WAITS}: the quota is used up, it lacks 1 of nvidia.com/gpu.",
         ),
+        # As earlier ones say the two.
+        (
+            BEFORE + USED_UP.replace("quota for", "quota in cohort for"),
+            f"{WAITS}: the quota is used up, it lacks 1 of nvidia.com/gpu.",
+        ),
+        (
+            (
+                f"{BEFORE}insufficient quota for nvidia.com/gpu in flavor gpu, request > maximum "
+                f"capacity (2 > 1), {USED_UP.replace('nvidia.com/gpu', 'cpu')}"
+            ),
+            f"{WAITS}, which has never more than 1 of nvidia.com/gpu. {SMALLER}",
+        ),
         ("ClusterQueue team is inactive", f"{WAITS}: ClusterQueue team is inactive."),
         ("", ""),
     ],

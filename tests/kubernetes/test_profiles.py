@@ -100,7 +100,9 @@ async def test_the_pod_that_is_made_has_what_its_size_brings() -> None:
     )
     spec = made[0]["spec"]
     assert spec["containers"][0]["image"] == "cpu:1"
-    assert (spec["nodeSelector"], spec["tolerations"]) == ({"pool": "cpu"}, [POOL])
+    # Nothing about the pod of a kernel without a GPU keeps it from nodes with Windows.
+    wanted = {"kubernetes.io/os": "linux", "pool": "cpu"}
+    assert (spec["nodeSelector"], spec["tolerations"]) == (wanted, [POOL])
     assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in spec["containers"][0]["env"]
 
 

@@ -139,6 +139,40 @@ async def acquired(store: Cluster, one: KernelObjects) -> None:
     await one.lease.acquire(one.name, lambda news: None, until)
 
 
+@pytest.mark.parametrize(
+    ("ended", "words"),
+    [
+        (None, "What waited for the kernel's share was deleted in the cluster. Try again"),
+        ({"phase": "Failed", "reason": "OutOfpods", "message": "no"}, "had no room after all"),
+    ],
+)
+async def test_a_lease_that_others_end_while_it_waits_is_not_waited_for_any_more(
+    ended: dict[str, str] | None, words: str
+) -> None:
+    """Somebody tidies up pods that are pending, or the node turns it away at the last moment."""
+    store = Cluster()
+    one = KernelObjects(store.leased(), ALICE, plan())
+    await one.make()
+    one.lease = one._new_lease()
+
+    async def until(look: Any) -> Any:
+        assert look() is None
+        (lease,) = (name for name in store.of(PODS) if "lease" in name)
+        if ended is None:
+            del store.objects["pods", lease]
+        else:
+            store.objects["pods", lease]["status"] = ended
+            store.full = False
+            store._schedule()
+        return look()
+
+    with pytest.raises(KernelStartError, match=words):
+        await one.lease.acquire(one.name, lambda news: None, until)
+    assert one.lease.lent is False
+    await one.lease.withdraw()
+    assert not [name for name in (*store.of(PODS), *store.of(CLAIMS)) if "lease" in name]
+
+
 async def test_a_lease_that_is_waited_for_keeps_its_place() -> None:
     store = Cluster()
     first = KernelObjects(store.leased(), ALICE, plan())

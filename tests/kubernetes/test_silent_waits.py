@@ -102,6 +102,23 @@ PREEMPTION = "preemption: 0/3 nodes are available: 3 Preemption is not helpful f
         (f"{ALL}1 Too many pods, 2 Insufficient nvidia.com/gpu.", False),
         (f"{ALL}1 Insufficient cpu, 1 Insufficient nvidia.com/gpu, {TAINTED}. {PREEMPTION}", False),
         ("Insufficient memory on gpu-1", False),
+        # A node without GPUs, and that with them, which is emptied or does not answer.
+        (f"{ALL}1 node(s) were unschedulable, 2 Insufficient nvidia.com/gpu. {PREEMPTION}", False),
+        (f"{ALL}1 node(s) were unschedulable, 2 cannot allocate all claims.", False),
+        (
+            (
+                f"{ALL}1 node(s) had untolerated taint {{node.kubernetes.io/unreachable: }}, "
+                "2 Insufficient nvidia.com/gpu."
+            ),
+            False,
+        ),
+        (
+            (
+                f"{ALL}1 node(s) had untolerated taint "
+                "{node-role.kubernetes.io/control-plane: }, 2 Insufficient nvidia.com/gpu."
+            ),
+            True,
+        ),
         # No node has a GPU left, and some lack more besides.
         (f"{ALL}1 Insufficient cpu, 3 Insufficient nvidia.com/gpu. {PREEMPTION}", True),
         (f"{ALL}1 Insufficient cpu, {TAINTED}, 2 Insufficient nvidia.com/mig-1g.10gb.", True),

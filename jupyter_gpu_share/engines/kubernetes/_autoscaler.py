@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,10 +14,18 @@ Object = Mapping[str, Any]
 
 #: Reasons by which Cluster Autoscaler and Karpenter tell that a node comes.
 _COMING = ("TriggeredScaleUp", "Nominated")
-#: That none comes, and what stands before the cause. The scheduler has the second reason, too.
+#: That none comes, and what of the message is the cause. The scheduler has the last reason, too.
 _NONE = {
-    "NotTriggerScaleUp": "pod didn't trigger scale-up: ",
-    "FailedScheduling": "Failed to schedule pod, ",
+    # Older ones, and GKE's, say in brackets what they mean, with the causes after it or none.
+    "NotTriggerScaleUp": re.compile(
+        r"pod didn't trigger scale-up(?: \((?P<only>[^)]*)\))?(?:: (?P<cause>.*))?"
+    ),
+    # GKE's, where the cloud has no such machine, or the project no quota of them.
+    "FailedScaleUp": re.compile(
+        r"(?:Node scale up .*? failed: )?(?P<cause>.*?)"
+        r"(?P<only>)(?:\. Pod is at risk of not being scheduled)?"
+    ),
+    "FailedScheduling": re.compile(r"Failed to schedule pod, (?P<cause>.*)(?P<only>)"),
 }
 
 
@@ -29,8 +38,6 @@ def _words(event: Object) -> str:
     reason, message = event.get("reason", ""), " ".join((event.get("message") or "").split())
     if reason in _COMING:
         return "The cluster's autoscaler brings a node for it, which takes some minutes."
-    before = _NONE.get(reason)
-    if before is None or not message.startswith(before):
-        return ""
-    cause = words_on(message[len(before) :].rstrip(". "))
-    return f"The cluster's autoscaler brings no node for it: {cause}."
+    told = _NONE[reason].fullmatch(message.rstrip(". ")) if reason in _NONE else None
+    cause = words_on(told["cause"] or told["only"]) if told is not None else ""
+    return f"The cluster's autoscaler brings no node for it: {cause}." if cause else ""

@@ -19,12 +19,15 @@ Object = Mapping[str, Any]
 
 #: Seconds until Events of a pod are read again, and until what nobody asks for is forgotten.
 _AGAIN, _FORGET = 10.0, 600.0
+#: Seconds until they are asked for again after a refusal: a right may be granted, and an API server
+#: that has just come back refuses what it has not read of.
+_REFUSED = 600.0
 
 
 class Events:
     """Reads the Events of pods while somebody waits for them.
 
-    Without the right to read Events nothing is known, and nothing is asked again. The cluster
+    Without the right to read Events nothing is known, and seldom is asked again. The cluster
     forgets an Event after an hour or so, and a pod may wait for longer: what was said last stays.
     """
 
@@ -35,7 +38,7 @@ class Events:
         #: By uid: what there was, from old to new, and when it was read last.
         self._known: dict[str, tuple[Sequence[Object], float]] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
-        self._may = True
+        self._refused = -_REFUSED
         self._pruned = -_AGAIN
 
     def words(self, pod: Object) -> str:
@@ -43,7 +46,8 @@ class Events:
         uid = dig(pod, "metadata", "uid", default="")
         events, read = self._known.get(uid, ((), -_AGAIN))
         gated = kueue.gated(pod)
-        if uid and self._may and self._clock() - read >= _AGAIN and uid not in self._reading:
+        may = self._clock() - self._refused >= _REFUSED
+        if uid and may and self._clock() - read >= _AGAIN and uid not in self._reading:
             task = self._reading[uid] = asyncio.create_task(
                 self._read(uid, gated), name="read Events"
             )
@@ -51,7 +55,7 @@ class Events:
         if gated:
             return kueue.waits_for(pod, events)
         if dig(pod, "spec", "nodeName"):
-            return preparing.told_by(events)
+            return preparing.told_by(pod, events)
         return autoscaler.told_by(events)
 
     async def _read(self, uid: str, gated: bool) -> None:
@@ -66,7 +70,7 @@ class Events:
             if gated and (of_workload := kueue.events_of([*before, *events])):
                 events += await self._list(of_workload)
         except Forbidden:
-            self._may = False
+            self._refused = now
         except KubernetesError:
             return  # asked again later
         else:

@@ -40,7 +40,7 @@ _IMAGE = {
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 #: What the node tries again by itself; the first unless it says that there is no sense in it.
 _PULLED_AGAIN = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
-_MADE_AGAIN = {"CreateContainerError", "RunContainerError"}
+_MADE_AGAIN = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 #: By a reason or by its words: there is no such image, or not for those who ask.
 _NO_SUCH_IMAGE = {"InvalidImageName", "ErrImageNeverPull"}
 _NO_SUCH = re.compile(
@@ -54,9 +54,11 @@ _SENSELESS = re.compile(r"unknown", re.IGNORECASE)
 _BUSY = re.compile(r"too ?many ?requests|quota exceeded|\b(429|50[0234])\b", re.IGNORECASE)
 #: The codes of gRPC, and what is quoted.
 _NAMES = re.compile(r'rpc error: code = \w+|"[^"]*"')
-#: Of a container that could not be made: it may be another time.
+#: Of a container that could not be made: it may be another time. A GPU's driver tells the runtime
+#: of its devices (CDI) a moment after the node does.
 _PASSING = re.compile(
-    r"deadline exceeded|timed? ?out|is reserved|try again|connection refused|unavailable",
+    r"deadline exceeded|timed? ?out|is reserved|try again|connection refused|unavailable"
+    r"|unresolvable CDI",
     re.IGNORECASE,
 )
 #: Why a node turned a pod away that the scheduler had sent to it; ``OutOf…`` beside these.
@@ -65,6 +67,8 @@ _TURNED_AWAY = {
     "NodeAffinity",
     "NodeName",
     "NodePorts",
+    "SMTAlignmentError",
+    "TaintToleration",
     "TopologyAffinityError",
 }
 
@@ -105,12 +109,22 @@ def hindrance(pod: Object) -> Cause | None:
         if reason in _CONFIG:
             passing = reason in _MADE_AGAIN and _PASSING.search(message) is not None
             return _not_made(reason, message, passing=passing)
+        if reason == "CrashLoopBackOff":
+            # A sidecar that has to be up before the kernel's container is made.
+            ended = dig(status, "lastState", "terminated", default={})
+            text = _with_code("beside-failed", ended, name=repr(status.get("name")))
+            return Cause("config", text, passing=True, what=text)
     return None
 
 
 def _needed(pod: Object) -> list[Object]:
-    """What is told of the kernel's container, and of those that have to be done before it."""
+    """What is told of the kernel's container, and of those that have to be up or done before it.
+
+    Nothing where it runs: a sidecar that is begun again later is no matter of the kernel's.
+    """
     kernel = named(dig(pod, "status", "containerStatuses"))
+    if dig(kernel, "state", "running") is not None:
+        return []
     before = dig(pod, "status", "initContainerStatuses", default=[])
     return [*([kernel] if kernel else []), *before]
 
@@ -399,14 +413,21 @@ def _memory_limit(pod: Object) -> str:
 
 #: What a node can lack beside GPUs.
 _MORE = re.compile(r"Insufficient (cpu|memory|ephemeral-storage|pods|hugepages)|Too many pods")
+#: Of nodes that are away for a while: there may be the GPUs, and nobody uses them.
+_AWAY = re.compile(
+    r"node\(s\) were unschedulable"
+    r"|untolerated taint \{(node\.kubernetes\.io/|karpenter\.sh/|ToBeDeletedByClusterAutoscaler)"
+)
 _NODES = re.compile(r"0/(\d+) nodes are available: ([^.]*(?:\.\S[^.]*)*)")
 
 
 def for_want_of_more(message: str) -> bool:
-    """Whether by the scheduler's words a node lacks something else than GPUs.
+    """Whether by the scheduler's words a node lacks something else than GPUs, or is away.
 
     That other nodes have no GPU is true then, and not why the pod waits.
     """
+    if _AWAY.search(message):
+        return True
     if not _MORE.search(message):
         return False
     if (told := _NODES.match(message)) is None:

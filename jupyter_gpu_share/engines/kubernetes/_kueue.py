@@ -37,9 +37,12 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.ASCII)
 #: An Event of the pod that names its Workload.
 _CREATED = re.compile(r"Created Workload: [^/\s]+/(\S+)")
 _BEFORE = re.compile(r"couldn't assign flavors to pod set \S+: ")
-_USED_UP = re.compile(r"insufficient unused quota for (\S+) in flavor \S+?, (\S+) more needed")
+#: Earlier versions name the cohort, and what is asked for beside the most.
+_USED_UP = re.compile(
+    r"insufficient unused quota (?:in cohort )?for (\S+) in flavor \S+?, (\S+) more needed"
+)
 _NEVER = re.compile(
-    r"insufficient quota for (\S+) in flavor \S+?, .*?> maximum capacity \((\S+?)\)"
+    r"insufficient quota for (\S+) in flavor \S+?, .*?> maximum capacity \((?:\S+ > )?(\S+?)\)"
 )
 
 

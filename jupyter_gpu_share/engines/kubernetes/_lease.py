@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from ..._threads import to_the_end
 from ...allocations import Share
-from ...errors import EngineError, NoGpuError
+from ...errors import EngineError, KernelStartError, NoGpuError
 from ...size import Size
 from ..base import Report
 from . import _failures as failures
@@ -540,12 +540,28 @@ class Lease:
         return self._backend.held_on(own, self.device, facts)
 
     async def _allocated(self, report: Report, until: Until) -> tuple[str, str]:
+        """Wait until the last lease that was asked for has its device: which one that is.
+
+        Raises
+        ------
+        KernelStartError: somebody else has ended it meanwhile.
+        """
         place = partial(self._cluster.place, self.name)
         wait = Wait(self._backend, report, place, self._cluster.events.words)
+        there = False  # the watch has seen it
 
         def look() -> tuple[str, str] | None:
+            nonlocal there
             device = self._device_of(self.name)
             pod = self._cluster.pod(self.name)
+            there |= pod is not None
+            if self.name in self._held:  # else it was given up, and so is this wait
+                if pod is not None and (ended := failures.end_of(pod, None)) is not None:
+                    raise KernelStartError(ended.text)
+                if pod is None and there:
+                    raise KernelStartError(
+                        "What waited for the kernel's share was deleted in the cluster. Try again."
+                    )
             if pod is not None and not device:
                 wait.tell(pod)
             return device

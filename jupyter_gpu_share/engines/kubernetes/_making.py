@@ -210,5 +210,10 @@ async def _create(cluster: Cluster, resource: Any, body: Object) -> Object:
 
 
 def _without_gpu() -> Rendered:
-    """Images of NVIDIA ask for all GPUs; a kernel without a share gets none."""
-    return Rendered(env={"NVIDIA_VISIBLE_DEVICES": "void"})
+    """Images of NVIDIA ask for all GPUs; a kernel without a share gets none.
+
+    Nothing else keeps it from nodes with Windows, which have none of these images.
+    """
+    return Rendered(
+        env={"NVIDIA_VISIBLE_DEVICES": "void"}, node_selector={"kubernetes.io/os": "linux"}
+    )

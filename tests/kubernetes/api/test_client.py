@@ -182,6 +182,24 @@ async def test_an_answer_of_something_else(
 # -- create and delete -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "passing",
+    [
+        (409, "Conflict", 'Operation cannot be fulfilled on resourcequotas "q": it was modified'),
+        (403, "Forbidden", 'pods "a" is forbidden: status unknown for quota: q'),
+    ],
+)
+async def test_a_quota_that_others_are_counted_in_just_now_is_no_refusal(
+    server: ScriptedServer, api: KubeApi, passing: tuple[int, str, str]
+) -> None:
+    """A class that starts at once in one namespace: the API server does not try for ever itself."""
+    busy = refuse(passing[0], status(*passing))
+    server.then("create", busy, busy, right)
+    await api.create(PODS, pod("a", "attempt-1"), NAMESPACE)
+    assert list(server.pods) == ["a"]
+    assert len(server.asked("create")) == 3
+
+
 @pytest.mark.parametrize("after", [(), (refuse(403, QUOTA),), (refuse(500),)])
 async def test_what_was_made_although_no_answer_came_is_ours(
     server: ScriptedServer, api: KubeApi, after: tuple[Act, ...]

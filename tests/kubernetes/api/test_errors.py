@@ -20,6 +20,7 @@ from jupyter_gpu_share.engines.kubernetes.api import (
     ServerTrouble,
     TooManyRequests,
     Unauthorized,
+    Unsettled,
 )
 from jupyter_gpu_share.engines.kubernetes.api._errors import error_of
 from jupyter_gpu_share.errors import EngineError
@@ -40,6 +41,7 @@ QUOTA = (
     'pods "x" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: '
     "requests.nvidia.com/gpu=2, limited: requests.nvidia.com/gpu=2"
 )
+CHANGED = "the object has been modified; please apply your changes to the latest version"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,46 @@ QUOTA = (
         (
             403,
             'pods "x" is forbidden: failed quota: cpu: must specify limits.cpu for: kernel',
+            Forbidden,
+            "rules do not allow",
+        ),
+        # As Gatekeeper says it.
+        (
+            403,
+            (
+                'admission webhook "validation.gatekeeper.sh" denied the request: [latest] the tag '
+                "latest cannot be used"
+            ),
+            Forbidden,
+            "rules do not allow to create pods in team (admission webhook",
+        ),
+        *(
+            (code, message, Unsettled, f"could not {WHAT} now ({message}). Try again")
+            for code, message in (
+                (409, f'Operation cannot be fulfilled on resourcequotas "q": {CHANGED}'),
+                (
+                    409,
+                    (
+                        "Operation cannot be fulfilled on clusterresourcequotas.quota.openshift.io "
+                        f'"q": {CHANGED}'
+                    ),
+                ),
+                (403, 'pods "x" is forbidden: status unknown for quota: q, resources: limits.cpu'),
+                (
+                    403,
+                    (
+                        'pods "x" is forbidden: error looking up service account team/default: '
+                        'serviceaccount "default" not found'
+                    ),
+                ),
+            )
+        ),
+        (
+            403,
+            (
+                'pods "x" is forbidden: error looking up service account team/none: serviceaccount '
+                '"none" not found'
+            ),
             Forbidden,
             "rules do not allow",
         ),

@@ -208,10 +208,12 @@ async def test_a_kubeconfig_names_the_proxy(
     write_kubeconfig(config, "https://kube.example", cluster=cluster)
     assert await proxy_of(config) == "http://q:1"
     monkeypatch.setenv("HTTPS_PROXY", "socks5://user:t0ken@p:1")
-    write_kubeconfig(config, "https://kube.example")
-    with pytest.raises(KubernetesError, match="socks5://") as caught:
-        await proxy_of(config)
-    assert "t0ken" not in str(caught.value)
+    for cluster in ({}, {"proxy-url": "socks5://user:t0ken@q:1"}):
+        write_kubeconfig(config, "https://kube.example", cluster=cluster)
+        with pytest.raises(KubernetesError, match="socks5://") as caught:
+            await proxy_of(config)
+        assert "t0ken" not in str(caught.value)
+        monkeypatch.delenv("HTTPS_PROXY", raising=False)
 
 
 async def test_requests_go_through_the_proxy(

@@ -37,6 +37,8 @@ SOFT, NONE, MPS = Isolation.FRAMEWORK, Isolation.NONE, Isolation.MPS
         ("eks", "1", NOT_KNOWN, Fraction(1), NONE),
         ("eks_karpenter", "1", "", Fraction(1), NONE),
         ("eks_karpenter_slices", "1/4", "", Fraction(1, 4), SOFT),
+        ("eks_auto", "1", "", Fraction(1), NONE),
+        ("aks_karpenter_slices", "1/4", "", Fraction(1, 4), SOFT),
         ("openshift", "1", "", Fraction(1), NONE),
     ],
 )
@@ -77,6 +79,20 @@ def test_a_slice_is_no_whole_gpu() -> None:
             PLUGIN.render(Size.parse("1"), facts(getattr(SHAPES, node)))
 
 
+@pytest.mark.parametrize(("healthy", "units"), [(12, 16), (3, 4), (4, 4), (16, 16)])
+def test_a_gpu_that_is_not_healthy_makes_no_other_part_of_the_rest(
+    healthy: int, units: int
+) -> None:
+    """A machine of four GPUs whose sharing is told by numbers alone."""
+    node = SHAPES.eks_karpenter
+    node["metadata"]["labels"]["karpenter.k8s.aws/instance-gpu-count"] = "4"
+    node["status"]["allocatable"]["nvidia.com/gpu"] = str(healthy)
+    node["status"]["capacity"] = {**node["status"]["allocatable"], "nvidia.com/gpu": str(units)}
+    gpus = PLUGIN.capacity(facts(node))
+    assert len(gpus) == healthy
+    assert {gpu.memory_bytes for gpu in gpus} == {16 * GIB * 4 // units}
+
+
 def test_instances_of_gke_are_those_of_their_label() -> None:
     known = facts(SHAPES.gke_mig)
     assert detect(known) == ("mig",)
@@ -91,6 +107,8 @@ def test_instances_of_gke_are_those_of_their_label() -> None:
 def test_machines_tell_their_memory_under_karpenter() -> None:
     quarter = PLUGIN.render(Size.parse("1/4"), facts(SHAPES.eks_karpenter_slices))
     assert quarter.memory_bytes == 4 * GIB
+    whole = PLUGIN.render(Size.parse("20GiB"), facts(SHAPES.eks_auto))
+    assert whole.memory_bytes == 22 * GIB
     with pytest.raises(NoGpuError, match="do not say how much memory"):
         PLUGIN.render(Size.parse("4GiB"), facts(SHAPES.gke_time_sharing))
 
@@ -99,6 +117,10 @@ def test_pools_are_told_apart_by_the_labels_of_the_cloud() -> None:
     known = facts(SHAPES.gke_time_sharing, SHAPES.gke_mps)
     assert PLUGIN.render(Size.parse("1/4"), known).node_selector == {
         "cloud.google.com/gke-accelerator": "nvidia-l4"
+    }
+    known = facts(SHAPES.eks_auto, SHAPES.eks_karpenter_slices)
+    assert PLUGIN.render(Size.parse("1"), known).node_selector == {
+        "eks.amazonaws.com/instance-gpu-name": "l4"
     }
 
 

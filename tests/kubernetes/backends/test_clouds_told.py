@@ -56,8 +56,10 @@ NODES: dict[str, Facts] = {
     "EKS, no labels": facts(SHAPES.eks),
     "EKS, Karpenter, 1 GPU": facts(SHAPES.eks_karpenter),
     "EKS, Karpenter, 4 units on 1 GPU": facts(SHAPES.eks_karpenter_slices),
+    "EKS Auto Mode, 1 GPU": facts(SHAPES.eks_auto),
     "AKS, taint tolerated": AKS,
     "AKS, taint not tolerated": facts(SHAPES.aks),
+    "AKS, Karpenter, 4 units on 1 GPU": facts(SHAPES.aks_karpenter_slices),
     "OpenShift": facts(SHAPES.openshift),
 }
 

@@ -16,6 +16,7 @@ from jupyter_gpu_share.engines.kubernetes.backends import (
     Facts,
     Rendered,
 )
+from jupyter_gpu_share.engines.kubernetes.backends._nodes import a_model
 from jupyter_gpu_share.errors import EngineError, NoGpuError
 from jupyter_gpu_share.size import Size
 
@@ -329,3 +330,25 @@ def test_doctor_says_what_each_node_offers_and_what_is_missing() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, str], words: str) -> None:
     with pytest.raises(EngineError, match=words):
         DevicePluginBackend(options)
+
+
+@pytest.mark.parametrize(
+    ("product", "words"),
+    [
+        ("NVIDIA-A100-SXM4-80GB", "an A100"),
+        ("Tesla-T4", "a T4"),
+        ("NVIDIA-TESLA-V100", "a V100"),
+        ("NVIDIA-L40S", "an L40S"),
+        ("NVIDIA-GB200", "a GB200"),
+        ("NVIDIA-GeForce-RTX-4090", "an RTX 4090"),
+        ("NVIDIA-RTX-A6000", "an RTX A6000"),
+        ("Quadro-RTX-8000", "a Quadro RTX 8000"),
+        ("NVIDIA-TITAN-V", "a TITAN V"),
+        ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition", "an RTX PRO 6000"),
+        ("NVIDIA-TITAN-RTX", "a TITAN RTX"),
+        ("GPU", "a GPU"),
+        ("NVIDIA", "a GPU"),
+    ],
+)
+def test_a_model_is_told_by_what_tells_it_from_others(product: str, words: str) -> None:
+    assert a_model(product) == words

@@ -145,6 +145,16 @@ def test_gpus_that_are_not_healthy_are_left_out() -> None:
     assert [gpu.uuid for gpu in BACKEND.capacity(facts(node))] == [SECOND]
 
 
+def test_gpus_of_a_node_that_hami_does_not_hear_are_not_free_and_can_be_asked_for() -> None:
+    node = SHAPES.node
+    usual = BACKEND.render(Size.parse("1/4"), facts(SHAPES.node))
+    node["metadata"]["annotations"]["hami.io/node-handshake"] = "Deleted_2026.11.29 10:00:00"
+    known = facts(node)
+    assert BACKEND.render(Size.parse("1/4"), known) == usual
+    assert BACKEND.room(Size.parse("1/4"), known) == 0
+    assert {gpu.free_bytes for gpu in BACKEND.capacity(known)} == {0}
+
+
 @pytest.mark.parametrize("text", ["", "[", "[1]", "{}", '[{"id":"GPU-1","health":true}]', "a,b,c:"])
 def test_what_cannot_be_read_registers_nothing(text: str) -> None:
     node = SHAPES.node

@@ -135,6 +135,25 @@ def test_of_a_kind_there_are_no_more_than_was_declared() -> None:
         ask(DevicePluginBackend(), "40GiB", known(one, nodes=[there]))
 
 
+@pytest.mark.parametrize("name", ["dra", "kai", "hami", "device-plugin"])
+def test_a_node_that_has_come_without_its_gpus_yet_is_still_to_come(name: str) -> None:
+    """Drivers take minutes: who asks for the only node meanwhile is not refused."""
+    fresh = {"metadata": {"name": "new", "labels": {"pool": "a100"}}, "status": CPUS["status"]}
+    one = {**A100, "most": 1}
+    assert pinned(ask(BACKENDS[name]({}), "1", known(one, nodes=[fresh])))
+    slices = {**Shapes("dra").shared40}
+    slices["spec"]["nodeName"] = "new"
+    facts = known({**one, "tolerations": []}, nodes=[fresh], slices=[slices])
+    assert not facts.coming
+    facts = known({**one, "tolerations": []}, nodes=[laid("nvidia.com/gpu", "1", fresh)])
+    assert not facts.coming
+
+
+def laid(resource: str, amount: str, node: dict[str, Any]) -> dict[str, Any]:
+    """The node as it offers a resource."""
+    return {**node, "status": {"allocatable": {"cpu": "8", resource: amount}}}
+
+
 def test_what_nodes_do_not_tell_is_taken_from_their_kind() -> None:
     bare = SHAPES.unlabelled
     bare["metadata"]["labels"]["pool"] = "a100"

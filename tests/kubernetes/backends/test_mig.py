@@ -110,6 +110,20 @@ def test_an_instance_with_all_slices_is_the_whole_gpu() -> None:
     assert rendered.note == "1 becomes a MIG instance 7g.79gb of an H100 (79 GiB)."
 
 
+def test_the_name_of_a_gh200_tells_of_the_processors_memory() -> None:
+    """Its GPU has 96 GB; by its name every instance would be a fifth of what it is."""
+    node = SHAPES.mixed
+    labels = node["metadata"]["labels"]
+    labels["nvidia.com/gpu.product"] = "NVIDIA-GH200-480GB"
+    labels["nvidia.com/gpu.memory"] = "97871"
+    labels |= {"nvidia.com/mig-1g.12gb.memory": "11264", "nvidia.com/mig-3g.48gb.memory": "47616"}
+    node["status"]["allocatable"] = {"nvidia.com/mig-1g.12gb": "4", "nvidia.com/mig-3g.48gb": "1"}
+    assert ask("1/8", node).limits == {"nvidia.com/mig-1g.12gb": "1"}
+    assert ask("1/2", node).limits == {"nvidia.com/mig-3g.48gb": "1"}
+    labels["nvidia.com/gpu.product"] = "NVIDIA-H100-80GB-HBM3"
+    assert ask("1/7", node).limits == {"nvidia.com/mig-1g.12gb": "1"}
+
+
 def test_a_server_that_may_not_read_nodes_asks_for_profiles_only() -> None:
     blind = Facts(missing=frozenset({"nodes"}))
     rendered = BACKEND.render(Size.parse("mig-1g.10gb"), blind)

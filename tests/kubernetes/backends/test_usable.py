@@ -68,6 +68,16 @@ def laid_over(obj: Any, patch: Any) -> Any:
         {"spec": {"taints": [{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]}},
         {"spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}},
         {"spec": {"taints": [{"key": "karpenter.sh/disrupted", "effect": "NoSchedule"}]}},
+        # What GKE, a handler of notices on AWS, AKS and Cluster API taint a node with for a while.
+        *(
+            {"spec": {"taints": [{"key": key, "effect": "NoSchedule"}]}}
+            for key in (
+                "cloud.google.com/impending-node-termination",
+                "aws-node-termination-handler/spot-itn",
+                "remediator.kubernetes.azure.com/unschedulable",
+                "node.cluster.x-k8s.io/uninitialized",
+            )
+        ),
     ],
 )
 @pytest.mark.parametrize(("backend", "size", "bare", "slices"), clusters())
@@ -87,6 +97,45 @@ def test_what_starts_nothing_now_is_not_free_and_can_still_be_asked_for(
     )
     (finding,) = nodes_apart(known)
     assert finding.level == "warning"
+
+
+@pytest.mark.parametrize("capacity", [True, False])
+@pytest.mark.parametrize(
+    ("backend", "size", "shape", "node"),
+    [
+        (DevicePluginBackend(), "1/4", "device_plugin", "slices4"),
+        (DevicePluginBackend(), "1", "clouds", "eks_karpenter"),
+        (MigBackend(), "mig-1g.10gb", "mig", "single"),
+        (MigBackend(), "mig-1g.10gb", "mig", "mixed"),
+        (KaiBackend(), "1/4", "kai", "node"),
+    ],
+)
+def test_a_node_whose_device_plugin_is_away_can_still_be_asked_for(
+    backend: Backend, size: str, shape: str, node: str, capacity: bool
+) -> None:
+    """The plugin is exchanged, and the node counts on; or the node comes back from a reboot."""
+    there = getattr(Shapes(shape), node)
+    wanted, usual = Size.parse(size), Facts(nodes=[copy.deepcopy(there)])
+    amounts = there["status"]["allocatable"]
+    there["status"]["capacity"] = {k: amounts[k] if capacity else "0" for k in amounts}
+    there["status"]["allocatable"] = {k: "0" if "nvidia" in k else amounts[k] for k in amounts}
+    known = Facts(nodes=[there])
+    if node in ("mixed", "eks_karpenter") and not capacity:
+        # Which instances there will be, or how the GPUs are shared, is not known.
+        assert backend.capacity(known) == []
+        return
+    assert backend.render(wanted, known) == backend.render(wanted, usual)
+    assert backend.room(wanted, known) == 0
+    name = there["metadata"]["name"]
+    assert backend.knows_node(name, usual)
+    assert not backend.knows_node(name, known), "it is looked at again when a kernel is there"
+    assert len(backend.capacity(known)) == len(backend.capacity(usual))
+    assert not any(gpu.free_bytes for gpu in backend.capacity(known))
+    (finding,) = nodes_apart(known)
+    assert finding.what.endswith("now: it offers none of its GPUs.")
+    slices = DRA.shared80
+    slices["spec"]["nodeName"] = name
+    assert not DevicePluginBackend.offered(Facts(nodes=[there], slices=[slices]))
 
 
 @pytest.mark.parametrize(("backend", "size", "bare", "slices"), clusters())

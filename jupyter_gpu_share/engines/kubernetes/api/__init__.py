@@ -14,6 +14,7 @@ from ._errors import (
     TooManyRequests,
     Unauthorized,
     Unreachable,
+    Unsettled,
     Untrusted,
 )
 from ._resources import (
@@ -63,6 +64,7 @@ __all__ = [
     "TooManyRequests",
     "Unauthorized",
     "Unreachable",
+    "Unsettled",
     "Untrusted",
     "Watch",
     "within",

@@ -214,6 +214,8 @@ class Access:
         else:
             await self._read_kubeconfig(configuration)
         configuration.proxy = configuration.proxy or _proxy(configuration.host)
+        if configuration.proxy:
+            _check(configuration.proxy)
         return configuration
 
     async def _read_kubeconfig(self, configuration: Configuration) -> None:
@@ -292,10 +294,6 @@ def _proxy(host: str) -> str | None:
     """The proxy that the environment names for an address, by the rules of kubectl.
 
     ``NO_PROXY`` may have networks such as ``10.0.0.0/8``, and loopback is never behind a proxy.
-
-    Raises
-    ------
-    ConfigException: it is of a kind that cannot be used.
     """
     address = urlsplit(host)
     proxies = getproxies_environment()
@@ -312,13 +310,19 @@ def _proxy(host: str) -> str | None:
         excluded = (part.strip() for part in proxies.get("no", "").split(","))
         if ip.is_loopback or any(_holds(network, ip) for network in excluded):
             return None
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    if urlsplit(proxy).scheme not in ("http", "https"):
-        raise kube_config.ConfigException(
-            f"a proxy of the kind {urlsplit(proxy).scheme}:// cannot be used"
-        )
-    return proxy
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _check(proxy: str) -> None:
+    """Refuse what no proxy of HTTP is: aiohttp would speak HTTP to it, and wait for an answer.
+
+    Raises
+    ------
+    ConfigException
+    """
+    kind = urlsplit(proxy).scheme
+    if kind not in ("http", "https"):
+        raise kube_config.ConfigException(f"a proxy of the kind {kind}:// cannot be used")
 
 
 def _holds(network: str, ip: Any) -> bool:

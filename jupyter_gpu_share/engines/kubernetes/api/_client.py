@@ -29,6 +29,7 @@ from ._errors import (
     TooManyRequests,
     Unauthorized,
     Unreachable,
+    Unsettled,
     Untrusted,
 )
 from ._parsing import parsed
@@ -451,7 +452,7 @@ class KubeApi:
                 if not troubled or time.monotonic() + _UNSURE > end:
                     raise
                 troubled, wait = False, _UNSURE
-            except (Unreachable, ServerTrouble, TooManyRequests) as error:
+            except (Unreachable, ServerTrouble, TooManyRequests, Unsettled) as error:
                 troubled = True
                 wait = max(error.retry_after or 0.0, pause * self._random.uniform(0.5, 1.5))
                 if time.monotonic() + wait > end:

@@ -6,6 +6,7 @@ A text never holds what was sent: bodies carry keys, headers carry tokens.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from ....errors import EngineError
@@ -23,11 +24,20 @@ __all__ = [
     "TooManyRequests",
     "Unauthorized",
     "Unreachable",
+    "Unsettled",
     "Untrusted",
     "error_of",
 ]
 
 _LONGEST = 500
+#: How authorizers begin to say that a right is missing. Rules of admission may say "cannot", too.
+_NO_RIGHT = re.compile(r'\bUser "[^"]*" cannot\b|\bcannot set blockOwnerDeletion\b')
+#: Why admission refuses what it takes a moment later: a quota that others are counted in just now
+#: (of OpenShift, of several namespaces), or a namespace so new that its controllers are not done.
+_PASSING = re.compile(
+    r"cannot be fulfilled on (cluster)?resourcequotas|status unknown for quota"
+    r'|serviceaccount "default" not found'
+)
 
 
 class KubernetesError(EngineError):
@@ -75,6 +85,13 @@ class NotFound(KubernetesError):
     """There is no such object."""
 
 
+class Unsettled(KubernetesError):
+    """The namespace's quota, or the namespace itself, is being written just now; nothing was done.
+
+    The same request may be accepted a moment later.
+    """
+
+
 class Conflict(KubernetesError):
     """The object has changed since it was read."""
 
@@ -116,13 +133,16 @@ def error_of(
             f"token or kubeconfig of the Jupyter server ({what})."
         )
         return Unauthorized(text, detail=message)
+    if status in (403, 409) and _PASSING.search(message):
+        text = f"Kubernetes could not {what} now{words}. Try again in a minute."
+        return Unsettled(text, detail=message)
     if status == 403 and "exceeded quota" in message:
         return QuotaExceeded(
             f"The namespace's quota is used up: {_quota(message)}. End a kernel, or ask the "
             "administrator for more.",
             detail=message,
         )
-    if status == 403 and message and "cannot" not in message:
+    if status == 403 and message and not _NO_RIGHT.search(message):
         # Not a right that is missing: admission said no.
         return Forbidden(
             f"The cluster's rules do not allow to {what}{words}. Tell the administrator.",

@@ -18,6 +18,8 @@ from ....errors import EngineError
 from ....size import Size
 from ...base import Capacity, Finding
 from ._kinds import Kind, kind_of
+from ._labels import PREFIX
+from ._quantity import parse_quantity
 from ._usable import GPU_TOLERATION, Placement, away, barred
 
 __all__ = ["CONTAINER", "Backend", "Claim", "Facts", "Object", "Rendered", "dig", "named"]
@@ -81,6 +83,11 @@ class Facts:
         return _names(node for node in self.nodes if away(node, self.placement_on(node)))
 
     @cached_property
+    def claimed(self) -> frozenset[str]:
+        """Names of the nodes of which a DRA driver offers devices."""
+        return frozenset(dig(item, "spec", "nodeName", default="") for item in self.slices)
+
+    @cached_property
     def pods_by_node(self) -> Mapping[str, Sequence[Object]]:
         """The pods by the name of their node: thousands of each are not gone through together."""
         found: dict[str, list[Object]] = {}
@@ -91,8 +98,17 @@ class Facts:
 
     @cached_property
     def coming(self) -> list[Kind]:
-        """Declared kinds of which one more node may come."""
-        labels = [dig(node, "metadata", "labels", default={}) for node in self.nodes]
+        """Declared kinds of which one more node may come.
+
+        One that has come and offers no GPU yet, since its drivers start, is still to come.
+        """
+        if not self.kinds:
+            return []
+        labels = [
+            dig(node, "metadata", "labels", default={})
+            for node in self.nodes
+            if dig(node, "metadata", "name") in self.claimed or _offers(node)
+        ]
         there = Counter(kind_of(each, self.kinds) for each in labels)
         return [
             kind
@@ -238,10 +254,13 @@ class Backend(ABC):
         )
 
     def knows_node(self, name: str, facts: Facts) -> bool:
-        """Whether the GPUs of a node are among those that are known."""
+        """Whether the GPUs of a node are among those that are known, as they are when it is up."""
         # Who holds what does not matter, and there may be thousands who do.
         alone = replace(facts, pods=(), claims=())
-        return any(gpu.node == name for gpu in self.capacity(alone))
+        return any(
+            gpu.node == name and (gpu.free_bytes > 0 or not gpu.memory_bytes)
+            for gpu in self.capacity(alone)
+        )
 
     def need(self, size: Size, gpu: Capacity, facts: Facts) -> int:
         """Bytes that a kernel of this size takes of a GPU; more than it has: it gives no such."""
@@ -270,6 +289,14 @@ class Backend(ABC):
     @abstractmethod
     def examine(self, facts: Facts) -> list[Finding]:
         """What ``doctor`` says: what the cluster can do, what is missing, the command to fix it."""
+
+
+def _offers(node: Object) -> bool:
+    """Whether a node offers GPUs, by a device plugin."""
+    amounts = dig(node, "status", "allocatable", default={})
+    return any(
+        parse_quantity(amount) > 0 for name, amount in amounts.items() if name.startswith(PREFIX)
+    )
 
 
 def _names(objects: Iterable[Object]) -> frozenset[str]:

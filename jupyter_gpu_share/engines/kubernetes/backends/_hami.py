@@ -25,6 +25,8 @@ from ._nodes import PODS_UNREAD, nodes_unread
 __all__ = ["HamiBackend"]
 
 _REGISTER = "hami.io/node-nvidia-register"
+#: How HAMi's scheduler notes that it does not hear a node's device plugin: all else stays there.
+_HANDSHAKE, _SILENT = "hami.io/node-handshake", "Deleted"
 _ALLOCATED = "hami.io/vgpu-devices-allocated"
 _ISOLATION = {"mig": Isolation.HARDWARE, "mps": Isolation.MPS}
 #: In mode ``mig`` the number of the instance follows the GPU's name: ``GPU-…[0-1]``.
@@ -207,7 +209,7 @@ class HamiBackend(Backend):
 
     def capacity(self, facts: Facts) -> list[Capacity]:
         """See :meth:`Backend.capacity`."""
-        away = facts.away
+        away = facts.away | _silent(facts)
         taken: dict[str, int] = {}
         kernels: dict[str, int] = {}
         for pod in facts.pods:
@@ -256,6 +258,15 @@ def _open(facts: Facts) -> list[_Gpu]:
     """Those on nodes that kernels may go to."""
     barred = facts.barred
     return [gpu for gpu in _gpus(facts) if gpu.node not in barred]
+
+
+def _silent(facts: Facts) -> frozenset[str]:
+    """Names of nodes whose device plugin HAMi's scheduler does not hear: it puts nothing there."""
+    return frozenset(
+        dig(node, "metadata", "name", default="")
+        for node in facts.nodes
+        if dig(node, "metadata", "annotations", _HANDSHAKE, default="").startswith(_SILENT)
+    )
 
 
 def _coming(facts: Facts) -> list[_Gpu]:

@@ -1,7 +1,7 @@
 """What labels of a node tell of its GPUs: those of NVIDIA and those of clouds. Pure.
 
-Names of labels are those of NVIDIA's GPU feature discovery, of GKE, and of Karpenter on AWS. Where
-several tell the same, NVIDIA's is taken, which has looked at the GPUs.
+Names of labels are those of NVIDIA's GPU feature discovery, of GKE, and of Karpenter on AWS, in EKS
+Auto Mode and on Azure. Where several tell the same, NVIDIA's is taken: it has looked at the GPUs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ _MIG_RESOURCE = PREFIX + "mig-"
 _MIG = re.compile(r"-MIG-(.+)")
 #: ``1g.10gb``, ``1c.3g.20gb`` and what a label or a resource has in place of ``1g.10gb+me``.
 _PROFILE = re.compile(r"((?:\d+c\.)?\d+g\.\d+gb)(?:[.+](?!shared$)(.+))?", re.ASCII)
-_GKE, _KARPENTER = "cloud.google.com/", "karpenter.k8s.aws/instance-gpu-"
+_GKE = "cloud.google.com/"
+#: Karpenter's, on AWS, in EKS Auto Mode and on Azure, which tells no memory.
+_KARPENTER = (
+    "karpenter.k8s.aws/instance-gpu-",
+    "eks.amazonaws.com/instance-gpu-",
+    "karpenter.azure.com/sku-gpu-",
+)
 #: What GKE calls a strategy, by what NVIDIA does.
 _GKE_SHARING = {"time-sharing": "time-slicing", "mps": "mps"}
 #: Labels by which nodes with GPUs are told apart.
@@ -31,8 +37,7 @@ TELLING = (
     _GKE + "gke-gpu-sharing-strategy",
     _GKE + "gke-max-shared-clients-per-gpu",
     _GKE + "gke-gpu-partition-size",
-    _KARPENTER + "name",
-    _KARPENTER + "count",
+    *(prefix + end for prefix in _KARPENTER for end in ("name", "count")),
 )
 
 
@@ -108,12 +113,16 @@ def _gke(labels: Mapping[str, str]) -> Told:
 
 
 def _karpenter(labels: Mapping[str, str]) -> Told:
-    # Of the machine as AWS describes it: how the device plugin shares its GPUs, it does not tell.
-    return Told(
-        model=labels.get(_KARPENTER + "name", "").upper(),
-        memory=number_in(labels, _KARPENTER + "memory") * MIB,
-        count=number_in(labels, _KARPENTER + "count"),
-    )
+    # Of the machine as the cloud describes it: how the device plugin shares its GPUs, it does not
+    # tell.
+    told = Told()
+    for prefix in _KARPENTER:
+        told |= Told(
+            model=labels.get(prefix + "name", "").upper(),
+            memory=number_in(labels, prefix + "memory") * MIB,
+            count=number_in(labels, prefix + "count"),
+        )
+    return told
 
 
 def number_in(labels: Mapping[str, str], label: str) -> int:

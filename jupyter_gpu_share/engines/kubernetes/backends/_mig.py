@@ -43,8 +43,8 @@ __all__ = ["MigBackend"]
 _GB = 10**9
 _NOMINAL = re.compile(r"(\d+)gb")
 _SLICES = re.compile(r"(\d+)g\.")
-#: Memory of the whole GPU, as its product is called.
-_WHOLE = re.compile(r"(\d+)GB")
+#: Memory of the whole GPU, as its product is called; that of a GH200 tells of the processor's.
+_WHOLE = re.compile(r"(?<!GH200-)\b(\d+)GB")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import Any
 
 from ....allocations import Device
@@ -52,10 +52,12 @@ PODS_UNREAD = Finding(
 #: Extended resources of NVIDIA's device plugin: whole GPUs or replicas of them, and replicas where
 #: the plugin is told to rename them.
 GPU, SHARED_GPU = "nvidia.com/gpu", "nvidia.com/gpu.shared"
+#: Begins labels of MIG instances beside whole GPUs, of which a node then has none.
+_INSTANCES = PREFIX + "mig-"
 _HOSTNAME = "kubernetes.io/hostname"
 _VENDORS = {"NVIDIA", "Tesla", "TESLA", "GeForce"}
 #: Names of families, which say little without the next word.
-_FAMILIES = {"RTX", "GTX", "Quadro", "TITAN"}
+_FAMILIES = {"RTX", "GTX", "PRO", "Quadro", "TITAN"}
 #: Annotations that ask for a share, by the schedulers that read them.
 _ASKING = ("gpu-fraction", "gpu-memory", "nvidia.com/container.", "hami.io/vgpu-devices")
 _TELLING = (*_ASKING, "run.ai/", "received-resource-type")
@@ -124,43 +126,70 @@ def possible_nodes(facts: Facts) -> list[GpuNode]:
 
 def _gpu_node(node: Object, facts: Facts) -> GpuNode | None:
     labels: Mapping[str, str] = dig(node, "metadata", "labels", default={})
-    amounts = dig(node, "status", "allocatable", default={})
-    offered = {
-        name: number
-        for name, amount in amounts.items()
-        if name in (GPU, SHARED_GPU) or profile_in(name)
-        if (number := parse_quantity(amount)) > 0
-    }
+    offered, rests = _amounts(node, "allocatable"), ""
+    if not offered and dig(node, "metadata", "name") not in facts.claimed:
+        offered, rests = _resting(node, labels), "offers none of its GPUs"
     if not offered:
         return None
     kind = kind_of(labels, facts.kinds)
     told = told_by(labels) | (kind.told if kind is not None else Told())
     return _as_told(
         told,
+        # Those that are not healthy are offered no more, and counted all the same.
+        units=_amounts(node, "capacity").get(GPU) or offered.get(GPU, 0),
         name=dig(node, "metadata", "name", default=""),
         offered=offered,
         labels=labels,
         kind=kind,
         barred=barred(node, facts.placement_on(node)),
-        away=away(node, facts.placement_on(node)),
+        away=away(node, facts.placement_on(node)) or rests,
     )
+
+
+def _amounts(node: Object, which: str) -> dict[str, int]:
+    """GPUs and MIG instances of a node by its own word; what it has none of is left out."""
+    return {
+        name: number
+        for name, amount in dig(node, "status", which, default={}).items()
+        if name in (GPU, SHARED_GPU) or profile_in(name)
+        if (number := parse_quantity(amount)) > 0
+    }
+
+
+def _resting(node: Object, labels: Mapping[str, str]) -> dict[str, int]:
+    """What a node that offers nothing will offer again.
+
+    Its device plugin does not run just now, or no GPU is healthy: then the node goes on to count
+    what it has. Where the node itself was away, only labels tell that, until the plugin is back.
+    """
+    if has := _amounts(node, "capacity"):
+        return has
+    known = dig(node, "status", "allocatable", default={})
+    name = SHARED_GPU if SHARED_GPU in known else GPU
+    if name not in known or any(label.startswith(_INSTANCES) for label in labels):
+        return {}
+    told = told_by(labels)
+    # By the number of GPUs alone, shared ones would be taken for whole ones.
+    return {name: number} if (number := told.count * told.replicas) else {}
 
 
 def _coming(kind: Kind) -> GpuNode:
     told = kind.told
     resource = mig_resource(told.profile) if told.profile else GPU
+    number = told.count * told.replicas
     return _as_told(
         replace(told, profile=None),
+        units=number if resource == GPU else 0,
         name="",
-        offered={resource: told.count * told.replicas},
+        offered={resource: number},
         labels=kind.placement.node_selector,
         kind=kind,
         away="is not there yet",
     )
 
 
-def _as_told(told: Told, *, offered: Mapping[str, int], **fields: Any) -> GpuNode:
-    replicas, sharing, units = told.replicas, told.sharing, offered.get(GPU, 0)
+def _as_told(told: Told, *, units: int, offered: Mapping[str, int], **fields: Any) -> GpuNode:
+    replicas, sharing = told.replicas, told.sharing
     if not replicas and told.count and units and units % told.count == 0:
         replicas = units // told.count
     if not sharing and (SHARED_GPU in offered or replicas):
@@ -182,7 +211,8 @@ def a_model(model: str) -> str:
     words = [word for word in re.split(r"[- ]", model) if word not in _VENDORS]
     if not words or model == "GPU":
         return "a GPU"
-    short = " ".join(words[:2]) if words[0] in _FAMILIES else words[0]
+    families = len([*takewhile(_FAMILIES.__contains__, words)])
+    short = " ".join(words[: families + 1])
     return f"an {short}" if short[0] in "AEFHILMNORSX" else f"a {short}"
 
 
@@ -197,11 +227,12 @@ def separating(chosen: Sequence[GpuNode], others: Iterable[GpuNode]) -> dict[str
 
     Empty where there are no others. Where no labels tell them apart, the first node alone.
     """
-    rest = list(others)
-    for number in range(len(TELLING) + 1):
-        for some in combinations(TELLING, number):
-            wanted = {name: chosen[0].labels.get(name, "") for name in some}
-            told = all(wanted.values()) and all(_has(node, wanted) for node in chosen)
+    rest, there = list(others), chosen[0].labels
+    telling = [name for name in TELLING if there.get(name)]
+    for number in range(len(telling) + 1):
+        for some in combinations(telling, number):
+            wanted = {name: there[name] for name in some}
+            told = all(_has(node, wanted) for node in chosen)
             if told and not any(_has(node, wanted) for node in rest):
                 return wanted
     first = chosen[0]
@@ -266,17 +297,17 @@ def capacities(
 
 def nodes_apart(facts: Facts) -> list[Finding]:
     """What ``doctor`` says of nodes with GPUs that kernels cannot use, or not now."""
-    with_gpus = {node.name for node in gpu_nodes(facts)}
-    with_gpus |= {dig(item, "spec", "nodeName") for item in facts.slices}
+    known = {node.name: node for node in gpu_nodes(facts)}
     found = []
     for node in facts.nodes:
         name = dig(node, "metadata", "name", default="")
-        if name not in with_gpus:
+        if name not in known and name not in facts.claimed:
             continue
+        gpus = known.get(name)
         if why := barred(node, facts.placement_on(node)):
             fix = "c.KubernetesEngine.tolerations, c.KubernetesEngine.node_selector"
             found.append(Finding("note", f"No kernel goes to {name}: it {why}.", fix))
-        elif why := away(node, facts.placement_on(node)):
+        elif why := gpus.away if gpus is not None else away(node, facts.placement_on(node)):
             found.append(
                 Finding(
                     "warning",

@@ -26,10 +26,13 @@ GPU_TOLERATION: Object = {"key": "nvidia.com/gpu", "operator": "Exists"}
 
 _CORDON = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
 _KEEPS_OUT = ("NoSchedule", "NoExecute")
-#: Taints that come and go with a node's condition; all others are the administrator's.
+#: Taints that come and go with a node's condition; all others are the administrator's. Autoscalers,
+#: and what clouds run for the end of a machine, taint a node that another one follows.
 _PASSING = re.compile(
     r"node(\.cloudprovider)?\.kubernetes\.io/.*|karpenter\.sh/.*|ToBeDeletedByClusterAutoscaler"
-    r"|.*not-ready"
+    r"|cloud\.google\.com/impending-node-termination|aws-node-termination-handler/.*"
+    r"|remediator\.(kubernetes\.azure|aks\.microsoft)\.com/unschedulable"
+    r"|.*(not-ready|uninitialized)"
 )
 
 
