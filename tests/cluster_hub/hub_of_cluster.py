@@ -57,7 +57,14 @@ c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = told["proxy"]
 c.ConfigurableHTTPProxy.auth_token = told["proxy_token"]
 
-c.JupyterHub.spawner_class = "kubespawner.KubeSpawner"
+import kubespawner
+
+class Spawner(kubespawner.KubeSpawner):
+    async def poll(self):
+        "A look in the second before a container starts again would take that for the server's end."
+        return None if Path(told["unseen"]).exists() else await super().poll()
+
+c.JupyterHub.spawner_class = Spawner
 c.KubeSpawner.namespace = told["namespace"]
 c.KubeSpawner.image = "localhost/kernel:1"
 c.KubeSpawner.image_pull_policy = "Never"
@@ -174,6 +181,7 @@ class HubOfCluster:
 
     def __init__(self, cluster: Any, folder: Path, grace: int) -> None:
         self.cluster, self.folder, self._grace = cluster, folder, grace
+        self._unseen = folder / "unseen"
         mark = secrets.token_hex(3)
         self.servers, self.kernels = f"hub-{mark}", f"gpu-share-{mark}"
         outside, proxy = _free_ports("127.0.0.1", 2)
@@ -221,6 +229,7 @@ class HubOfCluster:
             "broker": self._origin,
             "folder": str(self.folder),
             "homes": str(self.folder / "homes"),
+            "unseen": str(self._unseen),
             "password": PASSWORD,
             "namespace": self.servers,
             "uid": _UID,
@@ -402,7 +411,7 @@ class HubOfCluster:
     def crash(self, user: str) -> None:
         """Kill the process of a user's default server, and wait for the next one in its pod.
 
-        The Hub does not notice: whoever asked the server meanwhile would have it look.
+        The Hub does not look meanwhile.
         """
 
         def container() -> dict[str, Any]:
@@ -416,9 +425,13 @@ class HubOfCluster:
         before = container()["restartCount"]
         found = self._processes(user)
         assert found, f"{user} has no server"
-        for pid in found:
-            os.kill(pid, signal.SIGKILL)
-        until(runs_again, f"{user}'s server is started again", _SERVER)
+        self._unseen.touch()
+        try:
+            for pid in found:
+                os.kill(pid, signal.SIGKILL)
+            until(runs_again, f"{user}'s server is started again", _SERVER)
+        finally:
+            self._unseen.unlink()
 
     def _processes(self, user: str) -> list[int]:
         """Processes of this machine that are the servers of a user of this very Hub."""

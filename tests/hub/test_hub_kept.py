@@ -49,9 +49,10 @@ def next_server(hub: RunningHub, **kernels: str) -> Server:
 def ended(pid: int) -> bool:
     """Whether a process has ended, although its parent may not have looked."""
     try:
-        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+        stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return True
+    return stat.rpartition(")")[2].split()[0] in ("Z", "X")
 
 
 def test_the_hub_starts_again(hub: RunningHub) -> None:
