@@ -270,7 +270,7 @@ class ClusterHome:
 
     def _changed(self, change: Change) -> None:
         obj = change.new or change.old
-        kernel = self.registry.by_id(annotation(obj, "kernel-id"), obj or {})
+        kernel = self.registry.by_object(annotation(obj, "kernel-id"), obj or {})
         if kernel is not None:
             if change.old is None:
                 kernel.objects.appeared(change.name)
@@ -298,7 +298,7 @@ class ClusterHome:
 
     def _is_known(self, pod: Object) -> bool:
         """Whether a pod is of a kernel of the registry. Called by the sweeper."""
-        return self.registry.by_id(annotation(pod, "kernel-id"), pod) is not None
+        return self.registry.by_object(annotation(pod, "kernel-id"), pod) is not None
 
     def _is_alive(self, pod: Object) -> bool:
         """Whether somebody looks after a pod that is of no kernel of the registry."""

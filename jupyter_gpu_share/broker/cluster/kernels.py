@@ -7,7 +7,6 @@ anew makes it from the cluster.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
@@ -30,8 +29,6 @@ from .rows import Failure, Phase
 from .ruling import Key, Wish
 
 __all__ = ["Registry"]
-
-_log = logging.getLogger(__name__)
 
 #: Seconds that an answer waits for what the cluster was asked to write: of a start, whose row tells
 #: the rest, and of an end.
@@ -72,7 +69,7 @@ class Registry(Lives):
 
         Raises
         ------
-        Refused: a limit, or somebody else's kernel has this id.
+        Refused: a limit, or another process of the server has this kernel.
         """
         key = Key(process.user, process.server, plan.kernel_id)
         kernel = self._kernels.get(key)
@@ -81,9 +78,6 @@ class Registry(Lives):
             return kernel, False
         if not self.presence.alive(process):
             raise Refused("This process has said that it ends; it starts nothing any more.")
-        if (whose := next(iter(self._ids.get(plan.kernel_id, {})), key)) != key:
-            _log.warning("%s asked for a kernel id of %s", process.user, whose.user)
-            raise Refused("Another server has a kernel with this id; start a new one.")
         if kernel is not None and not kernel.phase.over:
             self._check_free(kernel, process)
         if kernel is None and len(self.of_user(key.user)) >= _MOST_ROWS:
