@@ -260,6 +260,8 @@ class FakeRules:
         self.groups: dict[Key, frozenset[str]] = {}
         #: Since when each waits, by who asked last; None: from then on.
         self.asked: dict[Key, datetime | None] = {}
+        #: By which process, and as which of its starts.
+        self.numbers: dict[Key, tuple[str, int | None]] = {}
 
     def why_not(self, wish: Wish) -> str | None:
         others = self.held.keys() - self.lent - {wish.key}
@@ -269,6 +271,7 @@ class FakeRules:
 
     def reserve(self, wish: Wish, *, anew: bool = False) -> str | None:
         self.groups[wish.key], self.asked[wish.key] = wish.groups, wish.asked_at
+        self.numbers[wish.key] = wish.process, wish.number
         refusal = self.why_not(wish)
         if refusal is None:
             self.held[wish.key] = wish.size

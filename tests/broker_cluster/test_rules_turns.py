@@ -45,8 +45,13 @@ def in_line(*claims: Claim, overdue: str = "") -> list[Turn]:
 def test_those_for_whom_there_is_room_go_in_their_order() -> None:
     waiting = in_line(*(claim("ann", f"a{n}") for n in range(5)))
     found = turns(waiting, (), Floor(Gpus(1)))
-    assert found.let == ("a0", "a1", "a2"), "two have room, and one is to be heard of"
+    assert found.let == ("a0", "a1"), "a third one might be placed before them"
     assert found.passed == frozenset()
+    found = turns(in_line(*(claim("ann", f"a{n}") for n in range(1, 5))), {"a1"}, Floor(Gpus(1)))
+    assert found.let == ("a2",)
+    waiting = in_line(claim("ann", "a0"), claim("ann", "a1"), claim("bob", "b"), claim("bob", "c"))
+    assert turns(waiting, (), Floor(Gpus(1))).let == ("a0", "a1", "b"), "one is to be heard of"
+    assert turns(waiting[2:], {"b"}, NoRoom()).let == ()
 
 
 def test_what_the_scheduler_sees_has_room_before_everybody_else() -> None:

@@ -22,8 +22,8 @@ from ...errors import GpuShareError, KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
 from .lives import STOPPED, CameBack, Lives, stopped
-from .owners import asked_of, owner_of
-from .presence import Process
+from .owners import asked_of, number_of, owner_of
+from .presence import RETURN, Process
 from .refusals import Refused
 from .rows import Failure, Phase
 from .ruling import Key, Wish
@@ -60,12 +60,21 @@ class Registry(Lives):
         self._parking = parking
 
     async def start(
-        self, process: Process, groups: frozenset[str], attempt: str, plan: KernelPlan
+        self,
+        process: Process,
+        groups: frozenset[str],
+        attempt: str,
+        plan: KernelPlan,
+        number: int | None = None,
     ) -> tuple[Kernel, bool]:
         """Start a kernel; whether it is a new start. Its objects are written when this returns, or
         are about to be where the cluster takes long: what becomes of that, its row tells.
 
         The same attempt again is the same start, whatever became of the first answer.
+
+        Parameters
+        ----------
+        number: which of the process's starts it is, as it says.
 
         Raises
         ------
@@ -87,14 +96,14 @@ class Registry(Lives):
             since = kernel.asked  # the same start, of which an earlier broker had the keys
         asked = since or datetime.now(timezone.utc)
         # No await from here to where it is in the registry: two at once never pass a limit.
-        wish = Wish(key, plan.size, groups, since)
+        wish = Wish(key, plan.size, groups, since, process.instance, number)
         refusal = self._rules.reserve(wish, anew=kernel is not None)
         if refusal is not None:
             raise Refused(refusal)
         if kernel is not None:
             self._retire(kernel, replaced=True)
         try:
-            objects = self._make(owner_of(process, attempt, groups, asked), plan)
+            objects = self._make(owner_of(process, attempt, groups, asked, number), plan)
         except BaseException:
             self._rules.drop(key)
             raise
@@ -195,7 +204,8 @@ class Registry(Lives):
         asked = asked_of(owner)
         kernel = Kernel(key, attempt, plan, owner.instance, objects, groups, asked)
         self._put(kernel)
-        self._rules.reserve(Wish(key, plan.size, groups, asked))  # what is there is there
+        wish = Wish(key, plan.size, groups, asked, owner.instance, number_of(owner))
+        self._rules.reserve(wish)  # what is there is there
         self.presence.expect(kernel.process)
         kernel.up = ran
         objects.look()
@@ -206,8 +216,7 @@ class Registry(Lives):
         try:
             up = await self._recalled(kernel)
         except Unfinished as error:
-            # The same start is asked for anew, with new keys.
-            self._failed(kernel, Failure("keys", str(error)), lives_on=False)
+            self._without_keys(kernel, Failure("keys", str(error)))
             return
         if not up and kernel.objects.held_back:
             self._order.kept_back(kernel.key)
@@ -220,6 +229,17 @@ class Registry(Lives):
         else:
             kernel.up = False
             await self._come_up(kernel)
+
+    def _without_keys(self, kernel: Kernel, failure: Failure) -> None:
+        """Have the same start be asked for anew, with new keys: until then its place is kept."""
+
+        def over() -> None:
+            if self._kernels.get(kernel.key) is kernel:
+                self._rules.drop(kernel.key)
+
+        self._order.kept_back(kernel.key)
+        self._failed(kernel, failure, lives_on=False, waits_on=True)
+        kernel.later = asyncio.get_running_loop().call_later(RETURN, over)
 
     async def _recalled(self, kernel: Kernel) -> bool:
         """Find out how far a kernel is."""

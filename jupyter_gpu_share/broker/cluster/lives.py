@@ -75,7 +75,15 @@ class Lives(Table):
             kernel.begun.set()
             self.changed(kernel)
 
-    def _failed(self, kernel: Kernel, failure: Failure, *, lives_on: bool) -> None:
+    def _failed(
+        self, kernel: Kernel, failure: Failure, *, lives_on: bool, waits_on: bool = False
+    ) -> None:
+        """Note what a start, or taking the share again, came to.
+
+        Parameters
+        ----------
+        waits_on: what is reserved for the kernel stays so.
+        """
         if kernel.phase.over:
             return
         kernel.failed, kernel.queue, kernel.reason = failure, None, failure.detail
@@ -87,7 +95,8 @@ class Lives(Table):
                 self._rules.gave_back(kernel.key)
             return
         kernel.phase = Phase.FAILED
-        self._rules.drop(kernel.key)
+        if not waits_on:
+            self._rules.drop(kernel.key)
         self._spawn(self._delete(kernel))
 
     async def _watch(self, kernel: Kernel) -> None:

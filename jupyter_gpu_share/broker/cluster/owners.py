@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,29 +24,41 @@ __all__ = [
     "is_brokered",
     "key_of_owner",
     "newest",
+    "number_of",
     "owner_of",
 ]
 
 #: Annotations: which start of the kernel it is, and the user's groups as they were proven then.
 _START, _GROUPS = PREFIX + "start", PREFIX + "groups"
 #: When it was asked for: the cluster's own word knows whole seconds alone, in which many may be.
-_ASKED = PREFIX + "asked"
+#: Which of its process's starts it is, by that process's word.
+_ASKED, _NUMBER = PREFIX + "asked", PREFIX + "number"
+
+
+_DIGITS = re.compile(r"[0-9]{1,16}")
 
 
 def owner_of(
-    process: Process, attempt: str, groups: frozenset[str], asked: datetime | None = None
+    process: Process,
+    attempt: str,
+    groups: frozenset[str],
+    asked: datetime | None = None,
+    number: int | None = None,
 ) -> Owner:
     """Whose the objects of a kernel are, by what is proven of its server.
 
     Parameters
     ----------
     asked: when the kernel was asked for, aware; None where that counts no more.
+    number: which of the process's starts it is; None where it has not said.
     """
     owner = Owner.of_hub(*process)
     own = {_START: attempt, _GROUPS: json.dumps(sorted(groups))}
     if asked is not None:
         moment = asked.astimezone(timezone.utc).isoformat(timespec="microseconds")
         own[_ASKED] = moment.replace("+00:00", "Z")
+    if number is not None:
+        own[_NUMBER] = str(number)
     return Owner(owner.server, owner.instance, owner.user, {**owner.notes, **own})
 
 
@@ -57,6 +70,15 @@ def key_of_owner(owner: Owner, kernel_id: str) -> Key:
 def asked_of(owner: Owner) -> datetime | None:
     """When the kernel was asked for, as :func:`owner_of` was told, aware; None: nobody knows."""
     return _moment(owner.notes.get(_ASKED, ""))
+
+
+def number_of(owner: Owner) -> int | None:
+    """Which of its process's starts it is, as :func:`owner_of` was told; None: nobody knows."""
+    return _number(owner.notes.get(_NUMBER, ""))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if _DIGITS.fullmatch(text) else None
 
 
 def _moment(text: str) -> datetime | None:
@@ -129,7 +151,13 @@ def found_on(pod: Mapping[str, Any]) -> Found | None:
             size=size,
             path=annotation(pod, "path") or None,
         ),
-        owner=owner_of(process, attempt, groups, _moment(notes.get(_ASKED, ""))),
+        owner=owner_of(
+            process,
+            attempt,
+            groups,
+            _moment(notes.get(_ASKED, "")),
+            _number(notes.get(_NUMBER, "")),
+        ),
         groups=groups,
         name=meta["name"],
         created=notes.get(_ASKED) or meta.get("creationTimestamp") or "",

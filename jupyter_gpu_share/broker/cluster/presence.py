@@ -20,7 +20,17 @@ from itertools import count
 from time import monotonic
 from typing import NamedTuple
 
-__all__ = ["Fate", "Presence", "Process", "Signs", "ask_at", "fate_of", "free_at", "gone_at"]
+__all__ = [
+    "RETURN",
+    "Fate",
+    "Presence",
+    "Process",
+    "Signs",
+    "ask_at",
+    "fate_of",
+    "free_at",
+    "gone_at",
+]
 
 _log = logging.getLogger(__name__)
 
