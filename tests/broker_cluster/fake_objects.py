@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
@@ -65,6 +65,7 @@ class FakeObjects:
         self.unanswered = False
         self.removal: Removal | None = None
         self.grace: int | None = None
+        self.annotations: dict[str, str | None] = {}
         self.closed = False
         self.also: set[str] = set()
         #: As real ones they know of their share when they have settled.
@@ -180,6 +181,9 @@ class FakeObjects:
     async def change(self, size: Size) -> Share:
         self.plan = replace(self.plan, size=size)
         return SHARE
+
+    async def annotate(self, words: Mapping[str, str | None]) -> None:
+        self.annotations |= words
 
     async def note_path(self, path: str | None) -> None:
         self.plan = replace(self.plan, path=path)

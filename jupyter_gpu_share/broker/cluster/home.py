@@ -25,16 +25,25 @@ from ...engines.kubernetes._parked import Parked, park
 from ...engines.kubernetes._pods import address_of
 from ...engines.kubernetes._snapshot import without
 from ...engines.kubernetes._sweeper import Sweeper
-from ...engines.kubernetes.api import Change, ServerTrouble, TooManyRequests, Unreachable
+from ...engines.kubernetes.api import Change, NotFound, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError, GpuShareError
 from ...idle import IdlePolicy
 from ...size import Size, SizePolicy
 from ..events import Events
+from ..idle import Promise
 from .admin import Administration
 from .admin_routes import admin_routes
 from .kernel import Kernel
 from .kernels import Registry
-from .owners import Found, found_on, groups_of, is_brokered, key_of_owner, newest
+from .owners import (
+    Found,
+    found_on,
+    groups_of,
+    is_brokered,
+    key_of_owner,
+    newest,
+    words_of_promise,
+)
 from .page import Overview
 from .presence import Process
 from .program import ClusterBroker
@@ -177,6 +186,7 @@ class ClusterHome:
         self.rules.turns.active = not (ordered or self._queues)
         await self._rebuild()
         self.rules.begin()
+        self._reclaims.begin()
         self._sweeper = Sweeper(self.cluster, self._is_known, self._is_alive)
         await self._sweeper.start()
         for work in (
@@ -199,6 +209,8 @@ class ClusterHome:
             objects.made = True
             self._spare.append(objects)
             await objects.delete()
+        promises = {each.key.text: each.promise for each in found if each.promise is not None}
+        self.rules.idle.recall(promises, self.rules.clock())
         for begin in range(0, len(found), _AT_ONCE):
             kernels = [self._restore(each) for each in found[begin : begin + _AT_ONCE]]
             told = [asyncio.create_task(each.begun.wait()) for each in kernels]
@@ -451,6 +463,12 @@ class _Kernels:
         kernel = self._registry.get(key)
         if kernel is not None:
             await self._registry.give_back_by_hand(kernel)
+
+    async def remember(self, key: Key, promise: Promise | None) -> None:
+        kernel = self._registry.get(key)
+        if kernel is not None and kernel.objects.there:
+            with suppress(NotFound):
+                await kernel.objects.annotate(words_of_promise(promise))
 
     def end(self, key: Key, words: str) -> bool:
         kernel = self._registry.get(key)

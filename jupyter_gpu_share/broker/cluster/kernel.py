@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -69,6 +70,14 @@ class Observed(Objects, Protocol):
         Raises
         ------
         EngineError: there is none.
+        """
+
+    async def annotate(self, words: Mapping[str, str | None]) -> None:
+        """Write annotations on the pod, by their whole names; None takes one away.
+
+        Raises
+        ------
+        EngineError
         """
 
     def look(self, gone: dict[str, Any] | None = None) -> None:

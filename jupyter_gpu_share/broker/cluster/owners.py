@@ -13,6 +13,7 @@ from ...engines.kubernetes._names import PART, PREFIX, SERVER, annotation, hub_s
 from ...engines.kubernetes._objects import HUB_SERVER, HUB_USER, KernelPlan, Owner
 from ...engines.kubernetes._pods import size_of
 from ...errors import SizeError
+from ..idle import Promise
 from .presence import Process
 from .ruling import Key
 
@@ -26,6 +27,7 @@ __all__ = [
     "newest",
     "number_of",
     "owner_of",
+    "words_of_promise",
 ]
 
 #: Annotations: which start of the kernel it is, and the user's groups as they were proven then.
@@ -33,6 +35,8 @@ _START, _GROUPS = PREFIX + "start", PREFIX + "groups"
 #: When it was asked for: the cluster's own word knows whole seconds alone, in which many may be.
 #: Which of its process's starts it is, by that process's word.
 _ASKED, _NUMBER = PREFIX + "asked", PREFIX + "number"
+#: Since when its idle share is asked back, and until when its server has time to give it.
+_PROMISE = PREFIX + "promise"
 
 
 _DIGITS = re.compile(r"[0-9]{1,16}")
@@ -104,7 +108,12 @@ def is_brokered(obj: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Found:
-    """A kernel of a user, as its pod tells of it."""
+    """A kernel of a user, as its pod tells of it.
+
+    Attributes
+    ----------
+    promise: what was promised of its idle share; None for nothing.
+    """
 
     key: Key
     attempt: str
@@ -113,6 +122,7 @@ class Found:
     groups: frozenset[str]
     name: str
     created: str = ""
+    promise: Promise | None = None
 
 
 def newest(found: Iterable[Found]) -> tuple[list[Found], list[Found]]:
@@ -161,7 +171,22 @@ def found_on(pod: Mapping[str, Any]) -> Found | None:
         groups=groups,
         name=meta["name"],
         created=notes.get(_ASKED) or meta.get("creationTimestamp") or "",
+        promise=_promise(notes.get(_PROMISE, "")),
     )
+
+
+def words_of_promise(promise: Promise | None) -> dict[str, str | None]:
+    """Annotations of a kernel's pod that tell what is promised of its idle share; None: nothing."""
+    if promise is None:
+        return {_PROMISE: None}
+    moments = (promise.asked, promise.due)
+    return {_PROMISE: " ".join(each.astimezone(timezone.utc).isoformat() for each in moments)}
+
+
+def _promise(text: str) -> Promise | None:
+    asked, _, due = text.partition(" ")
+    begins, ends = _moment(asked), _moment(due)
+    return Promise(begins, ends) if begins is not None and ends is not None else None
 
 
 def _groups(text: str) -> frozenset[str]:
