@@ -109,6 +109,7 @@ class Kernel:
     instance: the process of its server that has it.
     groups: of the user, as they were proven last.
     asked: when it was asked for, aware; None where nobody knows.
+    born: when its user was made, by the Hub's word; empty where that is not known.
     lost_work: what its end has cost, a sentence; the row is kept for the next process to tell.
     vacated: by the last word of its process nothing of it is on the GPU.
     up: its container runs, or has.
@@ -125,6 +126,7 @@ class Kernel:
     objects: Observed
     groups: frozenset[str] = frozenset()
     asked: datetime | None = None
+    born: str = ""
     phase: Phase = Phase.WAITING
     reason: str = ""
     queue: QueuePosition | None = None

@@ -7,6 +7,7 @@ anew makes it from the cluster.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
@@ -22,13 +23,15 @@ from ...errors import GpuShareError, KernelStartError
 from ...size import Size
 from .kernel import Kernel, Unfinished
 from .lives import STOPPED, CameBack, Lives, stopped
-from .owners import asked_of, number_of, owner_of
+from .owners import asked_of, born_of, number_of, owner_of
 from .presence import RETURN, Process
 from .refusals import Refused
 from .rows import Failure, Phase
 from .ruling import Key, Wish
 
 __all__ = ["Registry"]
+
+_log = logging.getLogger(__name__)
 
 #: Seconds that an answer waits for what the cluster was asked to write: of a start, whose row tells
 #: the rest, and of an end.
@@ -58,6 +61,8 @@ class Registry(Lives):
         super().__init__(*args, **kwargs)
         self._instance = instance
         self._parking = parking
+        #: When each user was made, by the Hub's last word.
+        self._born: dict[str, str] = {}
 
     async def start(
         self,
@@ -103,11 +108,12 @@ class Registry(Lives):
         if kernel is not None:
             self._retire(kernel, replaced=True)
         try:
-            objects = self._make(owner_of(process, attempt, groups, asked, number), plan)
+            born = self._born.get(key.user, "")
+            objects = self._make(owner_of(process, attempt, groups, asked, number, born), plan)
         except BaseException:
             self._rules.drop(key)
             raise
-        new = Kernel(key, attempt, plan, process.instance, objects, groups, asked)
+        new = Kernel(key, attempt, plan, process.instance, objects, groups, asked, born)
         self._put(new)
         new.plan = replace(plan, keys=None)
         self._begin(new, self._start(new))
@@ -202,7 +208,8 @@ class Registry(Lives):
         """
         objects = self._make(owner, plan, name)
         asked = asked_of(owner)
-        kernel = Kernel(key, attempt, plan, owner.instance, objects, groups, asked)
+        born = born_of(owner)
+        kernel = Kernel(key, attempt, plan, owner.instance, objects, groups, asked, born)
         self._put(kernel)
         wish = Wish(key, plan.size, groups, asked, owner.instance, number_of(owner))
         self._rules.reserve(wish)  # what is there is there
@@ -270,9 +277,10 @@ class Registry(Lives):
             return await to_the_end(self._adopt(kernel, process, attempt))
 
     async def _adopt(self, kernel: Kernel, process: Process, attempt: str) -> Kernel:
-        owner = owner_of(process, attempt, kernel.groups)
+        owner = owner_of(process, attempt, kernel.groups, born=kernel.born)
         objects = self._make(owner, kernel.plan, kernel.objects.name)
         new = Kernel(kernel.key, attempt, kernel.plan, process.instance, objects, kernel.groups)
+        new.born = kernel.born
         new.phase, new.vacated = Phase.STARTING, kernel.vacated
         new.was_lent = kernel.objects.lent or kernel.was_lent
         objects.also_of(kernel.objects)
@@ -512,6 +520,23 @@ class Registry(Lives):
             if leaving.attempt == attempt and leaving.settling is not None:
                 await asyncio.wait({leaving.settling}, timeout=_PATIENCE)
         return all(each.attempt != attempt for each in self._leaving.get(key, ()))
+
+    def hear_user(self, user: str, born: str) -> None:
+        """A proven user asks: what an earlier user of that name has left is none of theirs.
+
+        Parameters
+        ----------
+        born: see :class:`Caller <.callers.Caller>`; empty says nothing.
+        """
+        if not born or self._born.get(user) == born:
+            return
+        self._born[user] = born
+        for kernel in self.of_user(user):
+            # As texts, the later is the larger. A token of the earlier user may be known for a
+            # while: it ends nothing of the next one's, and what it starts is the earlier one's.
+            if kernel.born and kernel.born < born:
+                _log.warning("A kernel of an earlier user %s ends", user)
+                self._retire(kernel)
 
     def hear_groups(self, process: Process, groups: frozenset[str]) -> None:
         """The Hub's word about the groups of a server's user: limits go by the last one."""

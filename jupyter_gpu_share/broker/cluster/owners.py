@@ -20,6 +20,7 @@ from .ruling import Key
 __all__ = [
     "Found",
     "asked_of",
+    "born_of",
     "found_on",
     "groups_of",
     "is_brokered",
@@ -35,6 +36,8 @@ _START, _GROUPS = PREFIX + "start", PREFIX + "groups"
 #: When it was asked for: the cluster's own word knows whole seconds alone, in which many may be.
 #: Which of its process's starts it is, by that process's word.
 _ASKED, _NUMBER = PREFIX + "asked", PREFIX + "number"
+#: When the Hub's user was made, in the Hub's words.
+_BORN = PREFIX + "user-made"
 #: Since when its idle share is asked back, and until when its server has time to give it.
 _PROMISE = PREFIX + "promise"
 
@@ -48,6 +51,7 @@ def owner_of(
     groups: frozenset[str],
     asked: datetime | None = None,
     number: int | None = None,
+    born: str = "",
 ) -> Owner:
     """Whose the objects of a kernel are, by what is proven of its server.
 
@@ -55,6 +59,7 @@ def owner_of(
     ----------
     asked: when the kernel was asked for, aware; None where that counts no more.
     number: which of the process's starts it is; None where it has not said.
+    born: see :class:`Caller <.callers.Caller>`.
     """
     owner = Owner.of_hub(*process)
     own = {_START: attempt, _GROUPS: json.dumps(sorted(groups))}
@@ -63,6 +68,8 @@ def owner_of(
         own[_ASKED] = moment.replace("+00:00", "Z")
     if number is not None:
         own[_NUMBER] = str(number)
+    if born:
+        own[_BORN] = born
     return Owner(owner.server, owner.instance, owner.user, {**owner.notes, **own})
 
 
@@ -74,6 +81,11 @@ def key_of_owner(owner: Owner, kernel_id: str) -> Key:
 def asked_of(owner: Owner) -> datetime | None:
     """When the kernel was asked for, as :func:`owner_of` was told, aware; None: nobody knows."""
     return _moment(owner.notes.get(_ASKED, ""))
+
+
+def born_of(owner: Owner) -> str:
+    """When the Hub's user was made, as :func:`owner_of` was told; empty: nobody knows."""
+    return owner.notes.get(_BORN, "")
 
 
 def number_of(owner: Owner) -> int | None:
@@ -167,6 +179,7 @@ def found_on(pod: Mapping[str, Any]) -> Found | None:
             groups,
             _moment(notes.get(_ASKED, "")),
             _number(notes.get(_NUMBER, "")),
+            notes.get(_BORN, ""),
         ),
         groups=groups,
         name=meta["name"],

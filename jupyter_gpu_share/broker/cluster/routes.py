@@ -160,6 +160,12 @@ class _Handler(CallerHandler):
         self.desk = desk
         self.registry = desk.registry
 
+    async def prepare(self) -> None:
+        """Called by tornado before each request's method."""
+        await super().prepare()
+        if not self._finished:
+            self.registry.hear_user(self.caller.user, self.caller.born)
+
     def process(self) -> Process:
         """The proven server's process that asks; that is a sign of its life."""
         process = Process(self.caller.user, self.server(), self.instance)
