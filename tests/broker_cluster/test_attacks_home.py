@@ -257,7 +257,7 @@ async def test_one_user_cannot_fill_the_brokers_memory(
 ) -> None:
     """Each stream that nobody reads holds all rows of a server."""
     monkeypatch.setattr("jupyter_gpu_share.broker.cluster.presence._MOST_OF_USER", 5)
-    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.kernels._MOST_ROWS", 2)
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.starts._MOST_ROWS", 2)
     path = "\N{SNAKE}" * 4096
     row = await ann.ok("PUT", "/v1/shares/a", ann.plan(info={"kernel_name": "p", "path": path}))
     assert len(json.dumps(row)) < 5000

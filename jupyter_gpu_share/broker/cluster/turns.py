@@ -203,11 +203,11 @@ class Turns:
         """Seconds for which nobody is let yet."""
         if self._settled is None:
             return 0.0
-        # A clock that was set back holds nobody up.
-        left = min(self._settled - self._clock(), SETTLES)
-        if left <= timedelta(0):
+        left = self._settled - self._clock()
+        if not timedelta(0) < left <= SETTLES:  # a clock that was set back holds nobody up
             self._settled = None
-        return max(left / timedelta(seconds=1), 0.0)
+            return 0.0
+        return left / timedelta(seconds=1)
 
     def hide(self, name: str) -> None:
         """The scheduler does not see a kernel yet that was told of as seen."""
