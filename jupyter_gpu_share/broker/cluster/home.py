@@ -35,6 +35,7 @@ from .admin import Administration
 from .admin_routes import admin_routes
 from .kernel import Kernel
 from .kernels import Registry
+from .losses import read_losses, write_losses
 from .owners import (
     Found,
     found_on,
@@ -121,6 +122,7 @@ class ClusterHome:
             sight,
         )
         self.events = Events()
+        self._lost = asyncio.Event()
         self.registry = Registry(
             self._make,
             self.events,
@@ -132,6 +134,7 @@ class ClusterHome:
             silence=broker.silence,
             instance=self.cluster.instance,
             parking=self._park if IdlePolicy(parent=broker).in_place else None,
+            lost=self._lost.set,
         )
         kernels = _Kernels(self.registry)
         self.administration = Administration(self.rules, kernels)
@@ -194,6 +197,7 @@ class ClusterHome:
             self._reclaims.follow(),
             self._see_gpus(),
             self._ask_the_hub(),
+            self._keep_losses(),
         ):
             self._tasks.append(asyncio.create_task(work))
         self._ready = True
@@ -217,6 +221,9 @@ class ClusterHome:
             _, late = await asyncio.wait(told, timeout=_RESUMING)
             for task in late:
                 task.cancel()
+        now, folder = self.rules.clock(), self.rules.settings.folder
+        for loss in await in_thread(read_losses, folder, now):
+            self.registry.restore_loss(loss, now)
 
     def _restore(self, found: Found) -> Kernel:
         pod = self.cluster.pod(found.name) or {}
@@ -249,6 +256,18 @@ class ClusterHome:
                 self.rules.see_gpus(await self.rules.sight.gpus())
             except GpuShareError as error:
                 _log.info("What GPUs there are cannot be read: %s", error)
+
+    async def _keep_losses(self) -> None:
+        """Have the next broker know what the ends of kernels have cost."""
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            losses = self.registry.losses(self.rules.clock())
+            try:
+                await in_thread(write_losses, self.rules.settings.folder, losses)
+            except OSError as error:
+                _log.error("What was lost cannot be kept: %s", error.strerror)
+            await asyncio.sleep(_GATHERED)
 
     async def _ask_the_hub(self) -> None:
         """Find out that the Hub is back though nobody else asks it: silence counts again then."""

@@ -295,6 +295,7 @@ class Lives(Table):
         self._once_more(kernel, forget)
         self._spawn(self._delete(kernel, _END_GRACE))
         self.changed(kernel)
+        self._lost()
 
     def _once_more(self, kernel: Kernel, then: Callable[[], None]) -> None:
         if kernel.later is not None:
@@ -312,6 +313,8 @@ class Lives(Table):
             return
         self._still(kernel)
         self._drop(kernel)
+        if kernel.lost_work:
+            self._lost()
         if not replaced:
             self._rules.drop(kernel.key)
         self._leaving.setdefault(kernel.key, set()).add(kernel)

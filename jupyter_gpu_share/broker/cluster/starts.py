@@ -7,14 +7,15 @@ import logging
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ...engines.base import Report, Starting, Waiting
+from ...engines.base import Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
 from ...errors import KernelStartError
 from .kernel import Kernel, Unfinished
 from .lives import Lives
+from .losses import Loss
 from .owners import asked_of, born_of, number_of, owner_of
 from .presence import RETURN, Process
 from .refusals import Refused
@@ -195,6 +196,46 @@ class Starts(Lives):
         objects.look()
         self._begin(kernel, self._resume(kernel))
         return kernel
+
+    def losses(self, now: datetime) -> list[Loss]:
+        """What the ends of kernels have cost, for the next broker to tell."""
+        clock = asyncio.get_running_loop().time
+        return [
+            Loss(
+                key=each.key,
+                attempt=each.attempt,
+                instance=each.instance,
+                born=each.born,
+                size=each.plan.size,
+                kernel_name=each.plan.kernel_name,
+                path=each.plan.path,
+                words=each.lost_work,
+                code=each.ended.code if each.ended is not None else -1,
+                until=now + timedelta(seconds=max(each.later.when() - clock(), 0.0)),
+            )
+            for each in self
+            if each.lost_work and each.later is not None
+        ]
+
+    def restore_loss(self, loss: Loss, now: datetime) -> None:
+        """Tell what an earlier broker would have told of a kernel that has ended.
+
+        Called after :meth:`restore`: a kernel that is there is told of instead.
+        """
+        if self.get(loss.key) is not None:
+            return
+        process = Process(loss.key.user, loss.key.server, loss.instance)
+        objects = self._make(
+            owner_of(process, loss.attempt, frozenset(), born=loss.born), loss.plan
+        )
+        kernel = Kernel(loss.key, loss.attempt, loss.plan, loss.instance, objects, born=loss.born)
+        kernel.phase, kernel.ended = Phase.ENDED, Exit(loss.code, loss.words)
+        kernel.reason = kernel.lost_work = loss.words
+        kernel.begun.set()
+        self._put(kernel)
+        kernel.later = asyncio.get_running_loop().call_later(
+            (loss.until - now) / timedelta(seconds=1), self._retire, kernel
+        )
 
     async def _resume(self, kernel: Kernel) -> None:
         try:

@@ -31,6 +31,7 @@ class Table(ABC):
     kept: seconds that is kept what a server that is gone has left.
     callers: who asks the Hub about tokens.
     deaf, silence: see :class:`.Presence`.
+    lost: called when what :meth:`losses` tells has changed; must not block.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Table(ABC):
         deaf: Callable[[], bool] = lambda: False,
         callers: Asked,
         silence: float = SILENCE,
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._make = make
         self._events = events
         self._rules = rules
         self._order = order
         self._kept = kept
+        self._lost = lost
         self.presence = Presence(self._gone, deaf=deaf, ask=self._ask, silence=silence)
         #: Of the processes that have kernels.
         self.proofs = Proofs(callers, self.presence.refused)
