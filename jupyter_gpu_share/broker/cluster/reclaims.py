@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
 
 from ..._threads import in_thread
@@ -202,8 +201,12 @@ class Reclaims:
         loop = asyncio.get_running_loop()
         saved = loop.time()
         while True:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _AGAIN if self._waits else _QUIET)
+            timer = loop.call_later(_AGAIN if self._waits else _QUIET, self._wake.set)
+            try:
+                # Not by wait_for: before Python 3.12 a cancel that meets a wake was lost in it.
+                await self._wake.wait()
+            finally:
+                timer.cancel()
             self._wake.clear()
             self._rules.count_idle()
             try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -305,8 +304,14 @@ class Turns:
         loop = asyncio.get_running_loop()
         while True:
             # Whose patience is over is known by the time alone.
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._pause())
+            pause = self._pause()
+            timer = None if pause is None else loop.call_later(pause, self._wake.set)
+            try:
+                # Not by wait_for: before Python 3.12 a cancel that meets a wake was lost in it.
+                await self._wake.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
             self._wake.clear()
             begin = loop.time()
             await self.decide()
