@@ -30,6 +30,8 @@ class Claim:
     passed_since: when a claim behind this one was first served before it; None where none was.
     name: the kernel's id as its user knows it, where ``kernel_id`` names the user, too; else empty.
     lent: the kernel has given its share back and lives on without it.
+    process, number: of the server's processes the one that asked, and which of its starts it is, by
+        its own word: it orders what that process has in line, and nothing else.
     """
 
     user: str
@@ -47,6 +49,8 @@ class Claim:
     passed_since: datetime | None = None
     name: str = ""
     lent: bool = False
+    process: str = ""
+    number: int | None = None
 
     @property
     def shown(self) -> str:

@@ -17,12 +17,15 @@ from ..kernels.reclaim import whose_turn
 from .claim import Claim
 from .order import asked_back
 
-__all__ = ["GRACE", "LIFETIME", "IdleShares", "Promise"]
+__all__ = ["GRACE", "LIFETIME", "RECALLED", "IdleShares", "Promise"]
 
 #: For how long a server's word counts: it speaks again every few seconds.
 LIFETIME = timedelta(seconds=30)
 #: After its promise is over a share is left to its server for so long, and then taken.
 GRACE = timedelta(minutes=1)
+#: For so long what an earlier broker has promised may be gone on with: by then all servers have
+#: spoken again, and all who wait have asked again.
+RECALLED = timedelta(minutes=1)
 #: Moments that servers tell as seconds from now differ by less from one word to the next.
 _JITTER = timedelta(seconds=2)
 
@@ -35,11 +38,14 @@ class Promise:
     ----------
     to: names of those who wait, and get no share without this one; none where an administrator
         asks it back.
+    firm: an earlier broker has promised it: it is due when that one has said, whatever the rules
+        are by now.
     """
 
     asked: datetime
     due: datetime
     to: frozenset[str] = frozenset()
+    firm: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,24 @@ class IdleShares:
         self._promises: Mapping[str, Promise] = {}
         #: Shares that nothing came of when they were taken; others are asked before them.
         self._vain: frozenset[str] = frozenset()
+        #: What an earlier broker has promised, and till when that may be gone on with.
+        self._earlier: Mapping[str, Promise] = {}
+        self._recalled: datetime | None = None
+
+    def recall(self, promises: Mapping[str, Promise], now: datetime) -> None:
+        """Go on with what an earlier broker promised, as soon as it is needed for who waits.
+
+        Whose share it is speaks again, and who waits asks again: nothing is taken before that, and
+        the time that has passed counts.
+        """
+        self._earlier = {name: replace(each, firm=True) for name, each in promises.items()}
+        self._recalled = now + RECALLED
+
+    def earlier(self, now: datetime) -> Mapping[str, Promise]:
+        """What of :meth:`recall` may be gone on with."""
+        if self._recalled is None or now >= self._recalled:
+            return {}
+        return self._earlier
 
     def restore(
         self,
@@ -144,6 +168,7 @@ class IdleShares:
 
     def remove(self, name: str) -> None:
         """Forget a share that is not held any more."""
+        self._earlier = {key: each for key, each in self._earlier.items() if key != name}
         if name in self._heard:
             self._heard = {key: each for key, each in self._heard.items() if key != name}
             self._forget(self._heard.keys())
@@ -182,6 +207,13 @@ class IdleShares:
         """
         heard, promises = self._heard, self._promises
         counts = {name: heard[name] for name in _counting(heard, promises, now)}
+        # Of the same idle time: a share that was used since is promised anew.
+        recalled = {
+            name: each
+            for name, each in self.earlier(now).items()
+            if name in counts and counts[name].word.since <= each.asked + _JITTER
+        }
+        promises = {**recalled, **promises}
         idle = [
             replace(
                 claim,
@@ -207,11 +239,12 @@ class IdleShares:
         found = {}
         for name, moment in due.items():
             known = promises.get(name)
-            found[name] = Promise(
-                known.asked if known is not None else now,
-                min(known.due, moment) if known is not None else moment,
-                to.get(name, frozenset()),
-            )
+            whom = to.get(name, frozenset())
+            if known is None:
+                found[name] = Promise(now, moment, whom)
+            else:
+                ends = known.due if known.firm else min(known.due, moment)
+                found[name] = Promise(known.asked, ends, whom, known.firm)
         return found
 
     def promise(self, decided: Mapping[str, Promise]) -> None:
@@ -235,6 +268,7 @@ class IdleShares:
 
     def tried(self, name: str) -> None:
         """A share was taken, or could not be: its promise is over."""
+        self._earlier = {key: each for key, each in self._earlier.items() if key != name}
         self._promises = {key: each for key, each in self._promises.items() if key != name}
         self._vain |= {name} & self._heard.keys()
 

@@ -99,7 +99,9 @@ def line(
     """All that wait, in the order in which they are served.
 
     Each that is put in line counts for its user as if it were held, so that one who asks for fifty
-    shares is no further ahead than one who asks for one. Claims of one user keep their order.
+    shares is no further ahead than one who asks for one. Claims of one user keep their order; those
+    of one process are in the order in which it asked for them, whenever they arrived. By that they
+    change places among themselves alone: nobody else's place is another one, whatever is told.
 
     Parameters
     ----------
@@ -109,15 +111,15 @@ def line(
     """
     has = dict(held)
     arrived = sorted(waiting, key=lambda claim: claim.asked_at)  # it is stable
-    place = {claim.kernel_id: number for number, claim in enumerate(arrived)}
     overdue = _overdue(arrived, now, patience)
     for claim in overdue:
         has[claim.user] = has.get(claim.user, 0.0) + float(claim.gpus)
     first = {claim.kernel_id for claim in overdue}
+    others = _numbered([claim for claim in arrived if claim.kernel_id not in first])
+    place = {claim.kernel_id: number for number, claim in enumerate(others)}
     lists: dict[str, list[Claim]] = {}
-    for claim in reversed(arrived):
-        if claim.kernel_id not in first:
-            lists.setdefault(claim.user, []).append(claim)
+    for claim in reversed(others):
+        lists.setdefault(claim.user, []).append(claim)
     heap = []
     for user, claims in lists.items():
         has[user] = has.get(user, 0.0) + mean(user)
@@ -135,13 +137,28 @@ def line(
     return found
 
 
+def _numbered(arrived: Sequence[Claim]) -> list[Claim]:
+    """Those who wait, with what one process asked for in the order in which it did."""
+    found = list(arrived)
+    places: dict[tuple[str, str, str], list[int]] = {}
+    for place, claim in enumerate(arrived):
+        if claim.number is not None:
+            places.setdefault((claim.user, claim.server, claim.process), []).append(place)
+    for own in places.values():
+        in_order = sorted((arrived[place] for place in own), key=lambda each: each.number or 0)
+        for place, claim in zip(own, in_order, strict=True):
+            found[place] = claim
+    return found
+
+
 def _overdue(arrived: Sequence[Claim], now: datetime, patience: timedelta) -> list[Claim]:
     """Those that were passed for long enough, one of each user, who waits longest first."""
     found: dict[str, Claim] = {}
     for claim in arrived:
         if claim.passed_since is not None and now - claim.passed_since >= patience:
             found.setdefault(claim.user, claim)
-    return sorted(found.values(), key=lambda each: (each.passed_since or now, each.kernel_id))
+    # Of those passed at one moment who came first: no id decides that, which a client chooses.
+    return sorted(found.values(), key=lambda each: each.passed_since or now)
 
 
 def serve(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
@@ -65,6 +65,7 @@ class FakeObjects:
         self.unanswered = False
         self.removal: Removal | None = None
         self.grace: int | None = None
+        self.annotations: dict[str, str | None] = {}
         self.closed = False
         self.also: set[str] = set()
         #: As real ones they know of their share when they have settled.
@@ -181,6 +182,9 @@ class FakeObjects:
         self.plan = replace(self.plan, size=size)
         return SHARE
 
+    async def annotate(self, words: Mapping[str, str | None]) -> None:
+        self.annotations |= words
+
     async def note_path(self, path: str | None) -> None:
         self.plan = replace(self.plan, path=path)
 
@@ -260,6 +264,8 @@ class FakeRules:
         self.groups: dict[Key, frozenset[str]] = {}
         #: Since when each waits, by who asked last; None: from then on.
         self.asked: dict[Key, datetime | None] = {}
+        #: By which process, and as which of its starts.
+        self.numbers: dict[Key, tuple[str, int | None]] = {}
 
     def why_not(self, wish: Wish) -> str | None:
         others = self.held.keys() - self.lent - {wish.key}
@@ -269,6 +275,7 @@ class FakeRules:
 
     def reserve(self, wish: Wish, *, anew: bool = False) -> str | None:
         self.groups[wish.key], self.asked[wish.key] = wish.groups, wish.asked_at
+        self.numbers[wish.key] = wish.process, wish.number
         refusal = self.why_not(wish)
         if refusal is None:
             self.held[wish.key] = wish.size

@@ -15,6 +15,7 @@ from simulated_line import Floor
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
 from jupyter_gpu_share.broker.cluster.ruling import Key, Wish
+from jupyter_gpu_share.broker.idle import Promise
 from jupyter_gpu_share.broker.limits import Limits
 from jupyter_gpu_share.engines.base import Capacity, Waiter
 from jupyter_gpu_share.errors import EngineError, KernelStartError
@@ -96,6 +97,11 @@ class FakeKernels:
     given_back: list[Key] = field(default_factory=list)
     ended: list[tuple[Key, str]] = field(default_factory=list)
     refuses: bool = False
+    #: What the next broker would know of promises.
+    remembered: dict[str, Promise] = field(default_factory=dict)
+    writes: int = 0
+    #: How many writes the cluster does not take.
+    unwritten: int = 0
     #: What each kernel that holds something is told of its share.
     share: dict[str, Any] | None = None
 
@@ -110,6 +116,16 @@ class FakeKernels:
             raise KernelStartError("Its share is part of its pod.")
         self.given_back.append(key)
         self.rules.gave_back(key)
+
+    async def remember(self, key: Key, promise: Promise | None) -> None:
+        if self.unwritten:
+            self.unwritten -= 1
+            raise EngineError("The cluster does not answer.")
+        self.writes += 1
+        if promise is None:
+            self.remembered.pop(key.text, None)
+        else:
+            self.remembered[key.text] = promise
 
     def end(self, key: Key, words: str) -> bool:
         if key.text not in self.rules.holdings.known:

@@ -257,7 +257,7 @@ async def test_one_user_cannot_fill_the_brokers_memory(
 ) -> None:
     """Each stream that nobody reads holds all rows of a server."""
     monkeypatch.setattr("jupyter_gpu_share.broker.cluster.presence._MOST_OF_USER", 5)
-    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.kernels._MOST_ROWS", 2)
+    monkeypatch.setattr("jupyter_gpu_share.broker.cluster.starts._MOST_ROWS", 2)
     path = "\N{SNAKE}" * 4096
     row = await ann.ok("PUT", "/v1/shares/a", ann.plan(info={"kernel_name": "p", "path": path}))
     assert len(json.dumps(row)) < 5000
@@ -395,8 +395,29 @@ async def test_nothing_that_is_sent_meets_an_error_of_the_brokers_own(
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize(("name", "server"), [("mallory", ""), ("ann", "lab"), ("ann-", "")])
+async def test_nobody_takes_an_id_away_from_somebody_else(
+    home: FakeHome, ann: User, name: str, server: str
+) -> None:
+    """Who knows it may have a kernel of that id, too: it is another one, of which ann sees none."""
+    row = await ann.start()
+    await ann.ok("DELETE", f"/v1/shares/k?attempt={row['attempt']}")
+    other = home.user(name, server)
+    other.instance = ann.instance
+    body = {**other.plan(), "attempt": row["attempt"]}
+    assert (await other.ask("PUT", "/v1/shares/k", body))[0] == 201
+    theirs = await other.until("k", "ready")
+    again = await ann.start()
+    assert again["name"] != theirs["name"]
+    assert {pod.name for pod in held(home)} == {again["name"], theirs["name"]}
+    assert [each["name"] for each in await ann.ok("GET", "/v1/shares")] == [again["name"]]
+    await other.ok("DELETE", f"/v1/shares/k?attempt={theirs['attempt']}")
+    await other.ok("DELETE", f"/v1/shares/k?attempt={again['attempt']}")
+    assert [pod.name for pod in held(home)] == [again["name"]]
+    assert (await ann.row() or {})["state"] == "ready"
+
+
 async def test_two_kernels_of_one_id_are_told_apart_by_what_they_have(home: FakeHome) -> None:
-    """One was about to end when the broker was killed, and the other had begun."""
     kernels = []
     for user in ("ann", "mallory"):
         await home.user(user).start(user)
@@ -411,12 +432,13 @@ async def test_two_kernels_of_one_id_are_told_apart_by_what_they_have(home: Fake
     for kernel in second:
         await kernel.begun.wait()
         obj = {"metadata": {"labels": {SERVER: hub_server_name(kernel.key.user, "")}}}
-        assert second.by_id("same", obj) is kernel
+        assert second.by_object("same", obj) is kernel
     mallory = next(each for each in second if each.key.user == "mallory")
     second.end_by_hand(mallory, "It ended.")
     second._retire(mallory)
     (ann,) = second
-    assert second.by_id("same") is ann
+    obj = {"metadata": {"labels": {SERVER: hub_server_name("ann", "")}}}
+    assert second.by_object("same", obj) is ann
     await second.close()
 
 

@@ -10,6 +10,7 @@ from homes import FakeHome, User, fake_home
 from waiting import eventually
 
 from jupyter_gpu_share.broker.cluster import table
+from jupyter_gpu_share.broker.cluster.ruling import Key
 from jupyter_gpu_share.engines.base import Exit
 
 USERS, EACH = 200, 5
@@ -57,7 +58,7 @@ async def test_a_change_is_told_once_and_looks_at_no_other_kernel(
             assert (kind, len(data["shares"])) == ("reset", EACH)
             number = home.events.number
             monkeypatch.setattr(table, "row_of", counted)
-            kernel = home.registry.by_id("user-7-3")
+            kernel = home.registry.get(Key("user-7", "", "user-7-3"))
             assert kernel is not None
             kernel.objects.end(Exit(1, "over"))  # type: ignore[attr-defined]
             _, kind, data = await anext(heard)

@@ -12,12 +12,13 @@ import simulated_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moments import MINUTE, Clock
-from ruled import FakeSight, hold, key, ruled, wish
+from ruled import FakeKernels, FakeSight, hold, key, ruled, wish
 from simulated_line import Floor, SimulatedLine
 from waiting import eventually
 
 from jupyter_gpu_share.broker.claim import Claim
 from jupyter_gpu_share.broker.cluster import home
+from jupyter_gpu_share.broker.cluster.reclaims import Reclaims
 from jupyter_gpu_share.broker.cluster.rules import Rules, Settings
 from jupyter_gpu_share.broker.cluster.turns import NoRoom, turns
 from jupyter_gpu_share.broker.order import PATIENCE, Turn
@@ -41,8 +42,13 @@ def in_line(*claims: Claim, overdue: str = "") -> list[Turn]:
 def test_those_for_whom_there_is_room_go_in_their_order() -> None:
     waiting = in_line(*(claim("ann", f"a{n}") for n in range(5)))
     found = turns(waiting, (), Floor(Gpus(1)))
-    assert found.let == ("a0", "a1", "a2"), "two have room, and one is to be heard of"
+    assert found.let == ("a0", "a1"), "a third one might be placed before them"
     assert found.passed == frozenset()
+    found = turns(in_line(*(claim("ann", f"a{n}") for n in range(1, 5))), {"a1"}, Floor(Gpus(1)))
+    assert found.let == ("a2",)
+    waiting = in_line(claim("ann", "a0"), claim("ann", "a1"), claim("bob", "b"), claim("bob", "c"))
+    assert turns(waiting, (), Floor(Gpus(1))).let == ("a0", "a1", "b"), "one is to be heard of"
+    assert turns(waiting[2:], {"b"}, NoRoom()).let == ()
 
 
 def test_what_the_scheduler_sees_has_room_before_everybody_else() -> None:
@@ -262,6 +268,30 @@ async def test_turns_come_by_themselves_and_where_the_cluster_is_away_one_is_see
             for task in waits:
                 task.cancel()
             await asyncio.gather(following, *waits, return_exceptions=True)
+
+
+@pytest.mark.parametrize("steps", range(5))
+async def test_what_follows_ends_when_it_is_told_to_whatever_happens_then(
+    tmp_path: Path, steps: int
+) -> None:
+    """Else the account was not saved at the end: the broker waits only so long for it."""
+    async with ruled(tmp_path, Clock()) as (rules, _):
+        reclaims = Reclaims(rules, FakeKernels(rules))
+        assert rules.reserve(wish("ann", "a", "2x1")) is None
+        rules.turns._wake.clear()
+        tasks = [asyncio.create_task(each.follow()) for each in (rules.turns, reclaims)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        rules.turns.changed()
+        rules.changed()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        _, left = await asyncio.wait(tasks, timeout=5)
+        for task in left:
+            task.cancel()
+        assert not left
 
 
 async def test_another_start_of_another_size_waits_like_all_others(tmp_path: Path) -> None:

@@ -41,6 +41,13 @@ def order(waiting: Sequence[Claim], have: Sequence[Claim] = (), minute: float = 
 # -- the line --------------------------------------------------------------------------------------
 
 
+def test_of_those_passed_at_one_moment_who_came_first_is_first() -> None:
+    """A kernel's id is its client's choice."""
+    early = claim("bob", "z", "1", minute=-30, passed_since=at(-20))
+    late = claim("ann", "a", "1", minute=-25, passed_since=at(-20))
+    assert order([late, early]) == ["z", "a"]
+
+
 def test_who_has_least_comes_first() -> None:
     waiting = [
         claim("ann", "a", minute=0),

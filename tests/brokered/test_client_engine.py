@@ -89,6 +89,26 @@ async def test_it_is_the_engine_where_a_broker_is_named(
     assert usual_engine() == "local"
 
 
+async def test_starts_are_numbered_in_the_order_in_which_they_were_asked_for(
+    engine: BrokeredEngine, broker: FakeClusterBroker
+) -> None:
+    """Whatever is lost on the way, and however often each is sent."""
+    broker.set_room(0)
+    broker.lose("machine", "before", times=3)
+    broker.lose("PUT", "before", times=4)
+    names = [f"k{n}" for n in range(5)]
+    starts = [asyncio.create_task(engine.start(request(name), lambda _: None)) for name in names]
+    try:
+        await eventually(lambda: len(broker.kernels) == 5, "all are asked for", LONG)
+    finally:
+        for start in starts:
+            start.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
+    sent = [(what, body["number"]) for what, body in broker.bodies if what.startswith("PUT")]
+    assert set(sent) == {(f"PUT /v1/shares/k{n}", n + 1) for n in range(5)}
+    assert len(sent) >= 5
+
+
 @pytest.mark.slow
 async def test_a_kernel_runs_restarts_and_ends(
     engine: BrokeredEngine, broker: FakeClusterBroker, pods: LocalPods

@@ -40,8 +40,6 @@ start = {
 named = {"attempt": attempt}
 share = "/v1/shares/" + kernel
 calls = [
-    ("PUT", share, start),
-    ("PUT", share, {**start, "attempt": attempt}),
     ("GET", share + "/connection", None),
     ("GET", share + "/log?lines=10", None),
     ("POST", share + "/adopt", {**named, "before": instance}),

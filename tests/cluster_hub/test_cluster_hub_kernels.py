@@ -118,8 +118,18 @@ def test_another_users_terminal_gets_nothing(hub: HubOfCluster) -> None:
     )
     tried = hub.terminal(bob).tell(f"{ASK}\n{given}\n{KERNEL_CALLS}\n{code}")
     assert not done(tried)
-    assert len(tried) == 64
+    assert len(tried) == 56
     assert all("curve" not in json.dumps(each[3]) for each in tried)
+
+    # A start under ann's id, attempt and process is one of bob's own, and hers is not its.
+    code = (
+        "made = ask('PUT', share, {**start, 'attempt': attempt}, forged)\n"
+        "ended = ask('DELETE', share + '?attempt=' + attempt, headers=forged)\n"
+        "print(json.dumps([made, ended]))"
+    )
+    made, ended = hub.terminal(bob).tell(f"{ASK}\n{given}\n{KERNEL_CALLS}\n{code}")
+    assert made[0] == 201 and made[1]["name"] != row["name"], made
+    assert ended[0] in (200, 202) and pods_of(hub, "ann") == before, ended
 
     # The stream of events, as anybody's, from any number on.
     code = (

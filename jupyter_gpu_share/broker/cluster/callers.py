@@ -76,6 +76,8 @@ class Caller:
     groups: the Hub's groups of the user.
     administrator: whether all users' kernels are theirs to see and end.
     fresh: False while the Hub is away: what exists goes on, nothing new begins.
+    born: when the Hub's user was made, in the Hub's words; empty where it does not tell, as the
+        token has not the scope to read that. Another user of the same name has another.
     """
 
     user: str
@@ -83,6 +85,7 @@ class Caller:
     groups: frozenset[str] = frozenset()
     administrator: bool = False
     fresh: bool = True
+    born: str = ""
 
 
 @dataclass(frozen=True)
@@ -379,6 +382,7 @@ def caller_of(model: dict[str, Any], service: str) -> Caller:
         server=_server_of(user, scopes),
         groups=frozenset(model["groups"]),
         administrator=ADMINISTRATOR in scopes,
+        born=born if isinstance(born := model.get("created"), str) else "",
     )
 
 

@@ -25,16 +25,26 @@ from ...engines.kubernetes._parked import Parked, park
 from ...engines.kubernetes._pods import address_of
 from ...engines.kubernetes._snapshot import without
 from ...engines.kubernetes._sweeper import Sweeper
-from ...engines.kubernetes.api import Change, ServerTrouble, TooManyRequests, Unreachable
+from ...engines.kubernetes.api import Change, NotFound, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError, GpuShareError
 from ...idle import IdlePolicy
 from ...size import Size, SizePolicy
 from ..events import Events
+from ..idle import Promise
 from .admin import Administration
 from .admin_routes import admin_routes
 from .kernel import Kernel
 from .kernels import Registry
-from .owners import Found, found_on, groups_of, is_brokered, key_of_owner, newest
+from .losses import read_losses, write_losses
+from .owners import (
+    Found,
+    found_on,
+    groups_of,
+    is_brokered,
+    key_of_owner,
+    newest,
+    words_of_promise,
+)
 from .page import Overview
 from .presence import Process
 from .program import ClusterBroker
@@ -112,6 +122,7 @@ class ClusterHome:
             sight,
         )
         self.events = Events()
+        self._lost = asyncio.Event()
         self.registry = Registry(
             self._make,
             self.events,
@@ -123,6 +134,7 @@ class ClusterHome:
             silence=broker.silence,
             instance=self.cluster.instance,
             parking=self._park if IdlePolicy(parent=broker).in_place else None,
+            lost=self._lost.set,
         )
         kernels = _Kernels(self.registry)
         self.administration = Administration(self.rules, kernels)
@@ -177,6 +189,7 @@ class ClusterHome:
         self.rules.turns.active = not (ordered or self._queues)
         await self._rebuild()
         self.rules.begin()
+        self._reclaims.begin()
         self._sweeper = Sweeper(self.cluster, self._is_known, self._is_alive)
         await self._sweeper.start()
         for work in (
@@ -184,6 +197,7 @@ class ClusterHome:
             self._reclaims.follow(),
             self._see_gpus(),
             self._ask_the_hub(),
+            self._keep_losses(),
         ):
             self._tasks.append(asyncio.create_task(work))
         self._ready = True
@@ -199,12 +213,17 @@ class ClusterHome:
             objects.made = True
             self._spare.append(objects)
             await objects.delete()
+        promises = {each.key.text: each.promise for each in found if each.promise is not None}
+        self.rules.idle.recall(promises, self.rules.clock())
         for begin in range(0, len(found), _AT_ONCE):
             kernels = [self._restore(each) for each in found[begin : begin + _AT_ONCE]]
             told = [asyncio.create_task(each.begun.wait()) for each in kernels]
             _, late = await asyncio.wait(told, timeout=_RESUMING)
             for task in late:
                 task.cancel()
+        now, folder = self.rules.clock(), self.rules.settings.folder
+        for loss in await in_thread(read_losses, folder, now):
+            self.registry.restore_loss(loss, now)
 
     def _restore(self, found: Found) -> Kernel:
         pod = self.cluster.pod(found.name) or {}
@@ -238,6 +257,18 @@ class ClusterHome:
             except GpuShareError as error:
                 _log.info("What GPUs there are cannot be read: %s", error)
 
+    async def _keep_losses(self) -> None:
+        """Have the next broker know what the ends of kernels have cost."""
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            losses = self.registry.losses(self.rules.clock())
+            try:
+                await in_thread(write_losses, self.rules.settings.folder, losses)
+            except OSError as error:
+                _log.error("What was lost cannot be kept: %s", error.strerror)
+            await asyncio.sleep(_GATHERED)
+
     async def _ask_the_hub(self) -> None:
         """Find out that the Hub is back though nobody else asks it: silence counts again then."""
         callers = self._broker.callers
@@ -270,7 +301,7 @@ class ClusterHome:
 
     def _changed(self, change: Change) -> None:
         obj = change.new or change.old
-        kernel = self.registry.by_id(annotation(obj, "kernel-id"), obj or {})
+        kernel = self.registry.by_object(annotation(obj, "kernel-id"), obj or {})
         if kernel is not None:
             if change.old is None:
                 kernel.objects.appeared(change.name)
@@ -298,7 +329,7 @@ class ClusterHome:
 
     def _is_known(self, pod: Object) -> bool:
         """Whether a pod is of a kernel of the registry. Called by the sweeper."""
-        return self.registry.by_id(annotation(pod, "kernel-id"), pod) is not None
+        return self.registry.by_object(annotation(pod, "kernel-id"), pod) is not None
 
     def _is_alive(self, pod: Object) -> bool:
         """Whether somebody looks after a pod that is of no kernel of the registry."""
@@ -451,6 +482,12 @@ class _Kernels:
         kernel = self._registry.get(key)
         if kernel is not None:
             await self._registry.give_back_by_rule(kernel)
+
+    async def remember(self, key: Key, promise: Promise | None) -> None:
+        kernel = self._registry.get(key)
+        if kernel is not None and kernel.objects.there:
+            with suppress(NotFound):
+                await kernel.objects.annotate(words_of_promise(promise))
 
     def end(self, key: Key, words: str) -> bool:
         kernel = self._registry.get(key)

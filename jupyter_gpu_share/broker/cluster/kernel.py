@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -71,6 +72,14 @@ class WatchedObjects(Objects, Protocol):
         EngineError: there is none.
         """
 
+    async def annotate(self, words: Mapping[str, str | None]) -> None:
+        """Write annotations on the pod, by their whole names; None takes one away.
+
+        Raises
+        ------
+        EngineError
+        """
+
     def look(self, gone: dict[str, Any] | None = None) -> None:
         """The pod, one of its claims, or the queue may have changed."""
 
@@ -100,6 +109,7 @@ class Kernel:
     instance: the process of its server that has it.
     groups: of the user, as they were proven last.
     asked: when it was asked for, aware; None where nobody knows.
+    born: when its user was made, by the Hub's word; empty where that is not known.
     lost_work: what its end has cost, a sentence; the row is kept for the next process to tell.
     vacated: by the last word of its process nothing of it is on the GPU.
     up: its container runs, or has.
@@ -119,6 +129,7 @@ class Kernel:
     objects: WatchedObjects
     groups: frozenset[str] = frozenset()
     asked: datetime | None = None
+    born: str = ""
     phase: Phase = Phase.WAITING
     reason: str = ""
     queue: QueuePosition | None = None

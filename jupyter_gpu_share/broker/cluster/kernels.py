@@ -7,202 +7,29 @@ that begins anew makes it from the cluster.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Collection, Coroutine
-from contextlib import suppress
+from collections.abc import Collection
 from dataclasses import replace
-from datetime import datetime, timezone
-from typing import Any
 
 from ..._threads import to_the_end
 from ...allocations import Share
-from ...engines.base import Exit, Report, Starting, Waiting
-from ...engines.kubernetes._objects import KernelPlan, Owner
-from ...errors import KernelStartError
+from ...engines.base import Exit, Starting, Waiting
 from ...size import Size
-from .kernel import Kernel, Unfinished
+from .kernel import Kernel
 from .lives import stopped
-from .owners import asked_of, owner_of
 from .presence import Process
 from .refusals import Refused
-from .rows import Failure, Phase
+from .rows import Phase
 from .ruling import Key, Wish
 from .takeovers import TakeOvers
 
 __all__ = ["Registry"]
 
-_log = logging.getLogger(__name__)
-
-#: Seconds that an answer waits for what the cluster was asked to write: of a start, whose row tells
-#: the rest, and of an end.
-_BEGUN, _PATIENCE = 1.0, 5.0
-#: Seconds after which a start says that it waits for the end of the last pod.
-_SOON = 1.0
-#: Rows of one user, those of ended kernels among them.
-_MOST_ROWS = 500
+#: Seconds that the answer about an end waits for the cluster.
+_PATIENCE = 5.0
 
 
 class Registry(TakeOvers):
     """All kernels, and what their servers ask of them. For one event loop. See :class:`.Table`."""
-
-    async def start(
-        self, process: Process, groups: frozenset[str], attempt: str, plan: KernelPlan
-    ) -> tuple[Kernel, bool]:
-        """Start a kernel; whether it is a new start. Its objects are written when this returns, or
-        are about to be where the cluster takes long: what becomes of that, its row tells.
-
-        The same attempt again is the same start, whatever became of the first answer.
-
-        Raises
-        ------
-        Refused: a limit, or somebody else's kernel has this id.
-        """
-        key = Key(process.user, process.server, plan.kernel_id)
-        kernel = self._kernels.get(key)
-        if kernel is not None and kernel.attempt == attempt and kernel.instance == process.instance:
-            await self._wait_until_begun(kernel)
-            return kernel, False
-        if not self.presence.alive(process):
-            raise Refused("This process has said that it ends; it starts nothing any more.")
-        if (whose := next(iter(self._ids.get(plan.kernel_id, {})), key)) != key:
-            _log.warning("%s asked for a kernel id of %s", process.user, whose.user)
-            raise Refused("Another server has a kernel with this id; start a new one.")
-        if kernel is not None and not kernel.phase.over:
-            self._check_free(kernel, process)
-        if kernel is None and len(self.of_user(key.user)) >= _MOST_ROWS:
-            raise Refused("You have too many kernels, on all of your servers; end some of them.")
-        since = None
-        if kernel is not None and kernel.failed is not None and kernel.failed.kind == "keys":
-            since = kernel.asked  # the same start, of which an earlier broker had the keys
-        asked = since or datetime.now(timezone.utc)
-        # No await from here to where it is in the registry: two at once never pass a limit.
-        wish = Wish(key, plan.size, groups, since)
-        refusal = self._rules.reserve(wish, anew=kernel is not None)
-        if refusal is not None:
-            raise Refused(refusal)
-        if kernel is not None:
-            self._retire(kernel, replaced=True)
-        try:
-            objects = self._make(owner_of(process, attempt, groups, asked), plan)
-        except BaseException:
-            self._rules.drop(key)
-            raise
-        new = Kernel(key, attempt, plan, process.instance, objects, groups, asked)
-        self._put(new)
-        new.plan = replace(plan, keys=None)
-        self._begin(new, self._start(new))
-        await self._wait_until_begun(new)
-        return new, True
-
-    async def _wait_until_begun(self, kernel: Kernel) -> None:
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(kernel.begun.wait(), _BEGUN)
-
-    async def _start(self, kernel: Kernel) -> None:
-        await self._wait_for_earlier(kernel)
-        await kernel.objects.make(held_back=self._order.active)
-        kernel.begun.set()
-        await self._come_up(kernel)
-
-    async def _come_up(self, kernel: Kernel) -> None:
-        def report(news: Waiting | Starting) -> None:
-            self._report(kernel, news)
-
-        await self._in_turn(kernel, report)
-        kernel.address = await kernel.objects.come_up(report)
-        self._note_up(kernel)
-
-    async def _unless_it_ends(self, kernel: Kernel, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for something that nobody does any more when the pod has ended.
-
-        Raises
-        ------
-        KernelStartError: it has.
-        """
-        doing = asyncio.ensure_future(work)
-        ended = asyncio.ensure_future(kernel.objects.ended())
-        try:
-            await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not doing.done():
-                raise KernelStartError(f"The kernel has ended. {ended.result().reason}")
-            await doing
-        finally:
-            for task in (doing, ended):
-                task.cancel()
-            await asyncio.gather(doing, ended, return_exceptions=True)
-
-    def _note_up(self, kernel: Kernel) -> None:
-        kernel.up = True
-        kernel.phase, kernel.reason, kernel.queue = Phase.READY, "", None
-        if kernel.objects.lent:
-            kernel.phase = Phase.RELEASED
-            self._rules.gave_back(kernel.key)
-        else:
-            self._rules.holds(kernel.key)
-
-    async def _wait_for_earlier(self, kernel: Kernel) -> None:
-        """Wait until the cluster has told that earlier pods of the kernel are to end."""
-        for earlier in list(self._leaving.get(kernel.key, ())):
-            ending = earlier.settling
-            assert ending is not None  # it is set where it was taken out of the registry
-            await asyncio.wait({ending}, timeout=_SOON)
-            if not ending.done():
-                kernel.reason = "The cluster has not told yet what became of the last pod."
-                self.changed(kernel)
-                await asyncio.wait({ending})
-
-    def restore(
-        self,
-        key: Key,
-        attempt: str,
-        plan: KernelPlan,
-        owner: Owner,
-        groups: frozenset[str],
-        name: str,
-        *,
-        ran: bool = False,
-    ) -> Kernel:
-        """Go on with a kernel that is in the cluster; its process has some time to come back.
-
-        Parameters
-        ----------
-        name: of its pod.
-        ran: its container runs, or did: if it has ended, that is no start that failed.
-        """
-        objects = self._make(owner, plan, name)
-        asked = asked_of(owner)
-        kernel = Kernel(key, attempt, plan, owner.instance, objects, groups, asked)
-        self._put(kernel)
-        self._rules.reserve(Wish(key, plan.size, groups, asked))  # what is there is there
-        self.presence.expect(kernel.process)
-        kernel.up = ran
-        objects.look()
-        self._begin(kernel, self._resume(kernel))
-        return kernel
-
-    async def _resume(self, kernel: Kernel) -> None:
-        try:
-            up = await self._recalled(kernel)
-        except Unfinished as error:
-            # The same start is asked for anew, with new keys.
-            self._failed(kernel, Failure("keys", str(error)), lives_on=False)
-            return
-        if not up and kernel.objects.held_back:
-            self._order.kept_back(kernel.key)
-        kernel.begun.set()
-        if kernel.phase.over:
-            return
-        if up:
-            kernel.address = kernel.objects.address
-            self._note_up(kernel)
-        else:
-            kernel.up = False
-            await self._come_up(kernel)
-
-    async def _recalled(self, kernel: Kernel) -> bool:
-        """Find out how far a kernel is."""
-        words = "The broker was started again and reads on"
-        return await self._patiently(kernel, kernel.objects.recall, words)
 
     def settle(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """The agent of a kernel that was taken over has answered: have its share.
@@ -289,11 +116,6 @@ class Registry(TakeOvers):
             await self._in_turn(kernel, report)
             await kernel.objects.take_back(report)
         self._note_up(kernel)
-
-    async def _in_turn(self, kernel: Kernel, report: Report) -> None:
-        """Wait until it is the kernel's turn to be seen by the scheduler, or until it has ended."""
-        if not kernel.plan.size.is_none:
-            await self._unless_it_ends(kernel, self._order.wait(kernel.key, report))
 
     async def withdraw(self, process: Process, kernel_id: str, attempt: str) -> Kernel:
         """Give up waiting for the share again. Idempotent.

@@ -75,7 +75,15 @@ class Lives(Table):
             kernel.begun.set()
             self.changed(kernel)
 
-    def _failed(self, kernel: Kernel, failure: Failure, *, lives_on: bool) -> None:
+    def _failed(
+        self, kernel: Kernel, failure: Failure, *, lives_on: bool, waits_on: bool = False
+    ) -> None:
+        """Note what a start, or taking the share again, came to.
+
+        Parameters
+        ----------
+        waits_on: what is reserved for the kernel stays so.
+        """
         if kernel.phase.over:
             return
         kernel.failed, kernel.queue, kernel.reason = failure, None, failure.detail
@@ -87,7 +95,8 @@ class Lives(Table):
                 self._rules.gave_back(kernel.key)
             return
         kernel.phase = Phase.FAILED
-        self._rules.drop(kernel.key)
+        if not waits_on:
+            self._rules.drop(kernel.key)
         self._spawn(self._delete(kernel))
 
     async def _watch(self, kernel: Kernel) -> None:
@@ -286,6 +295,7 @@ class Lives(Table):
         self._after_kept(kernel, forget)
         self._spawn(self._delete(kernel, _END_GRACE))
         self.changed(kernel)
+        self._lost()
 
     def _after_kept(self, kernel: Kernel, then: Callable[[], None]) -> None:
         """Call something once the kernel was kept for as long as it is without its server."""
@@ -304,6 +314,8 @@ class Lives(Table):
             return
         self._stop_tasks(kernel)
         self._drop(kernel)
+        if kernel.lost_work:
+            self._lost()
         if not replaced:
             self._rules.drop(kernel.key)
         self._leaving.setdefault(kernel.key, set()).add(kernel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,40 +13,63 @@ from ...engines.kubernetes._names import PART, PREFIX, SERVER, annotation, hub_s
 from ...engines.kubernetes._objects import HUB_SERVER, HUB_USER, KernelPlan, Owner
 from ...engines.kubernetes._pods import size_of
 from ...errors import SizeError
+from ..idle import Promise
 from .presence import Process
 from .ruling import Key
 
 __all__ = [
     "Found",
     "asked_of",
+    "born_of",
     "found_on",
     "groups_of",
     "is_brokered",
     "key_of_owner",
     "newest",
+    "number_of",
     "owner_of",
+    "words_of_promise",
 ]
 
 #: Annotations: which start of the kernel it is, and the user's groups as they were proven then.
 _START, _GROUPS = PREFIX + "start", PREFIX + "groups"
 #: When it was asked for: the cluster's own word knows whole seconds alone, in which many may be.
-_ASKED = PREFIX + "asked"
+#: Which of its process's starts it is, by that process's word.
+_ASKED, _NUMBER = PREFIX + "asked", PREFIX + "number"
+#: When the Hub's user was made, in the Hub's words.
+_BORN = PREFIX + "user-made"
+#: Since when its idle share is asked back, and until when its server has time to give it.
+_PROMISE = PREFIX + "promise"
+
+
+_DIGITS = re.compile(r"[0-9]{1,16}")
 
 
 def owner_of(
-    process: Process, attempt: str, groups: frozenset[str], asked: datetime | None = None
+    process: Process,
+    attempt: str,
+    groups: frozenset[str],
+    asked: datetime | None = None,
+    number: int | None = None,
+    born: str = "",
 ) -> Owner:
     """Whose the objects of a kernel are, by what is proven of its server.
 
     Parameters
     ----------
     asked: when the kernel was asked for, aware; None where that counts no more.
+    number: which of the process's starts it is; None where it has not said.
+    born: see :class:`Caller <.callers.Caller>`.
     """
     owner = Owner.of_hub(*process)
     own = {_START: attempt, _GROUPS: json.dumps(sorted(groups))}
     if asked is not None:
         moment = asked.astimezone(timezone.utc).isoformat(timespec="microseconds")
         own[_ASKED] = moment.replace("+00:00", "Z")
+    if number is not None:
+        own[_NUMBER] = str(number)
+    if born:
+        own[_BORN] = born
     return Owner(owner.server, owner.instance, owner.user, {**owner.notes, **own})
 
 
@@ -57,6 +81,20 @@ def key_of_owner(owner: Owner, kernel_id: str) -> Key:
 def asked_of(owner: Owner) -> datetime | None:
     """When the kernel was asked for, as :func:`owner_of` was told, aware; None: nobody knows."""
     return _moment(owner.notes.get(_ASKED, ""))
+
+
+def born_of(owner: Owner) -> str:
+    """When the Hub's user was made, as :func:`owner_of` was told; empty: nobody knows."""
+    return owner.notes.get(_BORN, "")
+
+
+def number_of(owner: Owner) -> int | None:
+    """Which of its process's starts it is, as :func:`owner_of` was told; None: nobody knows."""
+    return _number(owner.notes.get(_NUMBER, ""))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if _DIGITS.fullmatch(text) else None
 
 
 def _moment(text: str) -> datetime | None:
@@ -82,7 +120,12 @@ def is_brokered(obj: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Found:
-    """A kernel of a user, as its pod tells of it."""
+    """A kernel of a user, as its pod tells of it.
+
+    Attributes
+    ----------
+    promise: what was promised of its idle share; None for nothing.
+    """
 
     key: Key
     attempt: str
@@ -91,6 +134,7 @@ class Found:
     groups: frozenset[str]
     name: str
     created: str = ""
+    promise: Promise | None = None
 
 
 def newest(found: Iterable[Found]) -> tuple[list[Found], list[Found]]:
@@ -129,11 +173,33 @@ def found_on(pod: Mapping[str, Any]) -> Found | None:
             size=size,
             path=annotation(pod, "path") or None,
         ),
-        owner=owner_of(process, attempt, groups, _moment(notes.get(_ASKED, ""))),
+        owner=owner_of(
+            process,
+            attempt,
+            groups,
+            _moment(notes.get(_ASKED, "")),
+            _number(notes.get(_NUMBER, "")),
+            notes.get(_BORN, ""),
+        ),
         groups=groups,
         name=meta["name"],
         created=notes.get(_ASKED) or meta.get("creationTimestamp") or "",
+        promise=_promise(notes.get(_PROMISE, "")),
     )
+
+
+def words_of_promise(promise: Promise | None) -> dict[str, str | None]:
+    """Annotations of a kernel's pod that tell what is promised of its idle share; None: nothing."""
+    if promise is None:
+        return {_PROMISE: None}
+    moments = (promise.asked, promise.due)
+    return {_PROMISE: " ".join(each.astimezone(timezone.utc).isoformat() for each in moments)}
+
+
+def _promise(text: str) -> Promise | None:
+    asked, _, due = text.partition(" ")
+    begins, ends = _moment(asked), _moment(due)
+    return Promise(begins, ends) if begins is not None and ends is not None else None
 
 
 def _groups(text: str) -> frozenset[str]:

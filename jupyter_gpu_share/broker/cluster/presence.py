@@ -21,7 +21,17 @@ from math import inf
 from time import monotonic
 from typing import NamedTuple
 
-__all__ = ["Fate", "Presence", "Process", "Signs", "ask_at", "fate_of", "free_at", "gone_at"]
+__all__ = [
+    "RETURN",
+    "Fate",
+    "Presence",
+    "Process",
+    "Signs",
+    "ask_at",
+    "fate_of",
+    "free_at",
+    "gone_at",
+]
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
 
 from ..._threads import in_thread
@@ -32,6 +31,11 @@ _SETTLED = timedelta(seconds=2)
 _FRESH = timedelta(seconds=1)
 #: Seconds between two writes of the account.
 _SAVE = 60.0
+#: Seconds for the cluster to take note of a promise: who is to be told waits for that.
+_WRITING = 2.0
+
+
+_Moments = tuple[datetime, datetime]
 
 
 class Reclaims:
@@ -42,10 +46,17 @@ class Reclaims:
         self._kernels = kernels
         self._deciding = asyncio.Lock()
         self._wake = asyncio.Event()
+        #: What the cluster knows of promises: since when, and until when.
+        self._written: dict[str, _Moments] = {}
         #: When it was last decided, and whether anybody waited then.
         self._decided: datetime | None = None
         self._waits = False
         rules.changed = self._wake.set
+
+    def begin(self) -> None:
+        """What an earlier broker has promised was told of: it is what is written."""
+        rules = self._rules
+        self._written = _moments(rules.idle.earlier(rules.clock()))
 
     async def hear(
         self, user: str, server: str, instance: str, said: Mapping[str, IdleShare]
@@ -128,6 +139,35 @@ class Reclaims:
 
             rules.idle.promise(await in_thread(decided))
             self._decided, self._waits = now, bool(waiting)
+            await self._write(now)
+
+    async def _write(self, now: datetime) -> None:
+        """Have the cluster know what is promised, before anybody is told: it outlives the broker.
+
+        That costs one write for each promise, and one for its end. What is not written now is
+        written with the next decision.
+        """
+        idle = self._rules.idle
+        wanted = _moments({**idle.earlier(now), **idle.promises})
+        names = [
+            name
+            for name in wanted.keys() | self._written.keys()
+            if wanted.get(name) != self._written.get(name)
+        ]
+
+        async def write(name: str) -> None:
+            promise = Promise(*wanted[name]) if name in wanted else None
+            try:
+                await asyncio.wait_for(self._kernels.remember(key_of(name), promise), _WRITING)
+            except (GpuShareError, asyncio.TimeoutError) as error:
+                _log.info("A promise could not be written: %s", str(error) or "no answer in time")
+                return
+            if promise is None:
+                self._written.pop(name, None)
+            else:
+                self._written[name] = wanted[name]
+
+        await asyncio.gather(*(write(name) for name in names))
 
     async def take(self) -> None:
         """Take the shares whose servers have not given them back.
@@ -161,8 +201,12 @@ class Reclaims:
         loop = asyncio.get_running_loop()
         saved = loop.time()
         while True:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _AGAIN if self._waits else _QUIET)
+            timer = loop.call_later(_AGAIN if self._waits else _QUIET, self._wake.set)
+            try:
+                # Not by wait_for: before Python 3.12 a cancel that meets a wake was lost in it.
+                await self._wake.wait()
+            finally:
+                timer.cancel()
             self._wake.clear()
             self._rules.count_idle()
             try:
@@ -174,3 +218,7 @@ class Reclaims:
                 await self._rules.save()
                 saved = loop.time()
             await asyncio.sleep(_AGAIN)  # changes come by the hundred
+
+
+def _moments(promises: Mapping[str, Promise]) -> dict[str, _Moments]:
+    return {name: (each.asked, each.due) for name, each in promises.items()}

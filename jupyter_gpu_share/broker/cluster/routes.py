@@ -33,6 +33,7 @@ from .rows import (
     attempt_of,
     for_caller,
     kernel_id_of,
+    number_in,
     path_of,
     plan_of,
     size_of,
@@ -158,6 +159,12 @@ class _Handler(CallerHandler):
     def initialize(self, desk: Desk) -> None:
         self.desk = desk
         self.registry = desk.registry
+
+    async def prepare(self) -> None:
+        """Called by tornado before each request's method."""
+        await super().prepare()
+        if not self._finished:
+            self.registry.hear_user(self.caller.user, self.caller.born)
 
     def process(self) -> Process:
         """The proven server's process that asks; that is a sign of its life."""
@@ -293,8 +300,8 @@ class _Share(_Handler):
     @told
     async def put(self, kernel_id: str) -> None:
         kernel_id = kernel_id_of(kernel_id)
-        attempt, body = self.attempt(size=str, info=dict, pod=dict)
-        process = self.process()
+        attempt, body = self.attempt(size=str, info=dict, pod=dict, number=int)
+        process, number = self.process(), number_in(body)
         plan = plan_of(
             kernel_id,
             body.get("size"),
@@ -305,7 +312,8 @@ class _Share(_Handler):
         if not self.registry.knows(process, kernel_id, attempt):
             self.something_new()
         body.clear()  # the keys are in the plan alone, and there until they are in the Secret
-        kernel, new = await self.registry.start(process, self.caller.groups, attempt, plan)
+        groups = self.caller.groups
+        kernel, new = await self.registry.start(process, groups, attempt, plan, number)
         self.answer_row(kernel, 201 if new else 200)
 
     @told

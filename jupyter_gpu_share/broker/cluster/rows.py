@@ -25,6 +25,7 @@ __all__ = [
     "failure_of",
     "for_caller",
     "kernel_id_of",
+    "number_in",
     "path_of",
     "plan_of",
     "row_of",
@@ -44,6 +45,8 @@ _LONGEST_SIZE, _LONGEST_NAME = 100, 200
 #: Bytes: each row has one, and each stream of events may hold all rows of a server.
 _LONGEST_PATH = 1024
 _MOST_FLAGS, _LONGEST_FLAG = 20, 200
+#: What is written on a pod is to be read again, whole.
+_MOST_STARTS = 10**15
 
 
 class Phase(str, Enum):
@@ -326,3 +329,16 @@ def attempt_of(text: Any) -> str:
     if not isinstance(text, str) or not _HEX.fullmatch(text):
         raise Malformed("The request names no attempt: 32 hexadecimal digits.")
     return text
+
+
+def number_in(body: Mapping[str, Any]) -> int | None:
+    """Which of its process's starts it is; None where a client of an earlier version does not say.
+
+    Raises
+    ------
+    Malformed
+    """
+    number: int | None = body.get("number")
+    if number is not None and not 0 <= number < _MOST_STARTS:
+        raise Malformed("The field number is no number of starts.")
+    return number

@@ -168,6 +168,7 @@ class Rules:
         self._books.begin(seen)
         self._restored = set(self.holdings.known)
         self._begun = True
+        self.turns.begin()
 
     def see_gpus(self, devices: Iterable[Device]) -> None:
         """What GPUs there are, by which sizes are counted. Those that have gone may come again."""
@@ -218,6 +219,8 @@ class Rules:
             groups=wish.groups,
             server=wish.key.server,
             name=wish.key.kernel_id,
+            process=wish.process,
+            number=wish.number,
         )
 
     def _why_not(self, claim: Claim, *, anew: bool = False) -> str | None:

@@ -34,12 +34,15 @@ class Wish:
     ----------
     groups: of the user, as they are proven.
     asked_at: since when it waits, aware; None: from now on.
+    process, number: see :class:`Claim <jupyter_gpu_share.broker.claim.Claim>`.
     """
 
     key: Key
     size: Size
     groups: frozenset[str] = frozenset()
     asked_at: datetime | None = None
+    process: str = ""
+    number: int | None = None
 
 
 class Ruling(Protocol):

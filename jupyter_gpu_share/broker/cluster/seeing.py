@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ...engines.base import Capacity, Snapshot
 from ..claim import Claim
 from ..demand import Device
+from ..idle import Promise
 from ..order import Room
 from .ruling import Key
 
@@ -46,6 +47,16 @@ class Kernels(Protocol):
         Raises
         ------
         GpuShareError: it cannot be taken while the kernel lives.
+        """
+
+    async def remember(self, key: Key, promise: Promise | None) -> None:
+        """Have the next broker know what is promised of an idle share, or that nothing is.
+
+        A kernel that is not there needs nothing.
+
+        Raises
+        ------
+        GpuShareError: it is not written.
         """
 
     def end(self, key: Key, words: str) -> bool:

@@ -32,6 +32,7 @@ class Table(ABC):
     kept: seconds for which the kernels of a server that is gone are kept.
     callers: asks the Hub about tokens.
     heard, silence: see :class:`.Presence`.
+    lost: called when what :meth:`losses` tells has changed; must not block.
     """
 
     def __init__(
@@ -45,17 +46,20 @@ class Table(ABC):
         heard: Callable[[], float] = lambda: math.inf,
         callers: AsksTheHub,
         silence: float = SILENCE,
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._make = make
         self._events = events
         self._rules = rules
         self._order = order
         self._kept = kept
+        self._lost = lost
         self.presence = Presence(self._gone, heard=heard, ask=self._ask, silence=silence)
         #: Of the processes that have kernels.
         self.proofs = Proofs(callers, self.presence.refused)
         self._kernels: dict[Key, Kernel] = {}
-        #: Whose is which id: no two users' kernels have the same.
+        #: Whose kernels have an id. Several servers may: an id is the client's choice, so nobody
+        #: can take one away from somebody else, nor find out by it what others have.
         self._ids: dict[str, dict[Key, None]] = {}
         #: By server, so that nobody's rows are looked for among everybody's.
         self._servers: dict[tuple[str, str], dict[str, Kernel]] = {}
@@ -80,16 +84,15 @@ class Table(ABC):
             for kernel in self._servers.get((user, server), {}).values()
         ]
 
-    def by_id(self, kernel_id: str, its: Mapping[str, Any] | None = None) -> Kernel | None:
-        """The kernel with an id, whoever has it.
+    def by_object(self, kernel_id: str, its: Mapping[str, Any]) -> Kernel | None:
+        """The kernel whose an object in the cluster is; None: no kernel's that is known.
 
         Parameters
         ----------
-        its: an object that has to be the kernel's. Of two kernels that have the same id, as one
-            was about to end when the other began, only so the right one is found.
+        kernel_id: as the object tells it. Kernels of several servers may have it.
         """
         kernels = (self._kernels[key] for key in self._ids.get(kernel_id, ()))
-        return next((each for each in kernels if its is None or each.objects.owns(dict(its))), None)
+        return next((each for each in kernels if each.objects.owns(dict(its))), None)
 
     def of_user(self, user: str) -> list[Kernel]:
         """All kernels of a user, over all of their servers."""

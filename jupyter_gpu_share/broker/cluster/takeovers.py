@@ -10,11 +10,12 @@ from ...engines.base import Connection
 from ...engines.kubernetes._parked import Parked
 from ...errors import GpuShareError
 from .kernel import Kernel
-from .lives import STOPPED, CameBack, Lives
+from .lives import STOPPED, CameBack
 from .owners import owner_of
 from .presence import Process
 from .refusals import Refused
 from .rows import Phase
+from .starts import Starts
 
 __all__ = ["Parking", "TakeOvers"]
 
@@ -22,8 +23,8 @@ __all__ = ["Parking", "TakeOvers"]
 Parking = Callable[[Connection, str], Awaitable[Parked]]
 
 
-class TakeOvers(Lives):
-    """What goes on for all kernels, and whose each is.
+class TakeOvers(Starts):
+    """How all kernels start and what goes on for them, and whose each is.
 
     Parameters
     ----------
@@ -37,17 +38,6 @@ class TakeOvers(Lives):
         super().__init__(*args, **kwargs)
         self._instance = instance
         self._parking = parking
-
-    def _check_free(self, kernel: Kernel, process: Process) -> None:
-        """Refuse what another process has that is heard of.
-
-        Raises
-        ------
-        Refused
-        """
-        other = kernel.instance != process.instance
-        if other and self.presence.holds(kernel.process):
-            raise Refused("Another process of your server runs this kernel; end it there first.")
 
     async def adopt(self, process: Process, kernel_id: str, attempt: str, before: str) -> Kernel:
         """Have a kernel of an earlier process of this very server be this process's.
@@ -73,9 +63,10 @@ class TakeOvers(Lives):
             return await to_the_end(self._adopt(kernel, process, attempt))
 
     async def _adopt(self, kernel: Kernel, process: Process, attempt: str) -> Kernel:
-        owner = owner_of(process, attempt, kernel.groups)
+        owner = owner_of(process, attempt, kernel.groups, born=kernel.born)
         objects = self._make(owner, kernel.plan, kernel.objects.name)
         new = Kernel(kernel.key, attempt, kernel.plan, process.instance, objects, kernel.groups)
+        new.born = kernel.born
         new.phase, new.vacated = Phase.STARTING, kernel.vacated
         new.was_lent = kernel.objects.lent or kernel.was_lent
         objects.also_of(kernel.objects)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -26,6 +25,9 @@ _log = logging.getLogger(__name__)
 _AGAIN = 5.0
 #: Seconds between two decisions at most, whatever one of them costs.
 _LONGEST_PAUSE = 2.0
+#: For so long after a restart of the broker nobody is let who waits, where others waited before it:
+#: the longest pause between two tries of a client. Who asks again first would be the first else.
+SETTLES = timedelta(seconds=5)
 #: How old the line may be by which it is told who was passed, and who is where.
 _LATELY = timedelta(seconds=1)
 
@@ -79,8 +81,9 @@ def turns(in_line: Sequence[Turn], seen: Collection[str], room: Room) -> Decisio
 
     What the scheduler sees already cannot be called back: it is given room first. Of those without
     room one of each size is let, but no second one of a user while others wait: the scheduler may
-    give them what comes free, whoever has least. While one waits that others have passed for too
-    long, and for which room is held, it is the only one.
+    give them what comes free, whoever has least. Nor is one let beside an earlier one of its user
+    and size that has room: the scheduler may look at that later. While one waits that others have
+    passed for too long, and for which room is held, it is the only one.
 
     Parameters
     ----------
@@ -122,10 +125,13 @@ def _trials(waiting: Sequence[Claim], seen: Collection[str], without: Sequence[C
     """Of those without room the ones that the scheduler is to see all the same."""
     sizes = {claim.size for claim in without}
     users = {claim.user for claim in without}
+    own = {(claim.user, claim.size) for claim in waiting if claim.kernel_id in seen}
     alone = len({claim.user for claim in waiting}) == 1
     found = []
     for claim in waiting:
         if claim.kernel_id in seen or claim.size in sizes or (claim.user in users and not alone):
+            continue
+        if (claim.user, claim.size) in own:
             continue
         sizes.add(claim.size)
         users.add(claim.user)
@@ -166,6 +172,8 @@ class Turns:
         self._admitted: dict[str, asyncio.Event] = {}
         self._wake = asyncio.Event()
         self._last: _Line | None = None
+        #: Till when nobody is let.
+        self._settled: datetime | None = None
 
     # -- who waits -------------------------------------------------------------------------------
 
@@ -183,6 +191,22 @@ class Turns:
         if seen:
             self._let(name)
         self._wake.set()
+
+    def begin(self) -> None:
+        """All that waited for an earlier broker have been told of; others may ask again now."""
+        if self._waiting.keys() - self._seen:
+            self._settled = self._clock() + SETTLES
+
+    @property
+    def _settles(self) -> float:
+        """Seconds for which nobody is let yet."""
+        if self._settled is None:
+            return 0.0
+        left = self._settled - self._clock()
+        if not timedelta(0) < left <= SETTLES:  # a clock that was set back holds nobody up
+            self._settled = None
+            return 0.0
+        return left / timedelta(seconds=1)
 
     def hide(self, name: str) -> None:
         """The scheduler does not see a kernel yet that was told of as seen."""
@@ -229,7 +253,7 @@ class Turns:
         """
         if not self.active or name not in self._waiting:
             return
-        if len(self._waiting) == 1:
+        if len(self._waiting) == 1 and not self._settles:
             self._let(name)
         if name in self._seen:
             return
@@ -280,16 +304,28 @@ class Turns:
         loop = asyncio.get_running_loop()
         while True:
             # Whose patience is over is known by the time alone.
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _AGAIN if self._waiting else None)
+            pause = self._pause()
+            timer = None if pause is None else loop.call_later(pause, self._wake.set)
+            try:
+                # Not by wait_for: before Python 3.12 a cancel that meets a wake was lost in it.
+                await self._wake.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
             self._wake.clear()
             begin = loop.time()
             await self.decide()
             await asyncio.sleep(min(2 * (loop.time() - begin), _LONGEST_PAUSE))
 
+    def _pause(self) -> float | None:
+        """Seconds until it is decided anew though nothing changes; None: not before it does."""
+        if not self._waiting:
+            return None
+        return min(self._settles or _AGAIN, _AGAIN)
+
     async def decide(self) -> None:
         """Let those whose turn it is by now."""
-        if not self.active or not self._waiting:
+        if not self.active or not self._waiting or self._settles:
             return
         room: Room = NoRoom()
         asked = dict(self._waiting)

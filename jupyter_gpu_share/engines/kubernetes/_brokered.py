@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -83,6 +84,9 @@ class BrokeredEngine(PodEngine):
         self._machine: Machine | None = None
         self._zmq: zmq.asyncio.Context | None = None
         self._found: dict[str, _Found] = {}
+        #: Which of this process's starts it is, of each kernel that starts.
+        self._numbers: dict[str, int] = {}
+        self._count = count(1)
         self._idle = ToldOfIdle()
         self._somebody_waits = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -172,14 +176,19 @@ class BrokeredEngine(PodEngine):
 
     async def start(self, request: KernelRequest, report: Report) -> Running:
         """See :meth:`Engine.start <jupyter_gpu_share.engines.base.Engine.start>`."""
+        # Before anything is waited for: in this order they were asked for.
+        self._numbers[request.kernel_id] = next(self._count)
         tell, pause = Once(report), pauses()
-        while self._machine is None:
-            try:
-                await self._asked()
-            except BrokerAway as error:
-                tell(Waiting(QueuePosition(1, 1), str(error)))
-                await asyncio.sleep(pause())
-        return await super().start(request, report)
+        try:
+            while self._machine is None:
+                try:
+                    await self._asked()
+                except BrokerAway as error:
+                    tell(Waiting(QueuePosition(1, 1), str(error)))
+                    await asyncio.sleep(pause())
+            return await super().start(request, report)
+        finally:
+            self._numbers.pop(request.kernel_id, None)
 
     async def _new_kernel(self, request: KernelRequest) -> PodKernel:
         machine = await self._known()
@@ -196,7 +205,8 @@ class BrokeredEngine(PodEngine):
             zmq=self._zmq,
             image_of=lambda one: machine.images.get(one.kernel_name, machine.image),
         )
-        return PodKernel(RemoteObjects(self._broker, self._rows, plan), request, inside)
+        number = self._numbers.get(request.kernel_id)
+        return PodKernel(RemoteObjects(self._broker, self._rows, plan, number), request, inside)
 
     async def _begin(self, kernel: PodKernel, report: Report) -> Running:
         request = kernel.request

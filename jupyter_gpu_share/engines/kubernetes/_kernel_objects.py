@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal as signals
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -487,16 +487,22 @@ class KernelObjects(WatchedPod):
         return share
 
     async def _note_for_sure(self, words: Object) -> None:
-        await self.writes.insist(lambda: self._annotate(words), refusable=True)
+        await self.writes.insist(lambda: self.annotate(words), refusable=True)
 
     async def note_path(self, path: str | None) -> None:
         """See :class:`~._objects.Objects`."""
         self.plan = replace(self.plan, path=path)
         if self.made:
-            await self._annotate({PREFIX + "path": path or ""})
+            await self.annotate({PREFIX + "path": path or ""})
 
-    async def _annotate(self, words: Object) -> None:
-        change = {"metadata": {"annotations": words}}
+    async def annotate(self, words: Mapping[str, str | None]) -> None:
+        """Write annotations on the pod, by their whole names; None takes one away.
+
+        Raises
+        ------
+        KubernetesError
+        """
+        change = {"metadata": {"annotations": dict(words)}}
         await self.cluster.api.patch(PODS, self.name, change, self.cluster.namespace)
 
     # -- the end -----------------------------------------------------------------------------

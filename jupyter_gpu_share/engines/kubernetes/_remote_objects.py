@@ -127,7 +127,7 @@ class RemoteObjects(RemoteRow):
 
     async def _requested(self, keys: Keys, report: Report) -> None:
         plan, attempt = self._plan, self.attempt
-        body = {
+        body: dict[str, Any] = {
             "attempt": attempt,
             "size": str(plan.size),
             "info": {"kernel_name": plan.kernel_name, "path": plan.path},
@@ -143,6 +143,8 @@ class RemoteObjects(RemoteRow):
                 },
             },
         }
+        if self._number is not None:
+            body["number"] = self._number  # it stays the same however often it is asked
         answer = await self._answer(lambda: self._ask("PUT", "", body), report)
         self._missing = False
         self._follow(answer)

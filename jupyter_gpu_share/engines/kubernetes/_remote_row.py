@@ -33,19 +33,23 @@ class RemoteRow:
     Parameters
     ----------
     plan: of the kernel.
+    number: which of this process's starts it is, where it is one.
 
     Attributes
     ----------
     attempt: what the row is about; another start of the same kernel has another one.
     """
 
-    def __init__(self, broker: HttpBroker, followed: Followed, plan: KernelPlan) -> None:
+    def __init__(
+        self, broker: HttpBroker, followed: Followed, plan: KernelPlan, number: int | None = None
+    ) -> None:
         self.on_leave: Callable[[], None] = lambda: None
         self.attempt = uuid4().hex
         self.made = False
         self._broker = broker
         self._followed = followed
         self._plan = plan
+        self._number = number
         self._row: Row | None = None
         #: The last one: of a kernel that gave it back the row may tell none.
         self._share: Share | None = None

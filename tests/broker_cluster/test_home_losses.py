@@ -1,0 +1,111 @@
+"""What ends of kernels have cost is told by the next broker, too."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fake_objects import FakeObjects
+from homes import FakeHome, held
+from moments import MINUTE, START
+from waiting import eventually
+
+from jupyter_gpu_share.broker.cluster.losses import Loss, read_losses, write_losses
+from jupyter_gpu_share.broker.cluster.presence import Process
+from jupyter_gpu_share.broker.cluster.ruling import Key
+from jupyter_gpu_share.size import Size
+
+
+def loss(kernel_id: str = "k", minutes: float = 5.0, **more: object) -> Loss:
+    fields = {
+        "key": Key("ann", 'lab "é"', kernel_id),
+        "attempt": "a" * 32,
+        "instance": "b" * 32,
+        "born": "",
+        "size": Size.parse("2x1/2"),
+        "kernel_name": "python3",
+        "path": "folder/a.ipynb",
+        "words": "Its variables are gone.",
+        "code": -15,
+        "until": START + minutes * MINUTE,
+    }
+    return Loss(**{**fields, **more})  # type: ignore[arg-type]
+
+
+def test_what_is_written_is_read_until_its_time_is_over(tmp_path: Path) -> None:
+    assert read_losses(tmp_path, START) == []
+    kept = [loss("a"), loss("b", 1), loss("c", path=None)]
+    write_losses(tmp_path, kept)
+    assert read_losses(tmp_path, START) == kept
+    assert read_losses(tmp_path, START + MINUTE) == [kept[0], kept[2]]
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o077 == 0, "it names users and notebooks"
+    write_losses(tmp_path, [])
+    assert read_losses(tmp_path, START) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '[{"key": []}]', '"x"', "null"])
+def test_a_file_that_makes_no_sense_ends_no_broker(tmp_path: Path, text: str) -> None:
+    (tmp_path / "losses.json").write_text(text)
+    assert read_losses(tmp_path, START) == []
+    write_losses(tmp_path, [loss()])
+    row = json.loads((tmp_path / "losses.json").read_text())[0]
+    for name in row:
+        if name != "path":
+            (tmp_path / "losses.json").write_text(json.dumps([{**row, name: [None]}]))
+            assert len(read_losses(tmp_path, START)) <= 1
+
+
+async def test_the_next_broker_tells_what_was_lost_once(home: FakeHome) -> None:
+    told = 0
+
+    def lost() -> None:
+        nonlocal told
+        told += 1
+
+    home.registry._lost = lost
+    ann = home.user("ann")
+    home.cluster.detachable = False
+    await ann.start("gone")
+    home.gone(ann)
+    await eventually(lambda: not held(home), "it has ended with its server")
+    (known,) = home.registry.losses(START)
+    assert told == 1 and "variables are gone" in known.words
+    assert timedelta(seconds=home.kept - 60) < known.until - START <= timedelta(seconds=home.kept)
+    before = await ann.again().row("gone")
+    await home.registry.close()
+
+    second = home._registry()
+    second._lost = lost
+    second.restore_loss(known, START)
+    second.restore_loss(known, START)
+    (row,) = second.rows("ann", "", "c" * 32)
+    assert row == {**(before or {}), "name": row["name"], "share": None, "address": None}
+    assert second.losses(START) and not home.rules.held
+    assert await second.end(Process("ann", "", "c" * 32), "gone", known.attempt)
+    assert second.rows("ann", "") == [] and second.losses(START) == [] and told == 2
+    await second.close()
+
+
+async def test_a_kernel_that_is_there_is_told_of_and_not_what_was_lost_before(
+    home: FakeHome,
+) -> None:
+    ann = home.user("ann")
+    await ann.start()
+    home.registry.restore_loss(loss(key=Key("ann", "", "k")), START)
+    assert (await ann.row() or {})["state"] == "ready"
+
+
+async def test_what_was_lost_is_forgotten_in_time_and_is_not_another_users(
+    home: FakeHome,
+) -> None:
+    home.registry.restore_loss(loss("short", minutes=0.001), START)
+    home.registry.restore_loss(loss("other", born="2026-01-01T00:00:00Z"), START)
+    assert all(isinstance(each.objects, FakeObjects) for each in home.registry)
+    await eventually(
+        lambda: [each.key.kernel_id for each in home.registry] == ["other"], "it is forgotten"
+    )
+    home.registry.hear_user("ann", "2026-02-01T00:00:00Z")
+    assert list(home.registry) == []
