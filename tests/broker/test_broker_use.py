@@ -153,3 +153,13 @@ def test_the_units_and_the_program_agree() -> None:
     command = service["Service"]["ExecStart"].split()
     assert Path(command[0]).name == "jupyter-gpu-share"
     assert command[1:] == ["broker"]
+    assert service["Unit"]["StartLimitIntervalSec"] == "0", "a driver may come late"
+
+
+def test_no_unit_takes_the_folder_of_the_socket_away() -> None:
+    """systemd removes a service's ``RuntimeDirectory`` with all that is in it when it ends."""
+    folder = Path(DEFAULT_SOCKET).parent.name
+    for path in UNITS.glob("*.service"):
+        lines = path.read_text("utf-8").splitlines()
+        if f"RuntimeDirectory={folder}" in lines:
+            assert "RuntimeDirectoryPreserve=yes" in lines, path.name
