@@ -53,7 +53,9 @@ class Limiting:
     ) -> list[str | None]:
         """For each size that a kernel may ask for, why the limits do not allow it, or None.
 
-        What waits counts as what is held: it is served without a further look.
+        What waits counts as what is held: it is served without a further look. A kernel may ask for
+        what it has, as at a restart, or for less, though hours were used up or a limit was lowered
+        since.
 
         Parameters
         ----------
@@ -67,7 +69,13 @@ class Limiting:
         rows = [(row.kernel_id, row.size) for row in claims]
         everything = self.claims([*rows, *((key, size) for size in sizes)], gpus, now)
         held, asked = everything[: len(rows)], everything[len(rows) :]
-        found = [self._limits.check(claim, held, used, now) for claim in asked]
+        own = next((claim for claim in held if claim.kernel_id == key), None)
+        found = [
+            None
+            if own is not None and claim.is_within(own)
+            else self._limits.check(claim, held, used, now)
+            for claim in asked
+        ]
         return [refusal.text if refusal is not None else None for refusal in found]
 
     def spent(self, claims: Sequence[LimitedClaim], now: datetime) -> frozenset[str]:

@@ -184,10 +184,10 @@ class Store:
         key = key_of(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> dict[str, Any]:
-            others = [claim for claim in self._of(account) if claim.kernel_id != key]
-            if len(others) >= self._claims_per_user:
+            others = len(self._of(account))
+            if self._find(key) is None and others >= self._claims_per_user:
                 raise Refused(
-                    f"You have {len(others)} kernels that hold or wait for a share, which is the "
+                    f"You have {others} kernels that hold or wait for a share, which is the "
                     "most that the broker takes of one user; end some."
                 )
             self._check(account, key, size, ledger)

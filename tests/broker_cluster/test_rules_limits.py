@@ -66,6 +66,20 @@ async def test_a_users_limit_is_over_all_servers_and_the_refusal_names_only_thei
         assert rules.reserve(wish("ann", "second", "1/2", server="lab")) is None
 
 
+async def test_a_kernel_keeps_at_a_restart_what_it_has(tmp_path: Path) -> None:
+    clock = Clock()
+    hours = {"resource": "gpu_hours", "limit": 1, "window": 7, "scope": ALL}
+    async with ruled(tmp_path, clock, limits=[hours]) as (rules, _):
+        hold(rules, wish("ann", "a", "1"))
+        clock.wait(61)
+        assert rules.reserve(wish("ann", "b", "1/4")) is not None, "the hour is over"
+        assert rules.reserve(wish("ann", "a", "2x1"), anew=True) is not None
+        assert rules.reserve(wish("ann", "a", "1"), anew=True) is None
+        assert rules.reserve(wish("ann", "a", "1/2")) is None, "less of it"
+        rules.gave_back(key("ann", "a"))
+        assert rules.reserve(wish("ann", "a", "1/2")) is not None, "it has none any more"
+
+
 async def test_what_is_reserved_counts_until_it_is_dropped(tmp_path: Path) -> None:
     async with ruled(tmp_path, Clock(), limits=[gpus(1)]) as (rules, _):
         assert rules.reserve(wish("ann", "a", "3/4")) is None
@@ -414,7 +428,11 @@ async def test_random_launches_beside_a_naive_model(seed: int, tmp_path: Path) -
                     for each, begin in since.values()
                     if (claim := rules._claim(each)).gpus
                 ]
+                before = model.get(name)
+                has = rules._claim(before[0]) if before and before[1] == "held" else None
                 refusal = limits.check(rules._claim(asked), counted, uses, now)
+                if has and not has.size.is_none and rules._claim(asked).is_within(has):
+                    refusal = None  # it has that already
                 assert rules.reserve(asked) == (refusal.text if refusal else None)
                 if refusal is None and name in model and model[name][1] == "held":
                     close(name)
