@@ -95,7 +95,7 @@ class Store:
         #: The time now, aware.
         self.clock = clock
         self._patience = patience
-        self._books = Books(folder, window, clock, most=claims_per_user)
+        self._books = Books(folder, window, clock, most=claims_per_user, boot=boot_id())
         #: What administrators have asked for.
         self.orders = Orders(folder)
         self._accounts = accounts or Accounts()
