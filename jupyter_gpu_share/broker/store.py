@@ -6,13 +6,12 @@ A kernel is known here by its user and by the id that the user gave it; see :mod
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from .._threads import in_thread
 from ..engines._processes import Holder, boot_id, carriers
@@ -23,6 +22,7 @@ from ..engines.local._wire import claim_to_json
 from ..errors import GpuShareError, LedgerError
 from ..idle import IdlePolicy
 from ..size import Size
+from . import _folder
 from ._ends import kill
 from .account import Figures, Subject
 from .books import Books
@@ -104,6 +104,8 @@ class Store:
         # is made still holds when it is made, as nobody else writes.
         self._desk = ThreadPoolExecutor(1, thread_name_prefix="gpu-share-broker")
         self._ledger: RankedLedger | None = None
+        #: Keeps other brokers from the folder.
+        self._lock: IO[bytes] | None = None
         #: All claims as they are after the last change, which only this makes; in the order of
         #: arrival. Looking them up again for each request would cost more than the request.
         self._claims: Sequence[Claim] = ()
@@ -124,7 +126,7 @@ class Store:
     def _open(self) -> None:
         name = f"shares-{boot_id()}.db"
         try:
-            _make_private(self._folder)
+            self._lock = _folder.take(self._folder)
             for old in self._folder.glob("shares-*.db*"):
                 if not old.name.startswith(name):
                     old.unlink()  # nobody holds anything over a boot of the machine
@@ -155,6 +157,8 @@ class Store:
         if ledger is not None:
             self._save()
             ledger.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _save(self) -> None:
         try:
@@ -523,15 +527,3 @@ class Store:
 def _signed(info: Mapping[str, Any], account: Account) -> dict[str, Any]:
     """What is told of a kernel, with whose it is: that is never told by a request."""
     return {**info, "user": account.user, "uid": account.uid}
-
-
-def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = folder.lstat()
-    if info.st_uid != os.geteuid():
-        raise LedgerError(
-            f"The broker's folder {folder} belongs to somebody else; remove it, or name another in "
-            "c.Broker.folder."
-        )
-    if info.st_mode & 0o077:
-        folder.chmod(0o700)
