@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from traitlets import Bool, Float, Integer, Unicode, default
+from traitlets import Bool, Integer, Unicode, default
 
 from .._threads import in_thread
 from ..engines._presence import SIMULATE
@@ -114,7 +114,7 @@ class LocalBroker(settings.Broker):
             c.Broker.charge_unshared = True
         """,
     )
-    end_unshared_after = Float(
+    end_unshared_after = settings.Seconds(
         None,
         allow_none=True,
         min=LEAST_GRACE,
