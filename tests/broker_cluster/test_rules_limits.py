@@ -242,6 +242,30 @@ def naive_hours(uses: list[Use], subject: tuple[str, str], days: int, now: float
     return found
 
 
+@pytest.mark.parametrize("back", [1, 90])
+def test_a_clock_that_was_set_back_leaves_nothing_behind(back: int) -> None:
+    """A meter that is made then goes on as one that was there before."""
+    minute, subject, window = timedelta(minutes=1), ("user", "ann"), timedelta(days=1)
+    meter, ended, groups = Meter(window, START), START + 60 * minute, frozenset[str]()
+    meter.change(Fraction(1), START)
+    meter.change(Fraction(-1), ended)
+    meter.change(Fraction(1, 2), ended)
+    uses = [
+        Use("ann", groups, Fraction(1), START, ended),
+        Use("ann", groups, Fraction(1, 2), ended),
+    ]
+    now = ended - back * minute
+    late = Meter.of(uses, subject, window, now)
+    missing = meter.hours(now) - late.hours(now)
+    assert missing == Fraction(min(back, 60), 60), "what it takes for not yet held"
+    for each in (meter, late):
+        each.change(Fraction(-1, 2), ended + 60 * minute)
+    later = ended + 120 * minute
+    assert meter.hours(later) == Fraction(3, 2)
+    assert late.hours(later) - meter.hours(later) == Fraction(back, 120) - missing
+    assert late.hours(later + window) == 0
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_meter_agrees_with_what_was_held(seed: int) -> None:
     """At each of many moments, and whether it was there from the start or is made then."""
