@@ -117,11 +117,12 @@ class Books:
         except OSError:
             return now
 
-    def _note_seen(self) -> None:
+    def note_seen(self) -> None:
         """Note that the broker is there: what is held is held until now, whatever comes."""
         now = self._clock().timestamp()
         with suppress(OSError):
-            os.utime(self._path, (now, now))
+            if self._boot:
+                os.utime(self._path, (now, now))
 
     def see(self, held: Mapping[str, Held], waiting: Collection[str] = ()) -> None:
         """All shares that are held now, by kernel. What is as it was costs nothing.
@@ -270,8 +271,7 @@ class Books:
         except BaseException:
             self.unsaved()
             raise
-        if self._boot:
-            self._note_seen()
+        self.note_seen()
 
     def unsaved(self) -> None:
         """What :meth:`later_save` gave was not written: the next one writes it."""

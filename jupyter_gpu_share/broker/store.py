@@ -5,6 +5,7 @@ A kernel is known here by its user and by the id that the user gave it; see :mod
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from .._threads import in_thread
+from .._threads import in_thread, to_the_end
 from ..engines._processes import Holder, boot_id, carriers
 from ..engines.local._contents import Claim, Holding, LedgerSnapshot
 from ..engines.local._gpu import Gpu
@@ -106,6 +107,7 @@ class Store:
         self._ledger: RankedLedger | None = None
         #: Keeps other brokers from the folder.
         self._lock: IO[bytes] | None = None
+        self._saving = asyncio.Lock()
         #: All claims as they are after the last change, which only this makes; in the order of
         #: arrival. Looking them up again for each request would cost more than the request.
         self._claims: Sequence[Claim] = ()
@@ -164,7 +166,10 @@ class Store:
         try:
             self._books.save()
         except OSError as error:
-            _log.error("The account cannot be saved in %s: %s", self._folder, error.strerror)
+            self._log_unsaved(error)
+
+    def _log_unsaved(self, error: OSError) -> None:
+        _log.error("The account cannot be saved in %s: %s", self._folder, error.strerror)
 
     # -- of one user ---------------------------------------------------------------------------
 
@@ -468,13 +473,29 @@ class Store:
     async def sweep(self) -> None:
         """Free what the dead held, and save the account."""
 
-        def work(ledger: Ledger) -> None:
+        def work(ledger: Ledger) -> Callable[[], None] | None:
             if ledger.has_dead():
                 ledger.sweep()
             self._books.given_back.sweep()
-            self._save()
+            return self._books.later_save()
 
-        await self.at_ledger(work)
+        async with self._saving:
+            write = await self.at_ledger(work)
+            # Beside the desk, at which others wait: an account of a month is of megabytes. A second
+            # one is not written meanwhile.
+            await to_the_end(in_thread(self._write, write))
+
+    def _write(self, write: Callable[[], None] | None) -> None:
+        try:
+            if write is not None:
+                write()
+            self._books.note_seen()
+        except OSError as error:
+            self._books.unsaved()
+            self._log_unsaved(error)
+        except BaseException:
+            self._books.unsaved()
+            raise
 
     async def grant(self) -> None:
         """Give shares to who waits, where there is room by now."""

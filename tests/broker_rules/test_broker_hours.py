@@ -1,0 +1,68 @@
+"""Hours of a window at a store: what all that was held comes to, without summing it each time."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from brokers import account, open_store
+from moments import Clock
+
+from jupyter_gpu_share.broker.limits import Limits
+from jupyter_gpu_share.broker.meters import Meter
+from jupyter_gpu_share.broker.store import Refused
+
+DAY = timedelta(days=1)
+RULES = [
+    {"resource": "gpu_hours", "limit": 3, "window": 1, "scope": {"user": ["*"]}},
+    {"resource": "gpu_hours", "limit": 6, "window": "0.5", "scope": "total"},
+]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_who_is_refused_has_used_it_by_all_that_was_held(tmp_path: Path, seed: int) -> None:
+    """Also after a restart of the broker, and after its clock was set back."""
+    chance, clock, asked = random.Random(seed), Clock(), {True: 0, False: 0}
+    for _ in range(4):
+        async with open_store(tmp_path, clock, "4xA100-80GB", limits=Limits(RULES)) as people:
+            for number in range(25):
+                clock.wait(chance.choice([0, 1, 20, 90, -1]))
+                user, name = chance.randint(1, 3), str(number % 5)
+                if f"{user}/{name}" in await people.holding():
+                    await people.end(user, name)
+                    continue
+                store, now = people.store, clock()
+                used = await store.look(lambda ledger, store=store: store._books.used())
+                sums = [
+                    Meter.of(used, ("user", account(user).user), DAY, now).hours(now) >= 3,
+                    Meter.of(used, ("total", ""), DAY / 2, now).hours(now) >= 6,
+                ]
+                asked[any(sums)] += 1
+                try:
+                    await people.ask(user, name, chance.choice(["1/2", "1", "1/4"]))
+                except Refused:
+                    assert any(sums)
+                else:
+                    assert not any(sums)
+        clock.wait(chance.choice([0, 600]))
+    assert min(asked.values()) > 3, "some were refused, and some were not"
+
+
+async def test_a_claim_costs_the_same_whatever_was_held_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, summed = Clock(), []
+    of = Meter.of
+    monkeypatch.setattr(Meter, "of", lambda *given: summed.append(given) or of(*given))
+    async with open_store(tmp_path, clock, limits=Limits(RULES)) as people:
+        for user in (1, 2):
+            assert await people.ask(user, "a", "1/4")
+        before = len(summed)
+        for _ in range(20):
+            clock.wait(1)
+            for user in (1, 2):
+                await people.end(user, "a")
+                assert await people.ask(user, "a", "1/4")
+        assert len(summed) == before
