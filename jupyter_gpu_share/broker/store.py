@@ -452,11 +452,13 @@ class Store:
     async def usage(self, account: Account | None = None) -> list[dict[str, Any]]:
         """GPU-seconds by day: of one user, or of all users and groups."""
         user = account.user if account is not None else None
-        return await self.look(lambda ledger: self._books.rows(user))
+        rows = await self.look(lambda ledger: self._books.later_rows(user))
+        return await in_thread(rows)  # beside the desk: there may be a hundred for each user
 
     async def totals(self) -> dict[Subject, Figures]:
         """GPU-seconds of all users and groups, which only grow."""
-        return await self.look(lambda ledger: self._books.totals())
+        totals = await self.look(lambda ledger: self._books.later_totals())
+        return await in_thread(totals)
 
     async def charge(self, charged: Mapping[str, Held]) -> None:
         """What is used without a share, and goes to the account, by names that no kernel has.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from datetime import timedelta
+import threading
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from brokers import account, open_store
 from moments import Clock
+from waiting import PATIENCE
 
+from jupyter_gpu_share.broker.account import Account
 from jupyter_gpu_share.broker.limits import Limits
 from jupyter_gpu_share.broker.meters import Meter
 from jupyter_gpu_share.broker.store import Refused
@@ -66,3 +70,28 @@ async def test_a_claim_costs_the_same_whatever_was_held_before(
                 await people.end(user, "a")
                 assert await people.ask(user, "a", "1/4")
         assert len(summed) == before
+
+
+async def test_claims_do_not_wait_for_who_asks_what_was_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, over = Clock(), threading.Event()
+
+    def slow(self: Account, now: datetime) -> None:
+        assert over.wait(PATIENCE), "nobody else was served"
+
+    async with open_store(tmp_path, clock) as people:
+        monkeypatch.setattr(Account, "settle", slow)
+        asking = [
+            asyncio.create_task(each)
+            for each in (
+                people.store.usage(account(1)),
+                people.store.usage(),
+                people.store.totals(),
+                people.store.sweep(),
+            )
+        ]
+        await asyncio.sleep(0)
+        assert await people.ask(1, "a", "1/4")
+        over.set()
+        await asyncio.gather(*asking)
