@@ -191,7 +191,6 @@ class LocalBroker(settings.Broker):
             loop.add_signal_handler(number, over.set)
         try:
             await self.start()
-            _log.info("The broker listens on %s", self.socket)
             await over.wait()
         finally:
             await self.close()
@@ -232,8 +231,17 @@ class LocalBroker(settings.Broker):
             body_timeout=_BODY_TIMEOUT,
         )
         server.bounds = (self.connections_per_user, max(self.connections_per_user, 4096))
+        at = listening.getsockname()
         server.add_socket(listening)
         self._server = server
+        _log.info("The broker listens on %s", at)
+        if Path(at) != Path(self.socket):
+            _log.warning(
+                "c.Broker.socket names %s, but systemd has made %s: name the other one as "
+                "ListenStream in jupyter-gpu-share.socket",
+                self.socket,
+                at,
+            )
         if self.metrics_port:
             self._metrics = MetricsPort(listen_locally(self.metrics_port), desk.metrics, token)
         self._tasks += [
