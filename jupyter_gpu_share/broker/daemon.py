@@ -245,7 +245,7 @@ class LocalBroker(settings.Broker):
         if self.metrics_port:
             self._metrics = MetricsPort(listen_locally(self.metrics_port), desk.metrics, token)
         self._tasks += [
-            asyncio.create_task(self._machine.follow(), name="look at the GPUs"),
+            asyncio.create_task(self._follow(), name="look at the GPUs"),
             asyncio.create_task(self._sweep(desk), name="look for the dead"),
         ]
         self._watch()
@@ -279,6 +279,13 @@ class LocalBroker(settings.Broker):
         """What others left of a GPU, or a new GPU, is room for who waits."""
         self._looking.set()
 
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._machine.follow()
+            except Exception:  # whatever it is: without this no GPU that is lost is missed
+                _log.exception("The GPUs could not be looked at; it is tried again")
+
     async def _sweep(self, desk: Desk) -> None:
         while True:
             with suppress(asyncio.TimeoutError):
@@ -292,6 +299,8 @@ class LocalBroker(settings.Broker):
                 await desk.reclaims.take(self._machine.certain)
             except GpuShareError as error:
                 _log.error("%s", error)
+            except Exception:  # whatever it is: without this nothing that the dead held is free
+                _log.exception("What the dead held could not be looked for; it is tried again")
 
 
 def _listen(path: Path) -> socket.socket:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from waiting import eventually
 
 from jupyter_gpu_share.broker import daemon
 from jupyter_gpu_share.broker.client import BrokerClient
+from jupyter_gpu_share.engines.local import _machine
 
 
 async def test_a_server_that_ends_leaves_its_share_to_who_waits(ann: User, bob: User) -> None:
@@ -186,3 +188,30 @@ def test_a_configuration_may_be_a_link_to_a_file_of_another_name(common: Path) -
             assert ann.ask("PUT", "/v1/shares/b", {"size": "1/4"})[0] == 409
     finally:
         broker.kill()
+
+
+async def test_the_broker_goes_on_looking_whatever_goes_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = daemon.LocalBroker(
+        folder=str(tmp_path / "state"), socket=str(tmp_path / "s.sock"), simulate="1xA100-80GB"
+    )
+    looked = {"sweep": 0, "gpus": 0}
+
+    def failing(name: str) -> Callable[[], Awaitable[None]]:
+        async def look() -> None:
+            looked[name] += 1
+            raise ZeroDivisionError
+
+        return look
+
+    await broker.start()
+    try:
+        monkeypatch.setattr(daemon, "_SWEEP_INTERVAL", 0.01)
+        monkeypatch.setattr(_machine, "_INTERVAL", 0.01)
+        monkeypatch.setattr(broker.store, "sweep", failing("sweep"))
+        monkeypatch.setattr(broker._machine, "gpus", failing("gpus"))
+        await eventually(lambda: min(looked.values()) > 2, "both go on")
+        assert "could not be looked for; it is tried again" in caplog.text
+    finally:
+        await broker.close()

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 from datetime import datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from moments import Clock
 from waiting import PATIENCE
 
 from jupyter_gpu_share.broker.account import Account
+from jupyter_gpu_share.broker.given_back import Held
 from jupyter_gpu_share.broker.limits import Limits
 from jupyter_gpu_share.broker.meters import Meter
 from jupyter_gpu_share.broker.store import Refused
@@ -95,3 +97,23 @@ async def test_claims_do_not_wait_for_who_asks_what_was_held(
         assert await people.ask(1, "a", "1/4")
         over.set()
         await asyncio.gather(*asking)
+
+
+@pytest.mark.parametrize("part", [Fraction(1, n) for n in range(1, 17)] + [Fraction(37, 100)])
+def test_usual_parts_of_a_gpu_are_counted_exactly(part: Fraction) -> None:
+    assert Held("ann", frozenset(), part, idle=False).gpus == part
+
+
+async def test_sizes_that_a_user_makes_up_do_not_make_the_account_longer(tmp_path: Path) -> None:
+    """Sums of hundreds of fractions that have nothing in common, which no text can hold."""
+    clock = Clock()
+    async with open_store(tmp_path, clock, limits=Limits(RULES)) as people:
+        for number in range(500):
+            assert await people.ask(1, "a", f"1/{10**10 + 2 * number + 1}")
+            clock.wait(1 / 7)
+            await people.end(1, "a")
+        (row,) = await people.store.usage(account(1))
+        assert row["held"] == pytest.approx(500 * 60 / 7 / 10**10, rel=0.01)
+    assert len((tmp_path / "account.json").read_text()) < 200_000
+    async with open_store(tmp_path, clock) as people:
+        assert (await people.store.usage(account(1)))[0]["held"] == row["held"]
