@@ -40,13 +40,16 @@ class Books:
     """Counts what is held.
 
     A broker that was killed goes on where it last saved: a share that is held still was held all
-    the time, and one that is not was until now.
+    the time, and one that is not was until now. Where the machine has booted since, all were held
+    until the broker was there last.
 
     Parameters
     ----------
     folder: the broker's own.
     window: for how long each share that was held is known by itself, for limits of hours.
     most: kernels of one user whose share is given back, and that are counted.
+    boot: names the machine's boot, with which all that is held ends; empty: it does not, as in a
+        cluster.
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class Books:
         window: timedelta,
         clock: Callable[[], datetime] = _now,
         most: int = 200,
+        boot: str = "",
     ) -> None:
         self._path = folder / _FILE
+        self._boot = boot
         self._window = window
         self._clock = clock
         self._account = Account(window)
@@ -88,12 +93,36 @@ class Books:
             self._standing = Standing.from_json(data["standing"])
         except (KeyError, ValueError):  # of a version before
             self._standing = Standing.of(self._account.used(), self._clock())
+        if data.get("boot", self._boot) != self._boot:
+            self._end_all(self._last_seen())
         try:
             self.given_back.read(data["given_back"])
         except KeyError:  # of a version before
             return
         except ValueError as error:
             _log.error("What is given back now is not counted: %s", error)
+
+    def _end_all(self, at: datetime) -> None:
+        """The machine went down: nobody held anything while it was off."""
+        for name in self._account.open_kernels:
+            self._account.end(name, at)
+        for user in self._standing.holders:
+            self._standing.hold(user, 0.0, at)
+
+    def _last_seen(self) -> datetime:
+        """When the broker before this one was there last."""
+        now = self._clock()
+        try:
+            return min(datetime.fromtimestamp(self._path.stat().st_mtime, timezone.utc), now)
+        except OSError:
+            return now
+
+    def note_seen(self) -> None:
+        """Note that the broker is there: what is held is held until now, whatever comes."""
+        now = self._clock().timestamp()
+        with suppress(OSError):
+            if self._boot:
+                os.utime(self._path, (now, now))
 
     def see(self, held: Mapping[str, Held], waiting: Collection[str] = ()) -> None:
         """All shares that are held now, by kernel. What is as it was costs nothing.
@@ -229,7 +258,7 @@ class Books:
         return totals
 
     def save(self) -> None:
-        """Write what has changed.
+        """Write what has changed; to be called now and then.
 
         Raises
         ------
@@ -242,6 +271,7 @@ class Books:
         except BaseException:
             self.unsaved()
             raise
+        self.note_seen()
 
     def unsaved(self) -> None:
         """What :meth:`later_save` gave was not written: the next one writes it."""
@@ -260,7 +290,7 @@ class Books:
         self._account.forget((now - timedelta(days=_DAYS)).date())
         account, standing = self._account.copy(), self._standing.copy()
         given_back = self.given_back.to_json()
-        path = self._path
+        path, boot = self._path, self._boot
 
         def write() -> None:
             account.settle(now)
@@ -268,6 +298,7 @@ class Books:
                 **account.to_json(),
                 "standing": standing.to_json(now),
                 "given_back": given_back,
+                "boot": boot,
             }
             partial = path.with_suffix(".part")
             with new_file(partial) as file:

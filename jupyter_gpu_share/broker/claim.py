@@ -57,6 +57,10 @@ class Claim:
         """The kernel's id as its user knows it."""
         return self.name or self.kernel_id
 
+    def is_within(self, other: Claim) -> bool:
+        """Whether it asks for no more than another one of the same kernel."""
+        return self.gpus <= other.gpus and self.memory_bytes <= other.memory_bytes
+
 
 def words_of(amount: Fraction) -> str:
     """An amount of GPUs or hours for people: exact where that is short, else two decimals."""

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from traitlets import Bool, Float, Integer, Unicode, default
+from traitlets import Bool, Integer, Unicode, default
 
 from .._threads import in_thread
 from ..engines._presence import SIMULATE
@@ -114,7 +114,7 @@ class LocalBroker(settings.Broker):
             c.Broker.charge_unshared = True
         """,
     )
-    end_unshared_after = Float(
+    end_unshared_after = settings.Seconds(
         None,
         allow_none=True,
         min=LEAST_GRACE,
@@ -191,7 +191,6 @@ class LocalBroker(settings.Broker):
             loop.add_signal_handler(number, over.set)
         try:
             await self.start()
-            _log.info("The broker listens on %s", self.socket)
             await over.wait()
         finally:
             await self.close()
@@ -232,12 +231,21 @@ class LocalBroker(settings.Broker):
             body_timeout=_BODY_TIMEOUT,
         )
         server.bounds = (self.connections_per_user, max(self.connections_per_user, 4096))
+        at = listening.getsockname()
         server.add_socket(listening)
         self._server = server
+        _log.info("The broker listens on %s", at)
+        if Path(at) != Path(self.socket):
+            _log.warning(
+                "c.Broker.socket names %s, but systemd has made %s: name the other one as "
+                "ListenStream in jupyter-gpu-share.socket",
+                self.socket,
+                at,
+            )
         if self.metrics_port:
             self._metrics = MetricsPort(listen_locally(self.metrics_port), desk.metrics, token)
         self._tasks += [
-            asyncio.create_task(self._machine.follow(), name="look at the GPUs"),
+            asyncio.create_task(self._follow(), name="look at the GPUs"),
             asyncio.create_task(self._sweep(desk), name="look for the dead"),
         ]
         self._watch()
@@ -271,6 +279,13 @@ class LocalBroker(settings.Broker):
         """What others left of a GPU, or a new GPU, is room for who waits."""
         self._looking.set()
 
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._machine.follow()
+            except Exception:  # whatever it is: without this no GPU that is lost is missed
+                _log.exception("The GPUs could not be looked at; it is tried again")
+
     async def _sweep(self, desk: Desk) -> None:
         while True:
             with suppress(asyncio.TimeoutError):
@@ -284,6 +299,8 @@ class LocalBroker(settings.Broker):
                 await desk.reclaims.take(self._machine.certain)
             except GpuShareError as error:
                 _log.error("%s", error)
+            except Exception:  # whatever it is: without this nothing that the dead held is free
+                _log.exception("What the dead held could not be looked for; it is tried again")
 
 
 def _listen(path: Path) -> socket.socket:

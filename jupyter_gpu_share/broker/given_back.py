@@ -13,6 +13,12 @@ from ..engines._processes import Holder, boot_id
 __all__ = ["GivenBack", "Held"]
 
 
+#: Parts of a GPU that are counted. The usual sizes are whole numbers of them: 1/2 to 1/16, and
+#: decimals. Others are rounded: a user can make up any number, and sums of theirs would have ever
+#: longer denominators.
+_PARTS = 720_720 * 10**6
+
+
 @dataclass(frozen=True)
 class Held:
     """A share that is held: whose it is, how much of GPUs, and whether it is used."""
@@ -21,6 +27,9 @@ class Held:
     groups: frozenset[str]
     gpus: Fraction
     idle: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gpus", Fraction(round(self.gpus * _PARTS), _PARTS))
 
 
 class GivenBack:

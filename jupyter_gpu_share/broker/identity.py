@@ -158,12 +158,19 @@ class Accounts:
         self._administrators = administrators
         self._clock = clock
         self._known: dict[int, tuple[float, Account]] = {}
+        #: Users whom the directory did not know when it was last asked.
+        self._away: set[int] = set()
 
     def of(self, uid: int) -> Account:
-        """The account of a user; a user without a name is in no group."""
+        """The account of a user; a user without a name is in no group.
+
+        One who had a name has it still while the directory is away: limits are by names and groups.
+        """
         until, account = self._known.get(uid, (0.0, None))
         if account is None or self._clock() >= until:
-            account = _look_up(uid)
+            found = _look_up(uid)
+            (self._away.add if found is None else self._away.discard)(uid)
+            account = found or account or Account(uid, f"uid {uid}", frozenset())
             self._known[uid] = self._clock() + _ACCOUNT_LIFETIME, account
         return account
 
@@ -171,14 +178,17 @@ class Accounts:
         """Whether this user may see and end what is others'. Root may."""
         if uid == 0:
             return True
-        return bool(self._administrators) and self._administrators in self.of(uid).groups
+        if not self._administrators or self._administrators not in self.of(uid).groups:
+            return False
+        return uid not in self._away  # who has no account any more ends nobody's kernels
 
 
-def _look_up(uid: int) -> Account:
+def _look_up(uid: int) -> Account | None:
+    """None where the directory has no such user, or does not answer."""
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
-        return Account(uid, f"uid {uid}", frozenset())
+        return None
     names = set()
     for gid in os.getgrouplist(entry.pw_name, entry.pw_gid):
         with suppress(KeyError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ..engines.local._contents import Claim
 from ..engines.local._gpu import Gpu
@@ -16,10 +16,26 @@ from .books import Books
 from .claim import Claim as LimitedClaim
 from .demand import demand
 from .identity import Account, Accounts
-from .limits import Limits
+from .limits import Counted, Limits
+from .meters import Meter, Subject
 from .names import uid_of
 
 __all__ = ["Limiting"]
+
+
+class _Held(Counted):
+    """A tally of what is held, and of the hours as the books keep them up at each change.
+
+    A month's shares are tens of thousands, and who asks for one more does not wait for their sum.
+    """
+
+    def __init__(self, held: Sequence[LimitedClaim], books: Books, now: datetime) -> None:
+        super().__init__(held, (), now)
+        self._meters, self._at = books.meters, now
+
+    def meter(self, whose: Subject, window: timedelta) -> Meter:
+        """See :meth:`Tally.meter <.limits.Tally.meter>`."""
+        return self._meters.of(whose, window, self._at)
 
 
 class Limiting:
@@ -53,7 +69,9 @@ class Limiting:
     ) -> list[str | None]:
         """For each size that a kernel may ask for, why the limits do not allow it, or None.
 
-        What waits counts as what is held: it is served without a further look.
+        What waits counts as what is held: it is served without a further look. A kernel may ask for
+        what it has, as at a restart, or for less, though hours were used up or a limit was lowered
+        since.
 
         Parameters
         ----------
@@ -62,19 +80,25 @@ class Limiting:
         """
         if self._limits is None:
             return [None] * len(sizes)
-        used, now = self._books.used(), self._clock()
-
+        now = self._clock()
         rows = [(row.kernel_id, row.size) for row in claims]
         everything = self.claims([*rows, *((key, size) for size in sizes)], gpus, now)
         held, asked = everything[: len(rows)], everything[len(rows) :]
-        found = [self._limits.check(claim, held, used, now) for claim in asked]
+        own = next((claim for claim in held if claim.kernel_id == key), None)
+        tally = _Held(held, self._books, now)
+        found = [
+            None
+            if own is not None and claim.is_within(own)
+            else self._limits.weigh(claim, tally, now)
+            for claim in asked
+        ]
         return [refusal.text if refusal is not None else None for refusal in found]
 
     def spent(self, claims: Sequence[LimitedClaim], now: datetime) -> frozenset[str]:
         """The names of those claims whose users' hours are used up."""
         if self._limits is None:
             return frozenset()
-        return self._limits.spent(claims, self._books.used(), now)
+        return self._limits.spent_of(claims, _Held(claims, self._books, now), now)
 
     def claims(
         self, rows: Sequence[tuple[str, Size]], gpus: Sequence[Gpu], now: datetime

@@ -101,17 +101,21 @@ class Counted:
         self._used = used
         self._past: list[Use] | None = None
         self._now = now
+        self._sums: dict[tuple[str, Subject, str], Fraction] = {}
 
     def held(self, resource: str, whose: Subject, but: str) -> Fraction:
-        """See :meth:`Tally.held`."""
-        return sum(
-            (
-                amount_of(resource, each)
-                for each in self._held
-                if each.kernel_id != but and covers(whose, each.user, each.groups)
-            ),
-            _NONE,
-        )
+        """See :meth:`Tally.held`. Of many sizes one kernel may ask at once: it is summed once."""
+        asked = resource, whose, but
+        if asked not in self._sums:
+            self._sums[asked] = sum(
+                (
+                    amount_of(resource, each)
+                    for each in self._held
+                    if each.kernel_id != but and covers(whose, each.user, each.groups)
+                ),
+                _NONE,
+            )
+        return self._sums[asked]
 
     def claims(self, user: str) -> list[Claim]:
         """See :meth:`Tally.claims`."""

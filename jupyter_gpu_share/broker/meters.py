@@ -65,15 +65,20 @@ class Meter:
 
     @classmethod
     def of(cls, used: Iterable[Use], subject: Subject, window: timedelta, now: datetime) -> Meter:
-        """From what was held in the window, and is."""
+        """From what was held in the window, and is.
+
+        A moment that is still to come, as of a clock that was set back, is now: what began or
+        ended there has begun or ended.
+        """
         first = now - window
         changes: list[tuple[datetime, Fraction]] = []
         for use in used:
-            begin, end = max(use.begin, first), min(use.end or now, now)
-            if covers(subject, use.user, use.groups) and begin <= end:
-                changes.append((begin, use.gpus))
-                if use.end is not None and use.end <= now:
-                    changes.append((end, -use.gpus))
+            if not covers(subject, use.user, use.groups):
+                continue
+            if use.end is None or use.end >= first:
+                changes.append((min(max(use.begin, first), now), use.gpus))
+                if use.end is not None:
+                    changes.append((min(use.end, now), -use.gpus))
         changes.sort(key=lambda change: change[0])
         found = cls(window, first)
         for moment, gpus in changes:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from traitlets import Bool, CaselessStrEnum, Float, Integer, List, Unicode
+from traitlets import Bool, CaselessStrEnum, Float, Integer, List, TraitError, Unicode
 from traitlets.config import LoggingConfigurable
 
 from ..errors import EngineError
 from .limits import Limits, LimitsError
 
-__all__ = ["Broker"]
+__all__ = ["Broker", "Seconds"]
+
+#: A year; what has no end is told otherwise.
+_LONGEST = 366 * 86400.0
+
+
+class Seconds(Float[Any, Any]):
+    """A time in seconds."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, max=_LONGEST, **options)
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """Called by traitlets. What is no number is neither too small nor too large to it."""
+        if isinstance(value, float) and math.isnan(value):
+            raise TraitError(f"{type(obj).__name__}.{self.name} is a number of seconds, not nan.")
+        return super().validate(obj, value)
 
 
 class Broker(LoggingConfigurable):
@@ -90,7 +107,7 @@ class Broker(LoggingConfigurable):
         """,
     )
 
-    patience = Float(
+    patience = Seconds(
         600.0,
         min=0.0,
         config=True,

@@ -5,16 +5,16 @@ A kernel is known here by its user and by the id that the user gave it; see :mod
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
-from .._threads import in_thread
+from .._threads import in_thread, to_the_end
 from ..engines._processes import Holder, boot_id, carriers
 from ..engines.local._contents import Claim, Holding, LedgerSnapshot
 from ..engines.local._gpu import Gpu
@@ -23,6 +23,7 @@ from ..engines.local._wire import claim_to_json
 from ..errors import GpuShareError, LedgerError
 from ..idle import IdlePolicy
 from ..size import Size
+from . import _folder
 from ._ends import kill
 from .account import Figures, Subject
 from .books import Books
@@ -95,7 +96,7 @@ class Store:
         #: The time now, aware.
         self.clock = clock
         self._patience = patience
-        self._books = Books(folder, window, clock, most=claims_per_user)
+        self._books = Books(folder, window, clock, most=claims_per_user, boot=boot_id())
         #: What administrators have asked for.
         self.orders = Orders(folder)
         self._accounts = accounts or Accounts()
@@ -104,6 +105,9 @@ class Store:
         # is made still holds when it is made, as nobody else writes.
         self._desk = ThreadPoolExecutor(1, thread_name_prefix="gpu-share-broker")
         self._ledger: RankedLedger | None = None
+        #: Keeps other brokers from the folder.
+        self._lock: IO[bytes] | None = None
+        self._saving = asyncio.Lock()
         #: All claims as they are after the last change, which only this makes; in the order of
         #: arrival. Looking them up again for each request would cost more than the request.
         self._claims: Sequence[Claim] = ()
@@ -124,7 +128,7 @@ class Store:
     def _open(self) -> None:
         name = f"shares-{boot_id()}.db"
         try:
-            _make_private(self._folder)
+            self._lock = _folder.take(self._folder)
             for old in self._folder.glob("shares-*.db*"):
                 if not old.name.startswith(name):
                     old.unlink()  # nobody holds anything over a boot of the machine
@@ -155,12 +159,17 @@ class Store:
         if ledger is not None:
             self._save()
             ledger.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _save(self) -> None:
         try:
             self._books.save()
         except OSError as error:
-            _log.error("The account cannot be saved in %s: %s", self._folder, error.strerror)
+            self._log_unsaved(error)
+
+    def _log_unsaved(self, error: OSError) -> None:
+        _log.error("The account cannot be saved in %s: %s", self._folder, error.strerror)
 
     # -- of one user ---------------------------------------------------------------------------
 
@@ -184,10 +193,10 @@ class Store:
         key = key_of(account.uid, kernel_id)
 
         def work(ledger: Ledger) -> dict[str, Any]:
-            others = [claim for claim in self._of(account) if claim.kernel_id != key]
-            if len(others) >= self._claims_per_user:
+            others = len(self._of(account))
+            if self._find(key) is None and others >= self._claims_per_user:
                 raise Refused(
-                    f"You have {len(others)} kernels that hold or wait for a share, which is the "
+                    f"You have {others} kernels that hold or wait for a share, which is the "
                     "most that the broker takes of one user; end some."
                 )
             self._check(account, key, size, ledger)
@@ -443,11 +452,13 @@ class Store:
     async def usage(self, account: Account | None = None) -> list[dict[str, Any]]:
         """GPU-seconds by day: of one user, or of all users and groups."""
         user = account.user if account is not None else None
-        return await self.look(lambda ledger: self._books.rows(user))
+        rows = await self.look(lambda ledger: self._books.later_rows(user))
+        return await in_thread(rows)  # beside the desk: there may be a hundred for each user
 
     async def totals(self) -> dict[Subject, Figures]:
         """GPU-seconds of all users and groups, which only grow."""
-        return await self.look(lambda ledger: self._books.totals())
+        totals = await self.look(lambda ledger: self._books.later_totals())
+        return await in_thread(totals)
 
     async def charge(self, charged: Mapping[str, Held]) -> None:
         """What is used without a share, and goes to the account, by names that no kernel has.
@@ -464,13 +475,29 @@ class Store:
     async def sweep(self) -> None:
         """Free what the dead held, and save the account."""
 
-        def work(ledger: Ledger) -> None:
+        def work(ledger: Ledger) -> Callable[[], None] | None:
             if ledger.has_dead():
                 ledger.sweep()
             self._books.given_back.sweep()
-            self._save()
+            return self._books.later_save()
 
-        await self.at_ledger(work)
+        async with self._saving:
+            write = await self.at_ledger(work)
+            # Beside the desk, at which others wait: an account of a month is of megabytes. A second
+            # one is not written meanwhile.
+            await to_the_end(in_thread(self._write, write))
+
+    def _write(self, write: Callable[[], None] | None) -> None:
+        try:
+            if write is not None:
+                write()
+            self._books.note_seen()
+        except OSError as error:
+            self._books.unsaved()
+            self._log_unsaved(error)
+        except BaseException:
+            self._books.unsaved()
+            raise
 
     async def grant(self) -> None:
         """Give shares to who waits, where there is room by now."""
@@ -523,15 +550,3 @@ class Store:
 def _signed(info: Mapping[str, Any], account: Account) -> dict[str, Any]:
     """What is told of a kernel, with whose it is: that is never told by a request."""
     return {**info, "user": account.user, "uid": account.uid}
-
-
-def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = folder.lstat()
-    if info.st_uid != os.geteuid():
-        raise LedgerError(
-            f"The broker's folder {folder} belongs to somebody else; remove it, or name another in "
-            "c.Broker.folder."
-        )
-    if info.st_mode & 0o077:
-        folder.chmod(0o700)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from traitlets import TraitError
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
@@ -38,12 +41,26 @@ async def serve(configuration: str | None, socket: str | None) -> int:
         from ..broker.cluster.home import ClusterHome
         from ..broker.cluster.program import ClusterBroker
 
-        await ClusterBroker(ClusterHome, config=config).run()
+        with _in_words(configuration):
+            await ClusterBroker(ClusterHome, config=config).run()
         return 0
     if socket:
         config.Broker.socket = socket
-    await LocalBroker(config=config).run()
+    with _in_words(configuration):
+        await LocalBroker(config=config).run()
     return 0
+
+
+@contextmanager
+def _in_words(named: str | None) -> Iterator[None]:
+    """Tell which file has a setting that cannot be used: no other one counts for a broker."""
+    try:
+        yield
+    except TraitError as error:
+        raise EngineError(
+            f"A setting in {named or CONFIGURATION} cannot be used: "
+            f"{one_line(str(error)).rstrip('.')}. Correct that file."
+        ) from error
 
 
 def of_cluster(configuration: str | None) -> Config | None:
@@ -85,6 +102,8 @@ def read_configuration(named: str | None) -> Config:
     EngineError: the file is not there, somebody else may write it, or it fails.
     """
     path = Path(named) if named else CONFIGURATION
+    if not named and not os.path.lexists(path):
+        return Config()
     try:
         for each in (path, path.resolve().parent):
             info = each.stat()
@@ -94,12 +113,11 @@ def read_configuration(named: str | None) -> Config:
                     f"configuration from there. Have root own it: chown root {each}; "
                     f"chmod go-w {each}"
                 )
-    except FileNotFoundError as error:
-        if not named:
-            return Config()
+    except FileNotFoundError as error:  # also where a link leads nowhere: no limit would hold
         raise EngineError(f"There is no file {path}; name another after --config.") from error
     try:
-        loader = PyFileConfigLoader(path.name, str(path.resolve().parent))
+        file = path.resolve()  # files beside it are found beside what a link leads to
+        loader = PyFileConfigLoader(file.name, str(file.parent))
         config: Config = loader.load_config()
         return config
     except Exception as error:  # a file of Python may raise anything

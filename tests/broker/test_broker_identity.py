@@ -113,6 +113,28 @@ def test_accounts_are_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not accounts.is_administrator(7001), "who has left the group is none any more"
 
 
+def test_who_had_a_name_has_it_while_the_directory_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits are by names and groups, and would not hold for a minute after each of its pauses."""
+    now, ann, away = [0.0], pwd.struct_passwd(("ann", "x", 7001, 7, "", "/", "/bin/sh")), [False]
+
+    def look(uid: int) -> pwd.struct_passwd:
+        if away[0]:
+            raise KeyError(uid)
+        return ann
+
+    monkeypatch.setattr(pwd, "getpwuid", look)
+    monkeypatch.setattr(os, "getgrouplist", lambda name, gid: [gid])
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("staff", "x", gid, [])))
+    accounts = Accounts("staff", clock=lambda: now[0])
+    found = accounts.of(7001)
+    assert accounts.is_administrator(7001)
+    away[0], now[0] = True, 61.0
+    assert accounts.of(7001) == found == Account(7001, "ann", frozenset({"staff"}))
+    assert not accounts.is_administrator(7001), "who was removed is no administrator"
+    away[0], now[0] = False, 122.0
+    assert accounts.is_administrator(7001)
+
+
 def test_members_of_the_administrators_group_see_all(common: Path) -> None:
     """By the system's directory; other groups of a process do not count."""
     daemon = pwd.getpwnam("daemon")

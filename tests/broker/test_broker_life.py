@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from waiting import eventually
 
 from jupyter_gpu_share.broker import daemon
 from jupyter_gpu_share.broker.client import BrokerClient
+from jupyter_gpu_share.engines.local import _machine
 
 
 async def test_a_server_that_ends_leaves_its_share_to_who_waits(ann: User, bob: User) -> None:
@@ -122,6 +124,10 @@ def _begin(broker: RunningBroker) -> None:
         ("text", "cannot be read: NameError"),
         ("gone", "There is no file"),
         ("folder", "belongs to somebody else; remove it"),
+        ("common folder", "is open to others and has other things in it, such as data"),
+        ("link", "There is no file"),
+        ("nan", "cannot be used: LocalBroker.patience is a number of seconds, not nan. Correct"),
+        ("inf", "cannot be used: The value of the 'patience' trait"),
     ],
 )
 def test_a_broker_that_cannot_begin_says_why_in_a_line(
@@ -137,6 +143,15 @@ def test_a_broker_that_cannot_begin_says_why_in_a_line(
         config.write_text("nonsense")
     elif damage == "gone":
         config.unlink()
+    elif damage == "link":
+        config.rename(common / "elsewhere.py")
+        config.symlink_to(common / "nowhere.py")
+    elif damage in ("nan", "inf"):
+        config.write_text(f"c.Broker.patience = float({damage!r})")
+    elif damage == "common folder":
+        broker.folder.mkdir()
+        (broker.folder / "data").touch()
+        broker.folder.chmod(0o755)
     else:
         broker.folder.mkdir()
         os.chown(broker.folder, BOB, BOB)
@@ -146,3 +161,57 @@ def test_a_broker_that_cannot_begin_says_why_in_a_line(
     assert text.startswith("gpu-share: ")
     assert line in text
     assert len(text.strip().splitlines()) == 1
+    if damage == "common folder":
+        assert broker.folder.stat().st_mode & 0o777 == 0o755, "others reach it still"
+
+
+def test_two_brokers_do_not_have_one_folder(broker: RunningBroker) -> None:
+    """As for a try on simulated GPUs beside the one that everybody has."""
+    second = RunningBroker(broker.folder.parent)
+    second.socket = broker.folder.parent / "other" / "broker.sock"
+    with pytest.raises(AssertionError, match=r"Another broker has the folder .*state"):
+        _begin(second)
+    broker.kill()
+    broker.start()
+
+
+def test_a_configuration_may_be_a_link_to_a_file_of_another_name(common: Path) -> None:
+    broker = RunningBroker(common, "c.Broker.claims_per_user = 1", "load_subconfig('more.py')")
+    (common / "managed").mkdir(mode=0o755)
+    (common / "managed" / "more.py").write_text("c.Broker.patience = 5")
+    (common / "broker_config.py").rename(common / "managed" / "broker.17.py")
+    (common / "broker_config.py").symlink_to(common / "managed" / "broker.17.py")
+    broker.start()
+    try:
+        with user(ANN, broker.socket) as ann:
+            ann.claim("a", "1/4")
+            assert ann.ask("PUT", "/v1/shares/b", {"size": "1/4"})[0] == 409
+    finally:
+        broker.kill()
+
+
+async def test_the_broker_goes_on_looking_whatever_goes_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = daemon.LocalBroker(
+        folder=str(tmp_path / "state"), socket=str(tmp_path / "s.sock"), simulate="1xA100-80GB"
+    )
+    looked = {"sweep": 0, "gpus": 0}
+
+    def failing(name: str) -> Callable[[], Awaitable[None]]:
+        async def look() -> None:
+            looked[name] += 1
+            raise ZeroDivisionError
+
+        return look
+
+    await broker.start()
+    try:
+        monkeypatch.setattr(daemon, "_SWEEP_INTERVAL", 0.01)
+        monkeypatch.setattr(_machine, "_INTERVAL", 0.01)
+        monkeypatch.setattr(broker.store, "sweep", failing("sweep"))
+        monkeypatch.setattr(broker._machine, "gpus", failing("gpus"))
+        await eventually(lambda: min(looked.values()) > 2, "both go on")
+        assert "could not be looked for; it is tried again" in caplog.text
+    finally:
+        await broker.close()

@@ -159,6 +159,37 @@ def test_a_restart_loses_nothing_of_what_was_saved(tmp_path: Path, orderly: bool
     assert (tmp_path / "account.json").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_nothing_is_held_while_the_machine_is_off(tmp_path: Path, changed: bool) -> None:
+    """It is not known when it went down, but until when the broker was there."""
+    clock, window = Clock(), timedelta(days=7)
+    made = Books(tmp_path, window, clock, boot="one")
+    made.open()
+    made.see({"k": HALF})
+    made.save()
+    clock.wait(60)
+    if changed:
+        made.see({"k": HALF, "other": HALF})
+    made.save()
+    mean = made.mean("ann", clock())
+    clock.wait(3 * 86400)
+    made = Books(tmp_path, window, clock, boot="two")
+    made.open()
+    made.see({})
+    assert amounts(made, "ann") == amounts(made, "staff") == [(30.0, 0.0)]
+    assert sum(use.gpus * (use.end - use.begin).seconds for use in made.used() if use.end) == 30
+    assert made.mean("ann", clock()) == pytest.approx(mean / 8), "half of it after each day"
+    assert not made.holding
+    made.see({"k": HALF})
+    clock.wait(10)
+    made.save()
+    clock.wait(10)
+    again = Books(tmp_path, window, clock, boot="two")
+    again.open()
+    again.see({"k": HALF})
+    assert sum(used for used, _ in amounts(again, "ann")) == 40, "the broker alone was away"
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"open": 1}', "\x00"])
 def test_an_account_that_cannot_be_read_is_put_aside(tmp_path: Path, content: str) -> None:
     (tmp_path / "account.json").write_text(content)

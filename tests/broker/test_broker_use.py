@@ -127,13 +127,16 @@ async def test_the_socket_of_a_unit_is_taken(common: Path) -> None:
         command += ["broker", "--config", str(running._config)]
         for _ in range(2):
             with subprocess.Popen(
-                command, pass_fds=[listening.fileno()], stderr=subprocess.DEVNULL
+                command, pass_fds=[listening.fileno()], stderr=subprocess.PIPE, text=True
             ) as process:
                 root = BrokerClient(running.socket)
                 assert root.ask("GET", "/v1/machine")["you"]["uid"] == os.getuid()
                 root.close()
                 process.terminate()
-                assert process.wait(PATIENCE) == 0
+                _, log = process.communicate(timeout=PATIENCE)
+                assert process.returncode == 0
+                assert f"The broker listens on {running.socket}\n" in log
+                assert f"c.Broker.socket names {DEFAULT_SOCKET}, but systemd has made" in log
     await eventually(running.socket.exists, "it stays")
 
 
@@ -153,3 +156,13 @@ def test_the_units_and_the_program_agree() -> None:
     command = service["Service"]["ExecStart"].split()
     assert Path(command[0]).name == "jupyter-gpu-share"
     assert command[1:] == ["broker"]
+    assert service["Unit"]["StartLimitIntervalSec"] == "0", "a driver may come late"
+
+
+def test_no_unit_takes_the_folder_of_the_socket_away() -> None:
+    """systemd removes a service's ``RuntimeDirectory`` with all that is in it when it ends."""
+    folder = Path(DEFAULT_SOCKET).parent.name
+    for path in UNITS.glob("*.service"):
+        lines = path.read_text("utf-8").splitlines()
+        if f"RuntimeDirectory={folder}" in lines:
+            assert "RuntimeDirectoryPreserve=yes" in lines, path.name

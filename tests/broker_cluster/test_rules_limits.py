@@ -66,6 +66,20 @@ async def test_a_users_limit_is_over_all_servers_and_the_refusal_names_only_thei
         assert rules.reserve(wish("ann", "second", "1/2", server="lab")) is None
 
 
+async def test_a_kernel_keeps_at_a_restart_what_it_has(tmp_path: Path) -> None:
+    clock = Clock()
+    hours = {"resource": "gpu_hours", "limit": 1, "window": 7, "scope": ALL}
+    async with ruled(tmp_path, clock, limits=[hours]) as (rules, _):
+        hold(rules, wish("ann", "a", "1"))
+        clock.wait(61)
+        assert rules.reserve(wish("ann", "b", "1/4")) is not None, "the hour is over"
+        assert rules.reserve(wish("ann", "a", "2x1"), anew=True) is not None
+        assert rules.reserve(wish("ann", "a", "1"), anew=True) is None
+        assert rules.reserve(wish("ann", "a", "1/2")) is None, "less of it"
+        rules.gave_back(key("ann", "a"))
+        assert rules.reserve(wish("ann", "a", "1/2")) is not None, "it has none any more"
+
+
 async def test_what_is_reserved_counts_until_it_is_dropped(tmp_path: Path) -> None:
     async with ruled(tmp_path, Clock(), limits=[gpus(1)]) as (rules, _):
         assert rules.reserve(wish("ann", "a", "3/4")) is None
@@ -226,6 +240,30 @@ def naive_hours(uses: list[Use], subject: tuple[str, str], days: int, now: float
             end = now if use.end is None else min((use.end - START) / timedelta(minutes=1), now)
             found += use.gpus * Fraction(max(end - begin, 0.0)) / 60
     return found
+
+
+@pytest.mark.parametrize("back", [1, 90])
+def test_a_clock_that_was_set_back_leaves_nothing_behind(back: int) -> None:
+    """A meter that is made then goes on as one that was there before."""
+    minute, subject, window = timedelta(minutes=1), ("user", "ann"), timedelta(days=1)
+    meter, ended, groups = Meter(window, START), START + 60 * minute, frozenset[str]()
+    meter.change(Fraction(1), START)
+    meter.change(Fraction(-1), ended)
+    meter.change(Fraction(1, 2), ended)
+    uses = [
+        Use("ann", groups, Fraction(1), START, ended),
+        Use("ann", groups, Fraction(1, 2), ended),
+    ]
+    now = ended - back * minute
+    late = Meter.of(uses, subject, window, now)
+    missing = meter.hours(now) - late.hours(now)
+    assert missing == Fraction(min(back, 60), 60), "what it takes for not yet held"
+    for each in (meter, late):
+        each.change(Fraction(-1, 2), ended + 60 * minute)
+    later = ended + 120 * minute
+    assert meter.hours(later) == Fraction(3, 2)
+    assert late.hours(later) - meter.hours(later) == Fraction(back, 120) - missing
+    assert late.hours(later + window) == 0
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -414,7 +452,11 @@ async def test_random_launches_beside_a_naive_model(seed: int, tmp_path: Path) -
                     for each, begin in since.values()
                     if (claim := rules._claim(each)).gpus
                 ]
+                before = model.get(name)
+                has = rules._claim(before[0]) if before and before[1] == "held" else None
                 refusal = limits.check(rules._claim(asked), counted, uses, now)
+                if has and not has.size.is_none and rules._claim(asked).is_within(has):
+                    refusal = None  # it has that already
                 assert rules.reserve(asked) == (refusal.text if refusal else None)
                 if refusal is None and name in model and model[name][1] == "held":
                     close(name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from jupyter_gpu_share.broker import limits as module
 from jupyter_gpu_share.broker.claim import Claim, words_of
 from jupyter_gpu_share.broker.limits import Limits, LimitsError, Refusal, Use
 from jupyter_gpu_share.size import Size
@@ -388,3 +389,20 @@ def test_ten_thousand_sequences_beside_the_model() -> None:
                 after = limits.check(asked, held, closed, refusal.free_at + step)
                 assert after is None or after.free_at != refusal.free_at
     assert min(outcomes.values()) > 10_000
+
+
+def test_many_sizes_of_a_kernel_cost_little_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server asks which sizes there are: whoever asks for one meanwhile stands behind it."""
+    counted: list[str] = []
+    amount = module.amount_of
+
+    def count(resource: str, asked: Claim) -> Fraction:
+        counted.append(resource)
+        return amount(resource, asked)
+
+    monkeypatch.setattr(module, "amount_of", count)
+    limits, held = Limits([gpus(1000)]), [claim("ann", f"k{number}") for number in range(200)]
+    tally = module.Counted(held, (), START)
+    for number in range(1, 101):
+        assert limits.weigh(claim("ann", "new", f"1/{number}"), tally, START) is None
+    assert len(counted) <= 300

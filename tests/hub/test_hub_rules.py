@@ -9,7 +9,13 @@ import pytest
 from tornado import web
 from traitlets.config import Config
 
-from jupyter_gpu_share.broker.hub import ADMINISTRATOR, LITTLEST, Service, share_gpus
+from jupyter_gpu_share.broker.hub import (
+    ADMINISTRATOR,
+    LITTLEST,
+    Service,
+    share_gpus,
+    share_gpus_of_cluster,
+)
 from jupyter_gpu_share.broker.hub._accounts import account_of
 from jupyter_gpu_share.broker.hub._routes import own_part
 from jupyter_gpu_share.broker.hub._visitors import FRESH, HubAway, Visitor, Visitors
@@ -221,6 +227,23 @@ def test_what_was_configured_before_stays() -> None:
     user, *others = hub.load_roles
     assert user == {"name": "user", "scopes": ["self", "shares!user", ACCESS]}
     assert [role["name"] for role in others] == ["x", "gpu-share-admin"]
+
+
+@pytest.mark.parametrize("kind", ["Spawner", "LocalProcessSpawner", "SimpleLocalProcessSpawner"])
+def test_a_kind_of_spawner_may_have_an_environment_of_its_own(kind: str) -> None:
+    """It counts instead of that of all spawners."""
+    from jupyterhub import spawner
+
+    c = Config()
+    c[kind].environment = {"OTHER": "x"}
+    c.JupyterHub.spawner_class = "simple"
+    share_gpus(c)
+    share_gpus_of_cluster(c, "http://b:8000", "t" * 32)
+    for each in (spawner.Spawner, spawner.LocalProcessSpawner, spawner.SimpleLocalProcessSpawner):
+        environment = each(config=c).environment
+        assert environment["JUPYTER_DEFAULT_PROVISIONER_NAME"] == "gpu-share-provisioner"
+        assert environment["JUPYTER_GPU_SHARE_BROKER"] == "http://b:8000/services/gpu-share"
+    assert spawner.SimpleLocalProcessSpawner(config=c).environment["OTHER"] == "x"
 
 
 def test_how_units_end_is_the_administrators_choice() -> None:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from traitlets import Float, List, Unicode
+from traitlets import List, Unicode
 
 from ...engines.kubernetes.api import KubeApi, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError
 from ..connections import BoundedServer, listening_at, more_descriptors
 from ..metrics_port import MetricsPort, read_token
-from ..settings import Broker
+from ..settings import Broker, Seconds
 from .callers import Callers, HubApi
 from .fence import Fence, FenceLost
 from .page import Overview, hub_pages
@@ -76,7 +76,7 @@ class ClusterBroker(Broker):
             c.Broker.bind = "0.0.0.0:8000"
         """,
     )
-    hub_grace = Float(
+    hub_grace = Seconds(
         600.0,
         min=0.0,
         config=True,
@@ -89,7 +89,7 @@ class ClusterBroker(Broker):
             c.Broker.hub_grace = 1800
         """,
     )
-    kept_after_stop = Float(
+    kept_after_stop = Seconds(
         8 * 3600.0,
         min=0.0,
         config=True,
@@ -115,7 +115,7 @@ class ClusterBroker(Broker):
         """,
     )
 
-    silence = Float(
+    silence = Seconds(
         120.0,
         min=0.0,
         config=True,

@@ -236,13 +236,15 @@ class Rules:
             if why := self.settings.sizes.why_not(claim.size, memories):
                 return why
         others = self.holdings.counted(claim.user, name)
-        if others >= self.settings.kernels_per_user:
+        if not has and others >= self.settings.kernels_per_user:
             return (
                 f"You have {others} kernels that hold or wait for a share, which is the most that "
                 "the broker takes of one user; end some."
             )
         if self.settings.limits is None:
             return None
+        if has and known is not None and claim.is_within(known):
+            return None  # it has that already, as at a restart, and what it has it keeps
         refusal = self.settings.limits.weigh(claim, self.holdings, self.clock())
         return refusal.text if refusal is not None else None
 

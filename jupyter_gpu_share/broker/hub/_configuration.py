@@ -55,7 +55,7 @@ def share_gpus(
     url: where the page listens. Where the Hub is not root's, name a port above 1023.
     """
     # For papermill and consoles in terminals, too.
-    c.Spawner.environment.update({"JUPYTER_DEFAULT_PROVISIONER_NAME": "gpu-share-provisioner"})
+    _set(c, "JUPYTER_DEFAULT_PROVISIONER_NAME", "gpu-share-provisioner")
     properties = c.SystemdSpawner.unit_extra_properties
     if isinstance(properties, dict):
         c.SystemdSpawner.unit_extra_properties = {**_UNIT, **properties}
@@ -101,9 +101,17 @@ def share_gpus_of_cluster(
     """
     url = url.rstrip("/")
     broker = f"{url}{base_url.rstrip('/')}/services/{_NAME}"
-    c.Spawner.environment.update({"JUPYTER_GPU_SHARE_BROKER": broker})
+    _set(c, "JUPYTER_GPU_SHARE_BROKER", broker)
     c.JupyterHub.services.append({"name": _NAME, "url": url, "api_token": token, **_PAGE})
     _allow(c, ("user", "server"), administrators, groups)
+
+
+def _set(c: Any, name: str, value: str) -> None:
+    """A variable for servers; also where a kind of spawner has an environment of its own, which
+    counts instead of that of all spawners."""
+    own = [kind for kind in c if kind.endswith("Spawner") and "environment" in c[kind]]
+    for kind in {"Spawner", *own}:
+        c[kind].environment.update({name: value})
 
 
 def _allow(
