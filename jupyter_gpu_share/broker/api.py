@@ -153,6 +153,7 @@ class _Machine(_Handler):
     @told
     async def get(self) -> None:
         gpus = await self.desk.gpus()
+        limits = await self.desk.store.limits(self.account)
         administrator = await in_thread(self.desk.accounts.is_administrator, self.account.uid)
         self.answer(
             {
@@ -164,6 +165,7 @@ class _Machine(_Handler):
                     "uid": self.account.uid,
                     "user": self.account.user,
                     "administrator": administrator,
+                    "limits": [each.to_json() for each in limits],
                 },
             }
         )

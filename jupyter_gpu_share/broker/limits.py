@@ -20,12 +20,13 @@ from fractions import Fraction
 from typing import Any, Protocol
 
 from .._text import one_line
+from ..engines.user_limits import UserLimit
 from ..size import format_bytes
 from ._entries import SEVERAL, LimitsError, Rule, read_rules
 from .claim import Claim, words_of
 from .meters import Meter, Subject, Use, covers
 
-__all__ = ["HELD", "Limits", "LimitsError", "Refusal", "Tally", "Use", "amount_of"]
+__all__ = ["HELD", "Counted", "Limits", "LimitsError", "Refusal", "Tally", "Use", "amount_of"]
 
 _NONE = Fraction(0)
 _LISTED = 5
@@ -181,7 +182,7 @@ class Limits:
 
     def weigh(self, claim: Claim, tally: Tally, now: datetime, own: Any = ()) -> Refusal | None:
         """As :meth:`check`, by a tally that is kept up at each change."""
-        for bound in self._bounds(claim, read_rules(own, own=True)):
+        for bound in self._bounds(claim.user, claim.groups, read_rules(own, own=True)):
             refusal = (
                 _too_much(bound, claim, tally)
                 if bound.window is None
@@ -204,7 +205,7 @@ class Limits:
         known: dict[_Bound, bool] = {}
         found = set()
         for claim in held:
-            for bound in self._bounds(claim, ()):
+            for bound in self._bounds(claim.user, claim.groups):
                 if bound.window is None:
                     continue
                 if bound not in known:
@@ -214,17 +215,25 @@ class Limits:
                     found.add(claim.kernel_id)
         return frozenset(found)
 
-    def _bounds(self, claim: Claim, own: Iterable[Rule]) -> Iterator[_Bound]:
-        """What holds for a claim, each resource and subject once."""
+    def of_user(
+        self, user: str, groups: frozenset[str], tally: Tally, now: datetime
+    ) -> list[UserLimit]:
+        """What holds for a user, and how much of it is taken, each resource and subject once."""
+        return [_standing(bound, tally, now) for bound in self._bounds(user, groups)]
+
+    def _bounds(
+        self, user: str, groups: frozenset[str], own: Iterable[Rule] = ()
+    ) -> Iterator[_Bound]:
+        """What holds for who asks, each resource and subject once."""
         found: dict[tuple[str, timedelta | None, str, str], list[Fraction]] = {}
         for rule in self._rules:
-            for scope, subject in rule.subjects(claim.user, claim.groups):
+            for scope, subject in rule.subjects(user, groups):
                 key = rule.resource, rule.window, scope, subject
                 found.setdefault(key, []).append(rule.limit)
         for (resource, window, scope, subject), limits in found.items():
             yield _Bound(resource, window, self._join(limits), scope, subject)
         for rule in own:
-            yield _Bound(rule.resource, rule.window, rule.limit, "user", claim.user, own=True)
+            yield _Bound(rule.resource, rule.window, rule.limit, "user", user, own=True)
 
 
 # -- what is held now --------------------------------------------------------------------------
@@ -296,6 +305,30 @@ def _refusal(
     )
 
 
+def _standing(bound: _Bound, tally: Tally, now: datetime) -> UserLimit:
+    free_at = None
+    if bound.window is None:
+        held = tally.held(bound.resource, bound.whose, "")
+    else:
+        meter = tally.meter(bound.whose, bound.window)
+        held = meter.hours(now)
+        if held >= bound.limit:
+            free_at = meter.free_at(bound.limit, now)
+    return UserLimit(
+        resource=bound.resource,
+        scope=bound.scope,
+        group=bound.subject if bound.scope == "group" else None,
+        window_days=None if bound.window is None else float(_days(bound.window)),
+        limit=float(bound.limit),
+        held=float(held),
+        free_at=free_at,
+    )
+
+
+def _days(window: timedelta) -> Fraction:
+    return Fraction(window // timedelta(seconds=1), 86400)
+
+
 # -- what was used in a window -----------------------------------------------------------------
 
 
@@ -309,7 +342,7 @@ def _spent(bound: _Bound, claim: Claim, tally: Tally, now: datetime) -> Refusal 
         return None
     free_at = meter.free_at(bound.limit, now)
     mine = _mine(bound, claim, tally)
-    days = Fraction(bound.window // timedelta(seconds=1), 86400)
+    days = _days(bound.window)
     text = (
         f"{_subject(bound)} may use {_words(bound.limit, 'GPU-hour')} in {_words(days, 'day')} and "
         f"has used {_words(hours, 'GPU-hour')}.{_listed(mine)} "

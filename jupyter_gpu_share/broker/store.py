@@ -20,6 +20,7 @@ from ..engines.local._contents import Claim, Holding, LedgerSnapshot
 from ..engines.local._gpu import Gpu
 from ..engines.local._ledger import Ledger
 from ..engines.local._wire import claim_to_json
+from ..engines.user_limits import UserLimit
 from ..errors import GpuShareError, LedgerError
 from ..idle import IdlePolicy
 from ..size import Size
@@ -309,6 +310,12 @@ class Store:
             return [limit or why for limit, why in zip(limits, room, strict=True)]
 
         return await self.look(work)
+
+    async def limits(self, account: Account) -> list[UserLimit]:
+        """The user's limits, and how much of each is taken."""
+        return await self.look(
+            lambda ledger: self._limiting.of_user(account, self._claims, ledger.gpus())
+        )
 
     async def queue(self, account: Account) -> tuple[LedgerSnapshot | None, dict[str, str]]:
         """Who waits, and the user's kernels: their ids by those in the snapshot."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -19,6 +20,7 @@ from tornado import web
 from .._threads import in_thread
 from .._version import __version__
 from ..allocations import Allocation, timestamp
+from ..engines.user_limits import UserLimit
 from ..errors import GpuShareError, NotPossible, SizeError
 from ..sentences import say, sentences_of, words_of
 from ..size import SIZE_VARIABLE, Request, Size, size_in_kernelspec, size_in_notebook
@@ -45,11 +47,13 @@ class StatusHandler(GpuShareHandler):
         """The GPUs with what is free, and how this server's kernels stand."""
         gpus: list[Capacity] = []
         turns: dict[str, datetime] = {}
+        limits: Sequence[UserLimit] = ()
         problem = queue = next_release = None
         try:
             if self.elsewhere is not None:
                 raise NotPossible(self.elsewhere)
             gpus = await self.runtime.capacity()
+            limits = await self.runtime.user_limits()
             if self.settings[SHOW_QUEUE]:
                 queue = _waiting(await self.runtime.machine())
             next_release, turns = await self.runtime.outlook()
@@ -69,6 +73,7 @@ class StatusHandler(GpuShareHandler):
                 "queue": queue,
                 "next_release": timestamp(next_release),
                 "turns": {key: timestamp(at) for key, at in turns.items()},
+                "limits": [each.to_json() for each in limits],
             }
         )
 

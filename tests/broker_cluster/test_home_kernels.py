@@ -261,7 +261,8 @@ async def test_small_words(home: FakeHome, ann: User) -> None:
         ("k", "active", "ann")
     ]
     machine = await ann.ok("GET", "/v1/machine")
-    assert machine["you"] == {"user": "ann", "server": "", "groups": [], "administrator": False}
+    you = {"user": "ann", "server": "", "groups": [], "administrator": False, "limits": []}
+    assert machine["you"] == you
     assert await ann.ok("POST", "/v1/fits", {"kernel_id": None, "sizes": ["1", "0"]}) == [None] * 2
     assert await ann.ok("POST", "/v1/rounding", {"size": "1/4"}) == {"note": "1/4 is what it is."}
 

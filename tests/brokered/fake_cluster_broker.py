@@ -114,6 +114,7 @@ class FakeClusterBroker:
         self.encrypt = True
         self.forgotten = 0  #: kernels that went with a restart
         self.administrator = False
+        self.limits: list[dict[str, Any]] | None = None  #: of alice; None: of a broker of before
         self.placed = "ready"  #: what becomes of a kernel that gets its place
         self._log: list[tuple[str, dict[str, Any]]] = []
         self._name = uuid4().hex
@@ -316,7 +317,13 @@ class FakeClusterBroker:
                 }
             ],
             "memory_to_come": [40 * GIB],
-            "you": {"user": "alice", "server": "", "groups": [], "administrator": False},
+            "you": {
+                "user": "alice",
+                "server": "",
+                "groups": [],
+                "administrator": False,
+                **({} if self.limits is None else {"limits": self.limits}),
+            },
             "kernels": {
                 "python": sys.executable,
                 "renewal": 1.0,

@@ -15,6 +15,8 @@ from local_pods import LocalPods
 from servers import Server, run_server, stop_server
 from waiting import eventually
 
+from jupyter_gpu_share.engines.user_limits import UserLimit
+
 pytestmark = pytest.mark.slow
 
 
@@ -48,6 +50,8 @@ async def serve(
 async def test_notebooks_run_in_pods_that_the_broker_makes(
     serve: Callable[..., Any], broker: FakeClusterBroker
 ) -> None:
+    limit = UserLimit("kernels", "user", None, None, 3, 1).to_json()
+    broker.limits = [limit]
     server = await serve()
     kernel = await asyncio.to_thread(server.open_notebook, "work.ipynb")
     assert await asyncio.to_thread(server.run_cell, kernel, "x = 42; print(x)") == "42"
@@ -57,6 +61,7 @@ async def test_notebooks_run_in_pods_that_the_broker_makes(
     assert broker.kernels[kernel].path == "work.ipynb"
     status = await asyncio.to_thread(server.ok, "gpu-share/status")
     assert status["engine"] == "kubernetes"
+    assert status["limits"] == [limit]
     await asyncio.to_thread(server.ok, f"api/kernels/{kernel}", "DELETE")
     await eventually(lambda: not broker.kernels, "its pod ends")
 

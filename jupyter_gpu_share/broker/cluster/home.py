@@ -26,6 +26,7 @@ from ...engines.kubernetes._pods import address_of
 from ...engines.kubernetes._snapshot import without
 from ...engines.kubernetes._sweeper import Sweeper
 from ...engines.kubernetes.api import Change, ServerTrouble, TooManyRequests, Unreachable
+from ...engines.user_limits import UserLimit
 from ...errors import EngineError, GpuShareError
 from ...idle import IdlePolicy
 from ...size import Size, SizePolicy
@@ -341,6 +342,10 @@ class ClusterHome:
             "gpus": [asdict(gpu) for gpu in await self.cluster.capacity()],
             "memory_to_come": list(self.settings.memory_to_come),
         }
+
+    def user_limits(self, user: str, groups: frozenset[str]) -> Sequence[UserLimit]:
+        """See :meth:`.Seen.user_limits`."""
+        return self.rules.user_limits(user, groups)
 
     async def fits(
         self, key: Key, groups: frozenset[str], sizes: Sequence[Size]

@@ -19,6 +19,7 @@ from ...engines.idle_shares import IdleShare
 from ...engines.kubernetes._settings import KubernetesSettings
 from ...engines.kubernetes.api import KubernetesError
 from ...engines.local._wire import idle_from_json
+from ...engines.user_limits import UserLimit
 from ...errors import EngineError, GpuShareError
 from ...size import Size
 from .._http import Statuses, told
@@ -60,6 +61,9 @@ class Seen(Protocol):
         ------
         EngineError
         """
+
+    def user_limits(self, user: str, groups: frozenset[str]) -> Sequence[UserLimit]:
+        """A user's limits, and how much of each is taken."""
 
     async def fits(
         self, key: Key, groups: frozenset[str], sizes: Sequence[Size]
@@ -194,6 +198,7 @@ class _Machine(_Handler):
     @told
     async def get(self) -> None:
         settings, caller = self.desk.settings, self.caller
+        limits = self.desk.seen.user_limits(caller.user, caller.groups)
         self.answer(
             {
                 "version": __version__,
@@ -205,6 +210,7 @@ class _Machine(_Handler):
                     "server": caller.server,
                     "groups": sorted(caller.groups),
                     "administrator": caller.administrator,
+                    "limits": [each.to_json() for each in limits],
                 },
                 "kernels": {
                     "python": settings.python,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..._threads import in_thread
+from ...engines.user_limits import UserLimit
 from ...errors import LedgerError
 from ...idle import IdlePolicy
 from ...size import Size
@@ -242,6 +243,13 @@ class Rules:
             return None
         refusal = self.settings.limits.weigh(claim, self.holdings, self.clock())
         return refusal.text if refusal is not None else None
+
+    def user_limits(self, user: str, groups: frozenset[str]) -> list[UserLimit]:
+        """A user's limits, and how much of each is taken."""
+        limits = self.settings.limits
+        if limits is None:
+            return []
+        return limits.of_user(user, groups, self.holdings, self.clock())
 
     def reserve(self, wish: Wish, *, anew: bool = False) -> str | None:
         """See :meth:`Ruling.reserve <.ruling.Ruling.reserve>`."""

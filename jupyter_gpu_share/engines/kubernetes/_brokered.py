@@ -24,6 +24,7 @@ from ...size import Size
 from ..base import Adoptable, Capacity, Finding, KernelRequest, Report, Running, Starting, Waiting
 from ..idle_shares import AskedBack, IdleShare, ToldOfIdle, answered
 from ..local._wire import idle_to_json
+from ..user_limits import UserLimit
 from . import _brokered_doctor
 from ._answers import Once, keys_of, unless_gone
 from ._followed import Followed
@@ -281,6 +282,10 @@ class BrokeredEngine(PodEngine):
     async def gpus(self, *, known: bool = False) -> list[Capacity]:
         """See :meth:`Engine.gpus <jupyter_gpu_share.engines.base.Engine.gpus>`."""
         return list((await (self._known() if known else self._asked())).gpus)
+
+    async def user_limits(self) -> Sequence[UserLimit]:
+        """See :meth:`Engine.user_limits <jupyter_gpu_share.engines.base.Engine.user_limits>`."""
+        return self._machine.limits if self._machine is not None else ()
 
     @property
     def memory_to_come(self) -> Sequence[int]:

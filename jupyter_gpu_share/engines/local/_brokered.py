@@ -22,6 +22,7 @@ from ...size import Size
 from .._places import here
 from .._processes import Holder
 from ..idle_shares import AskedBack, IdleShare, ToldOfIdle, answered
+from ..user_limits import UserLimit, limits_from_json
 from ._contents import Claim, Holding, LedgerSnapshot
 from ._gpu import Gpu
 from ._ledger import claim_is_gone
@@ -65,6 +66,7 @@ class BrokeredLedger:
         self._try_at = 0.0
         self._listener: _Listener | None = None
         self._idle = ToldOfIdle()
+        self._limits: Sequence[UserLimit] = ()
 
     @property
     def counts_others(self) -> bool:
@@ -88,8 +90,14 @@ class BrokeredLedger:
 
     def holdings(self) -> dict[str, Holding]:
         """What is taken of each GPU, by uuid."""
-        rows = self._client.ask("GET", "/v1/machine")["gpus"]
-        return {str(row["uuid"]): holding_from_json(row) for row in rows}
+        told = self._client.ask("GET", "/v1/machine")
+        # A broker of an earlier version tells none.
+        self._limits = limits_from_json(told["you"].get("limits"))
+        return {str(row["uuid"]): holding_from_json(row) for row in told["gpus"]}
+
+    def user_limits(self) -> Sequence[UserLimit]:
+        """The user's limits, as they were told with :meth:`holdings`."""
+        return self._limits
 
     # -- claims --------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from ..base import (
     Waiting,
 )
 from ..idle_shares import AskedBack, IdleShare
+from ..user_limits import UserLimit
 from . import _doctor
 from ._brokered import BrokeredLedger
 from ._contents import Holding
@@ -405,6 +406,10 @@ class LocalEngine(LocalSettings):
         found = await self._gpus()
         holdings = await self._at_ledger(lambda ledger: ledger.holdings())
         return [capacity_of(gpu, holdings.get(gpu.uuid, Holding())) for gpu in found.gpus]
+
+    async def user_limits(self) -> Sequence[UserLimit]:
+        """See :meth:`Engine.user_limits <jupyter_gpu_share.engines.base.Engine.user_limits>`."""
+        return await self._at_ledger(lambda ledger: ledger.user_limits())
 
     async def allocations(self) -> list[Allocation]:
         """See :meth:`Engine.allocations <jupyter_gpu_share.engines.base.Engine.allocations>`."""
