@@ -254,7 +254,7 @@ class _Fits(_Handler):
             self.refuse(400, "The request names too many sizes.")
         sizes = [self.size(text) for text in texts]
         known = None if kernel_id is None else self.kernel(kernel_id)
-        self.answer(await self.desk.store.fits(self.account, known, sizes))
+        self.answer_fits(await self.desk.store.fits(self.account, known, sizes))
 
 
 class _Queue(_Handler):

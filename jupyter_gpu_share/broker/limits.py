@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from .._text import one_line
 from ..engines.user_limits import UserLimit
-from ..size import format_bytes
+from ..sentences import Said, paragraph, say
 from ._entries import SEVERAL, LimitsError, Rule, read_rules
 from .claim import Claim, words_of
 from .meters import Meter, Subject, Use, covers
@@ -265,13 +265,14 @@ def _too_much(bound: _Bound, claim: Claim, tally: Tally) -> Refusal | None:
     mine = _mine(bound, claim, tally)
     alone = asked > bound.limit
     words = _UNITS[bound.resource]
+    limit = words(bound.limit)
     if alone:
-        text = f"{words(asked)} is more than {_whose(bound)} may have: {words(bound.limit)}."
-        hint = "Ask for less." if bound.limit else ""
+        text = _about("never", bound, asked=words(asked), limit=limit)
+        hint = say("ask-for-less") if bound.limit else ""
     else:
-        text = f"{_subject(bound)} may have {words(bound.limit)} and now has {words(held)}."
-        hint = f"{words(asked)} more is too much; give some back first."
-    return _refusal(bound, mine, held, f"{text}{_listed(mine)} {hint}", alone)
+        text = _about("has", bound, limit=limit, held=words(held))
+        hint = say("give-some-back", asked=words(asked))
+    return _refusal(bound, mine, held, paragraph(text, _listed(mine), hint), alone)
 
 
 def _mine(bound: _Bound, claim: Claim, tally: Tally) -> list[Claim]:
@@ -293,7 +294,7 @@ def _refusal(
     free_at: datetime | None = None,
 ) -> Refusal:
     return Refusal(
-        text=one_line(text),
+        text=text,
         resource=bound.resource,
         scope=bound.scope,
         subject=bound.subject,
@@ -343,46 +344,46 @@ def _spent(bound: _Bound, claim: Claim, tally: Tally, now: datetime) -> Refusal 
     free_at = meter.free_at(bound.limit, now)
     mine = _mine(bound, claim, tally)
     days = _days(bound.window)
-    text = (
-        f"{_subject(bound)} may use {_words(bound.limit, 'GPU-hour')} in {_words(days, 'day')} and "
-        f"has used {_words(hours, 'GPU-hour')}.{_listed(mine)} "
+    text = _about(
+        "hours",
+        bound,
+        limit=_amount("hour", bound.limit),
+        window=_amount("day", days),
+        held=_amount("hour", hours),
     )
-    if free_at is not None:
-        text += f"If nothing is used until then, there is room at {free_at:%Y-%m-%d %H:%M} UTC."
-    return _refusal(bound, mine, hours, text, free_at is None, free_at)
+    again = "" if free_at is None else say("room-again", at=f"{free_at:%Y-%m-%d %H:%M}")
+    return _refusal(
+        bound, mine, hours, paragraph(text, _listed(mine), again), free_at is None, free_at
+    )
 
 
 # -- words -------------------------------------------------------------------------------------
 
 
-def _subject(bound: _Bound) -> str:
-    if bound.own:
-        return f"By your own configuration {bound.subject}"
-    return {"user": bound.subject, "group": f"Group {bound.subject}"}.get(
-        bound.scope, "Everybody together"
-    )
-
-
-def _whose(bound: _Bound) -> str:
-    text = _subject(bound)
-    return text if bound.scope == "user" and not bound.own else text[0].lower() + text[1:]
+def _about(what: str, bound: _Bound, **values: str) -> Said:
+    """A sentence about a limit: whose it is makes another sentence, not another word."""
+    whose = {} if bound.scope == "total" else {"name": bound.subject}
+    return say(f"limit-{'own' if bound.own else bound.scope}-{what}", **whose, **values)
 
 
 def _listed(mine: Sequence[Claim]) -> str:
     """The kernels of the one who asks; other people's are none of their business."""
     if not mine:
         return ""
-    names = [f"{each.shown[:8]} ({each.size})" for each in mine[:_LISTED]]
-    more = f" and {len(mine) - _LISTED} more" if len(mine) > _LISTED else ""
-    return f" Yours: {', '.join(names)}{more}."
+    names = [one_line(f"{each.shown[:8]} ({each.size})") for each in mine[:_LISTED]]
+    if len(mine) > _LISTED:
+        return say("yours-and-more", kernels=names, more=len(mine) - _LISTED)
+    return say("yours", kernels=names)
 
 
-def _words(amount: Fraction, unit: str) -> str:
-    return f"{words_of(amount)} {unit}{'' if amount == 1 else 's'}"
+def _amount(unit: str, amount: Fraction, *, one: bool | None = None) -> Said:
+    """An amount in a unit; ``one``: whether it takes the singular."""
+    single = amount == 1 if one is None else one
+    return say(f"amount-{unit}{'' if single else 's'}", number=words_of(amount))
 
 
-_UNITS: Mapping[str, Callable[[Fraction], str]] = {
-    "gpus": lambda n: f"{words_of(n)} GPU{'' if n <= 1 and n else 's'}",
-    "memory_bytes": lambda n: format_bytes(int(n)),
-    "kernels": lambda n: _words(n, "kernel"),
+_UNITS: Mapping[str, Callable[[Fraction], Said]] = {
+    "gpus": lambda n: _amount("gpu", n, one=0 < n <= 1),
+    "memory_bytes": lambda n: say("amount-memory", amount=int(n)),
+    "kernels": lambda n: _amount("kernel", n),
 }

@@ -23,6 +23,7 @@ from ..engines.local._wire import claim_to_json
 from ..engines.user_limits import UserLimit
 from ..errors import GpuShareError, LedgerError
 from ..idle import IdlePolicy
+from ..sentences import say
 from ..size import Size
 from ._ends import kill
 from .account import Figures, Subject
@@ -187,10 +188,7 @@ class Store:
         def work(ledger: Ledger) -> dict[str, Any]:
             others = [claim for claim in self._of(account) if claim.kernel_id != key]
             if len(others) >= self._claims_per_user:
-                raise Refused(
-                    f"You have {len(others)} kernels that hold or wait for a share, which is the "
-                    "most that the broker takes of one user; end some."
-                )
+                raise Refused(say("most-kernels", count=len(others)))
             self._check(account, key, size, ledger)
             told = _signed(info, account)
             claim = ledger.claim(key, size, holder, told, token=token, only=only)

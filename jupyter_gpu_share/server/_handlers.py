@@ -37,6 +37,9 @@ _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 
+#: What the administrator's sizes say of all kernels of a server together.
+_TOTALS = frozenset({"total-memory-at-most", "total-gpus-at-most"})
+
 
 class StatusHandler(GpuShareHandler):
     """``GET gpu-share/status``"""
@@ -98,6 +101,7 @@ class SizesHandler(GpuShareHandler):
                 "available": not why,
                 "why": why,
                 "why_sentences": sentences_of(why or ""),
+                "over_limit": _is_over_limit(why or ""),
                 "memory_bytes": _memory(offer.size, gpus),
             }
             for offer, why in offers
@@ -120,6 +124,12 @@ class SizesHandler(GpuShareHandler):
             return await self.runtime.gpus()
         except GpuShareError:
             return []  # each offer says what is wrong
+
+
+def _is_over_limit(why: str) -> bool:
+    """Whether a size is refused by a limit: a kernel that asks for it does not even wait."""
+    codes = {str(sentence["code"]) for sentence in sentences_of(why)}
+    return bool(codes & _TOTALS) or any(code.startswith("limit-") for code in codes)
 
 
 class RequestHandler(GpuShareHandler):

@@ -154,6 +154,8 @@ export interface IOffer {
   readonly default: boolean;
   readonly available: boolean;
   readonly why: string | null;
+  /** Whether a limit refuses it; else a kernel that asks for it waits. */
+  readonly over_limit: boolean;
   /** What it has of each GPU here, the least and the most; null where that is not known. */
   readonly memory_bytes: readonly [number, number] | null;
 }

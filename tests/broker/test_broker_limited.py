@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,11 +12,12 @@ import pytest
 from broker_users import ANN, BOB, RunningBroker, User, user
 from waiting import PATIENCE
 
-from jupyter_gpu_share.broker.client import BROKER
+from jupyter_gpu_share.broker.client import BROKER, BrokerClient, BrokerRefused
 from jupyter_gpu_share.broker.demand import demand
 from jupyter_gpu_share.engines.local import LocalEngine
 from jupyter_gpu_share.engines.local._gpu import Gpu
 from jupyter_gpu_share.engines.user_limits import UserLimit
+from jupyter_gpu_share.sentences import sentences_of, words_of
 from jupyter_gpu_share.size import Size
 
 GIB = 2**30
@@ -183,3 +184,23 @@ async def test_a_users_engine_has_the_limits_of_its_user(
     await alone.capacity()
     assert await alone.user_limits() == (), "without a broker there are none"
     await alone.close()
+
+
+async def test_words_of_the_broker_arrive_with_their_sentences(
+    common: Path, jupyter_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUPYTER_GPU_SHARE_SIMULATE", raising=False)
+    half = '{"resource": "gpus", "limit": "1/2", "scope": "total"}'
+    with limited(common, half) as (ann, _, path):
+        text = ann.ok("POST", "/v1/fits", {"sizes": ["1"]})
+        assert text == ["1 GPU is more than everybody together may have: 1/2 GPU. Ask for less."]
+        with closing(BrokerClient(path)) as root, pytest.raises(BrokerRefused) as caught:
+            root.ask("PUT", "/v1/shares/a", {"size": "1"})
+        codes = [each["code"] for each in sentences_of(words_of(caught.value))]
+        assert codes == ["limit-total-never", "ask-for-less"]
+        monkeypatch.setenv(BROKER, str(path))
+        engine = LocalEngine()
+        why = await engine.fits(None, Size.parse("1"))
+        assert why == text[0]
+        assert [each["code"] for each in sentences_of(why or "")] == codes
+        await engine.close()

@@ -270,6 +270,14 @@ async def test_small_words(home: FakeHome, ann: User) -> None:
 # -- attacks -------------------------------------------------------------------------------------
 
 
+async def test_a_refusal_has_its_sentences_beside_the_text(home: FakeHome, ann: User) -> None:
+    status, problem = await ann.ask("GET", "/v1/shares/none/connection")
+    assert (status, problem["detail"]) == (404, "Your server has no such kernel.")
+    assert [each["code"] for each in problem["detail_sentences"]] == ["has-no-such-kernel"]
+    _, problem = await ann.ask("GET", "/v1/shares/none/log?lines=none")
+    assert "detail_sentences" not in problem, "it has no code"
+
+
 async def test_nobody_reaches_the_kernel_of_another(home: FakeHome, ann: User) -> None:
     """Of another user, of another server, of names that look alike; not even by guessing all."""
     row = await ann.start()

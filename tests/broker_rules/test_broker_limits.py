@@ -215,7 +215,7 @@ def test_own_limits_only_narrow() -> None:
     wide, narrow = [{"resource": "gpus", "limit": 8}], [{"resource": "gpus", "limit": "1/4"}]
     assert refused(limits, claim("ann", "new", "2x1"), [], own=wide).limit == 1
     found = refused(limits, claim("ann", "new", "1/2"), [], own=narrow)
-    assert found.text.startswith("1/2 GPU is more than by your own configuration ann may have")
+    assert found.text.startswith("1/2 GPU is more than ann may have by your own configuration")
     with pytest.raises(LimitsError, match="unknown key 'scope'"):
         limits.check(claim("ann", "x"), [], (), START, own=[gpus(8)])
 

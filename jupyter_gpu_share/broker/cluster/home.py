@@ -29,6 +29,7 @@ from ...engines.kubernetes.api import Change, ServerTrouble, TooManyRequests, Un
 from ...engines.user_limits import UserLimit
 from ...errors import EngineError, GpuShareError
 from ...idle import IdlePolicy
+from ...sentences import say
 from ...size import Size, SizePolicy
 from ..events import Events
 from .admin import Administration
@@ -435,7 +436,7 @@ class _Order:
             pause = _TOLD_AGAIN
             place = turns.place(key.text)
             if place is not None and place[1] > 1:
-                words = "It waits for its turn: others wait, who hold or used less."
+                words = say("waits-for-turn")
                 report(Waiting(QueuePosition(*place), words))
 
     def kept_back(self, key: Key) -> None:

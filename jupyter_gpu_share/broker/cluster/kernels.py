@@ -20,9 +20,10 @@ from ...engines.base import Connection, Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
 from ...engines.kubernetes._parked import Parked
 from ...errors import GpuShareError, KernelStartError
+from ...sentences import paragraph, say, words_of
 from ...size import Size
 from .kernel import Kernel, Unfinished
-from .lives import STOPPED, CameBack, Lives, stopped
+from .lives import CameBack, Lives, stopped
 from .owners import asked_of, owner_of
 from .presence import Process
 from .refusals import Refused
@@ -83,11 +84,11 @@ class Registry(Lives):
             raise Refused("This process has said that it ends; it starts nothing any more.")
         if (whose := next(iter(self._ids.get(plan.kernel_id, {})), key)) != key:
             _log.warning("%s asked for a kernel id of %s", process.user, whose.user)
-            raise Refused("Another server has a kernel with this id; start a new one.")
+            raise Refused(say("id-of-another-server"))
         if kernel is not None and not kernel.phase.over:
             self._check_free(kernel, process)
         if kernel is None and len(self.of_user(key.user)) >= _MOST_ROWS:
-            raise Refused("You have too many kernels, on all of your servers; end some of them.")
+            raise Refused(say("too-many-kernels"))
         since = None
         if kernel is not None and kernel.failed is not None and kernel.failed.kind == "keys":
             since = kernel.asked  # the same start, of which an earlier broker had the keys
@@ -120,7 +121,7 @@ class Registry(Lives):
         """
         other = kernel.instance != process.instance
         if other and self.presence.holds(kernel.process):
-            raise Refused("Another process of your server runs this kernel; end it there first.")
+            raise Refused(say("runs-in-other-process"))
 
     async def _begun(self, kernel: Kernel) -> None:
         with suppress(asyncio.TimeoutError):
@@ -152,7 +153,7 @@ class Registry(Lives):
         try:
             await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not doing.done():
-                raise KernelStartError(f"The kernel has ended. {ended.result().reason}")
+                raise KernelStartError(paragraph(say("has-ended"), ended.result().reason))
             await doing
         finally:
             for task in (doing, ended):
@@ -175,7 +176,7 @@ class Registry(Lives):
             assert ending is not None  # it is set where it was taken out of the registry
             await asyncio.wait({ending}, timeout=_SOON)
             if not ending.done():
-                kernel.reason = "The cluster has not told yet what became of the last pod."
+                kernel.reason = say("last-pod-not-known")
                 self.changed(kernel)
                 await asyncio.wait({ending})
 
@@ -213,7 +214,7 @@ class Registry(Lives):
             up = await self._recalled(kernel)
         except Unfinished as error:
             # The same start is asked for anew, with new keys.
-            self._failed(kernel, Failure("keys", str(error)), lives_on=False)
+            self._failed(kernel, Failure("keys", words_of(error)), lives_on=False)
             return
         if not up and kernel.objects.held_back:
             self._order.kept_back(kernel.key)
@@ -229,8 +230,7 @@ class Registry(Lives):
 
     async def _recalled(self, kernel: Kernel) -> bool:
         """Find out how far a kernel is."""
-        words = "The broker was started again and reads on"
-        return await self._patiently(kernel, kernel.objects.recall, words)
+        return await self._patiently(kernel, kernel.objects.recall, "broker-reads-on")
 
     async def adopt(self, process: Process, kernel_id: str, attempt: str, before: str) -> Kernel:
         """Have a kernel of an earlier process of this very server be this process's.
@@ -247,12 +247,12 @@ class Registry(Lives):
                 return kernel
             ended = kernel.phase.over and not kernel.objects.lost
             if self._kernels.get(kernel.key) is not kernel or ended or not kernel.up:
-                raise Refused("The kernel has ended, or had not come up: it cannot be taken over.")
+                raise Refused(say("not-to-be-taken-over"))
             if kernel.instance != before:
-                raise Refused("Another process of your server has taken this kernel over.")
+                raise Refused(say("taken-by-other-process"))
             self._check_free(kernel, process)
             if kernel.busy:
-                raise Refused("The kernel's share is being taken; try again in a moment.")
+                raise Refused(say("share-being-taken"))
             return await to_the_end(self._adopt(kernel, process, attempt))
 
     async def _adopt(self, kernel: Kernel, process: Process, attempt: str) -> Kernel:
@@ -276,7 +276,7 @@ class Registry(Lives):
                 kernel.watching = self._spawn(self._watch(kernel))
             raise
         if self._kernels.get(new.key) is not new:
-            raise Refused("The kernel was ended meanwhile.")
+            raise Refused(say("ended-meanwhile"))
         new.address, new.up = connection.ip, True
         self._spawn(kernel.objects.close())
         new.begun.set()
@@ -287,13 +287,13 @@ class Registry(Lives):
     async def _parked(self, kernel: Kernel) -> tuple[Kernel, str]:
         """See :class:`.Lives`. The kernel is this process's until a server takes it over."""
         if self._parking is None:
-            return kernel, "This JupyterHub keeps no variables in place."
+            return kernel, say("nothing-kept-in-place")
         before = kernel.instance
         process = Process(kernel.key.user, kernel.key.server, self._instance)
 
         async def adopt() -> Kernel:
             if self._kernels.get(kernel.key) is not kernel or kernel.phase.over:
-                raise Refused("The kernel has ended.")
+                raise Refused(say("has-ended"))
             return await self._adopt(kernel, process, kernel.attempt)
 
         try:
@@ -301,7 +301,7 @@ class Registry(Lives):
         except CameBack:
             raise
         except GpuShareError as error:
-            return kernel, str(error)
+            return kernel, words_of(error)
 
         async def connection() -> Connection:
             return await new.objects.connection(new.address or "")
@@ -311,7 +311,7 @@ class Registry(Lives):
             await to_the_end(new.objects.give_back())
 
         async with new.lock:
-            new.reason = f"{STOPPED}: the kernel leaves its GPU."
+            new.reason = say("leaves-its-gpu")
             try:
                 found = await self._while_stopped(new, connection)
                 parked = await self._parking(found, before)
@@ -319,7 +319,7 @@ class Registry(Lives):
                     return new, parked.why
                 await self._while_stopped(new, give_back)
             except GpuShareError as error:
-                return new, str(error)
+                return new, words_of(error)
             new.reason = ""
         return new, ""
 
@@ -348,8 +348,9 @@ class Registry(Lives):
 
         if kernel.was_lent:
             await self._in_turn(kernel, report)
-        words = "Its share is looked for"
-        settling = self._patiently(kernel, lambda: kernel.objects.settle(report), words)
+        settling = self._patiently(
+            kernel, lambda: kernel.objects.settle(report), "share-looked-for"
+        )
         await self._unless_it_ends(kernel, settling)
         kernel.was_lent = False
         self._up(kernel)
@@ -383,7 +384,7 @@ class Registry(Lives):
             return kernel
         self._check_quiet(kernel)
         if kernel.lock.locked():
-            raise Refused("The kernel's share is being changed; try again in a moment.")
+            raise Refused(say("share-being-changed"))
         self._check_limit(kernel, kernel.plan.size)
         kernel.phase, kernel.failed, kernel.vacated = Phase.TAKING, None, False
         self._begin(kernel, self._take(kernel), lives_on=True)
@@ -529,8 +530,5 @@ class Registry(Lives):
         if kernel.objects.detachable and kernel.vacated:
             await self._release_in_turn(kernel)
         else:
-            words = (
-                "Its idle share was promised to somebody who waits, and the kernel did not leave "
-                "its GPU in time: it was ended, and its variables are gone. Run the notebook again."
-            )
+            words = paragraph(say("did-not-leave-in-time"), say("run-notebook-again"))
             self._lose(kernel, words, Exit(-9, words))

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from tornado.iostream import IOStream, StreamClosedError
 
+from ... import sentences
 from ..._version import __version__
 from ...engines.base import Connection
 from ...engines.idle_shares import IdleShare
@@ -253,15 +254,14 @@ class _Fits(_Handler):
         lock = self.desk.reckoning.setdefault(self.caller.user, asyncio.Lock())
         async with lock:
             found = await self.desk.seen.fits(key, self.caller.groups, sizes)
-        self.answer(found)
+        self.answer_fits(found)
 
 
 class _Rounding(_Handler):
     @told
     async def post(self) -> None:
-        self.answer(
-            {"note": str(self.desk.seen.rounding(size_of(self.body(size=str).get("size"))))}
-        )
+        note = self.desk.seen.rounding(size_of(self.body(size=str).get("size")))
+        self.answer(sentences.told("note", note))
 
 
 class _IdleShares(_Handler):
@@ -415,7 +415,7 @@ class _Connection(_Handler):
     async def get(self, kernel_id: str) -> None:
         kernel = self.registry.of_server(self.process(), kernel_id_of(kernel_id))
         if not kernel.up:
-            raise Refused("The kernel has not come up.")
+            raise Refused(sentences.say("not-come-up"))
         found = await self.desk.seen.connection(kernel)
         self.answer(
             {

@@ -19,6 +19,7 @@ from ..._threads import in_thread
 from ...engines.user_limits import UserLimit
 from ...errors import LedgerError
 from ...idle import IdlePolicy
+from ...sentences import say
 from ...size import Size
 from ..account import Figures, Mode, Subject
 from ..books import Books
@@ -42,10 +43,7 @@ _log = logging.getLogger(__name__)
 
 #: Sizes of which it is remembered what they come to.
 _MOST_SIZES = 1000
-_PAUSED = (
-    "The administrator gives out no new shares for now. What runs goes on; try again later, or "
-    "start without a GPU."
-)
+_PAUSED = say("no-new-shares")
 
 
 class _Kind(NamedTuple):
@@ -235,10 +233,7 @@ class Rules:
                 return why
         others = self.holdings.counted(claim.user, name)
         if others >= self.settings.kernels_per_user:
-            return (
-                f"You have {others} kernels that hold or wait for a share, which is the most that "
-                "the broker takes of one user; end some."
-            )
+            return say("most-kernels", count=others)
         if self.settings.limits is None:
             return None
         refusal = self.settings.limits.weigh(claim, self.holdings, self.clock())

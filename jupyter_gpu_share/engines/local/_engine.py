@@ -16,7 +16,7 @@ from ..._threads import in_thread, to_the_end
 from ...allocations import Allocation, Isolation, QueuePosition, Share
 from ...broker.client import BrokerAway
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
-from ...sentences import say
+from ...sentences import say, words_of
 from ...size import Size
 from .._caps import limits_of
 from .._processes import Holder, this_process
@@ -164,8 +164,8 @@ class LocalEngine(LocalSettings):
                 await self._find_home()
                 return
             except BrokerAway as error:
-                if str(error) != told:
-                    told = str(error)
+                if words_of(error) != told:
+                    told = words_of(error)
                     report(Waiting(QueuePosition(1, 1), told))
             await asyncio.sleep(_AWAY_INTERVAL)
 
