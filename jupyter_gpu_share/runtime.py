@@ -24,6 +24,7 @@ from traitlets.config import Config, LoggingConfigurable
 from ._threads import in_thread
 from .allocations import Allocation, AllocationTable, Kept, State
 from .engines import usual_engine
+from .engines.user_limits import UserLimit
 from .errors import GpuShareError, NotPossible, SizeNotAllowed
 from .idle import IdlePolicy
 from .sentences import say, words_of
@@ -247,6 +248,19 @@ class Runtime(LoggingConfigurable):
 
         async def work() -> list[Capacity]:
             return await (await self.engine()).capacity()
+
+        return await self.call(work())
+
+    async def user_limits(self) -> Sequence[UserLimit]:
+        """The user's limits, as they were told with :meth:`capacity`.
+
+        Raises
+        ------
+        EngineError
+        """
+
+        async def work() -> Sequence[UserLimit]:
+            return await (await self.engine()).user_limits()
 
         return await self.call(work())
 

@@ -11,12 +11,12 @@ from fractions import Fraction
 from typing import Any
 
 from .._text import one_line
+from ..engines.user_limits import RESOURCES
 from ..errors import GpuShareError, SizeError
 from ..size import Size
 
 __all__ = ["SEVERAL", "LimitsError", "Rule", "read_rules"]
 
-RESOURCES = ("gpus", "memory_bytes", "kernels", "gpu_hours")
 SCOPES = ("user", "members_of", "group")
 #: How limits are joined that are about the same.
 SEVERAL: Mapping[str, Callable[[list[Fraction]], Fraction]] = {

@@ -13,8 +13,10 @@ from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 from tornado import web
 
+from .. import sentences
 from .._text import one_line
 from ..errors import GpuShareError, SizeError
+from ..sentences import words_of
 from ..size import Size
 
 __all__ = ["MAX_BODY", "MAX_HEADERS", "JsonHandler", "Statuses", "told"]
@@ -42,7 +44,7 @@ def told(method: Method) -> Method:
             await method(self, *args, **kwargs)
         except GpuShareError as error:
             found = (status for kind, status in self.statuses if isinstance(error, kind))
-            self.refuse(next(found, 503), str(error), error)
+            self.refuse(next(found, 503), words_of(error), error)
 
     return cast("Method", wrapper)
 
@@ -79,8 +81,8 @@ class JsonHandler(web.RequestHandler):
                 del under_way[who]
 
     def refuse(self, status: int, line: str, cause: Exception | None = None) -> NoReturn:
-        """Answer with an error of one line."""
-        raise web.HTTPError(status, "%s", one_line(line)) from cause
+        """Answer with an error of one line, and its sentences where it is made of some."""
+        raise web.HTTPError(status, "%s", line) from cause
 
     def log_exception(self, *args: Any) -> None:
         """Called by tornado: what users do wrong is not for the administrator's log."""
@@ -102,17 +104,26 @@ class JsonHandler(web.RequestHandler):
             title = HTTPStatus(status_code).phrase
         except ValueError:
             title = "Error"
-        detail = "The broker met an error; its log says more."
+        detail: str = "The broker met an error; its log says more."
         if isinstance(error, web.HTTPError):
-            detail = str(error.args[0]) if error.args else f"{title}."
+            detail = error.args[0] if error.args else f"{title}."
         self.set_header("Content-Type", "application/problem+json")
-        self.finish(json.dumps({"title": title, "status": status_code, "detail": detail}))
+        self.finish(
+            json.dumps({"title": title, "status": status_code, **sentences.told("detail", detail)})
+        )
 
     def answer(self, data: Any, status: int = 200) -> None:
         """Answer with JSON."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(data))
+
+    def answer_fits(self, found: Sequence[str | None]) -> None:
+        """Answer which sizes could be had: why not as text, or with sentences for who asks so."""
+        if self.get_query_argument("sentences", "false") != "true":
+            self.answer(found)
+        else:
+            self.answer([None if why is None else sentences.told("why", why) for why in found])
 
     def body(self, **known: Any) -> dict[str, Any]:
         """The request's object, with all of ``known``: kinds by name, a tuple of several.

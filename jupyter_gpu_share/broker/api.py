@@ -153,6 +153,7 @@ class _Machine(_Handler):
     @told
     async def get(self) -> None:
         gpus = await self.desk.gpus()
+        limits = await self.desk.store.limits(self.account)
         administrator = await in_thread(self.desk.accounts.is_administrator, self.account.uid)
         self.answer(
             {
@@ -164,6 +165,7 @@ class _Machine(_Handler):
                     "uid": self.account.uid,
                     "user": self.account.user,
                     "administrator": administrator,
+                    "limits": [each.to_json() for each in limits],
                 },
             }
         )
@@ -252,7 +254,7 @@ class _Fits(_Handler):
             self.refuse(400, "The request names too many sizes.")
         sizes = [self.size(text) for text in texts]
         known = None if kernel_id is None else self.kernel(kernel_id)
-        self.answer(await self.desk.store.fits(self.account, known, sizes))
+        self.answer_fits(await self.desk.store.fits(self.account, known, sizes))
 
 
 class _Queue(_Handler):

@@ -13,16 +13,18 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
-from .._text import one_line
 from ..errors import EngineError, LedgerError
+from ..sentences import heard, say
 
 __all__ = [
     "BROKER",
     "DEFAULT_SOCKET",
+    "FITS",
     "BrokerAway",
     "BrokerClient",
     "BrokerRefused",
     "find_broker",
+    "fits_of",
     "which_broker",
 ]
 
@@ -30,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 #: Names the broker's socket in the environment.
 BROKER = "JUPYTER_GPU_SHARE_BROKER"
+#: Where sizes are asked about, to be answered with sentences where the broker knows them.
+FITS = "/v1/fits?sentences=true"
 DEFAULT_SOCKET = "/run/jupyter-gpu-share/broker.sock"
 #: Seconds for an answer. The broker has one desk, and many may stand before it.
 _PATIENCE = 15.0
@@ -176,10 +180,7 @@ class BrokerClient:
         return connection
 
     def _away(self) -> BrokerAway:
-        return BrokerAway(
-            f"The broker of this machine does not answer on {self.path}. What runs goes on; what "
-            "starts waits for it. Ask your administrator, or try again."
-        )
+        return BrokerAway(say("broker-away-here", path=self.path))
 
 
 class EventStream:
@@ -247,6 +248,23 @@ class _Connection(HTTPConnection):
         self.sock = made
 
 
+def fits_of(answer: Any, count: int) -> list[str | None]:
+    """For each of so many sizes None where it could be had, else why not.
+
+    A broker of an earlier version answers with text alone.
+
+    Raises
+    ------
+    EngineError: the answer makes no sense.
+    """
+    if not isinstance(answer, list) or len(answer) != count:
+        raise EngineError("The broker's answer about sizes makes no sense.")
+    return [
+        None if why is None else heard(why, "why") if isinstance(why, dict) else str(why)
+        for why in answer
+    ]
+
+
 def _read(status: int, text: bytes) -> Any:
     try:
         data = json.loads(text)
@@ -256,7 +274,5 @@ def _read(status: int, text: bytes) -> Any:
         ) from error
     if status < 400:
         return data
-    detail = data.get("detail") if isinstance(data, dict) else None
-    raise BrokerRefused(
-        one_line(str(detail or f"The broker refuses it (status {status}).")), status
-    )
+    detail = heard(data, "detail") if isinstance(data, dict) else ""
+    raise BrokerRefused(detail or f"The broker refuses it (status {status}).", status)

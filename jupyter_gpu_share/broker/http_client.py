@@ -22,9 +22,9 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 
-from .._text import one_line
 from .._threads import in_thread
 from ..errors import EngineError
+from ..sentences import heard, say
 from .client import BROKER, BrokerAway, BrokerRefused
 
 __all__ = ["TOKEN", "HttpBroker", "News", "broker_url", "pauses", "share_path", "token_of"]
@@ -40,6 +40,8 @@ _SILENCE = 45.0
 #: Bytes of an answer, and of one event: hundreds of kernels.
 _MAX_ANSWER = 16 * 2**20
 _CHUNK = 2**16
+#: Characters of what it says of a refusal.
+_LONGEST_DETAIL = 2000
 #: Seconds between two tries to reach a broker that is away: doubled up to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 #: What says that it was not done now, and may be done later.
@@ -184,7 +186,7 @@ class HttpBroker:
                     raise self._away() from _without_request(error)
                 continue
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-                raise self._away(_trust(error)) from _without_request(error)
+                raise self._away(error) from _without_request(error)
             return self._read(status, text)
         raise self._away()
 
@@ -211,7 +213,7 @@ class HttpBroker:
                 async for news in _events(response):
                     yield news
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-            raise self._away(_trust(error)) from _without_request(error)
+            raise self._away(error) from _without_request(error)
 
     async def _opened(self) -> aiohttp.ClientSession:
         async with self._opening:
@@ -246,8 +248,9 @@ class HttpBroker:
         raise self._refusal(status, data)
 
     def _refusal(self, status: int, data: Any) -> EngineError:
-        said = data.get("detail") if isinstance(data, dict) else None
-        detail = one_line(str(said)).replace(self._token, "(token)")[:2000] if said else ""
+        detail = heard(data, "detail") if isinstance(data, dict) else ""
+        if self._token in str(data) or len(detail) > _LONGEST_DETAIL:
+            detail = str(detail).replace(self._token, "(token)")[:_LONGEST_DETAIL]
         if status in _NOT_NOW:
             # What stands between says nothing worth reading.
             return BrokerAway(detail) if detail else self._away()
@@ -259,11 +262,11 @@ class HttpBroker:
             )
         return BrokerRefused(detail or f"The broker refuses it (status {status}).", status)
 
-    def _away(self, why: str = "") -> BrokerAway:
-        return BrokerAway(
-            f"The broker of this cluster does not answer at {self.url}{why}. What runs goes on; "
-            "what starts waits for it. It is tried again."
-        )
+    def _away(self, error: BaseException | None = None) -> BrokerAway:
+        # Who has to mend it is told what.
+        trusted = not isinstance(error, aiohttp.ClientConnectorCertificateError)
+        code = "broker-away" if trusted else "broker-not-trusted"
+        return BrokerAway(say(code, url=self.url))
 
 
 # -- what crosses the wire -----------------------------------------------------------------------
@@ -310,13 +313,6 @@ def _news(fields: Mapping[str, str]) -> News | None:
         _log.warning("An event of the broker could not be understood")
         return None
     return News(fields.get("id", ""), fields.get("event", ""), data)
-
-
-def _trust(error: BaseException) -> str:
-    """Why a secure connection was not made, for who has to mend it."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return ": its certificate is signed by nobody whom this server trusts (SSL_CERT_FILE)"
-    return ""
 
 
 def _without_request(error: BaseException) -> BaseException:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from ..engines.local._contents import Claim
 from ..engines.local._gpu import Gpu
+from ..engines.user_limits import UserLimit
 from ..size import Size
 from .books import Books
 from .claim import Claim as LimitedClaim
@@ -94,6 +95,17 @@ class Limiting:
         ]
         return [refusal.text if refusal is not None else None for refusal in found]
 
+    def of_user(
+        self, account: Account, claims: Sequence[Claim], gpus: Sequence[Gpu]
+    ) -> list[UserLimit]:
+        """The user's limits, and how much of each is taken by all claims that there are."""
+        if self._limits is None:
+            return []
+        now = self._clock()
+        held = self.claims([(row.kernel_id, row.size) for row in claims], gpus, now)
+        tally = _Metered(held, self._books, now)
+        return self._limits.of_user(account.user, account.groups, tally, now)
+
     def spent(self, claims: Sequence[LimitedClaim], now: datetime) -> frozenset[str]:
         """The names of those claims whose users' hours are used up."""
         if self._limits is None:
@@ -111,3 +123,15 @@ class Limiting:
             claim = LimitedClaim(owner.user, name, size, *amounts[size], now, owner.groups)
             found.append(replace(claim, name=name.partition("/")[2]))
         return found
+
+
+class _Metered(Counted):
+    """Takes the hours from meters that are kept up: each open page asks now and then."""
+
+    def __init__(self, held: Sequence[LimitedClaim], books: Books, now: datetime) -> None:
+        super().__init__(held, (), now)
+        self._books = books
+
+    def meter(self, whose: Subject, window: timedelta) -> Meter:
+        """See :meth:`Tally.meter`."""
+        return self._books.meters.of(whose, window, self._now)

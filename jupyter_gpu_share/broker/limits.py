@@ -20,12 +20,13 @@ from fractions import Fraction
 from typing import Any, Protocol
 
 from .._text import one_line
-from ..size import format_bytes
+from ..engines.user_limits import UserLimit
+from ..sentences import Said, paragraph, say
 from ._entries import SEVERAL, LimitsError, Rule, read_rules
 from .claim import Claim, words_of
 from .meters import Meter, Subject, Use, covers
 
-__all__ = ["HELD", "Limits", "LimitsError", "Refusal", "Tally", "Use", "amount_of"]
+__all__ = ["HELD", "Counted", "Limits", "LimitsError", "Refusal", "Tally", "Use", "amount_of"]
 
 _NONE = Fraction(0)
 _LISTED = 5
@@ -185,7 +186,7 @@ class Limits:
 
     def weigh(self, claim: Claim, tally: Tally, now: datetime, own: Any = ()) -> Refusal | None:
         """As :meth:`check`, by a tally that is kept up at each change."""
-        for bound in self._bounds(claim, read_rules(own, own=True)):
+        for bound in self._bounds(claim.user, claim.groups, read_rules(own, own=True)):
             refusal = (
                 _too_much(bound, claim, tally)
                 if bound.window is None
@@ -208,7 +209,7 @@ class Limits:
         known: dict[_Bound, bool] = {}
         found = set()
         for claim in held:
-            for bound in self._bounds(claim, ()):
+            for bound in self._bounds(claim.user, claim.groups):
                 if bound.window is None:
                     continue
                 if bound not in known:
@@ -218,17 +219,25 @@ class Limits:
                     found.add(claim.kernel_id)
         return frozenset(found)
 
-    def _bounds(self, claim: Claim, own: Iterable[Rule]) -> Iterator[_Bound]:
-        """What holds for a claim, each resource and subject once."""
+    def of_user(
+        self, user: str, groups: frozenset[str], tally: Tally, now: datetime
+    ) -> list[UserLimit]:
+        """What holds for a user, and how much of it is taken, each resource and subject once."""
+        return [_standing(bound, tally, now) for bound in self._bounds(user, groups)]
+
+    def _bounds(
+        self, user: str, groups: frozenset[str], own: Iterable[Rule] = ()
+    ) -> Iterator[_Bound]:
+        """What holds for who asks, each resource and subject once."""
         found: dict[tuple[str, timedelta | None, str, str], list[Fraction]] = {}
         for rule in self._rules:
-            for scope, subject in rule.subjects(claim.user, claim.groups):
+            for scope, subject in rule.subjects(user, groups):
                 key = rule.resource, rule.window, scope, subject
                 found.setdefault(key, []).append(rule.limit)
         for (resource, window, scope, subject), limits in found.items():
             yield _Bound(resource, window, self._join(limits), scope, subject)
         for rule in own:
-            yield _Bound(rule.resource, rule.window, rule.limit, "user", claim.user, own=True)
+            yield _Bound(rule.resource, rule.window, rule.limit, "user", user, own=True)
 
 
 # -- what is held now --------------------------------------------------------------------------
@@ -260,13 +269,14 @@ def _too_much(bound: _Bound, claim: Claim, tally: Tally) -> Refusal | None:
     mine = _mine(bound, claim, tally)
     alone = asked > bound.limit
     words = _UNITS[bound.resource]
+    limit = words(bound.limit)
     if alone:
-        text = f"{words(asked)} is more than {_whose(bound)} may have: {words(bound.limit)}."
-        hint = "Ask for less." if bound.limit else ""
+        text = _about("never", bound, asked=words(asked), limit=limit)
+        hint = say("ask-for-less") if bound.limit else ""
     else:
-        text = f"{_subject(bound)} may have {words(bound.limit)} and now has {words(held)}."
-        hint = f"{words(asked)} more is too much; give some back first."
-    return _refusal(bound, mine, held, f"{text}{_listed(mine)} {hint}", alone)
+        text = _about("has", bound, limit=limit, held=words(held))
+        hint = say("give-some-back", asked=words(asked))
+    return _refusal(bound, mine, held, paragraph(text, _listed(mine), hint), alone)
 
 
 def _mine(bound: _Bound, claim: Claim, tally: Tally) -> list[Claim]:
@@ -288,7 +298,7 @@ def _refusal(
     free_at: datetime | None = None,
 ) -> Refusal:
     return Refusal(
-        text=one_line(text),
+        text=text,
         resource=bound.resource,
         scope=bound.scope,
         subject=bound.subject,
@@ -298,6 +308,30 @@ def _refusal(
         free_at=free_at,
         for_ever=for_ever,
     )
+
+
+def _standing(bound: _Bound, tally: Tally, now: datetime) -> UserLimit:
+    free_at = None
+    if bound.window is None:
+        held = tally.held(bound.resource, bound.whose, "")
+    else:
+        meter = tally.meter(bound.whose, bound.window)
+        held = meter.hours(now)
+        if held >= bound.limit:
+            free_at = meter.free_at(bound.limit, now)
+    return UserLimit(
+        resource=bound.resource,
+        scope=bound.scope,
+        group=bound.subject if bound.scope == "group" else None,
+        window_days=None if bound.window is None else float(_days(bound.window)),
+        limit=float(bound.limit),
+        held=float(held),
+        free_at=free_at,
+    )
+
+
+def _days(window: timedelta) -> Fraction:
+    return Fraction(window // timedelta(seconds=1), 86400)
 
 
 # -- what was used in a window -----------------------------------------------------------------
@@ -313,47 +347,47 @@ def _spent(bound: _Bound, claim: Claim, tally: Tally, now: datetime) -> Refusal 
         return None
     free_at = meter.free_at(bound.limit, now)
     mine = _mine(bound, claim, tally)
-    days = Fraction(bound.window // timedelta(seconds=1), 86400)
-    text = (
-        f"{_subject(bound)} may use {_words(bound.limit, 'GPU-hour')} in {_words(days, 'day')} and "
-        f"has used {_words(hours, 'GPU-hour')}.{_listed(mine)} "
+    days = _days(bound.window)
+    text = _about(
+        "hours",
+        bound,
+        limit=_amount("hour", bound.limit),
+        window=_amount("day", days),
+        held=_amount("hour", hours),
     )
-    if free_at is not None:
-        text += f"If nothing is used until then, there is room at {free_at:%Y-%m-%d %H:%M} UTC."
-    return _refusal(bound, mine, hours, text, free_at is None, free_at)
+    again = "" if free_at is None else say("room-again", at=f"{free_at:%Y-%m-%d %H:%M}")
+    return _refusal(
+        bound, mine, hours, paragraph(text, _listed(mine), again), free_at is None, free_at
+    )
 
 
 # -- words -------------------------------------------------------------------------------------
 
 
-def _subject(bound: _Bound) -> str:
-    if bound.own:
-        return f"By your own configuration {bound.subject}"
-    return {"user": bound.subject, "group": f"Group {bound.subject}"}.get(
-        bound.scope, "Everybody together"
-    )
-
-
-def _whose(bound: _Bound) -> str:
-    text = _subject(bound)
-    return text if bound.scope == "user" and not bound.own else text[0].lower() + text[1:]
+def _about(what: str, bound: _Bound, **values: str) -> Said:
+    """A sentence about a limit: whose it is makes another sentence, not another word."""
+    whose = {} if bound.scope == "total" else {"name": bound.subject}
+    return say(f"limit-{'own' if bound.own else bound.scope}-{what}", **whose, **values)
 
 
 def _listed(mine: Sequence[Claim]) -> str:
     """The kernels of the one who asks; other people's are none of their business."""
     if not mine:
         return ""
-    names = [f"{each.shown[:8]} ({each.size})" for each in mine[:_LISTED]]
-    more = f" and {len(mine) - _LISTED} more" if len(mine) > _LISTED else ""
-    return f" Yours: {', '.join(names)}{more}."
+    names = [one_line(f"{each.shown[:8]} ({each.size})") for each in mine[:_LISTED]]
+    if len(mine) > _LISTED:
+        return say("yours-and-more", kernels=names, more=len(mine) - _LISTED)
+    return say("yours", kernels=names)
 
 
-def _words(amount: Fraction, unit: str) -> str:
-    return f"{words_of(amount)} {unit}{'' if amount == 1 else 's'}"
+def _amount(unit: str, amount: Fraction, *, one: bool | None = None) -> Said:
+    """An amount in a unit; ``one``: whether it takes the singular."""
+    single = amount == 1 if one is None else one
+    return say(f"amount-{unit}{'' if single else 's'}", number=words_of(amount))
 
 
-_UNITS: Mapping[str, Callable[[Fraction], str]] = {
-    "gpus": lambda n: f"{words_of(n)} GPU{'' if n <= 1 and n else 's'}",
-    "memory_bytes": lambda n: format_bytes(int(n)),
-    "kernels": lambda n: _words(n, "kernel"),
+_UNITS: Mapping[str, Callable[[Fraction], Said]] = {
+    "gpus": lambda n: _amount("gpu", n, one=0 < n <= 1),
+    "memory_bytes": lambda n: say("amount-memory", amount=int(n)),
+    "kernels": lambda n: _amount("kernel", n),
 }

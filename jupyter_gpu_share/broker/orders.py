@@ -7,13 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import LedgerError
+from ..sentences import say
 
 __all__ = ["PAUSED", "Orders"]
 
-PAUSED = (
-    "The administrator of this machine gives out no new shares for now. What runs goes on; try "
-    "again later, or start without a GPU."
-)
+PAUSED = say("no-new-shares-here")
 _FILE = "paused"
 
 

@@ -20,8 +20,10 @@ from ..engines.local._contents import Claim, Holding, LedgerSnapshot
 from ..engines.local._gpu import Gpu
 from ..engines.local._ledger import Ledger
 from ..engines.local._wire import claim_to_json
+from ..engines.user_limits import UserLimit
 from ..errors import GpuShareError, LedgerError
 from ..idle import IdlePolicy
+from ..sentences import say
 from ..size import Size
 from . import _folder
 from ._ends import kill
@@ -195,10 +197,7 @@ class Store:
         def work(ledger: Ledger) -> dict[str, Any]:
             others = len(self._of(account))
             if self._find(key) is None and others >= self._claims_per_user:
-                raise Refused(
-                    f"You have {others} kernels that hold or wait for a share, which is the "
-                    "most that the broker takes of one user; end some."
-                )
+                raise Refused(say("most-kernels", count=others))
             self._check(account, key, size, ledger)
             told = _signed(info, account)
             claim = ledger.claim(key, size, holder, told, token=token, only=only)
@@ -318,6 +317,12 @@ class Store:
             return [limit or why for limit, why in zip(limits, room, strict=True)]
 
         return await self.look(work)
+
+    async def limits(self, account: Account) -> list[UserLimit]:
+        """The user's limits, and how much of each is taken."""
+        return await self.look(
+            lambda ledger: self._limiting.of_user(account, self._claims, ledger.gpus())
+        )
 
     async def queue(self, account: Account) -> tuple[LedgerSnapshot | None, dict[str, str]]:
         """Who waits, and the user's kernels: their ids by those in the snapshot."""

@@ -20,6 +20,7 @@ from ..allocations import Allocation, QueuePosition, Share
 from ..errors import EngineError
 from ..size import Size
 from .idle_shares import AskedBack, IdleShare
+from .user_limits import UserLimit
 
 __all__ = [
     "Adoptable",
@@ -490,6 +491,13 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
     def more_to_adopt(self) -> bool:
         """Whether kernels may be :meth:`adoptable` later that were not when that was asked last."""
         return False
+
+    async def user_limits(self) -> Sequence[UserLimit]:
+        """The limits of the one whose server this is, where a broker tells some.
+
+        As they were when :meth:`capacity` was asked last: nobody is asked again for them.
+        """
+        return ()
 
     async def rounding(self, size: Size) -> str:
         """What a size becomes here, a sentence for the user; empty where it is exact.

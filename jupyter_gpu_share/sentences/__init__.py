@@ -7,21 +7,25 @@ as the words of a driver, has no code and stays as it is, also as a value of a s
 
 To add one: a row of ``_table.py``, its string in ``labextension/src/tellers.ts``, and
 ``scripts/catalogues.py`` for the translators' files. Nothing is glued together within a sentence;
-:func:`paragraph` sets whole ones side by side.
+:func:`paragraph` sets whole ones side by side. Between a broker and a server they travel by
+:func:`told` and :func:`heard`.
 """
 
 from __future__ import annotations
 
 from ._formats import format_bytes, spell
 from ._said import Said, Sentence, paragraph, say, sentences_of, words_of
+from ._wire import heard, told
 
 __all__ = [
     "Said",
     "Sentence",
     "format_bytes",
+    "heard",
     "paragraph",
     "say",
     "sentences_of",
     "spell",
+    "told",
     "words_of",
 ]

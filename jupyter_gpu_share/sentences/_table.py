@@ -435,6 +435,129 @@ TABLE: Mapping[str, str] = {
         "With {size:size} your kernels would hold {total} GPUs; {limit} GPUs is the limit here. "
         "Shut down one, or choose a smaller size"
     ),
+    # -- limits of the broker: a page tells them by the beginning of their codes
+    "limit-user-has": "{name} may have {limit:said} and now has {held:said}.",
+    "limit-own-has": (
+        "By your own configuration {name} may have {limit:said} and now has {held:said}."
+    ),
+    "limit-group-has": "Group {name} may have {limit:said} and now has {held:said}.",
+    "limit-total-has": "Everybody together may have {limit:said} and now has {held:said}.",
+    "limit-user-never": "{asked:said} is more than {name} may have: {limit:said}.",
+    "limit-own-never": (
+        "{asked:said} is more than {name} may have by your own configuration: {limit:said}."
+    ),
+    "limit-group-never": "{asked:said} is more than group {name} may have: {limit:said}.",
+    "limit-total-never": "{asked:said} is more than everybody together may have: {limit:said}.",
+    "limit-user-hours": "{name} may use {limit:said} in {window:said} and has used {held:said}.",
+    "limit-own-hours": (
+        "By your own configuration {name} may use {limit:said} in {window:said} and has used "
+        "{held:said}."
+    ),
+    "limit-group-hours": (
+        "Group {name} may use {limit:said} in {window:said} and has used {held:said}."
+    ),
+    "limit-total-hours": (
+        "Everybody together may use {limit:said} in {window:said} and has used {held:said}."
+    ),
+    "yours": "Yours: {kernels:list}.",
+    "yours-and-more": "Yours: {kernels:list} and {more:number} more.",
+    "ask-for-less": "Ask for less.",
+    "give-some-back": "{asked:said} more is too much; give some back first.",
+    "room-again": "If nothing is used until then, there is room at {at} UTC.",
+    "amount-gpu": "{number} GPU",
+    "amount-gpus": "{number} GPUs",
+    "amount-kernel": "{number} kernel",
+    "amount-kernels": "{number} kernels",
+    "amount-hour": "{number} GPU-hour",
+    "amount-hours": "{number} GPU-hours",
+    "amount-day": "{number} day",
+    "amount-days": "{number} days",
+    "amount-memory": "{amount:bytes}",
+    # -- other words of a broker
+    "did-not-start": "The kernel could not start.",
+    "most-kernels": (
+        "You have {count:number} kernels that hold or wait for a share, which is the most that the "
+        "broker takes of one user; end some."
+    ),
+    "too-many-kernels": "You have too many kernels, on all of your servers; end some of them.",
+    "no-new-shares": (
+        "The administrator gives out no new shares for now. What runs goes on; try again later, or "
+        "start without a GPU."
+    ),
+    "no-new-shares-here": (
+        "The administrator of this machine gives out no new shares for now. What runs goes on; try "
+        "again later, or start without a GPU."
+    ),
+    "memory-not-known": (
+        "{size:size} cannot be held against the limits here: how much memory a GPU has is not "
+        "known. Tell the administrator."
+    ),
+    "waits-for-turn": "It waits for its turn: others wait, who hold or used less.",
+    "ended-in-line": "The kernel was ended while it waited for its turn.",
+    "last-pod-not-known": "The cluster has not told yet what became of the last pod.",
+    "share-looked-for": "Its share is looked for: {why:said}",
+    "broker-reads-on": "The broker was started again and reads on: {why:said}",
+    "server-stopped": "Its server has stopped: {why:said}",
+    "leaves-its-gpu": "Its server has stopped: the kernel leaves its GPU.",
+    "ended-with-server": (
+        "Its server stopped while the kernel had its share: the kernel was ended, and its "
+        "variables are gone."
+    ),
+    "run-notebook-again": "Run the notebook again.",
+    "nothing-kept-in-place": "This JupyterHub keeps no variables in place.",
+    "server-did-not-return": (
+        "Its server did not come back for {after:span}: the kernel was ended."
+    ),
+    "did-not-leave-in-time": (
+        "Its idle share was promised to somebody who waits, and the kernel did not leave its GPU "
+        "in time: it was ended, and its variables are gone."
+    ),
+    "broker-failed": "The broker met an error of its own; its log says more. Try again.",
+    "id-of-another-server": "Another server has a kernel with this id; start a new one.",
+    "runs-in-other-process": (
+        "Another process of your server runs this kernel; end it there first."
+    ),
+    "taken-by-other-process": "Another process of your server has taken this kernel over.",
+    "not-to-be-taken-over": ("The kernel has ended, or had not come up: it cannot be taken over."),
+    "share-being-taken": "The kernel's share is being taken; try again in a moment.",
+    "share-being-changed": "The kernel's share is being changed; try again in a moment.",
+    "ended-meanwhile": "The kernel was ended meanwhile.",
+    "starts-or-waits": "The kernel starts, or waits for its share; try again then.",
+    "part-of-its-pod": "The kernel's share is part of its pod; it cannot be given back.",
+    "has-no-such-kernel": "Your server has no such kernel.",
+    "not-come-up": "The kernel has not come up.",
+    "broker-away-here": (
+        "The broker of this machine does not answer on {path}. What runs goes on; what starts "
+        "waits for it. Ask your administrator, or try again."
+    ),
+    "broker-away": (
+        "The broker of this cluster does not answer at {url}. What runs goes on; what starts waits "
+        "for it. It is tried again."
+    ),
+    "broker-not-trusted": (
+        "The broker of this cluster does not answer at {url}: its certificate is signed by nobody "
+        "whom this server trusts (SSL_CERT_FILE). What runs goes on; what starts waits for it. It "
+        "is tried again."
+    ),
+    "broker-just-started": (
+        "The broker has just started and reads what runs in the cluster; ask again."
+    ),
+    "hub-away": (
+        "The JupyterHub does not answer, so it is not known who asks. Try again in a minute, or "
+        "ask your administrator."
+    ),
+    "hub-away-for-long": (
+        "The JupyterHub has not answered for too long, so it is not known any more who asks. Ask "
+        "your administrator."
+    ),
+    "hub-away-nothing-new": (
+        "The JupyterHub does not answer, so nothing new is started. What runs goes on; try again "
+        "in a minute."
+    ),
+    "hub-knows-no-token": (
+        "The JupyterHub does not know this token, or has taken it back. Start your server again "
+        "from the Hub's page."
+    ),
     "to-explore": "To explore data and build models",
     "to-train-small": "To train small models",
     "to-train": "To train with all of its memory",

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -19,6 +20,7 @@ from tornado import web
 from .._threads import in_thread
 from .._version import __version__
 from ..allocations import Allocation, timestamp
+from ..engines.user_limits import UserLimit
 from ..errors import GpuShareError, NotPossible, SizeError
 from ..sentences import say, sentences_of, words_of
 from ..size import SIZE_VARIABLE, Request, Size, size_in_kernelspec, size_in_notebook
@@ -35,6 +37,9 @@ _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 
+#: What the administrator's sizes say of all kernels of a server together.
+_TOTALS = frozenset({"total-memory-at-most", "total-gpus-at-most"})
+
 
 class StatusHandler(GpuShareHandler):
     """``GET gpu-share/status``"""
@@ -45,11 +50,13 @@ class StatusHandler(GpuShareHandler):
         """The GPUs with what is free, and how this server's kernels stand."""
         gpus: list[Capacity] = []
         turns: dict[str, datetime] = {}
+        limits: Sequence[UserLimit] = ()
         problem = queue = next_release = None
         try:
             if self.elsewhere is not None:
                 raise NotPossible(self.elsewhere)
             gpus = await self.runtime.capacity()
+            limits = await self.runtime.user_limits()
             if self.settings[SHOW_QUEUE]:
                 queue = _waiting(await self.runtime.machine())
             next_release, turns = await self.runtime.outlook()
@@ -69,6 +76,7 @@ class StatusHandler(GpuShareHandler):
                 "queue": queue,
                 "next_release": timestamp(next_release),
                 "turns": {key: timestamp(at) for key, at in turns.items()},
+                "limits": [each.to_json() for each in limits],
             }
         )
 
@@ -93,6 +101,7 @@ class SizesHandler(GpuShareHandler):
                 "available": not why,
                 "why": why,
                 "why_sentences": sentences_of(why or ""),
+                "over_limit": _is_over_limit(why or ""),
                 "memory_bytes": _memory(offer.size, gpus),
             }
             for offer, why in offers
@@ -115,6 +124,12 @@ class SizesHandler(GpuShareHandler):
             return await self.runtime.gpus()
         except GpuShareError:
             return []  # each offer says what is wrong
+
+
+def _is_over_limit(why: str) -> bool:
+    """Whether a size is refused by a limit: a kernel that asks for it does not even wait."""
+    codes = {str(sentence["code"]) for sentence in sentences_of(why)}
+    return bool(codes & _TOTALS) or any(code.startswith("limit-") for code in codes)
 
 
 class RequestHandler(GpuShareHandler):

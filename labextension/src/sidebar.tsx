@@ -9,6 +9,7 @@ import { useChanges } from './hooks';
 import { Card } from './sidebar/card';
 import { FocusKeeper } from './sidebar/focus';
 import { Gpus } from './sidebar/gpus';
+import { Limits } from './sidebar/limits';
 import { List } from './sidebar/list';
 import { SidebarWords } from './sidebar/words';
 import { gpuIcon } from './icon';
@@ -108,6 +109,7 @@ function Panel(props: IPanelProps): React.JSX.Element {
     <>
       <Card {...props} row={held} session={session} />
       <List {...props} rows={rows} current={held} />
+      <Limits {...props} />
       <Gpus {...props} rows={rows} />
     </>
   );

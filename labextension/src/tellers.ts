@@ -609,6 +609,194 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
         v.text('total'),
         v.text('limit')
       ),
+    // Limits of the broker.
+    'limit-user-has': v =>
+      trans.__('%1 may have %2 and now has %3.', v.text('name'), v.said('limit'), v.said('held')),
+    'limit-own-has': v =>
+      trans.__(
+        'By your own configuration %1 may have %2 and now has %3.',
+        v.text('name'),
+        v.said('limit'),
+        v.said('held')
+      ),
+    'limit-group-has': v =>
+      trans.__(
+        'Group %1 may have %2 and now has %3.',
+        v.text('name'),
+        v.said('limit'),
+        v.said('held')
+      ),
+    'limit-total-has': v =>
+      trans.__('Everybody together may have %1 and now has %2.', v.said('limit'), v.said('held')),
+    'limit-user-never': v =>
+      trans.__(
+        '%1 is more than %2 may have: %3.',
+        v.said('asked'),
+        v.text('name'),
+        v.said('limit')
+      ),
+    'limit-own-never': v =>
+      trans.__(
+        '%1 is more than %2 may have by your own configuration: %3.',
+        v.said('asked'),
+        v.text('name'),
+        v.said('limit')
+      ),
+    'limit-group-never': v =>
+      trans.__(
+        '%1 is more than group %2 may have: %3.',
+        v.said('asked'),
+        v.text('name'),
+        v.said('limit')
+      ),
+    'limit-total-never': v =>
+      trans.__(
+        '%1 is more than everybody together may have: %2.',
+        v.said('asked'),
+        v.said('limit')
+      ),
+    'limit-user-hours': v =>
+      trans.__(
+        '%1 may use %2 in %3 and has used %4.',
+        v.text('name'),
+        v.said('limit'),
+        v.said('window'),
+        v.said('held')
+      ),
+    'limit-own-hours': v =>
+      trans.__(
+        'By your own configuration %1 may use %2 in %3 and has used %4.',
+        v.text('name'),
+        v.said('limit'),
+        v.said('window'),
+        v.said('held')
+      ),
+    'limit-group-hours': v =>
+      trans.__(
+        'Group %1 may use %2 in %3 and has used %4.',
+        v.text('name'),
+        v.said('limit'),
+        v.said('window'),
+        v.said('held')
+      ),
+    'limit-total-hours': v =>
+      trans.__(
+        'Everybody together may use %1 in %2 and has used %3.',
+        v.said('limit'),
+        v.said('window'),
+        v.said('held')
+      ),
+    yours: v => trans.__('Yours: %1.', v.list('kernels')),
+    'yours-and-more': v => trans.__('Yours: %1 and %2 more.', v.list('kernels'), v.number('more')),
+    'ask-for-less': () => trans.__('Ask for less.'),
+    'give-some-back': v => trans.__('%1 more is too much; give some back first.', v.said('asked')),
+    'room-again': v =>
+      trans.__('If nothing is used until then, there is room at %1 UTC.', v.text('at')),
+    'amount-gpu': v => trans.__('%1 GPU', v.text('number')),
+    'amount-gpus': v => trans.__('%1 GPUs', v.text('number')),
+    'amount-kernel': v => trans.__('%1 kernel', v.text('number')),
+    'amount-kernels': v => trans.__('%1 kernels', v.text('number')),
+    'amount-hour': v => trans.__('%1 GPU-hour', v.text('number')),
+    'amount-hours': v => trans.__('%1 GPU-hours', v.text('number')),
+    'amount-day': v => trans.__('%1 day', v.text('number')),
+    'amount-days': v => trans.__('%1 days', v.text('number')),
+    'amount-memory': v => trans.__('%1', v.bytes('amount')),
+    // Other words of a broker.
+    'did-not-start': () => trans.__('The kernel could not start.'),
+    'most-kernels': v =>
+      trans.__(
+        'You have %1 kernels that hold or wait for a share, which is the most that the broker takes of one user; end some.',
+        v.number('count')
+      ),
+    'too-many-kernels': () =>
+      trans.__('You have too many kernels, on all of your servers; end some of them.'),
+    'no-new-shares': () =>
+      trans.__(
+        'The administrator gives out no new shares for now. What runs goes on; try again later, or start without a GPU.'
+      ),
+    'no-new-shares-here': () =>
+      trans.__(
+        'The administrator of this machine gives out no new shares for now. What runs goes on; try again later, or start without a GPU.'
+      ),
+    'memory-not-known': v =>
+      trans.__(
+        '%1 cannot be held against the limits here: how much memory a GPU has is not known. Tell the administrator.',
+        v.size('size')
+      ),
+    'waits-for-turn': () => trans.__('It waits for its turn: others wait, who hold or used less.'),
+    'ended-in-line': () => trans.__('The kernel was ended while it waited for its turn.'),
+    'last-pod-not-known': () =>
+      trans.__('The cluster has not told yet what became of the last pod.'),
+    'share-looked-for': v => trans.__('Its share is looked for: %1', v.said('why')),
+    'broker-reads-on': v =>
+      trans.__('The broker was started again and reads on: %1', v.said('why')),
+    'server-stopped': v => trans.__('Its server has stopped: %1', v.said('why')),
+    'leaves-its-gpu': () => trans.__('Its server has stopped: the kernel leaves its GPU.'),
+    'ended-with-server': () =>
+      trans.__(
+        'Its server stopped while the kernel had its share: the kernel was ended, and its variables are gone.'
+      ),
+    'run-notebook-again': () => trans.__('Run the notebook again.'),
+    'nothing-kept-in-place': () => trans.__('This JupyterHub keeps no variables in place.'),
+    'server-did-not-return': v =>
+      trans.__('Its server did not come back for %1: the kernel was ended.', v.span('after')),
+    'did-not-leave-in-time': () =>
+      trans.__(
+        'Its idle share was promised to somebody who waits, and the kernel did not leave its GPU in time: it was ended, and its variables are gone.'
+      ),
+    'broker-failed': () =>
+      trans.__('The broker met an error of its own; its log says more. Try again.'),
+    'id-of-another-server': () =>
+      trans.__('Another server has a kernel with this id; start a new one.'),
+    'runs-in-other-process': () =>
+      trans.__('Another process of your server runs this kernel; end it there first.'),
+    'taken-by-other-process': () =>
+      trans.__('Another process of your server has taken this kernel over.'),
+    'not-to-be-taken-over': () =>
+      trans.__('The kernel has ended, or had not come up: it cannot be taken over.'),
+    'share-being-taken': () =>
+      trans.__("The kernel's share is being taken; try again in a moment."),
+    'share-being-changed': () =>
+      trans.__("The kernel's share is being changed; try again in a moment."),
+    'ended-meanwhile': () => trans.__('The kernel was ended meanwhile.'),
+    'starts-or-waits': () => trans.__('The kernel starts, or waits for its share; try again then.'),
+    'part-of-its-pod': () =>
+      trans.__("The kernel's share is part of its pod; it cannot be given back."),
+    'has-no-such-kernel': () => trans.__('Your server has no such kernel.'),
+    'not-come-up': () => trans.__('The kernel has not come up.'),
+    'broker-away-here': v =>
+      trans.__(
+        'The broker of this machine does not answer on %1. What runs goes on; what starts waits for it. Ask your administrator, or try again.',
+        v.text('path')
+      ),
+    'broker-away': v =>
+      trans.__(
+        'The broker of this cluster does not answer at %1. What runs goes on; what starts waits for it. It is tried again.',
+        v.text('url')
+      ),
+    'broker-not-trusted': v =>
+      trans.__(
+        'The broker of this cluster does not answer at %1: its certificate is signed by nobody whom this server trusts (SSL_CERT_FILE). What runs goes on; what starts waits for it. It is tried again.',
+        v.text('url')
+      ),
+    'broker-just-started': () =>
+      trans.__('The broker has just started and reads what runs in the cluster; ask again.'),
+    'hub-away': () =>
+      trans.__(
+        'The JupyterHub does not answer, so it is not known who asks. Try again in a minute, or ask your administrator.'
+      ),
+    'hub-away-for-long': () =>
+      trans.__(
+        'The JupyterHub has not answered for too long, so it is not known any more who asks. Ask your administrator.'
+      ),
+    'hub-away-nothing-new': () =>
+      trans.__(
+        'The JupyterHub does not answer, so nothing new is started. What runs goes on; try again in a minute.'
+      ),
+    'hub-knows-no-token': () =>
+      trans.__(
+        "The JupyterHub does not know this token, or has taken it back. Start your server again from the Hub's page."
+      ),
     'to-explore': () => trans.__('To explore data and build models'),
     'to-train-small': () => trans.__('To train small models'),
     'to-train': () => trans.__('To train with all of its memory'),

@@ -88,6 +88,21 @@ export interface IGpu {
   readonly kernels: number;
 }
 
+/** One of the administrator's limits as it stands for the user. */
+export interface ILimit {
+  readonly resource: 'gpus' | 'memory_bytes' | 'kernels' | 'gpu_hours';
+  /** Whose it is: the user's own, that of a group together, or of everybody together. */
+  readonly scope: 'user' | 'group' | 'total';
+  readonly group: string | null;
+  /** Days up to now for which GPU-hours count; null for what is held now. */
+  readonly window_days: number | null;
+  /** In GPUs, bytes, kernels or GPU-hours; what waits counts as held. */
+  readonly limit: number;
+  readonly held: number;
+  /** When hours that are used up are there again if nothing is used until then. */
+  readonly free_at: string | null;
+}
+
 /** The GPUs, and how many kernels wait where the server tells. */
 export interface IStatus {
   readonly version: string;
@@ -101,6 +116,8 @@ export interface IStatus {
   readonly next_release: string | null;
   /** When kernels that wait may have a share, by id, where that is known. */
   readonly turns: Readonly<Record<string, string>>;
+  /** The user's limits; none without a broker. */
+  readonly limits: readonly ILimit[];
 }
 
 /** A time in which a kernel held the same share; `memory_bytes` over all devices. */
@@ -137,6 +154,8 @@ export interface IOffer {
   readonly default: boolean;
   readonly available: boolean;
   readonly why: string | null;
+  /** Whether a limit refuses it; else a kernel that asks for it waits. */
+  readonly over_limit: boolean;
   /** What it has of each GPU here, the least and the most; null where that is not known. */
   readonly memory_bytes: readonly [number, number] | null;
 }

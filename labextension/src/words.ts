@@ -146,7 +146,12 @@ export class Words {
   /** An offer with how much it is, and whether it can be had now: `½ · 40 GiB`. */
   offer(offer: IOffer): string {
     const text = this.amount(offer);
-    return offer.available ? text : this._trans.__('%1 (not now)', text);
+    if (offer.available) {
+      return text;
+    }
+    return offer.over_limit
+      ? this._trans.__('%1 (over a limit)', text)
+      : this._trans.__('%1 (not now)', text);
   }
 
   /** How much an offer is: `½ · 40 GiB`. */
@@ -170,6 +175,9 @@ export class Words {
   /** Why an offer cannot be had now, else what it is for. */
   about(offer: IOffer): string {
     const purpose = offer.description || (offer.name === offer.size ? '' : offer.name);
-    return offer.why === null ? purpose : this._trans.__('Not now: %1', offer.why);
+    if (offer.why === null) {
+      return purpose;
+    }
+    return offer.over_limit ? offer.why : this._trans.__('Not now: %1', offer.why);
   }
 }

@@ -65,7 +65,8 @@ def test_answers_are_as_described(broker: RunningBroker, ann: User, bob: User) -
     check("Queue", bob.ok("GET", "/v1/queue"))
     machine = bob.ok("GET", "/v1/machine")
     check("Machine", machine)
-    assert machine["you"] == {"uid": BOB, "user": f"uid {BOB}", "administrator": False}
+    you = {"uid": BOB, "user": f"uid {BOB}", "administrator": False, "limits": []}
+    assert machine["you"] == you
     assert machine["gpus"][0]["held_bytes"] == 60 * 2**30
     assert bob.ok("POST", "/v1/fits", {"sizes": ["0"], "kernel_id": None}) == [None]
     changed = ann.ok("POST", "/v1/shares/a/change", {"size": "1/4"})

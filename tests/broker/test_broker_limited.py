@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,8 +12,12 @@ import pytest
 from broker_users import ANN, BOB, RunningBroker, User, user
 from waiting import PATIENCE
 
+from jupyter_gpu_share.broker.client import BROKER, BrokerClient, BrokerRefused
 from jupyter_gpu_share.broker.demand import demand
+from jupyter_gpu_share.engines.local import LocalEngine
 from jupyter_gpu_share.engines.local._gpu import Gpu
+from jupyter_gpu_share.engines.user_limits import UserLimit
+from jupyter_gpu_share.sentences import sentences_of, words_of
 from jupyter_gpu_share.size import Size
 
 GIB = 2**30
@@ -138,3 +142,65 @@ def test_a_size_counts_for_the_most_that_it_may_come_to(
     size: str, gpus: tuple[Gpu, ...], amount: Fraction, memory: int
 ) -> None:
     assert demand(Size.parse(size), gpus) == (amount, memory)
+
+
+def test_each_user_is_told_of_their_own_limits_before_they_ask(common: Path) -> None:
+    kernels = '{"resource": "kernels", "limit": 3, "scope": {"user": ["*"]}}'
+    hours = '{"resource": "gpu_hours", "limit": 40, "window": 7, "scope": {"user": ["*"]}}'
+    total = '{"resource": "memory_bytes", "limit": "100GiB", "scope": "total"}'
+    with limited(common, kernels, ONE, hours, total) as (ann, bob, _):
+        ann.claim("a", "3/4")
+        bob.claim("b", "1/4")
+        told = {
+            (each["resource"], each["scope"]): (each["held"], each["limit"])
+            for each in ann.ok("GET", "/v1/machine")["you"]["limits"]
+        }
+        used, most = told.pop(("gpu_hours", "user"))
+        assert most == 40 and 0 <= used < 0.75
+        assert told == {
+            ("kernels", "user"): (1, 3),
+            ("gpus", "user"): (0.75, 1),
+            ("memory_bytes", "total"): (80 * GIB, 100 * GIB),
+        }
+        ann.ok("DELETE", "/v1/shares/a")
+        rows = ann.ok("GET", "/v1/machine")["you"]["limits"]
+        assert [row["held"] for row in rows if row["resource"] == "gpus"] == [0]
+
+
+async def test_a_users_engine_has_the_limits_of_its_user(
+    common: Path, jupyter_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with limited(common, ONE) as (ann, _, path):
+        ann.claim("a", "3/4")
+        monkeypatch.setenv(BROKER, str(path))
+        monkeypatch.delenv("JUPYTER_GPU_SHARE_SIMULATE", raising=False)
+        engine = LocalEngine()
+        await engine.capacity()
+        assert list(await engine.user_limits()) == [UserLimit("gpus", "user", None, None, 1, 0)]
+        await engine.close()
+    monkeypatch.setenv("JUPYTER_GPU_SHARE_SIMULATE", "1xA100-80GB")
+    monkeypatch.setenv(BROKER, "")
+    alone = LocalEngine()
+    await alone.capacity()
+    assert await alone.user_limits() == (), "without a broker there are none"
+    await alone.close()
+
+
+async def test_words_of_the_broker_arrive_with_their_sentences(
+    common: Path, jupyter_dirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUPYTER_GPU_SHARE_SIMULATE", raising=False)
+    half = '{"resource": "gpus", "limit": "1/2", "scope": "total"}'
+    with limited(common, half) as (ann, _, path):
+        text = ann.ok("POST", "/v1/fits", {"sizes": ["1"]})
+        assert text == ["1 GPU is more than everybody together may have: 1/2 GPU. Ask for less."]
+        with closing(BrokerClient(path)) as root, pytest.raises(BrokerRefused) as caught:
+            root.ask("PUT", "/v1/shares/a", {"size": "1"})
+        codes = [each["code"] for each in sentences_of(words_of(caught.value))]
+        assert codes == ["limit-total-never", "ask-for-less"]
+        monkeypatch.setenv(BROKER, str(path))
+        engine = LocalEngine()
+        why = await engine.fits(None, Size.parse("1"))
+        assert why == text[0]
+        assert [each["code"] for each in sentences_of(why or "")] == codes
+        await engine.close()

@@ -28,6 +28,7 @@ from jupyter_gpu_share.broker.events import Events
 from jupyter_gpu_share.engines.base import Connection
 from jupyter_gpu_share.engines.idle_shares import IdleShare
 from jupyter_gpu_share.engines.kubernetes import KubernetesEngine
+from jupyter_gpu_share.engines.user_limits import UserLimit
 from jupyter_gpu_share.size import Size
 
 CURVE = "abcdefghij" * 4
@@ -41,6 +42,7 @@ class FakeSeen:
 
     def __init__(self) -> None:
         self.heard: list[tuple[Process, Mapping[str, IdleShare]]] = []
+        self.limits: dict[str, Sequence[UserLimit]] = {}
 
     async def machine(self) -> Mapping[str, Any]:
         return {
@@ -51,6 +53,9 @@ class FakeSeen:
             "gpus": [],
             "memory_to_come": [],
         }
+
+    def user_limits(self, user: str, groups: frozenset[str]) -> Sequence[UserLimit]:
+        return self.limits.get(user, ())
 
     async def fits(
         self, key: Key, groups: frozenset[str], sizes: Sequence[Size]

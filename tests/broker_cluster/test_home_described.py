@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime, timezone
 from importlib.resources import files
 from typing import Any
 
@@ -14,6 +15,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from jupyter_gpu_share.broker.cluster.admin_routes import admin_routes
+from jupyter_gpu_share.engines.user_limits import UserLimit
 
 SPEC: dict[str, Any] = yaml.safe_load(
     files("jupyter_gpu_share.broker.cluster").joinpath("openapi.yaml").read_text()
@@ -46,6 +48,12 @@ async def test_it_is_openapi_and_names_every_route(home: FakeHome) -> None:
 
 async def test_what_is_sent_and_answered_is_as_described(home: FakeHome) -> None:
     ann = home.user("ann")
+    home.seen.limits = {
+        "ann": [
+            UserLimit("kernels", "group", "course", None, 3, 2),
+            UserLimit("gpu_hours", "user", None, 7.0, 40.0, 40.5, datetime.now(timezone.utc)),
+        ]
+    }
     plan = ann.plan()
     attempt = {"attempt": plan["attempt"]}
     idle = {"idle_seconds": 1.0, "keep_seconds": None, "vacated": False}

@@ -261,12 +261,21 @@ async def test_small_words(home: FakeHome, ann: User) -> None:
         ("k", "active", "ann")
     ]
     machine = await ann.ok("GET", "/v1/machine")
-    assert machine["you"] == {"user": "ann", "server": "", "groups": [], "administrator": False}
+    you = {"user": "ann", "server": "", "groups": [], "administrator": False, "limits": []}
+    assert machine["you"] == you
     assert await ann.ok("POST", "/v1/fits", {"kernel_id": None, "sizes": ["1", "0"]}) == [None] * 2
     assert await ann.ok("POST", "/v1/rounding", {"size": "1/4"}) == {"note": "1/4 is what it is."}
 
 
 # -- attacks -------------------------------------------------------------------------------------
+
+
+async def test_a_refusal_has_its_sentences_beside_the_text(home: FakeHome, ann: User) -> None:
+    status, problem = await ann.ask("GET", "/v1/shares/none/connection")
+    assert (status, problem["detail"]) == (404, "Your server has no such kernel.")
+    assert [each["code"] for each in problem["detail_sentences"]] == ["has-no-such-kernel"]
+    _, problem = await ann.ask("GET", "/v1/shares/none/log?lines=none")
+    assert "detail_sentences" not in problem, "it has no code"
 
 
 async def test_nobody_reaches_the_kernel_of_another(home: FakeHome, ann: User) -> None:

@@ -22,6 +22,7 @@ from jupyter_gpu_share.broker.cluster.ruling import Key, Wish
 from jupyter_gpu_share.broker.limits import Limits
 from jupyter_gpu_share.broker.meters import Meter, Use, covers
 from jupyter_gpu_share.engines.base import Capacity
+from jupyter_gpu_share.engines.user_limits import UserLimit
 from jupyter_gpu_share.size import Size
 
 ALL = {"user": ["*"]}
@@ -78,6 +79,28 @@ async def test_a_kernel_keeps_at_a_restart_what_it_has(tmp_path: Path) -> None:
         assert rules.reserve(wish("ann", "a", "1/2")) is None, "less of it"
         rules.gave_back(key("ann", "a"))
         assert rules.reserve(wish("ann", "a", "1/2")) is not None, "it has none any more"
+
+
+async def test_a_user_is_told_what_is_taken_of_each_limit(tmp_path: Path) -> None:
+    kernels = {"resource": "kernels", "limit": 3, "scope": ALL}
+    hours = {"resource": "gpu_hours", "limit": 40, "window": 7, "scope": ALL}
+    course = gpus(4, {"group": ["course"]})
+    clock = Clock()
+    async with ruled(tmp_path, clock, limits=[kernels, gpus(1), hours, course]) as (rules, _):
+        groups = frozenset({"course"})
+        hold(rules, wish("ann", "a", "1/2", "course"))
+        hold(rules, wish("bob", "of-bob", "1", "course"))
+        assert rules.reserve(wish("ann", "b", "1/4", server="lab")) is None
+        clock.wait(120)
+        assert rules.user_limits("ann", groups) == [
+            UserLimit("kernels", "user", None, None, 3, 2),
+            UserLimit("gpus", "user", None, None, 1, 0.75),
+            UserLimit("gpu_hours", "user", None, 7, 40, 1),
+            UserLimit("gpus", "group", "course", None, 4, 1.5),
+        ]
+        assert [each.held for each in rules.user_limits("cat", frozenset())] == [0, 0, 0]
+    async with ruled(tmp_path / "other", Clock()) as (rules, _):
+        assert rules.user_limits("ann", groups) == []
 
 
 async def test_what_is_reserved_counts_until_it_is_dropped(tmp_path: Path) -> None:

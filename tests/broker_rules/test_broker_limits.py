@@ -13,12 +13,15 @@ import pytest
 
 from jupyter_gpu_share.broker import limits as module
 from jupyter_gpu_share.broker.claim import Claim, words_of
-from jupyter_gpu_share.broker.limits import Limits, LimitsError, Refusal, Use
+from jupyter_gpu_share.broker.limits import Counted, Limits, LimitsError, Refusal, Use
+from jupyter_gpu_share.engines.user_limits import UserLimit, limits_from_json
 from jupyter_gpu_share.size import Size
 
 START = datetime(2026, 11, 23, tzinfo=timezone.utc)
 GIB = 2**30
 ALL = {"user": ["*"]}
+NOBODY: frozenset[str] = frozenset()
+ONE = Fraction(1)
 
 
 def at(minutes: float) -> datetime:
@@ -213,7 +216,7 @@ def test_own_limits_only_narrow() -> None:
     wide, narrow = [{"resource": "gpus", "limit": 8}], [{"resource": "gpus", "limit": "1/4"}]
     assert refused(limits, claim("ann", "new", "2x1"), [], own=wide).limit == 1
     found = refused(limits, claim("ann", "new", "1/2"), [], own=narrow)
-    assert found.text.startswith("1/2 GPU is more than by your own configuration ann may have")
+    assert found.text.startswith("1/2 GPU is more than ann may have by your own configuration")
     with pytest.raises(LimitsError, match="unknown key 'scope'"):
         limits.check(claim("ann", "x"), [], (), START, own=[gpus(8)])
 
@@ -406,3 +409,70 @@ def test_many_sizes_of_a_kernel_cost_little_more_than_one(monkeypatch: pytest.Mo
     for number in range(1, 101):
         assert limits.weigh(claim("ann", "new", f"1/{number}"), tally, START) is None
     assert len(counted) <= 300
+
+
+# -- what a user is told before anything is asked --------------------------------------------------
+
+
+def test_a_user_is_told_of_each_limit_with_what_is_taken_and_no_name_of_others() -> None:
+    rules = [
+        {"resource": "kernels", "limit": 3, "scope": ALL},
+        gpus(1),
+        gpus(2, {"members_of": ["staff"]}),
+        {"resource": "memory_bytes", "limit": "320GiB", "scope": {"group": ["course", "other"]}},
+        hours(40, 7),
+        gpus("1/2", {"user": ["bob"]}),
+        {"resource": "kernels", "limit": 100, "scope": "total"},
+    ]
+    held = [claim("ann", "a", "1/2", "course"), claim("bob", "secret", "1/4", "course")]
+    used = [Use("ann", frozenset(), Fraction(1), at(0), at(90)), Use("bob", NOBODY, ONE, at(0))]
+    now, groups = at(120), frozenset({"course"})
+    found = Limits(rules).of_user("ann", groups, Counted(held, used, now), now)
+    assert found == [
+        UserLimit("kernels", "user", None, None, 3, 1),
+        UserLimit("gpus", "user", None, None, 1, 0.5),
+        UserLimit("memory_bytes", "group", "course", None, 320 * GIB, 60 * GIB),
+        UserLimit("gpu_hours", "user", None, 7, 40, 1.5),
+        UserLimit("kernels", "total", None, None, 100, 2),
+    ]
+    assert limits_from_json([each.to_json() for each in found]) == tuple(found)
+    assert "bob" not in str(found) and "secret" not in str(found)
+    assert Limits().of_user("ann", groups, Counted(held, used, now), now) == []
+
+
+def test_hours_that_are_used_up_say_when_there_is_room_again() -> None:
+    used = [Use("ann", NOBODY, ONE, at(0), at(60))]
+    now = at(120)
+    (found,) = Limits([hours(1, 1)]).of_user("ann", NOBODY, Counted([], used, now), now)
+    assert (found.held, found.limit) == (1, 1)
+    free_at = found.free_at
+    assert free_at is not None and abs(free_at - at(24 * 60)) < timedelta(seconds=1)
+    (read,) = limits_from_json([found.to_json()])
+    assert read.free_at is not None and abs(read.free_at - free_at) < timedelta(seconds=1)
+    (none,) = Limits([hours(0, 1)]).of_user("ann", NOBODY, Counted([], used, now), now)
+    assert none.free_at is None, "there never is"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resource": "cells"},
+        {"scope": "members_of"},
+        {"group": "course"},
+        {"scope": "group"},
+        {"window_days": 7},
+        {"limit": "1"},
+        {"held": -1},
+        {"held": float("nan")},
+        {"held": True},
+        {"free_at": "2026-11-23T00:00:00"},
+        {"free_at": 5},
+        {"free_at": "soon"},
+    ],
+)
+def test_what_makes_no_sense_is_not_shown(change: dict[str, Any]) -> None:
+    sound = UserLimit("kernels", "user", None, None, 3, 1)
+    told = sound.to_json()
+    assert limits_from_json([{**told, **change}, told, {}, "text"]) == (sound,)
+    assert limits_from_json(None) == limits_from_json({}) == ()
+    assert len(limits_from_json([told] * 1000)) < 100

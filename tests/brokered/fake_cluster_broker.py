@@ -18,6 +18,8 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from jupyter_gpu_share.sentences import told, words_of
+
 TOKEN = "the token of alice's server"
 TOKEN = TOKEN.replace(" ", "-")
 GIB = 2**30
@@ -105,6 +107,7 @@ class FakeClusterBroker:
         self.faults: list[Fault] = []
         self.stalled: asyncio.Event | None = None
         self.refused: str | None = None  #: why starts are refused
+        self.why: str | None = None  #: why sizes have no room; None: of a broker of before
         self.idle: dict[str, Any] = {}
         self.wanted: dict[str, Any] = {}
         self.left: list[str] = []
@@ -114,6 +117,7 @@ class FakeClusterBroker:
         self.encrypt = True
         self.forgotten = 0  #: kernels that went with a restart
         self.administrator = False
+        self.limits: list[dict[str, Any]] | None = None  #: of alice; None: of a broker of before
         self.placed = "ready"  #: what becomes of a kernel that gets its place
         self._log: list[tuple[str, dict[str, Any]]] = []
         self._name = uuid4().hex
@@ -238,7 +242,7 @@ class FakeClusterBroker:
         except LookupError:
             status, data = 404, {"detail": "Your server has no such kernel."}
         except ValueError as error:
-            status, data = 409, {"detail": str(error)}
+            status, data = 409, told("detail", words_of(error))
         if fault is not None:
             return _broken(request)
         return web.json_response(data, status=status)
@@ -249,7 +253,8 @@ class FakeClusterBroker:
         if path == "/v1/machine":
             return 200, self.machine()
         if path == "/v1/fits":
-            return 200, [None if size == "1/4" else "No room." for size in body["sizes"]]
+            why = "No room." if self.why is None else told("why", self.why)
+            return 200, [None if size == "1/4" else why for size in body["sizes"]]
         if path == "/v1/rounding":
             return 200, {"note": f"{body['size']} is exact."}
         if path == "/v1/details":
@@ -316,7 +321,13 @@ class FakeClusterBroker:
                 }
             ],
             "memory_to_come": [40 * GIB],
-            "you": {"user": "alice", "server": "", "groups": [], "administrator": False},
+            "you": {
+                "user": "alice",
+                "server": "",
+                "groups": [],
+                "administrator": False,
+                **({} if self.limits is None else {"limits": self.limits}),
+            },
             "kernels": {
                 "python": sys.executable,
                 "renewal": 1.0,

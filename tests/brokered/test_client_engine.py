@@ -21,7 +21,9 @@ from jupyter_gpu_share.engines import make_engine, usual_engine
 from jupyter_gpu_share.engines.base import KernelRequest, Running, Starting, Waiting
 from jupyter_gpu_share.engines.idle_shares import IdleShare
 from jupyter_gpu_share.engines.kubernetes import BrokeredEngine
+from jupyter_gpu_share.engines.user_limits import UserLimit
 from jupyter_gpu_share.errors import EngineError
+from jupyter_gpu_share.sentences import say, sentences_of, words_of
 from jupyter_gpu_share.size import Size
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -297,6 +299,37 @@ async def test_what_the_broker_tells_of_the_cluster(
     assert await engine.fits(None, Size.parse("0")) is None
     assert await engine.rounding(Size.parse("1/4")) == "1/4 is exact."
     assert await engine.snapshot() is None, "the broker decides whose share goes"
+
+
+async def test_limits_come_with_the_gpus_and_nobody_is_asked_again(
+    engine: BrokeredEngine, broker: FakeClusterBroker
+) -> None:
+    assert await engine.user_limits() == ()
+    await engine.capacity()
+    assert await engine.user_limits() == (), "a broker of an earlier version tells none"
+    limit = UserLimit("kernels", "user", None, None, 3, 2)
+    broker.limits = [limit.to_json(), {"resource": "of a later version"}]
+    await engine.capacity()
+    asked = len(broker.asked)
+    assert list(await engine.user_limits()) == [limit]
+    assert len(broker.asked) == asked
+
+
+async def test_what_the_broker_says_arrives_with_its_sentences(
+    engine: BrokeredEngine, broker: FakeClusterBroker
+) -> None:
+    limit, held = say("amount-gpu", number="1"), say("amount-gpu", number="1/2")
+    broker.why = broker.refused = say("limit-user-has", name="alice", limit=limit, held=held)
+    why = await engine.fits(None, Size.parse("1"))
+    assert why == "alice may have 1 GPU and now has 1/2 GPU."
+    (sentence,) = sentences_of(why)
+    assert (sentence["code"], sentence["values"]["name"]) == ("limit-user-has", "alice")
+    assert sentence["values"]["held"][0]["code"] == "amount-gpu"
+    with pytest.raises(EngineError) as caught:
+        await started(engine, "refused")
+    assert sentences_of(words_of(caught.value)) == [sentence]
+    broker.why = None
+    assert sentences_of(await engine.fits(None, Size.parse("1")) or "")[0]["code"] is None
 
 
 async def test_idle_shares_are_told_now_and_then_and_asked_back(

@@ -15,6 +15,9 @@ from local_pods import LocalPods
 from servers import Server, run_server, stop_server
 from waiting import eventually
 
+from jupyter_gpu_share.engines.user_limits import UserLimit
+from jupyter_gpu_share.sentences import say
+
 pytestmark = pytest.mark.slow
 
 
@@ -48,6 +51,8 @@ async def serve(
 async def test_notebooks_run_in_pods_that_the_broker_makes(
     serve: Callable[..., Any], broker: FakeClusterBroker
 ) -> None:
+    limit = UserLimit("kernels", "user", None, None, 3, 1).to_json()
+    broker.limits = [limit]
     server = await serve()
     kernel = await asyncio.to_thread(server.open_notebook, "work.ipynb")
     assert await asyncio.to_thread(server.run_cell, kernel, "x = 42; print(x)") == "42"
@@ -57,8 +62,28 @@ async def test_notebooks_run_in_pods_that_the_broker_makes(
     assert broker.kernels[kernel].path == "work.ipynb"
     status = await asyncio.to_thread(server.ok, "gpu-share/status")
     assert status["engine"] == "kubernetes"
+    assert status["limits"] == [limit]
     await asyncio.to_thread(server.ok, f"api/kernels/{kernel}", "DELETE")
     await eventually(lambda: not broker.kernels, "its pod ends")
+
+
+async def test_sizes_tell_what_waits_from_what_a_limit_refuses(
+    serve: Callable[..., Any], broker: FakeClusterBroker
+) -> None:
+    server = await serve()
+
+    async def whole() -> tuple[bool, str, list[Any]]:
+        found = await asyncio.to_thread(server.ok, "gpu-share/sizes")
+        (one,) = [size for size in found["sizes"] if size["size"] == "1"]
+        assert one["available"] is False
+        return one["over_limit"], one["why"], [each["code"] for each in one["why_sentences"]]
+
+    assert await whole() == (False, "No room.", [None])
+    broker.why = say("waits-for-turn")
+    assert await whole() == (False, broker.why, ["waits-for-turn"])
+    amount = say("amount-gpu", number="1")
+    broker.why = say("limit-user-has", name="alice", limit=amount, held=amount)
+    assert await whole() == (True, broker.why, ["limit-user-has"])
 
 
 async def test_a_server_that_is_told_to_end_says_so_within_a_second_and_before_all_else(

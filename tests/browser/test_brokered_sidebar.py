@@ -21,10 +21,11 @@ from servers import Server
 from waiting import PATIENCE
 
 sys.path.append(str(Path(__file__).parents[1] / "brokered"))
-from fake_cluster_broker import TOKEN, FakeClusterBroker, fake_broker
+from fake_cluster_broker import GIB, TOKEN, FakeClusterBroker, fake_broker
 from local_pods import LocalPods
 
 from jupyter_gpu_share.broker.cluster.rules import _PAUSED
+from jupyter_gpu_share.engines.user_limits import UserLimit
 
 
 class Brokered:
@@ -122,6 +123,28 @@ def test_a_kernel_holds_gives_back_and_takes_again(
     expect(panel.get_by_role("button", name="Give Back")).to_be_visible()
     assert brokered.broker.kernels[kernel].state == "ready"
     expect(run_cell(page, 0)).to_have_text("42")
+    assert heard.unexpected() == []
+
+
+def test_limits_are_seen_before_one_is_met(
+    alice: Server, brokered: Brokered, page: Page, heard: Heard
+) -> None:
+    brokered.broker.limits = [
+        UserLimit("kernels", "user", None, None, 3, 3).to_json(),
+        UserLimit("gpus", "user", None, None, 1, 0.75).to_json(),
+        UserLimit("gpu_hours", "user", None, 7.0, 40.0, 12.5).to_json(),
+        UserLimit("memory_bytes", "group", "a course of a long name", None, GIB, 0).to_json(),
+    ]
+    open_lab(page, alice)
+    panel = open_sidebar(page)
+    limits = panel.get_by_role("list", name="My limits")
+    expect(limits).to_contain_text("3 of 3 kernels")
+    expect(limits).to_contain_text("0.75 of 1 GPU")
+    expect(limits).to_contain_text("12.5 of 40 GPU-hours in 7 days")
+    expect(limits).to_contain_text("group a course of a long name")
+    assert_accessible(page, "[aria-label='GPU shares']")
+    panel.evaluate("panel => { panel.style.width = '180px' }")
+    assert limits.evaluate("list => list.scrollWidth - list.clientWidth") <= 0, "it is cut off"
     assert heard.unexpected() == []
 
 

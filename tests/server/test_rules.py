@@ -31,6 +31,7 @@ def test_offers_tell_what_the_rules_leave(strict: Server) -> None:
     rows = {row["size"]: row for row in strict.ok("gpu-share/sizes")["sizes"]}
     assert rows["1/4"]["available"]
     assert "3/4 GPUs is the limit" in rows["1/2"]["why"]
+    assert [rows[size]["over_limit"] for size in ("1/4", "1/2")] == [False, True]
     assert strict.ok("gpu-share/status")["queue"] is None
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from ...errors import EngineError, GpuShareError
+from ...sentences import say, words_of
 from ..hub import ADMINISTRATOR, access_scope
 
 __all__ = [
@@ -345,10 +346,7 @@ class Callers:
         if known is None:
             raise HubAway(_AWAY)
         if self._clock() - known.at >= self._grace:
-            raise HubAway(
-                "The JupyterHub has not answered for too long, so it is not known any more who "
-                "asks. Ask your administrator."
-            )
+            raise HubAway(say("hub-away-for-long"))
         return replace(_caller_of(known), fresh=False)
 
     def _judged(self, model: dict[str, Any] | None) -> Caller | GpuShareError:
@@ -432,7 +430,7 @@ def _model(answer: HubAnswer) -> dict[str, Any] | None:
 def _caller_of(known: _Known) -> Caller:
     if isinstance(known.caller, GpuShareError):
         # A new one for each caller: an error that was raised keeps what was under way.
-        raise type(known.caller)(str(known.caller))
+        raise type(known.caller)(words_of(known.caller))
     return known.caller
 
 
@@ -445,11 +443,5 @@ _NONE_SENT = (
     "The broker needs a token of the JupyterHub, which a user's server has in its environment; "
     "send the header Authorization: token <JUPYTERHUB_API_TOKEN>."
 )
-_AWAY = (
-    "The JupyterHub does not answer, so it is not known who asks. Try again in a minute, or ask "
-    "your administrator."
-)
-_TAKEN_BACK = (
-    "The JupyterHub does not know this token, or has taken it back. Start your server again from "
-    "the Hub's page."
-)
+_AWAY = say("hub-away")
+_TAKEN_BACK = say("hub-knows-no-token")

@@ -26,8 +26,10 @@ from ...engines.kubernetes._pods import address_of
 from ...engines.kubernetes._snapshot import without
 from ...engines.kubernetes._sweeper import Sweeper
 from ...engines.kubernetes.api import Change, NotFound, ServerTrouble, TooManyRequests, Unreachable
+from ...engines.user_limits import UserLimit
 from ...errors import EngineError, GpuShareError
 from ...idle import IdlePolicy
+from ...sentences import say
 from ...size import Size, SizePolicy
 from ..events import Events
 from ..idle import Promise
@@ -373,6 +375,10 @@ class ClusterHome:
             "memory_to_come": list(self.settings.memory_to_come),
         }
 
+    def user_limits(self, user: str, groups: frozenset[str]) -> Sequence[UserLimit]:
+        """See :meth:`.Seen.user_limits`."""
+        return self.rules.user_limits(user, groups)
+
     async def fits(
         self, key: Key, groups: frozenset[str], sizes: Sequence[Size]
     ) -> list[str | None]:
@@ -461,7 +467,7 @@ class _Order:
             pause = _TOLD_AGAIN
             place = turns.place(key.text)
             if place is not None and place[1] > 1:
-                words = "It waits for its turn: others wait, who hold or used less."
+                words = say("waits-for-turn")
                 report(Waiting(QueuePosition(*place), words))
 
     def kept_back(self, key: Key) -> None:

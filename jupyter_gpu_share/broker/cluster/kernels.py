@@ -13,6 +13,7 @@ from dataclasses import replace
 from ..._threads import to_the_end
 from ...allocations import Share
 from ...engines.base import Exit, Starting, Waiting
+from ...sentences import paragraph, say
 from ...size import Size
 from .kernel import Kernel
 from .lives import stopped
@@ -56,8 +57,9 @@ class Registry(TakeOvers):
 
         if kernel.was_lent:
             await self._in_turn(kernel, report)
-        words = "Its share is looked for"
-        settling = self._patiently(kernel, lambda: kernel.objects.settle(report), words)
+        settling = self._patiently(
+            kernel, lambda: kernel.objects.settle(report), "share-looked-for"
+        )
         await self._unless_it_ends(kernel, settling)
         kernel.was_lent = False
         self._note_up(kernel)
@@ -91,7 +93,7 @@ class Registry(TakeOvers):
             return kernel
         self._check_quiet(kernel)
         if kernel.lock.locked():
-            raise Refused("The kernel's share is being changed; try again in a moment.")
+            raise Refused(say("share-being-changed"))
         self._check_limit(kernel, kernel.plan.size)
         kernel.phase, kernel.failed, kernel.vacated = Phase.TAKING, None, False
         self._begin(kernel, self._take(kernel), lives_on=True)
@@ -232,8 +234,5 @@ class Registry(TakeOvers):
         if kernel.objects.detachable and kernel.vacated:
             await self._release_in_turn(kernel)
         else:
-            words = (
-                "Its idle share was promised to somebody who waits, and the kernel did not leave "
-                "its GPU in time: it was ended, and its variables are gone. Run the notebook again."
-            )
+            words = paragraph(say("did-not-leave-in-time"), say("run-notebook-again"))
             self._lose(kernel, words, Exit(-9, words))

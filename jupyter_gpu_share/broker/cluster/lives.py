@@ -14,13 +14,14 @@ from ...engines.base import Exit, Starting, Waiting
 from ...engines.kubernetes._writes import unsure
 from ...engines.kubernetes.api import Invalid, KubernetesError, NotFound
 from ...errors import GpuShareError
+from ...sentences import paragraph, say, words_of
 from .kernel import Kernel
 from .presence import Fate, Process, fate_of
 from .refusals import Refused
 from .rows import Failure, Phase, failure_of
 from .table import Table
 
-__all__ = ["STOPPED", "CameBack", "Lives", "stopped"]
+__all__ = ["CameBack", "Lives", "stopped"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,6 @@ _AGAIN, _LONGEST = 1.0, 15.0
 #: Seconds for which the cluster may refuse what takes a share from a kernel without a server. Then
 #: the kernel ends with it.
 _REFUSALS = 10.0
-STOPPED = "Its server has stopped"
 
 
 class CameBack(GpuShareError):  # noqa: N818
@@ -69,7 +69,7 @@ class Lives(Table):
             raise
         except Exception:
             _log.exception("A kernel met an error of the broker's own")
-            words = "The broker met an error of its own; its log says more. Try again."
+            words = say("broker-failed")
             self._failed(kernel, Failure("engine", words), lives_on=lives_on)
         finally:
             kernel.begun.set()
@@ -195,17 +195,14 @@ class Lives(Table):
                 self._rules.gave_back(kernel.key)
                 self._keep(kernel)
         elif not kernel.lost_work:  # else somebody has ended it, and said why
-            words = (
-                "Its server stopped while the kernel had its share: the kernel was ended, and its "
-                f"variables are gone. {why} Run the notebook again."
-            ).replace("  ", " ")
+            words = paragraph(say("ended-with-server"), why, say("run-notebook-again"))
             self._lose(kernel, words, Exit(-15, words))
 
     async def _patiently(
         self,
         kernel: Kernel,
         work: Callable[[], Awaitable[T]],
-        words: str,
+        doing: str,
         refusals: float = math.inf,
     ) -> T:
         """Do what may be done twice, and again until the cluster lets it: that ends no kernel.
@@ -215,7 +212,7 @@ class Lives(Table):
 
         Parameters
         ----------
-        words: say what goes on, for the kernel's row.
+        doing: the code of what goes on, for the kernel's row.
         refusals: seconds after which a refusal counts. Where there is no answer nothing does.
         """
         clock = asyncio.get_running_loop().time
@@ -228,7 +225,7 @@ class Lives(Table):
             except KubernetesError as error:
                 if clock() >= end and not unsure(error):
                     raise
-                kernel.reason = f"{words}: {error}"
+                kernel.reason = say(doing, why=words_of(error))
                 self.changed(kernel)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST)
@@ -248,7 +245,7 @@ class Lives(Table):
                 raise CameBack("The kernel's server is there again.")
             return await work()
 
-        return await self._patiently(kernel, unless_it_is_back, STOPPED, _REFUSALS)
+        return await self._patiently(kernel, unless_it_is_back, "server-stopped", _REFUSALS)
 
     @abstractmethod
     async def _parked(self, kernel: Kernel) -> tuple[Kernel, str]:
@@ -272,8 +269,7 @@ class Lives(Table):
         def over() -> None:
             there = self._kernels.get(kernel.key) is kernel and not kernel.phase.over
             if there and not self.presence.alive(kernel.process):
-                hours = f"{self._kept / 3600:.3g} h"
-                words = f"Its server did not come back for {hours}: the kernel was ended."
+                words = say("server-did-not-return", after=self._kept)
                 self._lose(kernel, words, Exit(-15, words))
 
         self._after_kept(kernel, over)
@@ -369,7 +365,7 @@ class Lives(Table):
     async def _release(self, kernel: Kernel) -> None:
         self._check_quiet(kernel)
         if not kernel.objects.detachable:
-            raise Refused("The kernel's share is part of its pod; it cannot be given back.")
+            raise Refused(say("part-of-its-pod"))
         await to_the_end(kernel.objects.give_back())
         if not kernel.phase.over:
             kernel.phase, kernel.reason, kernel.failed = Phase.RELEASED, "", None
@@ -384,9 +380,9 @@ class Lives(Table):
         Refused
         """
         if kernel.phase.over:
-            raise Refused("The kernel has ended.")
+            raise Refused(say("has-ended"))
         if kernel.busy or not kernel.up or kernel.phase is Phase.STARTING:
-            raise Refused("The kernel starts, or waits for its share; try again then.")
+            raise Refused(say("starts-or-waits"))
         if self._kernels.get(kernel.key) is not kernel:
             raise Refused("The kernel was started again, or taken over; ask for its row.")
 

@@ -13,12 +13,14 @@ from weakref import WeakValueDictionary
 
 from tornado.iostream import IOStream, StreamClosedError
 
+from ... import sentences
 from ..._version import __version__
 from ...engines.base import Connection
 from ...engines.idle_shares import IdleShare
 from ...engines.kubernetes._settings import KubernetesSettings
 from ...engines.kubernetes.api import KubernetesError
 from ...engines.local._wire import idle_from_json
+from ...engines.user_limits import UserLimit
 from ...errors import EngineError, GpuShareError
 from ...size import Size
 from .._http import Statuses, told
@@ -61,6 +63,9 @@ class Seen(Protocol):
         ------
         EngineError
         """
+
+    def user_limits(self, user: str, groups: frozenset[str]) -> Sequence[UserLimit]:
+        """A user's limits, and how much of each is taken."""
 
     async def fits(
         self, key: Key, groups: frozenset[str], sizes: Sequence[Size]
@@ -201,6 +206,7 @@ class _Machine(_Handler):
     @told
     async def get(self) -> None:
         settings, caller = self.desk.settings, self.caller
+        limits = self.desk.seen.user_limits(caller.user, caller.groups)
         self.answer(
             {
                 "version": __version__,
@@ -212,6 +218,7 @@ class _Machine(_Handler):
                     "server": caller.server,
                     "groups": sorted(caller.groups),
                     "administrator": caller.administrator,
+                    "limits": [each.to_json() for each in limits],
                 },
                 "kernels": {
                     "python": settings.python,
@@ -254,15 +261,14 @@ class _Fits(_Handler):
         lock = self.desk.reckoning.setdefault(self.caller.user, asyncio.Lock())
         async with lock:
             found = await self.desk.seen.fits(key, self.caller.groups, sizes)
-        self.answer(found)
+        self.answer_fits(found)
 
 
 class _Rounding(_Handler):
     @told
     async def post(self) -> None:
-        self.answer(
-            {"note": str(self.desk.seen.rounding(size_of(self.body(size=str).get("size"))))}
-        )
+        note = self.desk.seen.rounding(size_of(self.body(size=str).get("size")))
+        self.answer(sentences.told("note", note))
 
 
 class _IdleShares(_Handler):
@@ -417,7 +423,7 @@ class _Connection(_Handler):
     async def get(self, kernel_id: str) -> None:
         kernel = self.registry.of_server(self.process(), kernel_id_of(kernel_id))
         if not kernel.up:
-            raise Refused("The kernel has not come up.")
+            raise Refused(sentences.say("not-come-up"))
         found = await self.desk.seen.connection(kernel)
         self.answer(
             {

@@ -13,6 +13,7 @@ from ...allocations import Allocation, QueuePosition, Share, State
 from ...engines.base import Exit, Removal
 from ...engines.kubernetes._objects import KernelPlan, Keys
 from ...errors import KernelStartError, NoGpuError, SizeError
+from ...sentences import told, words_of
 from ...size import Size
 from .refusals import Malformed
 
@@ -141,10 +142,10 @@ def row_of(view: View) -> dict[str, Any]:
         "kernel_name": view.kernel_name,
         "path": view.path,
         "state": view.phase.value,
-        "reason": str(view.reason),
+        **told("reason", view.reason),
         "queue": None if queue is None else {"position": queue.position, "of": queue.of},
         "share": None if view.share is None else view.share.to_json(),
-        "note": str(view.note),
+        **told("note", view.note),
         "address": view.address,
         "detachable": view.detachable,
         "unanswered": view.unanswered,
@@ -152,27 +153,40 @@ def row_of(view: View) -> dict[str, Any]:
         # Whole seconds: each look would be another row.
         "removal": None
         if removal is None
-        else {"reason": str(removal.reason), "seconds": round(removal.seconds)},
-        "ended": None if ended is None else {"code": ended.code, "reason": str(ended.reason)},
-        "failed": None if failed is None else {"kind": failed.kind, "detail": str(failed.detail)},
+        else {**told("reason", removal.reason), "seconds": round(removal.seconds)},
+        "ended": None if ended is None else {"code": ended.code, **told("reason", ended.reason)},
+        "failed": None
+        if failed is None
+        else {"kind": failed.kind, **told("detail", failed.detail)},
         "instance": view.instance,
         "alive": view.alive,
-        "lost_work": view.lost_work,
+        **told("lost_work", view.lost_work),
     }
 
 
 def for_caller(row: Mapping[str, Any], instance: str) -> dict[str, Any]:
     """A row as the process ``instance`` of the server is told it; empty: of no known process."""
-    told = dict(row)
-    told["held_by_other"] = told.pop("alive") and told["instance"] != instance
-    return told
+    found = dict(row)
+    found["held_by_other"] = found.pop("alive") and found["instance"] != instance
+    return found
 
 
 def same(row: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
-    """Whether a row tells nothing new. That a removal comes nearer is nothing new."""
+    """Whether a row tells nothing new. That a removal comes nearer is nothing new.
+
+    Nor are the values of a sentence, where its words stay the same.
+    """
     if other is None or bool(row["removal"]) != bool(other["removal"]):
         return False
-    return {**row, "removal": None} == {**other, "removal": None}
+    return _in_words({**row, "removal": None}) == _in_words({**other, "removal": None})
+
+
+def _in_words(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _in_words(value) if isinstance(value, Mapping) else value
+        for name, value in data.items()
+        if not name.endswith("_sentences")
+    }
 
 
 def allocation_of(view: View, user: str, backend: str | None, style: str | None) -> Allocation:
@@ -202,7 +216,7 @@ def failure_of(error: BaseException) -> Failure:
         kind = "no-gpu"
     elif isinstance(error, KernelStartError):
         kind = "start"
-    return Failure(kind, str(error))
+    return Failure(kind, words_of(error))
 
 
 # -- what a server may ask -----------------------------------------------------------------------

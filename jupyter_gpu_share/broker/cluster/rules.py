@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..._threads import in_thread
+from ...engines.user_limits import UserLimit
 from ...errors import LedgerError
 from ...idle import IdlePolicy
+from ...sentences import say
 from ...size import Size
 from ..account import Figures, Mode, Subject
 from ..books import Books
@@ -41,10 +43,7 @@ _log = logging.getLogger(__name__)
 
 #: Sizes of which it is remembered what they come to.
 _MOST_SIZES = 1000
-_PAUSED = (
-    "The administrator gives out no new shares for now. What runs goes on; try again later, or "
-    "start without a GPU."
-)
+_PAUSED = say("no-new-shares")
 
 
 class _Kind(NamedTuple):
@@ -237,16 +236,20 @@ class Rules:
                 return why
         others = self.holdings.counted(claim.user, name)
         if not has and others >= self.settings.kernels_per_user:
-            return (
-                f"You have {others} kernels that hold or wait for a share, which is the most that "
-                "the broker takes of one user; end some."
-            )
+            return say("most-kernels", count=others)
         if self.settings.limits is None:
             return None
         if has and known is not None and claim.is_within(known):
             return None  # it has that already, as at a restart, and what it has it keeps
         refusal = self.settings.limits.weigh(claim, self.holdings, self.clock())
         return refusal.text if refusal is not None else None
+
+    def user_limits(self, user: str, groups: frozenset[str]) -> list[UserLimit]:
+        """A user's limits, and how much of each is taken."""
+        limits = self.settings.limits
+        if limits is None:
+            return []
+        return limits.of_user(user, groups, self.holdings, self.clock())
 
     def reserve(self, wish: Wish, *, anew: bool = False) -> str | None:
         """See :meth:`Ruling.reserve <.ruling.Ruling.reserve>`."""

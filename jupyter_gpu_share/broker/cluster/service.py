@@ -15,6 +15,7 @@ from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPInputError, HTTPMe
 from tornado.iostream import IOStream
 
 from ...errors import EngineError, NoGpuError, NotPossible, SizeError
+from ...sentences import say
 from .._http import MAX_BODY, MAX_HEADERS, JsonHandler, Statuses, told
 from ..connections import BoundedServer
 from ..hub import ADMINISTRATOR, Hub
@@ -112,9 +113,7 @@ class CallerHandler(JsonHandler):
         await self.prove()
         self.enter(self.settings["under_way"], self.caller.user)
         if not self.settings["home"].ready:
-            self.refuse(
-                503, "The broker has just started and reads what runs in the cluster; ask again."
-            )
+            self.refuse(503, say("broker-just-started"))
 
     async def prove(self) -> None:
         """Prove the caller again, as what is open for long has to do from time to time.
@@ -155,11 +154,7 @@ class CallerHandler(JsonHandler):
     def something_new(self) -> None:
         """Refuse what begins something while the Hub is away."""
         if not self.caller.fresh:
-            self.refuse(
-                503,
-                "The JupyterHub does not answer, so nothing new is started. What runs goes on; try "
-                "again in a minute.",
-            )
+            self.refuse(503, say("hub-away-nothing-new"))
 
     def of_administrator(self) -> None:
         """Refuse everybody who is no administrator. They learn nothing of what is there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...errors import EngineError, SizeNotAllowed
+from ...sentences import say, words_of
 from ...size import Size, SizePolicy
 
 __all__ = ["Sizes"]
@@ -41,10 +42,7 @@ class Sizes:
             for memory in memories:
                 self._policy.check_on(size, memory)
         except SizeNotAllowed as error:
-            return str(error)
+            return words_of(error)
         if not memories:
-            return (
-                f"{size} cannot be held against the limits here: how much memory a GPU has is not "
-                "known. Tell the administrator."
-            )
+            return say("memory-not-known", size=size)
         return None

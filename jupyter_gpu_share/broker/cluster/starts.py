@@ -13,6 +13,7 @@ from typing import Any
 from ...engines.base import Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
 from ...errors import KernelStartError
+from ...sentences import paragraph, say, words_of
 from .kernel import Kernel, Unfinished
 from .lives import Lives
 from .losses import Loss
@@ -73,7 +74,7 @@ class Starts(Lives):
         if kernel is not None and not kernel.phase.over:
             self._check_free(kernel, process)
         if kernel is None and len(self.of_user(key.user)) >= _MOST_ROWS:
-            raise Refused("You have too many kernels, on all of your servers; end some of them.")
+            raise Refused(say("too-many-kernels"))
         since = None
         if kernel is not None and kernel.failed is not None and kernel.failed.kind == "keys":
             since = kernel.asked  # the same start, of which an earlier broker had the keys
@@ -107,7 +108,7 @@ class Starts(Lives):
         """
         other = kernel.instance != process.instance
         if other and self.presence.holds(kernel.process):
-            raise Refused("Another process of your server runs this kernel; end it there first.")
+            raise Refused(say("runs-in-other-process"))
 
     async def _wait_until_begun(self, kernel: Kernel) -> None:
         with suppress(asyncio.TimeoutError):
@@ -139,7 +140,7 @@ class Starts(Lives):
         try:
             await asyncio.wait({doing, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not doing.done():
-                raise KernelStartError(f"The kernel has ended. {ended.result().reason}")
+                raise KernelStartError(paragraph(say("has-ended"), ended.result().reason))
             await doing
         finally:
             for task in (doing, ended):
@@ -162,7 +163,7 @@ class Starts(Lives):
             assert ending is not None  # it is set where it was taken out of the registry
             await asyncio.wait({ending}, timeout=_SOON)
             if not ending.done():
-                kernel.reason = "The cluster has not told yet what became of the last pod."
+                kernel.reason = say("last-pod-not-known")
                 self.changed(kernel)
                 await asyncio.wait({ending})
 
@@ -241,7 +242,7 @@ class Starts(Lives):
         try:
             up = await self._recalled(kernel)
         except Unfinished as error:
-            self._without_keys(kernel, Failure("keys", str(error)))
+            self._without_keys(kernel, Failure("keys", words_of(error)))
             return
         if not up and kernel.objects.held_back:
             self._order.kept_back(kernel.key)
@@ -268,8 +269,7 @@ class Starts(Lives):
 
     async def _recalled(self, kernel: Kernel) -> bool:
         """Find out how far a kernel is."""
-        words = "The broker was started again and reads on"
-        return await self._patiently(kernel, kernel.objects.recall, words)
+        return await self._patiently(kernel, kernel.objects.recall, "broker-reads-on")
 
     async def _in_turn(self, kernel: Kernel, report: Report) -> None:
         """Wait until it is the kernel's turn to be seen by the scheduler, or until it has ended."""

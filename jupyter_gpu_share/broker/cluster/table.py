@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from ...errors import EngineError, NoGpuError
+from ...sentences import say
 from ..events import Events
 from .kernel import Kernel, Making
 from .presence import SILENCE, Presence, Process
@@ -156,7 +157,7 @@ class Table(ABC):
         """
         kernel = self._kernels.get(Key(process.user, process.server, kernel_id))
         if kernel is None:
-            raise NoKernel("Your server has no such kernel.")
+            raise NoKernel(say("has-no-such-kernel"))
         return kernel
 
     def view(self, kernel: Kernel) -> View:

@@ -9,8 +9,9 @@ from ..._threads import to_the_end
 from ...engines.base import Connection
 from ...engines.kubernetes._parked import Parked
 from ...errors import GpuShareError
+from ...sentences import say, words_of
 from .kernel import Kernel
-from .lives import STOPPED, CameBack
+from .lives import CameBack
 from .owners import owner_of
 from .presence import Process
 from .refusals import Refused
@@ -54,12 +55,12 @@ class TakeOvers(Starts):
                 return kernel
             ended = kernel.phase.over and not kernel.objects.lost
             if self._kernels.get(kernel.key) is not kernel or ended or not kernel.up:
-                raise Refused("The kernel has ended, or had not come up: it cannot be taken over.")
+                raise Refused(say("not-to-be-taken-over"))
             if kernel.instance != before:
-                raise Refused("Another process of your server has taken this kernel over.")
+                raise Refused(say("taken-by-other-process"))
             self._check_free(kernel, process)
             if kernel.busy:
-                raise Refused("The kernel's share is being taken; try again in a moment.")
+                raise Refused(say("share-being-taken"))
             return await to_the_end(self._adopt(kernel, process, attempt))
 
     async def _adopt(self, kernel: Kernel, process: Process, attempt: str) -> Kernel:
@@ -84,7 +85,7 @@ class TakeOvers(Starts):
                 kernel.watching = self._spawn(self._watch(kernel))
             raise
         if self._kernels.get(new.key) is not new:
-            raise Refused("The kernel was ended meanwhile.")
+            raise Refused(say("ended-meanwhile"))
         new.address, new.up = connection.ip, True
         self._spawn(kernel.objects.close())
         new.begun.set()
@@ -95,13 +96,13 @@ class TakeOvers(Starts):
     async def _parked(self, kernel: Kernel) -> tuple[Kernel, str]:
         """See :class:`.Lives`. The kernel is this process's until a server takes it over."""
         if self._parking is None:
-            return kernel, "This JupyterHub keeps no variables in place."
+            return kernel, say("nothing-kept-in-place")
         before = kernel.instance
         process = Process(kernel.key.user, kernel.key.server, self._instance)
 
         async def adopt() -> Kernel:
             if self._kernels.get(kernel.key) is not kernel or kernel.phase.over:
-                raise Refused("The kernel has ended.")
+                raise Refused(say("has-ended"))
             return await self._adopt(kernel, process, kernel.attempt)
 
         try:
@@ -109,7 +110,7 @@ class TakeOvers(Starts):
         except CameBack:
             raise
         except GpuShareError as error:
-            return kernel, str(error)
+            return kernel, words_of(error)
 
         async def connection() -> Connection:
             return await new.objects.connection(new.address or "")
@@ -119,7 +120,7 @@ class TakeOvers(Starts):
             await to_the_end(new.objects.give_back())
 
         async with new.lock:
-            new.reason = f"{STOPPED}: the kernel leaves its GPU."
+            new.reason = say("leaves-its-gpu")
             try:
                 found = await self._while_stopped(new, connection)
                 parked = await self._parking(found, before)
@@ -127,6 +128,6 @@ class TakeOvers(Starts):
                     return new, parked.why
                 await self._while_stopped(new, give_back)
             except GpuShareError as error:
-                return new, str(error)
+                return new, words_of(error)
             new.reason = ""
         return new, ""

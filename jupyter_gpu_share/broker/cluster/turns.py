@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from ...errors import EngineError, GpuShareError
+from ...sentences import say
 from ..claim import Claim
 from ..order import PATIENCE, Room, Turn, line, passed_by
 
@@ -259,7 +260,7 @@ class Turns:
             return
         await self._admitted.setdefault(name, asyncio.Event()).wait()
         if name not in self._seen:
-            raise EngineError("The kernel was ended while it waited for its turn.")
+            raise EngineError(say("ended-in-line"))
 
     def _let(self, name: str) -> None:
         self._seen.add(name)

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from ...allocations import Share
 from ...broker.client import BrokerRefused
 from ...errors import EngineError, KernelStartError, NoGpuError, SizeError
-from ...sentences import say
+from ...sentences import paragraph, say
 from ..base import Report, Starting, Waiting
 from ._link import Owned
 from ._objects import Keys
@@ -103,7 +103,7 @@ def check(row: Row) -> None:
     if row.failed is not None:
         _fail(row.failed.kind, row.failed.detail)
     if row.ended is not None:
-        raise KernelStartError(f"The kernel could not start. {row.ended.reason}")
+        raise KernelStartError(paragraph(say("did-not-start"), row.ended.reason))
     if row.lost:
         raise Owned(TAKEN_OVER)
     if row.state == "gone":
@@ -112,7 +112,7 @@ def check(row: Row) -> None:
 
 def _fail(kind: str, detail: str) -> NoReturn:
     errors = {"no-gpu": NoGpuError, "start": KernelStartError, "size": SizeError}
-    raise errors.get(kind, EngineError)(detail or "The kernel could not start.")
+    raise errors.get(kind, EngineError)(detail or say("did-not-start"))
 
 
 def change_of(answer: Any) -> tuple[Share, bool] | None:

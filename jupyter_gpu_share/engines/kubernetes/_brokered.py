@@ -18,13 +18,15 @@ import zmq.asyncio
 from traitlets import Bool
 
 from ...allocations import Allocation, QueuePosition
-from ...broker.client import BrokerAway
+from ...broker.client import FITS, BrokerAway, fits_of
 from ...broker.http_client import HttpBroker, broker_url, pauses, share_path, token_of
 from ...errors import EngineError, GpuShareError, SizeError
+from ...sentences import heard, words_of
 from ...size import Size
 from ..base import Adoptable, Capacity, Finding, KernelRequest, Report, Running, Starting, Waiting
 from ..idle_shares import AskedBack, IdleShare, ToldOfIdle, answered
 from ..local._wire import idle_to_json
+from ..user_limits import UserLimit
 from . import _brokered_doctor
 from ._answers import Once, keys_of, unless_gone
 from ._followed import Followed
@@ -184,7 +186,7 @@ class BrokeredEngine(PodEngine):
                 try:
                     await self._asked()
                 except BrokerAway as error:
-                    tell(Waiting(QueuePosition(1, 1), str(error)))
+                    tell(Waiting(QueuePosition(1, 1), words_of(error)))
                     await asyncio.sleep(pause())
             return await super().start(request, report)
         finally:
@@ -292,6 +294,10 @@ class BrokeredEngine(PodEngine):
         """See :meth:`Engine.gpus <jupyter_gpu_share.engines.base.Engine.gpus>`."""
         return list((await (self._known() if known else self._asked())).gpus)
 
+    async def user_limits(self) -> Sequence[UserLimit]:
+        """See :meth:`Engine.user_limits <jupyter_gpu_share.engines.base.Engine.user_limits>`."""
+        return self._machine.limits if self._machine is not None else ()
+
     @property
     def memory_to_come(self) -> Sequence[int]:
         """See :attr:`Engine.memory_to_come`."""
@@ -317,17 +323,14 @@ class BrokeredEngine(PodEngine):
         if all(size.is_none for size in sizes):
             return [None] * len(sizes)
         body = {"kernel_id": kernel_id, "sizes": [str(size) for size in sizes]}
-        answers = await self._broker.ask("POST", "/v1/fits", body)
-        if not isinstance(answers, list) or len(answers) != len(sizes):
-            raise EngineError("The broker's answer about sizes makes no sense.")
-        return [None if why is None else str(why) for why in answers]
+        return fits_of(await self._broker.ask("POST", FITS, body), len(sizes))
 
     async def rounding(self, size: Size) -> str:
         """See :meth:`Engine.rounding <jupyter_gpu_share.engines.base.Engine.rounding>`."""
         if size.is_none:
             return ""
         told = await self._broker.ask("POST", "/v1/rounding", {"size": str(size)})
-        return str(told.get("note") or "")
+        return heard(told, "note")
 
     async def wanted(self, idle: Mapping[str, IdleShare]) -> Mapping[str, AskedBack] | None:
         """See :meth:`Engine.wanted <jupyter_gpu_share.engines.base.Engine.wanted>`.

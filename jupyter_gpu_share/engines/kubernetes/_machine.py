@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import EngineError
 from ..base import Capacity
+from ..user_limits import UserLimit, limits_from_json
 from ._row import capacity_of
 
 __all__ = ["Machine"]
@@ -26,6 +27,7 @@ class Machine:
         the token is of no server.
     python, renewal, encrypt, allowed_environment: how kernels run in their pods.
     image, images: of kernels, and by the names of their kernelspecs.
+    limits: of the user; none of a broker of an earlier version.
     """
 
     version: str
@@ -44,6 +46,7 @@ class Machine:
     allowed_environment: tuple[str, ...]
     image: str
     images: Mapping[str, str]
+    limits: tuple[UserLimit, ...] = ()
 
     @classmethod
     def read(cls, data: Any) -> Machine:
@@ -78,6 +81,7 @@ class Machine:
                 allowed_environment=tuple(map(str, kernels.get("allowed_environment") or ())),
                 image=str(kernels.get("image") or ""),
                 images={str(k): str(v) for k, v in (kernels.get("images") or {}).items()},
+                limits=limits_from_json(you.get("limits")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(

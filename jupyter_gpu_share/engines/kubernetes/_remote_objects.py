@@ -21,7 +21,7 @@ from ...allocations import QueuePosition, Share
 from ...broker.client import BrokerAway, BrokerRefused
 from ...broker.http_client import pauses, share_path
 from ...errors import EngineError, KernelStartError
-from ...sentences import say
+from ...sentences import say, words_of
 from ...size import Size
 from ..base import Connection, Exit, Removal, Report, Waiting
 from ._answers import NO_SUCH, Once, change_of, check, keys_of, progress_of, text_of, unless_gone
@@ -40,7 +40,7 @@ _FOLLOWS = 15.0
 #: Seconds in which a change of size is asked for again, before it is turned back.
 _CHANGES = 20.0
 _CONFLICT = 409
-_NOT_DETACHABLE = "The kernel's share is part of its pod; it cannot be given back."
+_NOT_DETACHABLE = say("part-of-its-pod")
 
 
 class RemoteObjects(RemoteRow):
@@ -83,7 +83,7 @@ class RemoteObjects(RemoteRow):
             try:
                 return await self._writes.once(ask)
             except BrokerAway as error:
-                report(Waiting(QueuePosition(1, 1), str(error)))
+                report(Waiting(QueuePosition(1, 1), words_of(error)))
             with suppress(asyncio.TimeoutError):  # it is back when it tells of the kernel
                 await asyncio.wait_for(heard.wait(), pause())
 
@@ -168,7 +168,7 @@ class RemoteObjects(RemoteRow):
                 if error.status in (NO_SUCH, _CONFLICT):
                     self.made = False  # another has it, or it is gone
                     self._followed.remove(self)
-                    raise Owned(str(error)) from error
+                    raise Owned(words_of(error)) from error
                 raise
             self._follow(answer)
             told = await self._answer(lambda: self._ask("GET", "/connection"), tell)

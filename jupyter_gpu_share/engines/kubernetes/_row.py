@@ -9,7 +9,6 @@ from fractions import Fraction
 from math import isfinite
 from typing import Any
 
-from ..._text import one_line
 from ...allocations import (
     Allocation,
     Device,
@@ -21,6 +20,7 @@ from ...allocations import (
     State,
 )
 from ...errors import EngineError
+from ...sentences import heard, told
 from ..base import Capacity, Exit, Removal
 
 __all__ = ["Failed", "Row", "allocation_of", "capacity_of", "share_of"]
@@ -97,9 +97,9 @@ class Row:
             queue, removal, ended = data.get("queue"), data.get("removal"), data.get("ended")
             failed, state = data.get("failed"), str(data["state"])
             if state == "ended" and ended is None:
-                ended = {"reason": data.get("reason") or ""}
+                ended = told("reason", heard(data, "reason"))
             if state == "failed" and failed is None:
-                failed = {"detail": data.get("reason") or ""}
+                failed = told("detail", heard(data, "reason"))
             return cls(
                 kernel_id=str(data["kernel_id"]),
                 attempt=str(data["attempt"]),
@@ -108,26 +108,26 @@ class Row:
                 size=str(data.get("size") or ""),
                 kernel_name=str(data.get("kernel_name") or ""),
                 path=str(data["path"]) if data.get("path") else None,
-                reason=_line(data.get("reason")),
+                reason=heard(data, "reason"),
                 queue=_position(queue),
                 share=share_of(data.get("share")),
-                note=_line(data.get("note")),
+                note=heard(data, "note"),
                 address=str(data.get("address") or ""),
                 detachable=data.get("detachable") is True,
                 unanswered=data.get("unanswered") is True,
                 lost=data.get("lost") is True,
                 removal=None
                 if removal is None
-                else Removal(_line(removal.get("reason")), _seconds(removal.get("seconds"))),
+                else Removal(heard(removal, "reason"), _seconds(removal.get("seconds"))),
                 ended=None
                 if ended is None
-                else Exit(int(ended.get("code", _KILLED)), _line(ended.get("reason"))),
+                else Exit(int(ended.get("code", _KILLED)), heard(ended, "reason")),
                 failed=None
                 if failed is None
-                else Failed(str(failed.get("kind", "engine")), _line(failed.get("detail"))),
+                else Failed(str(failed.get("kind", "engine")), heard(failed, "detail")),
                 instance=str(data.get("instance") or ""),
                 held_by_other=data.get("held_by_other") is True,
-                lost_work=_line(data.get("lost_work")),
+                lost_work=heard(data, "lost_work"),
             )
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise EngineError(
@@ -183,7 +183,7 @@ def allocation_of(data: Mapping[str, Any]) -> Allocation:
         state=State(data["state"]),
         path=data.get("path") or None,
         user=data.get("user") or None,
-        reason=_line(data.get("reason")),
+        reason=heard(data, "reason"),
         share=share_of(data.get("share")),
         used_bytes=data.get("used_bytes"),
         utilization=data.get("utilization"),
@@ -202,10 +202,6 @@ def _position(queue: Any) -> QueuePosition:
     if queue is None:
         return _FIRST
     return QueuePosition(int(queue["position"]), int(queue["of"]))
-
-
-def _line(text: Any) -> str:
-    return one_line(str(text)) if text else ""
 
 
 def _seconds(value: Any) -> float:

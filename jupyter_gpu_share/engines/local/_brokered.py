@@ -16,12 +16,21 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from ...broker.client import BrokerAway, BrokerClient, BrokerRefused, EventStream
+from ...broker.client import (
+    FITS,
+    BrokerAway,
+    BrokerClient,
+    BrokerRefused,
+    EventStream,
+    fits_of,
+)
 from ...errors import EngineError, LedgerError
+from ...sentences import words_of
 from ...size import Size
 from .._places import here
 from .._processes import Holder
 from ..idle_shares import AskedBack, IdleShare, ToldOfIdle, answered
+from ..user_limits import UserLimit, limits_from_json
 from ._contents import Claim, Holding, LedgerSnapshot
 from ._gpu import Gpu
 from ._ledger import claim_is_gone
@@ -65,6 +74,7 @@ class BrokeredLedger:
         self._try_at = 0.0
         self._listener: _Listener | None = None
         self._idle = ToldOfIdle()
+        self._limits: Sequence[UserLimit] = ()
 
     @property
     def counts_others(self) -> bool:
@@ -88,8 +98,14 @@ class BrokeredLedger:
 
     def holdings(self) -> dict[str, Holding]:
         """What is taken of each GPU, by uuid."""
-        rows = self._client.ask("GET", "/v1/machine")["gpus"]
-        return {str(row["uuid"]): holding_from_json(row) for row in rows}
+        told = self._client.ask("GET", "/v1/machine")
+        # A broker of an earlier version tells none.
+        self._limits = limits_from_json(told["you"].get("limits"))
+        return {str(row["uuid"]): holding_from_json(row) for row in told["gpus"]}
+
+    def user_limits(self) -> Sequence[UserLimit]:
+        """The user's limits, as they were told with :meth:`holdings`."""
+        return self._limits
 
     # -- claims --------------------------------------------------------------------------------
 
@@ -123,7 +139,7 @@ class BrokeredLedger:
         try:
             self._send(kernel_id, asked)
         except BrokerAway as error:
-            asked.claim = replace(waiting, reason=str(error))
+            asked.claim = replace(waiting, reason=words_of(error))
         except BaseException:
             self._asked.pop(kernel_id, None)
             raise
@@ -144,11 +160,11 @@ class BrokeredLedger:
             try:
                 self._send(kernel_id, asked)
             except (BrokerAway, BrokerRefused) as error:
-                asked.claim = replace(asked.claim, reason=str(error))
+                asked.claim = replace(asked.claim, reason=words_of(error))
         try:
             rows = {claim.kernel_id: claim for claim in self.claims()}
         except BrokerAway as error:
-            away = str(error)
+            away = words_of(error)
             for kernel_id in kernel_ids:
                 if asked := self._asked.get(kernel_id):
                     asked.claim = replace(asked.claim, reason=away)
@@ -167,7 +183,7 @@ class BrokeredLedger:
     def fits_each(self, kernel_id: str | None, sizes: Sequence[Size]) -> list[str | None]:
         """For each size None where it could be held at once, else why not."""
         body = {"kernel_id": kernel_id, "sizes": [str(size) for size in sizes]}
-        return list(self._client.ask("POST", "/v1/fits", body))
+        return fits_of(self._client.ask("POST", FITS, body), len(sizes))
 
     def change(
         self,

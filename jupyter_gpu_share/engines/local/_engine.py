@@ -16,7 +16,7 @@ from ..._threads import in_thread, to_the_end
 from ...allocations import Allocation, Isolation, QueuePosition, Share
 from ...broker.client import BrokerAway
 from ...errors import EngineError, GpuShareError, LedgerError, NoGpuError
-from ...sentences import say
+from ...sentences import say, words_of
 from ...size import Size
 from .._caps import limits_of
 from .._processes import Holder, this_process
@@ -35,6 +35,7 @@ from ..base import (
     Waiting,
 )
 from ..idle_shares import AskedBack, IdleShare
+from ..user_limits import UserLimit
 from . import _doctor
 from ._brokered import BrokeredLedger
 from ._contents import Holding
@@ -163,8 +164,8 @@ class LocalEngine(LocalSettings):
                 await self._find_home()
                 return
             except BrokerAway as error:
-                if str(error) != told:
-                    told = str(error)
+                if words_of(error) != told:
+                    told = words_of(error)
                     report(Waiting(QueuePosition(1, 1), told))
             await asyncio.sleep(_AWAY_INTERVAL)
 
@@ -405,6 +406,10 @@ class LocalEngine(LocalSettings):
         found = await self._gpus()
         holdings = await self._at_ledger(lambda ledger: ledger.holdings())
         return [capacity_of(gpu, holdings.get(gpu.uuid, Holding())) for gpu in found.gpus]
+
+    async def user_limits(self) -> Sequence[UserLimit]:
+        """See :meth:`Engine.user_limits <jupyter_gpu_share.engines.base.Engine.user_limits>`."""
+        return await self._at_ledger(lambda ledger: ledger.user_limits())
 
     async def allocations(self) -> list[Allocation]:
         """See :meth:`Engine.allocations <jupyter_gpu_share.engines.base.Engine.allocations>`."""

@@ -21,6 +21,7 @@ from ...size import Size
 from .._places import here
 from .._processes import Holder
 from ..idle_shares import AskedBack, IdleShare
+from ..user_limits import UserLimit
 from . import _views
 from ._contents import Claim, Contents, Holding, LedgerSnapshot, dead_of, place_of
 from ._gpu import Gpu
@@ -116,6 +117,10 @@ class Ledger:
         """What is taken of each GPU that is present, by uuid; the dead hold nothing."""
         with self._errors():
             return self._living().holdings()
+
+    def user_limits(self) -> Sequence[UserLimit]:
+        """None: only a broker has limits of users."""
+        return ()
 
     # -- claims ------------------------------------------------------------------------------
 

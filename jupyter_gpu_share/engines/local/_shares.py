@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from ...size import Size
 from .._processes import Holder
 from ..idle_shares import AskedBack, IdleShare
+from ..user_limits import UserLimit
 from ._contents import Claim, Holding, LedgerSnapshot
 from ._gpu import Gpu
 
@@ -32,6 +33,7 @@ class Shares(Protocol):
     def set_gpus(self, gpus: Sequence[Gpu]) -> None: ...
     def set_others(self, others: Mapping[str, int]) -> None: ...
     def holdings(self) -> dict[str, Holding]: ...
+    def user_limits(self) -> Sequence[UserLimit]: ...
     def claim(
         self,
         kernel_id: str,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from ...sentences import heard, told
 from ...size import Size
 from .._places import here
 from .._processes import Holder
@@ -37,7 +38,7 @@ def claim_to_json(claim: Claim, kernel_id: str) -> dict[str, Any]:
         "state": "held" if claim.held else "waiting",
         "pieces": [vars(piece) for piece in claim.pieces],
         "queue": {"position": claim.position, "of": claim.of},
-        "reason": claim.reason,
+        **told("reason", claim.reason),
         "pid": claim.holder.pid,
         "kernel_pid": claim.kernel.pid if claim.kernel else None,
         "info": dict(claim.info),
@@ -56,7 +57,7 @@ def claim_from_json(row: Mapping[str, Any]) -> Claim:
         pieces=_pieces(row["pieces"]),
         position=int(row["queue"]["position"]),
         of=int(row["queue"]["of"]),
-        reason=str(row["reason"]),
+        reason=heard(row, "reason"),
         kernel=Holder(int(pid), "") if pid is not None else None,
         info=dict(row["info"]),
     )

@@ -48,6 +48,7 @@ export function offer(size: string, changes: Partial<IOffer> = {}): IOffer {
     default: false,
     available: true,
     why: null,
+    over_limit: false,
     memory_bytes: null,
     ...changes
   };

@@ -1,6 +1,6 @@
 import { nullTranslator } from '@jupyterlab/translation';
 import { countdown, fileName, gibibytes, shortModel, shortSize, Words } from '../words';
-import { GIB, row, share } from './rows';
+import { GIB, offer, row, share } from './rows';
 
 const words = new Words(nullTranslator.load(''));
 const NOW = Date.parse('2026-03-01T12:00:00Z');
@@ -77,5 +77,22 @@ describe('what is lost', () => {
     expect(words.lost({ how: 'in-place', lost: [] })).toBe('');
     expect(words.lost({ how: 'none', lost: ['x'] })).toContain('All variables');
     expect(words.lost({ how: 'snapshot', lost: ['x', 'y'] })).toContain('x, y');
+  });
+});
+
+describe('an offer', () => {
+  it('tells what waits from what a limit refuses, before it is picked', () => {
+    const full = offer('1/2', { available: false, why: 'No GPU has room.' });
+    const why = 'ann may have 1 GPU and now has ¾ GPU.';
+    const refused = offer('1/2', { available: false, why, over_limit: true });
+    expect([offer('1/2'), full, refused].map(each => words.offer(each))).toEqual([
+      '½',
+      '½ (not now)',
+      '½ (over a limit)'
+    ]);
+    expect([full, refused].map(each => words.about(each))).toEqual([
+      'Not now: No GPU has room.',
+      why
+    ]);
   });
 });

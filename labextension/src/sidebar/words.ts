@@ -1,5 +1,5 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
-import type { IAllocation, IGpu, IKept, IShare, Isolation, State } from '../tokens';
+import type { IAllocation, IGpu, IKept, ILimit, IShare, Isolation, State } from '../tokens';
 import { clock, decimals, percent } from '../format';
 import { span } from '../spans';
 import { countdown, fileName, gibibytes, shortModel, shortSize, Words } from '../words';
@@ -212,14 +212,63 @@ export class SidebarWords {
 
   /** About how long it is until a moment: never less than a minute, as it is not known better. */
   about(at: string, now: number): string {
-    const left = Math.ceil((Date.parse(at) - now) / MINUTE) * MINUTE;
-    return this._trans.__('about %1', this.span(Math.max(MINUTE, left)));
+    return this._trans.__('about %1', this._left(at, now));
   }
 
   /** GPU-hours: two decimals, as many as a person compares. */
   hours(value: number): string {
     const places = value < 10 ? 2 : 1;
     return value > 0 && value < 0.01 ? `< ${decimals(0.01, 2)}` : decimals(value, places, places);
+  }
+
+  /** How much of a limit is taken: `2 of 3 kernels`. */
+  limit({ resource, held, limit, window_days: days }: ILimit): string {
+    const trans = this._trans;
+    const has = amountOf(resource, held);
+    const most = amountOf(resource, limit);
+    switch (resource) {
+      case 'kernels':
+        return trans._n('%2 of %1 kernel', '%2 of %1 kernels', limit, has);
+      case 'memory_bytes':
+        return trans.__('%1 of %2 GiB', has, most);
+      case 'gpu_hours':
+        return trans._n(
+          '%2 of %3 GPU-hours in %1 day',
+          '%2 of %3 GPU-hours in %1 days',
+          days ?? 0,
+          has,
+          most
+        );
+      default:
+        return trans._n('%2 of %3 GPU', '%2 of %3 GPUs', Math.ceil(limit), has, most);
+    }
+  }
+
+  /** Whose a limit is; empty where it is the user's own. */
+  whoseLimit({ scope, group }: ILimit): string {
+    switch (scope) {
+      case 'group':
+        return this._trans.__('group %1', group ?? '');
+      case 'total':
+        return this._trans.__('everybody together');
+      default:
+        return '';
+    }
+  }
+
+  /** When hours that are used up are there again; empty where that is not to be said. */
+  limitFree({ free_at: at }: ILimit, now: number): string {
+    return at === null
+      ? ''
+      : this._trans.__(
+          'Used up. There is room in %1 if nothing is used until then.',
+          this._left(at, now)
+        );
+  }
+
+  private _left(at: string, now: number): string {
+    const left = Math.ceil((Date.parse(at) - now) / MINUTE) * MINUTE;
+    return this.span(Math.max(MINUTE, left));
   }
 
   /** The hour and minute of a moment. */
@@ -242,4 +291,14 @@ export class SidebarWords {
     // Such as 37/80 for what was asked for in GiB.
     return /^\d+\/\d+$/.test(short) && short.length > 4 ? this.percent(value) : short;
   }
+}
+
+const GIB = 2 ** 30;
+
+/** Two decimals at most, which is what a person compares; of hours one. */
+function amountOf(resource: ILimit['resource'], value: number): string {
+  if (resource === 'memory_bytes') {
+    return decimals(value / GIB, 1);
+  }
+  return decimals(value, resource === 'gpu_hours' ? 1 : 2);
 }
