@@ -513,7 +513,6 @@ TABLE: Mapping[str, str] = {
         "in time: it was ended, and its variables are gone."
     ),
     "broker-failed": "The broker met an error of its own; its log says more. Try again.",
-    "id-of-another-server": "Another server has a kernel with this id; start a new one.",
     "runs-in-other-process": (
         "Another process of your server runs this kernel; end it there first."
     ),

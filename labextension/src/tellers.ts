@@ -746,8 +746,6 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
       ),
     'broker-failed': () =>
       trans.__('The broker met an error of its own; its log says more. Try again.'),
-    'id-of-another-server': () =>
-      trans.__('Another server has a kernel with this id; start a new one.'),
     'runs-in-other-process': () =>
       trans.__('Another process of your server runs this kernel; end it there first.'),
     'taken-by-other-process': () =>
