@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 from traitlets import TraitError
-from traitlets.config import Config
+from traitlets.config import Config, Configurable
 from traitlets.config.loader import PyFileConfigLoader
 
 from .._text import one_line
@@ -29,6 +31,7 @@ async def serve(configuration: str | None, socket: str | None) -> int:
     GpuShareError: it cannot begin.
     """
     from ..broker.daemon import LocalBroker
+    from ..idle import IdlePolicy
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     config = read_configuration(configuration)
@@ -40,15 +43,47 @@ async def serve(configuration: str | None, socket: str | None) -> int:
             )
         from ..broker.cluster.home import ClusterHome
         from ..broker.cluster.program import ClusterBroker
+        from ..engines.kubernetes import KubernetesEngine
+        from ..size import SizePolicy
 
+        _check_names(config, configuration, ClusterBroker, IdlePolicy, SizePolicy, KubernetesEngine)
         with _in_words(configuration):
             await ClusterBroker(ClusterHome, config=config).run()
         return 0
+    _check_names(config, configuration, LocalBroker, IdlePolicy)
     if socket:
         config.Broker.socket = socket
     with _in_words(configuration):
         await LocalBroker(config=config).run()
     return 0
+
+
+def _check_names(config: Config, named: str | None, *kinds: type[Configurable]) -> None:
+    """Refuse what nothing is called: a limit that is misspelt would not hold.
+
+    Parameters
+    ----------
+    kinds: classes whose settings count for this broker.
+
+    Raises
+    ------
+    EngineError
+    """
+    known: dict[str, set[str]] = defaultdict(set)
+    for kind in kinds:
+        for each in kind.section_names():
+            known[each].update(kind.class_trait_names(config=True))
+    for section, told in config.items():
+        for name in told if isinstance(told, Config) else [""]:
+            if name not in known.get(section, ()):
+                settings = [f"c.{a}.{b}" for a, names in sorted(known.items()) for b in names]
+                wrong = f"c.{section}.{name}".rstrip(".")
+                close = get_close_matches(wrong, settings, 1)
+                raise EngineError(
+                    f"{wrong} in {named or CONFIGURATION} is no setting of this broker, and would "
+                    f"change nothing. {f'Write {close[0]}' if close else 'Correct it'}, or take it "
+                    "out."
+                )
 
 
 @contextmanager

@@ -128,6 +128,11 @@ def _begin(broker: RunningBroker) -> None:
         ("link", "There is no file"),
         ("nan", "cannot be used: LocalBroker.patience is a number of seconds, not nan. Correct"),
         ("inf", "cannot be used: The value of the 'patience' trait"),
+        ("c.Broker.limts = []", "c.Broker.limts in"),
+        ("c.Broker.limts = []", "Write c.Broker.limits, or take it out."),
+        ("c.Brokr.limits = []", "Write c.Broker.limits, or take it out."),
+        ("c.SizePolicy.largest = '1/2'", "is no setting of this broker, and would change nothing."),
+        ("c.KubernetesEngine.namespace = 'gpus'", "is no setting of this broker"),
     ],
 )
 def test_a_broker_that_cannot_begin_says_why_in_a_line(
@@ -146,6 +151,8 @@ def test_a_broker_that_cannot_begin_says_why_in_a_line(
     elif damage == "link":
         config.rename(common / "elsewhere.py")
         config.symlink_to(common / "nowhere.py")
+    elif damage.startswith("c."):
+        config.write_text(damage)
     elif damage in ("nan", "inf"):
         config.write_text(f"c.Broker.patience = float({damage!r})")
     elif damage == "common folder":
