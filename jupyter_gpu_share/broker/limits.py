@@ -246,7 +246,7 @@ class Limits:
 _AMOUNTS: Mapping[str, Callable[[Claim], Fraction]] = {
     "gpus": lambda claim: claim.gpus,
     "memory_bytes": lambda claim: Fraction(claim.memory_bytes),
-    "kernels": lambda claim: Fraction(1),
+    "kernels": lambda claim: Fraction(not claim.size.is_none),
 }
 
 

@@ -67,6 +67,18 @@ async def test_a_users_limit_is_over_all_servers_and_the_refusal_names_only_thei
         assert rules.reserve(wish("ann", "second", "1/2", server="lab")) is None
 
 
+async def test_a_kernel_without_a_gpu_counts_in_no_limit(tmp_path: Path) -> None:
+    kernels = {"resource": "kernels", "limit": 1, "scope": ALL}
+    hours = {"resource": "gpu_hours", "limit": 1, "window": 7, "scope": ALL}
+    clock = Clock()
+    async with ruled(tmp_path, clock, limits=[kernels, hours, gpus(1)]) as (rules, _):
+        hold(rules, wish("ann", "plain", "0"))
+        hold(rules, wish("ann", "a", "1"))
+        clock.wait(61)
+        assert rules.reserve(wish("ann", "b", "1/4")) is not None
+        assert rules.reserve(wish("ann", "second", "0")) is None
+
+
 async def test_a_kernel_keeps_at_a_restart_what_it_has(tmp_path: Path) -> None:
     clock = Clock()
     hours = {"resource": "gpu_hours", "limit": 1, "window": 7, "scope": ALL}

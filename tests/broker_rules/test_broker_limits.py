@@ -329,11 +329,13 @@ class Model:
                 if asked.gpus and total >= limit:
                     return False
                 continue
-            kinds = {"gpus": "gpus", "memory_bytes": "memory_bytes"}
+            amounts = {
+                "gpus": lambda one: one.gpus,
+                "memory_bytes": lambda one: one.memory_bytes,
+                "kernels": lambda one: not one.size.is_none,
+            }
             mine = [*filter(counts, others), asked]
-            total = sum(
-                (Fraction(getattr(e, kinds.get(resource, ""), 1)) for e in mine), Fraction(0)
-            )
+            total = sum((Fraction(amounts[resource](each)) for each in mine), Fraction(0))
             if total > limit:
                 return False
         return True
