@@ -1,7 +1,6 @@
 """Kernels that a real Kueue admits: what waits says so, what comes runs, what is taken out is told.
 
-The node is given units of ``nvidia.com/gpu`` as NVIDIA's device plugin offers time slices; their
-pods get no GPU, and everything else is real.
+The node's time slices are played (see :func:`cluster.queues.time_slices`).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from cluster import _kueue
 from cluster.fixtures import CLUSTER_MARKS
+from cluster.queues import local_queue, time_slices
 from manifests import Account
 from notebooks import LONG
 from waiting import eventually
@@ -19,55 +19,22 @@ from waiting import eventually
 pytestmark = CLUSTER_MARKS
 
 QUEUE = "notebooks"
-LABELS = {
-    "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-SHARED",
-    "nvidia.com/gpu.memory": "81920",
-    "nvidia.com/gpu.count": "1",
-    "nvidia.com/gpu.replicas": "4",
-    "nvidia.com/gpu.sharing-strategy": "time-slicing",
-}
 
 
 @pytest.fixture(scope="module")
 def kueue(cluster: Any) -> Iterator[None]:
     """Kueue, and a node with a GPU in four time slices."""
-    node = f"/api/v1/nodes/{cluster.node}"
-    amounts = {"nvidia.com/gpu": "4"}
-    with cluster.kueue():
-        cluster.api.patch(node, {"metadata": {"labels": LABELS}})
-        status = {"status": {"capacity": amounts, "allocatable": amounts}}
-        cluster.api.patch(f"{node}/status", status)
+    with cluster.kueue(), time_slices(cluster):
         yield
-        cluster.restore()
-        cluster.api.patch(node, {"metadata": {"labels": dict.fromkeys(LABELS)}})
-        none = {"status": {"capacity": {"nvidia.com/gpu": None}}}
-        none["status"]["allocatable"] = {"nvidia.com/gpu": None}
-        cluster.api.patch(f"{node}/status", none)
 
 
 @pytest.fixture
 def queue(cluster: Any, kueue: None, namespace: str) -> Iterator[str]:
     """A LocalQueue with quota for one time slice; the name of its ClusterQueue."""
-    api = cluster.api
-    amounts = {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "1"}
-    quota = [{"name": name, "nominalQuota": amount} for name, amount in amounts.items()]
-    spec = {
-        "namespaceSelector": {},
-        "preemption": {"withinClusterQueue": "LowerPriority"},
-        "resourceGroups": [
-            {
-                "coveredResources": list(amounts),
-                "flavors": [{"name": namespace, "resources": quota}],
-            }
-        ],
-    }
-    _kueue.create(api, "ResourceFlavor", namespace, spec={})
-    _kueue.create(api, "WorkloadPriorityClass", namespace, value=1000)
-    _kueue.create(api, "ClusterQueue", namespace, spec=spec)
-    _kueue.create(api, "LocalQueue", QUEUE, namespace, spec={"clusterQueue": namespace})
-    yield namespace
-    for kind in ("clusterqueues", "resourceflavors", "workloadpriorityclasses"):
-        api.delete(f"{_kueue.API}/{kind}/{namespace}")
+    with local_queue(cluster, namespace, QUEUE):
+        _kueue.create(cluster.api, "WorkloadPriorityClass", namespace, value=1000)
+        yield namespace
+        cluster.api.delete(f"{_kueue.API}/workloadpriorityclasses/{namespace}")
 
 
 @pytest.fixture
