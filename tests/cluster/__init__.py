@@ -1,6 +1,6 @@
 """A real Kubernetes cluster of one node for the tests, made of ordinary packages.
 
-Tests use the fixtures in `fixtures`; ``python -m tests.cluster build|up|down|status``, from the
+Tests use the fixtures in `fixtures`; ``python -m tests.cluster up|down|status``, from the
 repository's root, does the same by hand, and a cluster that is up is used by tests and left up.
 Needed are Linux, root, Go, some 4 GiB of disk and as much memory; the first build takes minutes.
 """
