@@ -170,7 +170,7 @@ def test_who_waits_hears_of_all_who_do(
 def test_a_limit_or_a_pause_is_told_in_the_words_of_the_broker(
     alice: Server, brokered: Brokered, page: Page, heard: Heard, why: str
 ) -> None:
-    heard.allow("404|500|503")  # the kernel is not there
+    heard.allow("404|409|500|503")  # the kernel is not there, or has just ended
     brokered.broker.refused = why
     panel = opened(page, alice, "three.ipynb", "1/4")
     expect(panel).to_contain_text("The kernel has no share:")
