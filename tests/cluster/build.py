@@ -94,11 +94,11 @@ class Workshop:
         self._log = log
 
     def run(self, *command: str | Path, cwd: Path | None = None) -> None:
-        """Run a command, at low priority, and raise `ClusterError` if it fails."""
+        """Run a command, and raise `ClusterError` if it fails."""
         self._log.write(f"+ {' '.join(map(str, command))}\n")
         self._log.flush()
         done = subprocess.run(
-            ["nice", "-n", "10", *map(str, command)],
+            list(map(str, command)),
             cwd=cwd or self.folder,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
