@@ -113,7 +113,7 @@ async def test_kill_now_gives_the_share_back(kernels: Kernels) -> None:
 async def test_the_share_of_a_killed_kernel_waits_for_the_restarter_and_then_goes_back(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jupyter_gpu_share.kernels.controller._RESTART_GRACE", 0.5)
+    monkeypatch.setattr("jupyter_gpu_share.kernels.controller._RESTART_GRACE", 3.0)
     manager = await kernels.start("1/2")
     client = await kernels.client(manager)
     pid = int(await run(client, "import os; print(os.getpid())"))
