@@ -34,7 +34,7 @@ pytestmark = [*CLUSTER_MARKS, pytest.mark.fault]
 USERS, EACH, KILLS = 10, 5, 6
 #: Seconds in which two that were let at once have their shares, in whichever order the scheduler
 #: took them, and though the broker was killed in between.
-TOGETHER = 20.0
+TOGETHER = 60.0
 #: Seconds within which all is over.
 LONGEST = 400.0
 
