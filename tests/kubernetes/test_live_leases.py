@@ -204,7 +204,7 @@ async def test_a_change_that_fails_half_way_leaves_what_was(
         raise EngineError("The API does not answer.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(KernelObjects, "_annotate", refused)
+        patch.setattr(KernelObjects, "annotate", refused)
         for size in ("1/2", "3/16"):
             with pytest.raises(NotPossible, match="The API does not answer"):
                 await change(one, size)
