@@ -80,8 +80,6 @@ def _many(cluster: Cluster) -> list[Row]:
             "namespace": space,
         }
         users = stack.enter_context(worker(child.__name__, "crowd", json.dumps(given)))
-        plain = stack.enter_context(worker(child.__name__, "watcher", json.dumps(given)))
-        plain("open")
         users("open")
         begun = broker.processor_seconds()
         launched = users("launch", KERNELS, ASKED, _SIZE)
@@ -89,9 +87,6 @@ def _many(cluster: Cluster) -> list[Row]:
         events = cluster.audit(since)
         writes = sum(map(is_write, events))
         delays = sorted(_delays(events, launched["told"]))
-        heard = plain("heard")
-        plain_delays = sorted(_delays(events, {name: heard[name] for name in launched["told"]}))
-        behind = sorted(max(0.0, at - heard[name]) for name, at in launched["told"].items())
         evicted = sorted(users("evict", EVICTED, _PAUSE))
         begun = broker.processor_seconds()
         users("rest", QUIET)
@@ -134,14 +129,6 @@ def _many(cluster: Cluster) -> list[Row]:
             f"{what}: a pod runs to the event at its user, 99th percentile, during the launches",
             "ms",
             1000 * _p99(delays),
-            1000 * _p99(plain_delays),
-            1000,
-            "below 1 s",
-        ),
-        Row(
-            f"{what}: the same, counted from when a watch of pods tells it",
-            "ms",
-            1000 * _p99(behind),
             None,
             1000,
             "below 1 s",
