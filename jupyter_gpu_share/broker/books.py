@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ..kernels._private import new_file
+from ..kernels._private import replace_file
 from .account import Account, AccountError, Figures, Mode, Subject
 from .given_back import GivenBack, Held
 from .limits import Use
@@ -300,12 +300,7 @@ class Books:
                 "given_back": given_back,
                 "boot": boot,
             }
-            partial = path.with_suffix(".part")
-            with new_file(partial) as file:
-                file.write(json.dumps(saved).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            replace_file(path, json.dumps(saved).encode())
 
         return write
 

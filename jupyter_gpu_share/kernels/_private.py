@@ -30,6 +30,7 @@ __all__ = [
     "folders",
     "new_file",
     "open_file",
+    "replace_file",
     "seal",
     "user_key",
 ]
@@ -51,6 +52,23 @@ def new_file(path: Path) -> Any:
         path.unlink()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o600), "wb")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Have a file, which only its owner reads, be this on the disk, or be what it was.
+
+    For files that one process writes.
+
+    Raises
+    ------
+    OSError
+    """
+    partial = path.with_suffix(".part")
+    with new_file(partial) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def open_file(path: Path) -> Any:

@@ -6,37 +6,19 @@ import copy
 import json
 import pickle
 import re
-from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from sayable import VALUES, any_of
 
 from jupyter_gpu_share.errors import NotPossible
 from jupyter_gpu_share.sentences import paragraph, say, sentences_of, spell, words_of
 from jupyter_gpu_share.sentences._said import placeholders
 from jupyter_gpu_share.sentences._table import TABLE
 
-#: A value of each kind, as code has it.
-VALUES: dict[str, Any] = {
-    "text": "what",
-    "size": "1/4",
-    "number": 3,
-    "bytes": 20 * 2**30,
-    "span": 90.0,
-    "percent": 0.25,
-    "clock": datetime(2026, 3, 1, 12, tzinfo=timezone.utc),
-    "said": "Its driver said no.",
-    "list": ["one", say("all-variables")],
-}
-
 
 def pickled(value: Any) -> Any:
     return pickle.loads(pickle.dumps(value))
-
-
-def any_of(code: str) -> str:
-    kinds = placeholders(TABLE[code])
-    return say(code, **{name: VALUES[kind] for name, kind in kinds.items()})
 
 
 @pytest.mark.parametrize("code", TABLE)

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from sayable import any_of
 
 from jupyter_gpu_share.sentences import heard, paragraph, say, sentences_of, told
-from jupyter_gpu_share.sentences._said import placeholders
 from jupyter_gpu_share.sentences._table import TABLE
 
-VALUES: dict[str, Any] = {
-    "text": "what",
-    "size": "1/4",
-    "number": 3,
-    "bytes": 20 * 2**30,
-    "span": 90.0,
-    "percent": 0.25,
-    "clock": datetime(2026, 3, 1, 12, tzinfo=timezone.utc),
-    "said": say("cell-runs-now"),
-    "list": ["one", say("all-variables")],
-}
+#: A sentence within a sentence arrives with its code, too.
+SAID = say("cell-runs-now")
 
 
 def sent(text: str) -> dict[str, Any]:
@@ -34,8 +24,7 @@ def sent(text: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("code", TABLE)
 def test_every_sentence_arrives_with_its_code_and_raw_values(code: str) -> None:
-    kinds = placeholders(TABLE[code])
-    said = say(code, **{name: VALUES[kind] for name, kind in kinds.items()})
+    said = any_of(code, said=SAID)
     found = heard(sent(said), "reason")
     assert found == said
     assert sentences_of(found) == sentences_of(said)
@@ -109,7 +98,6 @@ def test_what_makes_no_sense_or_says_something_else_is_not_believed(sentences: A
     ],
 )
 def test_a_value_of_another_kind_is_not_believed(code: str, name: str, value: Any) -> None:
-    kinds = placeholders(TABLE[code])
-    data = sent(say(code, **{each: VALUES[kind] for each, kind in kinds.items()}))
+    data = sent(any_of(code, said=SAID))
     data["reason_sentences"][0]["values"][name] = value
     assert [each["code"] for each in sentences_of(heard(data, "reason"))] == [None]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +15,7 @@ from typing import Any
 
 from ...engines.kubernetes._objects import KernelPlan
 from ...errors import SizeError
-from ...kernels._private import new_file
+from ...kernels._private import replace_file
 from ...size import Size
 from .ruling import Key
 
@@ -73,13 +72,7 @@ def write_losses(folder: Path, losses: Iterable[Loss]) -> None:
         }
         for each in losses
     ]
-    path = folder / _FILE
-    partial = path.with_suffix(".part")
-    with new_file(partial) as file:
-        file.write(json.dumps(rows).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    replace_file(folder / _FILE, json.dumps(rows).encode())
 
 
 def read_losses(folder: Path, now: datetime) -> list[Loss]:
