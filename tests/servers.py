@@ -24,7 +24,7 @@ import websocket
 from installed import variables
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
-from waiting import PATIENCE
+from waiting import PATIENCE, pauses
 
 TOKEN = "test-token-that-must-not-leak"
 #: Stands for the server's own token.
@@ -120,12 +120,13 @@ class Server:
     def wait_for(self, kernel_id: str, state: str) -> Any:
         """Wait until a kernel is in a state; its allocation."""
         end = time.monotonic() + PATIENCE
+        looks = pauses()
         while True:
             found = self.ok(f"gpu-share/allocations/{kernel_id}")
             if found["state"] == state:
                 return found
             assert time.monotonic() < end, f"never {state}: {found}"
-            time.sleep(0.05)
+            time.sleep(next(looks))
 
     def run_cell(self, kernel_id: str, code: str) -> str:
         """Run a cell over the server's websocket, as JupyterLab does; what it printed."""
@@ -162,11 +163,12 @@ class Server:
 def until(holds: Callable[[], Any], what: str, patience: float | None = None) -> Any:
     """Wait until something is so."""
     end = time.monotonic() + (2 * PATIENCE if patience is None else patience)
+    looks = pauses()
     while True:
         if found := holds():
             return found
         assert time.monotonic() < end, f"never happened: {what}"
-        time.sleep(0.05)
+        time.sleep(next(looks))
 
 
 def run_server(
@@ -218,6 +220,7 @@ def start(command: list[str], folder: Path, env: dict[str, str]) -> Server:
             command, cwd=work, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     end = time.monotonic() + 3 * PATIENCE  # many may start at once
+    looks = pauses()
     while True:
         for info in (folder / "runtime").glob("jpserver-*.json"):
             try:
@@ -228,7 +231,7 @@ def start(command: list[str], folder: Path, env: dict[str, str]) -> Server:
                 continue
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end, f"the server did not come up: {log.read_text()}"
-        time.sleep(0.05)
+        time.sleep(next(looks))
 
 
 def _variables_of_tests(folder: Path) -> dict[str, str]:

@@ -24,7 +24,10 @@ def running_chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # Without a sandbox: as root Chromium has none, and the pages are our own.
         browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox"], timeout=PATIENCE * 1000
+            executable_path=found,
+            # Nor is there a GPU to draw with: a process that plays one takes a tenth of all time.
+            args=["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer"],
+            timeout=PATIENCE * 1000,
         )
         try:
             yield browser

@@ -14,7 +14,8 @@ from ._errors import ClusterError, last_lines
 
 #: Longest wait for a program to end by itself, in seconds.
 PATIENCE = 20.0
-POLL = 0.02
+#: Seconds between two looks, at first and where it takes long.
+_POLL, _LONGEST_POLL = 0.02, 0.2
 
 
 def wait_for(
@@ -27,7 +28,7 @@ def wait_for(
 
     ``explain`` is asked only then.
     """
-    end = time.monotonic() + patience
+    end, pause = time.monotonic() + patience, _POLL
     while True:
         result = holds()
         if result:
@@ -35,7 +36,8 @@ def wait_for(
         if time.monotonic() > end:
             told = f"\n{explain()}" if explain else ""
             raise ClusterError(f"{what}: not within {patience:.0f} s.{told}")
-        time.sleep(POLL)
+        time.sleep(pause)
+        pause = min(1.2 * pause, _LONGEST_POLL)
 
 
 def _stat(pid: int) -> tuple[str, str] | None:
