@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from enum import Enum
 from fractions import Fraction
 from typing import Any
 
+from .._json import written
 from ..sentences import say, sentences_of
 
 
@@ -164,7 +165,4 @@ class Allocation:
 
 def timestamp(moment: datetime | None) -> str | None:
     """RFC 3339 in UTC, to the millisecond, such as ``2026-03-01T12:00:00.000Z``."""
-    if moment is None:
-        return None
-    text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
+    return None if moment is None else written(moment)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from .._json import moment_in, number_in
 from ..allocations import timestamp
 
 __all__ = ["RESOURCES", "UserLimit", "limits_from_json"]
@@ -65,10 +65,10 @@ def _read(rows: list[Any]) -> Iterator[UserLimit]:
                 resource=str(row["resource"]),
                 scope=str(row["scope"]),
                 group=None if row["group"] is None else str(row["group"])[:_LONGEST_NAME],
-                window_days=None if row["window_days"] is None else _number(row["window_days"]),
-                limit=_number(row["limit"]),
-                held=_number(row["held"]),
-                free_at=None if row["free_at"] is None else _moment(row["free_at"]),
+                window_days=None if row["window_days"] is None else _amount(row["window_days"]),
+                limit=_amount(row["limit"]),
+                held=_amount(row["held"]),
+                free_at=None if row["free_at"] is None else moment_in(row["free_at"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             continue
@@ -82,16 +82,8 @@ def _read(rows: list[Any]) -> Iterator[UserLimit]:
             yield found
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("no number")
-    if not math.isfinite(value) or value < 0:
+def _amount(value: Any) -> float:
+    found = float(number_in(value))
+    if found < 0:
         raise ValueError("no amount")
-    return float(value)
-
-
-def _moment(text: Any) -> datetime:
-    found = datetime.fromisoformat(str(text).replace("Z", "+00:00"))  # Python 3.10 reads no Z
-    if found.tzinfo is None:
-        raise ValueError("a moment without a zone")
     return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from string import Formatter
 from typing import Any
 
+from .._json import written
 from .._text import one_line
 from ._formats import format_bytes, spell
 from ._table import TABLE
@@ -117,11 +118,6 @@ def _clock(moment: datetime) -> str:
     return f"{moment.astimezone():%H:%M}"
 
 
-def _moment(moment: datetime) -> str:
-    text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
-
-
 def _plain_list(values: Sequence[str]) -> list[Any]:
     return [sentences_of(value) for value in values]
 
@@ -133,7 +129,7 @@ _KINDS: Mapping[str, _Kind] = {
     "bytes": _Kind(format_bytes, int),
     "span": _Kind(spell, float),
     "percent": _Kind(lambda value: f"{value:.0%}", float),
-    "clock": _Kind(_clock, _moment),
+    "clock": _Kind(_clock, written),
     "said": _Kind(str, sentences_of),
     "list": _Kind(", ".join, _plain_list),
 }

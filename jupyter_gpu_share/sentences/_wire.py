@@ -7,10 +7,9 @@ there where the text is made of sentences that have a code; a reader of before d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from math import isfinite
 from typing import Any
 
+from .._json import moment_in, number_in
 from .._text import one_line
 from ._said import Said, Sentence, placeholders, sentences_of
 from ._table import TABLE
@@ -72,21 +71,6 @@ def _text(value: Any) -> str:
     return value
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("no number")
-    if not isfinite(value):
-        raise ValueError("no amount")
-    return value
-
-
-def _moment(value: Any) -> datetime:
-    found = datetime.fromisoformat(_text(value).replace("Z", "+00:00"))
-    if found.tzinfo is None:
-        raise ValueError("a moment without a zone")
-    return found
-
-
 def _list(value: Any) -> list[str]:
     if not isinstance(value, list):
         raise TypeError("no list")
@@ -97,11 +81,11 @@ def _list(value: Any) -> list[str]:
 _READ: Mapping[str, Callable[[Any], Any]] = {
     "text": _text,
     "size": _text,
-    "number": _number,
-    "bytes": lambda value: int(_number(value)),
-    "span": _number,
-    "percent": _number,
-    "clock": _moment,
+    "number": number_in,
+    "bytes": lambda value: int(number_in(value)),
+    "span": number_in,
+    "percent": number_in,
+    "clock": moment_in,
     "said": _said,
     "list": _list,
 }

@@ -6,9 +6,10 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
+from ..._json import moment_in, written
 from ...engines.kubernetes._names import PART, PREFIX, SERVER, annotation, hub_server_name, label
 from ...engines.kubernetes._objects import HUB_SERVER, HUB_USER, KernelPlan, Owner
 from ...engines.kubernetes._pods import size_of
@@ -64,8 +65,7 @@ def owner_of(
     owner = Owner.of_hub(*process)
     own = {_START: attempt, _GROUPS: json.dumps(sorted(groups))}
     if asked is not None:
-        moment = asked.astimezone(timezone.utc).isoformat(timespec="microseconds")
-        own[_ASKED] = moment.replace("+00:00", "Z")
+        own[_ASKED] = written(asked, "microseconds")
     if number is not None:
         own[_NUMBER] = str(number)
     if born:
@@ -99,10 +99,9 @@ def _number(text: str) -> int | None:
 
 def _moment(text: str) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return moment_in(text)
     except ValueError:
         return None
-    return moment if moment.tzinfo is not None else None
 
 
 def groups_of(owner: Owner) -> frozenset[str]:
@@ -193,7 +192,7 @@ def words_of_promise(promise: Promise | None) -> dict[str, str | None]:
     if promise is None:
         return {_PROMISE: None}
     moments = (promise.asked, promise.due)
-    return {_PROMISE: " ".join(each.astimezone(timezone.utc).isoformat() for each in moments)}
+    return {_PROMISE: " ".join(written(each, "microseconds") for each in moments)}
 
 
 def _promise(text: str) -> Promise | None:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from math import isfinite
 from typing import Any
 
+from ..._json import moment_in
 from ...allocations import (
     Allocation,
     Device,
@@ -189,7 +190,7 @@ def allocation_of(data: Mapping[str, Any]) -> Allocation:
         utilization=data.get("utilization"),
         idle_since=_moment(data.get("idle_since")),
         keep_until=_moment(data.get("keep_until")),
-        next=NextAction(str(action["action"]), _time(action["at"])) if action else None,
+        next=NextAction(str(action["action"]), moment_in(action["at"])) if action else None,
         queue=_position(data["queue"]) if data.get("queue") else None,
         engine=str(data.get("engine") or "kubernetes"),
         backend=data.get("backend") or None,
@@ -212,8 +213,4 @@ def _seconds(value: Any) -> float:
 
 
 def _moment(text: Any) -> datetime | None:
-    return None if not text else _time(text)
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return None if not text else moment_in(text)
