@@ -492,7 +492,7 @@ TABLE: Mapping[str, str] = {
         "{size:size} cannot be held against the limits here: how much memory a GPU has is not "
         "known. Tell the administrator."
     ),
-    "waits-for-turn": "It waits for its turn: others wait, who hold or used less.",
+    "waits-for-turn": "It waits for its turn: those who hold or used less come first.",
     "ended-in-line": "The kernel was ended while it waited for its turn.",
     "last-pod-not-known": "The cluster has not told yet what became of the last pod.",
     "share-looked-for": "Its share is looked for: {why:said}",
