@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
 from brokers_of_cluster import RunningClusterBroker, cluster_broker
 from cluster.fixtures import CLUSTER_MARKS
 from kernel_talk import printed
-from traitlets.config import Config
 from waiting import eventually
 
 from jupyter_gpu_share.engines.base import KernelRequest, Running
-from jupyter_gpu_share.engines.kubernetes import BrokeredEngine, KubernetesEngine
+from jupyter_gpu_share.engines.kubernetes import BrokeredEngine
 from jupyter_gpu_share.size import Size
 
 pytestmark = CLUSTER_MARKS
@@ -114,35 +111,3 @@ async def test_the_next_process_has_the_kernel_with_its_variables(
     taken = await started(second)
     assert taken.away
     assert await run(taken, "print(x)") == "42"
-
-
-async def test_a_start_through_the_broker_takes_little_longer_than_one_without(
-    engines: Callable[[], BrokeredEngine], cluster: Any, namespace: str
-) -> None:
-    config = Config()
-    config.KubernetesEngine.update(
-        {
-            "kubeconfig": str(cluster.kubeconfig),
-            "namespace": namespace,
-            "server_name": "direct",
-            "image": "localhost/kernel:1",
-            "lease_image": "localhost/pause:1",
-            "image_pull_policy": "Never",
-            "style": "lease",
-        }
-    )
-    direct, brokered = KubernetesEngine(config=config), engines()
-    times: dict[Any, list[float]] = {direct: [], brokered: []}
-    try:
-        for n in range(6):
-            for engine, taken in times.items():
-                began = time.monotonic()
-                await started(engine, f"k{n}")
-                taken.append(time.monotonic() - began)
-                await engine.stop(f"k{n}")
-    finally:
-        await direct.close()
-    # The first one opens what stays open.
-    more = median(times[brokered][1:]) - median(times[direct][1:])
-    print(f"{1000 * more:.0f} ms more than {1000 * median(times[direct][1:]):.0f} ms")
-    assert more < 0.3, times  # 60 ms on a machine that does nothing else

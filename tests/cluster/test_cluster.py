@@ -114,16 +114,20 @@ def test_no_packet_for_a_service_or_a_pod_leaves_the_machine(
 
 
 def test_the_bridge_keeps_its_address_when_a_pod_comes_or_goes(cluster: Cluster) -> None:
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", "link", *words], check=True)
+    def ip(*words: str) -> str:
+        command = ["ip", "-oneline", "link", *words]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-    address = Path(f"/sys/class/net/{BRIDGE}/address")
-    before = address.read_text()
+    def address() -> str:
+        # /sys may show the links of another network than this process's.
+        return ip("show", BRIDGE).partition("link/ether ")[2].split()[0]
+
+    before = address()
     # A port with the lowest address of all.
     ip("add", "gpushare-port", "address", "02:00:00:00:00:01", "type", "veth")
     try:
         ip("set", "gpushare-port", "master", BRIDGE)
-        assert address.read_text() == before
+        assert address() == before
     finally:
         ip("delete", "gpushare-port")
 

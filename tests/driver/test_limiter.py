@@ -185,7 +185,8 @@ for request in json.loads(sys.argv[2]):
     group = subprocess.run(["getent", "group", str(NOBODY)], capture_output=True, text=True)
     name = group.stdout.partition(":")[0]
     with running(driver, tree, "--group", name) as path:
-        held = run(*client.command(str(path), NAME, ["cat"]))
+        held = run(*client.command(str(path), NAME, ["sh", "-c", "echo there; cat"]))
+        assert line(held) == "there"
         process = run(sys.executable, "-c", code, str(path), json.dumps(asked))
         said = process.communicate(timeout=PATIENCE)[0].splitlines()
         assert "There is no group" in said[0]

@@ -54,7 +54,8 @@ async def test_what_threads_put_out_stays_under_the_cell_that_started_them(asked
         "    while go:\n"
         "        print('line', n); sys.stderr.write(f'error {n}\\n')\n"
         "        display(HTML(f'shown {n}')); n += 1\n"
-        "        time.sleep(0.001)\n"
+        # A client that reads slower than that misses messages, the last one among them.
+        "        time.sleep(0.02)\n"
         "thread = threading.Thread(target=talk); thread.start()"
     )
     for _ in range(5):
