@@ -29,6 +29,7 @@ from jupyter_gpu_share.engines.kubernetes.api import (
     KubeApi,
     KubernetesError,
     Watch,
+    _watch,
 )
 
 SOON = 20.0
@@ -77,6 +78,28 @@ async def test_a_bookmark_moves_the_position(server: ScriptedServer, watched: Wa
     await eventually(lambda: len(server.asked("watch")) == 2, "it watches again")
     assert server.asked("watch")[1].query["resourceVersion"] == str(server.version)
     assert not watched.changes
+
+
+async def test_a_quiet_watch_ends_before_it_is_taken_for_dead(
+    server: ScriptedServer, api: KubeApi
+) -> None:
+    """An API server sends no bookmark of a kind of which nothing has changed since it began."""
+    watched = Watched(api, period=300.0)
+
+    async def begun(number: int) -> int:
+        await eventually(lambda: len(server.asked("watch")) == number, f"watch {number} begins")
+        await eventually(lambda: server.watches, "it is open")
+        return int(server.asked("watch")[-1].query["timeoutSeconds"])
+
+    await watched.watch.synced()
+    assert await begun(1) <= _watch._QUIET < _watch._SILENCE, "nothing has changed so far"
+    await watched.settled(server)
+    server.end_watches()
+    assert await begun(2) > _watch._SILENCE, "what changes is followed for longer"
+    server.bookmark()
+    server.end_watches()
+    assert await begun(3) <= _watch._QUIET, "a bookmark is no change"
+    await watched.watch.close()
 
 
 @pytest.mark.parametrize("size", [1_500_000, 6_000_000])

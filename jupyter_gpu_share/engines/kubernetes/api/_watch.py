@@ -40,6 +40,9 @@ _LONGEST_WAIT = 60.0
 _GRACE = 5.0
 #: It says where it is every minute; without a word for so long the connection is dead, too.
 _SILENCE = 90.0
+#: Yet it says so of no kind of which nothing has changed since the watch began. So that such a
+#: watch is not taken for dead, the server is asked to end it before the silence is that long.
+_QUIET = 75.0
 #: Seconds without a word after which a list that comes as a stream is given up.
 _STREAM = 15.0
 #: Annotation of the bookmark after the last object of such a list.
@@ -146,6 +149,8 @@ class Watch:
         self._position, self._floor = "", "0"
         self._listed = 0.0
         self._heard: float | None = None
+        #: Whether the last watch brought a change.
+        self._lively = False
         #: Seconds to wait after the next failure.
         self._pause = 0.0
         self._error = ""
@@ -303,7 +308,9 @@ class Watch:
         raise ServerTrouble(f"The Kubernetes API ended at once: {what}.")
 
     async def _follow(self) -> None:
-        seconds = max(1, round(self._period * self._random.uniform(0.8, 1.0)))
+        period = self._period if self._lively else min(self._period, _QUIET)
+        self._lively = False
+        seconds = max(1, round(period * self._random.uniform(0.8, 1.0)))
         query = {
             "watch": "1",
             "allowWatchBookmarks": "true",
@@ -352,6 +359,8 @@ class Watch:
         """Take note of one event."""
         kind, item = _event(line, what)
         version = item["metadata"].get("resourceVersion", "")
+        if kind != "BOOKMARK":
+            self._lively = True
         if kind in ("ADDED", "MODIFIED", "DELETED") and _after(version, self._floor):
             kept = self._kept(item) if kind != "DELETED" else None
             if kept is not None:
