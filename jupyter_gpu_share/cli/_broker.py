@@ -42,13 +42,15 @@ async def serve(configuration: str | None, socket: str | None) -> int:
                 'c.Broker.home = "machine".'
             )
         from ..broker.cluster.home import ClusterHome
+        from ..broker.cluster.litter import seldom_looked_for
         from ..broker.cluster.program import ClusterBroker
         from ..engines.kubernetes import KubernetesEngine
         from ..size import SizePolicy
 
         _check_names(config, configuration, ClusterBroker, IdlePolicy, SizePolicy, KubernetesEngine)
         with _in_words(configuration):
-            await ClusterBroker(ClusterHome, config=config).run()
+            async with seldom_looked_for():
+                await ClusterBroker(ClusterHome, config=config).run()
         return 0
     _check_names(config, configuration, LocalBroker, IdlePolicy)
     if socket:

@@ -330,11 +330,12 @@ class Turns:
             return
         room: Room = NoRoom()
         asked = dict(self._waiting)
-        if asked.keys() - self._seen:
-            try:
-                room = await self._room(list(asked.values()))
-            except GpuShareError as error:
-                _log.warning("It is not known what is free: %s", error)
+        if not asked.keys() - self._seen:
+            return  # the scheduler has them all, and where none is let none is passed
+        try:
+            room = await self._room(list(asked.values()))
+        except GpuShareError as error:
+            _log.warning("It is not known what is free: %s", error)
         # Nothing comes in between this and what follows. Who came meanwhile is next.
         in_line = [turn for turn in self.in_line() if turn.claim.kernel_id in asked]
         decision = turns(in_line, self._seen, room)
