@@ -30,6 +30,8 @@ from ._errors import KubernetesError
 
 __all__ = ["Access"]
 
+#: Of requests, and as many of watches: a watch that is begun anew does not queue for a connection
+#: behind hundreds of requests, or all that changes meanwhile would be heard of late.
 _CONNECTIONS = 32
 #: Seconds that a kubeconfig's credential plugin may take.
 _PLUGIN = 30.0
@@ -37,11 +39,16 @@ _PLUGIN = 30.0
 
 @dataclass(eq=False)
 class _Door:
-    """A client, and how many requests use it."""
+    """A client for requests and one for watches, and how many of both use them."""
 
     client: ApiClient
+    watching: ApiClient
     identity: tuple[object, ...]
     users: int = 0
+
+    async def close(self) -> None:
+        await self.client.close()
+        await self.watching.close()
 
 
 class Access:
@@ -72,8 +79,8 @@ class Access:
         self.closed = False
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[tuple[ApiClient, str]]:
-        """The client for one request, and its ``Authorization`` header; empty: none.
+    async def client(self, *, watching: bool = False) -> AsyncIterator[tuple[ApiClient, str]]:
+        """The client for one request, or a watch, and its ``Authorization`` header; empty: none.
 
         Raises
         ------
@@ -82,7 +89,8 @@ class Access:
         door = await self._opened()
         door.users += 1
         try:
-            yield door.client, await _authorization(door.client.configuration)
+            client = door.watching if watching else door.client
+            yield client, await _authorization(client.configuration)
         finally:
             door.users -= 1
             await self._tidy()
@@ -124,13 +132,13 @@ class Access:
         doors, self._door, self._former = {self._door, *self._former}, None, set()
         for door in doors:
             if door is not None:
-                await door.client.close()
+                await door.close()
 
     async def _tidy(self) -> None:
         """Close former clients that nothing uses any more."""
         for door in [door for door in self._former if not door.users]:
             self._former.discard(door)
-            await door.client.close()
+            await door.close()
 
     async def open(self) -> None:
         """Read everything, unless that has been done.
@@ -160,7 +168,9 @@ class Access:
         began = time.monotonic()
         try:
             configuration = await self._configuration()
-            door = _Door(ApiClient(configuration), _identity(configuration))
+            # Both have one configuration, and so the same token.
+            clients = ApiClient(configuration), ApiClient(configuration)
+            door = _Door(*clients, _identity(configuration))
             self._read, self._failure = began, ""
             return door
         except KubernetesError:

@@ -63,7 +63,9 @@ class Transport:
         limits = aiohttp.ClientTimeout(
             total=None, connect=_REQUEST, sock_connect=_CONNECT, sock_read=silence
         )
-        async with self._request("GET", path, what, query=query, timeout=limits) as response:
+        async with self._request(
+            "GET", path, what, query=query, timeout=limits, watching=True
+        ) as response:
             _keep_alive(response)
             async with aclosing(_lines(response, what)) as lines:
                 yield lines
@@ -80,11 +82,12 @@ class Transport:
         kind: str = "application/json",
         accept: str = "",
         timeout: aiohttp.ClientTimeout | None = None,
+        watching: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         accept = accept or "application/json"
         headers = {"Accept": accept, "Content-Type": kind, "User-Agent": _AGENT}
         limits = timeout or aiohttp.ClientTimeout(total=_REQUEST, sock_connect=_CONNECT)
-        async with self._access.client() as (client, authorization):
+        async with self._access.client(watching=watching) as (client, authorization):
             if authorization:
                 headers["Authorization"] = authorization
             url = client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
