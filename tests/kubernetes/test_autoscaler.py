@@ -139,10 +139,15 @@ class Api:
             raise self.trouble
         return self.events, "1"
 
+    async def select_once(self, resource: Any, namespace: str, keep: Any, **query: str) -> Any:
+        self.asked.append("all")
+        return [event for event in self.events if keep(event) is not None], "1"
+
 
 async def read(one: Events) -> None:
     """Until what is being read was read."""
-    await asyncio.gather(*one._reading.values())
+    if one._reading is not None:
+        await one._reading
 
 
 async def test_what_was_said_last_counts() -> None:
@@ -220,6 +225,42 @@ async def test_an_answer_that_does_not_come_is_asked_for_again() -> None:
     one.words({"metadata": {"uid": "u-2"}})
     await read(one)
     assert set(one._known) == {"u-2"}
+
+
+async def test_of_many_pods_all_events_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API server looks through all Events each time: a thousand pods would keep it busy."""
+    monkeypatch.setattr(_events, "_PAUSE", 0.0)
+    api: Any = Api()
+    one = Events(api, "notebooks")
+    pods = [{**POD, "metadata": {**POD["metadata"], "uid": f"u-{n}"}} for n in range(100)]
+    api.events = [
+        {**TRIGGERED, "involvedObject": {"kind": "Pod", "uid": "u-7"}},
+        {**REFUSED, "involvedObject": {"kind": "Pod", "uid": "u-8"}},
+        {**REFUSED, "involvedObject": {"kind": "Pod", "uid": "of somebody else"}},
+    ]
+    for pod in pods:
+        one.words(pod)
+    await read(one)
+    assert api.asked == ["all"]
+    assert one.words(pods[7]) == BRINGS
+    assert "no node for it" in one.words(pods[8])
+    assert one.words(pods[9]) == ""
+    await read(one)
+    assert api.asked == ["all"], "what was read just now is not read again"
+
+
+async def test_of_many_that_kueue_holds_back_their_workloads_are_told() -> None:
+    api: Any = Api()
+    one = Events(api, "notebooks")
+    made = {"reason": "CreatedWorkload", "message": "Created Workload: notebooks/pod-a"}
+    pending = {"reason": "Pending", "message": "it is full"}
+    api.events = [
+        {**made, "involvedObject": {"kind": "Pod", "uid": "u-3"}},
+        {**pending, "involvedObject": {"kind": "Workload", "name": "pod-a", "uid": "w"}},
+    ]
+    await one._read_all({f"u-{n}": True for n in range(10)})
+    assert {each["reason"] for each in one._known["u-3"][0]} == {"CreatedWorkload", "Pending"}
+    assert not one._known["u-4"][0]
 
 
 async def test_reading_ends_with_the_cluster() -> None:

@@ -138,7 +138,7 @@ async def test_the_wait_says_what_kueue_says_of_the_workload() -> None:
     clock[0] = _waits.PATIENCE
     wait.tell(POD)
     assert "no such LocalQueue" in told[-1].reason
-    await asyncio.gather(*events._reading.values())
+    await events._reading
     wait.tell(POD)
     assert told[-1].reason == f"{WAITS}: the quota is used up, it lacks 1 of nvidia.com/gpu."
     assert len(api.asked) == 2
@@ -157,7 +157,7 @@ async def test_a_wait_is_told_for_longer_than_the_cluster_keeps_events() -> None
     events._clock = lambda: clock[0]
     for clock[0] in (0.0, 10.0):
         events.words(POD)
-        await asyncio.gather(*events._reading.values())
+        await events._reading
     words = events.words(POD)
     assert words == f"{WAITS}: the quota is used up, it lacks 1 of nvidia.com/gpu."
     listed = api.list_once
@@ -169,13 +169,13 @@ async def test_a_wait_is_told_for_longer_than_the_cluster_keeps_events() -> None
     api.list_once, later = forgotten, []
     for clock[0] in (20.0, 30.0):
         assert events.words(POD) == words
-        await asyncio.gather(*events._reading.values())
+        await events._reading
     assert events.words(POD) == words
     # What is said of the workload from then on is still heard of, and said once.
     later.append({**pending("The queue is stopped"), "lastTimestamp": "2026-11-29T13:00:00Z"})
     for clock[0] in (40.0, 50.0, 60.0):
         events.words(POD)
-        await asyncio.gather(*events._reading.values())
+        await events._reading
     assert events.words(POD) == f"{WAITS}: The queue is stopped."
     (known, _) = events._known["u-1"]
     assert len(known) == 3
@@ -185,7 +185,7 @@ async def test_nobody_asks_for_a_workload_of_a_pod_without_gate() -> None:
     api: Any = Api()
     events = Events(api, "notebooks")
     events.words({**POD, "spec": {}})
-    await asyncio.gather(*events._reading.values())
+    await events._reading
     assert api.asked == ["involvedObject.uid=u-1"]
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "put_out",
     "queue_name",
     "waits_for",
+    "workload_events",
     "wrong_queue",
 ]
 
@@ -69,8 +70,13 @@ def events_of(events: Iterable[Object]) -> str:
     for event in events:
         found = _CREATED.fullmatch(event.get("message") or "")
         if event.get("reason") == "CreatedWorkload" and found:
-            return f"involvedObject.kind=Workload,involvedObject.name={found[1]}"
+            return workload_events(found[1])
     return ""
+
+
+def workload_events(name: str) -> str:
+    """Field selector of the Events of a Workload."""
+    return f"involvedObject.kind=Workload,involvedObject.name={name}"
 
 
 def waits_for(pod: Object, events: Iterable[Object]) -> str:
