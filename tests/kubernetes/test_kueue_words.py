@@ -7,7 +7,6 @@ the pod). ``test_kueue.py`` has a real Kueue say them.
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 

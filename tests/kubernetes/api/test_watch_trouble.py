@@ -8,11 +8,11 @@ import logging
 from typing import Any
 
 import pytest
-from scripted import Act, ScriptedServer, refuse, reset, right, silence, stream
+from scripted import NAMESPACE, Act, ScriptedServer, refuse, reset, right, silence, stream
 from waiting import eventually
 from watched import Clock, Watched, the_same
 
-from jupyter_gpu_share.engines.kubernetes.api import KubeApi, _transport, _watch
+from jupyter_gpu_share.engines.kubernetes.api import PODS, KubeApi, _access, _transport, _watch
 
 SOON = 20.0
 
@@ -175,6 +175,24 @@ async def test_the_position_outlives_a_connection(server: ScriptedServer, watche
     await watched.settled(server)
     assert the_same(watched, server)
     assert len(server.asked("list")) == 1
+
+
+async def test_it_does_not_wait_behind_requests(
+    server: ScriptedServer, api: KubeApi, watched: Watched
+) -> None:
+    """While hundreds of kernels start each connection for requests is taken."""
+    await watched.watch.synced()
+    await eventually(lambda: server.watches, "it watches")
+    many = 2 * _access._CONNECTIONS
+    server.then("get", *[silence] * many)
+    waiting = [asyncio.create_task(api.get(PODS, f"pod-{n}", NAMESPACE)) for n in range(many)]
+    await eventually(lambda: len(server.asked("get")) == _access._CONNECTIONS, "all are taken")
+    server.end_watches()
+    await watched.settled(server)
+    assert len(server.asked("get")) == _access._CONNECTIONS
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 # -- how long it waits -----------------------------------------------------------------------
