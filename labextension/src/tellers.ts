@@ -723,7 +723,8 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
         '%1 cannot be held against the limits here: how much memory a GPU has is not known. Tell the administrator.',
         v.size('size')
       ),
-    'waits-for-turn': () => trans.__('It waits for its turn: those who hold or used less come first.'),
+    'waits-for-turn': () =>
+      trans.__('It waits for its turn: those who hold or used less come first.'),
     'ended-in-line': () => trans.__('The kernel was ended while it waited for its turn.'),
     'last-pod-not-known': () =>
       trans.__('The cluster has not told yet what became of the last pod.'),
