@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Protocol
 
-from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+import aiohttp
 
 from ...errors import EngineError, GpuShareError
 from ...sentences import say, words_of
@@ -107,31 +107,33 @@ class HubApi:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._client: AsyncHTTPClient | None = None
+        self._session: aiohttp.ClientSession | None = None
 
     async def user(self, token: str) -> HubAnswer:
         """What the Hub says of a token. Never raises for what the Hub or the network does."""
-        if self._client is None:
-            self._client = AsyncHTTPClient(force_instance=True, max_clients=2 * _MAX_ASKED)
-        request = HTTPRequest(
-            f"{self._url}/user",
-            headers={"Authorization": f"token {token}", "Accept": "application/json"},
-            connect_timeout=_PATIENCE,
-            request_timeout=_PATIENCE,
-            follow_redirects=False,
-        )
+        if self._session is None:
+            # Connections stay open, as tokens are asked about all the time; aiohttp asks once more
+            # where the Hub has closed one. No cookie stays.
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=2 * _MAX_ASKED),
+                timeout=aiohttp.ClientTimeout(total=_PATIENCE),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        headers = {"Authorization": f"token {token}", "Accept": "application/json"}
         try:
-            answer = await self._client.fetch(request, raise_error=False)
+            async with self._session.get(
+                f"{self._url}/user", headers=headers, allow_redirects=False
+            ) as answer:
+                return HubAnswer(answer.status, await answer.read())
         except Exception as error:  # whatever the network does
             _log.debug("The Hub gave no answer: %s", type(error).__name__)
             return HubAnswer(0)
-        # 599: tornado's own, for no answer in time.
-        return HubAnswer(0 if answer.code == 599 else answer.code, answer.body or b"")
 
     async def close(self) -> None:
         """Ask nothing any more."""
-        if self._client is not None:
-            self._client.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
 
 class _TellsOfTokens(Protocol):
