@@ -108,9 +108,9 @@ def undo_network(network: str) -> None:
 
 def _descendants(pid: int) -> list[int]:
     found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
         try:
-            children = [int(word) for word in path.read_text().split()]
+            children = [int(word) for word in (thread / "children").read_text().split()]
         except (FileNotFoundError, ProcessLookupError):
             continue
         for child in children:

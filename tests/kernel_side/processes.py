@@ -25,11 +25,11 @@ class Row(NamedTuple):
 def rows() -> list[Row]:
     """All processes, the oldest first, zombies included."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            fields = path.read_text(errors="replace").rpartition(")")[2].split()
+            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
             numbers = (int(fields[n]) for n in (1, 3, 19))
-            found.append(Row(int(path.parent.name), fields[0], *numbers))
+            found.append(Row(int(folder.name), fields[0], *numbers))
     return sorted(found, key=lambda row: (row.start, row.pid))
 
 

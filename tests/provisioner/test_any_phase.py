@@ -174,14 +174,14 @@ def processes() -> set[str]:
     """Kernels of this process that run, by process id."""
     token = b"JUPYTER_GPU_SHARE_CLAIM"
     found = set()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = environ.read_bytes()
-            parent = (environ.parent / "stat").read_text().rpartition(")")[2].split()
+            words = (folder / "environ").read_bytes()
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if token in words and parent[0] != "Z" and int(parent[1]) == os.getpid():
-            found.add(environ.parent.name)
+            found.add(folder.name)
     return found
 
 
