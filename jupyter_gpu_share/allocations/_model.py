@@ -8,7 +8,7 @@ from enum import Enum
 from fractions import Fraction
 from typing import Any
 
-from .._json import written
+from .._text import written
 from ..sentences import say, sentences_of
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from .._json import moment_in, number_in
+from .._text import moment_in, number_in
 from ..allocations import timestamp
 
 __all__ = ["RESOURCES", "UserLimit", "limits_from_json"]

@@ -8,8 +8,7 @@ from datetime import datetime
 from string import Formatter
 from typing import Any
 
-from .._json import written
-from .._text import one_line
+from .._text import one_line, written
 from ._formats import format_bytes, spell
 from ._table import TABLE
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._json import moment_in, number_in
-from .._text import one_line
+from .._text import moment_in, number_in, one_line
 from ._said import Said, Sentence, placeholders, sentences_of
 from ._table import TABLE
 

@@ -74,7 +74,7 @@ def run(env: Mapping[str, str], where: Path, *arguments: str) -> tuple[int, int,
         assert done.returncode == 0, end
     launches = re.search(r"launches by GpuShareProvisioner: (\d+)", done.stdout)
     assert launches is not None, end
-    print(done.stdout.splitlines()[-1], f"({launches[0]})")
+    print(_summary(done), f"({launches[0]})")
     return _number("passed", done) + again, int(launches[1]), end
 
 
@@ -96,8 +96,14 @@ def _pytest(
     )
 
 
+def _summary(done: subprocess.CompletedProcess[str]) -> str:
+    """The line that tells how many passed; a warning at the interpreter's end may come after it."""
+    lines = [line for line in done.stdout.splitlines() if re.search(r" in \d+\.\d+s", line)]
+    return lines[-1] if lines else ""
+
+
 def _number(what: str, done: subprocess.CompletedProcess[str]) -> int:
-    found = re.search(rf"(\d+) {what}", (done.stdout.splitlines() or [""])[-1])
+    found = re.search(rf"(\d+) {what}", _summary(done))
     return int(found[1]) if found else 0
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ..._json import moment_in, written
+from ..._text import moment_in, written
 from ...engines.kubernetes._names import PART, PREFIX, SERVER, annotation, hub_server_name, label
 from ...engines.kubernetes._objects import HUB_SERVER, HUB_USER, KernelPlan, Owner
 from ...engines.kubernetes._pods import size_of

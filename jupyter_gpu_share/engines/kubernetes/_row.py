@@ -9,7 +9,7 @@ from fractions import Fraction
 from math import isfinite
 from typing import Any
 
-from ..._json import moment_in
+from ..._text import moment_in
 from ...allocations import (
     Allocation,
     Device,
