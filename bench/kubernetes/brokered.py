@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from jupyter_gpu_share._text import moment_in
 from tests.cluster import KERNEL_IMAGE, Cluster, wait_for
 from tests.cluster.images import PAUSE
 
@@ -203,7 +204,7 @@ def most_watches(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
             " of the kernels" if target.get("namespace") else " of the cluster"
         )
         change = {"ResponseStarted": 1, "ResponseComplete": -1}[event["stage"]]
-        moments[kind].append((datetime.fromisoformat(_readable(event["stageTimestamp"])), change))
+        moments[kind].append((moment_in(event["stageTimestamp"]), change))
     most = {}
     for kind, found in moments.items():
         now = 0
@@ -211,10 +212,6 @@ def most_watches(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
             now += change
             most[kind] = max(most.get(kind, 0), now)
     return most
-
-
-def _readable(moment: str) -> str:
-    return moment.replace("Z", "+00:00")  # Python 3.10 knows no Z
 
 
 def _delays(events: Iterable[Mapping[str, Any]], told: Mapping[str, float]) -> list[float]:
@@ -231,7 +228,7 @@ def _delays(events: Iterable[Mapping[str, Any]], told: Mapping[str, float]) -> l
             and (target.get("resource"), target.get("subresource")) == ("pods", "status")
             and target.get("name") in told
         ):
-            at = datetime.fromisoformat(_readable(event["requestReceivedTimestamp"]))
+            at = moment_in(event["requestReceivedTimestamp"])
             found.setdefault(target["name"], at.timestamp())
     assert found.keys() == told.keys(), f"{len(found)} of {len(told)} in the audit log"
     return [told[name] - at for name, at in found.items()]
