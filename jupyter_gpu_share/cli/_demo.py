@@ -194,23 +194,27 @@ async def _play(shown: Plan, folder: Path, runtime: Runtime, patience: float) ->
             if any(task.done() for task in tasks):
                 break
         tasks.append(asyncio.create_task(_run(third, folder, patience)))
-        await asyncio.gather(*tasks)
-    except BaseException:
+        # A gather would raise what becomes of the notebooks when this is cancelled.
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 async def _run(part: Part, folder: Path, patience: float) -> None:
     """Run the notebook on a share, and keep it as it ran."""
     import nbformat
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    from ._demo_notebook import DemoNotebook
 
     notebook = nbformat.reads(_source(), as_version=4)
     # A cell's time includes that in the queue.
-    client = NotebookClient(
+    client = DemoNotebook(
         notebook, timeout=int(patience), startup_timeout=int(patience), kernel_name=_KERNEL
     )
     # The name stands in the table of allocations.
