@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime"]
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
-#: How long leaving the process may take, in seconds.
+#: Seconds that kernels have to end as the process ends; engines have half of that, after them.
 _CLOSE_PATIENCE = 10.0
 
 
@@ -100,24 +103,30 @@ class Runtime(LoggingConfigurable):
             return
         done = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
         with suppress(Exception):
-            done.result(_CLOSE_PATIENCE)
+            done.result(2 * _CLOSE_PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_PATIENCE)
 
     async def _close(self) -> None:
+        # What a kernel's end waits for may be away: connections are closed all the same.
+        await _for_at_most(_CLOSE_PATIENCE, self._end_all())
+        await _for_at_most(_CLOSE_PATIENCE / 2, self._close_engines())
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _end_all(self) -> None:
         # A server may end without a word: what it said is kept then, too.
         if self.end_kernel is not None:
             await self._say_farewell()
         await self.kernels.close_all(park=self.end_kernel is not None)
         await self._keep_waits()
         await self._leave()
-        for engine in self._engines.values():
-            with suppress(GpuShareError):
-                await engine.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _close_engines(self) -> None:
+        closing = (engine.close() for engine in self._engines.values())
+        await asyncio.gather(*closing, return_exceptions=True)
 
     async def stop(self) -> None:
         """End all kernels in good order, as their server is about to end.
@@ -605,3 +614,14 @@ def _at_exit(work: Callable[[], None]) -> None:
         from multiprocessing.util import Finalize
 
         Finalize(None, work, exitpriority=0)
+
+
+async def _for_at_most(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Do something that may fail, and give it up where it takes longer."""
+    task = asyncio.ensure_future(work)
+    _, late = await asyncio.wait({task}, timeout=seconds)
+    if late:
+        task.cancel()
+        _log.warning("What this process had begun did not end within %.0f seconds.", seconds)
+    elif not task.cancelled() and (error := task.exception()):
+        _log.error("What this process had begun could not be ended properly", exc_info=error)

@@ -503,6 +503,9 @@ TABLE: Mapping[str, str] = {
         "Its server stopped while the kernel had its share: the kernel was ended, and its "
         "variables are gone."
     ),
+    "ended-without-server": (
+        "The kernel ended while its server was away, and its variables are gone."
+    ),
     "run-notebook-again": "Run the notebook again.",
     "nothing-kept-in-place": "This JupyterHub keeps no variables in place.",
     "server-did-not-return": (

@@ -737,6 +737,8 @@ export function tellers(trans: TranslationBundle): Record<string, Teller> {
       trans.__(
         'Its server stopped while the kernel had its share: the kernel was ended, and its variables are gone.'
       ),
+    'ended-without-server': () =>
+      trans.__('The kernel ended while its server was away, and its variables are gone.'),
     'run-notebook-again': () => trans.__('Run the notebook again.'),
     'nothing-kept-in-place': () => trans.__('This JupyterHub keeps no variables in place.'),
     'server-did-not-return': v =>

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_objects import FakeObjects
@@ -13,8 +15,9 @@ from moments import MINUTE, START
 from waiting import eventually
 
 from jupyter_gpu_share.broker.cluster.losses import Loss, read_losses, write_losses
-from jupyter_gpu_share.broker.cluster.presence import Process
+from jupyter_gpu_share.broker.cluster.presence import QUIET, Process
 from jupyter_gpu_share.broker.cluster.ruling import Key
+from jupyter_gpu_share.engines.base import Exit
 from jupyter_gpu_share.size import Size
 
 
@@ -108,4 +111,84 @@ async def test_what_was_lost_is_forgotten_in_time_and_is_not_another_users(
         lambda: [each.key.kernel_id for each in home.registry] == ["other"], "it is forgotten"
     )
     home.registry.hear_user("ann", "2026-02-01T00:00:00Z")
+    assert list(home.registry) == []
+
+
+# -- ends that nobody was there to hear of -------------------------------------------------------
+
+
+def told(row: dict[str, Any] | None) -> bool:
+    """Whether a row says what its notebook has lost, and why."""
+    assert row is not None and row["state"] == "ended", row
+    return "while its server was away" in row["lost_work"] and "It was evicted." in row["lost_work"]
+
+
+@pytest.mark.parametrize("parked", [True, False])
+async def test_a_kept_kernel_whose_pod_ends_is_told_of_and_then_forgotten(
+    home: FakeHome, parked: bool
+) -> None:
+    """With a share that was given back before its server stopped, or after it."""
+    ann = home.user("ann")
+    row = await ann.start()
+    if not parked:
+        await ann.ok("POST", "/v1/shares/k/release", {"attempt": row["attempt"]})
+    else:
+        idle = {"idle_seconds": 5, "keep_seconds": None, "vacated": True}
+        await ann.ok("PUT", "/v1/idle", {"kernels": {"k": idle}})
+    home.gone(ann)
+    await ann.again().until("k", "released")
+    await eventually(lambda: held(home)[0].lent, "its share is given back")
+    held(home)[0].end(Exit(-9, "It was evicted."))
+    second = ann.again()
+    await second.until("k", "ended")
+    assert told(await second.row("k"))
+    (known,) = home.registry.losses(START)
+    assert timedelta(0) < known.until - START <= timedelta(seconds=home.kept)
+    await eventually(lambda: not held(home), "nothing is left in the cluster")
+    assert not home.rules.held
+    (kernel,) = home.registry
+    assert kernel.later is not None
+    kernel.later._run()  # type: ignore[attr-defined]
+    assert list(home.registry) == []
+
+
+async def test_an_end_that_a_crashed_server_did_not_hear_of_is_told_to_the_next(
+    home: FakeHome,
+) -> None:
+    """It counts as there for a while: its next process may come at any time."""
+    ann, bob = home.user("ann"), home.user("bob")
+    await ann.start()
+    await bob.start()
+    process = Process("ann", "", ann.instance)
+    signs = home.registry.presence._signs[process]
+    home.registry.presence._signs[process] = replace(signs, heard=signs.heard - QUIET)
+    assert home.registry.presence.alive(process)
+    for pod in held(home):
+        pod.end(Exit(-9, "It was evicted."))
+    second = ann.again()
+    await second.until("k", "ended")
+    assert told(await second.row("k"))
+    # One that is there hears of it at once, and tells its notebook itself.
+    await bob.until("k", "ended")
+    row = await bob.row("k")
+    assert row is not None and row["lost_work"] == ""
+    home.gone(bob)
+    await eventually(lambda: len(list(home.registry)) == 1, "his row goes with his server")
+
+
+async def test_what_was_taken_over_is_not_lost(home: FakeHome) -> None:
+    """The pod of a kernel that another broker gave to another process is left alone."""
+    ann = home.user("ann")
+    row = await ann.start()
+    await ann.ok("POST", "/v1/shares/k/release", {"attempt": row["attempt"]})
+    home.gone(ann)
+    await ann.again().until("k", "released")
+    (pod,) = held(home)
+    pod.lost = True
+    pod.end(Exit(-9, "taken over"))
+    await ann.again().until("k", "ended")
+    assert pod.name in home.cluster.pods and home.registry.losses(START) == []
+    (kernel,) = home.registry
+    assert kernel.later is not None
+    kernel.later._run()  # type: ignore[attr-defined]
     assert list(home.registry) == []

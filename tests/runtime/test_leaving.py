@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,34 @@ async def test_a_stop_says_farewell_before_all(
     await runtime.stop()
     assert said == ["leave", "kernels"] and runtime.stopping
     runtime.close()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_connections_are_closed_whatever_becomes_of_kernels(
+    jupyter_dirs: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """The machine that a kernel's end waits for may be away, or an engine's close may fail."""
+    said: list[str] = []
+    monkeypatch.setattr("jupyter_gpu_share.runtime._CLOSE_PATIENCE", 0.2)
+    runtime = Runtime(config=Config())
+
+    class Failing(FakeEngine):
+        async def close(self) -> None:
+            await super().close()
+            raise OSError("It is away.")
+
+    runtime._engines["failing"] = Failing(said)  # type: ignore[assignment]
+    runtime._engines["fake"] = FakeEngine(said)  # type: ignore[assignment]
+
+    async def close_all(**how: Any) -> None:
+        if fails:
+            raise OSError("It is away.")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            said.append("given up")
+
+    monkeypatch.setattr(runtime.kernels, "close_all", close_all)
+    runtime.close()
+    assert said == ["given up"] * (not fails) + ["close", "close"]
+    assert not runtime._thread.is_alive()

@@ -114,11 +114,16 @@ class Lives(Table):
             await asyncio.gather(removal, ended, return_exceptions=True)
         if kernel.busy and not kernel.up:
             return  # the start that is under way tells it
-        if not kernel.phase.over:
-            kernel.phase, kernel.ended, kernel.queue = Phase.ENDED, how, None
-            kernel.reason = how.reason
-            self._rules.drop(kernel.key)
-            self.changed(kernel)
+        if kernel.phase.over:
+            return
+        if kernel.up and not kernel.objects.lost and not self.presence.hears(kernel.process):
+            why = paragraph(say("ended-without-server"), how.reason, say("run-notebook-again"))
+            self._lose(kernel, why, how)
+            return
+        kernel.phase, kernel.ended, kernel.queue = Phase.ENDED, how, None
+        kernel.reason = how.reason
+        self._rules.drop(kernel.key)
+        self.changed(kernel)
 
     def _report(self, kernel: Kernel, news: Waiting | Starting) -> None:
         if kernel.phase.over:
@@ -190,7 +195,8 @@ class Lives(Table):
         if fate is Fate.DELETE:
             self._retire(kernel)
         elif fate is Fate.KEEP:
-            if self._kernels.get(kernel.key) is kernel and not self.presence.alive(kernel.process):
+            there = self._kernels.get(kernel.key) is kernel and not kernel.phase.over
+            if there and not self.presence.alive(kernel.process):
                 kernel.phase = Phase.RELEASED
                 self._rules.gave_back(kernel.key)
                 self._keep(kernel)
@@ -267,10 +273,13 @@ class Lives(Table):
         """Keep a kernel without its share for the next process of its server, for a while."""
 
         def over() -> None:
-            there = self._kernels.get(kernel.key) is kernel and not kernel.phase.over
-            if there and not self.presence.alive(kernel.process):
-                words = say("server-did-not-return", after=self._kept)
-                self._lose(kernel, words, Exit(-15, words))
+            if self._kernels.get(kernel.key) is not kernel or self.presence.alive(kernel.process):
+                return
+            if kernel.phase.over:  # another process of its server has it, and tells of it
+                self._retire(kernel)
+                return
+            words = say("server-did-not-return", after=self._kept)
+            self._lose(kernel, words, Exit(-15, words))
 
         self._after_kept(kernel, over)
         self.changed(kernel)

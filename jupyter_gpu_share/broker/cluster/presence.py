@@ -220,6 +220,11 @@ class Presence:
         free = free_at(signs)
         return free is None or free > self._clock()
 
+    def hears(self, process: Process) -> bool:
+        """Whether the process is told at once what happens, as far as anybody can know here."""
+        signs = self._signs.get(process)
+        return signs is not None and signs.proven and self.holds(process)
+
     def has_left(self, process: Process) -> bool:
         """Whether it has said that it ends."""
         return process in self._over
