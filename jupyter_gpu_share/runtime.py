@@ -42,8 +42,10 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds that kernels have to end as the process ends; engines have half of that, after them.
+#: Seconds that kernels have to end as the process ends, and engines after them.
 _CLOSE_PATIENCE = 10.0
+#: Seconds in which what takes longer lets go of what it has.
+_LET_GO = 2.0
 
 
 class Runtime(LoggingConfigurable):
@@ -103,14 +105,14 @@ class Runtime(LoggingConfigurable):
             return
         done = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
         with suppress(Exception):
-            done.result(2 * _CLOSE_PATIENCE)
+            done.result(3 * _CLOSE_PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_PATIENCE)
 
     async def _close(self) -> None:
         # What a kernel's end waits for may be away: connections are closed all the same.
         await _for_at_most(_CLOSE_PATIENCE, self._end_all())
-        await _for_at_most(_CLOSE_PATIENCE / 2, self._close_engines())
+        await _for_at_most(_CLOSE_PATIENCE, self._close_engines())
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -622,6 +624,7 @@ async def _for_at_most(seconds: float, work: Coroutine[Any, Any, None]) -> None:
     _, late = await asyncio.wait({task}, timeout=seconds)
     if late:
         task.cancel()
+        await asyncio.wait({task}, timeout=_LET_GO)
         _log.warning("What this process had begun did not end within %.0f seconds.", seconds)
     elif not task.cancelled() and (error := task.exception()):
         _log.error("What this process had begun could not be ended properly", exc_info=error)

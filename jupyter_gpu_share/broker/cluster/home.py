@@ -237,19 +237,21 @@ class ClusterHome:
     async def close(self) -> None:
         """Let go of everything. Kernels go on."""
         self._ready = False
-        tasks = [*self._tasks, *([self._moving] if self._moving is not None else [])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        if self._sweeper is not None:
-            await self._sweeper.close()
-        await self.registry.close()
-        for objects in self._spare:
-            await objects.close()
-        with suppress(GpuShareError):
-            await self.rules.save()
-        await self.cluster.close()
+        try:
+            tasks = [*self._tasks, *([self._moving] if self._moving is not None else [])]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+            if self._sweeper is not None:
+                await self._sweeper.close()
+            await self.registry.close()
+            for objects in self._spare:
+                await objects.close()
+            with suppress(GpuShareError):
+                await self.rules.save()
+        finally:  # whoever waits for this may not wait for a cluster that is away
+            await self.cluster.close()
 
     async def _see_gpus(self) -> None:
         while True:

@@ -416,18 +416,20 @@ class BrokeredEngine(PodEngine):
 
     async def close(self) -> None:
         """See :meth:`Engine.close <jupyter_gpu_share.engines.base.Engine.close>`."""
-        await self.leave()
-        await self._stop_all()
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        http, self._http = self._http, None
-        if http is not None:
-            await http.close()
-        if self._zmq is not None:
-            self._zmq.destroy(linger=100)
-            self._zmq = None
+        try:
+            await self.leave()
+            await self._stop_all()
+            for task in list(self._tasks):
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:  # whoever waits for this may not wait for a broker that is away
+            http, self._http = self._http, None
+            if http is not None:
+                await http.close()
+            if self._zmq is not None:
+                self._zmq.destroy(linger=100)
+                self._zmq = None
 
 
 async def _tell_unreached(kernel: PodKernel, report: Report) -> None:

@@ -283,12 +283,14 @@ class KubernetesEngine(PodEngine, KubernetesSettings):
 
     async def close(self) -> None:
         """See :meth:`Engine.close <jupyter_gpu_share.engines.base.Engine.close>`."""
-        await self._stop_all()
-        if self._sweeper is not None:
-            await self._sweeper.close()
-        if self._cluster is not None:
+        try:
+            await self._stop_all()
+            if self._sweeper is not None:
+                await self._sweeper.close()
+        finally:  # whoever waits for this may not wait for a cluster that is away
             cluster, self._cluster = self._cluster, None
-            await cluster.close()
+            if cluster is not None:
+                await cluster.close()
 
 
 def _objects_of(kernel: PodKernel) -> KernelObjects:
