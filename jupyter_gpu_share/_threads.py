@@ -8,9 +8,12 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ["in_thread", "to_the_end"]
+__all__ = ["in_thread", "stopped", "to_the_end", "within"]
 
 T = TypeVar("T")
+
+#: Seconds after which a task that goes on is cancelled once more.
+_AGAIN = 1.0
 
 
 async def in_thread(
@@ -46,3 +49,42 @@ async def to_the_end(work: Awaitable[T]) -> T:
     if not doing.cancelled():
         doing.exception()  # nobody is there to be told
     raise cancelled
+
+
+async def within(seconds: float | None, work: Awaitable[T]) -> T:
+    """Do some work, for no longer than so many seconds; None: for as long as it takes.
+
+    ``asyncio.wait_for`` forgets, before Python 3.12, that it was cancelled where the work is done
+    at the same moment.
+
+    Raises
+    ------
+    asyncio.TimeoutError: it took too long.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise asyncio.TimeoutError
+        return task.result()
+    finally:
+        if task.cancel():
+            await asyncio.wait([task])
+        elif not task.cancelled():
+            task.exception()  # seen, or asyncio would log it where nobody waits any more
+
+
+async def stopped(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks and wait until they have ended, whatever they raise.
+
+    A library may forget that it was cancelled, as ``asyncio.wait_for`` does: a loop around it
+    would go on.
+    """
+    left = {task for task in tasks if task is not None} - {asyncio.current_task()}
+    while left:
+        for task in left:
+            task.cancel()
+        done, left = await asyncio.wait(left, timeout=_AGAIN)
+        for task in done:
+            if not task.cancelled():
+                task.exception()  # seen, or asyncio would log it

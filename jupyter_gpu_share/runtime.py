@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from jupyter_core.paths import jupyter_data_dir
 from traitlets.config import Config, LoggingConfigurable
 
-from ._threads import in_thread
+from ._threads import in_thread, stopped
 from .allocations import Allocation, AllocationTable, Kept, State
 from .engines import usual_engine
 from .engines.user_limits import UserLimit
@@ -113,10 +113,7 @@ class Runtime(LoggingConfigurable):
         # What a kernel's end waits for may be away: connections are closed all the same.
         await _for_at_most(_CLOSE_PATIENCE, self._end_all())
         await _for_at_most(_CLOSE_PATIENCE, self._close_engines())
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stopped(*asyncio.all_tasks())
 
     async def _end_all(self) -> None:
         # A server may end without a word: what it said is kept then, too.

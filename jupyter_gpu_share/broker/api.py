@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from .._threads import in_thread
+from .._threads import in_thread, within
 from .._version import __version__
 from ..allocations import Isolation
 from ..engines.local._contents import Holding
@@ -301,7 +301,7 @@ class _EventStream(_Handler):
             while True:
                 try:
                     following = events.after(number, self.account.uid)
-                    number, found = await asyncio.wait_for(following, _HEARTBEAT)
+                    number, found = await within(_HEARTBEAT, following)
                 except asyncio.TimeoutError:
                     await self._send(": \n\n")
                     continue

@@ -17,7 +17,7 @@ from typing import Any
 
 from traitlets import Bool, Integer, Unicode, default
 
-from .._threads import in_thread
+from .._threads import in_thread, stopped, within
 from ..engines._presence import SIMULATE
 from ..engines.local._gpu import Gpu
 from ..engines.local._machine import Machine
@@ -258,9 +258,7 @@ class LocalBroker(settings.Broker):
             await self._server.close_all_connections()
         if self._metrics is not None:
             await self._metrics.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stopped(*self._tasks)
         self._ends.close()
         await self.store.close()
 
@@ -289,7 +287,7 @@ class LocalBroker(settings.Broker):
     async def _sweep(self, desk: Desk) -> None:
         while True:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._looking.wait(), _SWEEP_INTERVAL)
+                await within(_SWEEP_INTERVAL, self._looking.wait())
             told = self._looking.is_set()
             self._looking.clear()
             try:

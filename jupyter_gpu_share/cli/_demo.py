@@ -18,6 +18,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from traitlets.config import Config
 
 from .._text import one_line
+from .._threads import within
 from ..allocations import Allocation, State
 from ..errors import EngineError, NoGpuError
 from ._kernelspecs import find
@@ -114,7 +115,7 @@ async def demo(output: str | None, config: Callable[[], Config]) -> int:
     patience = _PATIENCE if local else _PATIENCE_WITH_PULL
     try:
         playing = _play(shown, folder, runtime, patience)
-        await asyncio.wait_for(playing, patience)
+        await within(patience, playing)
     except asyncio.TimeoutError as error:
         raise EngineError(f"The demo did not end within {patience:g} s.") from error
     finally:

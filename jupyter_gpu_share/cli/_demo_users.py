@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from .._threads import in_thread
+from .._threads import in_thread, within
 from ..errors import EngineError
 from ._demo_user import DEMAND_AFTER, WARN_BEFORE
 from ._tables import allocations_table
@@ -55,7 +55,7 @@ async def demo_users(count: int) -> int:
     begun = monotonic()
     folder = Path(await in_thread(tempfile.mkdtemp, prefix="gpu-share-demo-"))
     try:
-        await asyncio.wait_for(_stage(folder, setpriv, count), _PATIENCE)
+        await within(_PATIENCE, _stage(folder, setpriv, count))
     except asyncio.TimeoutError as error:
         raise EngineError(f"The demo did not end within {_PATIENCE:g} s.") from error
     finally:
@@ -305,7 +305,7 @@ async def _broker(folder: Path, setpriv: str, settings: Path, socket: Path) -> A
 async def _ended(process: asyncio.subprocess.Process) -> None:
     """Wait for the end of a process that was told to end, and make sure of it."""
     try:
-        await asyncio.wait_for(process.wait(), _END)
+        await within(_END, process.wait())
     except BaseException as error:
         with suppress(ProcessLookupError):
             process.kill()

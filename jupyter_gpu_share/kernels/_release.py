@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from .._threads import in_thread, to_the_end
+from .._threads import in_thread, to_the_end, within
 from ..allocations import Kept
 from ..engines.base import Report, Running, Starting
 from ..errors import GpuShareError, NotPossible
@@ -245,7 +245,7 @@ async def save(context: WorkContext, note: Note | None) -> None:
     if note is None or not context.keeper.outlives or await has_snapshot(context):
         return
     try:
-        await asyncio.wait_for(_save(context, note), _SAVING)
+        await within(_SAVING, _save(context, note))
     except (GpuShareError, asyncio.TimeoutError) as error:
         why = words_of(error) or f"it took longer than {_SAVING:g} s"
         _log.warning("The variables of %s are lost: %s", note.path or note.kernel_id, why)

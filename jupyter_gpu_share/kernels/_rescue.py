@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from .._threads import to_the_end
+from .._threads import to_the_end, within
 from ..allocations import Kept
 from ..engines.base import Exit, Removal
 from ..errors import GpuShareError, NotPossible
@@ -90,7 +90,7 @@ async def its_end(context: WorkContext, reason: str) -> Exit:
     removal = context.engine.removal(context.kernel_id)
     left = removal.seconds if removal is not None else 0.0
     try:
-        return await asyncio.wait_for(context.engine.wait(context.kernel_id), left + _UNHEARD)
+        return await within(left + _UNHEARD, context.engine.wait(context.kernel_id))
     except asyncio.TimeoutError:
         return Exit(-signal.SIGTERM, reason)
     except asyncio.CancelledError:

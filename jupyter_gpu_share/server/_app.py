@@ -13,6 +13,7 @@ from jupyter_server.utils import ensure_async
 from traitlets import Bool
 from traitlets.config import Config
 
+from .._threads import within
 from ..errors import AbsentGpuError, GpuShareError
 from ..idle import IdlePolicy
 from ..size import SizePolicy
@@ -209,7 +210,7 @@ class GpuShareApp(ExtensionApp):
         assert self.serverapp is not None
         stop_restarters(self.serverapp.kernel_manager)
         try:
-            await asyncio.wait_for(runtime.stop(), _STOP_PATIENCE)
+            await within(_STOP_PATIENCE, runtime.stop())
         except asyncio.TimeoutError:
             self.log.warning(
                 "Not all kernels have ended within %g s; the server ends them.", _STOP_PATIENCE

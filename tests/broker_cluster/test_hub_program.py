@@ -111,6 +111,25 @@ async def test_it_ends_in_good_order(lease: list[Lease]) -> None:
     assert home.closed and lease[0].released
 
 
+async def test_what_does_not_end_is_ended_and_named(
+    lease: list[Lease], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kubernetes would kill it, and nobody would know why."""
+    ended: list[int] = []
+    monkeypatch.setattr(module.os, "_exit", ended.append)
+    monkeypatch.setattr(module, "_ENDED", 0.01)
+    go = asyncio.Event()
+    home = FakeHome()
+    monkeypatch.setattr(home, "close", go.wait)
+    running = asyncio.create_task(broker(home).run())
+    await _opened(home)
+    signal.raise_signal(signal.SIGTERM)
+    await eventually(lambda: ended == [1], "it ends")
+    assert "Left are: " in caplog.text and "Event.wait" in caplog.text
+    go.set()
+    await running
+
+
 async def test_who_lost_its_lease_tidies_nothing_up(
     lease: list[Lease], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,9 @@ import gc
 from contextlib import suppress
 
 import pytest
+from waiting import PATIENCE
 
-from jupyter_gpu_share._threads import to_the_end
+from jupyter_gpu_share._threads import stopped, to_the_end, within
 
 
 async def test_its_result_and_its_error_are_the_callers() -> None:
@@ -63,3 +64,70 @@ async def test_an_error_that_nobody_is_told_of_is_no_news() -> None:
     gc.collect()
     await asyncio.sleep(0)
     assert not told
+
+
+# -- work that has an end ------------------------------------------------------------------------
+
+
+async def test_what_takes_too_long_is_ended_and_told() -> None:
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    with pytest.raises(asyncio.TimeoutError):
+        await within(0.01, work())
+    assert ended.is_set()
+    assert await within(None, asyncio.sleep(0, "done")) == "done"
+
+
+async def test_a_cancellation_at_the_moment_of_the_end_is_not_forgotten() -> None:
+    """A loop that waits for something again and again would go on for ever."""
+    done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    caller = asyncio.ensure_future(within(PATIENCE, done))
+    while not done._callbacks:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    done.set_result(1)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+
+# -- tasks that are stopped ----------------------------------------------------------------------
+
+
+async def test_a_task_that_has_forgotten_its_cancellation_is_stopped_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jupyter_gpu_share._threads._AGAIN", 0.01)
+    forgotten = 0
+
+    async def forgetful() -> None:
+        nonlocal forgotten
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if forgotten == 3:
+                    raise
+                forgotten += 1
+
+    async def failing() -> None:
+        raise ValueError("no")
+
+    tasks = [asyncio.create_task(forgetful()), asyncio.create_task(failing())]
+    await asyncio.sleep(0)
+    await asyncio.wait_for(stopped(*tasks, None), PATIENCE)
+    assert forgotten == 3 and tasks[0].cancelled() and tasks[1].done()
+
+
+async def test_a_task_that_stops_all_does_not_wait_for_itself() -> None:
+    await stopped(asyncio.current_task())
+    other = asyncio.create_task(asyncio.Event().wait())
+    stopping = asyncio.create_task(stopped(other))
+    await asyncio.wait({other})
+    assert other.cancelled()
+    await stopping

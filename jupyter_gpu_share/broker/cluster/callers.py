@@ -8,13 +8,13 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Protocol
 
 import aiohttp
 
+from ..._threads import stopped
 from ...errors import EngineError, GpuShareError
 from ...sentences import say, words_of
 from ..hub import ADMINISTRATOR, access_scope
@@ -283,11 +283,7 @@ class Callers:
 
     async def close(self) -> None:
         """Let go of what is asked."""
-        tasks = list(self._asking.values())
-        for task in tasks:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await stopped(*self._asking.values())
 
     async def _ask(self, key: str, token: str) -> Caller:
         answer = await self._hub.user(token)

@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Any, NoReturn, Protocol
 from uuid import uuid4
 
-from ..._threads import to_the_end
+from ..._threads import to_the_end, within
 from ...engines._places import Place, here
 from ...engines._processes import Holder, this_process
 from ...engines.kubernetes._names import ATTEMPT, MANAGED, PART, PREFIX
@@ -253,7 +253,7 @@ class Fence:
         return await self._answer(self._api.patch(LEASES, NAME, body, self._namespace))
 
     async def _answer(self, asked: Awaitable[Object]) -> Object:
-        return await asyncio.wait_for(asked, _ANSWER)
+        return await within(_ANSWER, asked)
 
     def _body(self) -> Object:
         holder = this_process()

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
-from ..._threads import in_thread
+from ..._threads import in_thread, stopped, within
 from ...allocations import QueuePosition
 from ...engines.base import Connection, Report, Waiting
 from ...engines.idle_shares import IdleShare
@@ -238,11 +238,7 @@ class ClusterHome:
         """Let go of everything. Kernels go on."""
         self._ready = False
         try:
-            tasks = [*self._tasks, *([self._moving] if self._moving is not None else [])]
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            await stopped(*self._tasks, self._moving)
             if self._sweeper is not None:
                 await self._sweeper.close()
             await self.registry.close()
@@ -464,7 +460,7 @@ class _Order:
         pause = _TOLD_FIRST
         while True:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._rules.admitted(key), pause)
+                await within(pause, self._rules.admitted(key))
                 return
             pause = _TOLD_AGAIN
             place = turns.place(key.text)

@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import replace
 
-from ..._threads import to_the_end
+from ..._threads import stopped, to_the_end
 from ...allocations import Share
 from ...engines.base import Exit, Starting, Waiting
 from ...sentences import paragraph, say
 from ...size import Size
 from .kernel import Kernel
-from .lives import stopped
 from .presence import Process
 from .refusals import Refused
 from .rows import Phase

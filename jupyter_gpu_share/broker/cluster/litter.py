@@ -11,6 +11,8 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from ..._threads import stopped
+
 __all__ = ["seldom_looked_for"]
 
 #: Objects that are new until those are looked through, so often until those that stayed are, and so
@@ -34,8 +36,7 @@ async def seldom_looked_for() -> AsyncIterator[None]:
     try:
         yield
     finally:
-        looking.cancel()
-        await asyncio.wait([looking])
+        await stopped(looking)
         gc.set_threshold(*before)
         gc.unfreeze()
 

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from ..._threads import to_the_end
+from ..._threads import stopped, to_the_end
 from ...engines.base import Exit, Starting, Waiting
 from ...engines.kubernetes._writes import unsure
 from ...engines.kubernetes.api import Invalid, KubernetesError, NotFound
@@ -21,7 +21,7 @@ from .refusals import Refused
 from .rows import Failure, Phase, failure_of
 from .table import Table
 
-__all__ = ["CameBack", "Lives", "stopped"]
+__all__ = ["CameBack", "Lives"]
 
 _log = logging.getLogger(__name__)
 
@@ -364,10 +364,7 @@ class Lives(Table):
             if kernel.later is not None:
                 kernel.later.cancel()
         while self._tasks:
-            tasks = set(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await stopped(*self._tasks)
         everything = [*self._kernels.values(), *(k for s in self._leaving.values() for k in s)]
         await asyncio.gather(*(kernel.objects.close() for kernel in everything))
 
@@ -394,11 +391,3 @@ class Lives(Table):
             raise Refused(say("starts-or-waits"))
         if self._kernels.get(kernel.key) is not kernel:
             raise Refused("The kernel was started again, or taken over; ask for its row.")
-
-
-async def stopped(task: asyncio.Task[Any] | None) -> None:
-    """Cancel a task and wait for its end."""
-    if task is None or task is asyncio.current_task():
-        return
-    task.cancel()
-    await asyncio.wait({task})

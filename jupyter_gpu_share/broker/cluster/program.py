@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from traitlets import List, Unicode
 
+from ..._threads import stopped, within
 from ...engines.kubernetes.api import KubeApi, ServerTrouble, TooManyRequests, Unreachable
 from ...errors import EngineError
 from ..connections import BoundedServer, listening_at, more_descriptors
@@ -33,6 +34,8 @@ _AGAIN = 3.0
 _LAST = 5.0
 #: Seconds for the home to let go of everything.
 _CLOSING = 10.0
+#: Seconds after which this process has ended. Kubernetes kills it after 30, without a word of why.
+_ENDED = 25.0
 
 
 class Served(Home, Protocol):
@@ -189,7 +192,9 @@ class ClusterBroker(Broker):
         finally:
             ending.cancel()
             if not lost:
+                by_force = loop.call_later(_ENDED, _end_by_force)
                 await self.close()
+                by_force.cancel()
 
     async def _serve(self, ending: asyncio.Task[Any]) -> None:
         begun = asyncio.create_task(self.start(), name="begin")
@@ -197,13 +202,13 @@ class ClusterBroker(Broker):
             if await _first(ending, begun):
                 return
         finally:
-            await _end(begun)
+            await stopped(begun)
         assert self._fence is not None
         keeping = asyncio.create_task(self._fence.keep(), name="keep the Lease")
         try:
             await _first(ending, keeping)
         finally:
-            await _end(keeping)
+            await stopped(keeping)
 
     async def start(self) -> None:
         """Answer, wait until no other broker works, and begin to work.
@@ -233,8 +238,8 @@ class ClusterBroker(Broker):
         try:
             await _first(opening, keeping)
         finally:
-            await _end(keeping)
-            await _end(opening)
+            await stopped(keeping)
+            await stopped(opening)
         _log.info("The broker is ready")
 
     async def close(self) -> None:
@@ -243,7 +248,7 @@ class ClusterBroker(Broker):
             self._server.stop()
         if self._opened:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._home.close(), _CLOSING)
+                await within(_CLOSING, self._home.close())
         if self._server is not None:
             await self._server.close_all_connections()
         if self._metrics is not None:
@@ -293,12 +298,10 @@ async def _first(*tasks: asyncio.Task[Any]) -> bool:
     return tasks[0].done()
 
 
-async def _end(task: asyncio.Task[Any]) -> None:
-    """End a task whose result counts no more."""
-    if task.cancel():
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
+def _end_by_force() -> None:
+    left = sorted({getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()})
+    _log.error("The broker could not end in order, and ends now. Left are: %s", ", ".join(left))
+    os._exit(1)
 
 
 def _listen(bind: str, setting: str) -> socket.socket:

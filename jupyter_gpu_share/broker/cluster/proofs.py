@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from ..._threads import stopped
 from ...errors import GpuShareError
 from .callers import Caller, NotAllowed, UnknownToken
 from .presence import Process
@@ -77,7 +78,4 @@ class Proofs:
     async def close(self) -> None:
         """Forget all, and ask nothing any more."""
         self._tokens.clear()
-        for task in list(self._asking):
-            task.cancel()
-        if self._asking:
-            await asyncio.wait(self._asking)
+        await stopped(*self._asking)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from ..._threads import in_thread
+from ..._threads import in_thread, within
 from ...engines.base import Snapshot
 from ...engines.idle_shares import IdleShare
 from ...errors import GpuShareError
@@ -158,7 +158,7 @@ class Reclaims:
         async def write(name: str) -> None:
             promise = Promise(*wanted[name]) if name in wanted else None
             try:
-                await asyncio.wait_for(self._kernels.remember(key_of(name), promise), _WRITING)
+                await within(_WRITING, self._kernels.remember(key_of(name), promise))
             except (GpuShareError, asyncio.TimeoutError) as error:
                 _log.info("A promise could not be written: %s", str(error) or "no answer in time")
                 return

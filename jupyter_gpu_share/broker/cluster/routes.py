@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from tornado.iostream import IOStream, StreamClosedError
 
 from ... import sentences
+from ..._threads import within
 from ..._version import __version__
 from ...engines.base import Connection
 from ...engines.idle_shares import IdleShare
@@ -480,7 +481,7 @@ class _EventStream(_Handler):
             found: Any = []
             with suppress(asyncio.TimeoutError):
                 following = events.after(number, whose)
-                number, found = await asyncio.wait_for(following, max(0.0, sign - clock()))
+                number, found = await within(max(0.0, sign - clock()), following)
             if found is None:
                 number = await self._reset(whose, instance)
             for event in found or ():

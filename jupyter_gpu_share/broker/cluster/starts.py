@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from ..._threads import within
 from ...engines.base import Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
 from ...errors import KernelStartError
@@ -112,7 +113,7 @@ class Starts(Lives):
 
     async def _wait_until_begun(self, kernel: Kernel) -> None:
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(kernel.begun.wait(), _BEGUN)
+            await within(_BEGUN, kernel.begun.wait())
 
     async def _start(self, kernel: Kernel) -> None:
         await self._wait_for_earlier(kernel)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tornado import web
 
-from ..._threads import in_thread
+from ..._threads import in_thread, within
 from ...errors import EngineError
 from ._accounts import account_of, checked, entry_of
 
@@ -90,7 +90,7 @@ class Visitors:
         try:
             # The proof is looked at before the Hub is asked.
             asking = self._auth.get_user(handler, sync=False)
-            model = await asyncio.wait_for(asking, _PATIENCE)
+            model = await within(_PATIENCE, asking)
         except (web.HTTPError, asyncio.TimeoutError) as error:
             until, visitor = self._known.get(self._key(handler), (0.0, None))
             if visitor is None or self._clock() >= until:

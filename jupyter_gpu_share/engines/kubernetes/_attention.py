@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ..._threads import within
 from ...errors import KernelStartError
 from ..base import Exit
 from . import _failures as failures
@@ -94,7 +95,7 @@ class Attention:
                     raise KernelStartError(words())
                 end = min(end, last)
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), max(0.0, end - clock()))
+                await within(max(0.0, end - clock()), self._changed.wait())
             if clock() >= overdue:
                 if await self._ask_again():
                     pause *= 2

@@ -17,6 +17,7 @@ from uuid import uuid4
 import zmq.asyncio
 from traitlets import Bool
 
+from ..._threads import stopped
 from ...allocations import Allocation, QueuePosition
 from ...broker.client import FITS, BrokerAway, fits_of
 from ...broker.http_client import HttpBroker, broker_url, pauses, share_path, token_of
@@ -221,8 +222,7 @@ class BrokeredEngine(PodEngine):
                 raise Owned(TAKEN_OVER)  # since it was found: it is not to be there twice
             return await kernel.adopt(found.instance, report)
         finally:
-            watching.cancel()
-            await asyncio.wait({watching})
+            await stopped(watching)
 
     async def adoptable(self) -> list[Adoptable]:
         """See :meth:`Engine.adoptable <jupyter_gpu_share.engines.base.Engine.adoptable>`."""
@@ -419,10 +419,7 @@ class BrokeredEngine(PodEngine):
         try:
             await self.leave()
             await self._stop_all()
-            for task in list(self._tasks):
-                task.cancel()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            await stopped(*self._tasks)
         finally:  # whoever waits for this may not wait for a broker that is away
             http, self._http = self._http, None
             if http is not None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 import aiohttp
 from packaging.version import InvalidVersion, Version
 
+from ..._threads import within
 from ..._version import __version__
 from ...broker.client import BrokerAway, BrokerRefused
 from ...broker.http_client import HttpBroker
@@ -195,7 +196,7 @@ async def _about_pods(addresses: list[str]) -> Finding:
 async def _reached(address: str) -> bool:
     try:
         opening = asyncio.open_connection(address, AGENT_PORT)
-        _, writer = await asyncio.wait_for(opening, _PATIENCE)
+        _, writer = await within(_PATIENCE, opening)
     except (OSError, asyncio.TimeoutError):
         return False
     writer.close()

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import zmq.asyncio
 
+from ..._threads import stopped
 from ...allocations import QueuePosition
 from ...errors import EngineError, NoGpuError
 from ...size import Size
@@ -154,10 +155,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Let go of everything."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._refreshing
+        await stopped(self._refreshing)
         for reading in self._readings.values():
             await reading.close()
         for watch in (getattr(self, "pods", None), self.claims, self._looks):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ..._threads import within
 from . import _failures as failures
 from ._cluster import Cluster, Object
 from ._names import SERVER, annotation, label
@@ -103,7 +104,7 @@ async def drained(cluster: Cluster, name: str) -> bool:
         return False
     try:
         reading = cluster.api.list_once(NODES, fieldSelector=f"metadata.name={name}")
-        nodes, _ = await asyncio.wait_for(reading, _PATIENCE)
+        nodes, _ = await within(_PATIENCE, reading)
     except (KubernetesError, asyncio.TimeoutError):  # this server may not see nodes
         return False
     return bool(nodes) and all(takes_no_more(node) for node in nodes)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
+from ..._threads import stopped
 from . import _autoscaler as autoscaler
 from . import _kueue as kueue
 from . import _preparing as preparing
@@ -131,10 +131,7 @@ class Events:
     async def close(self) -> None:
         """Let go of what is being read."""
         reading, self._reading = self._reading, None
-        if reading is not None:
-            reading.cancel()
-            with suppress(asyncio.CancelledError):
-                await reading
+        await stopped(reading)
 
 
 def _words(event: Object) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from uuid import uuid4
 import zmq
 import zmq.asyncio
 
-from ..._threads import to_the_end
+from ..._threads import stopped, to_the_end
 from ...allocations import Isolation, Share
 from ...errors import CommandNotFoundError, KernelStartError
 from ...sentences import say
@@ -340,16 +340,14 @@ class PodKernel:
     async def unlink(self) -> None:
         """Have the pod end by itself, and stop talking to it."""
         if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+            await stopped(self._following)
         await self._quit()
         await self._hang_up()
 
     async def let_be(self) -> None:
         """Stop talking to the pod, and leave it as it is."""
         if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+            await stopped(self._following)
         await self._hang_up()
         await self.objects.close()
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from ..._threads import to_the_end
+from ..._threads import to_the_end, within
 from ...allocations import Share
 from ...errors import EngineError, KernelStartError, NoGpuError
 from ...size import Size
@@ -31,7 +31,7 @@ from ._objects import Owner
 from ._pods import Labels, claim_body
 from ._waits import Until, Wait, until_known
 from ._writes import PATIENCE, Writes, unsure
-from .api import CLAIMS, PODS, KubernetesError, within
+from .api import CLAIMS, PODS, KubernetesError
 from .backends import GPU_TOLERATION, DraBackend, Facts
 
 __all__ = ["Lease"]

@@ -17,6 +17,7 @@ import zmq
 import zmq.asyncio
 
 from ..._text import one_line
+from ..._threads import within
 from ...errors import EngineError
 from ..base import Connection
 
@@ -197,7 +198,7 @@ class AgentLink:
             {"op": "end"}, lambda: self.state is not None and not self.state.unended
         )
         with suppress(asyncio.TimeoutError, EngineError):
-            await asyncio.wait_for(ended, patience)
+            await within(patience, ended)
 
     async def park(self, *, vacate: bool, watchdog: float, patience: float) -> AgentState:
         """Have the agent take the kernel off its GPU, and wait until it has, or says why not.
@@ -254,7 +255,7 @@ class AgentLink:
         while not done():
             await self._say(order)
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._until(done), _REPEAT)
+                await within(_REPEAT, self._until(done))
 
     async def _until(self, done: Callable[[], bool]) -> None:
         while not done():

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from ..._threads import stopped, within
 from .api import (
     Change,
     Forbidden,
@@ -23,7 +23,6 @@ from .api import (
     NotFound,
     Resource,
     Watch,
-    within,
 )
 
 __all__ = ["Live"]
@@ -148,9 +147,6 @@ class Live:
     async def close(self) -> None:
         """Follow nothing any more."""
         self._closed = True
-        if self._ending is not None:
-            self._ending.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._ending
+        await stopped(self._ending)
         for resource in list(self._watches):
             await self._end(resource)

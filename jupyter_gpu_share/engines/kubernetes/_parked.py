@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import zmq.asyncio
 
+from ..._threads import within
 from ..base import Connection
 from ._link import AgentLink, AgentState
 from ._pods import AGENT_PORT
@@ -98,7 +99,7 @@ async def park(
 
 async def _within(seconds: float, told: Awaitable[AgentState]) -> Parked:
     try:
-        state = await asyncio.wait_for(told, seconds)
+        state = await within(seconds, told)
     except asyncio.TimeoutError:
         return Parked(False, "The kernel's agent did not answer in time.")
     if not state.parks:
@@ -117,7 +118,7 @@ async def _told(
 ) -> AgentState:
     link.open(context, before)
     # Its share is held for as long: one that is not reached is not waited for.
-    state = await asyncio.wait_for(link.greet(), _GREETING)
+    state = await within(_GREETING, link.greet())
     if not state.parks:
         return state
     return await link.park(vacate=vacate, watchdog=watchdog, patience=patience)

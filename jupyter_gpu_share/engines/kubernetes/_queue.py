@@ -11,9 +11,9 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
+from ..._threads import stopped
 from ._names import PART, SERVER, label, selector
 from ._shared import Shared
 from .api import PODS, KubeApi, KubernetesError
@@ -158,8 +158,5 @@ class Queue:
 
     async def close(self) -> None:
         """Read nothing any more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await stopped(self._task)
         await self._whole.close()

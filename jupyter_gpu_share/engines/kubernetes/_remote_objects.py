@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from ..._threads import to_the_end
+from ..._threads import stopped, to_the_end, within
 from ...allocations import QueuePosition, Share
 from ...broker.client import BrokerAway, BrokerRefused
 from ...broker.http_client import pauses, share_path
@@ -85,7 +85,7 @@ class RemoteObjects(RemoteRow):
             except BrokerAway as error:
                 report(Waiting(QueuePosition(1, 1), words_of(error)))
             with suppress(asyncio.TimeoutError):  # it is back when it tells of the kernel
-                await asyncio.wait_for(heard.wait(), pause())
+                await within(pause(), heard.wait())
 
     # -- start ---------------------------------------------------------------------------------
 
@@ -277,7 +277,7 @@ class RemoteObjects(RemoteRow):
             return holds() or self._ended.done() or None
 
         try:
-            await asyncio.wait_for(self._until(look), _FOLLOWS)
+            await within(_FOLLOWS, self._until(look))
         except asyncio.TimeoutError as error:
             raise BrokerAway(
                 "The broker of this cluster has not told what became of the share; it is asked "
@@ -302,7 +302,7 @@ class RemoteObjects(RemoteRow):
             return await self._answer(lambda: self._ask("POST", "/change", body), lambda news: None)
 
         try:
-            answer = await asyncio.wait_for(ask(), _CHANGES)
+            answer = await within(_CHANGES, ask())
         except BrokerRefused:
             raise
         except BaseException as error:
@@ -415,7 +415,7 @@ class RemoteObjects(RemoteRow):
             return not self.unanswered or None
 
         with suppress(asyncio.TimeoutError):
-            return bool(await asyncio.wait_for(self._until(look), patience))
+            return bool(await within(patience, self._until(look)))
         return False
 
     async def last_words(self, lines: int = 10) -> str:
@@ -429,6 +429,5 @@ class RemoteObjects(RemoteRow):
         """See :meth:`Objects.close <._objects.Objects.close>`."""
         self._followed.remove(self)
         if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait({self._looking})
+            await stopped(self._looking)
         await self._writes.close()

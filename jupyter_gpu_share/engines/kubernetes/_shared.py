@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from ..._threads import stopped
 from .api import KubernetesError
 
 __all__ = ["Shared"]
@@ -55,10 +55,7 @@ class Shared(Generic[T]):
     async def close(self) -> None:
         """Give up what is being read."""
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await self._task
+        await stopped(self._task)
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

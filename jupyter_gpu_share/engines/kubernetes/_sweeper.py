@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 
+from ..._threads import stopped, within
 from .._processes import Holder, boot_id, this_process
 from . import _failures as failures
 from ._as_read import delete_as_read
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 #: A server is taken for dead after this many renewals that did not come.
 _MISSED = 3
 _LONGEST_RENEWAL = 20.0
+#: Seconds that it may take to take the sign of life away as the process ends.
+_FAREWELL = 5.0
 #: Seconds after which whoever made a pod, or takes its kernel over, would have gone on with it.
 _SETTLED = 10.0
 #: Where many servers share a namespace, each looks at what the others have left in every n-th sweep
@@ -83,17 +86,12 @@ class Sweeper:
 
     async def close(self) -> None:
         """End, and take the sign of life away."""
-        for task in (self._task, self._renewing):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        await stopped(self._task, self._renewing)
         if self._alive is not None:
             return
         with suppress(KubernetesError, asyncio.TimeoutError):
-            await asyncio.wait_for(
-                self._cluster.api.delete(LEASES, self.lease_name, self._cluster.namespace), 5
-            )
+            api, space = self._cluster.api, self._cluster.namespace
+            await within(_FAREWELL, api.delete(LEASES, self.lease_name, space))
 
     # -- the sign of life --------------------------------------------------------------------
 

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from ..._threads import stopped, within
 from ...broker.client import BrokerAway
 from ...errors import EngineError
-from .api import KubernetesError, within
+from .api import KubernetesError
 
 __all__ = ["PATIENCE", "Writes", "unsure"]
 
@@ -122,11 +123,7 @@ class Writes:
 
     async def close(self) -> None:
         """End all of it now."""
-        tasks = set(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await stopped(*self._tasks)
 
     def _begin(self, write: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
         task = asyncio.create_task(_after(self._last, write), name="write to the cluster")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from ..._threads import stopped
 from ...errors import EngineError
 from ._shares import AtLedger
 from ._walls import Wall
@@ -61,11 +62,7 @@ class Returns:
     async def close(self) -> None:
         """Try no more. What is owed is free once its processes have ended."""
         self._closed = True
-        owed = set(self._owed)
-        for task in owed:
-            task.cancel()
-        if owed:
-            await asyncio.wait(owed)
+        await stopped(*self._owed)
 
     async def _give(self, kernel_id: str, wall: Wall | None, lives_on: bool) -> None:
         if wall is not None:

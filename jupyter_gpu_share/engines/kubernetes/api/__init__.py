@@ -32,7 +32,6 @@ from ._resources import (
     TAINT_RULES,
     Resource,
 )
-from ._waiting import within
 from ._watch import Change, Health, Watch
 
 __all__ = [
@@ -67,5 +66,4 @@ __all__ = [
     "Unsettled",
     "Untrusted",
     "Watch",
-    "within",
 ]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ...._threads import stopped, within
 from ._client import KubeApi, Object
 from ._errors import (
     Expired,
@@ -27,7 +28,6 @@ from ._errors import (
     error_of,
 )
 from ._resources import Resource
-from ._waiting import within
 
 __all__ = ["Change", "Health", "Watch"]
 
@@ -168,9 +168,7 @@ class Watch:
     async def close(self) -> None:
         """End."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await stopped(task)
         if not self._answered.is_set():
             # Whoever waits for the first list is not left waiting for one that will not come.
             self._refused = KubernetesError("The access to Kubernetes has been closed.")
