@@ -68,23 +68,20 @@ async def within(seconds: float | None, work: Awaitable[T]) -> T:
             raise asyncio.TimeoutError
         return task.result()
     finally:
-        if task.cancel():
-            await asyncio.wait([task])
-        elif not task.cancelled():
-            task.exception()  # seen, or asyncio would log it where nobody waits any more
+        await stopped(task)
 
 
-async def stopped(*tasks: asyncio.Task[Any] | None) -> None:
+async def stopped(*tasks: asyncio.Future[Any] | None) -> None:
     """Cancel tasks and wait until they have ended, whatever they raise.
 
     A library may forget that it was cancelled, as ``asyncio.wait_for`` does: a loop around it
     would go on.
     """
-    left = {task for task in tasks if task is not None} - {asyncio.current_task()}
-    while left:
+    these = {each for each in tasks if each is not None and each is not asyncio.current_task()}
+    while left := {task for task in these if not task.done()}:
         for task in left:
             task.cancel()
-        done, left = await asyncio.wait(left, timeout=_AGAIN)
-        for task in done:
-            if not task.cancelled():
-                task.exception()  # seen, or asyncio would log it
+        await asyncio.wait(left, timeout=_AGAIN)
+    for task in these:
+        if not task.cancelled():
+            task.exception()  # seen, or asyncio would log it

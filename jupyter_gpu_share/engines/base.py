@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
+from .._threads import stopped
 from ..allocations import Allocation, QueuePosition, Share
 from ..errors import EngineError
 from ..size import Size
@@ -363,12 +364,7 @@ class Engine(ABC, LoggingConfigurable, metaclass=_EngineMeta):  # type: ignore[m
                 return ended.result()
             raise asyncio.TimeoutError
         finally:
-            # Awaiting them one by one would take our own cancellation for theirs.
-            left = {waiter for waiter in waiters if not waiter.done()}
-            for waiter in left:
-                waiter.cancel()
-            if left:
-                await asyncio.wait(left)
+            await stopped(*(waiter for waiter in waiters if not waiter.done()))
 
     @abstractmethod
     async def signal(self, kernel_id: str, signum: int, *, alone: bool = False) -> None:

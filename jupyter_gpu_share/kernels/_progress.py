@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from .._threads import in_thread
+from .._threads import in_thread, stopped
 from ..sentences import say as sentence
 
 __all__ = ["Progress", "following"]
@@ -35,7 +35,7 @@ async def following(
     finally:
         follower.cancel()
         say("")
-        await asyncio.wait({follower})
+        await stopped(follower)
 
 
 async def _follow(say: Progress, doing: str, done: Callable[[], int] | None) -> None:

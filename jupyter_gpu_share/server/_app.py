@@ -13,7 +13,7 @@ from jupyter_server.utils import ensure_async
 from traitlets import Bool
 from traitlets.config import Config
 
-from .._threads import within
+from .._threads import stopped, within
 from ..errors import AbsentGpuError, GpuShareError
 from ..idle import IdlePolicy
 from ..size import SizePolicy
@@ -189,11 +189,7 @@ class GpuShareApp(ExtensionApp):
             if self._runtime is not None:
                 # First of all: a Hub may leave it a second.
                 await self._runtime.take_leave()
-            tasks = {*self._ending, *([self._adopting] if self._adopting is not None else [])}
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            await stopped(*self._ending, self._adopting)
             if self._paths is not None:
                 await self._paths.close()
             if self._runtime is not None:

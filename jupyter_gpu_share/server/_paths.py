@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jupyter_server.utils import ensure_async
 from tornado import web
 
-from .._threads import in_thread
+from .._threads import in_thread, stopped
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -104,8 +104,7 @@ class NotebookPaths:
         self._logger.remove_listener(schema_id=_CONTENTS, listener=self._contents_changed)
         while self._undo:
             self._undo.pop()()
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        await stopped(self._task)
 
     # -- what is heard of --------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from ..._threads import stopped
 from ...broker.client import BrokerAway, BrokerRefused
 from ...broker.http_client import HttpBroker, News, pauses
 from ...errors import EngineError
@@ -76,9 +77,7 @@ class Followed:
     async def close(self) -> None:
         """Follow no more."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+        await stopped(task)
 
     def add(self, follower: Follower) -> None:
         """Tell somebody of their kernel from now on."""

@@ -17,7 +17,7 @@ import zmq
 import zmq.asyncio
 
 from ..._text import one_line
-from ..._threads import within
+from ..._threads import stopped, within
 from ...errors import EngineError
 from ..base import Connection
 
@@ -147,9 +147,7 @@ class AgentLink:
         self._closed = True
         self._news.set()
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stopped(*tasks)
         if self._socket is not None:
             self._socket.close(linger=100)
             self._socket = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from ..._threads import stopped
 from ...allocations import QueuePosition
 from ...errors import EngineError, GpuShareError
 from ..base import Report, Waiting
@@ -78,9 +79,7 @@ class Watcher:
     async def close(self) -> list[str]:
         """End the task, and the waiting of everybody; ids of those that waited."""
         waited = [waiter.kernel_id for waiter in self._waiters]
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await stopped(self._task)
         self._fail(_closed())
         return waited
 

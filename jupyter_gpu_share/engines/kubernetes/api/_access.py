@@ -26,6 +26,7 @@ from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config.incluster_config import SERVICE_TOKEN_FILENAME
 
+from ...._threads import stopped
 from ._errors import KubernetesError
 
 __all__ = ["Access"]
@@ -207,9 +208,7 @@ class Access:
 
     async def _give_up_reading(self) -> None:
         reading, self._reading = self._reading, None
-        if reading is not None:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+        await stopped(reading)
 
     async def _configured(self) -> Configuration:
         configuration = Configuration()
