@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from charts import CHART, HELM_MARKS, rendered, template
+from charts import CHART, FULL, HELM_MARKS, rendered, template
 from jsonschema import Draft7Validator
 
 pytestmark = HELM_MARKS
@@ -80,6 +80,34 @@ def test_there_is_no_level_without_a_schema() -> None:
         ("securityContext", "capabilities"),
         ("service", "annotations"),
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        (("kernels", "labels"), "pod-security.kubernetes.io/enforce"),
+        (("kernels", "labels"), "gpu-share.jupyter.org/kernels"),
+        (("kernels", "annotations"), "helm.sh/resource-policy"),
+        (("podLabels",), "hub.jupyter.org/network-access-hub"),
+        (("podLabels",), "app.kubernetes.io/name"),
+        (("podAnnotations",), "checksum/configuration"),
+        (("metrics", "serviceMonitor", "labels"), "app.kubernetes.io/name"),
+        (("metrics", "rules", "labels"), "app.kubernetes.io/name"),
+        (("metrics", "dashboard", "labels"), "app.kubernetes.io/name"),
+    ],
+)
+def test_what_the_chart_sets_itself_is_named_by_no_value(
+    path: tuple[str, ...], key: str, home: Path
+) -> None:
+    """YAML with a key twice: one of the two would do nothing, and nobody knows which."""
+    values = deepcopy(FULL)
+    inner = values
+    for name in path:
+        inner = inner.setdefault(name, {})
+    inner[key] = "x"
+    done = template(home, values)
+    assert done.returncode
+    assert f"{'.'.join(path)}: the chart itself sets {key}, so leave that out" in done.stderr
 
 
 @pytest.mark.parametrize(

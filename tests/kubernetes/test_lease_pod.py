@@ -34,6 +34,7 @@ def test_a_lease_and_a_kernel_wait_for_the_same_nodes() -> None:
         tolerations=[TEAM],
         node_selector={"zone": "a"},
         sizes={"1/4": {"node_selector": {"disk": "fast"}}},
+        pod_patch={"spec": {"imagePullSecrets": [{"name": "registry"}]}},
     )
     backend = DraBackend()
     facts = Facts(kinds=engine.declared)
@@ -55,6 +56,7 @@ def test_a_lease_and_a_kernel_wait_for_the_same_nodes() -> None:
     for pod in (lease, kernel):
         assert pod["spec"]["nodeSelector"] == {"zone": "a", "pool": "a100", "disk": "fast"}
         assert pod["spec"]["tolerations"] == [TEAM, POOL, GPU_TOLERATION]
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
         assert UNDISTURBED.items() <= pod["metadata"]["annotations"].items()
 
 
@@ -67,6 +69,8 @@ def test_a_lease_goes_where_others_send_the_pod_of_its_kernel() -> None:
         "nodeSelector": {"flavor": "spot"},
         "tolerations": [GPU_TOLERATION, TEAM],
         "affinity": {"nodeAffinity": on_nodes, "podAffinity": {"of": "the kernel alone"}},
+        "imagePullSecrets": [{"name": "of-the-account"}],
+        "priorityClassName": "high",
     }
     backend = DraBackend()
     backend.style = "lease"
@@ -79,6 +83,9 @@ def test_a_lease_goes_where_others_send_the_pod_of_its_kernel() -> None:
     assert made["nodeSelector"] == {"zone": "a", "flavor": "spot"}
     assert made["tolerations"] == [GPU_TOLERATION, TEAM]
     assert made["affinity"] == {"nodeAffinity": on_nodes}
+    assert made["imagePullSecrets"] == [{"name": "of-the-account"}]
+    # Else it would be put off its node first, and the kernel's share with it.
+    assert made["priorityClassName"] == "high"
 
 
 def new_lease(store: Store, looks: int) -> Lease:

@@ -515,6 +515,9 @@ class Lease:
         for key, value in (
             ("activeDeadlineSeconds", life + _LONGER if life else None),
             ("serviceAccountName", settings.service_account),
+            # Its image may be in the same registry, and it may not be put off a node sooner.
+            ("imagePullSecrets", kernel.get("imagePullSecrets") or settings.pull_secrets),
+            ("priorityClassName", kernel.get("priorityClassName")),
             ("nodeSelector", selector),
             ("tolerations", tolerations),
             ("affinity", {"nodeAffinity": on_nodes} if on_nodes else None),

@@ -605,6 +605,21 @@ class KubernetesSettings(Engine):
         return Placement(spec.get("nodeSelector") or {}, spec.get("tolerations") or [])
 
     @property
+    def pull_secrets(self) -> list[Mapping[str, Any]]:
+        """By which kernels' images are pulled, by these settings.
+
+        Raises
+        ------
+        EngineError: ``pod_patch`` cannot be merged.
+        """
+        from ._merge import merge
+
+        spec: Mapping[str, Any] = {}
+        for part in self.additions:
+            spec = merge(spec, part.get("spec") or {})
+        return spec.get("imagePullSecrets") or []
+
+    @property
     def additions(self) -> tuple[Mapping[str, Any], ...]:
         """The administrator's settings as patches of the pod, one laid over the other.
 

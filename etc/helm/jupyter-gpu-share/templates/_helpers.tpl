@@ -7,11 +7,42 @@
 {{- printf "%s-%s" .Release.Namespace (include "share.name" .) -}}
 {{- end -}}
 
+{{- /* What a value adds to a map with keys of the chart's own, none of which it names. */ -}}
+{{- define "share.added" -}}
+{{- range $key, $_ := .more -}}
+{{- if hasKey $.own $key -}}
+{{- fail (printf "%s: the chart itself sets %s, so leave that out" $.at $key) -}}
+{{- end -}}
+{{- end -}}
+{{- with .more -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "share.kernels" -}}
 {{- if eq .Values.kernels.namespace .Release.Namespace -}}
 {{- fail "kernels.namespace is the release's own namespace: kernels need another one, which has no Secret of the Hub and takes no privileged pods" -}}
 {{- end -}}
 {{- .Values.kernels.namespace -}}
+{{- end -}}
+
+{{- define "share.kernelLabels" -}}
+{{ include "share.labels" . }}
+gpu-share.jupyter.org/kernels: "true"
+# No pod here has privileges or a part of the node, whoever makes it.
+pod-security.kubernetes.io/enforce: restricted
+pod-security.kubernetes.io/enforce-version: latest
+pod-security.kubernetes.io/warn: restricted
+pod-security.kubernetes.io/warn-version: latest
+{{- if .Values.adminAccess }}
+resource.kubernetes.io/admin-access: "true"
+{{- end }}
+{{- end -}}
+
+{{- define "share.podLabels" -}}
+{{ include "share.labels" . }}
+# Zero to JupyterHub lets pods with this label reach the Hub.
+hub.jupyter.org/network-access-hub: "true"
 {{- end -}}
 
 {{- define "share.hubNamespace" -}}
