@@ -215,10 +215,17 @@ def processes(pod: dict[str, Any], mark: str) -> list[int]:
         try:
             command = (entry / "cmdline").read_text().replace("\0", " ")
             if uid in (entry / "cgroup").read_text() and mark in command:
-                found.append(int(entry.name))
+                found.append((_number_inside(entry), int(entry.name)))
         except OSError:
             continue
-    return sorted(found)
+    return [pid for _, pid in sorted(found)]
+
+
+def _number_inside(process: Path) -> int:
+    """As its container knows it: the machine's numbers begin anew every now and then."""
+    status = (process / "status").read_text().splitlines()
+    (numbers,) = (line for line in status if line.startswith("NSpid:"))
+    return int(numbers.split()[-1])
 
 
 async def kill_agent(world: World, one: Notebook) -> None:
