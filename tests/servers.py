@@ -264,7 +264,8 @@ def stop_server(server: Server, number: int = signal.SIGTERM) -> None:
     server.process.send_signal(number)
     try:
         server.process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as error:
         server.process.kill()
         server.process.wait(PATIENCE)
-        raise
+        said = server.log.read_text(errors="replace")[-2000:]
+        raise AssertionError(f"the server did not end within {PATIENCE:g} s:\n{said}") from error

@@ -160,10 +160,11 @@ class Program:
         self._process.send_signal(number)
         try:
             return self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as error:
             self._process.kill()
             self._process.wait(PATIENCE)
-            raise
+            said = self.told()[-2000:]
+            raise AssertionError(f"the {self.name} did not end:\n{said}") from error
 
     def clear(self) -> None:
         """Kill it, if it runs."""
