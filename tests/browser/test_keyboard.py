@@ -11,26 +11,36 @@ from parts import dialog, execute, granted, open_sidebar, rows, sidebar, toolbar
 from playwright.sync_api import Locator, Page, expect
 from servers import Server
 
-#: Notes whenever nothing has the focus for longer than it takes to give it on: so many frames, as
-#: on a busy machine all of that takes longer.
+#: Notes whenever nothing has the focus, and it is not given on within so many frames: ten seconds,
+#: as what gives it on may wait for an answer of the server.
 _WATCH = """
 () => {
   window.lost = [];
-  window.inFrames = (count, then) =>
-    count === 0 ? then() : requestAnimationFrame(() => window.inFrames(count - 1, then));
-  document.addEventListener('focusout', event => window.inFrames(25, () => {
-    if (document.activeElement === document.body) {
-      window.lost.push(event.target.outerHTML.slice(0, 200));
+  window.watching = 0;
+  const look = (left, target) => {
+    if (document.activeElement === document.body && left > 0) {
+      requestAnimationFrame(() => look(left - 1, target));
+      return;
     }
-  }));
+    window.watching -= 1;
+    if (left === 0) {
+      window.lost.push(target.outerHTML.slice(0, 200));
+    }
+  };
+  document.addEventListener('focusout', event => {
+    window.watching += 1;
+    requestAnimationFrame(() => look(600, event.target));
+  });
 }
 """
-#: As long as the watch takes, and a bit.
+#: Once it is known of each.
 _SETTLED = """
-new Promise(resolve => window.inFrames(30, () => resolve({
-  lost: window.lost,
-  body: document.activeElement === document.body
-})))
+new Promise(resolve => {
+  const look = () => window.watching > 0
+    ? requestAnimationFrame(look)
+    : resolve({ lost: window.lost, body: document.activeElement === document.body });
+  look();
+})
 """
 
 

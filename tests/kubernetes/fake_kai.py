@@ -176,7 +176,11 @@ class FakeKai:
             )
             gpus = {_GPU: f"{held * 1000 // MIB_OF_GPU}m"}
             status = {"allocated": gpus, "allocatedNonPreemptible": {}}
-            self._api.patch(f"{_QUEUES}/{queue}/status", {"status": status})
+            try:
+                self._api.patch(f"{_QUEUES}/{queue}/status", {"status": status})
+            except ApiError as error:
+                if error.status != 404 or queue in self._queues:  # else it was taken away just now
+                    raise
 
     # -- rounds ------------------------------------------------------------------------------
 
