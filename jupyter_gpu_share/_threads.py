@@ -68,20 +68,24 @@ async def within(seconds: float | None, work: Awaitable[T]) -> T:
             raise asyncio.TimeoutError
         return task.result()
     finally:
-        await stopped(task)
+        if not task.done():
+            await stopped(task)
+        elif not task.cancelled():
+            task.exception()  # seen, or asyncio would log it
 
 
 async def stopped(*tasks: asyncio.Future[Any] | None) -> None:
     """Cancel tasks and wait until they have ended, whatever they raise.
 
-    A library may forget that it was cancelled, as ``asyncio.wait_for`` does: a loop around it
-    would go on.
+    What is to be called at their ends has been. A library may forget that it was cancelled, as
+    ``asyncio.wait_for`` does: a loop around it would go on.
     """
     these = {each for each in tasks if each is not None and each is not asyncio.current_task()}
     while left := {task for task in these if not task.done()}:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=_AGAIN)
+    await asyncio.sleep(0)
     for task in these:
         if not task.cancelled():
             task.exception()  # seen, or asyncio would log it

@@ -22,13 +22,14 @@ class DemoNotebook(NotebookClient):
     @asynccontextmanager
     async def async_setup_kernel(self, **kwargs: Any) -> AsyncGenerator[None, None]:
         """Have a kernel. Called by :meth:`async_execute`, with what that was given."""
-        manager = self.create_kernel_manager()
+        manager, now = self.create_kernel_manager(), True
         try:
             await self.async_start_new_kernel(**kwargs)
             await self.async_start_new_kernel_client()
             yield
+            now = False
         finally:
             if self.kc is not None:
                 self.kc.stop_channels()
             if manager.has_kernel:
-                await ensure_async(manager.shutdown_kernel(now=True))
+                await ensure_async(manager.shutdown_kernel(now=now))

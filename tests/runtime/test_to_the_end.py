@@ -131,3 +131,13 @@ async def test_a_task_that_stops_all_does_not_wait_for_itself() -> None:
     await asyncio.wait({other})
     assert other.cancelled()
     await stopping
+
+
+async def test_what_is_called_at_the_end_of_a_task_has_been_when_it_is_stopped() -> None:
+    """Who keeps tasks until then, and stops those that are left, would do so for ever."""
+    ended = asyncio.create_task(asyncio.sleep(0))
+    await asyncio.wait({ended})
+    left = {ended}
+    ended.add_done_callback(left.discard)
+    await stopped(ended)
+    assert not left
