@@ -12,8 +12,8 @@ __all__ = ["in_thread", "stopped", "to_the_end", "within"]
 
 T = TypeVar("T")
 
-#: Seconds after which a task that goes on is cancelled once more.
-_AGAIN = 1.0
+#: Seconds after which a task that goes on is cancelled once more: what it tidies up takes less.
+_AGAIN = 10.0
 
 
 async def in_thread(

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds that kernels have to end as the process ends, and engines after them.
+#: Seconds that kernels have to end as the process ends; engines have half of that after them.
 _CLOSE_PATIENCE = 10.0
 #: Seconds in which what takes longer lets go of what it has.
 _LET_GO = 2.0
@@ -100,19 +100,19 @@ class Runtime(LoggingConfigurable):
             runtime.close()
 
     def close(self) -> None:
-        """End every kernel and the thread. Blocks for a few seconds at most."""
+        """End every kernel and the thread. Blocks while they end, for 20 seconds at most."""
         if not self._thread.is_alive():
             return
         done = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
         with suppress(Exception):
-            done.result(3 * _CLOSE_PATIENCE)
+            done.result(2 * _CLOSE_PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_PATIENCE)
 
     async def _close(self) -> None:
         # What a kernel's end waits for may be away: connections are closed all the same.
         await _for_at_most(_CLOSE_PATIENCE, self._end_all())
-        await _for_at_most(_CLOSE_PATIENCE, self._close_engines())
+        await _for_at_most(_CLOSE_PATIENCE / 2, self._close_engines())
         await stopped(*asyncio.all_tasks())
 
     async def _end_all(self) -> None:

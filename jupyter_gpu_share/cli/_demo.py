@@ -18,7 +18,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from traitlets.config import Config
 
 from .._text import one_line
-from .._threads import within
+from .._threads import stopped, to_the_end, within
 from ..allocations import Allocation, State
 from ..errors import EngineError, NoGpuError
 from ._kernelspecs import find
@@ -201,9 +201,7 @@ async def _play(shown: Plan, folder: Path, runtime: Runtime, patience: float) ->
             if task.done():
                 task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await to_the_end(stopped(*tasks))
 
 
 async def _run(part: Part, folder: Path, patience: float) -> None:

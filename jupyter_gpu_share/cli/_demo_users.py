@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from .._threads import in_thread, within
+from .._threads import in_thread, to_the_end, within
 from ..errors import EngineError
 from ._demo_user import DEMAND_AFTER, WARN_BEFORE
 from ._tables import allocations_table
@@ -299,7 +299,7 @@ async def _broker(folder: Path, setpriv: str, settings: Path, socket: Path) -> A
         client.close()
         with suppress(ProcessLookupError):
             process.terminate()
-        await _ended(process)
+        await to_the_end(_ended(process))
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:

@@ -14,10 +14,12 @@ from homes import FakeHome, held
 from moments import MINUTE, START
 from waiting import eventually
 
+from jupyter_gpu_share.broker.cluster.kernels import Registry
 from jupyter_gpu_share.broker.cluster.losses import Loss, read_losses, write_losses
 from jupyter_gpu_share.broker.cluster.presence import QUIET, Process
 from jupyter_gpu_share.broker.cluster.ruling import Key
 from jupyter_gpu_share.engines.base import Exit
+from jupyter_gpu_share.engines.kubernetes.api import KubernetesError, NotFound
 from jupyter_gpu_share.size import Size
 
 
@@ -192,3 +194,88 @@ async def test_what_was_taken_over_is_not_lost(home: FakeHome) -> None:
     assert kernel.later is not None
     kernel.later._run()  # type: ignore[attr-defined]
     assert list(home.registry) == []
+
+
+def again(home: FakeHome) -> Registry:
+    """The registry of the next broker, with the kernels of the last one."""
+    old, home.registry = list(home.registry), home._registry()
+    for each in old:
+        home.registry.restore(
+            each.key,
+            each.attempt,
+            each.plan,
+            each.objects.owner,  # type: ignore[attr-defined]
+            each.groups,
+            each.objects.name,
+            ran=each.up,
+        )
+    return home.registry
+
+
+@pytest.mark.parametrize("back", [True, False])
+async def test_an_end_during_a_restart_is_lost_only_if_its_process_does_not_come_back(
+    home: FakeHome, back: bool
+) -> None:
+    """A process that is there hears of it as soon as it hears anything."""
+    ann = home.user("ann")
+    row = await ann.start()
+    process = Process("ann", "", ann.instance)
+    first = home.registry
+    home.cluster.over[row["name"]] = Exit(-9, "It was evicted.")
+    await first.close()
+    second = again(home)
+    await eventually(
+        lambda: [row["state"] for row in second.rows("ann", "")] == ["ended"], "its end is seen"
+    )
+    assert second.rows("ann", "")[0]["lost_work"] == ""
+    if back:
+        with second.presence.stream(process):
+            second.heard_all(process)
+    home.gone(ann)
+    if back:
+        await eventually(lambda: not second.rows("ann", ""), "it was told, and is forgotten")
+    else:
+        await eventually(lambda: second.losses(START), "it is to be told")
+        assert told(second.rows("ann", "")[0])
+
+
+async def test_a_stream_that_was_closed_hears_nothing(home: FakeHome) -> None:
+    process = Process("ann", "", "a" * 32)
+    presence = home.registry.presence
+    assert not presence.hears(process)
+    with presence.stream(process):
+        assert presence.hears(process)
+    assert presence.holds(process) and not presence.hears(process)
+    presence.hear(process)
+    assert presence.hears(process)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_kernel_that_could_not_be_taken_over_is_kept_or_told_of(
+    home: FakeHome, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """Its pod may be gone, which only the one who tried has heard; or the cluster has refused."""
+    ann = home.user("ann")
+    row = await ann.start()
+    await ann.ok("POST", "/v1/shares/k/release", {"attempt": row["attempt"]})
+    home.gone(ann)
+    second = ann.again()
+    before = await second.until("k", "released")
+    (kept,) = home.registry
+
+    async def adopt(self: FakeObjects, *_: Any) -> None:
+        if gone:
+            home.cluster.pods.pop(self.name)
+            raise NotFound("There is no such pod.")
+        raise KubernetesError("The Kubernetes API refuses.")
+
+    monkeypatch.setattr(FakeObjects, "adopt", adopt)
+    body = {"attempt": "c" * 32, "before": before["instance"]}
+    assert (await second.ask("POST", "/v1/shares/k/adopt", body))[0] >= 400
+    (kernel,) = home.registry
+    assert kernel is kept and kernel.later is not None, "it is forgotten one day"
+    if gone:
+        assert "while its server was away" in (await second.row("k") or {})["lost_work"]
+        assert (await second.ask("POST", "/v1/shares/k/adopt", body))[0] == 409
+    else:
+        assert (await second.row("k") or {})["state"] == "released"

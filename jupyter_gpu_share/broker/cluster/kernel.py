@@ -112,6 +112,7 @@ class Kernel:
     born: when its user was made, by the Hub's word; empty where that is not known.
     lost_work: what its end has cost, a sentence; the row is kept for the next process to tell.
     vacated: by the last word of its process nothing of it is on the GPU.
+    unheard: it has ended, and none of its server's processes was told so far.
     up: its container runs, or has.
     was_lent: it had no share when it was taken over, and has none again yet.
     work: what goes on for long: a start, or taking the share.
@@ -138,6 +139,7 @@ class Kernel:
     failed: Failure | None = None
     lost_work: str = ""
     vacated: bool = False
+    unheard: bool = False
     up: bool = False
     was_lent: bool = False
     work: asyncio.Task[None] | None = None

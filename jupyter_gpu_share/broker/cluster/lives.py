@@ -116,14 +116,26 @@ class Lives(Table):
             return  # the start that is under way tells it
         if kernel.phase.over:
             return
-        if kernel.up and not kernel.objects.lost and not self.presence.hears(kernel.process):
-            why = paragraph(say("ended-without-server"), how.reason, say("run-notebook-again"))
-            self._lose(kernel, why, how)
+        kernel.unheard = kernel.up and not kernel.objects.lost
+        if kernel.unheard and self.presence.hears(kernel.process):
+            kernel.unheard = False
+        if kernel.unheard and not self.presence.expected(kernel.process):
+            self._lose_unheard(kernel, how)
             return
         kernel.phase, kernel.ended, kernel.queue = Phase.ENDED, how, None
         kernel.reason = how.reason
         self._rules.drop(kernel.key)
         self.changed(kernel)
+
+    def _lose_unheard(self, kernel: Kernel, how: Exit) -> None:
+        """Have the next process of its server tell how a kernel ended."""
+        words = paragraph(say("ended-without-server"), how.reason, say("run-notebook-again"))
+        self._lose(kernel, words, how)
+
+    def heard_all(self, process: Process) -> None:
+        """A process has been told all of its rows, or will be."""
+        for kernel in self._of(process):
+            kernel.unheard = False
 
     def _report(self, kernel: Kernel, news: Waiting | Starting) -> None:
         if kernel.phase.over:
@@ -192,11 +204,17 @@ class Lives(Table):
                 except CameBack:
                     return
                 fate = Fate.END if why else Fate.KEEP
-        if fate is Fate.DELETE:
+        if fate is Fate.DELETE and kernel.unheard and kernel.ended is not None:
+            self._lose_unheard(kernel, kernel.ended)
+        elif fate is Fate.DELETE:
             self._retire(kernel)
         elif fate is Fate.KEEP:
-            there = self._kernels.get(kernel.key) is kernel and not kernel.phase.over
-            if there and not self.presence.alive(kernel.process):
+            if kernel.phase.over:
+                if not kernel.lost_work:  # another process of its server has it, and tells of it
+                    self._retire(kernel)
+            elif self._kernels.get(kernel.key) is kernel and not self.presence.alive(
+                kernel.process
+            ):
                 kernel.phase = Phase.RELEASED
                 self._rules.gave_back(kernel.key)
                 self._keep(kernel)

@@ -223,7 +223,14 @@ class Presence:
     def hears(self, process: Process) -> bool:
         """Whether the process is told at once what happens, as far as anybody can know here."""
         signs = self._signs.get(process)
-        return signs is not None and signs.proven and self.holds(process)
+        if signs is None or not signs.proven or not self.holds(process):
+            return False
+        return bool(signs.streams) or signs.ended is None or signs.heard > signs.ended
+
+    def expected(self, process: Process) -> bool:
+        """Whether it may come back after the broker's restart, and was not heard since."""
+        signs = self._signs.get(process)
+        return signs is not None and not signs.proven and self.alive(process)
 
     def has_left(self, process: Process) -> bool:
         """Whether it has said that it ends."""

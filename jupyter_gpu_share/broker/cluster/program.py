@@ -178,8 +178,14 @@ class ClusterBroker(Broker):
         GpuShareError: it cannot begin; says why and what to do.
         """
         loop, over = asyncio.get_running_loop(), asyncio.Event()
+        by_force: list[asyncio.TimerHandle] = []
+
+        def end() -> None:
+            over.set()
+            by_force.append(loop.call_later(_ENDED, _end_by_force))
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, over.set)
+            loop.add_signal_handler(number, end)
         ending = asyncio.create_task(over.wait(), name="wait for the end")
         lost = False
         try:
@@ -192,9 +198,9 @@ class ClusterBroker(Broker):
         finally:
             ending.cancel()
             if not lost:
-                by_force = loop.call_later(_ENDED, _end_by_force)
                 await self.close()
-                by_force.cancel()
+            for timer in by_force:
+                timer.cancel()
 
     async def _serve(self, ending: asyncio.Task[Any]) -> None:
         begun = asyncio.create_task(self.start(), name="begin")
@@ -238,8 +244,7 @@ class ClusterBroker(Broker):
         try:
             await _first(opening, keeping)
         finally:
-            await stopped(keeping)
-            await stopped(opening)
+            await stopped(keeping, opening)
         _log.info("The broker is ready")
 
     async def close(self) -> None:

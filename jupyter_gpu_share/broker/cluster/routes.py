@@ -466,6 +466,7 @@ class _EventStream(_Handler):
             suppress(StreamClosedError, asyncio.CancelledError),
             self.registry.presence.stream(process),
         ):
+            self.registry.heard_all(process)
             await self._tell(process, instance)
 
     async def _tell(self, process: Process, instance: str) -> None:

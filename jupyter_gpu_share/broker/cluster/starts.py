@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ..._threads import within
+from ..._threads import stopped, to_the_end, within
 from ...engines.base import Exit, Report, Starting, Waiting
 from ...engines.kubernetes._objects import KernelPlan, Owner
 from ...errors import KernelStartError
@@ -144,9 +144,8 @@ class Starts(Lives):
                 raise KernelStartError(paragraph(say("has-ended"), ended.result().reason))
             await doing
         finally:
-            for task in (doing, ended):
-                task.cancel()
-            await asyncio.gather(doing, ended, return_exceptions=True)
+            # What was held is held until the work has undone it.
+            await to_the_end(stopped(doing, ended))
 
     def _note_up(self, kernel: Kernel) -> None:
         kernel.up = True

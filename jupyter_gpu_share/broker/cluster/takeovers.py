@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..._threads import to_the_end
-from ...engines.base import Connection
+from ...engines.base import Connection, Exit
 from ...engines.kubernetes._parked import Parked
+from ...engines.kubernetes.api import NotFound
 from ...errors import GpuShareError
-from ...sentences import say, words_of
+from ...sentences import paragraph, say, words_of
 from .kernel import Kernel
 from .lives import CameBack
 from .owners import owner_of
@@ -77,12 +78,12 @@ class TakeOvers(Starts):
         try:
             # The keys are in what it answers, and are let go of here.
             connection = await objects.adopt(kernel.instance, lambda news: self._report(new, news))
-        except BaseException:
+        except BaseException as error:
             if self._kernels.get(new.key) is new:
                 # It may be written all the same, as answers are lost: it is lost to nobody else.
                 kernel.objects.also_of(objects)
                 self._put(kernel)
-                kernel.watching = self._spawn(self._watch(kernel))
+                self._goes_on(kernel, gone=isinstance(error, NotFound))
             raise
         if self._kernels.get(new.key) is not new:
             raise Refused(say("ended-meanwhile"))
@@ -92,6 +93,16 @@ class TakeOvers(Starts):
         new.watching = self._spawn(self._watch(new))
         self.changed(new)
         return new
+
+    def _goes_on(self, kernel: Kernel, *, gone: bool) -> None:
+        """Go on with a kernel that could not be taken over; ``gone``: its pod was not there."""
+        kernel.watching = self._spawn(self._watch(kernel))
+        kernel.objects.look()
+        if gone and not kernel.objects.there:  # the other one has heard of it
+            words = paragraph(say("ended-without-server"), say("run-notebook-again"))
+            self._lose(kernel, words, Exit(-9, words))
+        elif kernel.phase is Phase.RELEASED and not self.presence.alive(kernel.process):
+            self._keep(kernel)
 
     async def _parked(self, kernel: Kernel) -> tuple[Kernel, str]:
         """See :class:`.Lives`. The kernel is this process's until a server takes it over."""
