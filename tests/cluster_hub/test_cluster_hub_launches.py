@@ -51,6 +51,12 @@ class User:
     ready: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
+    def rows(self) -> list[tuple[str, str, object]]:
+        """What the broker has told last of each kernel."""
+        followed = self.engine._followed
+        rows = [] if followed is None else followed._rows.values()
+        return [(self.name, row.state, row) for row in rows]
+
     async def launch(self, number: int) -> None:
         kernel_id = str(uuid4())
         self.asked[kernel_id] = number
@@ -130,7 +136,9 @@ async def test_each_launch_ends_in_a_kernel_or_in_one_line(hub: HubOfCluster, se
                 await asyncio.to_thread(hub.kill_broker)
                 kills += 1
                 await asyncio.to_thread(hub.start_broker)
-            await asyncio.wait_for(work, LONGEST)
+            await asyncio.wait({work}, timeout=LONGEST)
+            assert work.done(), [row for user in everybody for row in user.rows()]
+            work.result()
         finally:
             looking.cancel()
             work.cancel()
