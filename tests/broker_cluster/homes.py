@@ -111,6 +111,21 @@ class FakeHome:
             parking=self.parking,
         )
 
+    def restored(self, kernels: list[Kernel]) -> Registry:
+        """The registry of the next broker, with these of the last one."""
+        registry = self._registry()
+        for each in kernels:
+            registry.restore(
+                each.key,
+                each.attempt,
+                each.plan,
+                each.objects.owner,  # type: ignore[attr-defined]
+                each.groups,
+                each.objects.name,
+                ran=each.up,
+            )
+        return registry
+
     async def open(self) -> None: ...
 
     async def close(self) -> None: ...

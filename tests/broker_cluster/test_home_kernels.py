@@ -651,17 +651,7 @@ async def test_a_broker_that_begins_anew_goes_on_with_what_is_there(
     del home.cluster.pods[half["name"]]
     home.cluster.over[over["name"]] = Exit(137, "It used too much memory.")
     rules, home.rules = home.rules, type(home.rules)()
-    second = home._registry()
-    for kernel in old:
-        second.restore(
-            kernel.key,
-            kernel.attempt,
-            kernel.plan,
-            kernel.objects.owner,  # type: ignore[attr-defined]
-            kernel.groups,
-            kernel.objects.name,
-            ran=kernel.up,
-        )
+    second = home.restored(old)
     await eventually(
         lambda: (
             {row["kernel_id"]: row["state"] for row in second.rows("ann", "", ann.instance)}

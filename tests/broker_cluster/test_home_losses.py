@@ -14,7 +14,6 @@ from homes import FakeHome, held
 from moments import MINUTE, START
 from waiting import eventually
 
-from jupyter_gpu_share.broker.cluster.kernels import Registry
 from jupyter_gpu_share.broker.cluster.losses import Loss, read_losses, write_losses
 from jupyter_gpu_share.broker.cluster.presence import QUIET, Process
 from jupyter_gpu_share.broker.cluster.ruling import Key
@@ -196,22 +195,6 @@ async def test_what_was_taken_over_is_not_lost(home: FakeHome) -> None:
     assert list(home.registry) == []
 
 
-def again(home: FakeHome) -> Registry:
-    """The registry of the next broker, with the kernels of the last one."""
-    old, home.registry = list(home.registry), home._registry()
-    for each in old:
-        home.registry.restore(
-            each.key,
-            each.attempt,
-            each.plan,
-            each.objects.owner,  # type: ignore[attr-defined]
-            each.groups,
-            each.objects.name,
-            ran=each.up,
-        )
-    return home.registry
-
-
 @pytest.mark.parametrize("back", [True, False])
 async def test_an_end_during_a_restart_is_lost_only_if_its_process_does_not_come_back(
     home: FakeHome, back: bool
@@ -223,7 +206,7 @@ async def test_an_end_during_a_restart_is_lost_only_if_its_process_does_not_come
     first = home.registry
     home.cluster.over[row["name"]] = Exit(-9, "It was evicted.")
     await first.close()
-    second = again(home)
+    second = home.registry = home.restored(list(first))
     await eventually(
         lambda: [row["state"] for row in second.rows("ann", "")] == ["ended"], "its end is seen"
     )

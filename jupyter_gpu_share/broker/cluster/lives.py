@@ -116,9 +116,8 @@ class Lives(Table):
             return  # the start that is under way tells it
         if kernel.phase.over:
             return
-        kernel.unheard = kernel.up and not kernel.objects.lost
-        if kernel.unheard and self.presence.hears(kernel.process):
-            kernel.unheard = False
+        told = kernel.objects.lost or self.presence.hears(kernel.process)
+        kernel.unheard = kernel.up and not told
         if kernel.unheard and not self.presence.expected(kernel.process):
             self._lose_unheard(kernel, how)
             return

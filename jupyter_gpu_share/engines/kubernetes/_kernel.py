@@ -339,15 +339,13 @@ class PodKernel:
 
     async def unlink(self) -> None:
         """Have the pod end by itself, and stop talking to it."""
-        if self._following is not None:
-            await stopped(self._following)
+        await stopped(self._following)
         await self._quit()
         await self._hang_up()
 
     async def let_be(self) -> None:
         """Stop talking to the pod, and leave it as it is."""
-        if self._following is not None:
-            await stopped(self._following)
+        await stopped(self._following)
         await self._hang_up()
         await self.objects.close()
 

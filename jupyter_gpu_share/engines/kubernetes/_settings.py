@@ -596,12 +596,9 @@ class KubernetesSettings(Engine):
         ------
         EngineError: ``pod_patch`` cannot be merged.
         """
-        from ._merge import merge
         from .backends import GPU_TOLERATION, Placement
 
-        spec: Mapping[str, Any] = {"tolerations": [*self.tolerations, GPU_TOLERATION]}
-        for part in self.additions:
-            spec = merge(spec, part.get("spec") or {})
+        spec = self._patched({"tolerations": [*self.tolerations, GPU_TOLERATION]})
         return Placement(spec.get("nodeSelector") or {}, spec.get("tolerations") or [])
 
     @property
@@ -612,12 +609,14 @@ class KubernetesSettings(Engine):
         ------
         EngineError: ``pod_patch`` cannot be merged.
         """
+        return self._patched({}).get("imagePullSecrets") or []
+
+    def _patched(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         from ._merge import merge
 
-        spec: Mapping[str, Any] = {}
         for part in self.additions:
             spec = merge(spec, part.get("spec") or {})
-        return spec.get("imagePullSecrets") or []
+        return spec
 
     @property
     def additions(self) -> tuple[Mapping[str, Any], ...]:
